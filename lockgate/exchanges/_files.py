@@ -1,0 +1,127 @@
+"""Byte streams under the readers and writers: compression by suffix, bounded lines, atomic replacement."""
+
+import gzip
+import os
+import secrets
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import zstandard
+
+from lockgate.errors import ExchangeError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+MAX_LINE_BYTES = 64 * 2**20
+
+_READ_BYTES = 2**16
+# A zstd block can grow 30,000-fold, so what one feed may unpack to is bounded by feeding little: 16 MiB here.
+_ZSTD_FEED_BYTES = 2**9
+
+
+class Line(NamedTuple):
+    """One line without its newline; `data` is None when the line is over the limit."""
+
+    number: int
+    data: bytes | None
+
+
+def suffix_of(path: Path) -> str:
+    """The entry of `SUFFIXES` that `path` ends with.
+
+    Raises:
+        ExchangeError: the name ends with none of them.
+    """
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise ExchangeError(f"{path}: unknown kind of file; the name must end in one of {', '.join(SUFFIXES)}")
+
+
+def read_lines(path: Path, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+    """Lines of a plain, gzip or zstd file, in memory bounded by `max_bytes`.
+
+    Raises:
+        ExchangeError: the compressed stream is damaged or cut short; names the last whole line.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for line in _split(_chunks(file, suffix_of(path)), max_bytes):
+                number = line.number
+                yield line
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise ExchangeError(
+            f"{path}:{number + 1}: the compressed stream is damaged or cut short after line {number} "
+            f"({type(error).__name__}); fetch or write the file again"
+        ) from error
+
+
+def _chunks(file: BinaryIO, suffix: str) -> Iterator[bytes]:
+    if suffix.endswith(".zst"):
+        yield from _unpack_zstd(file)
+        return
+    if suffix.endswith(".gz"):
+        with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
+            while chunk := unpacked.read(_READ_BYTES):
+                yield chunk
+        return
+    while chunk := file.read(_READ_BYTES):
+        yield chunk
+
+
+def _unpack_zstd(file: BinaryIO) -> Iterator[bytes]:
+    # The library's own stream reader takes a cut file for a finished one; the frame object knows its end.
+    frame = None
+    while feed := file.read(_ZSTD_FEED_BYTES):
+        while feed:
+            if frame is None:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            if unpacked := frame.decompress(feed):
+                yield unpacked
+            feed = frame.unused_data if frame.eof else b""
+            if frame.eof:
+                frame = None
+    if frame is not None:
+        raise EOFError("the last zstd frame has no end")
+
+
+def _split(chunks: Iterable[bytes], max_bytes: int) -> Iterator[Line]:
+    pieces: list[bytes] = []
+    held, number = 0, 1
+    for chunk in chunks:
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            yield Line(number, b"".join([*pieces, piece]) if held + len(piece) <= max_bytes else None)
+            pieces, held = [], 0
+            number += 1
+        held += len(rest)
+        if held > max_bytes:
+            pieces = []
+        elif rest:
+            pieces.append(rest)
+    if held:
+        yield Line(number, b"".join(pieces) if held <= max_bytes else None)
+
+
+@contextmanager
+def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends, and leaves no trace when it fails.
+
+    Raises:
+        ExchangeError: the folder does not exist.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ExchangeError(f"{target}: the folder {target.parent} does not exist; make it first")
+    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,145 @@
+"""Streaming readers: JSONL (plain, gzip, zstd) and Parquet."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lockgate.errors import ExchangeError
+from lockgate.exchanges._files import MAX_LINE_BYTES, read_lines, suffix_of
+from lockgate.exchanges._record import Exchange, exchange_from_dict
+
+_PARQUET_BATCH_ROWS = 256
+_KEPT_ERRORS = 5
+
+
+class InvalidCounter:
+    """An `on_invalid` callback that counts bad records and keeps the first few messages."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def __call__(self, error: ExchangeError) -> None:
+        self.count += 1
+        if len(self.first) < _KEPT_ERRORS:
+            self.first.append(str(error))
+
+
+def read_exchanges(
+    path: str | os.PathLike[str],
+    *,
+    skip_invalid: bool = False,
+    on_invalid: Callable[[ExchangeError], None] | None = None,
+) -> Iterator[Exchange]:
+    """Read exchanges one by one, in memory that doesn't grow with the file.
+
+    Args:
+        path: a file ending in .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
+        skip_invalid: leave bad records out instead of stopping at the first.
+        on_invalid: called with the error of each record left out; see `InvalidCounter`.
+
+    Raises:
+        ExchangeError: `FILE:LINE: FIELD: ...` for a bad record (Parquet: the row, from 1). A file that is
+            missing, of an unknown kind, damaged or cut short is an error even with `skip_invalid`.
+    """
+    file = Path(path)
+    suffix = suffix_of(file)
+    if not file.is_file():
+        raise ExchangeError(f"{file}: no such file")
+    records = _parquet_records(file) if suffix == ".parquet" else _json_records(file)
+    return _checked(file, records, skip_invalid, on_invalid)
+
+
+# A record is decoded late, so that one bad record does not end the stream that yields the others.
+_Record = tuple[int, Callable[[], object]]
+
+
+def _checked(
+    file: Path,
+    records: Iterator[_Record],
+    skip_invalid: bool,
+    on_invalid: Callable[[ExchangeError], None] | None,
+) -> Iterator[Exchange]:
+    for number, decode in records:
+        try:
+            exchange = exchange_from_dict(decode())
+        except ExchangeError as error:
+            located = ExchangeError(f"{file}:{number}: {error}")
+            if not skip_invalid:
+                raise located from None
+            if on_invalid is not None:
+                on_invalid(located)
+            continue
+        yield exchange
+
+
+def _json_records(file: Path) -> Iterator[_Record]:
+    for line in read_lines(file):
+        data = line.data
+        if data is not None and line.number == 1:
+            data = data.removeprefix(b"\xef\xbb\xbf")
+        if data is None or data.strip():
+            yield line.number, partial(_decode_line, data)
+
+
+def _decode_line(data: bytes | None) -> object:
+    if data is None:
+        raise ExchangeError(f"record: the line is longer than {MAX_LINE_BYTES >> 20} MiB")
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ExchangeError(f"record: not valid UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise ExchangeError(f"record: not valid JSON: {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise ExchangeError("record: the JSON is nested too deep") from None
+    except ValueError as error:
+        raise ExchangeError(f"record: not usable JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _parquet_records(file: Path) -> Iterator[_Record]:
+    try:
+        with pq.ParquetFile(file) as table:
+            number = 0
+            for batch in table.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
+                for index in range(batch.num_rows):
+                    number += 1
+                    yield number, partial(_decode_row, batch.slice(index, 1))
+    except (pa.ArrowException, OSError) as error:
+        raise ExchangeError(f"{file}: not a readable Parquet file ({type(error).__name__})") from error
+
+
+def _decode_row(row: pa.RecordBatch) -> object:
+    try:
+        record: dict[str, Any] = row.to_pylist()[0]
+    except UnicodeDecodeError:
+        raise ExchangeError("record: a text column holds bytes that are not UTF-8") from None
+    record = {key: value for key, value in record.items() if value is not None}
+    record["meta"] = _from_json_text(record.get("meta"), "meta")
+    messages = record.get("messages")
+    if isinstance(messages, list):
+        for index, message in enumerate(messages):
+            if isinstance(message, dict) and message.get("tool_calls") is not None:
+                where = f"messages[{index}].tool_calls"
+                message["tool_calls"] = _from_json_text(message["tool_calls"], where)
+    return record
+
+
+def _from_json_text(value: object, where: str) -> object:
+    """Columns without a fixed shape are kept as JSON text; a struct of another writer is taken as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ExchangeError(f"{where}: expected JSON text") from None
