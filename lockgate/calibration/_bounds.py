@@ -1,0 +1,90 @@
+"""Exact binomial bounds (Clopper and Pearson 1934) and the sample sizes that follow from them."""
+
+import math
+from typing import NamedTuple
+
+from scipy.special import betaincinv
+
+from lockgate.errors import CalibrationError
+
+
+class Interval(NamedTuple):
+    """A two-sided interval of a rate; both ends lie in [0, 1] and belong to it."""
+
+    lower: float
+    upper: float
+
+
+def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
+    """Two-sided exact interval of a rate after `k` events in `n` independent trials.
+
+    Each tail carries half of 1 - confidence. No trial at all says nothing: the interval is [0, 1].
+    Raises CalibrationError for impossible counts.
+    """
+    _check_counts(k, n)
+    _check_share("confidence", confidence)
+    if n == 0:
+        return Interval(0.0, 1.0)
+    tail = (1.0 - confidence) / 2.0
+    lower = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    upper = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1.0 - tail))
+    return Interval(lower, upper)
+
+
+def clopper_pearson_upper(k: int, n: int, confidence: float = 0.95) -> float:
+    """One-sided exact upper bound of a rate after `k` events in `n` independent trials.
+
+    The true rate exceeds the bound in at most a share 1 - confidence of all samples.
+    Raises CalibrationError for impossible counts.
+    """
+    _check_counts(k, n)
+    _check_share("confidence", confidence)
+    return 1.0 if k == n else float(betaincinv(k + 1, n - k, confidence))
+
+
+def allowed_flags(n: int, budget: float, confidence: float = 0.95) -> int | None:
+    """Largest number of flags among `n` benign exchanges whose upper bound stays within `budget`.
+
+    None when even no flag at all would not carry the budget. n = 12,000 gives 6 at 0.001, 1 at 0.0005.
+    """
+    _check_share("budget", budget)
+    if clopper_pearson_upper(0, n, confidence) > budget:
+        return None
+    # The bound grows with k and is 1 at k = n, so the answer lies in [low, high).
+    low, high = 0, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        if clopper_pearson_upper(middle, n, confidence) <= budget:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def required_n(budget: float, flags: int = 0, confidence: float = 0.95) -> int:
+    """Smallest number of distinct benign prompts at which `flags` flags still carry `budget`."""
+    _check_share("budget", budget)
+    _check_share("confidence", confidence)
+    if flags < 0:
+        raise CalibrationError(f"flags is {flags}; expected 0 or more")
+    high = max(flags + 1, math.ceil((flags + 1) / budget))
+    while clopper_pearson_upper(flags, high, confidence) > budget:
+        high *= 2
+    low = flags
+    while high - low > 1:
+        middle = (low + high) // 2
+        if clopper_pearson_upper(flags, middle, confidence) <= budget:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _check_counts(k: int, n: int) -> None:
+    if not 0 <= k <= n:
+        raise CalibrationError(f"{k} events in {n} trials; expected 0 <= events <= trials")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise CalibrationError(f"{name} is {value}; expected a share strictly between 0 and 1")

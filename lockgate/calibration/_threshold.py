@@ -1,0 +1,277 @@
+"""Thresholds from benign scores: the budget rule, the plain quantile, and the budget table.
+
+One convention holds in all of them. The cut is one of the sample's own scores and a flag lies strictly above
+it. Serving, however, flags `score > threshold - tolerance`, so that a score within float tolerance of the
+threshold is flagged (fail closed); a `Calibration` therefore stores cut + tolerance as its threshold.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lockgate.calibration._bounds import allowed_flags, clopper_pearson_upper, required_n
+from lockgate.errors import CalibrationError
+
+DEFAULT_BUDGETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+_QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
+
+
+class Exclusion(NamedTuple):
+    """A calibration row left out on purpose: its exchange id and why. Never applied to a test set."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A threshold and the evidence it stands on.
+
+    `k` flags among `n` distinct benign prompts keep the one-sided upper `bound` within `budget`; `flagged`
+    calibration exchanges lie above the threshold (fewer than k where scores tie). Serving flags
+    `score > threshold - tolerance`, which is `score > cut`. Scores are logits, lengths are tokens.
+    """
+
+    budget: float
+    confidence: float
+    n: int
+    k: int
+    bound: float
+    cut: float
+    threshold: float
+    tolerance: float
+    flagged: int
+    duplicates_dropped: int = 0
+    score: str = "mixed_max"
+    excluded: tuple[Exclusion, ...] = ()
+    threshold_without_exclusions: float | None = None
+    quantiles: Mapping[str, float] = field(default_factory=dict)
+    length_deciles: tuple[float, ...] = ()
+    sources: Mapping[str, int] = field(default_factory=dict)
+    languages: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for YAML and JSON; `from_dict` is its inverse."""
+        values = asdict(self)
+        values["excluded"] = [row._asdict() for row in self.excluded]
+        values["length_deciles"] = list(self.length_deciles)
+        for name in ("quantiles", "sources", "languages"):
+            values[name] = dict(values[name])
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
+        """Read what `to_dict` wrote. Raises CalibrationError for unknown or missing keys."""
+        content = dict(values)
+        try:
+            content["excluded"] = tuple(Exclusion(row["id"], row["reason"]) for row in content["excluded"])
+            content["length_deciles"] = tuple(content["length_deciles"])
+            return cls(**content)
+        except (KeyError, TypeError) as error:
+            raise CalibrationError(f"not a calibration record: {error}") from None
+
+
+class BudgetRow(NamedTuple):
+    """One line of the budget table; `k`, `bound` and `cut` are None where n cannot carry the budget."""
+
+    budget: float
+    n: int
+    k: int | None
+    bound: float | None
+    cut: float | None
+    required_n: int
+
+
+def choose_threshold(
+    scores: ArrayLike,
+    groups: Sequence[str],
+    budget: float,
+    tolerance: float,
+    *,
+    confidence: float = 0.95,
+    ids: Sequence[str] | None = None,
+    exclusions: Iterable[Exclusion | tuple[str, str]] = (),
+    lengths: ArrayLike | None = None,
+    sources: Sequence[str] | None = None,
+    languages: Sequence[str] | None = None,
+    score: str = "mixed_max",
+) -> Calibration:
+    """Set the threshold at which a refusal budget can be claimed (design.md, invariant 6).
+
+    `scores` [N] are the per-exchange streaming maxima that serving computes, `groups` [N] name each row's
+    prompt: n counts distinct prompts, the first row of a prompt stands for it and later ones are dropped and
+    counted. k is fixed by n and the budget alone; the cut is the (k+1)-th largest score. `lengths`, `sources`
+    and `languages` [N] are only described in the result. Exclusions need `ids` [N].
+
+    Raises CalibrationError when n cannot carry the budget (the message says how many distinct prompts would),
+    for scores that are not finite, and for exclusions that match no row.
+    """
+    values = _finite(scores)
+    listed = tuple(Exclusion(*row) for row in exclusions)
+    if not math.isfinite(tolerance) or tolerance < 0:
+        raise CalibrationError(f"tolerance is {tolerance}; expected a finite logit difference of 0 or more")
+    for name, column in (("groups", groups), ("ids", ids), ("sources", sources), ("languages", languages)):
+        _check_length(name, column, len(values))
+    allowed = ~_excluded_rows(listed, ids, len(values))
+    kept = _first_of_each_group(groups, allowed)
+    n = len(kept)
+    k = _flags_or_error(n, budget, confidence)
+    cut = _largest(values[kept], k)
+    threshold = _stored_threshold(cut, tolerance)
+    return Calibration(
+        budget=budget,
+        confidence=confidence,
+        n=n,
+        k=k,
+        bound=clopper_pearson_upper(k, n, confidence),
+        cut=cut,
+        threshold=threshold,
+        tolerance=tolerance,
+        flagged=int((values[kept] > threshold - tolerance).sum()),
+        duplicates_dropped=int(allowed.sum()) - n,
+        score=score,
+        excluded=listed,
+        threshold_without_exclusions=(
+            _threshold_of_all(values, groups, budget, tolerance, confidence) if listed else None
+        ),
+        quantiles={f"{q:g}": float(np.quantile(values[kept], q)) for q in _QUANTILES},
+        length_deciles=_deciles(lengths, kept),
+        sources=_counts(sources, kept),
+        languages=_counts(languages, kept),
+    )
+
+
+def budget_table(
+    scores: ArrayLike,
+    budgets: Sequence[float] = DEFAULT_BUDGETS,
+    *,
+    groups: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> list[BudgetRow]:
+    """What each budget would cost in threshold, for the same benign `scores` [N].
+
+    Without `groups` every score counts as a prompt of its own.
+    """
+    values = _finite(scores)
+    if groups is not None:
+        _check_length("groups", groups, len(values))
+        values = values[_first_of_each_group(groups, np.ones(len(values), dtype=bool))]
+    rows = []
+    for budget in budgets:
+        k = allowed_flags(len(values), budget, confidence)
+        needed = required_n(budget, 0, confidence)
+        if k is None:
+            rows.append(BudgetRow(budget, len(values), None, None, None, needed))
+        else:
+            bound = clopper_pearson_upper(k, len(values), confidence)
+            rows.append(BudgetRow(budget, len(values), k, bound, _largest(values, k), needed))
+    return rows
+
+
+def plain_quantile_threshold(scores: ArrayLike, fpr: float) -> float:
+    """The cut above which at most a share `fpr` of `scores` [N] lies; a flag lies strictly above it.
+
+    This is the empirical quantile that reports use for "TPR at x % FPR": it carries no bound.
+    Raises CalibrationError for no scores, for scores that are not finite and for shares outside (0, 1).
+    """
+    values = _finite(scores)
+    if not 0.0 < fpr < 1.0:
+        raise CalibrationError(f"fpr is {fpr}; expected a share strictly between 0 and 1")
+    # 0.29 * 100 is 28.999999999999996: the slack keeps a whole number of flags whole.
+    k = min(math.floor(fpr * len(values) + 1e-9), len(values) - 1)
+    return _largest(values, k)
+
+
+def _flags_or_error(n: int, budget: float, confidence: float) -> int:
+    k = allowed_flags(n, budget, confidence)
+    if k is None:
+        raise CalibrationError(
+            f"{n} distinct benign prompts cannot carry a budget of {budget:g} at {confidence:g} confidence: "
+            f"even with no flag the upper bound is {clopper_pearson_upper(0, n, confidence):.3g}. Calibrate "
+            f"on at least {required_n(budget, 0, confidence)} distinct prompts or claim a larger budget."
+        )
+    return k
+
+
+def _threshold_of_all(
+    values: NDArray[np.float64], groups: Sequence[str], budget: float, tolerance: float, confidence: float
+) -> float:
+    kept = _first_of_each_group(groups, np.ones(len(values), dtype=bool))
+    return _stored_threshold(
+        _largest(values[kept], _flags_or_error(len(kept), budget, confidence)), tolerance
+    )
+
+
+def _stored_threshold(cut: float, tolerance: float) -> float:
+    """The float t with t - tolerance >= cut that lies closest to cut + tolerance."""
+    threshold = cut + tolerance
+    # Rounding may put (cut + tolerance) - tolerance one step below the cut; serving would then flag the cut.
+    while threshold - tolerance < cut:
+        threshold = math.nextafter(threshold, math.inf)
+    return threshold
+
+
+def _largest(values: NDArray[np.float64], k: int) -> float:
+    """The (k+1)-th largest of `values` [N], k < N."""
+    position = len(values) - 1 - k
+    return float(np.partition(values, position)[position])
+
+
+def _finite(scores: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or len(values) == 0:
+        raise CalibrationError(
+            f"scores have shape {values.shape}; expected one dimension and at least one row"
+        )
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise CalibrationError(
+            f"{len(bad)} of {len(values)} scores are not finite, the first at row {bad[0]}; "
+            "score those rows again"
+        )
+    return values
+
+
+def _first_of_each_group(groups: Sequence[str], allowed: NDArray[np.bool_]) -> NDArray[np.intp]:
+    rows = np.flatnonzero(allowed)
+    if len(rows) == 0:
+        return rows
+    _, first = np.unique(np.asarray(groups, dtype=str)[rows], return_index=True)
+    return np.sort(rows[first])
+
+
+def _excluded_rows(listed: Sequence[Exclusion], ids: Sequence[str] | None, n: int) -> NDArray[np.bool_]:
+    if not listed:
+        return np.zeros(n, dtype=bool)
+    if ids is None:
+        raise CalibrationError("exclusions name ids, but no ids were given")
+    unreasoned = [row.id for row in listed if not row.reason.strip()]
+    if unreasoned:
+        raise CalibrationError(f"exclusion of {unreasoned[0]} gives no reason; every exclusion needs one")
+    unknown = sorted({row.id for row in listed} - set(ids))
+    if unknown:
+        raise CalibrationError(f"{len(unknown)} excluded ids match no row, among them {unknown[0]}")
+    return np.isin(np.asarray(ids, dtype=str), [row.id for row in listed])
+
+
+def _check_length(name: str, column: Sequence[str] | None, n: int) -> None:
+    if column is not None and len(column) != n:
+        raise CalibrationError(f"{name} has {len(column)} entries for {n} scores")
+
+
+def _deciles(lengths: ArrayLike | None, kept: NDArray[np.intp]) -> tuple[float, ...]:
+    if lengths is None:
+        return ()
+    values = np.asarray(lengths, dtype=np.float64)[kept]
+    return tuple(float(q) for q in np.quantile(values, np.linspace(0.0, 1.0, 11)))
+
+
+def _counts(labels: Sequence[str] | None, kept: NDArray[np.intp]) -> dict[str, int]:
+    if labels is None:
+        return {}
+    return dict(sorted(Counter(labels[row] for row in kept).items()))
