@@ -93,7 +93,7 @@ def test_messages_pass_through_unchanged() -> None:
         ),
         (
             record(messages=[{"role": "assistant", "content": "", "tool_calls": [{"f": "\ud800"}]}]),
-            "messages",
+            r"messages\[0\].tool_calls",
         ),
         (record(label="1"), "label"),
         (record(label=True), "label"),
