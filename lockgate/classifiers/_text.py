@@ -1,0 +1,287 @@
+"""The text baseline: hashed n-grams and logistic regression, what a probe has to beat.
+
+Word 1-2-grams and character 3-5-grams are hashed into two blocks of 2^bits buckets each, weighted by
+sublinear TF-IDF, each block scaled to unit length. Hashing needs no vocabulary, so a saved baseline is two
+arrays and a page of JSON. Weights are rounded to float32 when fitted: what is saved is what scored.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GroupKFold
+
+from lockgate.errors import GuardError, TrainingError
+from lockgate.exchanges import Exchange, Message, open_atomic
+
+TextView = Literal["exchange", "prompt", "answer"]
+
+_FORMAT = 1
+_TENSORS = "text_baseline.safetensors"
+_CONFIG = "text_baseline.json"
+_CHUNK = 4096
+
+
+class CrossValidation(NamedTuple):
+    """Mean log loss over held-out prompt groups for one inverse regularisation strength C."""
+
+    c: float
+    log_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextBaselineConfig:
+    """What a text baseline reads and how it was fitted."""
+
+    view: TextView = "exchange"
+    bits: int = 18
+    cs: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+    folds: int = 5
+    max_iter: int = 2000
+    seed: int = 0
+
+
+def exchange_text(messages: Sequence[Message], view: TextView) -> str:
+    """The text of a view, each turn under its role: all turns, all before the last answer, or that answer."""
+    has_answer = bool(messages) and messages[-1].role == "assistant"
+    if view == "answer":
+        messages = messages[-1:] if has_answer else ()
+    elif view == "prompt" and has_answer:
+        messages = messages[:-1]
+    turns = []
+    for message in messages:
+        calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
+        turns.append(f"[{message.role}]\n{message.content}\n{calls}")
+    # The hashing of n-grams wants UTF-8, which lone surrogates are not.
+    return "\n".join(turns).encode("utf-8", "replace").decode("utf-8")
+
+
+class TextBaseline:
+    """TF-IDF n-grams of an exchange's text and one linear layer; scores are logits of "harmful"."""
+
+    def __init__(
+        self,
+        config: TextBaselineConfig,
+        *,
+        idf: NDArray[np.float32],
+        coefficients: NDArray[np.float32],
+        intercept: float,
+        c: float,
+        cross_validation: Sequence[CrossValidation] = (),
+        n_rows: int = 0,
+        n_groups: int = 0,
+    ) -> None:
+        """`idf` and `coefficients` are [2 * 2^bits], the word block first."""
+        self.config = config
+        self.c = c
+        self.cross_validation = tuple(cross_validation)
+        self.n_rows = n_rows
+        self.n_groups = n_groups
+        self._idf = idf
+        self._coefficients = coefficients
+        self._intercept = intercept
+
+    @classmethod
+    def fit(
+        cls, exchanges: Sequence[Exchange], groups: Sequence[str], config: TextBaselineConfig | None = None
+    ) -> "TextBaseline":
+        """Fit on labelled exchanges; soft labels count as harmful from 0.5.
+
+        C is the one with the lowest mean log loss in a cross-validation that keeps each group (prompt) [N] in
+        one fold. IDF is taken from all rows, held-out folds included: it never sees a label.
+        Raises TrainingError for rows without a label, one class only, too few groups, or no convergence.
+        """
+        config = config or TextBaselineConfig()
+        labels = _labels(exchanges, groups, config)
+        counts = _count(exchanges, config)
+        frequency = np.bincount(counts.indices, minlength=counts.shape[1])
+        idf = (np.log((1.0 + counts.shape[0]) / (1.0 + frequency)) + 1.0).astype(np.float32)
+        features = _weigh(counts, idf)
+        table = _cross_validate(features, labels, np.asarray(groups, dtype=str), config)
+        best = min(table, key=lambda row: row.log_loss)
+        model = _regression(config, best.c)
+        _fit_quietly(model, features, labels)
+        return cls(
+            config,
+            idf=idf,
+            coefficients=model.coef_[0].astype(np.float32),
+            intercept=float(model.intercept_[0]),
+            c=best.c,
+            cross_validation=table,
+            n_rows=len(labels),
+            n_groups=len(set(groups)),
+        )
+
+    def decision_function(self, exchanges: Iterable[Exchange]) -> NDArray[np.float64]:
+        """Logits [N] in input order; each row depends on its own exchange alone."""
+        scores: list[NDArray[np.float64]] = []
+        chunk: list[Exchange] = []
+        for exchange in exchanges:
+            chunk.append(exchange)
+            if len(chunk) == _CHUNK:
+                scores.append(self._score(chunk))
+                chunk = []
+        if chunk:
+            scores.append(self._score(chunk))
+        return np.concatenate(scores) if scores else np.zeros(0)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write weights and configuration into `folder`, which is made if it is missing."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        record = {
+            "format": _FORMAT,
+            "config": asdict(self.config),
+            "intercept": self._intercept,
+            "c": self.c,
+            "cross_validation": [row._asdict() for row in self.cross_validation],
+            "n_rows": self.n_rows,
+            "n_groups": self.n_groups,
+        }
+        with open_atomic(target / _TENSORS) as file:
+            file.write(save({"idf": self._idf, "coefficients": self._coefficients}))
+        with open_atomic(target / _CONFIG) as file:
+            file.write((json.dumps(record, indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "TextBaseline":
+        """Read what `save` wrote. Raises GuardError when a file is missing, damaged or of another format."""
+        source = Path(folder)
+        record = _read_config(source / _CONFIG)
+        try:
+            tensors = load_file(source / _TENSORS)
+            config = TextBaselineConfig(**(record["config"] | {"cs": tuple(record["config"]["cs"])}))
+            rows = [CrossValidation(row["c"], row["log_loss"]) for row in record["cross_validation"]]
+            baseline = cls(
+                config,
+                idf=tensors["idf"],
+                coefficients=tensors["coefficients"],
+                intercept=float(record["intercept"]),
+                c=float(record["c"]),
+                cross_validation=rows,
+                n_rows=record["n_rows"],
+                n_groups=record["n_groups"],
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise GuardError(
+                f"{source}: text baseline is incomplete or damaged ({type(error).__name__})"
+            ) from None
+        _check_shapes(source, baseline._idf, baseline._coefficients, config)
+        return baseline
+
+    def _score(self, exchanges: Sequence[Exchange]) -> NDArray[np.float64]:
+        features = _weigh(_count(exchanges, self.config), self._idf)
+        return np.asarray(features @ self._coefficients.astype(np.float64) + self._intercept)
+
+
+def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> sp.csr_array:
+    """Hashed n-gram counts [N, 2 * 2^bits]."""
+    texts = [exchange_text(exchange.messages, config.view) for exchange in exchanges]
+    shared: dict[str, Any] = {
+        "n_features": 2**config.bits,
+        "norm": None,
+        "alternate_sign": False,
+        "dtype": np.float64,
+    }
+    words = HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared)  # noqa: S106
+    characters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **shared)
+    return sp.csr_array(sp.hstack([words.transform(texts), characters.transform(texts)], format="csr"))
+
+
+def _weigh(counts: sp.csr_array, idf: NDArray[np.float32]) -> sp.csr_array:
+    """Sublinear TF-IDF with each block's rows at unit length; a row without n-grams stays zero."""
+    weighted = counts.copy()
+    weighted.data = (1.0 + np.log(counts.data)) * idf.astype(np.float64)[counts.indices]
+    half = counts.shape[1] // 2
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    block = 2 * rows + (counts.indices >= half)
+    norms = np.sqrt(np.bincount(block, weights=weighted.data**2, minlength=2 * counts.shape[0]))
+    weighted.data = weighted.data / norms[block]
+    return weighted
+
+
+def _labels(
+    exchanges: Sequence[Exchange], groups: Sequence[str], config: TextBaselineConfig
+) -> NDArray[np.int64]:
+    if len(groups) != len(exchanges):
+        raise TrainingError(f"{len(groups)} groups for {len(exchanges)} exchanges; expected one each")
+    labels = [exchange.label for exchange in exchanges]
+    missing = sum(label is None for label in labels)
+    if missing:
+        raise TrainingError(f"{missing} of {len(labels)} exchanges have no label; leave them out of training")
+    if len(set(groups)) < config.folds:
+        raise TrainingError(
+            f"{len(set(groups))} prompt groups cannot make {config.folds} folds; give more rows"
+        )
+    hard = np.asarray([label is not None and label >= 0.5 for label in labels], dtype=np.int64)
+    if hard.min() == hard.max():
+        raise TrainingError(f"all {len(hard)} labels fall on one side of 0.5; training needs both classes")
+    return hard
+
+
+def _cross_validate(
+    features: sp.csr_array, labels: NDArray[np.int64], groups: NDArray[np.str_], config: TextBaselineConfig
+) -> list[CrossValidation]:
+    splitter = GroupKFold(n_splits=config.folds, shuffle=True, random_state=config.seed)
+    totals = dict.fromkeys(config.cs, 0.0)
+    for train, held_out in splitter.split(features, labels, groups):
+        if labels[train].min() == labels[train].max():
+            raise TrainingError(
+                f"a training fold has one class only: one label's rows share a prompt group; use fewer than "
+                f"{config.folds} folds or give more prompts"
+            )
+        # Each C starts from the one before it, which saves most of the iterations.
+        model = _regression(config, config.cs[0], warm_start=True)
+        for c in config.cs:
+            model.set_params(C=c)
+            _fit_quietly(model, features[train], labels[train])
+            loss = log_loss(labels[held_out], model.predict_proba(features[held_out]), labels=[0, 1])
+            totals[c] += float(loss) * len(held_out)
+    return [CrossValidation(c, total / len(labels)) for c, total in totals.items()]
+
+
+def _regression(config: TextBaselineConfig, c: float, warm_start: bool = False) -> LogisticRegression:
+    return LogisticRegression(C=c, solver="lbfgs", max_iter=config.max_iter, warm_start=warm_start)
+
+
+def _fit_quietly(model: LogisticRegression, features: sp.csr_array, labels: NDArray[np.int64]) -> None:
+    # Half a fit must not pass for a baseline: it would flatter the probe beside it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            model.fit(features, labels)
+        except ConvergenceWarning:
+            raise TrainingError(
+                f"the text baseline did not converge in {model.max_iter} iterations; raise max_iter"
+            ) from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GuardError(f"{path}: cannot be read as JSON ({type(error).__name__})") from None
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        raise GuardError(f"{path}: not a text baseline of format {_FORMAT}; save it again with this version")
+    return record
+
+
+def _check_shapes(
+    source: Path, idf: NDArray[np.float32], coefficients: NDArray[np.float32], config: TextBaselineConfig
+) -> None:
+    expected = (2 * 2**config.bits,)
+    if idf.shape != expected or coefficients.shape != expected or config.view not in get_args(TextView):
+        raise GuardError(f"{source}: text baseline arrays have shape {idf.shape}; expected {expected}")
