@@ -1,0 +1,114 @@
+"""Attention over many streams in one packed forward pass.
+
+All new tokens of all streams stand behind one another in a single row, without padding. Linear layers see the
+whole row; attention runs stream by stream over a view of that stream's own key-value memory, so no cache is ever
+gathered, padded or copied when streams join or leave.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+ATTENTION_NAME = "lockgate_packed"
+
+
+class LayerMemory(Protocol):
+    """Key-value memory of one stream, by layer."""
+
+    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's buffers `[kv_heads, capacity, head_dim]`, allocated like `key` and `value` if need be."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One stream's share of a packed row: tokens `start:end`, read after `past` earlier ones."""
+
+    memory: LayerMemory
+    start: int
+    end: int
+    past: int
+
+
+@dataclass(slots=True)
+class PackedStep:
+    """What attention needs to know of one packed forward pass."""
+
+    segments: Sequence[Segment]
+    _masks: dict[tuple[int, int, int | None, int], Tensor | None] = field(default_factory=dict)
+
+    def mask(self, length: int, past: int, window: int | None, groups: int, device: torch.device) -> Tensor | None:
+        """Boolean mask `[groups * length, past + length]`, or None where every position is visible."""
+        if length == 1 and (window is None or past < window):
+            return None
+        key = (length, past, window, groups)
+        if key not in self._masks:
+            rows = torch.arange(past, past + length, device=device).unsqueeze(1)
+            columns = torch.arange(past + length, device=device).unsqueeze(0)
+            visible = columns <= rows
+            if window is not None:
+                visible &= columns > rows - window
+            self._masks[key] = visible.repeat(groups, 1)
+        return self._masks[key]
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: PackedStep,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention function in the shape that transformers calls.
+
+    Args:
+        query: `[1, heads, tokens, head_dim]`; key and value `[1, kv_heads, tokens, head_dim]`.
+        packed: the segments of the row, passed through the model's keyword arguments.
+
+    Returns:
+        `[1, tokens, heads, head_dim]` and None.
+    """
+    _, heads, tokens, head_dim = query.shape
+    kv_heads = key.shape[1]
+    groups = heads // kv_heads
+    output = query.new_empty(1, tokens, heads, value.shape[-1])
+    for segment in packed.segments:
+        start, end, past = segment.start, segment.end, segment.past
+        length = end - start
+        keys, values = segment.memory.layer(module.layer_idx, key, value)  # type: ignore[arg-type]
+        keys[:, past : past + length] = key[0, :, start:end]
+        values[:, past : past + length] = value[0, :, start:end]
+        # Query heads that share a key head are stacked along the length, so that the keys need not be repeated.
+        rows = query[0, :, start:end].reshape(1, kv_heads, groups * length, head_dim)
+        mask = packed.mask(length, past, sliding_window, groups, query.device)
+        mixed = _attend(
+            rows, keys[None, :, : past + length], values[None, :, : past + length], mask, scaling, softcap
+        )
+        output[0, start:end] = mixed.reshape(heads, length, -1).transpose(0, 1)
+    return output, None
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
+    if softcap is None:
+        return torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.tanh(query @ keys.transpose(-1, -2) * scale / softcap) * softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights: Tensor = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+    return weights
+
+
+AttentionInterface.register(ATTENTION_NAME, packed_attention)

@@ -1,0 +1,190 @@
+"""A backbone: any local causal language model that reads packed tokens and shows its activations."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lockgate.backbones._attention import ATTENTION_NAME, PackedStep
+from lockgate.backbones._chat import ChatRenderer, RenderedChat
+from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
+from lockgate.backbones._sessions import Feed, SessionPool
+from lockgate.errors import BackboneError
+from lockgate.exchanges import Message
+
+_FINGERPRINT_TOKENS = 32
+_LAYER_CONVENTION = "0-based block outputs, before the final norm"
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneIdentity:
+    """What a guard was made for: hashes that must match exactly, and logits that must match within tolerance."""
+
+    name: str
+    hashes: dict[str, Any]
+    dtype: str
+    fingerprint: tuple[float, ...]
+    layer_convention: str = _LAYER_CONVENTION
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, as it stands in `guard.yaml`."""
+        return {
+            "name": self.name,
+            "hashes": self.hashes,
+            "dtype": self.dtype,
+            "layer_convention": self.layer_convention,
+            "fingerprint": [round(value, 5) for value in self.fingerprint],
+        }
+
+
+class Backbone:
+    """A causal language model, its tokenizer and its chat template, ready to be stepped.
+
+    Attributes:
+        n_layers, hidden_size: shape of the activations.
+        context_length: tokens that one session can hold.
+        eos_ids: tokens that end a turn.
+        control_ids: every added token; text never becomes one.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, hashes: dict[str, Any] | None = None) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self._hashes = hashes
+        config = model.config.get_text_config()
+        self._decoder = model.get_decoder()
+        self.layers: torch.nn.ModuleList = _decoder_layers(self._decoder, name)
+        self.n_layers = len(self.layers)
+        self.hidden_size: int = config.hidden_size
+        self.context_length: int = config.max_position_embeddings
+        self.vocab_size: int = config.vocab_size
+        self._final_softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.chat = ChatRenderer(tokenizer)
+        self.eos_ids = frozenset(_eos_ids(model, tokenizer, self.chat))
+        self.control_ids = self.chat.control_ids
+        self.device: torch.device = next(model.parameters()).device
+
+    @classmethod
+    def load(cls, source: str | Path = "embedded", *, device: str = "cpu") -> "Backbone":
+        """Load the embedded backbone, or any local Hugging Face causal language model, in float32.
+
+        Raises:
+            BackboneError: nothing usable at `source`. Nothing is downloaded, no remote code is run.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        hashes = None
+        path = Path(source)
+        if str(source) == "embedded":
+            if not embedded_is_ready():
+                raise BackboneError("the embedded backbone is not on this machine yet; run: lockgate fetch")
+            path, hashes = embedded_path(), embedded_identity()
+        elif not (path / "config.json").is_file():
+            raise BackboneError(f"{path}: expected a directory with a Hugging Face model (config.json is missing)")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                str(path),
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation=ATTENTION_NAME,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BackboneError(f"{path}: not loadable as a causal language model: {first}") from error
+        name = hashes["name"] if hashes else path.resolve().name
+        return cls(model.to(device), tokenizer, name=name, hashes=hashes)
+
+    @cached_property
+    def identity(self) -> BackboneIdentity:
+        """Hashes of the weights and tokenizer, and the logits after 32 fixed tokens."""
+        hashes = self._hashes or {
+            "kind": "huggingface",
+            "tensors_sha256": _hash_tensors(self.model),
+            "tokenizer_sha256": hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        }
+        template = hashlib.sha256((self.tokenizer.chat_template or "").encode()).hexdigest()
+        dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return BackboneIdentity(self.name, {**hashes, "template_sha256": template}, dtype, self._fingerprint())
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
+        """Tokens of a conversation in which no text can become a control token (see `ChatRenderer`)."""
+        return self.chat.render(messages, add_generation_prompt=add_generation_prompt)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """Text of tokens, control tokens left out."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    @torch.inference_mode()
+    def forward(self, token_ids: Sequence[int], positions: Sequence[int], packed: PackedStep) -> Tensor:
+        """One packed pass: final hidden states `[tokens, hidden]`, after the final norm."""
+        ids = torch.tensor([token_ids], device=self.device)
+        output = self._decoder(
+            input_ids=ids,
+            position_ids=torch.tensor([positions], device=self.device),
+            use_cache=False,
+            packed=packed,
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    @torch.inference_mode()
+    def next_token_logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits `[rows, vocab]` of final hidden states `[rows, hidden]`."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        if self._final_softcap is not None:
+            logits = torch.tanh(logits / self._final_softcap) * self._final_softcap
+        return logits
+
+    def flops_per_token(self, context: float) -> float:
+        """Multiply-adds counted twice for one token read after `context` others, embedding and head left out."""
+        weights = sum(p.numel() for p in self.layers.parameters())
+        config = self.model.config.get_text_config()
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2.0 * weights + 4.0 * self.n_layers * config.num_attention_heads * head_dim * context
+
+    def _fingerprint(self) -> tuple[float, ...]:
+        stride = max(1, self.vocab_size // _FINGERPRINT_TOKENS)
+        ids = [(7 + i * stride) % self.vocab_size for i in range(_FINGERPRINT_TOKENS)]
+        with SessionPool(self, _FINGERPRINT_TOKENS) as pool:
+            session = pool.open(_FINGERPRINT_TOKENS)
+            logits = pool.step([Feed(session, ids, want_logits=True)])[0]
+            session.close()
+        if logits is None:
+            raise BackboneError(f"{self.name}: the model gave no logits")
+        return tuple(float(value) for value in logits[ids])
+
+
+def _decoder_layers(decoder: Any, name: str) -> torch.nn.ModuleList:
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, torch.nn.ModuleList) or not all(hasattr(layer, "self_attn") for layer in layers):
+        raise BackboneError(f"{name}: {type(decoder).__name__} is not a plain decoder of attention blocks; not supported")
+    return layers
+
+
+def _eos_ids(model: Any, tokenizer: Any, chat: ChatRenderer) -> set[int]:
+    found: set[int] = set(chat.end_of_turn_ids)
+    for value in (tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)):
+        if isinstance(value, int):
+            found.add(value)
+        elif value:
+            found.update(value)
+    return found
+
+
+def _hash_tensors(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,206 @@
+"""Chat rendering in which no text of a user can become a control token.
+
+The model's own template is rendered with random placeholders in the place of every text. The result is cut at the
+placeholders: what the template wrote is tokenised with its control tokens, what people wrote is tokenised by a
+copy of the tokenizer that has no added tokens at all.
+"""
+
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from lockgate.errors import BackboneError
+from lockgate.exchanges import Message
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens `start:end` that hold the content of message number `turn`."""
+
+    turn: int
+    role: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """Tokens of a conversation.
+
+    Attributes:
+        token_ids: all tokens.
+        prefix_length: leading tokens that the template writes whatever the text; never scored (attention sink).
+        spans: content tokens of each message.
+        prompt_start: first token of the last user message's content.
+        answer_start: first content token of the last assistant message, or `len(token_ids)` if it ends otherwise.
+        answer_end: one behind the last content token of the answer: scoring stops there.
+    """
+
+    token_ids: list[int]
+    prefix_length: int
+    spans: list[Span]
+    prompt_start: int
+    answer_start: int
+    answer_end: int
+
+
+class ChatRenderer:
+    """Renders conversations with a tokenizer's chat template; a plain one stands in where there is none."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        backend: Tokenizer = tokenizer.backend_tokenizer
+        state = json.loads(backend.to_str())
+        self.control_ids = frozenset(token["id"] for token in state["added_tokens"])
+        state["added_tokens"], state["post_processor"] = [], None
+        self._plain = Tokenizer.from_str(json.dumps(state))
+        self._backend = backend
+        self._tokenizer = tokenizer
+        if not tokenizer.chat_template:
+            raise BackboneError("the tokenizer has no chat template; add chat_template.jinja to the model's directory")
+        self.end_of_turn_ids = self._find_end_of_turn()
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
+        """Tokenise a conversation.
+
+        Raises:
+            BackboneError: no messages, a role outside system, user, assistant, tool, or an order of roles that the
+                model's template refuses.
+        """
+        if not messages:
+            raise BackboneError("messages: expected at least one message, found none")
+        texts: list[str] = []
+        marker = secrets.token_hex(8)
+        marked = [self._mark(message, texts, marker) for message in messages]
+        pieces = self._template(marked, add_generation_prompt).split(marker)
+        return self._assemble(pieces, texts, messages)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokens of text alone: every spelling of a control token comes out as ordinary tokens."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        # Vocabularies that also hold the control token as an ordinary piece: letter by letter it cannot form.
+        ids = [i for letter in text for i in self._plain.encode(letter, add_special_tokens=False).ids]
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        return [i for i in ids if i not in self.control_ids]
+
+    def _mark(self, message: Message, texts: list[str], marker: str) -> dict[str, Any]:
+        if message.role not in ROLES:
+            raise BackboneError(f"messages: role must be one of {', '.join(ROLES)}")
+
+        def hide(value: Any) -> Any:
+            if isinstance(value, str):
+                texts.append(value)
+                return f"{marker}{len(texts) - 1:06d}{marker}"
+            if isinstance(value, dict):
+                return {(key if key in _TOOL_KEYS else hide(key)): hide(item) for key, item in value.items()}
+            if isinstance(value, list | tuple):
+                return [hide(item) for item in value]
+            return value
+
+        marked = {"role": message.role, "content": hide(message.content)}
+        if message.name is not None:
+            marked["name"] = hide(message.name)
+        if message.tool_calls:
+            marked["tool_calls"] = hide(list(message.tool_calls))
+        return marked
+
+    def _template(self, marked: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        from jinja2 import TemplateError
+
+        def apply(turns: list[dict[str, Any]]) -> str:
+            text: str = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+            return text
+
+        try:
+            return apply(marked)
+        except TemplateError as error:
+            if marked[0]["role"] == "system" and len(marked) > 1 and marked[1]["role"] == "user":
+                # Templates without a system role get its text at the head of the first user turn.
+                merged = {**marked[1], "content": f"{marked[0]['content']}\n\n{marked[1]['content']}"}
+                try:
+                    return apply([merged, *marked[2:]])
+                except TemplateError as second:
+                    error = second
+            raise BackboneError(f"messages: the model's chat template refuses this order of roles ({error})") from error
+
+    def _assemble(self, pieces: list[str], texts: list[str], messages: Sequence[Message]) -> RenderedChat:
+        """Pieces alternate between template text (even) and the number of a hidden text (odd)."""
+        starts = _first_texts(messages)
+        ids: list[int] = []
+        spans: list[Span] = []
+        prefix_length: int | None = None
+        for position, piece in enumerate(pieces):
+            if position % 2 == 0:
+                ids.extend(self._backend.encode(piece, add_special_tokens=False).ids if piece else ())
+                prefix_length = len(ids) if prefix_length is None else prefix_length
+                continue
+            number = int(piece)
+            start = len(ids)
+            ids.extend(self.encode_text(texts[number]))
+            if number in starts:
+                turn = starts[number]
+                spans.append(Span(turn, messages[turn].role, start, len(ids)))
+        if [span.turn for span in spans] != list(range(len(messages))):
+            raise BackboneError("messages: the model's chat template leaves out or repeats part of the conversation")
+        return _with_regions(ids, prefix_length or 0, spans)
+
+    def _find_end_of_turn(self) -> frozenset[int]:
+        """Control tokens that the template puts right behind an assistant's text."""
+        turns = [Message("user", "a"), Message("assistant", "b")]
+        rendered = self.render(turns)
+        following = rendered.token_ids[rendered.spans[-1].end : rendered.spans[-1].end + 1]
+        return frozenset(following) & self.control_ids
+
+
+_TOOL_KEYS = frozenset({"id", "type", "function", "name", "arguments"})
+
+
+def _first_texts(messages: Sequence[Message]) -> dict[int, int]:
+    """Number of each message's content among the hidden texts, in the order in which `_mark` hides them."""
+    starts, number = {}, 0
+    for turn, message in enumerate(messages):
+        starts[number] = turn
+        number += 1 + (message.name is not None)
+        number += sum(_count_texts(call) for call in message.tool_calls or ())
+    return starts
+
+
+def _count_texts(value: Any) -> int:
+    if isinstance(value, str):
+        return 1
+    if isinstance(value, dict):
+        return sum(_count_texts(item) + (key not in _TOOL_KEYS) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return sum(_count_texts(item) for item in value)
+    return 0
+
+
+def _with_regions(ids: list[int], prefix_length: int, spans: list[Span]) -> RenderedChat:
+    last = spans[-1]
+    ends_with_answer = last.role == "assistant"
+    users = [span for span in spans if span.role == "user" and (not ends_with_answer or span.turn < last.turn)]
+    answer_start = last.start if ends_with_answer else len(ids)
+    prompt_start = users[-1].start if users else min(prefix_length, answer_start)
+    return RenderedChat(
+        token_ids=ids,
+        prefix_length=min(prefix_length, prompt_start),
+        spans=spans,
+        prompt_start=prompt_start,
+        answer_start=answer_start,
+        answer_end=last.end if ends_with_answer else len(ids),
+    )
+
+
+def banned_ids(control_ids: Iterable[int], eos_ids: Iterable[int]) -> frozenset[int]:
+    """Control tokens that sampling must never emit: all but the end of turn."""
+    return frozenset(control_ids) - frozenset(eos_ids)

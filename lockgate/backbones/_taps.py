@@ -1,0 +1,66 @@
+"""Where activations are read: hooks on the blocks of any decoder, before the final norm."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from lockgate.errors import BackboneError
+
+Site = Literal["residual", "attention", "mlp"]
+SITES: tuple[Site, ...] = ("residual", "attention", "mlp")
+
+
+class Tap(Protocol):
+    """Something that reads activations while a packed step runs."""
+
+    @property
+    def wanted(self) -> Iterable[tuple[int, Site]]:
+        """Layers (0-based) and sites to be shown."""
+        ...
+
+    def begin(self, tokens: int) -> None:
+        """A step over `tokens` packed tokens starts."""
+        ...
+
+    def see(self, layer: int, site: Site, hidden: Tensor) -> None:
+        """Activations `[tokens, hidden]` of one layer and site, in packed order; not to be kept by reference."""
+        ...
+
+
+def attach(tap: Tap, layers: torch.nn.ModuleList) -> list[RemovableHandle]:
+    """Hook `tap` onto decoder `layers`; the caller removes the handles.
+
+    Convention: `residual` is a block's output (0-based layer index, before the final norm), `attention` and `mlp`
+    are what the sub-blocks add to the residual stream.
+
+    Raises:
+        BackboneError: a layer number out of range, or a block without the sub-module asked for.
+    """
+    handles = []
+    for layer, site in tap.wanted:
+        if not 0 <= layer < len(layers):
+            raise BackboneError(f"layer {layer} asked for, but the backbone has layers 0 to {len(layers) - 1}")
+        module = _module(layers[layer], site)
+        handles.append(module.register_forward_hook(_hook(tap, layer, site)))
+    return handles
+
+
+def _module(block: torch.nn.Module, site: Site) -> torch.nn.Module:
+    if site == "residual":
+        return block
+    name = {"attention": "self_attn", "mlp": "mlp"}[site]
+    module = getattr(block, name, None)
+    if not isinstance(module, torch.nn.Module):
+        raise BackboneError(f"{type(block).__name__} has no `{name}`: use the residual site with this backbone")
+    return module
+
+
+def _hook(tap: Tap, layer: int, site: Site) -> Callable[[torch.nn.Module, Any, Any], None]:
+    def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        tap.see(layer, site, hidden.reshape(-1, hidden.shape[-1]))
+
+    return hook

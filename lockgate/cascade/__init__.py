@@ -1,0 +1,5 @@
+"""The cascade: how logits become verdicts. Pure state machines, without a model or I/O."""
+
+from lockgate.cascade._stream import FlagOn, Regions, StreamState, Thresholds, Verdict
+
+__all__ = ["FlagOn", "Regions", "StreamState", "Thresholds", "Verdict"]

@@ -1,0 +1,180 @@
+"""The state machine of one stream: from the logits of tokens, in order, to a verdict. No model, no I/O.
+
+The probe's logit is smoothed by an exponential moving average (CC++ section 5 serves an EMA in the place of the
+training window), bias-corrected so that a cold start pulls towards nothing. A stream is read in three regions:
+earlier turns feed the average and never flag; the last user turn and the answer have a running maximum each, and the
+thresholds say which of the two may flag.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockgate.errors import ConfigError
+
+FlagOn = Literal["answer", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When a smoothed logit ends a stream.
+
+    Attributes:
+        flag: flagged is what lies strictly above `flag - tolerance`, in logits.
+        tolerance: numeric uncertainty of a logit; a score that near to the threshold counts as above it.
+        min_tokens: no flag before this many scored tokens, or the stream's end if that comes first.
+        flag_on: whether the last user turn may flag too, or the answer alone.
+    """
+
+    flag: float
+    tolerance: float = 0.0
+    min_tokens: int = 16
+    flag_on: FlagOn = "both"
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.flag) or not self.tolerance >= 0 or self.min_tokens < 1:
+            raise ConfigError("thresholds: expected a number to flag at, tolerance >= 0 and min_tokens >= 1")
+        if self.flag_on not in ("answer", "both"):
+            raise ConfigError("thresholds: flag_on must be 'answer' or 'both'")
+
+    def crossed(self, score: float) -> bool:
+        """True if `score` flags. A score that is not a number flags: a broken reading is never a pass."""
+        return not score <= self.flag - self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Token positions of an exchange: the first scored one, where the last user turn starts, where the answer does."""
+
+    start: int
+    prompt_start: int
+    answer_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known of a stream after its newest token.
+
+    Attributes:
+        score: smoothed logit at the newest token.
+        flagged: whether the stream is to be halted; once True it stays so.
+        category: the harmful category whose head stands highest at the flag, if the guard has such heads.
+        token_index: position of the flag within its region's tokens if flagged, else of the newest token.
+        threshold: the logit at which the stream flags.
+    """
+
+    score: float
+    flagged: bool
+    category: str | None
+    token_index: int
+    threshold: float
+
+
+class StreamState:
+    """Smoothing, running maxima and the flag of one stream: O(1) memory.
+
+    Args:
+        thresholds: when to flag.
+        gamma: weight of the newest logit in the moving average.
+        regions: where the regions of this exchange begin.
+        category_ids: names of the further columns of the logits, in order.
+    """
+
+    def __init__(
+        self, thresholds: Thresholds, gamma: float, regions: Regions, category_ids: tuple[str, ...] = ()
+    ) -> None:
+        if not 0 < gamma <= 1:
+            raise ConfigError("gamma: expected 0 < gamma <= 1")
+        self.thresholds = thresholds
+        self.position = regions.start
+        self.scored = 0
+        self.score = math.nan
+        self.flag_token: int | None = None
+        self.category: str | None = None
+        self._regions = regions
+        self._keep = 1.0 - gamma
+        self._gamma = gamma
+        self._averages: NDArray[np.float64] = np.zeros(1 + len(category_ids))
+        self._weight = 0.0
+        self._categories = category_ids
+        self._max_prompt = -math.inf
+        self._max_answer = -math.inf
+        self._last_prompt = math.nan
+
+    def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Take the logits `[tokens, 1 + categories]` of the next tokens; give back their smoothed main logits."""
+        smoothed = np.empty(len(logits))
+        for index, row in enumerate(np.asarray(logits, dtype=np.float64)):
+            smoothed[index] = self._advance(row)
+        return smoothed
+
+    def finish(self) -> Verdict:
+        """The stream has ended: one shorter than `min_tokens` is judged now, at its last token."""
+        if 0 < self.scored < self.thresholds.min_tokens:
+            self._judge(self.position - 1, self.score)
+        return self.verdict
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the stream is to be halted."""
+        return self.flag_token is not None
+
+    @property
+    def max_prompt(self) -> float:
+        """Largest smoothed logit in the last user turn; NaN if it holds no scored token."""
+        return self._last_prompt if self._max_prompt == -math.inf else self._max_prompt
+
+    @property
+    def max_answer(self) -> float:
+        """Largest smoothed logit in the answer; NaN if there is none yet."""
+        return math.nan if self._max_answer == -math.inf else self._max_answer
+
+    @property
+    def max_score(self) -> float:
+        """Largest smoothed logit among the positions that may flag; minus infinity if there was none."""
+        if self.thresholds.flag_on == "answer":
+            return self._max_answer
+        return max(self._max_prompt, self._max_answer)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is known now."""
+        index = self.flag_token if self.flag_token is not None else self._index(self.position - 1)
+        return Verdict(self.score, self.flagged, self.category, index, self.thresholds.flag)
+
+    def _advance(self, row: NDArray[np.float64]) -> float:
+        self._averages = self._keep * self._averages + self._gamma * row
+        self._weight = self._keep * self._weight + self._gamma
+        self.score = float(self._averages[0]) / self._weight
+        self.scored += 1
+        if self._regions.prompt_start <= self.position < self._regions.answer_start:
+            self._last_prompt = self.score
+        if self.scored >= self.thresholds.min_tokens:
+            self._judge(self.position, self.score)
+        self.position += 1
+        return self.score
+
+    def _judge(self, position: int, score: float) -> None:
+        if position < self._regions.prompt_start:
+            return
+        in_answer = position >= self._regions.answer_start
+        # A reading that is not a number counts as the highest there is.
+        value = math.inf if math.isnan(score) else score
+        if in_answer:
+            self._max_answer = max(self._max_answer, value)
+        else:
+            self._max_prompt = max(self._max_prompt, value)
+        may_flag = in_answer or self.thresholds.flag_on == "both"
+        if may_flag and self.flag_token is None and self.thresholds.crossed(score):
+            self.flag_token = self._index(position)
+            if self._categories:
+                self.category = self._categories[int(np.argmax(self._averages[1:]))]
+
+    def _index(self, position: int) -> int:
+        start = self._regions.answer_start
+        if position < start:
+            start = self._regions.prompt_start if position >= self._regions.prompt_start else self._regions.start
+        return position - start

@@ -1,0 +1,131 @@
+"""The probe: one linear map from a backbone's activations to a logit per token (CC++ section 5)."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lockgate.backbones import Site
+from lockgate.errors import BackboneMismatch, GuardError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProbeHead:
+    """Weights of a probe, standardisation folded in.
+
+    Row 0 is the harm logit; one further row per category, for reporting only.
+
+    Attributes:
+        layers: 0-based layers that are read, in the order of `weights`.
+        site: where in the block they are read.
+        weights: float32 `[1 + categories, layers, hidden]`.
+        bias: float32 `[1 + categories]`.
+        gamma: weight of the newest logit in the moving average that serves this probe.
+        category_ids: constitution ids of rows 1 and on.
+    """
+
+    layers: tuple[int, ...]
+    site: Site
+    weights: Tensor
+    bias: Tensor
+    gamma: float
+    category_ids: tuple[str, ...] = ()
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of the logits: one, and one per category."""
+        return 1 + len(self.category_ids)
+
+    def save(self, path: Path) -> None:
+        """Write `path` (safetensors); everything but the numbers stands in its metadata."""
+        meta = {
+            "format": "lockgate-probe-1",
+            "layers": json.dumps(self.layers),
+            "site": self.site,
+            "gamma": repr(self.gamma),
+            "category_ids": json.dumps(self.category_ids),
+        }
+        save_file({"weights": self.weights.contiguous(), "bias": self.bias.contiguous()}, path, metadata=meta)
+
+    @classmethod
+    def load(cls, path: Path) -> "ProbeHead":
+        """Read a probe.
+
+        Raises:
+            GuardError: the file is missing, cut short or of another format.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = file.metadata() or {}
+                weights, bias = file.get_tensor("weights").float(), file.get_tensor("bias").float()
+        except (OSError, SafetensorError) as error:
+            raise GuardError(f"{path}: not a readable probe ({error}); restore the file or train again") from error
+        if meta.get("format") != "lockgate-probe-1":
+            raise GuardError(f"{path}: format {meta.get('format')!r}, expected 'lockgate-probe-1'")
+        head = cls(
+            layers=tuple(json.loads(meta["layers"])),
+            site=meta["site"],
+            weights=weights,
+            bias=bias,
+            gamma=float(meta["gamma"]),
+            category_ids=tuple(json.loads(meta["category_ids"])),
+        )
+        expected = (head.n_outputs, len(head.layers))
+        if tuple(weights.shape[:2]) != expected or tuple(bias.shape) != expected[:1]:
+            raise GuardError(f"{path}: weights {tuple(weights.shape)} do not fit {expected} outputs and layers")
+        return head
+
+
+class ProbeTap:
+    """Scores the tokens of a step while its layers run, by adding up one partial dot product per layer.
+
+    Several heads can be read in one pass; their columns stand side by side.
+    """
+
+    def __init__(self, heads: Sequence[ProbeHead], hidden_size: int, device: torch.device | None = None) -> None:
+        for head in heads:
+            if head.weights.shape[2] != hidden_size:
+                raise BackboneMismatch(
+                    f"the probe reads {head.weights.shape[2]} dimensions, the backbone has {hidden_size}"
+                )
+        self.heads = tuple(heads)
+        self.bias = torch.cat([head.bias for head in heads]).to(device)
+        self.logits: Tensor = torch.empty(0, len(self.bias))
+        self._weights: dict[tuple[int, Site], Tensor] = _stack(heads, device)
+
+    @property
+    def wanted(self) -> Iterable[tuple[int, Site]]:
+        """Layers and sites with a weight."""
+        return self._weights.keys()
+
+    def columns(self, head: int) -> slice:
+        """Columns of `logits` that belong to a head, by its number."""
+        start = sum(h.n_outputs for h in self.heads[:head])
+        return slice(start, start + self.heads[head].n_outputs)
+
+    def begin(self, tokens: int) -> None:
+        """Start the logits of `tokens` tokens at the bias."""
+        self.logits = self.bias.repeat(tokens, 1)
+
+    def see(self, layer: int, site: Site, hidden: Tensor) -> None:
+        """Add one layer's share; float32 whatever the backbone computes in."""
+        self.logits.addmm_(hidden.float(), self._weights[layer, site])
+
+
+def _stack(heads: Sequence[ProbeHead], device: torch.device | None) -> dict[tuple[int, Site], Tensor]:
+    """Weights by layer and site, `[hidden, all outputs]`, zero where a head does not read."""
+    total = sum(head.n_outputs for head in heads)
+    stacked: dict[tuple[int, Site], Tensor] = {}
+    start = 0
+    for head in heads:
+        for index, layer in enumerate(head.layers):
+            key = (layer, head.site)
+            block = stacked.setdefault(key, torch.zeros(head.weights.shape[2], total, device=device))
+            block[:, start : start + head.n_outputs] = head.weights[:, index].T.to(block.device)
+        start += head.n_outputs
+    return stacked

@@ -1,0 +1,251 @@
+"""Fitting probes on cached windows: many variants side by side over one pass of the data."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lockgate.classifiers import ProbeHead
+from lockgate.errors import TrainingError
+from lockgate.training._loss import LossName, window_loss
+from lockgate.training._windows import CachedExchange, WindowCache
+
+_STD_FLOOR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeConfig:
+    """One variant of the probe.
+
+    Attributes:
+        name: how it is called in results.
+        layers: 0-based layers read; all must be in the cache.
+        loss: how an exchange's windows are weighed; `tau` is the softmax's temperature.
+        regions: `all` windows, or only those that end in the `answer`.
+        epochs, batch, lr, weight_decay: AdamW on standardised activations; `batch` counts exchanges.
+        gamma: weight of the newest logit when serving; 2 / (16 + 1) has the variance of the training window.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    loss: LossName = "softmax"
+    tau: float = 1.0
+    regions: Literal["all", "answer"] = "all"
+    epochs: int = 20
+    batch: int = 64
+    lr: float = 3e-4
+    weight_decay: float = 1.0
+    gamma: float = 2 / 17
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """Windows of some exchanges: `[windows, layers, hidden]` float32, owners, labels, and answer-only mask."""
+
+    windows: Tensor
+    owners: Tensor
+    targets: Tensor
+    categories: Tensor
+    in_answer: Tensor
+    importance: Tensor
+
+
+def fit_probes(
+    cache: WindowCache,
+    exchanges: Sequence[CachedExchange],
+    configs: Sequence[ProbeConfig],
+    *,
+    category_ids: Sequence[str] = (),
+    checkpoint: Path | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[ProbeHead]:
+    """Fit one head per config; all configs share epochs, batch and seed and so see the same batches.
+
+    Positive and negative exchanges weigh the same in sum. With `checkpoint`, the state after each epoch is kept in
+    that file, and a later call with the same data and configs goes on from there.
+
+    Raises:
+        TrainingError: labels of one class only, or configs that do not fit the cache.
+    """
+    labels = np.array([exchange.label for exchange in exchanges])
+    if not len(labels) or labels.max() < 0.5 or labels.min() >= 0.5:
+        raise TrainingError("training needs exchanges of both labels; found only one")
+    if len({(c.epochs, c.batch, c.seed) for c in configs}) != 1:
+        raise TrainingError("probes that are fitted together need the same epochs, batch and seed")
+    run = _Run(cache, exchanges, configs, tuple(category_ids))
+    first = run.restore(checkpoint) if checkpoint else 0
+    for epoch in range(first, configs[0].epochs):
+        losses = run.epoch(epoch)
+        report(f"epoch {epoch + 1}/{configs[0].epochs} " + " ".join(f"{value:.4f}" for value in losses))
+        if checkpoint:
+            run.save(checkpoint, epoch + 1)
+    return run.heads()
+
+
+class _Run:
+    """State of one fit: parameters in standardised space, optimiser, data order."""
+
+    def __init__(
+        self,
+        cache: WindowCache,
+        exchanges: Sequence[CachedExchange],
+        configs: Sequence[ProbeConfig],
+        category_ids: tuple[str, ...],
+    ) -> None:
+        self.cache, self.exchanges, self.configs, self.category_ids = cache, exchanges, configs, category_ids
+        self.cached_layers: list[int] = cache.meta["layers"]
+        for config in configs:
+            if missing := set(config.layers) - set(self.cached_layers):
+                raise TrainingError(f"probe {config.name}: layers {sorted(missing)} are not in the cache")
+        self.mean, self.std = _standardisation(cache, exchanges)
+        outputs, hidden = 1 + len(category_ids), self.mean.shape[1]
+        self.columns = [[self.cached_layers.index(layer) for layer in config.layers] for config in configs]
+        self.weights = [torch.zeros(outputs, len(c), hidden, requires_grad=True) for c in self.columns]
+        self.biases = [torch.zeros(outputs, requires_grad=True) for _ in configs]
+        groups = [
+            {"params": [weight], "lr": config.lr, "weight_decay": config.weight_decay}
+            for weight, config in zip(self.weights, configs, strict=True)
+        ]
+        groups += [{"params": [bias], "lr": 1e-2, "weight_decay": 0.0} for bias in self.biases]
+        self.optimiser = torch.optim.AdamW(groups)
+        labels = np.array([exchange.label for exchange in exchanges])
+        self.positive_weight = float(len(labels) / (2 * (labels >= 0.5).sum()))
+        self.negative_weight = float(len(labels) / (2 * (labels < 0.5).sum()))
+
+    def epoch(self, number: int) -> list[float]:
+        """One pass over the data; mean loss of each config."""
+        config = self.configs[0]
+        order = np.random.default_rng([config.seed, number]).permutation(len(self.exchanges))
+        steps = -(-len(order) // config.batch)
+        totals = np.zeros(len(self.configs))
+        for step in range(steps):
+            progress = (number * steps + step) / (config.epochs * steps)
+            for group, base in zip(self.optimiser.param_groups, self._learning_rates(), strict=True):
+                group["lr"] = base * 0.5 * (1 + np.cos(np.pi * progress))
+            chosen = [self.exchanges[i] for i in order[step * config.batch : (step + 1) * config.batch]]
+            batch = self._batch(chosen)
+            losses = torch.stack([self._loss(index, batch) for index in range(len(self.configs))])
+            self.optimiser.zero_grad()
+            losses.sum().backward()
+            self.optimiser.step()
+            totals += losses.detach().numpy() * len(chosen)
+        return [float(value) for value in totals / len(order)]
+
+    def heads(self) -> list[ProbeHead]:
+        """Heads with the standardisation folded in: w' = w / std, b' = b - sum(w * mean / std)."""
+        made = []
+        for config, columns, weight, bias in zip(self.configs, self.columns, self.weights, self.biases, strict=True):
+            folded = weight.detach().double() / self.std[columns]
+            shift = (folded * self.mean[columns]).sum((1, 2))
+            made.append(
+                ProbeHead(
+                    layers=config.layers,
+                    site=self.cache.meta["site"],
+                    weights=folded.float(),
+                    bias=(bias.detach().double() - shift).float(),
+                    gamma=config.gamma,
+                    category_ids=self.category_ids,
+                )
+            )
+        return made
+
+    def _learning_rates(self) -> list[float]:
+        return [config.lr for config in self.configs] + [1e-2] * len(self.configs)
+
+    def _batch(self, chosen: Sequence[CachedExchange]) -> TrainingBatch:
+        parts = [np.asarray(self.cache.windows(exchange)) for exchange in chosen]
+        windows = torch.from_numpy(np.concatenate(parts)).float()
+        windows = (windows - self.mean.float()) / self.std.float()
+        owners = torch.repeat_interleave(torch.arange(len(chosen)), torch.tensor([len(part) for part in parts]))
+        in_answer = torch.cat([torch.arange(len(p)) >= e.first_answer_window for p, e in zip(parts, chosen, strict=True)])
+        targets = torch.tensor([exchange.label for exchange in chosen], dtype=torch.float32)
+        importance = torch.where(targets >= 0.5, self.positive_weight, self.negative_weight)
+        return TrainingBatch(windows, owners, targets, self._categories(chosen), in_answer, importance)
+
+    def _categories(self, chosen: Sequence[CachedExchange]) -> Tensor:
+        """One-hot targets `[exchanges, categories]`; NaN where a harmful exchange names no known category."""
+        targets = torch.zeros(len(chosen), len(self.category_ids))
+        for row, exchange in enumerate(chosen):
+            if exchange.label >= 0.5:
+                known = exchange.category in self.category_ids
+                targets[row] = 0.0 if known else float("nan")
+                if known:
+                    targets[row, self.category_ids.index(str(exchange.category))] = 1.0
+        return targets
+
+    def _loss(self, index: int, batch: TrainingBatch) -> Tensor:
+        config, columns = self.configs[index], self.columns[index]
+        windows = batch.windows if len(columns) == len(self.cached_layers) else batch.windows[:, columns]
+        logits = windows.flatten(1) @ self.weights[index].flatten(1).T + self.biases[index]
+        owners = batch.owners
+        if config.regions == "answer":
+            logits, owners = logits[batch.in_answer], owners[batch.in_answer]
+        n = len(batch.targets)
+        per_exchange = window_loss(logits[:, :1], batch.targets, owners, n, kind=config.loss, tau=config.tau)
+        loss = (per_exchange[:, 0] * batch.importance).mean()
+        if self.category_ids:
+            loss = loss + self._category_loss(logits[:, 1:], batch.categories, owners)
+        return loss
+
+    def _category_loss(self, logits: Tensor, targets: Tensor, owners: Tensor) -> Tensor:
+        """Plain mean loss of the reporting heads, over exchanges whose category is known."""
+        spread = targets[owners]
+        known = ~spread.isnan()
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], spread[known])
+
+    def save(self, path: Path, epochs_done: int) -> None:
+        """Keep parameters and optimiser state; replaces the file in one move."""
+        state = {f"weight{i}": w.detach() for i, w in enumerate(self.weights)}
+        state |= {f"bias{i}": b.detach() for i, b in enumerate(self.biases)}
+        for number, parameter in enumerate([*self.weights, *self.biases]):
+            for name, value in self.optimiser.state[parameter].items():
+                state[f"adam{number}.{name}"] = value
+        partial = path.with_suffix(".part")
+        save_file(state, partial, metadata={"epochs_done": str(epochs_done), "run": self._key()})
+        os.replace(partial, path)
+
+    def restore(self, path: Path) -> int:
+        """Epochs already done, 0 if the file is missing or belongs to another run."""
+        if not path.exists():
+            return 0
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+        if meta.get("run") != self._key():
+            return 0
+        state = load_file(path)
+        with torch.no_grad():
+            for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                weight.copy_(state[f"weight{i}"])
+                bias.copy_(state[f"bias{i}"])
+        for number, parameter in enumerate([*self.weights, *self.biases]):
+            names = [key for key in state if key.startswith(f"adam{number}.")]
+            self.optimiser.state[parameter] = {key.split(".", 1)[1]: state[key] for key in names}
+        return int(meta["epochs_done"])
+
+    def _key(self) -> str:
+        content = [[asdict(config) for config in self.configs], [(e.id, e.label) for e in self.exchanges]]
+        return hashlib.sha256(json.dumps([*content, self.category_ids, self.cache.meta]).encode()).hexdigest()
+
+
+def _standardisation(cache: WindowCache, exchanges: Sequence[CachedExchange]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each dimension over the windows, `[layers, hidden]`, float64."""
+    count, total, squares = 0, 0.0, 0.0
+    for exchange in exchanges:
+        windows = np.asarray(cache.windows(exchange), dtype=np.float64)
+        count += len(windows)
+        total = total + windows.sum(0)
+        squares = squares + (windows**2).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0)) + _STD_FLOOR
+    return torch.from_numpy(np.asarray(mean)), torch.from_numpy(np.asarray(std))

@@ -1,0 +1,178 @@
+"""Window means of activations, read once and kept on disk as float16.
+
+A probe is linear, so the mean of its logits over a window is its logit of the window's mean activation. Training needs
+windows only: at a stride of 8 tokens they take an eighth of what single tokens would.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lockgate.backbones import Backbone, Reading, SessionPool, Site, read_packed
+from lockgate.errors import TrainingError
+from lockgate.exchanges import Exchange
+
+WINDOW = 16
+STRIDE = 8
+
+
+class ActivationTap:
+    """Keeps the activations of one step: `hidden` is `[layers, tokens, hidden]`, float32."""
+
+    def __init__(self, layers: Sequence[int], site: Site, hidden_size: int) -> None:
+        self._order = {(layer, site): index for index, layer in enumerate(layers)}
+        self._hidden_size = hidden_size
+        self.hidden = torch.empty(0)
+
+    @property
+    def wanted(self) -> Sequence[tuple[int, Site]]:
+        """The layers, in order, at the one site."""
+        return list(self._order)
+
+    def begin(self, tokens: int) -> None:
+        """Make room for a step."""
+        self.hidden = torch.empty(len(self._order), tokens, self._hidden_size)
+
+    def see(self, layer: int, site: Site, hidden: Tensor) -> None:
+        """Keep a copy."""
+        self.hidden[self._order[layer, site]] = hidden
+
+
+@dataclass(frozen=True, slots=True)
+class CachedExchange:
+    """One exchange in a cache: its windows are rows `start:end` of the shard."""
+
+    id: str
+    label: float
+    category: str | None
+    source: str
+    shard: int
+    start: int
+    end: int
+    first_answer_window: int
+
+
+class WindowCache:
+    """Directory of shards `NNNN.npy` (`[windows, layers, hidden]`, float16) with `NNNN.json` beside each.
+
+    A shard counts once its JSON is there, so a run that was interrupted goes on behind the last whole shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shards: list[NDArray[np.float16]] = []
+        self.exchanges: list[CachedExchange] = []
+        self.meta: dict[str, Any] = {}
+        for number, meta in enumerate(sorted(path.glob("[0-9]*.json"))):
+            content = json.loads(meta.read_text())
+            self.meta = content["meta"]
+            self.shards.append(np.load(meta.with_suffix(".npy"), mmap_mode="r"))
+            self.exchanges += [CachedExchange(shard=number, **row) for row in content["exchanges"]]
+        if not self.exchanges:
+            raise TrainingError(f"{path}: no finished shard of activations")
+
+    def windows(self, exchange: CachedExchange) -> NDArray[np.float16]:
+        """Windows of one exchange, `[windows, layers, hidden]`."""
+        return self.shards[exchange.shard][exchange.start : exchange.end]
+
+
+def build_cache(
+    backbone: Backbone,
+    exchanges: Sequence[Exchange],
+    path: Path,
+    *,
+    layers: Sequence[int],
+    site: Site,
+    max_tokens: int,
+    shard_size: int = 200,
+) -> Iterator[int]:
+    """Read exchanges and write their window means, shard by shard; finished shards are not read again.
+
+    Args:
+        max_tokens: what is longer keeps its end (the answer is judged) and loses the middle of its prompt.
+
+    Yields:
+        How many exchanges are done.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    meta = {"backbone": backbone.identity.hashes, "layers": list(layers), "site": site, "max_tokens": max_tokens}
+    tap = ActivationTap(layers, site, backbone.hidden_size)
+    with SessionPool(backbone, 64 * backbone.context_length) as pool:
+        for number, first in enumerate(range(0, len(exchanges), shard_size)):
+            group = exchanges[first : first + shard_size]
+            done = path / f"{number:04d}.json"
+            ids = [exchange.id for exchange in group]
+            if done.exists():
+                content = json.loads(done.read_text())
+                if content["meta"] != meta or [row["id"] for row in content["exchanges"]] != ids:
+                    raise TrainingError(f"{done}: made from other data or settings; use another directory")
+            else:
+                _write_shard(pool, tap, group, done, meta, max_tokens)
+            yield first + len(group)
+
+
+def _write_shard(
+    pool: SessionPool, tap: ActivationTap, group: Sequence[Exchange], done: Path, meta: dict[str, Any], max_tokens: int
+) -> None:
+    readings, answers = [], []
+    for index, exchange in enumerate(group):
+        chat = pool.backbone.render(exchange.messages)
+        ids, cut = list(chat.token_ids[: chat.answer_end]), 0
+        if len(ids) > max_tokens:
+            cut = len(ids) - max_tokens
+            ids = ids[: chat.prefix_length] + ids[chat.prefix_length + cut :]
+        readings.append(Reading(index, ids, chat.prefix_length, len(ids)))
+        answers.append(max(0, chat.answer_start - cut - chat.prefix_length))
+    blocks = _block_sums(pool, tap, readings)
+    rows: list[dict[str, Any]] = []
+    parts: list[NDArray[np.float16]] = []
+    start = 0
+    for index, exchange in enumerate(group):
+        means, ends = _window_means(blocks[index], readings[index].end - readings[index].prefix_length)
+        part = means.numpy().astype(np.float16)
+        if not np.isfinite(part).all():
+            raise TrainingError(f"exchange {exchange.id}: activations beyond float16; choose other layers")
+        parts.append(part)
+        row = {"id": exchange.id, "label": exchange.label, "category": exchange.category, "source": exchange.source}
+        answer = next((i for i, end in enumerate(ends) if end > answers[index]), len(ends) - 1)
+        rows.append({**row, "start": start, "end": start + len(part), "first_answer_window": answer})
+        start += len(part)
+    np.save(done.with_suffix(".npy"), np.concatenate(parts))
+    partial = done.with_suffix(".part")
+    partial.write_text(json.dumps({"meta": meta, "exchanges": rows}))
+    os.replace(partial, done)
+
+
+def _block_sums(pool: SessionPool, tap: ActivationTap, readings: Sequence[Reading[int]]) -> dict[int, Tensor]:
+    """Sums over blocks of STRIDE tokens, `[layers, blocks, hidden]` for each reading."""
+    sums: dict[int, Tensor] = {}
+    for parts in read_packed(pool, readings, tap):
+        for part in parts:
+            reading = readings[part.job]
+            count = -(-(reading.end - reading.prefix_length) // STRIDE)
+            hidden = tap.hidden[:, part.rows]
+            total = sums.setdefault(part.job, torch.zeros(hidden.shape[0], count, hidden.shape[2]))
+            blocks = (torch.arange(part.start, part.end) - reading.prefix_length) // STRIDE
+            total.index_add_(1, blocks, hidden)
+    return sums
+
+
+def _window_means(blocks: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
+    """Means over WINDOW tokens that end at each block's end, `[windows, layers, hidden]`, and those ends."""
+    per_window = WINDOW // STRIDE
+    ends = [min((i + 1) * STRIDE, tokens) for i in range(blocks.shape[1])]
+    if len(ends) < per_window:
+        return (blocks.sum(1) / tokens).unsqueeze(0), [tokens]
+    sums = blocks.unfold(1, per_window, 1).sum(-1).transpose(0, 1)
+    ends = ends[per_window - 1 :]
+    starts = [i * STRIDE for i in range(len(ends))]
+    sizes = torch.tensor([end - start for start, end in zip(starts, ends, strict=True)])
+    return sums / sizes[:, None, None], ends

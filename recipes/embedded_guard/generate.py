@@ -1,0 +1,53 @@
+"""Step 1 of the embedded guard: the backbone answers prompts, so that training meets text it would itself write.
+
+    python recipes/embedded_guard/generate.py --data DIR --out runs/embedded
+
+Writes `answers_NAME.jsonl` for each list of prompts; a list that is complete is not done again, one that was cut
+short goes on where it stopped. Labels come later, from readers.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from sources import PROMPT_LISTS, prompts_of
+
+from lockgate.backbones import Backbone, generate_answers
+from lockgate.exchanges import Exchange, Message
+
+MAX_TOKENS = 96
+GROUP = 192
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(2)
+    backbone = Backbone.load("embedded")
+    for name in PROMPT_LISTS:
+        answer_list(backbone, name, prompts_of(name, arguments.data), arguments.out / f"answers_{name}.jsonl")
+
+
+def answer_list(backbone: Backbone, name: str, prompts: list[Exchange], target: Path) -> None:
+    done = sum(1 for _ in target.open(encoding="utf-8")) if target.exists() else 0
+    while done < len(prompts):
+        group = prompts[done : done + GROUP]
+        answers = dict(
+            generate_answers(backbone, [row.messages for row in group], max_tokens=MAX_TOKENS, temperature=0.7)
+        )
+        with target.open("a", encoding="utf-8") as sink:
+            for number, row in enumerate(group):
+                messages = (*row.messages, Message("assistant", answers[number] or "."))
+                made = Exchange(messages, label=None, category=row.category, source=name, meta=dict(row.meta))
+                sink.write(json.dumps(made.to_dict(), ensure_ascii=False) + "\n")
+        done += len(group)
+        print(f"{name}: {done}/{len(prompts)} {hashlib.sha256(target.read_bytes()).hexdigest()[:8]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The public data sets behind the embedded guard: which rows serve training, calibration and test.
+
+One prompt is in one part only: near-duplicates are looked for across all sets before anything is split, and the test
+sets keep what they share with others out of training and calibration.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from lockgate.exchanges import Exchange, read_exchanges
+
+PROMPT_LISTS = ("own_sgbench", "own_advbench", "own_catqa", "own_benign")
+OWN_CATQA_ROWS = 1100
+OWN_SGBENCH_ROWS = 400
+OWN_BENIGN_ROWS = 500
+
+
+def read(name: str, data: Path) -> Iterator[Exchange]:
+    """Rows of one data set."""
+    yield from read_exchanges(data / f"{name}.jsonl.gz")
+
+
+def prompt_text(row: Exchange) -> str:
+    """The last user message, normalised for comparison."""
+    users = [message.content for message in row.messages if message.role == "user"]
+    return " ".join("".join(c if c.isalnum() else " " for c in users[-1].lower()).split()) if users else ""
+
+
+def shuffled(rows: list[Exchange], salt: str) -> list[Exchange]:
+    """Rows in an order that depends on their ids alone."""
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{salt}{row.id}".encode()).digest())
+
+
+def prompts_of(name: str, data: Path) -> list[Exchange]:
+    """Prompts of one of `PROMPT_LISTS`."""
+    if name == "own_sgbench":
+        elsewhere = set()
+        for other in ("advbench", "catqa_harmfulqa", "guardreasoner_5k", "saferlhf_mini", "gptfuzz_train"):
+            elsewhere |= {prompt_text(row) for row in read(other, data)}
+        for other in ("adaptive_attacks", "safety_tuned_2k", "hh_harmless_test", "toxicchat_train_human"):
+            elsewhere |= {prompt_text(row) for row in read(other, data)}
+        fresh = {prompt_text(row): row for row in read("sgbench", data) if prompt_text(row) not in elsewhere}
+        return shuffled(list(fresh.values()), name)[:OWN_SGBENCH_ROWS]
+    if name == "own_advbench":
+        return shuffled(list(read("advbench", data)), name)
+    if name == "own_catqa":
+        return shuffled(list(read("catqa_harmfulqa", data)), name)[:OWN_CATQA_ROWS]
+    rows = [
+        Exchange(row.messages[:1], label=0.0, source=row.source, meta=dict(row.meta))
+        for other in ("gpteacher", "coconot_pref", "medquad")
+        for row in shuffled(list(read(other, data)), name)[: OWN_BENIGN_ROWS // 2]
+        if len(row.messages[0].content) < 600
+    ]
+    return shuffled(rows, name)[:OWN_BENIGN_ROWS]
