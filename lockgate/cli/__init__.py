@@ -1,0 +1,81 @@
+"""The command line. Each command lives in a module of its own with a function `register(app)`.
+
+Modules import at their top only what is light (typer, `_common`) and the rest inside the command, so that
+`lockgate --help` answers at once.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated, NoReturn
+
+import typer
+
+from lockgate._version import __version__
+from lockgate.cli._common import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, print_error
+from lockgate.errors import LockgateError
+
+__all__ = ["app", "main"]
+
+# One line registers a command; the order is that of `lockgate --help`.
+_COMMANDS = (
+    "_doctor",
+    "_fetch",
+    "_constitution",
+    "_train",
+    "_calibrate",
+    "_score",
+    "_evaluate",
+    "_serve",
+)
+
+_EXIT_CODES = (
+    "Exit codes: 0 done; 1 a check failed; 2 wrong usage or input; 70 an internal error; 130 interrupted."
+)
+
+app = typer.Typer(
+    name="lockgate",
+    help="A calibrated, streaming safeguard for language models.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    # A pretty traceback shows local variables, and those hold user text.
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+for _name in _COMMANDS:
+    if find_spec(f"lockgate.cli.{_name}") is not None:
+        import_module(f"lockgate.cli.{_name}").register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code; `lockgate --help` lists the codes."""
+    try:
+        app(args=arguments)
+    except LockgateError as error:
+        print_error(str(error))
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception:
+        traceback.print_exc()
+        print_error("this is a bug in Lockgate; please report the lines above")
+        sys.exit(EXIT_INTERNAL)
+    sys.exit(0)

@@ -1,0 +1,100 @@
+"""What the commands share: JSON output, tables and progress. Nothing heavy is imported here."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+EXIT_OK = 0
+EXIT_CHECK_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+GuardArgument = Annotated[str, typer.Argument(metavar="GUARD", help="A guard's folder, or `embedded`.")]
+
+_PLAIN_SECONDS = 10.0
+
+Advance = Callable[[int], None]
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output. Numbers that JSON doesn't know (NaN) are an error."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def print_error(message: str) -> None:
+    """One line on standard error, red on a terminal."""
+    line = "".join(character if character.isprintable() else " " for character in message)
+    typer.secho(f"error: {line}", fg=typer.colors.RED, err=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on a terminal; tab-separated lines under a header otherwise."""
+    if not sys.stdout.isatty():
+        for row in [columns, *rows]:
+            typer.echo("\t".join(str(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        # Text, since a cell with brackets is not meant as markup.
+        table.add_row(*[Text(str(cell)) for cell in row])
+    Console().print(table)
+
+
+@contextmanager
+def progress(label: str, total: int | None = None) -> Iterator[Advance]:
+    """Yield a function that is called with the number of steps done since the last call.
+
+    A bar on a terminal; otherwise a plain line every ten seconds and one at the end. Both go to standard
+    error, so that `--json` stays clean.
+    """
+    if sys.stderr.isatty():
+        with _bar(label, total) as advance:
+            yield advance
+    else:
+        plain = _PlainProgress(label, total)
+        yield plain.advance
+        plain.report()
+
+
+@contextmanager
+def _bar(label: str, total: int | None) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(label, total=total)
+
+        def advance(count: int) -> None:
+            bars.advance(task, count)
+
+        yield advance
+
+
+class _PlainProgress:
+    def __init__(self, label: str, total: int | None) -> None:
+        self._label = label
+        self._total = total
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if time.monotonic() - self._last >= _PLAIN_SECONDS:
+            self.report()
+
+    def report(self) -> None:
+        self._last = time.monotonic()
+        share = f"/{self._total} ({self._done / self._total:.0%})" if self._total else ""
+        typer.echo(f"{self._label}: {self._done}{share}, {self._last - self._start:.0f} s", err=True)
