@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 MAX_FILE_BYTES = 2**20
+MAX_DEPTH = 16
 
 Location = tuple[str | int, ...]
 
@@ -58,7 +59,7 @@ def read_document(path: Path) -> Document:
 def parse_document(text: str) -> Document:
     """Parse YAML text; see `read_document`."""
     try:
-        _refuse_aliases(text)
+        _refuse_surprises(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
@@ -77,17 +78,20 @@ def parse_document(text: str) -> Document:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
         raise DocumentError(line, "a control character stands in the file", "remove it") from None
-    except RecursionError:
-        raise DocumentError(1, "the YAML is nested too deep", "a constitution has four levels") from None
 
 
-def _refuse_aliases(text: str) -> None:
-    # An alias inside an alias can unfold to gigabytes, and a policy that is read by people needs none.
+def _refuse_surprises(text: str) -> None:
+    # An alias inside an alias can unfold to gigabytes, deep nesting takes the parser quadratic time, and a
+    # policy that is read by people needs neither.
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        mark = event.start_mark
+        line = mark.line + 1 if mark else 1
         if isinstance(event, yaml.AliasEvent):
-            mark = event.start_mark
-            line = mark.line + 1 if mark else 1
             raise DocumentError(line, "a YAML alias (`*name`) is used", "write the text out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise DocumentError(line, "the YAML is nested too deep", "a constitution has four levels")
 
 
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, where: Location, document: Document) -> object:
