@@ -191,7 +191,7 @@ def test_not_utf8_and_too_large(tmp_path: Path) -> None:
     assert lint_constitution(path)[0].line == 2
     path.write_bytes(b"#" * (2**20 + 1))
     assert "larger" in lint_constitution(path)[0].message
-    path.write_bytes(b"name:\n" + b"[" * 2**19)
+    path.write_bytes(b"name:\n  " + b"[" * 2**19)
     assert lint_constitution(path)[0][:3] == (2, "error", "the YAML is nested too deep")
 
 
