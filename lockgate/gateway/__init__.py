@@ -1,0 +1,31 @@
+"""The gateway: an OpenAI-compatible server that releases a token only when the guard has cleared it."""
+
+from lockgate.gateway._app import create_app
+from lockgate.gateway._decisions import Decision, DecisionLog, Scores
+from lockgate.gateway._engine import MODES, Engine, EngineDown, EngineOptions, Mode, QueueFull
+from lockgate.gateway._errors import ApiError
+from lockgate.gateway._gateway import Gateway, GatewayOptions
+from lockgate.gateway._jobs import Scoring
+from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
+
+__all__ = [
+    "MODES",
+    "ApiError",
+    "Decision",
+    "DecisionLog",
+    "Engine",
+    "EngineDown",
+    "EngineOptions",
+    "Gateway",
+    "GatewayOptions",
+    "Mode",
+    "QueueFull",
+    "Scores",
+    "Scoring",
+    "bind",
+    "check_exposure",
+    "create_app",
+    "is_loopback",
+    "run_server",
+    "url_of",
+]

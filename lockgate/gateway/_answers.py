@@ -1,0 +1,161 @@
+"""From the engine's events to the client: a stream of chunks, or one completion."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lockgate.gateway import _wire as wire
+from lockgate.gateway._engine import EngineDown, QueueFull
+from lockgate.gateway._errors import ApiError, error_response, json_response
+from lockgate.gateway._events import Event, Finished, Released, ReleasedToken
+from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._jobs import Job
+from lockgate.gateway._requests import ChatRequest
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Answer(Response):
+    """Runs one job and sends what comes of it. Ends the job when the client leaves."""
+
+    def __init__(
+        self, gateway: Gateway, request: ChatRequest, job: Job, queue: "asyncio.Queue[Event]", *, risk: bool
+    ) -> None:
+        super().__init__()
+        self._gateway = gateway
+        self._request = request
+        self._job = job
+        self._queue = queue
+        self._risk = risk
+        base = {"id": job.id, "created": int(time.time()), "model": gateway.model_id}
+        self._base: dict[str, Any] = base
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._gateway.engine.submit(self._job)
+        except (QueueFull, EngineDown) as error:
+            await error_response(_refused(error))(scope, receive, send)
+            return
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_cancel_on_disconnect, receive, group.cancel_scope)
+                await self._respond(scope, receive, send)
+                group.cancel_scope.cancel()
+        finally:
+            self._gateway.engine.cancel(self._job)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        first = await self._queue.get()
+        if self._is_refused_input(first):
+            await error_response(_blocked(first))(scope, receive, send)
+        elif self._request.stream:
+            await self._stream(first, send)
+        else:
+            await (await self._complete(first))(scope, receive, send)
+
+    def _is_refused_input(self, event: Event) -> bool:
+        status = self._gateway.options.block_input_status
+        return status != 200 and isinstance(event, Finished) and event.enforced and event.decision == "block"
+
+    async def _events(self, first: Event) -> AsyncIterator[Event]:
+        open_choices, event = self._request.n, first
+        while True:
+            open_choices -= isinstance(event, Finished)
+            yield event
+            if not open_choices:
+                return
+            event = await self._queue.get()
+
+    async def _stream(self, first: Event, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        started: set[int] = set()
+        completion_tokens = 0
+        async for event in self._events(first):
+            if isinstance(event, Finished):
+                completion_tokens += event.completion_tokens
+            for chunk in self._chunks(event, first_of_choice=event.choice not in started):
+                started.add(event.choice)
+                await send({"type": "http.response.body", "body": wire.sse(chunk), "more_body": True})
+        tail = b""
+        if self._request.include_usage:
+            base = {key: value for key, value in self._base.items() if key != "usage"}
+            tail = wire.sse(wire.usage_chunk(base, len(self._job.prompt), completion_tokens))
+        await send({"type": "http.response.body", "body": tail + wire.DONE, "more_body": False})
+
+    def _chunks(self, event: Event, *, first_of_choice: bool) -> Iterator[dict[str, Any]]:
+        base = {**self._base, "usage": None} if self._request.include_usage else self._base
+        if first_of_choice:
+            yield wire.chunk(base, event.choice, {"role": "assistant", "content": ""})
+        if isinstance(event, Released):
+            tokens = event.tokens if self._request.sampling.logprobs else None
+            if event.text or tokens or (self._risk and event.tokens):
+                chunk = wire.chunk(base, event.choice, {"content": event.text}, tokens=tokens)
+                if self._risk:
+                    chunk["lockgate"] = wire.risk_tokens(event.tokens, self._threshold)
+                yield chunk
+            return
+        if event.refusal is not None:
+            yield wire.chunk(base, event.choice, {"refusal": event.refusal})
+        last = wire.chunk(base, event.choice, {}, finish_reason=event.reason)
+        if self._risk:
+            last["lockgate"] = wire.risk_outcome(event)
+        yield last
+
+    @property
+    def _threshold(self) -> float | None:
+        scoring = self._gateway.engine.scoring
+        return None if scoring is None else scoring.threshold
+
+    async def _complete(self, first: Event) -> Response:
+        texts: dict[int, list[str]] = {choice: [] for choice in range(self._request.n)}
+        tokens: dict[int, list[ReleasedToken]] = {choice: [] for choice in texts}
+        ends: dict[int, Finished] = {}
+        async for event in self._events(first):
+            if isinstance(event, Finished):
+                ends[event.choice] = event
+            else:
+                texts[event.choice].append(event.text)
+                tokens[event.choice].extend(event.tokens)
+        logprobs = self._request.sampling.logprobs
+        choices = [
+            wire.completion_choice(ends[i], "".join(texts[i]), tokens[i] if logprobs else None) for i in texts
+        ]
+        use = wire.usage(len(self._job.prompt), sum(end.completion_tokens for end in ends.values()))
+        body = wire.completion(self._base, choices, use)
+        if self._risk:
+            body["lockgate"] = [wire.risk_outcome(ends[i]) for i in texts]
+        return json_response(body)
+
+
+async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def _refused(error: QueueFull | EngineDown) -> ApiError:
+    if isinstance(error, QueueFull):
+        return ApiError(
+            429,
+            f"Too many requests are waiting. Try again in {error.retry_after} s.",
+            kind="rate_limit_error",
+            code="rate_limit_exceeded",
+            headers={"Retry-After": str(error.retry_after)},
+        )
+    return ApiError(503, "The server takes no requests now.", kind="server_error", code="unavailable")
+
+
+def _blocked(event: Event) -> ApiError:
+    refusal = event.refusal if isinstance(event, Finished) else None
+    return ApiError(
+        400, refusal or "The prompt was stopped by the guard.", param="messages", code="content_filter"
+    )

@@ -1,0 +1,197 @@
+"""The ASGI application: routes, and who may reach them."""
+
+import asyncio
+import hmac
+import importlib
+import importlib.util
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lockgate._version import __version__
+from lockgate.gateway._answers import Answer
+from lockgate.gateway._errors import ApiError, error_response, handle_api_error, json_response
+from lockgate.gateway._events import Event
+from lockgate.gateway._gateway import MAX_BODY_BYTES, Gateway, deliver_to
+from lockgate.gateway._requests import decode_body, parse_chat_request
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+PLAYGROUND = "lockgate.gateway.playground"
+
+
+def create_app(gateway: Gateway) -> Starlette:
+    """The application around `gateway`, which it starts and closes with its lifespan."""
+    routes: list[BaseRoute] = [
+        Route("/v1/chat/completions", _chat_completions, methods=["POST"]),
+        Route("/v1/models", _models, methods=["GET"]),
+        Route("/v1/models/{model:path}", _model, methods=["GET"]),
+        Route("/health", _health, methods=["GET"]),
+        Route("/healthz", _health, methods=["GET"]),
+        Route("/readyz", _readyz, methods=["GET"]),
+        *playground_routes(),
+    ]
+    middleware = []
+    if gateway.options.loopback:
+        # A page of another site whose name is rebound to this machine still sends its own host name.
+        middleware.append(
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_NAMES), www_redirect=False)
+        )
+    if gateway.options.api_key is not None:
+        middleware.append(Middleware(BearerAuth, key=gateway.options.api_key))
+    app = Starlette(
+        routes=routes,
+        middleware=middleware,
+        lifespan=_lifespan(gateway),
+        exception_handlers={ApiError: handle_api_error, HTTPException: _handle_http, Exception: _handle_any},
+    )
+    app.state.gateway = gateway
+    return app
+
+
+def playground_routes() -> list[BaseRoute]:
+    """Routes of the page at `/`, if this installation has it: `routes` of the playground module."""
+    if importlib.util.find_spec(PLAYGROUND) is None:
+        return []
+    return list(importlib.import_module(PLAYGROUND).routes)
+
+
+class BearerAuth:
+    """Asks for the key on everything under `/v1/`; health checks and the page stay open."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._key = key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+                error = ApiError(
+                    401,
+                    "A valid API key is required: send it as `Authorization: Bearer KEY`.",
+                    kind="authentication_error",
+                    code="invalid_api_key",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _lifespan(gateway: Gateway) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        gateway.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(gateway.close)
+
+    return lifespan
+
+
+async def _chat_completions(request: Request) -> Response:
+    gateway: Gateway = request.app.state.gateway
+    payload = decode_body(await _read_body(request))
+    chat = parse_chat_request(
+        payload,
+        vocabulary_size=gateway.vocabulary_size,
+        max_choices=gateway.options.engine.max_streams,
+    )
+    queue: asyncio.Queue[Event] = asyncio.Queue()
+    job = await gateway.prepare(chat, deliver_to(queue))
+    wanted = request.headers.get("x-lockgate-risk") == "1"
+    risk = wanted and gateway.options.risk_events and gateway.options.loopback
+    return Answer(gateway, chat, job, queue, risk=risk)
+
+
+async def _read_body(request: Request) -> bytes:
+    """The body, if it is JSON and not too large. Raises ApiError (413, 415)."""
+    # Browsers send any other type to this machine from any page without asking first.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "The body must be sent as Content-Type: application/json.", code="content_type")
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large() -> ApiError:
+    limit = MAX_BODY_BYTES // 1024 // 1024
+    return ApiError(413, f"The body is larger than {limit} MB.", code="request_too_large")
+
+
+def _describe_model(gateway: Gateway) -> dict[str, Any]:
+    return {
+        "id": gateway.model_id,
+        "object": "model",
+        "created": gateway.created,
+        "owned_by": "lockgate",
+        "context_length": gateway.backbone.context_length,
+        "lockgate": {"mode": gateway.mode, "guard": gateway.about_guard},
+    }
+
+
+async def _models(request: Request) -> Response:
+    return json_response({"object": "list", "data": [_describe_model(request.app.state.gateway)]})
+
+
+async def _model(request: Request) -> Response:
+    gateway: Gateway = request.app.state.gateway
+    if request.path_params["model"] != gateway.model_id:
+        raise ApiError(404, "There is no such model; see /v1/models.", param="model", code="model_not_found")
+    return json_response(_describe_model(gateway))
+
+
+async def _health(request: Request) -> Response:
+    gateway: Gateway = request.app.state.gateway
+    alive = gateway.engine.alive
+    body = {"status": "ok" if alive else "down", "mode": gateway.mode, "version": __version__}
+    return json_response(body, 200 if alive else 503)
+
+
+async def _readyz(request: Request) -> Response:
+    gateway: Gateway = request.app.state.gateway
+    engine, log = gateway.engine, gateway.decisions
+    problems = gateway.problems()
+    ready = engine.alive and not engine.stalled
+    status = ("degraded" if problems else "ready") if ready else "unavailable"
+    body = {
+        "status": status,
+        "mode": gateway.mode,
+        "guard": gateway.about_guard,
+        "problems": problems,
+        "faults": {"total": engine.faults.total, "last": engine.faults.last},
+        "streams": {"active": engine.active_streams, "waiting": engine.waiting},
+        "kv_tokens": {"used": engine.pool.kv_used_tokens, "limit": engine.kv_tokens},
+        "decisions": {"written": log.written, "unwritten": log.unwritten, "lost": log.lost},
+    }
+    return json_response(body, 200 if ready else 503)
+
+
+async def _handle_http(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "Internal error"
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return error_response(ApiError(status, detail, headers=headers))
+
+
+async def _handle_any(_: Request, error: Exception) -> Response:
+    return error_response(ApiError(500, "The server failed to handle this request.", kind="server_error"))

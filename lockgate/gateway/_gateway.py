@@ -1,0 +1,161 @@
+"""The gateway: a backbone, a guard and an engine behind one door, and the limits that a request meets."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from lockgate.backbones import Backbone, RenderedChat
+from lockgate.cascade import Regions
+from lockgate.errors import BackboneError, ConfigError
+from lockgate.gateway._decisions import DecisionLog
+from lockgate.gateway._engine import Engine, EngineOptions
+from lockgate.gateway._errors import ApiError, invalid
+from lockgate.gateway._events import Event
+from lockgate.gateway._jobs import Job, Scoring
+from lockgate.gateway._requests import ChatRequest
+from lockgate.gateway._wire import completion_id
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """How the server behaves towards clients.
+
+    Attributes:
+        decisions: file of the decision log.
+        default_max_tokens: length of an answer where the request doesn't say.
+        block_input_status: 200 answers a flagged prompt in the halting shape, 400 with an error body.
+        api_key: what clients must send as a bearer token; None asks for none.
+        loopback: the server is reachable from this machine alone; other host names are refused.
+        risk_events: per-token scores for a page on this machine; only together with `loopback`.
+    """
+
+    decisions: Path
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    default_max_tokens: int = 1024
+    block_input_status: int = 200
+    api_key: str | None = None
+    loopback: bool = True
+    risk_events: bool = False
+
+    def __post_init__(self) -> None:
+        if self.block_input_status not in (200, 400):
+            raise ConfigError("block_input_status: expected 200 or 400")
+        if self.default_max_tokens < 1:
+            raise ConfigError("default_max_tokens: expected at least 1")
+        if self.api_key is not None and not self.api_key.strip():
+            raise ConfigError("api_key: is empty; leave it out or give a key")
+
+
+class Gateway:
+    """Everything the HTTP routes share.
+
+    Args:
+        scoring: the guard at work, None in mode `off`.
+        about_guard: what `/v1/models` says of the guard.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        scoring: Scoring | None,
+        options: GatewayOptions,
+        about_guard: dict[str, Any] | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.options = options
+        self.about_guard = about_guard
+        self.model_id = backbone.name
+        self.created = int(time.time())
+        self.decisions = DecisionLog(options.decisions)
+        self.engine = Engine(backbone, scoring, self.decisions, options.engine)
+        self.vocabulary_size = backbone.vocab_size
+        self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
+        self._tokenising = anyio.CapacityLimiter(1)
+
+    @property
+    def mode(self) -> str:
+        return self.options.engine.mode
+
+    def start(self) -> None:
+        """Open the decision log and start the engine. Raises ConfigError if the log can't be written."""
+        try:
+            self.decisions.open()
+        except OSError as error:
+            raise ConfigError(
+                f"decision log {self.decisions.path}: {error.strerror}; choose another file with --decisions"
+            ) from error
+        self.engine.start()
+
+    def close(self, timeout: float = 10.0) -> None:
+        """End what is open, write every decision, stop the engine."""
+        self.engine.close(timeout)
+        self.decisions.close()
+
+    async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None]) -> Job:
+        """Tokenise a request and check it against the context. Raises ApiError (400)."""
+        # A token is at most so many characters long, so text beyond this can't fit; and tokenising a
+        # megabyte only to find that out would let one client occupy a core.
+        characters = sum(len(message.content) for message in request.messages)
+        if characters > self.backbone.context_length * self._longest_token:
+            raise self._too_long(f"more than {characters // self._longest_token}")
+        rendered = await anyio.to_thread.run_sync(self._render, request, limiter=self._tokenising)
+        prompt_tokens = len(rendered.token_ids)
+        room = min(self.backbone.context_length, self.engine.kv_tokens // request.n) - prompt_tokens
+        if prompt_tokens >= self.backbone.context_length:
+            raise self._too_long(str(prompt_tokens))
+        if room < 1:
+            raise invalid(
+                "n", f"{request.n} answers to a prompt of {prompt_tokens} tokens don't fit in memory"
+            )
+        return Job(
+            id=completion_id(),
+            prompt=rendered.token_ids,
+            regions=Regions(rendered.prefix_length, rendered.prompt_start, prompt_tokens),
+            max_tokens=min(request.max_tokens or self.options.default_max_tokens, room),
+            n=request.n,
+            stops=request.stops,
+            sampling=request.sampling,
+            seed_basis=request.seed_basis,
+            deliver=deliver,
+        )
+
+    def problems(self) -> list[str]:
+        """What is wrong now; empty when all is well."""
+        found = [f"{where}: {what}" for where, what in sorted(self.engine.faults.open.items())]
+        if self.decisions.failure is not None:
+            found.append(f"decision log: {self.decisions.failure}, {self.decisions.unwritten} lines wait")
+        return found
+
+    def _render(self, request: ChatRequest) -> RenderedChat:
+        try:
+            return self.backbone.render(request.messages, add_generation_prompt=True)
+        except BackboneError as error:
+            raise ApiError(400, str(error), param="messages") from error
+
+    def _too_long(self, tokens: str) -> ApiError:
+        return ApiError(
+            400,
+            f"This model's context holds {self.backbone.context_length} tokens, "
+            f"but the messages come to {tokens}. Shorten them.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+def deliver_to(queue: "asyncio.Queue[Event]") -> Callable[[Event], None]:
+    """A function that other threads may call to put events into `queue` of the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def deliver(event: Event) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    return deliver

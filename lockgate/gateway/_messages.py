@@ -1,0 +1,83 @@
+"""The `messages` of a request, checked field by field. Error messages never repeat what a user wrote."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lockgate.exchanges import Message
+from lockgate.gateway._errors import ApiError, invalid
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+LONGEST_NAME = 256
+
+
+def parse_messages(value: object) -> tuple[Message, ...]:
+    """Messages of a chat request. Raises ApiError (400) naming the field."""
+    if value is None:
+        raise invalid("messages", "is required: a list of {role, content} objects")
+    if not isinstance(value, list):
+        raise invalid("messages", f"expected a list of {{role, content}} objects, found {json_type(value)}")
+    if not value:
+        raise invalid("messages", "the list is empty; at least one message is needed", "empty_array")
+    return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(value))
+
+
+def _message(value: object, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise invalid(where, f"expected an object with role and content, found {json_type(value)}")
+    role = value.get("role")
+    if role in ("tool", "function"):
+        raise unsupported(f"{where}.role", "tool messages")
+    if not isinstance(role, str) or role not in ROLES:
+        raise invalid(f"{where}.role", f"expected one of {', '.join(ROLES)}")
+    if value.get("tool_calls") or value.get("function_call"):
+        raise unsupported(f"{where}.tool_calls", "tool calls")
+    if value.get("audio") is not None:
+        raise unsupported(f"{where}.audio", "audio")
+    name = value.get("name")
+    if name is not None and not isinstance(name, str):
+        raise invalid(f"{where}.name", f"expected text, found {json_type(name)}")
+    if name is not None and len(name) > LONGEST_NAME:
+        raise invalid(f"{where}.name", f"is longer than {LONGEST_NAME} characters")
+    return Message(role=ROLES[role], content=_content(value, role, where), name=name)
+
+
+def _content(message: Mapping[str, Any], role: str, where: str) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_part(part, role, f"{where}.content[{index}]") for index, part in enumerate(content))
+    refusal = message.get("refusal")
+    if content is None and role == "assistant" and isinstance(refusal, str):
+        # A client that sends back a halted answer as history sends content null and our own refusal.
+        return refusal
+    raise invalid(f"{where}.content", f"expected text or a list of text parts, found {json_type(content)}")
+
+
+def _part(part: object, role: str, where: str) -> str:
+    if not isinstance(part, dict):
+        raise invalid(where, f'expected {{"type": "text", "text": ...}}, found {json_type(part)}')
+    kind = part.get("type")
+    field = "refusal" if kind == "refusal" and role == "assistant" else "text"
+    if kind != field:
+        raise unsupported(f"{where}.type", "content parts other than text")
+    if not isinstance(part.get(field), str):
+        raise invalid(f"{where}.{field}", f"expected text, found {json_type(part.get(field))}")
+    return str(part[field])
+
+
+def unsupported(param: str, what: str) -> ApiError:
+    return invalid(param, f"{what} are not supported by this server", "unsupported_value")
+
+
+def json_type(value: object) -> str:
+    """The JSON name of a value's type, for messages."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "an object"

@@ -1,0 +1,207 @@
+"""A chat completion request, from bytes to a checked record.
+
+Fields that nobody here reads are passed over, since OpenAI clients send ever new ones; fields that would
+change what the answer means, and that this server can't honour, are refused.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from lockgate.exchanges import Message
+from lockgate.gateway._errors import ApiError, invalid
+from lockgate.gateway._messages import json_type, parse_messages, unsupported
+from lockgate.gateway._sampling import SamplingParams
+
+MAX_STOPS = 4
+MAX_SEED = 2**63 - 1
+# Fields that are refused unless they hold the value that means "not used".
+_UNSUPPORTED: Mapping[str, tuple[str, tuple[object, ...]]] = {
+    "tools": ("tools", (None, [])),
+    "tool_choice": ("tools", (None, "none", "auto")),
+    "functions": ("functions", (None, [])),
+    "function_call": ("functions", (None, "none", "auto")),
+    "response_format": ("response formats other than text", (None, {"type": "text"})),
+    "modalities": ("modalities other than text", (None, ["text"])),
+    "audio": ("audio answers", (None,)),
+    "web_search_options": ("web searches", (None,)),
+    "moderation": ("moderation objects (the guard is always on)", (None,)),
+    "top_logprobs": ("alternatives to the chosen token: they would leave unscored and", (None, 0)),
+    "echo": ("echoed prompts", (None, False)),
+    "suffix": ("suffixes", (None,)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One request, checked. `max_tokens=None`: the server's default."""
+
+    messages: tuple[Message, ...]
+    model: str
+    n: int
+    max_tokens: int | None
+    stops: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    sampling: SamplingParams
+    seed_basis: Mapping[str, Any]
+
+
+def decode_body(body: bytes) -> dict[str, Any]:
+    """The JSON object of a request body. Raises ApiError (400)."""
+    try:
+        payload = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _explain_undecodable(body, error) from None
+    if not isinstance(payload, dict):
+        raise ApiError(400, f"The body must be a JSON object, found {json_type(payload)}.")
+    return payload
+
+
+def _explain_undecodable(body: bytes, error: Exception) -> ApiError:
+    if isinstance(error, RecursionError):
+        return ApiError(400, "The body is nested too deeply.")
+    if isinstance(error, UnicodeDecodeError):
+        return ApiError(400, "The body is not valid UTF-8.", code="invalid_unicode")
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return ApiError(
+            400,
+            "The body holds a lone surrogate (an unpaired \\ud800 to \\udfff escape), which is not text. "
+            "Replace it, for instance with \\ufffd.",
+            code="invalid_unicode",
+        )
+    except (ValueError, RecursionError):
+        pass
+    return ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json")
+
+
+def parse_chat_request(payload: dict[str, Any], *, vocabulary_size: int, max_choices: int) -> ChatRequest:
+    """Check a decoded body. Raises ApiError (400) naming the field at fault."""
+    messages = parse_messages(payload.get("messages"))
+    for name, (what, unused) in _UNSUPPORTED.items():
+        if payload.get(name) not in unused:
+            raise unsupported(name, what)
+    # One model is served, under any name: clients that can't change theirs work all the same.
+    model = payload.get("model", "")
+    if not isinstance(model, str):
+        raise invalid("model", f"expected text, found {json_type(model)}")
+    n = _integer(payload, "n", 1, low=1, high=max_choices) or 1
+    stream = _boolean(payload, "stream")
+    return ChatRequest(
+        messages=messages,
+        model=model,
+        n=n,
+        max_tokens=_max_tokens(payload),
+        stops=_stops(payload.get("stop")),
+        stream=stream,
+        include_usage=_include_usage(payload.get("stream_options"), stream=stream),
+        sampling=_sampling(payload, vocabulary_size),
+        seed_basis=_seed_basis(payload),
+    )
+
+
+def _sampling(payload: Mapping[str, Any], vocabulary_size: int) -> SamplingParams:
+    return SamplingParams(
+        temperature=_number(payload, "temperature", 1.0, 0, 2),
+        top_p=_number(payload, "top_p", 1.0, 0, 1),
+        top_k=max(0, _integer(payload, "top_k", 0, low=-1, high=vocabulary_size) or 0),
+        seed=_integer(payload, "seed", None, low=-MAX_SEED - 1, high=MAX_SEED),
+        presence_penalty=_number(payload, "presence_penalty", 0.0, -2, 2),
+        frequency_penalty=_number(payload, "frequency_penalty", 0.0, -2, 2),
+        logit_bias=_logit_bias(payload.get("logit_bias"), vocabulary_size),
+        logprobs=_boolean(payload, "logprobs"),
+    )
+
+
+def _seed_basis(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two requests the same for the random generator: all but how the answer is delivered."""
+    delivery = ("stream", "stream_options", "user", "metadata", "store", "service_tier", "safety_identifier")
+    return {key: value for key, value in payload.items() if key not in delivery}
+
+
+def _max_tokens(payload: Mapping[str, Any]) -> int | None:
+    values = [_integer(payload, name, None, low=1) for name in ("max_completion_tokens", "max_tokens")]
+    given = [value for value in values if value is not None]
+    return min(given) if given else None
+
+
+def _stops(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise invalid("stop", "expected text or a list of texts")
+    if len(stops) > MAX_STOPS:
+        raise invalid("stop", f"expected at most {MAX_STOPS} strings, found {len(stops)}")
+    if not all(stops):
+        raise invalid("stop", "an empty string would stop before the first token; leave it out")
+    return tuple(stops)
+
+
+def _include_usage(value: object, *, stream: bool) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, dict):
+        raise invalid("stream_options", f"expected an object, found {json_type(value)}")
+    if not stream:
+        raise invalid("stream_options", "is only allowed when stream is true")
+    return _boolean(value, "include_usage", "stream_options.include_usage")
+
+
+def _logit_bias(value: object, vocabulary_size: int) -> dict[int, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise invalid("logit_bias", f"expected an object of token id to bias, found {json_type(value)}")
+    biases: dict[int, float] = {}
+    for key, bias in value.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocabulary_size):
+            raise invalid("logit_bias", f"keys must be token ids from 0 to {vocabulary_size - 1}")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise invalid("logit_bias", "values must be numbers from -100 to 100")
+        biases[int(key)] = float(bias)
+    return biases
+
+
+def _number(payload: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+    value = payload.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid(name, f"expected a number from {low} to {high}, found {json_type(value)}")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise invalid(name, f"expected a number from {low} to {high}")
+    return float(value)
+
+
+def _integer(
+    payload: Mapping[str, Any], name: str, default: int | None, *, low: int, high: int | None = None
+) -> int | None:
+    value = payload.get(name)
+    if value is None:
+        return default
+    wanted = (
+        f"expected a whole number of at least {low}"
+        if high is None
+        else (f"expected a whole number from {low} to {high}")
+    )
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid(name, f"{wanted}, found {json_type(value)}")
+    if value < low or (high is not None and value > high):
+        raise invalid(name, wanted)
+    return value
+
+
+def _boolean(payload: Mapping[str, Any], name: str, param: str | None = None) -> bool:
+    value = payload.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise invalid(param or name, f"expected true or false, found {json_type(value)}")
+    return value

@@ -1,0 +1,95 @@
+"""Running the application with uvicorn: the address, the ready line, a bounded shutdown."""
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from lockgate.errors import ConfigError
+
+BACKLOG = 256
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` reaches this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(host: str, *, has_key: bool, insecure: bool) -> None:
+    """Refuse to be reachable from other machines without a key. Raises ConfigError."""
+    if not (is_loopback(host) or has_key or insecure):
+        raise ConfigError(
+            f"--host {host} makes the server reachable from other machines, and no API key is set: "
+            "give one with --api-key-file or LOCKGATE_API_KEY, or say --insecure"
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet; port 0 takes a free one. Raises ConfigError."""
+    name = host.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--host {host}: not an address of this machine ({error})") from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} is in use; choose another with --port, or 0 for a free one"
+            ) from error
+        raise ConfigError(f"can't listen on {host} port {port}: {error.strerror}") from error
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def run_server(
+    app: ASGIApp, bound: socket.socket, *, ready: Callable[[], None], drain_timeout: float = 30.0
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Then no new connections are taken, open answers get `drain_timeout` seconds to end, and the application's
+    lifespan closes the engine: every exchange has its decision line when this returns.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=max(1, round(drain_timeout)),
+    )
+    bound.listen(BACKLOG)
+    _Server(config, ready).run(sockets=[bound])

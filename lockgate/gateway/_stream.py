@@ -1,0 +1,164 @@
+"""One stream's way out: what may leave, and when. Pure state, without a model, threads or I/O.
+
+A sampled token waits until the backbone has consumed it and its activations have been scored. Only then does
+`AnswerGate.clear` see it, and only what `clear` returns ever reaches a client.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockgate.cascade import StreamState
+from lockgate.gateway._events import ReleasedToken
+from lockgate.gateway._text import Detokeniser, StopMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class Outflow:
+    """What one step lets out: text, the tokens that lie wholly in it, and whether a stop string was met."""
+
+    text: str = ""
+    tokens: tuple[ReleasedToken, ...] = ()
+    stopped: bool = False
+
+
+NOTHING = Outflow()
+
+
+class AnswerText:
+    """Cleared tokens to text, with stop strings cut off and each token kept beside the text it makes."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
+        self._detokeniser = Detokeniser(decode)
+        self._stops = StopMatcher(stops)
+        self._partial: list[tuple[float | None, float | None]] = []  # tokens of a half-written character
+        self._waiting: deque[tuple[int, ReleasedToken]] = deque()
+        self._made = 0  # characters that the tokens so far have made
+        self._given = 0  # characters that were given out
+
+    def push(self, token_id: int, score: float | None, logprob: float | None) -> Outflow:
+        text = self._detokeniser.push(token_id)
+        self._partial.append((score, logprob))
+        if text:
+            self._complete(text)
+        result = self._stops.push(text)
+        return self._give(result.text, stopped=result.stopped)
+
+    def finish(self) -> Outflow:
+        """The end of the stream by another way than a stop string: what was held back may leave."""
+        rest = self._detokeniser.finish()
+        self._complete(rest)
+        result = self._stops.push(rest)
+        text = result.text if result.stopped else result.text + self._stops.finish()
+        return self._give(text, stopped=result.stopped)
+
+    def _complete(self, text: str) -> None:
+        """The tokens so far make `text`; the last of them carries it, since no other can be shown alone."""
+        self._made += len(text)
+        for index, (score, logprob) in enumerate(self._partial, 1):
+            carried = text if index == len(self._partial) else ""
+            self._waiting.append((self._made, ReleasedToken(carried, score, logprob)))
+        self._partial.clear()
+
+    def _give(self, text: str, *, stopped: bool) -> Outflow:
+        self._given += len(text)
+        tokens = []
+        # A token leaves with its last character: one that reaches into a held-back stop string waits with it.
+        while self._waiting and self._waiting[0][0] <= self._given:
+            tokens.append(self._waiting.popleft()[1])
+        return Outflow(text, tuple(tokens), stopped)
+
+
+class AnswerGate:
+    """Scores a stream's tokens in order and lets out the cleared ones.
+
+    Args:
+        state: the guard's state of this stream, None where no guard is at work.
+        text: where cleared tokens become text.
+        enforce: whether a flag holds the text back (enforce) or is only noted (shadow).
+    """
+
+    def __init__(self, state: StreamState | None, text: AnswerText, *, enforce: bool) -> None:
+        self.state = state
+        self.broken: str | None = None
+        self._text = text
+        self._enforce = enforce
+        self._uncleared: list[tuple[int, float | None, float | None]] = []
+        self._shut = False
+
+    @property
+    def halted(self) -> bool:
+        """Whether nothing more may leave because of a flag."""
+        return self._shut or (self._enforce and self.state is not None and self.state.flagged)
+
+    def shut(self) -> None:
+        """Let nothing out any more, whatever follows."""
+        self._shut = True
+        self._uncleared.clear()
+
+    def read_prompt(self, logits: NDArray[np.floating]) -> None:
+        """Score prompt tokens, `[tokens, heads]`."""
+        self._consume(logits)
+        self._close_if_halted()
+
+    def clear(self, token_id: int, logprob: float | None, logits: NDArray[np.floating] | None) -> Outflow:
+        """Take the logits `[1, heads]` of a consumed answer token; give back what may leave now."""
+        score = self._consume(logits)
+        if self._close_if_halted():
+            return NOTHING
+        self._uncleared.append((token_id, score, logprob))
+        return self._release() if self._armed else NOTHING
+
+    def finish(self) -> Outflow:
+        """The model has ended: judge a stream too short to have been judged, then let out the rest."""
+        if self.state is not None and not self.broken:
+            self.state.finish()
+        if self._close_if_halted():
+            return NOTHING
+        released = self._release()
+        if released.stopped:
+            return released
+        rest = self._text.finish()
+        return Outflow(released.text + rest.text, released.tokens + rest.tokens, rest.stopped)
+
+    def _consume(self, logits: NDArray[np.floating] | None) -> float | None:
+        """Smoothed logit of the newest token. Enforcing, a failure is raised; in shadow mode it is noted."""
+        if self.state is None or self.broken:
+            return None
+        try:
+            if logits is None:
+                raise ValueError("a token without a score can't be cleared")
+            return float(self.state.consume(logits)[-1])
+        except Exception as error:
+            if self._enforce:
+                raise
+            self.broken = type(error).__name__
+            return None
+
+    @property
+    def _armed(self) -> bool:
+        """Whether the guard already judges: before that, tokens wait for its first judgement."""
+        if self.state is None or self.broken or not self._enforce:
+            return True
+        return self.state.scored >= self.state.thresholds.min_tokens
+
+    def _release(self) -> Outflow:
+        text, stopped = "", False
+        tokens: list[ReleasedToken] = []
+        for token_id, score, logprob in self._uncleared:
+            out = self._text.push(token_id, score, logprob)
+            text += out.text
+            tokens.extend(out.tokens)
+            stopped = out.stopped
+            if stopped:
+                break
+        self._uncleared.clear()
+        return Outflow(text, tuple(tokens), stopped)
+
+    def _close_if_halted(self) -> bool:
+        if self.halted:
+            self.shut()
+        return self._shut

@@ -1,0 +1,103 @@
+"""OpenAI response shapes: chunks, completions, usage, models."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from lockgate.gateway._events import Finished, ReleasedToken
+
+_encoder = msgspec.json.Encoder()
+DONE = b"data: [DONE]\n\n"
+
+
+def completion_id() -> str:
+    return f"chatcmpl-{secrets.token_hex(12)}"
+
+
+def sse(event: object) -> bytes:
+    """One server-sent event."""
+    return b"data: " + _encoder.encode(event) + b"\n\n"
+
+
+def chunk(
+    base: dict[str, Any],
+    index: int,
+    delta: dict[str, Any],
+    *,
+    finish_reason: str | None = None,
+    tokens: Sequence[ReleasedToken] | None = None,
+) -> dict[str, Any]:
+    """A `chat.completion.chunk` with one choice; `tokens` puts their log-probabilities in."""
+    logprobs = (
+        None if tokens is None else {"content": [logprob_entry(token) for token in tokens], "refusal": None}
+    )
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+    return {**base, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def usage_chunk(base: dict[str, Any], prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    return {
+        **base,
+        "object": "chat.completion.chunk",
+        "choices": [],
+        "usage": usage(prompt_tokens, completion_tokens),
+    }
+
+
+def completion(base: dict[str, Any], choices: list[dict[str, Any]], use: dict[str, int]) -> dict[str, Any]:
+    return {**base, "object": "chat.completion", "choices": choices, "usage": use}
+
+
+def completion_choice(
+    finished: Finished, text: str, tokens: Sequence[ReleasedToken] | None
+) -> dict[str, Any]:
+    """A choice of a non-streamed answer. A halted one holds no content, not even what was cleared."""
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if finished.refusal is not None:
+        message.update(content=None, refusal=finished.refusal)
+        tokens = None if tokens is None else ()
+    logprobs = (
+        None if tokens is None else {"content": [logprob_entry(token) for token in tokens], "refusal": None}
+    )
+    return {
+        "index": finished.choice,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": finished.reason,
+    }
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def logprob_entry(token: ReleasedToken) -> dict[str, Any]:
+    # -9999 is what OpenAI sends for a token it gives no number for.
+    logprob = -9999.0 if token.logprob is None else token.logprob
+    return {"token": token.text, "logprob": logprob, "bytes": list(token.text.encode()), "top_logprobs": []}
+
+
+def risk_tokens(tokens: Sequence[ReleasedToken], threshold: float | None) -> dict[str, Any]:
+    """The playground's private extension; never part of an ordinary client's answer."""
+    return {
+        "tokens": [{"text": token.text, "score": token.score} for token in tokens],
+        "threshold": threshold,
+    }
+
+
+def risk_outcome(finished: Finished) -> dict[str, Any]:
+    """How a choice ended, for the playground."""
+    return {
+        "decision": finished.decision,
+        "enforced": finished.enforced,
+        "category": finished.category,
+        "max_prompt": finished.max_prompt,
+        "max_answer": finished.max_answer,
+        "threshold": finished.threshold,
+    }

@@ -1,0 +1,26 @@
+import pytest
+from models import random_head, tiny_backbone
+from serving import GatewayFactory
+
+from lockgate.backbones import Backbone
+from lockgate.classifiers import ProbeHead
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["llama"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return tiny_backbone(request.param)
+
+
+@pytest.fixture
+def head(backbone: Backbone) -> ProbeHead:
+    return random_head(backbone)
+
+
+@pytest.fixture
+def make_gateway(tmp_path) -> GatewayFactory:
+    return GatewayFactory(tmp_path)

@@ -1,0 +1,110 @@
+"""Helpers for the gateway's tests: a gateway on a tiny model, a client for it, requests in its terms."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from lockgate.backbones import Backbone
+from lockgate.cascade import FlagOn, Regions, StreamState, Thresholds
+from lockgate.classifiers import ProbeHead, ProbeTap
+from lockgate.gateway import EngineOptions, Gateway, GatewayOptions, Scoring, create_app
+
+REFUSAL = "The gates stay shut."
+NEVER = 1e9
+CHAT = "/v1/chat/completions"
+
+
+def scoring_for(
+    backbone: Backbone,
+    head: ProbeHead,
+    flag: float = NEVER,
+    *,
+    flag_on: FlagOn = "answer",
+    min_tokens: int = 4,
+    tap: Any = None,
+) -> Scoring:
+    """A guard's share of the engine, around a probe."""
+    thresholds = Thresholds(flag, min_tokens=min_tokens, flag_on=flag_on)
+
+    def new_state(regions: Regions) -> StreamState:
+        return StreamState(thresholds, head.gamma, regions, head.category_ids)
+
+    return Scoring(
+        tap=tap or ProbeTap([head], backbone.hidden_size),
+        new_state=new_state,
+        refusal=REFUSAL,
+        guard="0123456789abcdef",
+        threshold=flag,
+    )
+
+
+class GatewayFactory:
+    """Makes gateways with a decision log of their own, and reads those logs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+
+    def __call__(self, backbone: Backbone, scoring: Scoring | None, **options: Any) -> Gateway:
+        engine = {
+            name: options.pop(name)
+            for name in ("mode", "max_streams", "max_queue", "kv_tokens", "step_timeout")
+            if name in options
+        }
+        if scoring is None:
+            engine["mode"] = "off"
+        path = self._folder / f"decisions-{next(self._numbers)}.jsonl"
+        options.setdefault("decisions", path)
+        return Gateway(backbone, scoring, GatewayOptions(engine=EngineOptions(**engine), **options))
+
+
+def decisions_of(gateway: Gateway) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in gateway.decisions.path.read_text().splitlines() if line]
+
+
+@asynccontextmanager
+async def client_for(gateway: Gateway, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client inside the running application."""
+    app = create_app(gateway)
+    async with app.router.lifespan_context(app):
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", **options) as client:
+            yield client
+
+
+def ask(text: str = "why does the lock hold", **fields: Any) -> dict[str, Any]:
+    return {"model": "any", "messages": [{"role": "user", "content": text}], "temperature": 0, **fields}
+
+
+def events_of(response: httpx2.Response) -> list[dict[str, Any]]:
+    """Chunks of a stream; it must be well formed and end with [DONE]."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = response.text.split("\n\n")
+    assert lines.pop() == ""
+    assert all(line.startswith("data: ") for line in lines)
+    payloads = [line.removeprefix("data: ") for line in lines]
+    assert payloads.pop() == "[DONE]"
+    return [json.loads(payload) for payload in payloads]
+
+
+def text_of(events: Sequence[dict[str, Any]], choice: int = 0) -> str:
+    return "".join(
+        item["delta"].get("content") or ""
+        for event in events
+        for item in event["choices"]
+        if item["index"] == choice
+    )
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Let other tasks and threads run until something holds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.to_thread(lambda: None)
