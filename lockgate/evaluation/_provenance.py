@@ -1,0 +1,70 @@
+"""Where a result comes from: the code, the command, the seeds and the bytes it read."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lockgate._version as own
+from lockgate.errors import ExchangeError
+
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "torch", "transformers")
+
+
+def collect_provenance(
+    command: Sequence[str], seeds: Mapping[str, int], inputs: Iterable[str | os.PathLike[str]]
+) -> dict[str, Any]:
+    """What every result carries: commit (with a mark for uncommitted changes), command, seeds, the SHA-256 of
+    each input by path as given, and library versions. `commit` is None outside a Git work tree.
+    """
+    return {
+        "commit": _commit(),
+        "command": list(command),
+        "seeds": dict(seeds),
+        "inputs": {str(path): file_sha256(path) for path in inputs},
+        "versions": _versions(),
+    }
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hex. Raises ExchangeError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ExchangeError(f"{path}: cannot be read ({type(error).__name__})") from None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "lockgate": own.__version__}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    # An installed copy may lie inside another repository, whose commit says nothing about this code.
+    if not (root / ".git").exists():
+        return None
+    head = _git(root, "rev-parse", "HEAD")
+    if head is None:
+        return None
+    return head + ("+uncommitted" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

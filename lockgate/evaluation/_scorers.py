@@ -1,0 +1,133 @@
+"""Which columns are compared, and the thresholds each takes from calibration rows."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockgate.calibration import plain_quantile_threshold
+from lockgate.errors import ExchangeError
+from lockgate.evaluation._curves import Floats
+from lockgate.evaluation._scores import ScoresTable
+
+BASELINE_PREFIX = "baseline_"
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Scores of another scorer on the same exchanges, joined by id; `calibration` gives its thresholds."""
+
+    name: str
+    scores: ScoresTable
+    calibration: ScoresTable | None = None
+    column: str = "mixed_max"
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """One column to evaluate: its values [N] and its benign calibration values [M], one a prompt."""
+
+    name: str
+    column: str
+    values: Floats
+    calibration: Floats | None
+
+
+def collect_scorers(
+    table: ScoresTable, calibration: ScoresTable | None, baselines: Sequence[Baseline]
+) -> list[Scorer]:
+    """The deciding score first, then its parts, prompt alone, length alone, and every baseline.
+
+    Extra columns named `baseline_NAME` are baselines too. A score of minus infinity says that nothing in the
+    row could flag. Raises ExchangeError for deciding scores that are NaN or infinite and for baselines that
+    lack rows.
+    """
+    benign = None if calibration is None else benign_prompts(calibration)
+    columns = [("mixed" if table.has("classifier_max") else "probe", "mixed_max")]
+    if table.has("classifier_max"):
+        columns += [("probe", "probe_max"), ("classifier", "classifier_max")]
+    columns += [("prompt_alone", "max_prompt"), ("length_alone", "")]
+    names = [name for name in table.table.column_names if name.startswith(BASELINE_PREFIX)]
+    columns += [(name.removeprefix(BASELINE_PREFIX), name) for name in names]
+    scorers = [
+        _scorer(name, column, table, benign) for name, column in columns if not column or table.has(column)
+    ]
+    scorers += [_joined(baseline, table) for baseline in baselines]
+    known = [scorer.name for scorer in scorers]
+    repeated = {name for name in known if known.count(name) > 1}
+    if repeated:
+        raise ExchangeError(f"two scorers are named {min(repeated)}; give each baseline a name of its own")
+    return scorers
+
+
+def benign_prompts(calibration: ScoresTable) -> ScoresTable:
+    """The rows that thresholds come from: no harmful ones, the first row of each prompt."""
+    # NaN >= 0.5 is false: unlabelled traffic counts as benign.
+    rows = np.flatnonzero(~(calibration.labels >= 0.5))
+    _, first = np.unique(np.asarray(calibration.groups, dtype=str)[rows], return_index=True)
+    return calibration.select(rows[np.sort(first)])
+
+
+def threshold_of(scorer: Scorer, benign_values: Floats, fpr: float) -> tuple[float, str] | None:
+    """A scorer's threshold at `fpr` and its origin; None when there is no benign score to take it from."""
+    if scorer.calibration is not None and len(scorer.calibration):
+        return plain_quantile_threshold(scorer.calibration, fpr), "calibration"
+    if len(benign_values):
+        return plain_quantile_threshold(benign_values, fpr), "evaluation"
+    return None
+
+
+def align(first: ScoresTable, second: ScoresTable) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row numbers of the exchanges that both tables hold, the n-th of an id with the n-th of that id."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for row, identity in enumerate(second.ids):
+        places[identity].append(row)
+    pairs = []
+    used: dict[str, int] = defaultdict(int)
+    for row, identity in enumerate(first.ids):
+        if used[identity] < len(places.get(identity, ())):
+            pairs.append((row, places[identity][used[identity]]))
+            used[identity] += 1
+    matched = np.asarray(pairs, dtype=np.intp).reshape(-1, 2)
+    return matched[:, 0], matched[:, 1]
+
+
+def _scorer(name: str, column: str, table: ScoresTable, benign: ScoresTable | None) -> Scorer:
+    def read(part: ScoresTable) -> Floats:
+        return part.floats(column) if column else part.lengths
+
+    values = read(table)
+    bad = int((np.isnan(values) | (values == np.inf)).sum())
+    if column == "mixed_max" and bad:
+        raise ExchangeError(f"{bad} rows have a mixed_max that is NaN or infinite; score them again")
+    usable = benign is not None and (not column or benign.has(column))
+    return Scorer(
+        name, column or "length", _ranked(values), _ranked(read(benign)) if benign and usable else None
+    )
+
+
+def _joined(baseline: Baseline, table: ScoresTable) -> Scorer:
+    place = {identity: row for row, identity in enumerate(baseline.scores.ids)}
+    missing = [identity for identity in table.ids if identity not in place]
+    if missing:
+        raise ExchangeError(
+            f"baseline {baseline.name} has no score for {len(missing)} exchanges, among them {missing[0]}; "
+            "score it on the same file"
+        )
+    values = baseline.scores.floats(baseline.column)[[place[identity] for identity in table.ids]]
+    benign = None if baseline.calibration is None else benign_prompts(baseline.calibration)
+    calibration = None if benign is None else _ranked(benign.floats(baseline.column))
+    return Scorer(baseline.name, baseline.column, _ranked(values), calibration)
+
+
+def _ranked(values: Floats) -> Floats:
+    """Finite values [N] with the same ranks; what has no score ranks below all that have."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return values
+    lowest = values[finite].min() if finite.any() else 0.0
+    return np.where(
+        finite, values, np.where(values == np.inf, values[finite].max(initial=0.0) + 1, lowest - 1)
+    )
