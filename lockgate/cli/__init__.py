@@ -32,7 +32,8 @@ _COMMANDS = (
 )
 
 _EXIT_CODES = (
-    "Exit codes: 0 done; 1 a check failed; 2 wrong usage or input; 70 an internal error; 130 interrupted."
+    "Exit codes: 0 done; 1 a check failed; 2 wrong usage or input, or a file that can't be read or written; "
+    "70 an internal error; 130 interrupted."
 )
 
 app = typer.Typer(
@@ -71,6 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         app(args=arguments)
     except LockgateError as error:
         print_error(str(error))
+        sys.exit(EXIT_USAGE)
+    except OSError as error:
+        # A full disk, a missing right, a port in use: the machine's state, not a bug.
+        place = f"{error.filename}: " if error.filename else ""
+        print_error(f"{place}{error.strerror or error}")
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

@@ -18,6 +18,7 @@ from lockgate.constitution._schema import (
     Harmless,
     HarmlessCategory,
 )
+from lockgate.errors import ConstitutionError
 
 Level = Literal["error", "warning"]
 
@@ -59,7 +60,7 @@ def lint_constitution(path: str | os.PathLike[str]) -> list[Finding]:
     without examples, categories that are similar.
 
     Raises:
-        OSError: the file can't be read.
+        ConstitutionError: the file can't be opened.
     """
     return check_file(Path(path)).findings
 
@@ -70,6 +71,8 @@ def check_file(path: Path) -> Checked:
         document = read_document(path)
     except DocumentError as error:
         return Checked(None, [Finding(error.line, "error", error.message, error.remedy)])
+    except OSError as error:
+        raise ConstitutionError(f"{path}: can't be read: {error.strerror}") from error
     constitution, findings = _validate(document)
     if isinstance(document.value, dict):
         categories = list(_categories(document.value))

@@ -48,10 +48,7 @@ def load_constitution(name_or_path: str | os.PathLike[str]) -> Constitution:
         ConstitutionError: `FILE:LINE: ...` of the first error and how many more there are.
     """
     path = constitution_path(name_or_path)
-    try:
-        checked = check_file(path)
-    except OSError as error:
-        raise ConstitutionError(f"{path}: can't be read: {error.strerror}") from error
+    checked = check_file(path)
     if checked.constitution is not None:
         return checked.constitution
     errors = [finding for finding in checked.findings if finding.level == "error"]

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 SAME = 0.8
 SIMILAR = 0.5
+# Titles are so short that one shared word is half of them.
+_SIMILAR_TITLES = 0.6
 
 _WORD = re.compile(r"\w+")
 # Words that any two policies share would make short descriptions look alike.
@@ -50,7 +52,8 @@ def find_overlaps(entries: Sequence[Entry]) -> Iterator[Overlap]:
     """Pairs of categories whose titles, descriptions or whole texts are similar, or that share examples."""
     prepared = [(entry, _views(entry), {_fold(example) for example in entry.examples}) for entry in entries]
     for (one, one_views, one_examples), (two, two_views, two_examples) in combinations(prepared, 2):
-        similarity = max(jaccard(a, b) for a, b in zip(one_views, two_views, strict=True))
+        titles, *texts = (jaccard(a, b) for a, b in zip(one_views, two_views, strict=True))
+        similarity = max(titles if titles >= _SIMILAR_TITLES else 0.0, *texts)
         shared = len(one_examples & two_examples)
         if similarity >= SIMILAR or shared:
             yield Overlap(one.number, two.number, similarity, shared)

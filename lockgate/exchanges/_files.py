@@ -57,6 +57,8 @@ def read_lines(path: Path, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
             f"{path}:{number + 1}: the compressed stream is damaged or cut short after line {number} "
             f"({type(error).__name__}); fetch or write the file again"
         ) from error
+    except OSError as error:
+        raise ExchangeError(f"{path}: can't be read: {error.strerror}") from error
 
 
 def _chunks(file: BinaryIO, suffix: str) -> Iterator[bytes]:

@@ -70,6 +70,11 @@ def raise_in_command(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> N
     ("error", "code", "line"),
     [
         (ConfigError("a.yaml:3: k: bad\nvalue\x1b[0m"), 2, "error: a.yaml:3: k: bad value [0m\n"),
+        (
+            OSError(28, "No space left on device", "a.parquet"),
+            2,
+            "error: a.parquet: No space left on device\n",
+        ),
         (KeyboardInterrupt(), 130, ""),
         (typer.Exit(1), 1, ""),
     ],

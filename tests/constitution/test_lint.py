@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lockgate.constitution import Finding, constitution_path, lint_constitution, shipped_names
 from lockgate.constitution._overlap import jaccard, tokens
+from lockgate.errors import ConstitutionError
 
 CLEAN = """\
 name: kitchen
@@ -193,6 +194,15 @@ def test_not_utf8_and_too_large(tmp_path: Path) -> None:
     assert "larger" in lint_constitution(path)[0].message
     path.write_bytes(b"name:\n  " + b"[" * 2**19)
     assert lint_constitution(path)[0][:3] == (2, "error", "the YAML is nested too deep")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConstitutionError, match=r"none.yaml: can't be read: No such file"):
+        lint_constitution(tmp_path / "none.yaml")
+
+
+def test_one_shared_word_in_a_short_title_is_no_overlap(tmp_path: Path) -> None:
+    assert lint(tmp_path, CLEAN.replace("title: Ordinary loaves", "title: Ordinary sourdough")) == []
 
 
 @given(st.text(max_size=200))
