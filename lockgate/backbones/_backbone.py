@@ -49,12 +49,16 @@ class Backbone:
     Attributes:
         n_layers, hidden_size: shape of the activations.
         context_length: tokens that one session can hold.
+        source: what `load` was given, so that another process can load the same.
         eos_ids: tokens that end a turn.
         control_ids: every added token; text never becomes one.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, hashes: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str, source: str = "", hashes: dict[str, Any] | None = None
+    ) -> None:
         self.model = model.eval()
+        self.source = source
         self.tokenizer = tokenizer
         self.name = name
         self._hashes = hashes
@@ -72,8 +76,13 @@ class Backbone:
         self.device: torch.device = next(model.parameters()).device
 
     @classmethod
-    def load(cls, source: str | Path = "embedded", *, device: str = "cpu") -> "Backbone":
-        """Load the embedded backbone, or any local Hugging Face causal language model, in float32.
+    def load(
+        cls, source: str | Path = "embedded", *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "Backbone":
+        """Load the embedded backbone, or any local Hugging Face causal language model.
+
+        Guards are made and served in float32, where batch mates move a logit by next to nothing; bfloat16 is for
+        writing text in bulk.
 
         Raises:
             BackboneError: nothing usable at `source`. Nothing is downloaded, no remote code is run.
@@ -91,7 +100,7 @@ class Backbone:
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 str(path),
-                dtype=torch.float32,
+                dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -102,7 +111,7 @@ class Backbone:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackboneError(f"{path}: not loadable as a causal language model: {first}") from error
         name = hashes["name"] if hashes else path.resolve().name
-        return cls(model.to(device), tokenizer, name=name, hashes=hashes)
+        return cls(model.to(device), tokenizer, name=name, source=str(source), hashes=hashes)
 
     @cached_property
     def identity(self) -> BackboneIdentity:

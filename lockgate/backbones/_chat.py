@@ -17,6 +17,8 @@ from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 
 ROLES = ("system", "user", "assistant", "tool")
+# OpenAI's name for the system role of newer models; chat templates know the old one.
+_ALIASES = {"developer": "system"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class ChatRenderer:
         return [i for i in ids if i not in self.control_ids]
 
     def _mark(self, message: Message, texts: list[str], marker: str) -> dict[str, Any]:
-        if message.role not in ROLES:
+        role = _ALIASES.get(message.role, message.role)
+        if role not in ROLES:
             raise BackboneError(f"messages: role must be one of {', '.join(ROLES)}")
 
         def hide(value: Any) -> Any:
@@ -105,7 +108,7 @@ class ChatRenderer:
                 return [hide(item) for item in value]
             return value
 
-        marked = {"role": message.role, "content": hide(message.content)}
+        marked = {"role": role, "content": hide(message.content)}
         if message.name is not None:
             marked["name"] = hide(message.name)
         if message.tool_calls:

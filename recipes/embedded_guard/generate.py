@@ -17,18 +17,19 @@ from sources import PROMPT_LISTS, prompts_of
 from lockgate.backbones import Backbone, generate_answers
 from lockgate.exchanges import Exchange, Message
 
-MAX_TOKENS = 96
-GROUP = 192
+MAX_TOKENS = 80
+GROUP = 96
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(2)
-    backbone = Backbone.load("embedded")
+    torch.set_num_threads(arguments.threads)
+    backbone = Backbone.load("embedded", dtype=torch.bfloat16)
     for name in PROMPT_LISTS:
         answer_list(backbone, name, prompts_of(name, arguments.data), arguments.out / f"answers_{name}.jsonl")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lockgate.exchanges import Exchange, read_exchanges
 
-PROMPT_LISTS = ("own_sgbench", "own_advbench", "own_catqa", "own_benign")
-OWN_CATQA_ROWS = 1100
-OWN_SGBENCH_ROWS = 400
-OWN_BENIGN_ROWS = 500
+PROMPT_LISTS = ("own_advbench", "own_catqa", "own_sgbench", "own_benign")
+OWN_CATQA_ROWS = 700
+OWN_SGBENCH_ROWS = 300
+OWN_BENIGN_ROWS = 200
 
 
 def read(name: str, data: Path) -> Iterator[Exchange]:

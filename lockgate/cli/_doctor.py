@@ -1,0 +1,105 @@
+"""`lockgate doctor`: what is there, what is missing, and how to get it."""
+
+import importlib.metadata
+import os
+import platform
+from typing import Annotated, NamedTuple
+
+import typer
+
+from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, print_json, print_table
+
+
+class Check(NamedTuple):
+    """One line of the report; `remedy` is empty where all is well."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(doctor)
+
+
+def doctor(
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Also load the embedded guard with every hub and proxy switched off.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Say what is there, what is missing and how to get it. Exit code 1 if something needed is missing."""
+    checks = [_python(), *_packages(), _home(), _weights(), _bundle()]
+    if offline:
+        checks.append(_offline())
+    if json:
+        print_json({"ok": all(check.ok for check in checks), "checks": [check._asdict() for check in checks]})
+    else:
+        rows = [["ok" if c.ok else "MISSING", c.name, c.found, c.remedy] for c in checks]
+        print_table(["", "check", "found", "what to do"], rows)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _python() -> Check:
+    return Check("python", True, f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")
+
+
+def _packages() -> list[Check]:
+    found = []
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "starlette", "uvicorn"):
+        try:
+            found.append(Check(name, True, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append(Check(name, False, "not installed", f"pip install {name}"))
+    return found
+
+
+def _home() -> Check:
+    from lockgate._home import home
+
+    path = home()
+    parent = next(p for p in (path, *path.parents) if p.exists())
+    writable = os.access(parent, os.W_OK)
+    return Check("LOCKGATE_HOME", writable, str(path), "" if writable else "set LOCKGATE_HOME to a writable folder")
+
+
+def _weights() -> Check:
+    from lockgate.backbones import embedded_is_ready, embedded_path
+
+    ready = embedded_is_ready()
+    return Check("embedded backbone", ready, str(embedded_path()) if ready else "not here", "" if ready else "lockgate fetch")
+
+
+def _bundle() -> Check:
+    from lockgate.errors import LockgateError
+    from lockgate.guards import EMBEDDED, read_bundle
+
+    try:
+        record = read_bundle(EMBEDDED).record
+    except LockgateError as error:
+        return Check("embedded guard", False, str(error), "install lockgate again")
+    state = "calibrated" if record.calibration else "uncalibrated"
+    return Check("embedded guard", True, f"{record.name}, {state}")
+
+
+def _offline() -> Check:
+    import socket
+
+    import lockgate
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    original = socket.socket.connect
+
+    def refuse(*_: object) -> None:
+        raise OSError("the network is off for this check")
+
+    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
+    try:
+        score = lockgate.load("embedded").score([{"role": "user", "content": "hello"}])
+        return Check("works offline", True, f"guard loaded and scored {score.tokens} tokens without the network")
+    except (lockgate.LockgateError, OSError) as error:
+        return Check("works offline", False, str(error), "see the lines above")
+    finally:
+        socket.socket.connect = original  # type: ignore[method-assign]

@@ -1,0 +1,46 @@
+"""`lockgate score`: a file of exchanges in, a scores table out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lockgate.cli._common import GuardArgument, JsonFlag, print_json, progress
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(score)
+
+
+def score(
+    guard: GuardArgument,
+    input: Annotated[Path, typer.Option(help="Exchanges: .jsonl[.gz|.zst] or .parquet.")],  # noqa: A002
+    output: Annotated[Path, typer.Option(help="Scores table to write (.parquet).")],
+    backbone: Annotated[str | None, typer.Option(help="The guard's backbone, if not the embedded one.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes, one thread each. 1 uses all cores in one process.")] = 1,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave malformed rows out.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Score every exchange of a file as serving would. Interrupted, it goes on where it stopped."""
+    from lockgate.guards import Guard
+
+    loaded = Guard.load(guard, backbone=backbone)
+    with progress("score") as advance:
+        done = 0
+
+        def report(total: int) -> None:
+            nonlocal done
+            advance(max(0, total - done))
+            done = max(done, total)
+
+        table = loaded.score_file(input, output, skip_invalid=skip_invalid, workers=workers, report=report)
+    summary = {
+        "exchanges": len(table),
+        "flagged": int(table.flagged.sum()),
+        "tokens": int(table.floats("tokens_stage1").sum()),
+        "output": str(output),
+    }
+    if json:
+        print_json(summary)
+    else:
+        typer.echo(f"{summary['exchanges']} exchanges, {summary['flagged']} flagged, in {output}")

@@ -1,0 +1,21 @@
+"""Guards: the bundle on disk, its model card, and the loaded object that scores and watches."""
+
+from lockgate.guards._bundle import EMBEDDED, read_bundle
+from lockgate.guards._guard import Guard
+from lockgate.guards._record import GuardRecord, TrainingRecord
+from lockgate.guards._scoring import ExchangeScore, regions_of, score_exchanges
+from lockgate.guards._stream import GuardStream
+from lockgate.guards._training import train_guard
+
+__all__ = [
+    "EMBEDDED",
+    "ExchangeScore",
+    "Guard",
+    "GuardRecord",
+    "GuardStream",
+    "TrainingRecord",
+    "read_bundle",
+    "regions_of",
+    "score_exchanges",
+    "train_guard",
+]

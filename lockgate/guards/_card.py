@@ -1,0 +1,104 @@
+"""The model card of a bundle, written from its record: nothing in it is typed by hand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from lockgate.calibration import Calibration
+from lockgate.constitution import Constitution
+from lockgate.guards._record import GuardRecord, TrainingRecord
+
+
+def write_card(record: GuardRecord, constitution: Constitution, results: Mapping[str, Any] | None = None) -> str:
+    """The card as Markdown with the front matter that model hubs read.
+
+    Args:
+        results: content of a result file with a `sets` entry, as the embedded guard's recipe writes it.
+    """
+    front = {
+        "library_name": "lockgate",
+        "base_model": record.backbone.name,
+        "pipeline_tag": "text-classification",
+        "tags": ["safety", "guard", "linear-probe", "constitutional-classifier"],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
+        f"# {record.name}\n",
+        f"A linear probe on the activations of {record.backbone.name} that keeps the policy "
+        f"`{constitution.name}` (version {constitution.version}). It reads prompt and answer together and scores every "
+        "token; a stream is halted when the smoothed logit crosses the threshold.\n",
+        _policy(constitution),
+        _calibration(record),
+        _results(results),
+        _training(record.training) if record.training else "",
+        _limits(record),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _policy(constitution: Constitution) -> str:
+    rows = "\n".join(f"- `{category.id}`: {category.title}" for category in constitution.harmful)
+    return f"## What it is meant to stop\n\n{rows}\n"
+
+
+def _calibration(record: GuardRecord) -> str:
+    head = "## Refusal budget\n\n"
+    if record.calibration is None:
+        return (
+            head + "**Uncalibrated.** The threshold is provisional and no false-refusal rate is claimed. Run "
+            "`lockgate calibrate` on your own traffic before you rely on it.\n"
+        )
+    found = Calibration.from_dict(record.calibration)
+    deciles = ", ".join(f"{value:.0f}" for value in found.length_deciles)
+    sources = ", ".join(f"{name} {count}" for name, count in sorted(found.sources.items()))
+    return (
+        f"{head}Threshold {found.threshold:.4f} (smoothed logit). At most k = {found.k} of n = {found.n} distinct "
+        f"benign prompts may flag; {found.flagged} do. One-sided {found.confidence:.0%} upper bound of the flagged "
+        f"share: {found.bound:.4%}, within the budget of {found.budget:.3%}.\n\n"
+        f"- lengths (deciles, tokens): {deciles or 'not recorded'}\n- traffic: {sources or 'not recorded'}\n"
+        f"- excluded by hand, in calibration only: {len(found.excluded)}\n"
+        + "".join(f"- {line}\n" for line in record.claim)
+    )
+
+
+def _results(results: Mapping[str, Any] | None) -> str:
+    if not results:
+        return ""
+    lines = ["## Measured\n", "| set | n | AUROC | TPR at 0.1 % FPR (95 % interval) | text baseline |", "|---|--:|--:|--:|--:|"]
+    for name, found in results["sets"].items():
+        probe, base = found["probe"], found["baseline"]
+        low, high = probe["ci"]
+        lines.append(
+            f"| {name} | {found['n']} | {_number(probe['auroc'])} | "
+            f"{_number(probe['tpr_at_0.001'])} ({_number(low)} to {_number(high)}) | {_number(base['tpr_at_0.001'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _training(training: TrainingRecord) -> str:
+    rows = "\n".join(
+        f"| {source} | {count.get('harmful', 0)} | {count.get('harmless', 0)} |"
+        for source, count in sorted(training.exchanges.items())
+    )
+    notes = "".join(f"- {note}\n" for note in training.notes)
+    return (
+        f"## Training\n\nRecipe: `{training.recipe}`; seeds {training.seeds}; data SHA-256 "
+        f"`{training.data_sha256[:16]}…`.\n\n| source | harmful | harmless |\n|---|--:|--:|\n{rows}\n\n{notes}"
+    )
+
+
+def _limits(record: GuardRecord) -> str:
+    return (
+        "## Limits\n\n"
+        "- The claim holds for traffic like that of the calibration, in its lengths and languages, and for no other. "
+        "Your own traffic differs: recalibrate, or start in shadow mode.\n"
+        "- A small backbone understands little: disguises that it cannot read pass. Adaptive attackers were not "
+        "measured here.\n"
+        f"- Made for exactly this backbone ({record.backbone.name}, {record.backbone.dtype}); it refuses others.\n"
+        "- Category names are reported for orientation; the decision does not depend on them.\n"
+    )
