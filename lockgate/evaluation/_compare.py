@@ -12,13 +12,21 @@ from lockgate.evaluation._result import Comparison, Difference
 from lockgate.evaluation._scorers import Scorer, align, collect_scorers, threshold_of
 from lockgate.evaluation._scores import ScoresTable
 
+RANKINGS = (area, log_area)
+
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """A scorer's values [N] and its flags [N] at named operating points."""
+    """A scorer's values [N], its flags [N] at named operating points, and its resampled rankings if known."""
 
     values: Floats
     flags: dict[str, Mask]
+    drawn: Floats | None = None
+
+
+def draw_rankings(values: Floats, harmful: Mask, clusters: Clusters) -> Floats:
+    """Resampled AUROC and log-FPR AUROC [2, resamples]."""
+    return curve_statistic(RANKINGS, values, harmful, clusters)
 
 
 def decide(scorer: Scorer, harmful: Mask, fprs: Sequence[float]) -> Decisions:
@@ -75,12 +83,14 @@ def paired_differences(
     """First minus second in AUROC, log-FPR AUROC, and TPR and FPR at each shared operating point."""
     differences = []
     if harmful.any() and not harmful.all():
-        statistics = (area, log_area)
-        drawn = [curve_statistic(statistics, side.values, harmful, clusters) for side in (first, second)]
+        drawn = [
+            draw_rankings(side.values, harmful, clusters) if side.drawn is None else side.drawn
+            for side in (first, second)
+        ]
         whole = np.ones((1, len(harmful)))
         for i, metric in enumerate(("auroc", "log_auroc")):
             values = [
-                float(statistics[i](weighted_roc(side.values, harmful, whole))[0]) for side in (first, second)
+                float(RANKINGS[i](weighted_roc(side.values, harmful, whole))[0]) for side in (first, second)
             ]
             differences.append(_difference(metric, values, drawn[0][i] - drawn[1][i], clusters))
     for kind, rows in (("tpr", harmful), ("fpr", ~harmful)):

@@ -26,8 +26,11 @@ def weighted_roc(scores: Floats, harmful: Mask, weights: Floats) -> Roc:
     ordered = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     harm = harmful[order]
-    positive = np.add.reduceat(np.where(harm, weights[:, order], 0.0), starts, axis=1)
-    negative = np.add.reduceat(np.where(harm, 0.0, weights[:, order]), starts, axis=1)
+    sorted_weights = weights[:, order]
+    positive, negative = sorted_weights * harm, sorted_weights * ~harm
+    if len(starts) < len(scores):
+        positive = np.add.reduceat(positive, starts, axis=1)
+        negative = np.add.reduceat(negative, starts, axis=1)
     return Roc(_cumulative_share(negative), _cumulative_share(positive))
 
 
@@ -42,10 +45,9 @@ def log_area(roc: Roc, lowest: float = 1e-3, highest: float = 1e-1) -> Floats:
 
     Between two reachable FPRs the lower one's TPR holds: no credit for randomised thresholds.
     """
-    upper = np.concatenate([roc.fpr[:, 1:], np.full((len(roc.fpr), 1), np.inf)], axis=1)
-    left = np.log(np.clip(roc.fpr, lowest, highest))
-    right = np.log(np.clip(upper, lowest, highest))
-    return np.asarray(((right - left) * roc.tpr).sum(axis=1) / np.log(highest / lowest))
+    # The last step needs no width: the curve ends at FPR 1, beyond `highest`.
+    edges = np.log(np.clip(roc.fpr, lowest, highest))
+    return np.asarray((np.diff(edges, axis=1) * roc.tpr[:, :-1]).sum(axis=1) / np.log(highest / lowest))
 
 
 def auroc(scores: Floats, harmful: Mask) -> float:
@@ -67,7 +69,8 @@ def tpr_on_grid(scores: Floats, harmful: Mask, grid: Floats) -> Floats:
 
 
 def _cumulative_share(weights: Floats) -> Floats:
-    totals = np.cumsum(weights, axis=1)
-    whole = totals[:, -1:]
-    shares = np.divide(totals, whole, out=np.full_like(totals, np.nan), where=whole > 0)
-    return np.concatenate([np.where(whole > 0, 0.0, np.nan), shares], axis=1)
+    shares = np.zeros((len(weights), weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=shares[:, 1:])
+    whole = shares[:, -1:].copy()
+    shares /= np.where(whole > 0, whole, np.nan)
+    return shares

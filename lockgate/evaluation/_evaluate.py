@@ -7,8 +7,8 @@ import numpy as np
 
 from lockgate.errors import ExchangeError
 from lockgate.evaluation._breakdowns import by_key, by_length, histogram, ranked, roc_points, worst
-from lockgate.evaluation._compare import Decisions, paired_differences
-from lockgate.evaluation._curves import Mask, area, log_area
+from lockgate.evaluation._compare import RANKINGS, Decisions, draw_rankings, paired_differences
+from lockgate.evaluation._curves import Floats, Mask, area
 from lockgate.evaluation._intervals import RESAMPLES, Clusters, estimate_curves, exact_rate, rate_by_prompt
 from lockgate.evaluation._result import (
     Breakdown,
@@ -80,11 +80,12 @@ class _Work:
         self.fprs = fprs
         self.sources = [str(value) for value in rows.texts("source")]
         self.categories = rows.texts("category")
+        self._drawn: dict[str, Floats] = {}
 
     def evaluate(self, scorer: Scorer, decides: bool) -> ScorerResult:
         harmful, benign = self.harmful, ~self.harmful
         points, flags = self._operating_points(scorer, decides)
-        ranking = estimate_curves((area, log_area), scorer.values, harmful, self.clusters)
+        ranking = estimate_curves(RANKINGS, scorer.values, harmful, self.clusters, self._drawn_for(scorer))
 
         def part(keys: Sequence[str | None], wanted: Mask, exact: bool) -> tuple[Breakdown, ...]:
             return by_key(keys, wanted, flags, self.clusters, exact=exact)
@@ -106,9 +107,19 @@ class _Work:
         )
 
     def versus(self, first: Scorer, second: Scorer) -> Comparison:
-        sides = [Decisions(side.values, self._operating_points(side, False)[1]) for side in (first, second)]
+        sides = [
+            Decisions(side.values, self._operating_points(side, False)[1], self._drawn_for(side))
+            for side in (first, second)
+        ]
         differences = paired_differences(sides[0], sides[1], self.harmful, self.clusters)
         return Comparison(first.name, second.name, len(self.rows), self.clusters.count, 0, 0, differences)
+
+    def _drawn_for(self, scorer: Scorer) -> Floats | None:
+        if self.harmful.all() or not self.harmful.any():
+            return None
+        if scorer.name not in self._drawn:
+            self._drawn[scorer.name] = draw_rankings(scorer.values, self.harmful, self.clusters)
+        return self._drawn[scorer.name]
 
     def _operating_points(
         self, scorer: Scorer, decides: bool

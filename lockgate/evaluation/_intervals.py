@@ -119,13 +119,21 @@ def curve_statistic(
 
 
 def estimate_curves(
-    statistics: Sequence[Callable[[Roc], Floats]], scores: Floats, harmful: Mask, clusters: Clusters
+    statistics: Sequence[Callable[[Roc], Floats]],
+    scores: Floats,
+    harmful: Mask,
+    clusters: Clusters,
+    drawn: Floats | None = None,
 ) -> list[Estimate | None]:
-    """Functions of the ROC curve with intervals by prompt; all None without both classes."""
+    """Functions of the ROC curve with intervals by prompt; all None without both classes.
+
+    `drawn` [S, resamples] spares the resampling where `curve_statistic` has been called before.
+    """
     if harmful.all() or not harmful.any():
         return [None for _ in statistics]
     roc = weighted_roc(scores, harmful, np.ones((1, len(scores))))
-    drawn = curve_statistic(statistics, scores, harmful, clusters)
+    if drawn is None:
+        drawn = curve_statistic(statistics, scores, harmful, clusters)
     return [
         _estimate(float(statistic(roc)[0]), row, clusters)
         for statistic, row in zip(statistics, drawn, strict=True)
