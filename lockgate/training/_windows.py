@@ -7,7 +7,7 @@ windows only: at a stride of 8 tokens they take an eighth of what single tokens 
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,23 @@ class WindowCache:
             self.exchanges += [CachedExchange(shard=number, **row) for row in content["exchanges"]]
         if not self.exchanges:
             raise TrainingError(f"{path}: no finished shard of activations")
+
+    @classmethod
+    def join(cls, caches: Sequence["WindowCache"]) -> "WindowCache":
+        """One cache with the exchanges of several, read by several processes with the same settings.
+
+        Raises:
+            TrainingError: the caches were made with different settings.
+        """
+        joined = cls.__new__(cls)
+        joined.path, joined.meta, joined.shards, joined.exchanges = caches[0].path, caches[0].meta, [], []
+        for cache in caches:
+            if cache.meta != joined.meta:
+                raise TrainingError(f"{cache.path}: made with other settings than {joined.path}")
+            offset = len(joined.shards)
+            joined.shards += cache.shards
+            joined.exchanges += [replace(row, shard=row.shard + offset) for row in cache.exchanges]
+        return joined
 
     def windows(self, exchange: CachedExchange) -> NDArray[np.float16]:
         """Windows of one exchange, `[windows, layers, hidden]`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lockgate.exchanges import Exchange, read_exchanges
 
-PROMPT_LISTS = ("own_advbench", "own_catqa", "own_sgbench", "own_benign")
+PROMPT_LISTS = ("own_advbench", "own_catqa", "own_benign", "own_sgbench")
 OWN_CATQA_ROWS = 700
 OWN_SGBENCH_ROWS = 300
 OWN_BENIGN_ROWS = 200
