@@ -45,10 +45,10 @@ def histogram_plot(scorer: ScorerResult) -> str | None:
     figure, axes = _figure(6.4, 3.2)
     _bars(axes, scorer.histogram)
     for point in scorer.operating_points:
-        if point.threshold is not None:
+        if point.threshold is not None and point.fpr is not None:
             axes.axvline(point.threshold, color=_INK, linewidth=1, linestyle=":")
             axes.annotate(
-                f"{point.name} FPR",
+                f"{100 * point.fpr:g} % FPR",
                 (point.threshold, 1.0),
                 xycoords=("data", "axes fraction"),
                 fontsize=8,
