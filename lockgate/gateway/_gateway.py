@@ -9,10 +9,13 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import torch
 
-from lockgate.backbones import Backbone, RenderedChat
-from lockgate.cascade import Regions
+from lockgate.backbones import Backbone, Feed, RenderedChat
+from lockgate.cascade import Regions, StreamState
+from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
+from lockgate.exchanges import Message
 from lockgate.gateway._decisions import DecisionLog
 from lockgate.gateway._engine import Engine, EngineOptions
 from lockgate.gateway._errors import ApiError, invalid
@@ -20,6 +23,7 @@ from lockgate.gateway._events import Event
 from lockgate.gateway._jobs import Job, Scoring
 from lockgate.gateway._requests import ChatRequest
 from lockgate.gateway._wire import completion_id
+from lockgate.guards import Guard, regions_of
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
@@ -80,6 +84,17 @@ class Gateway:
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
         self._tokenising = anyio.CapacityLimiter(1)
 
+    @classmethod
+    def from_guard(cls, guard: Guard, options: GatewayOptions, *, name: str | None = None) -> "Gateway":
+        """A gateway that serves the guard's own backbone under the guard.
+
+        Args:
+            name: what clients are told the guard is called; by default its own name.
+        """
+        if options.engine.mode == "off":
+            return cls(guard.backbone, None, options)
+        return cls(guard.backbone, scoring_of(guard), options, describe_guard(guard, name))
+
     @property
     def mode(self) -> str:
         return self.options.engine.mode
@@ -93,6 +108,15 @@ class Gateway:
                 f"decision log {self.decisions.path}: {error.strerror}; choose another file with --decisions"
             ) from error
         self.engine.start()
+
+    def warm(self) -> None:
+        """Take one step before the engine starts, so that the first request does not pay for it."""
+        with torch.inference_mode():
+            chat = self.backbone.render([Message("user", "Hello")], add_generation_prompt=True)
+            session = self.engine.pool.open(len(chat.token_ids), chat.token_ids[: chat.prefix_length])
+            feed = Feed(session, chat.token_ids[chat.prefix_length :], want_logits=True)
+            self.engine.pool.step([feed], self.engine.scoring.tap if self.engine.scoring else None)
+            session.close()
 
     def close(self, timeout: float = 10.0) -> None:
         """End what is open, write every decision, stop the engine."""
@@ -118,7 +142,7 @@ class Gateway:
         return Job(
             id=completion_id(),
             prompt=rendered.token_ids,
-            regions=Regions(rendered.prefix_length, rendered.prompt_start, prompt_tokens),
+            regions=regions_of(rendered),
             max_tokens=min(request.max_tokens or self.options.default_max_tokens, room),
             n=request.n,
             stops=request.stops,
@@ -148,6 +172,37 @@ class Gateway:
             param="messages",
             code="context_length_exceeded",
         )
+
+
+def scoring_of(guard: Guard) -> Scoring:
+    """The engine's view of a guard: the tap and the stream state with which the guard scores files too."""
+    head, thresholds = guard.head, guard.thresholds
+
+    def new_state(regions: Regions) -> StreamState:
+        return StreamState(thresholds, head.gamma, regions, head.category_ids)
+
+    return Scoring(
+        tap=ProbeTap([head], guard.backbone.hidden_size, guard.backbone.device),
+        new_state=new_state,
+        refusal=guard.constitution.refusal_message,
+        guard=guard.sha256,
+        threshold=thresholds.flag,
+    )
+
+
+def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
+    """What clients may know of a guard: names, hash, and whether a budget stands behind its threshold."""
+    calibration = guard.calibration
+    return {
+        "name": name or guard.record.name,
+        "sha256": guard.sha256,
+        "constitution": {
+            "name": guard.record.constitution.name,
+            "version": guard.record.constitution.version,
+        },
+        "calibrated": calibration is not None,
+        "budget": None if calibration is None else calibration.budget,
+    }
 
 
 def deliver_to(queue: "asyncio.Queue[Event]") -> Callable[[Event], None]:

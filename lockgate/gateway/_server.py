@@ -48,11 +48,13 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"port {port} is in use; choose another with --port, or 0 for a free one"
-            ) from error
+            raise _in_use(port) from error
         raise ConfigError(f"can't listen on {host} port {port}: {error.strerror}") from error
     return bound
+
+
+def _in_use(port: int) -> ConfigError:
+    return ConfigError(f"port {port} is in use; choose another with --port, or 0 for a free one")
 
 
 def url_of(bound: socket.socket) -> str:
@@ -91,5 +93,9 @@ def run_server(
         ws="none",
         timeout_graceful_shutdown=max(1, round(drain_timeout)),
     )
-    bound.listen(BACKLOG)
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        # Two that are bound and do not listen yet can hold one port; the second to listen learns it here.
+        raise _in_use(bound.getsockname()[1]) from error
     _Server(config, ready).run(sockets=[bound])

@@ -1,0 +1,153 @@
+"""`lockgate serve`: the guarded model behind an OpenAI-compatible server."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lockgate.cli._common import JsonFlag
+from lockgate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lockgate.gateway import Gateway, GatewayOptions
+
+API_KEY_VARIABLE = "LOCKGATE_API_KEY"
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(serve)
+
+
+def serve(
+    guard: Annotated[
+        str, typer.Option(metavar="GUARD", help="A guard's folder, or `embedded`.")
+    ] = "embedded",
+    backbone: Annotated[
+        str, typer.Option(metavar="PATH", help="The model that the guard was made for, or `embedded`.")
+    ] = "embedded",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    mode: Annotated[
+        str, typer.Option(help="enforce: halt at a flag. shadow: score and log only. off: no guard at all.")
+    ] = "enforce",
+    max_streams: Annotated[int, typer.Option(min=1, help="Answers written at the same time.")] = 8,
+    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; others get a 429.")] = 32,
+    kv_tokens: Annotated[
+        int | None, typer.Option(min=16, help="Tokens of key-value memory for all answers together.")
+    ] = None,
+    default_max_tokens: Annotated[
+        int, typer.Option(min=1, help="Length of an answer where the request doesn't say.")
+    ] = 1024,
+    block_input_status: Annotated[
+        int, typer.Option(help="Answer to a flagged prompt: 200 (a refusal) or 400 (an error).")
+    ] = 200,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Decision log. [default: LOCKGATE_HOME/decisions.jsonl]"),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=f"Key that clients must send; or set {API_KEY_VARIABLE}."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines in without an API key.")
+    ] = False,
+    playground: Annotated[bool, typer.Option(help="Per-token risk for the page at /.")] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads for the model.")] = None,
+    step_timeout: Annotated[float, typer.Option(help="Seconds after which a step counts as failed.")] = 120.0,
+    drain_timeout: Annotated[float, typer.Option(help="Seconds that open answers get at shutdown.")] = 30.0,
+    json: JsonFlag = False,
+) -> None:
+    """Serve a guarded model with the OpenAI chat interface until interrupted."""
+    from lockgate._home import home
+    from lockgate.gateway import (
+        EngineOptions,
+        GatewayOptions,
+        bind,
+        check_exposure,
+        create_app,
+        is_loopback,
+        run_server,
+        url_of,
+    )
+
+    key = _read_key(api_key_file)
+    check_exposure(host, has_key=key is not None, insecure=insecure)
+    options = GatewayOptions(
+        decisions=decisions or home() / "decisions.jsonl",
+        engine=EngineOptions(_mode(mode), max_streams, max_queue, kv_tokens, step_timeout),
+        default_max_tokens=default_max_tokens,
+        block_input_status=block_input_status,
+        api_key=key,
+        loopback=is_loopback(host),
+        risk_events=playground and is_loopback(host),
+    )
+    # Before the model is loaded: a port that is taken should not cost seconds to find out.
+    with bind(host, port) as bound:
+        gateway = _load(guard, backbone, options, threads)
+        url = url_of(bound)
+
+        def ready() -> None:
+            _announce(url, guard, gateway, as_json=json)
+
+        try:
+            run_server(create_app(gateway), bound, ready=ready, drain_timeout=drain_timeout)
+        finally:
+            gateway.close()
+
+
+def _mode(name: str) -> Any:  # noqa: ANN401 - checked here, a literal to the type checker
+    from lockgate.gateway import MODES
+
+    if name not in MODES:
+        raise ConfigError(f"--mode {name}: expected one of {', '.join(MODES)}")
+    return name
+
+
+def _load(guard: str, backbone: str, options: "GatewayOptions", threads: int | None) -> "Gateway":
+    import torch
+
+    from lockgate.backbones import Backbone
+    from lockgate.gateway import Gateway
+    from lockgate.guards import Guard
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if options.engine.mode == "off":
+        gateway = Gateway(Backbone.load(backbone), None, options)
+    else:
+        gateway = Gateway.from_guard(Guard.load(guard, backbone=backbone), options, name=Path(guard).name)
+    gateway.warm()
+    return gateway
+
+
+def _read_key(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get(API_KEY_VARIABLE) or None
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-key-file {path}: not readable ({type(error).__name__})") from error
+    if not key:
+        raise ConfigError(f"--api-key-file {path}: the file is empty; write the key into it")
+    return key
+
+
+def _announce(url: str, guard: str, gateway: "Gateway", *, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        line = json.dumps(
+            {
+                "url": url,
+                "mode": gateway.mode,
+                "model": gateway.model_id,
+                "guard": gateway.about_guard,
+                "decisions": str(gateway.decisions.path),
+            }
+        )
+    else:
+        shown = "none" if gateway.mode == "off" else f"guard {guard}"
+        line = f"Lockgate is ready: {url} ({shown}, mode {gateway.mode})"
+    typer.echo(line)

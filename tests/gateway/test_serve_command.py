@@ -1,0 +1,145 @@
+"""`lockgate serve` as a process: the ready line, exposure, ports, shutdown."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from hashlib import sha256
+
+import httpx2
+import pytest
+from models import random_head, tiny_backbone
+from serving import CHAT, NEVER, ask
+
+from lockgate.backbones import Backbone
+from lockgate.cascade import Thresholds
+from lockgate.cli import main
+from lockgate.constitution import constitution_path, load_constitution
+from lockgate.errors import ConfigError
+from lockgate.gateway import bind, check_exposure, is_loopback
+from lockgate.guards import Guard
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - that it is refused is what is tested
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny model and a guard for it on disk."""
+    root = tmp_path_factory.mktemp("serve")
+    backbone = tiny_backbone("qwen2", seed=3)
+    backbone.model.save_pretrained(root / "model")
+    backbone.tokenizer.save_pretrained(root / "model")
+    backbone = Backbone.load(root / "model")
+    constitution = constitution_path("general-harms")
+    guard = Guard.create(
+        name="tiny",
+        backbone=backbone,
+        constitution=load_constitution("general-harms"),
+        constitution_yaml=constitution.read_text(),
+        head=random_head(backbone),
+        thresholds=Thresholds(NEVER),
+    )
+    guard.save(root / "guard")
+    return root
+
+
+def options(folders, *arguments):
+    return [
+        *("serve", "--guard", str(folders / "guard"), "--backbone", str(folders / "model")),
+        *("--decisions", str(folders / "decisions.jsonl"), *arguments),
+    ]
+
+
+@contextmanager
+def serving(folders, *arguments):
+    """The running process and the first line it printed."""
+    run = (sys.executable, "-c", "from lockgate.cli import main; main()")
+    arguments = options(folders, "--threads", "1", *arguments)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*run, *arguments], text=True, **pipes)
+    try:
+        yield process, process.stdout.readline()
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders):
+    guard = folders / "guard"
+    with serving(folders, "--port", "0", "--mode", "shadow") as (process, line):
+        ready = re.fullmatch(r"Lockgate is ready: (http://127\.0\.0\.1:\d+) \((.*), mode shadow\)\n", line)
+        assert ready is not None
+        assert ready[2] == f"guard {guard}"
+        with httpx2.Client(base_url=ready[1], timeout=30) as client:
+            about = client.get("/readyz").json()
+            request = ask(max_tokens=40, stream=True)
+            with client.stream("POST", CHAT, json=request) as response:
+                lines = response.iter_lines()
+                next(lines)
+                process.send_signal(signal.SIGTERM)
+                rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        process.wait(timeout=30)
+    line = json.loads((folders / "decisions.jsonl").read_text().splitlines()[-1])
+    assert (line["decision"], line["mode"]) == ("pass", "shadow")
+    assert (
+        line["guard"] == about["guard"]["sha256"] == sha256((guard / "guard.yaml").read_bytes()).hexdigest()
+    )
+
+
+def test_a_port_in_use_is_said_clearly(folders, capsys):
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit) as caught:
+            main(options(folders, "--port", port))
+    assert caught.value.code == 2
+    assert f"port {port} is in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--host", EVERYWHERE), "--api-key-file"),
+        (("--mode", "maybe"), "expected one of enforce, shadow, off"),
+        (("--api-key-file", "/nonexistent/key"), "not readable"),
+        (("--block-input-status", "500"), "expected 200 or 400"),
+        (("--guard", "/nonexistent/guard", "--port", "0"), "no such guard"),
+    ],
+)
+def test_bad_options_are_usage_errors(folders, arguments, said, capsys, monkeypatch):
+    monkeypatch.delenv("LOCKGATE_API_KEY", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        main(options(folders, *arguments))
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        (EVERYWHERE, False),
+        ("::", False),
+        ("192.168.1.5", False),
+        ("example.org", False),
+    ],
+)
+def test_only_loopback_needs_no_key(host, local):
+    assert is_loopback(host) == local
+    check_exposure(host, has_key=True, insecure=False)
+    check_exposure(host, has_key=False, insecure=True)
+    if not local:
+        with pytest.raises(ConfigError, match="--insecure"):
+            check_exposure(host, has_key=False, insecure=False)
+
+
+def test_an_address_that_is_not_ours_is_a_clear_error():
+    with pytest.raises(ConfigError, match="can't listen"):
+        bind("192.0.2.1", 0)
