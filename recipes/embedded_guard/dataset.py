@@ -40,15 +40,15 @@ HELD_TEMPLATES, HELD_QUESTIONS = 5, 20
 # Rows taken per part; calibration keeps to at least 70 % open-ended requests, at most 20 % mathematics and code.
 TRAIN_BENIGN = {
     "gpteacher": 1300, "coconot_pref": 350, "medquad": 200, "own_benign": 200, "gsm8k": 120, "bbh": 120, "mbpp": 150,
-    "taskmaster4": 120, "oasst_sampled": 250,
+    "taskmaster4": 120, "oasst_sampled": 110,
 }
-DEV_BENIGN = {"gpteacher": 250, "coconot_pref": 60, "oasst_sampled": 60, "medquad": 30}
+DEV_BENIGN = {"gpteacher": 250, "coconot_pref": 60, "oasst_sampled": 30, "medquad": 30}
 CALIBRATION = {
-    "alpaca_52k": 7000, "gpteacher": 2300, "oasst_sampled": 480, "dolly_387": 240, "coconot_pref": 280, "gsm8k": 300,
+    "alpaca_52k": 8500, "gpteacher": 950, "oasst_sampled": 200, "dolly_387": 240, "coconot_pref": 280, "gsm8k": 300,
     "bbh": 300, "mbpp": 250, "code_alpaca_2k": 350, "alpaca_zh": 300, "medquad": 250, "sgd": 150, "taskmaster4": 150,
 }
 BENIGN_TEST = {
-    "alpaca_52k": 3500, "gpteacher": 1100, "oasst_sampled": 300, "dolly_387": 120, "coconot_pref": 160, "gsm8k": 150,
+    "alpaca_52k": 4700, "gpteacher": 400, "oasst_sampled": 130, "dolly_387": 120, "coconot_pref": 160, "gsm8k": 150,
     "bbh": 150, "mbpp": 120, "code_alpaca_2k": 180, "alpaca_zh": 150, "medquad": 120, "sgd": 75, "taskmaster4": 75,
 }
 HARD_BENIGN = {"safety_tuned_2k": 300, "cybermetric": 200}
@@ -80,9 +80,9 @@ def load_pools(data: Path, made: Path) -> dict[str, list[Exchange]]:
     """Every source by name, with usable labels; gptfuzz is crossed into train and test cells."""
     pools: dict[str, list[Exchange]] = {}
     for name in {*TRAIN_BENIGN, *CALIBRATION, *HARD_BENIGN} - {"own_benign"}:
-        pools[name] = [labelled(row, 0.0) for row in read(name, data) if not row.is_prompt_only]
+        pools[name] = [labelled(row, 0.0, source=name) for row in read(name, data) if not row.is_prompt_only]
     for name in ("saferlhf_mini", "adaptive_attacks"):
-        pools[name] = [row for row in read(name, data) if row.label is not None]
+        pools[name] = [labelled(row, row.label, row.category, name) for row in read(name, data) if row.label is not None]
     pools["gptfuzz_train"], pools["gptfuzz"] = crossed_gptfuzz(list(read("gptfuzz_train", data)))
     pools["own_benign"] = [labelled(row, 0.0) for row in read_exchanges(made / "answers_own_benign.jsonl")]
     read_labels = {
@@ -94,8 +94,8 @@ def load_pools(data: Path, made: Path) -> dict[str, list[Exchange]]:
     return pools
 
 
-def labelled(row: Exchange, label: float, category: str | None = None) -> Exchange:
-    return Exchange(row.messages, label, category, row.source, dict(row.meta))
+def labelled(row: Exchange, label: float, category: str | None = None, source: str = "") -> Exchange:
+    return Exchange(row.messages, label, category, source or row.source, dict(row.meta))
 
 
 def apply_labels(rows: Sequence[Exchange], labels: Path) -> list[Exchange]:
@@ -105,7 +105,7 @@ def apply_labels(rows: Sequence[Exchange], labels: Path) -> list[Exchange]:
     for row in rows:
         label, category = (*known.get(row.id, "null").split("\t"), "")[:2]
         if label in ("0", "1"):
-            out.append(labelled(row, float(label), category or None))
+            out.append(labelled(row, float(label), category or None, labels.stem))
     return out
 
 
@@ -123,24 +123,22 @@ def crossed_gptfuzz(rows: list[Exchange]) -> tuple[list[Exchange], list[Exchange
 
 
 def template_questions(rows: Sequence[Exchange]) -> list[str]:
-    """The question inside each prompt: what differs between the prompts of one template."""
+    """The question inside each prompt: first what differs between the prompts of one template, then, since some
+    templates repeat it or end like it, the longest of the questions found often that the prompt holds."""
     by_template: dict[str | None, list[str]] = defaultdict(list)
     for row in rows:
         by_template[row.category].append(user_text(row))
-    ends = {}
-    for template, texts in by_template.items():
-        start = os.path.commonprefix(texts)
-        end = os.path.commonprefix([text[len(start) :][::-1] for text in texts])[::-1]
-        # Back to a word's border: questions may begin or end alike.
-        start = start[: len(start.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ "))]
-        end = end.lstrip("abcdefghijklmnopqrstuvwxyz ?")
-        ends[template] = (len(start), len(end))
-    out = []
+    cut = []
     for row in rows:
-        head, tail = ends[row.category]
+        texts = by_template[row.category]
+        start = os.path.commonprefix(texts)
+        end = os.path.commonprefix([text[len(start) :][::-1] for text in texts])
         text = user_text(row)
-        out.append(normalise_text(text[head : len(text) - tail]))
-    return out
+        cut.append(normalise_text(text[len(start) : len(text) - len(end)]))
+    often = sorted((q for q, count in Counter(cut).items() if count >= 5 and len(q) > 15), key=len, reverse=True)
+    return [
+        next((q for q in often if q in normalise_text(user_text(row))), own) for row, own in zip(rows, cut, strict=True)
+    ]
 
 
 def user_text(row: Exchange) -> str:

@@ -7,6 +7,7 @@ the moving average that serving uses, to `results/embedded_guard/selection.json`
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 from dataclasses import asdict
@@ -61,17 +62,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only-activations", action="store_true")
     arguments = parser.parse_args()
     train = shuffled(list(read_exchanges(arguments.out / "train.jsonl")), "train")
-    read_activations(train, arguments.out, arguments.workers, arguments.threads)
-    caches = [WindowCache(arguments.out / f"windows{i}") for i in range(arguments.workers)]
+    read_activations(train, arguments.out / "windows", arguments.workers, arguments.threads)
+    if arguments.only_activations:
+        return
+    caches = [WindowCache(path) for path in sorted((arguments.out / "windows").iterdir())]
     heads = fit(caches, train, arguments.out)
     compare(heads, arguments.out)
 
 
 def read_activations(train: list[Exchange], out: Path, workers: int, threads: int) -> None:
+    """One cache per source and worker, so that a source whose labels change is read again alone."""
     context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=read_part, args=(train[i::workers], out / f"windows{i}", threads)) for i in range(workers)]
+    jobs = [context.Process(target=read_part, args=(train, out, i, workers, threads)) for i in range(workers)]
     for job in jobs:
         job.start()
     for job in jobs:
@@ -80,17 +85,23 @@ def read_activations(train: list[Exchange], out: Path, workers: int, threads: in
             raise SystemExit(f"reading activations stopped with exit code {job.exitcode}; run again to go on")
 
 
-def read_part(rows: list[Exchange], path: Path, threads: int) -> None:
+def read_part(train: list[Exchange], out: Path, worker: int, workers: int, threads: int) -> None:
     torch.set_num_threads(threads)
     # Training reads in bfloat16, twice as fast; its rounding is noise beside the spread of the windows. What is
     # served, calibrated and reported is float32.
     backbone = Backbone.load("embedded", dtype=torch.bfloat16)
-    for done in build_cache(backbone, rows, path, layers=LAYERS, site="residual", max_tokens=MAX_TOKENS):
-        print(f"{path.name}: {done}/{len(rows)}", flush=True)
+    for source in sorted({row.source for row in train}):
+        rows = [row for row in train if row.source == source][worker::workers]
+        key = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:8]
+        path = out / f"{source}-{worker}-{key}"
+        for done in build_cache(backbone, rows, path, layers=LAYERS, site="residual", max_tokens=MAX_TOKENS):
+            print(f"{path.name}: {done}/{len(rows)}", flush=True)
 
 
 def fit(caches: list[WindowCache], train: list[Exchange], out: Path) -> dict[str, object]:
     cache = WindowCache.join(caches)
+    labels = {row.id: row for row in train}
+    cache.exchanges = [row for row in cache.exchanges if row.id in labels]
     policy = load_constitution("general-harms")
     named = {row.category for row in train if (row.label or 0) >= 0.5}
     categories = [name for name in policy.category_ids if name in named]
