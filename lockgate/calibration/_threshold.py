@@ -7,7 +7,7 @@ threshold is flagged (fail closed); a `Calibration` therefore stores cut + toler
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -113,10 +113,8 @@ def choose_threshold(
     """
     values = _finite(scores)
     listed = tuple(Exclusion(*row) for row in exclusions)
-    if not math.isfinite(tolerance) or tolerance < 0:
-        raise CalibrationError(f"tolerance is {tolerance}; expected a finite logit difference of 0 or more")
-    for name, column in (("groups", groups), ("ids", ids), ("sources", sources), ("languages", languages)):
-        _check_length(name, column, len(values))
+    lengths = None if lengths is None else np.asarray(lengths, dtype=np.float64)
+    _check_arguments(len(values), tolerance, (groups, ids, lengths, sources, languages))
     allowed = ~_excluded_rows(listed, ids, len(values))
     kept = _first_of_each_group(groups, allowed)
     n = len(kept)
@@ -259,16 +257,22 @@ def _excluded_rows(listed: Sequence[Exclusion], ids: Sequence[str] | None, n: in
     return np.isin(np.asarray(ids, dtype=str), [row.id for row in listed])
 
 
-def _check_length(name: str, column: Sequence[str] | None, n: int) -> None:
+def _check_arguments(n: int, tolerance: float, columns: Iterable[Sized | None]) -> None:
+    if not math.isfinite(tolerance) or tolerance < 0:
+        raise CalibrationError(f"tolerance is {tolerance}; expected a finite logit difference of 0 or more")
+    for name, column in zip(("groups", "ids", "lengths", "sources", "languages"), columns, strict=True):
+        _check_length(name, column, n)
+
+
+def _check_length(name: str, column: Sized | None, n: int) -> None:
     if column is not None and len(column) != n:
         raise CalibrationError(f"{name} has {len(column)} entries for {n} scores")
 
 
-def _deciles(lengths: ArrayLike | None, kept: NDArray[np.intp]) -> tuple[float, ...]:
+def _deciles(lengths: NDArray[np.float64] | None, kept: NDArray[np.intp]) -> tuple[float, ...]:
     if lengths is None:
         return ()
-    values = np.asarray(lengths, dtype=np.float64)[kept]
-    return tuple(float(q) for q in np.quantile(values, np.linspace(0.0, 1.0, 11)))
+    return tuple(float(q) for q in np.quantile(lengths[kept], np.linspace(0.0, 1.0, 11)))
 
 
 def _counts(labels: Sequence[str] | None, kept: NDArray[np.intp]) -> dict[str, int]:

@@ -55,7 +55,7 @@ def calibrate(
     The traffic counts as benign: what you give is what the guard will let pass. Rows labelled harmful are
     refused, rows without a scored answer are left out, and one exchange a prompt counts.
     """
-    from lockgate.calibration import budget_table, choose_threshold
+    from lockgate.calibration import budget_table
     from lockgate.evaluation import collect_provenance
 
     given = _one_kind(inputs, scores)
@@ -66,39 +66,50 @@ def calibrate(
     table = _score(loaded, given, save_scores, workers) if loaded and inputs else read_scores(given)
     table, unanswered = _benign(table)
     tolerance = tolerance or 0.0
-    budgets = budget_table(table.floats("mixed_max"), groups=table.groups)
+    exclusions = _exclusions(exclude)
+    listed = {row.id for row in exclusions}
+    counted = table.select([identity not in listed for identity in table.ids])
+    budgets = budget_table(counted.floats("mixed_max"), groups=counted.groups)
     if not json:
         typer.echo(
             f"{len(table)} exchanges are taken as benign traffic; {unanswered} without an answer left out."
         )
         _print_budgets(budgets, tolerance)
-    calibration = choose_threshold(
+    calibration = _choose(table, budget, tolerance, exclusions)
+    highest = _highest(table)
+    if loaded is not None and output is not None:
+        loaded.with_calibration(calibration, claim=_claim(calibration)).save(output)
+    if not json:
+        _print_calibration(calibration, highest, output)
+        return
+    print_json(
+        {
+            "calibration": calibration.to_dict(),
+            "budgets": [row._asdict() for row in budgets],
+            "without_answer": unanswered,
+            "highest": highest,
+            "output": None if output is None else str(output),
+            "provenance": collect_provenance(["lockgate", *sys.argv[1:]], {}, given),
+        }
+    )
+
+
+def _choose(
+    table: "ScoresTable", budget: float, tolerance: float, exclusions: Sequence["Exclusion"]
+) -> "Calibration":
+    from lockgate.calibration import choose_threshold
+
+    return choose_threshold(
         table.floats("mixed_max"),
         table.groups,
         budget,
         tolerance,
         ids=table.ids,
-        exclusions=_exclusions(exclude),
+        exclusions=exclusions,
         lengths=table.lengths,
         sources=[str(source) for source in table.texts("source")],
         languages=_languages(table),
     )
-    highest = _highest(table)
-    if loaded is not None and output is not None:
-        loaded.with_calibration(calibration, claim=_claim(calibration)).save(output)
-    if json:
-        print_json(
-            {
-                "calibration": calibration.to_dict(),
-                "budgets": [row._asdict() for row in budgets],
-                "without_answer": unanswered,
-                "highest": highest,
-                "output": None if output is None else str(output),
-                "provenance": collect_provenance(["lockgate", *sys.argv[1:]], {}, given),
-            }
-        )
-    else:
-        _print_calibration(calibration, highest, output)
 
 
 def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path]:

@@ -63,7 +63,7 @@ def evaluate(
     With --scores no model is loaded and GUARD is a name only. Two guards give paired differences as well; the
     second one's report goes to the folder `second`.
     """
-    from lockgate.evaluation import collect_provenance, compare, write_report
+    from lockgate.evaluation import collect_provenance, compare
     from lockgate.evaluation import evaluate as evaluate_table
 
     files = _Files(inputs, scores, scores_b, second, output)
@@ -88,16 +88,21 @@ def evaluate(
         for i, (name, table) in enumerate(tables)
     ]
     if len(tables) == 2:
-        (first_name, first_table), (second_name, second_table) = tables
         comparison = compare(
-            first_table,
-            second_table,
-            names=(first_name, second_name),
+            tables[0][1],
+            tables[1][1],
+            names=(tables[0][0], tables[1][0]),
             calibrations=(calibrations[0], calibrations[1]),
             resamples=resamples,
             seed=seed,
         )
         results[0] = replace(results[0], comparison=comparison)
+    _finish(results, output, json)
+
+
+def _finish(results: Sequence["EvaluationResult"], output: Path, json: bool) -> None:
+    from lockgate.evaluation import write_report
+
     folders = [output, output / "second"]
     written = [write_report(result, folder) for result, folder in zip(results, folders, strict=False)]
     if json:

@@ -120,6 +120,11 @@ def test_scores_that_are_not_finite_are_refused(call, bad):
         call([0.0, bad])
 
 
+def test_columns_of_another_length_are_refused():
+    with pytest.raises(CalibrationError, match="lengths has 3 entries for 2 scores"):
+        choose_threshold([0.0, 1.0], ["a", "b"], 0.9, 0.0, lengths=[1, 2, 3])
+
+
 @pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
 def test_unusable_tolerances_are_refused(tolerance):
     with pytest.raises(CalibrationError, match="tolerance"):
