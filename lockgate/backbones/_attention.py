@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from lockgate.errors import BackboneError
+
 ATTENTION_NAME = "lockgate_packed"
 
 
@@ -67,6 +69,7 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention function in the shape that transformers calls.
@@ -77,8 +80,13 @@ def packed_attention(
 
     Returns:
         `[1, tokens, heads, head_dim]` and None.
+
+    Raises:
+        BackboneError: a kind of attention that this function does not compute.
     """
-    _, heads, tokens, head_dim = query.shape
+    if s_aux is not None or not getattr(module, "is_causal", True):
+        raise BackboneError(f"{type(module).__name__}: attention with sinks or in both directions is not supported")
+    heads, tokens, head_dim = query.shape[1:]
     kv_heads = key.shape[1]
     groups = heads // kv_heads
     output = query.new_empty(1, tokens, heads, value.shape[-1])

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from lockgate.backbones._attention import ATTENTION_NAME, PackedStep
 from lockgate.backbones._chat import ChatRenderer, RenderedChat
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
 from lockgate.backbones._sessions import Feed, SessionPool
+from lockgate.backbones._taps import Tap, attach
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 
@@ -52,6 +55,7 @@ class Backbone:
         source: what `load` was given, so that another process can load the same.
         eos_ids: tokens that end a turn.
         control_ids: every added token; text never becomes one.
+        tap: what sees the activations at present; set by `use_tap`.
     """
 
     def __init__(
@@ -64,16 +68,20 @@ class Backbone:
         self._hashes = hashes
         config = model.config.get_text_config()
         self._decoder = model.get_decoder()
-        self.layers: torch.nn.ModuleList = _decoder_layers(self._decoder, name)
+        self.layers: torch.nn.ModuleList = _decoder_layers(self._decoder, config, name)
         self.n_layers = len(self.layers)
         self.hidden_size: int = config.hidden_size
         self.context_length: int = config.max_position_embeddings
         self.vocab_size: int = config.vocab_size
         self._final_softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        # Cohere multiplies its logits, Granite divides them.
+        self._logit_scale = float(getattr(config, "logit_scale", 1.0)) / float(getattr(config, "logits_scaling", 1.0))
         self.chat = ChatRenderer(tokenizer)
         self.eos_ids = frozenset(_eos_ids(model, tokenizer, self.chat))
         self.control_ids = self.chat.control_ids
         self.device: torch.device = next(model.parameters()).device
+        self.tap: Tap | None = None
+        self._handles: list[RemovableHandle] = []
 
     @classmethod
     def load(
@@ -98,18 +106,22 @@ class Backbone:
         elif not (path / "config.json").is_file():
             raise BackboneError(f"{path}: expected a directory with a Hugging Face model (config.json is missing)")
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 str(path),
                 dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
                 attn_implementation=ATTENTION_NAME,
+                output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackboneError(f"{path}: not loadable as a causal language model: {first}") from error
+        if missing := sorted(loading["missing_keys"]):
+            # The library would fill them with random numbers and go on.
+            raise BackboneError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]}")
         name = hashes["name"] if hashes else path.resolve().name
         return cls(model.to(device), tokenizer, name=name, source=str(source), hashes=hashes)
 
@@ -119,7 +131,7 @@ class Backbone:
         hashes = self._hashes or {
             "kind": "huggingface",
             "tensors_sha256": _hash_tensors(self.model),
-            "tokenizer_sha256": hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+            "tokenizer_sha256": _hash_tokenizer(self.tokenizer),
         }
         template = hashlib.sha256((self.tokenizer.chat_template or "").encode()).hexdigest()
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
@@ -133,6 +145,21 @@ class Backbone:
         """Text of tokens, control tokens left out."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def use_tap(self, tap: Tap | None) -> None:
+        """Show activations to `tap` from now on, and to nothing else; None takes all hooks away.
+
+        Hooks stay in place from step to step: installing thirty of them each token would cost more than they do.
+        They belong to the backbone, since several pools may step it in turn and none may see another's tokens.
+        """
+        if tap is self.tap:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self.tap = [], None
+        if tap is not None:
+            self._handles = attach(tap, self.layers)
+            self.tap = tap
 
     @torch.inference_mode()
     def forward(self, token_ids: Sequence[int], positions: Sequence[int], packed: PackedStep) -> Tensor:
@@ -151,6 +178,8 @@ class Backbone:
     def next_token_logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits `[rows, vocab]` of final hidden states `[rows, hidden]`."""
         logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        if self._logit_scale != 1.0:
+            logits = logits * self._logit_scale
         if self._final_softcap is not None:
             logits = torch.tanh(logits / self._final_softcap) * self._final_softcap
         return logits
@@ -159,8 +188,9 @@ class Backbone:
         """Multiply-adds counted twice for one token read after `context` others, embedding and head left out."""
         weights = sum(p.numel() for p in self.layers.parameters())
         config = self.model.config.get_text_config()
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2.0 * weights + 4.0 * self.n_layers * config.num_attention_heads * head_dim * context
+        heads: int = config.num_attention_heads
+        head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return 2.0 * weights + 4.0 * self.n_layers * heads * head_dim * context
 
     def _fingerprint(self) -> tuple[float, ...]:
         stride = max(1, self.vocab_size // _FINGERPRINT_TOKENS)
@@ -174,10 +204,12 @@ class Backbone:
         return tuple(float(value) for value in logits[ids])
 
 
-def _decoder_layers(decoder: Any, name: str) -> torch.nn.ModuleList:
+def _decoder_layers(decoder: Any, config: Any, name: str) -> torch.nn.ModuleList:
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList) or not all(hasattr(layer, "self_attn") for layer in layers):
         raise BackboneError(f"{name}: {type(decoder).__name__} is not a plain decoder of attention blocks; not supported")
+    if unknown := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        raise BackboneError(f"{name}: layers of type {', '.join(sorted(unknown))} are not supported")
     return layers
 
 
@@ -191,9 +223,16 @@ def _eos_ids(model: Any, tokenizer: Any, chat: ChatRenderer) -> set[int]:
     return found
 
 
+def _hash_tokenizer(tokenizer: Any) -> str:
+    """Hash of what the tokenizer does; how a caller last padded or cut with it is no part of that."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["padding"] = state["truncation"] = None
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def _hash_tensors(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from lockgate.errors import BackboneError
@@ -19,6 +20,7 @@ from lockgate.exchanges import Message
 ROLES = ("system", "user", "assistant", "tool")
 # OpenAI's name for the system role of newer models; chat templates know the old one.
 _ALIASES = {"developer": "system"}
+_TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class ChatRenderer:
     """Renders conversations with a tokenizer's chat template; a plain one stands in where there is none."""
 
     def __init__(self, tokenizer: Any) -> None:
-        backend: Tokenizer = tokenizer.backend_tokenizer
+        backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise BackboneError("the tokenizer has no tokenizer.json; convert it to a fast tokenizer first")
         state = json.loads(backend.to_str())
         self.control_ids = frozenset(token["id"] for token in state["added_tokens"])
         state["added_tokens"], state["post_processor"] = [], None
@@ -80,18 +84,37 @@ class ChatRenderer:
         marker = secrets.token_hex(8)
         marked = [self._mark(message, texts, marker) for message in messages]
         pieces = self._template(marked, add_generation_prompt).split(marker)
+        if unread := _unread_calls(messages, {int(number) for number in pieces[1::2]}):
+            # What an assistant calls is part of its answer: a template that leaves calls out gets them as text.
+            told = [_calls_as_text(m) if turn in unread else m for turn, m in enumerate(messages)]
+            return self.render(told, add_generation_prompt=add_generation_prompt)
         return self._assemble(pieces, texts, messages)
 
     def encode_text(self, text: str) -> list[int]:
         """Tokens of text alone: every spelling of a control token comes out as ordinary tokens."""
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        if self.control_ids.isdisjoint(ids):
-            return ids
-        # Vocabularies that also hold the control token as an ordinary piece: letter by letter it cannot form.
-        ids = [i for letter in text for i in self._plain.encode(letter, add_special_tokens=False).ids]
-        if self.control_ids.isdisjoint(ids):
-            return ids
-        return [i for i in ids if i not in self.control_ids]
+        try:
+            found = self._plain.encode(text, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError):
+            raise BackboneError("messages: text that is not valid Unicode (a lone surrogate)") from None
+        ids: list[int] = []
+        for token, (start, end) in zip(found.ids, found.offsets, strict=True):
+            if token in self.control_ids:
+                # A vocabulary that also holds the control token as an ordinary piece.
+                ids.extend(self._spell(text[start:end]))
+            else:
+                ids.append(token)
+        return ids
+
+    def _spell(self, text: str) -> list[int]:
+        """Letter by letter, or byte by byte, no control token can form; what has neither form is left out."""
+        ids: list[int] = []
+        for letter in text:
+            found = self._plain.encode(letter, add_special_tokens=False).ids
+            if not self.control_ids.isdisjoint(found):
+                spelt = [self._plain.token_to_id(f"<0x{byte:02X}>") for byte in letter.encode()]
+                found = [token for token in spelt if token is not None]
+            ids.extend(token for token in found if token not in self.control_ids)
+        return ids
 
     def _mark(self, message: Message, texts: list[str], marker: str) -> dict[str, Any]:
         role = _ALIASES.get(message.role, message.role)
@@ -116,8 +139,6 @@ class ChatRenderer:
         return marked
 
     def _template(self, marked: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        from jinja2 import TemplateError
-
         def apply(turns: list[dict[str, Any]]) -> str:
             text: str = self._tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -126,13 +147,13 @@ class ChatRenderer:
 
         try:
             return apply(marked)
-        except TemplateError as error:
+        except _TEMPLATE_FAULTS as error:
             if marked[0]["role"] == "system" and len(marked) > 1 and marked[1]["role"] == "user":
                 # Templates without a system role get its text at the head of the first user turn.
                 merged = {**marked[1], "content": f"{marked[0]['content']}\n\n{marked[1]['content']}"}
                 try:
                     return apply([merged, *marked[2:]])
-                except TemplateError as second:
+                except _TEMPLATE_FAULTS as second:
                     error = second
             raise BackboneError(f"messages: the model's chat template refuses this order of roles ({error})") from error
 
@@ -176,6 +197,23 @@ def _first_texts(messages: Sequence[Message]) -> dict[int, int]:
         number += 1 + (message.name is not None)
         number += sum(_count_texts(call) for call in message.tool_calls or ())
     return starts
+
+
+def _unread_calls(messages: Sequence[Message], shown: set[int]) -> set[int]:
+    """Turns whose tool calls the template has left out altogether."""
+    unread = set()
+    for number, turn in _first_texts(messages).items():
+        message = messages[turn]
+        first = number + 1 + (message.name is not None)
+        count = sum(_count_texts(call) for call in message.tool_calls or ())
+        if count and shown.isdisjoint(range(first, first + count)):
+            unread.add(turn)
+    return unread
+
+
+def _calls_as_text(message: Message) -> Message:
+    calls = json.dumps(list(message.tool_calls or ()), ensure_ascii=False)
+    return Message(message.role, f"{message.content}\n{calls}" if message.content else calls, message.name)
 
 
 def _count_texts(value: Any) -> int:

@@ -28,8 +28,12 @@ def embedded_path() -> Path:
 
 
 def embedded_is_ready() -> bool:
-    """True if the converted weights are in place; a conversion that was cut short does not count."""
-    return (embedded_path() / "complete.json").is_file()
+    """True if the converted weights are in place; a conversion that was cut short, or is of other files, is not."""
+    try:
+        found = json.loads((embedded_path() / "complete.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(found == embedded_identity())
 
 
 def embedded_identity() -> dict[str, Any]:

@@ -38,7 +38,9 @@ def generate_answers(
     Yields:
         Number of the conversation and its answer, in the order in which they finish.
     """
-    banned = torch.tensor(sorted(banned_ids(backbone.control_ids, backbone.eos_ids)), device=backbone.device)
+    banned = torch.tensor(
+        sorted(banned_ids(backbone.control_ids, backbone.eos_ids)), dtype=torch.long, device=backbone.device
+    )
     queue = enumerate(conversations)
     active: list[_Stream] = []
     with SessionPool(backbone, backbone.context_length * streams) as pool:

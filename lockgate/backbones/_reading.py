@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.backbones._taps import Tap
+from lockgate.errors import PoolFull
 
 Job = TypeVar("Job")
 
@@ -51,19 +52,24 @@ def read_packed(
     Yields:
         After each step, the parts it read; the tap holds their rows until the next step.
     """
-    queue = iter(readings)
+    queue = (reading for reading in readings if reading.end > reading.prefix_length)
+    waiting: Reading[Job] | None = None
     current: _Progress[Job] | None = None
     while True:
         parts: list[tuple[_Progress[Job], int, int]] = []
         room = tokens_per_step
         while room > 0:
             if current is None:
-                reading = next(queue, None)
-                if reading is None:
+                waiting = waiting or next(queue, None)
+                if waiting is None:
                     break
-                if reading.end <= reading.prefix_length:
-                    continue
-                current = _start(pool, reading)
+                try:
+                    current = _start(pool, waiting)
+                except PoolFull:
+                    if not parts:
+                        raise
+                    break
+                waiting = None
             take = min(room, current.reading.end - current.position, _free(current.session))
             if take <= 0:
                 _slide(pool, current)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from lockgate.backbones._attention import PackedStep, Segment
-from lockgate.backbones._taps import Tap, attach
-from lockgate.errors import ContextOverflow, PoolFull
+from lockgate.backbones._taps import Tap
+from lockgate.errors import BackboneError, ContextOverflow, PoolFull
 
 if TYPE_CHECKING:
     from lockgate.backbones._backbone import Backbone
@@ -45,7 +44,10 @@ class Session:
 
         Raises:
             PoolFull: no memory for `capacity` tokens.
+            BackboneError: the session is closed.
         """
+        if not self._open:
+            raise BackboneError("the session is closed; there is nothing left to fork")
         twin = self._pool.open(max(capacity, self.length))
         twin._copy(self)
         return twin
@@ -88,7 +90,6 @@ class SessionPool:
         self.kv_used_tokens = 0
         self._prefixes: OrderedDict[tuple[int, ...], Session] = OrderedDict()
         self._tap: Tap | None = None
-        self._handles: list[RemovableHandle] = []
 
     def open(self, capacity_tokens: int, prefix: Sequence[int] = ()) -> Session:
         """Reserve memory for a session of up to `capacity_tokens` tokens.
@@ -98,19 +99,22 @@ class SessionPool:
                 behind them with their keys and values copied in (`length == len(prefix)`). They pass no tap.
 
         Raises:
-            ContextOverflow: more tokens than the backbone's context.
+            ContextOverflow: more tokens than the backbone's context, or fewer than the prefix.
             PoolFull: the budget is used up for now.
         """
+        if capacity_tokens < max(1, len(prefix)):
+            raise ContextOverflow(f"{capacity_tokens} tokens asked for, the prefix alone has {len(prefix)}")
         if capacity_tokens > self.backbone.context_length:
             raise ContextOverflow(
                 f"{capacity_tokens} tokens asked for, the context holds {self.backbone.context_length}"
             )
         if self.kv_used_tokens + capacity_tokens > self.kv_budget_tokens:
             raise PoolFull(f"{self.kv_used_tokens} of {self.kv_budget_tokens} key-value tokens are in use")
-        self.kv_used_tokens += capacity_tokens
+        held = self._prefix(tuple(prefix)) if prefix else None
         session = Session(self, capacity_tokens)
-        if prefix:
-            session._copy(self._prefix(tuple(prefix)))
+        if held is not None:
+            session._copy(held)
+        self.kv_used_tokens += capacity_tokens
         return session
 
     def step(self, feeds: Sequence[Feed], tap: Tap | None = None) -> list[Tensor | None]:
@@ -123,28 +127,39 @@ class SessionPool:
 
         Raises:
             ContextOverflow: a feed would outgrow its session's capacity. Nothing was read.
+            BackboneError: a feed without tokens, or a session that is closed, of another pool or fed twice. Nothing
+                was read.
         """
+        self._check(feeds)
+        self._tap = tap
+        self.backbone.use_tap(tap)
+        return self._forward(feeds, tap) if feeds else []
+
+    def _check(self, feeds: Sequence[Feed]) -> None:
+        if len({id(feed.session) for feed in feeds}) < len(feeds):
+            raise BackboneError("a session is fed twice in one step; give it all its tokens in one feed")
         for feed in feeds:
+            if not len(feed.token_ids) or not feed.session._open or feed.session._pool is not self:
+                raise BackboneError("each feed needs at least one token and an open session of this pool")
             if feed.session.length + len(feed.token_ids) > feed.session.capacity:
                 raise ContextOverflow(
                     f"session holds {feed.session.length} of {feed.session.capacity} tokens; "
                     f"{len(feed.token_ids)} more do not fit"
                 )
-        self._use(tap)
-        if not feeds:
-            return []
-        return self._forward(feeds)
 
-    def _forward(self, feeds: Sequence[Feed]) -> list[Tensor | None]:
-        segments, ids, positions, start = [], [], [], 0
+    def _forward(self, feeds: Sequence[Feed], tap: Tap | None) -> list[Tensor | None]:
+        segments: list[Segment] = []
+        ids: list[int] = []
+        positions: list[int] = []
+        start = 0
         for feed in feeds:
             end, past = start + len(feed.token_ids), feed.session.length
             segments.append(Segment(feed.session, start, end, past))
             ids.extend(feed.token_ids)
             positions.extend(range(past, past + end - start))
             start = end
-        if self._tap is not None:
-            self._tap.begin(start)
+        if tap is not None:
+            tap.begin(start)
         hidden = self.backbone.forward(ids, positions, PackedStep(segments))
         for feed in feeds:
             feed.session.length += len(feed.token_ids)
@@ -152,26 +167,12 @@ class SessionPool:
         rows = iter(self.backbone.next_token_logits(hidden[wanted]) if wanted else ())
         return [next(rows) if feed.want_logits else None for feed in feeds]
 
-    def _use(self, tap: Tap | None) -> None:
-        """Hooks stay in place from step to step: installing thirty of them each token would cost more than they do."""
-        if tap is self._tap:
-            return
-        for handle in self._handles:
-            handle.remove()
-        self._handles = attach(tap, self.backbone.layers) if tap is not None else []
-        self._tap = tap
-
     def _prefix(self, ids: tuple[int, ...]) -> Session:
         held = self._prefixes.get(ids)
         if held is None:
             held = Session(self, len(ids))
-            tap, self._tap = self._tap, None
-            handles, self._handles = self._handles, []
-            for handle in handles:
-                handle.remove()
-            self._forward([Feed(held, ids)])
-            if tap is not None:
-                self._use(tap)
+            self.backbone.use_tap(None)
+            self._forward([Feed(held, ids)], None)
             self._prefixes[ids] = held
             if len(self._prefixes) > _KEPT_PREFIXES:
                 self._prefixes.popitem(last=False)
@@ -182,8 +183,10 @@ class SessionPool:
         self.kv_used_tokens -= capacity
 
     def close(self) -> None:
-        """Remove the hooks and drop the kept prefixes."""
-        self._use(None)
+        """Remove this pool's hooks and drop the kept prefixes."""
+        if self._tap is not None and self.backbone.tap is self._tap:
+            self.backbone.use_tap(None)
+        self._tap = None
         self._prefixes.clear()
 
     def __enter__(self) -> "SessionPool":

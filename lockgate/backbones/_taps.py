@@ -34,18 +34,18 @@ def attach(tap: Tap, layers: torch.nn.ModuleList) -> list[RemovableHandle]:
     """Hook `tap` onto decoder `layers`; the caller removes the handles.
 
     Convention: `residual` is a block's output (0-based layer index, before the final norm), `attention` and `mlp`
-    are what the sub-blocks add to the residual stream.
+    are what the sub-blocks put out (where an architecture norms that before it adds it to the residual stream: before
+    the norm). Either all hooks are set or none.
 
     Raises:
         BackboneError: a layer number out of range, or a block without the sub-module asked for.
     """
-    handles = []
+    found = []
     for layer, site in tap.wanted:
         if not 0 <= layer < len(layers):
             raise BackboneError(f"layer {layer} asked for, but the backbone has layers 0 to {len(layers) - 1}")
-        module = _module(layers[layer], site)
-        handles.append(module.register_forward_hook(_hook(tap, layer, site)))
-    return handles
+        found.append((_module(layers[layer], site), _hook(tap, layer, site)))
+    return [module.register_forward_hook(hook) for module, hook in found]
 
 
 def _module(block: torch.nn.Module, site: Site) -> torch.nn.Module:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lockgate.backbones import Site
+from lockgate.backbones import SITES, Site
 from lockgate.errors import BackboneMismatch, GuardError
 
 
@@ -63,22 +63,25 @@ class ProbeHead:
             with safe_open(path, framework="pt") as file:
                 meta = file.metadata() or {}
                 weights, bias = file.get_tensor("weights").float(), file.get_tensor("bias").float()
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, KeyError) as error:
             raise GuardError(f"{path}: not a readable probe ({error}); restore the file or train again") from error
         if meta.get("format") != "lockgate-probe-1":
             raise GuardError(f"{path}: format {meta.get('format')!r}, expected 'lockgate-probe-1'")
-        head = cls(
-            layers=tuple(json.loads(meta["layers"])),
-            site=meta["site"],
-            weights=weights,
-            bias=bias,
-            gamma=float(meta["gamma"]),
-            category_ids=tuple(json.loads(meta["category_ids"])),
-        )
-        expected = (head.n_outputs, len(head.layers))
-        if tuple(weights.shape[:2]) != expected or tuple(bias.shape) != expected[:1]:
+        try:
+            layers = tuple(int(layer) for layer in json.loads(meta["layers"]))
+            names = tuple(str(name) for name in json.loads(meta["category_ids"]))
+            gamma = float(meta["gamma"])
+            site = next(known for known in SITES if known == meta["site"])
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            raise GuardError(f"{path}: the metadata are incomplete or malformed; train again") from error
+        expected = (1 + len(names), len(layers))
+        if weights.ndim != 3 or tuple(weights.shape[:2]) != expected or tuple(bias.shape) != expected[:1]:
             raise GuardError(f"{path}: weights {tuple(weights.shape)} do not fit {expected} outputs and layers")
-        return head
+        if len(set(layers)) < len(layers) or not 0 < gamma <= 1:
+            raise GuardError(f"{path}: expected distinct layers and 0 < gamma <= 1; train again")
+        if not (weights.isfinite().all() and bias.isfinite().all()):
+            raise GuardError(f"{path}: weights that are not finite numbers; train again")
+        return cls(layers, site, weights, bias, gamma, names)
 
 
 class ProbeTap:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -184,7 +185,8 @@ class _Run:
 
     def _loss(self, index: int, batch: TrainingBatch) -> Tensor:
         config, columns = self.configs[index], self.columns[index]
-        windows = batch.windows if len(columns) == len(self.cached_layers) else batch.windows[:, columns]
+        everything = columns == list(range(len(self.cached_layers)))
+        windows = batch.windows if everything else batch.windows[:, columns]
         logits = windows.flatten(1) @ self.weights[index].flatten(1).T + self.biases[index]
         owners = batch.owners
         if config.regions == "answer":
@@ -200,6 +202,9 @@ class _Run:
         """Plain mean loss of the reporting heads, over exchanges whose category is known."""
         spread = targets[owners]
         known = ~spread.isnan()
+        if not known.any():
+            # A mean over nothing is NaN, and one NaN would spoil every weight.
+            return logits.sum() * 0.0
         return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], spread[known])
 
     def save(self, path: Path, epochs_done: int) -> None:
@@ -214,16 +219,17 @@ class _Run:
         os.replace(partial, path)
 
     def restore(self, path: Path) -> int:
-        """Epochs already done, 0 if the file is missing or belongs to another run."""
+        """Epochs already done, 0 if the file is missing, damaged or belongs to another run."""
         if not path.exists():
             return 0
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata()
-        if meta.get("run") != self._key():
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = file.metadata() or {}
+            if meta.get("run") != self._key():
+                return 0
+            state = load_file(path)
+        except SafetensorError:
             return 0
-        state = load_file(path)
         with torch.no_grad():
             for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
                 weight.copy_(state[f"weight{i}"])
@@ -234,7 +240,8 @@ class _Run:
         return int(meta["epochs_done"])
 
     def _key(self) -> str:
-        content = [[asdict(config) for config in self.configs], [(e.id, e.label) for e in self.exchanges]]
+        rows = [(row.id, row.label, row.category) for row in self.exchanges]
+        content = [[asdict(config) for config in self.configs], rows]
         return hashlib.sha256(json.dumps([*content, self.category_ids, self.cache.meta]).encode()).hexdigest()
 
 

@@ -72,10 +72,13 @@ class WindowCache:
         self.exchanges: list[CachedExchange] = []
         self.meta: dict[str, Any] = {}
         for number, meta in enumerate(sorted(path.glob("[0-9]*.json"))):
-            content = json.loads(meta.read_text())
-            self.meta = content["meta"]
-            self.shards.append(np.load(meta.with_suffix(".npy"), mmap_mode="r"))
-            self.exchanges += [CachedExchange(shard=number, **row) for row in content["exchanges"]]
+            try:
+                content = json.loads(meta.read_text())
+                self.meta = content["meta"]
+                self.shards.append(np.load(meta.with_suffix(".npy"), mmap_mode="r"))
+                self.exchanges += [CachedExchange(shard=number, **row) for row in content["exchanges"]]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise TrainingError(f"{meta}: damaged ({type(error).__name__}); remove it and read again") from error
         if not self.exchanges:
             raise TrainingError(f"{path}: no finished shard of activations")
 
@@ -118,10 +121,16 @@ def build_cache(
 
     Yields:
         How many exchanges are done.
+
+    Raises:
+        TrainingError: `path` holds shards of other data or settings, or activations do not fit into float16.
     """
     path.mkdir(parents=True, exist_ok=True)
     meta = {"backbone": backbone.identity.hashes, "layers": list(layers), "site": site, "max_tokens": max_tokens}
     tap = ActivationTap(layers, site, backbone.hidden_size)
+    shards = -(-len(exchanges) // shard_size)
+    if extra := [found for found in sorted(path.glob("[0-9]*.json")) if int(found.stem) >= shards]:
+        raise TrainingError(f"{extra[0]}: made from more data than is given now; use another directory")
     with SessionPool(backbone, 64 * backbone.context_length) as pool:
         for number, first in enumerate(range(0, len(exchanges), shard_size)):
             group = exchanges[first : first + shard_size]
@@ -142,10 +151,11 @@ def _write_shard(
     readings, answers = [], []
     for index, exchange in enumerate(group):
         chat = pool.backbone.render(exchange.messages)
-        ids, cut = list(chat.token_ids[: chat.answer_end]), 0
+        # At least one token, as scoring reads it.
+        ids, cut = list(chat.token_ids[: max(chat.answer_end, chat.prefix_length + 1)]), 0
         if len(ids) > max_tokens:
             cut = len(ids) - max_tokens
-            ids = ids[: chat.prefix_length] + ids[chat.prefix_length + cut :]
+            ids = ids[: chat.prefix_length] + ids[min(chat.prefix_length + cut, len(ids) - 1) :]
         readings.append(Reading(index, ids, chat.prefix_length, len(ids)))
         answers.append(max(0, chat.answer_start - cut - chat.prefix_length))
     blocks = _block_sums(pool, tap, readings)
@@ -154,7 +164,8 @@ def _write_shard(
     start = 0
     for index, exchange in enumerate(group):
         means, ends = _window_means(blocks[index], readings[index].end - readings[index].prefix_length)
-        part = means.numpy().astype(np.float16)
+        with np.errstate(over="ignore"):
+            part = means.numpy().astype(np.float16)
         if not np.isfinite(part).all():
             raise TrainingError(f"exchange {exchange.id}: activations beyond float16; choose other layers")
         parts.append(part)
