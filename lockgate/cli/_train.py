@@ -44,12 +44,13 @@ def probe(
     from lockgate.backbones import SITES, Backbone
     from lockgate.errors import ConfigError
     from lockgate.exchanges import read_exchanges
-    from lockgate.guards import train_guard
+    from lockgate.guards import check_target, train_guard
     from lockgate.training import ProbeConfig
 
     chosen = next((known for known in SITES if known == site), None)
     if chosen is None:
         raise ConfigError(f"--site: expected one of {', '.join(SITES)}")
+    check_target(output)
     rows = [row for path in inputs for row in read_exchanges(path, skip_invalid=skip_invalid)]
     loaded = Backbone.load(backbone)
     config = ProbeConfig(
@@ -92,7 +93,7 @@ def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            found.update(range(int(first), int(last or first) + 1))
+            found.update(range(max(-1, int(first)), min(n_layers, int(last or first)) + 1))
     except ValueError:
         raise ConfigError(f"--layers: expected `all` or numbers and ranges such as 16-24,29; found {text!r}") from None
     if not found or min(found) < 0 or max(found) >= n_layers:

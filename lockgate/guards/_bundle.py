@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +11,11 @@ from pydantic import ValidationError
 
 from lockgate.classifiers import ProbeHead
 from lockgate.constitution import Constitution, load_constitution
-from lockgate.errors import GuardError
+from lockgate.errors import ConfigError, GuardError
 from lockgate.guards._record import GuardRecord
 
 EMBEDDED = Path(__file__).parent / "embedded"
+_SEAL = "sha256: "
 FILES = ("guard.yaml", "constitution.yaml", "probe.safetensors", "README.md")
 
 
@@ -48,18 +48,38 @@ def read_bundle(path: Path) -> Bundle:
     head = ProbeHead.load(path / "probe.safetensors")
     if head.gamma != record.gamma:
         raise GuardError(f"{path}/guard.yaml: gamma {record.gamma} differs from the probe's {head.gamma}")
-    text = (path / "constitution.yaml").read_text(encoding="utf-8")
+    text = (path / "constitution.yaml").read_bytes().decode("utf-8")
     return Bundle(record, load_constitution(path / "constitution.yaml"), text, head)
 
 
+def check_target(path: Path) -> None:
+    """Refuse to write a bundle where anything else lies: it would be replaced as a whole.
+
+    Raises:
+        GuardError: `path` is a file, or a folder that is neither empty nor a bundle.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise GuardError(f"{path}: is not a folder; a guard is a folder, choose another name")
+    if path.is_dir():
+        found = {entry.name for entry in path.iterdir()}
+        if found and ("guard.yaml" not in found or found - set(FILES)):
+            raise GuardError(f"{path}: holds other files, and a guard would replace them; choose another folder")
+
+
 def write_bundle(path: Path, record: GuardRecord, constitution_yaml: str, head: ProbeHead, card: str) -> None:
-    """Write a bundle beside `path` and move it there; an existing one is replaced as a whole."""
+    """Write a bundle beside `path` and move it there; an existing one is replaced as a whole.
+
+    Raises:
+        GuardError: what lies at `path` is not a bundle.
+    """
+    path = path.absolute()
+    check_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         made = Path(scratch) / "bundle"
         made.mkdir()
         head.save(made / "probe.safetensors")
-        (made / "constitution.yaml").write_text(constitution_yaml, encoding="utf-8")
+        (made / "constitution.yaml").write_bytes(constitution_yaml.encode("utf-8"))
         hashes = {
             "probe_sha256": file_sha256(made / "probe.safetensors"),
             "constitution": record.constitution.model_copy(
@@ -67,13 +87,16 @@ def write_bundle(path: Path, record: GuardRecord, constitution_yaml: str, head: 
             ),
         }
         content = record.model_copy(update=hashes).model_dump(mode="json")
-        (made / "guard.yaml").write_text(yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")
+        (made / "guard.yaml").write_bytes(_sealed(yaml.safe_dump(content, sort_keys=False, width=110)))
         (made / "README.md").write_text(card, encoding="utf-8")
         if path.exists():
             old = Path(scratch) / "old"
             os.replace(path, old)
-            os.replace(made, path)
-            shutil.rmtree(old)
+            try:
+                os.replace(made, path)
+            except OSError:
+                os.replace(old, path)
+                raise
         else:
             os.replace(made, path)
 
@@ -84,13 +107,32 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _sealed(text: str) -> bytes:
+    """`guard.yaml` with the hash of all that stands before it as its last line."""
+    body = text.encode("utf-8")
+    return body + f"{_SEAL}{hashlib.sha256(body).hexdigest()}\n".encode()
+
+
 def _read_record(path: Path) -> GuardRecord:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return GuardRecord.model_validate(content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        data = path.read_bytes()
+        content = yaml.safe_load(data.decode("utf-8"))
+        if isinstance(content, dict):
+            content.pop(_SEAL.strip(": "), None)
+        record = GuardRecord.model_validate(content)
+        record.thresholds.to_thresholds()
+    except ConfigError as error:
+        raise GuardError(f"{path}: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise GuardError(f"{path}: not readable as YAML ({type(error).__name__}); restore the bundle") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise GuardError(f"{path}: {where}: {first['msg']}; expected the keys of bundle format 1") from error
+    # An edit or a cut that leaves valid YAML would otherwise change what the guard claims, unseen.
+    body = data[: data.rfind(_SEAL.encode())]
+    if data != _sealed(body.decode("utf-8")):
+        raise GuardError(
+            f"{path}: changed or cut short after it was written; restore it (thresholds are set by lockgate calibrate)"
+        )
+    return record

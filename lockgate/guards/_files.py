@@ -5,6 +5,7 @@ worked or where a run was interrupted. Finished chunks lie in `OUTPUT.parts/` un
 """
 
 import contextlib
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -12,10 +13,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lockgate.errors import ConfigError
+import torch
+
+from lockgate.errors import ConfigError, ExchangeError, GuardError
 from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards._bundle import file_sha256
@@ -41,8 +45,10 @@ def score_file(
         raise ConfigError(f"workers: expected at least 1, found {workers}")
     if not output.parent.is_dir():
         raise ConfigError(f"{output}: the folder {output.parent} does not exist; make it first")
-    if workers > 1 and guard.path is None:
-        raise ConfigError("workers: a guard that is not saved yet is scored by one process")
+    if workers > 1 and (guard.path is None or not guard.backbone.source):
+        raise ConfigError("workers: a guard or backbone that lies in memory only is scored by one process")
+    if not source.is_file():
+        raise ExchangeError(f"{source}: no such file; expected exchanges as .jsonl, .jsonl.gz, .jsonl.zst or .parquet")
     parts = output.with_name(output.name + ".parts")
     _claim(parts, {"guard": _guard_key(guard), "input": file_sha256(source), "skip_invalid": skip_invalid})
     if workers == 1:
@@ -101,7 +107,8 @@ def _claim(parts: Path, key: dict[str, Any]) -> None:
 
 
 def _guard_key(guard: "Guard") -> list[Any]:
-    return [guard.record.model_dump(mode="json"), guard.head.weights.double().sum().item()]
+    weights = torch.cat([guard.head.weights.flatten(), guard.head.bias]).numpy().tobytes()
+    return [guard.record.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
 
 
 def _chunks(
@@ -118,12 +125,13 @@ def _chunks(
 
 def _write_chunk(guard: "Guard", chunk: tuple[int, list[Exchange]], parts: Path) -> None:
     number, exchanges = chunk
-    scored = score_exchanges(guard.backbone, [guard.head], [guard.thresholds], exchanges)
+    scored = score_exchanges(
+        guard.backbone, [guard.head], [guard.thresholds], exchanges, first_number=number * CHUNK
+    )
     rows = sorted((score_row(scores[0]) for scores in scored), key=lambda row: row["row"])
     partial = parts / f"{number:08d}.part"
     with partial.open("w", encoding="utf-8") as sink:
         for row in rows:
-            row["row"] += number * CHUNK
             sink.write(json.dumps(row) + "\n")
     os.replace(partial, partial.with_suffix(".jsonl"))
 
@@ -142,6 +150,8 @@ def _spawn(
             for future in as_completed(futures):
                 future.result()
                 report(sum(1 for _ in parts.glob("[0-9]*.jsonl")) * CHUNK)
+        except BrokenProcessPool as error:
+            raise GuardError("a scoring process ended by itself (memory?); run the same command to go on") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -150,8 +160,6 @@ def _spawn(
 def _work(
     guard_path: str, backbone: str, source: Path, skip_invalid: bool, parts: Path, worker: int, workers: int
 ) -> None:
-    import torch
-
     from lockgate.guards._guard import Guard
 
     torch.set_num_threads(1)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lockgate._version import __version__
 from lockgate.backbones import Backbone
 from lockgate.calibration import Calibration
@@ -15,7 +17,7 @@ from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, Message, messages_from_list
 from lockgate.guards._bundle import EMBEDDED, Bundle, file_sha256, read_bundle, write_bundle
 from lockgate.guards._card import write_card
-from lockgate.guards._record import FORMAT, BackboneRecord, ConstitutionRecord, GuardRecord, ThresholdRecord, TrainingRecord
+from lockgate.guards._record import BackboneRecord, ConstitutionRecord, GuardRecord, ThresholdRecord, TrainingRecord
 from lockgate.guards._scoring import ExchangeScore, score_exchanges
 from lockgate.guards._stream import GuardStream
 from lockgate.training import WINDOW
@@ -72,7 +74,7 @@ class Guard:
         """Bind freshly trained parts together; uncalibrated until `with_calibration`."""
         identity = backbone.identity.to_dict()
         record = GuardRecord(
-            format=FORMAT,
+            format=1,
             lockgate_version=__version__,
             name=name,
             backbone=BackboneRecord.model_validate(identity),
@@ -96,14 +98,22 @@ class Guard:
         return file_sha256(self.path / "guard.yaml") if self.path else ""
 
     def score(self, messages: Conversation) -> ExchangeScore:
-        """Score one exchange (or a prompt alone) as serving would."""
+        """Score one exchange (or a prompt alone) as serving would.
+
+        Raises:
+            ExchangeError: a message is malformed, or the roles stand in an order that the template refuses.
+        """
         exchange = Exchange(_messages(messages))
         return next(iter(score_exchanges(self.backbone, [self.head], [self.thresholds], [exchange])))[0]
 
     def stream(self, messages: Conversation, *, max_tokens: int = 2048) -> GuardStream:
         """Watch an answer while it is written.
 
+        Args:
+            max_tokens: longest answer; memory for it is reserved, as far as the context goes.
+
         Raises:
+            ExchangeError: a message is malformed. BackboneError: an order of roles that the template refuses.
             ContextOverflow: the prompt is longer than the backbone's context.
         """
         return GuardStream(self.backbone, self.head, self.thresholds, _messages(messages), max_tokens)
@@ -157,9 +167,7 @@ class Guard:
 
 
 def _messages(messages: Conversation) -> tuple[Message, ...]:
-    if all(isinstance(message, Message) for message in messages):
-        return tuple(message for message in messages if isinstance(message, Message))
-    return messages_from_list(list(messages))
+    return messages_from_list(list(messages) if isinstance(messages, Sequence) else messages)
 
 
 def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:
@@ -183,8 +191,9 @@ def _verify_backbone(record: BackboneRecord, backbone: Backbone) -> None:
         )
     if record.dtype != identity.dtype:
         raise BackboneMismatch(f"the guard was made for {record.dtype}, the backbone is loaded in {identity.dtype}")
-    worst = max(abs(a - b) for a, b in zip(record.fingerprint, identity.fingerprint, strict=True))
-    if not worst <= _FINGERPRINT_TOLERANCE:
+    pairs = zip(record.fingerprint, identity.fingerprint, strict=False)
+    worst = float(np.max([abs(a - b) for a, b in pairs] or [0.0]))  # NaN if any is
+    if len(record.fingerprint) != len(identity.fingerprint) or not worst <= _FINGERPRINT_TOLERANCE:
         raise BackboneMismatch(
             f"the backbone's files are the right ones, but its logits differ by {worst:.3f} from those the guard was "
             "made with: this installation computes something else; run: lockgate doctor"

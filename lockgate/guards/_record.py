@@ -6,8 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 from lockgate.cascade import Thresholds
 
-FORMAT = 1
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -56,11 +56,16 @@ def score_exchanges(
     heads: Sequence[ProbeHead],
     thresholds: Sequence[Thresholds],
     exchanges: Iterable[Exchange],
+    *,
+    first_number: int = 0,
 ) -> Iterator[list[ExchangeScore]]:
     """Score exchanges in input order with one or several heads in a single pass.
 
     Memory is bounded: exchanges are rendered as they are read. Longer ones than the backbone's context are read in
     overlapping windows; the stream state goes on across them.
+
+    Args:
+        first_number: number of the first exchange, for those who score a file in chunks.
 
     Yields:
         For each exchange, one score per head.
@@ -71,7 +76,8 @@ def score_exchanges(
     tap = ProbeTap(heads, backbone.hidden_size, backbone.device)
     with SessionPool(backbone, _KV_TOKENS + backbone.context_length) as pool:
         started = time.process_time()
-        for parts in read_packed(pool, _readings(backbone, heads, thresholds, exchanges), tap):
+        readings = _readings(backbone, heads, thresholds, exchanges, first_number)
+        for parts in read_packed(pool, readings, tap):
             logits = tap.logits.double().cpu().numpy()
             elapsed = time.process_time() - started
             share = elapsed / sum(part.end - part.start for part in parts)
@@ -89,8 +95,9 @@ def _readings(
     heads: Sequence[ProbeHead],
     thresholds: Sequence[Thresholds],
     exchanges: Iterable[Exchange],
+    first_number: int,
 ) -> Iterator[Reading[_Open]]:
-    for number, exchange in enumerate(exchanges):
+    for number, exchange in enumerate(exchanges, first_number):
         try:
             chat = backbone.render(exchange.messages, add_generation_prompt=exchange.is_prompt_only)
         except Exception as error:
@@ -101,6 +108,8 @@ def _readings(
         ]
         # An answer without a token still closes the prompt: at least one token is always read.
         end = max(chat.answer_end, chat.prefix_length + 1)
+        if end > len(chat.token_ids):
+            raise ExchangeError(f"exchange {number} ({exchange.id}): there is no token that could be scored")
         yield Reading(_Open(number, exchange, states, end), chat.token_ids, chat.prefix_length, end)
 
 
@@ -123,4 +132,4 @@ def _finish(job: _Open, state: StreamState, backbone: Backbone) -> ExchangeScore
 
 def finite_or_none(value: float) -> float | None:
     """A score for a table: None where there is none (no scored token in the region)."""
-    return float(value) if np.isfinite(value) else None
+    return None if np.isnan(value) else float(value)

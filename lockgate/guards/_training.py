@@ -17,7 +17,7 @@ from lockgate.exchanges import Exchange, grouped_split, prompt_group
 from lockgate.guards._guard import Guard
 from lockgate.guards._record import TrainingRecord
 from lockgate.guards._scoring import score_exchanges
-from lockgate.training import ProbeConfig, WindowCache, build_cache, fit_probes
+from lockgate.training import STRIDE, ProbeConfig, WindowCache, build_cache, fit_probes
 
 _HELD_OUT = 0.1
 # A thousandth of the scores' spread is what batch mates and builds of the libraries may move a logit.
@@ -93,18 +93,23 @@ def _check_labels(training: Sequence[Exchange]) -> None:
 
 
 def _record(usable: Sequence[Exchange], cache: WindowCache, config: ProbeConfig) -> TrainingRecord:
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: {"harmful": 0, "harmless": 0})
-    for row in usable:
-        counts[row.source or "unnamed"]["harmful" if (row.label or 0.0) >= 0.5 else "harmless"] += 1
     digest = hashlib.sha256("\n".join(f"{row.id} {row.label}" for row in usable).encode()).hexdigest()
     return TrainingRecord(
         recipe="lockgate train probe",
         config={"probe": config_dict(config), "site": cache.meta["site"], "max_tokens": cache.meta["max_tokens"]},
-        exchanges=dict(counts),
-        tokens_seen=8 * sum(row.end - row.start for row in cache.exchanges),
+        exchanges=training_counts(usable),
+        tokens_seen=STRIDE * sum(row.end - row.start + 1 for row in cache.exchanges),
         data_sha256=digest,
         seeds=[config.seed],
     )
+
+
+def training_counts(exchanges: Sequence[Exchange]) -> dict[str, dict[str, int]]:
+    """Harmful and harmless exchanges by source, as the training record names them."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: {"harmful": 0, "harmless": 0})
+    for row in exchanges:
+        counts[row.source or "unnamed"]["harmful" if (row.label or 0.0) >= 0.5 else "harmless"] += 1
+    return dict(counts)
 
 
 def config_dict(config: ProbeConfig) -> dict[str, object]:
