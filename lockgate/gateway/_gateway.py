@@ -1,6 +1,7 @@
 """The gateway: a backbone, a guard and an engine behind one door, and the limits that a request meets."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -130,6 +131,8 @@ class Gateway:
         characters = sum(len(message.content) for message in request.messages)
         if characters > self.backbone.context_length * self._longest_token:
             raise self._too_long(f"more than {characters // self._longest_token}")
+        if len(request.messages) > self.backbone.context_length:
+            raise self._too_long(f"more than {len(request.messages)}")
         rendered = await anyio.to_thread.run_sync(self._render, request, limiter=self._tokenising)
         prompt_tokens = len(rendered.token_ids)
         room = min(self.backbone.context_length, self.engine.kv_tokens // request.n) - prompt_tokens
@@ -210,7 +213,8 @@ def deliver_to(queue: "asyncio.Queue[Event]") -> Callable[[Event], None]:
     loop = asyncio.get_running_loop()
 
     def deliver(event: Event) -> None:
-        if not loop.is_closed():
+        # A loop that is closed has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
     return deliver

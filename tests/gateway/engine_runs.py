@@ -17,7 +17,7 @@ from lockgate.gateway import DecisionLog, Engine, EngineOptions, Scoring
 from lockgate.gateway._events import Event, Finished, Released
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._sampling import SamplingParams
-from lockgate.guards._scoring import regions_of
+from lockgate.guards import regions_of
 
 
 @dataclass

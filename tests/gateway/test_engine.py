@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_head, tiny_backbone
 from serving import REFUSAL, scoring_for
+from taps import BrokenTap, CountingTap, StuckTap
 
 from lockgate.cascade import StreamState
-from lockgate.classifiers import ProbeTap
 from lockgate.errors import ContextOverflow
+from lockgate.exchanges import Exchange, Message
 from lockgate.gateway import EngineDown, QueueFull
 from lockgate.gateway._events import Finished, Released
 from lockgate.gateway._jobs import UNCHECKED, Scoring
+from lockgate.guards import GuardStream, score_exchanges
 
 TEXTS = (
     "why does the lock hold",
@@ -29,41 +30,6 @@ TEXTS = (
     "水門",
     "what now " * 40,
 )
-
-
-class CountingTap(ProbeTap):
-    """Counts the tokens it has scored."""
-
-    rows = 0
-
-    def begin(self, tokens):
-        super().begin(tokens)
-        self.rows += tokens
-
-
-class BrokenTap(ProbeTap):
-    """Fails while `broken` is set."""
-
-    broken = False
-
-    def see(self, layer, site, hidden):
-        if self.broken:
-            raise RuntimeError("the probe is broken")
-        super().see(layer, site, hidden)
-
-
-class StuckTap(ProbeTap):
-    """Waits for `go` once `stuck` is set."""
-
-    def __init__(self, heads, hidden_size):
-        super().__init__(heads, hidden_size)
-        self.stuck = threading.Event()
-        self.go = threading.Event()
-
-    def begin(self, tokens):
-        super().begin(tokens)
-        if self.stuck.is_set():
-            assert self.go.wait(30)
 
 
 def decisions(folder):
@@ -153,6 +119,25 @@ def test_scores_are_those_of_the_oracle(tmp_path, backbone, head):
     scores = oracle_scores(backbone, head, [*run.job.prompt, *answer], run.job.regions)
     np.testing.assert_allclose([t.score for t in run.tokens()], scores[-len(answer) :], atol=1e-4)
     assert run.end.max_answer == pytest.approx(max(scores[-len(answer) :]), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma"])
+def test_serving_watching_and_scoring_agree(tmp_path, architecture):
+    """The same answer, served, watched token by token, and scored as a whole."""
+    backbone = tiny_backbone(architecture)
+    head = random_head(backbone)
+    scoring = scoring_for(backbone, head, flag_on="both")
+    run = new_run(backbone, TEXTS[4], max_tokens=16)
+    with running_engine(backbone, scoring, tmp_path) as engine:
+        start(engine, run).finish()
+    thresholds = scoring.new_state(run.job.regions).thresholds
+    answer = oracle_answer(backbone, run.job.prompt, 16)
+    messages = [Message("user", TEXTS[4])]
+    with GuardStream(backbone, head, thresholds, messages, max_tokens=16) as stream:
+        watched = [stream.push(token).score for token in answer]
+    np.testing.assert_allclose([token.score for token in run.tokens()], watched, atol=1e-3)
+    prompt = next(iter(score_exchanges(backbone, [head], [thresholds], [Exchange(tuple(messages))])))[0]
+    assert run.end.max_prompt == pytest.approx(prompt.max_prompt, abs=1e-3)
 
 
 def test_off_mode_generates_the_same_answer(tmp_path, backbone, head):

@@ -1,10 +1,23 @@
 """The HTTP interface, driven through the real application on a tiny model."""
 
+import asyncio
 import json
 
 import pytest
 from models import tiny_backbone
-from serving import CHAT, NEVER, REFUSAL, ask, client_for, decisions_of, events_of, scoring_for, text_of
+from serving import (
+    CHAT,
+    NEVER,
+    REFUSAL,
+    ask,
+    client_for,
+    decisions_of,
+    events_of,
+    eventually,
+    scoring_for,
+    text_of,
+)
+from taps import BrokenTap, StuckTap
 
 pytestmark = pytest.mark.anyio
 
@@ -209,6 +222,7 @@ async def test_logit_bias_cannot_bring_back_a_control_token(make_gateway, backbo
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": [{"role": "user", "content": "lock " * 600}]}, "messages"),
+        ({"messages": [{"role": "user", "content": ""}] * 600}, "messages"),
         ({"messages": [{"role": "user", "content": "x" * 1_000_000}]}, "messages"),
     ],
 )
@@ -344,3 +358,50 @@ async def test_risk_events_only_for_the_playground(make_gateway, backbone, head)
     assert len(tokens) == 10
     assert all(isinstance(token["score"], float) for token in tokens)
     assert events[-1]["lockgate"]["decision"] == "pass"
+
+
+async def test_a_full_queue_is_a_429_with_retry_after(make_gateway, backbone, head):
+    tap = StuckTap([head], backbone.hidden_size)
+    tap.stuck.set()
+    gateway = make_gateway(backbone, scoring_for(backbone, head, tap=tap), max_streams=1, max_queue=1)
+    async with client_for(gateway) as client:
+        running = asyncio.create_task(client.post(CHAT, json=ask(max_tokens=2)))
+        await eventually(lambda: gateway.engine.active_streams == 1)
+        waiting = asyncio.create_task(client.post(CHAT, json=ask(max_tokens=2)))
+        await eventually(lambda: gateway.engine.waiting == 1)
+        refused = await client.post(CHAT, json=ask(max_tokens=2))
+        tap.go.set()
+        assert [(await task).status_code for task in (running, waiting)] == [200, 200]
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_a_failing_probe_is_a_refusal_and_a_degraded_state(make_gateway, backbone, head):
+    tap = BrokenTap([head], backbone.hidden_size)
+    gateway = make_gateway(backbone, scoring_for(backbone, head, tap=tap))
+    async with client_for(gateway) as client:
+        tap.broken = True
+        body = (await client.post(CHAT, json=ask())).json()
+        degraded = (await client.get("/readyz")).json()
+        tap.broken = False
+        assert (await client.post(CHAT, json=ask(max_tokens=2))).json()["choices"][0]["message"]["content"]
+        healed = (await client.get("/readyz")).json()
+    assert body["choices"][0]["finish_reason"] == "content_filter"
+    assert body["choices"][0]["message"]["content"] is None
+    assert body["choices"][0]["message"]["refusal"]
+    assert degraded["status"] == "degraded"
+    assert degraded["problems"] == ["scoring: RuntimeError"]
+    assert (healed["status"], healed["faults"]) == ("ready", {"total": 1, "last": "RuntimeError"})
+
+
+async def test_a_log_that_cannot_be_written_is_seen_and_stops_no_answer(make_gateway, backbone, head):
+    gateway = make_gateway(backbone, scoring_for(backbone, head))
+    async with client_for(gateway) as client:
+        gateway.decisions._release()
+        gateway.decisions.path.unlink()
+        gateway.decisions.path.mkdir()
+        assert (await client.post(CHAT, json=ask(max_tokens=2))).status_code == 200
+        ready = (await client.get("/readyz")).json()
+    assert ready["status"] == "degraded"
+    assert ready["decisions"]["unwritten"] == 1
