@@ -1,11 +1,21 @@
 """Tiny random models for tests: real architectures, a real tokenizer, no download."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from lockgate.backbones import Backbone
 from lockgate.backbones._attention import ATTENTION_NAME
@@ -14,6 +24,15 @@ from lockgate.classifiers import ProbeHead
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 CORPUS = (
     "the lock holds the water back between two gates and lets the boat through",
@@ -33,30 +52,57 @@ SHAPE: dict[str, Any] = {
 @cache
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of some hundred tokens with ChatML control tokens."""
+    control = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "bos_token": "<|im_start|>"}
+    return train_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], control, CHATML)
+
+
+@cache
+def gemma_tokenizer() -> PreTrainedTokenizerFast:
+    """The same with Gemma's control tokens and a template that has no system role."""
+    control = {"eos_token": "<eos>", "pad_token": "<pad>", "bos_token": "<bos>"}
+    special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<unused0>"]
+    return train_tokenizer(special, control, GEMMA)
+
+
+def train_tokenizer(special: list[str], control: dict[str, str], template: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    control = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "bos_token": "<|im_start|>"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **control)
-    fast.chat_template = CHATML
+    fast.chat_template = template
     return fast
 
 
+def tokenizer_for(architecture: str) -> PreTrainedTokenizerFast:
+    return gemma_tokenizer() if architecture.startswith("gemma") and architecture != "gemma" else tiny_tokenizer()
+
+
 def tiny_model(architecture: str = "llama", seed: int = 0) -> Any:
-    """A random model of a few thousand weights: `llama`, `qwen2` or `gemma`."""
-    tokenizer = tiny_tokenizer()
+    """A random model of a few thousand weights.
+
+    `qwen2_sliding`, `gemma2` and `gemma3` have layers with a sliding window of a few tokens, `gemma2` caps its logits.
+    """
+    tokenizer = tokenizer_for(architecture)
     common = {**SHAPE, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     config = {
         "llama": lambda: LlamaConfig(**common, tie_word_embeddings=True),
         "qwen2": lambda: Qwen2Config(**common),
+        "qwen2_sliding": lambda: Qwen2Config(
+            **common, use_sliding_window=True, sliding_window=6, max_window_layers=1
+        ),
+        "qwen3": lambda: Qwen3Config(**common, head_dim=16),
         "gemma": lambda: GemmaConfig(**common, head_dim=8),
+        "gemma2": lambda: Gemma2Config(
+            **common, head_dim=8, sliding_window=5, attn_logit_softcapping=2.0, final_logit_softcapping=3.0
+        ),
+        "gemma3": lambda: Gemma3TextConfig(**common, head_dim=8, sliding_window=7, sliding_window_pattern=2),
     }[architecture]()
     # Wide weights, so that random logits differ enough to make greedy answers varied and stable.
     config.initializer_range = 0.4
@@ -67,7 +113,14 @@ def tiny_model(architecture: str = "llama", seed: int = 0) -> Any:
 @cache
 def tiny_backbone(architecture: str = "llama", seed: int = 0) -> Backbone:
     """A tiny random backbone, shared between tests: they must not change it."""
-    return Backbone(tiny_model(architecture, seed), tiny_tokenizer(), name=f"tiny-{architecture}")
+    return Backbone(tiny_model(architecture, seed), tokenizer_for(architecture), name=f"tiny-{architecture}")
+
+
+def save_tiny(architecture: str, path: Path, seed: int = 0) -> Path:
+    """Write a tiny model as a Hugging Face directory."""
+    tiny_model(architecture, seed).save_pretrained(path)
+    tokenizer_for(architecture).save_pretrained(path)
+    return path
 
 
 def random_head(backbone: Backbone, seed: int = 0, gamma: float = 0.2) -> ProbeHead:

@@ -95,7 +95,7 @@ class Backbone:
         Raises:
             BackboneError: nothing usable at `source`. Nothing is downloaded, no remote code is run.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
         hashes = None
         path = Path(source)
@@ -115,7 +115,10 @@ class Backbone:
                 attn_implementation=ATTENTION_NAME,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+            # As it stands in its file: by the model's type alone the library would put other rules in its place.
+            plain = (path / "tokenizer.json").is_file()
+            kind = PreTrainedTokenizerFast if plain else AutoTokenizer
+            tokenizer = kind.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackboneError(f"{path}: not loadable as a causal language model: {first}") from error
