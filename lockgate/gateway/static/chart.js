@@ -123,7 +123,7 @@ export class RiskChart {
     for (const rect of [zone, above]) place(rect, { x: 0, y: 0, width: this.#size.width, height: Math.max(0, y) });
     if (!known) return;
     place(line, { x1: 0, x2: this.#size.width, y1: y, y2: y });
-    place(label, { x: PAD.left, y: y - 5 });
+    place(label, { x: PAD.left, y: y > 17 ? y - 5 : y + 15 });
     label.textContent = `threshold ${format(threshold)}`;
   }
 
