@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # The models in tests are so small that handing work to other threads costs more than the work.
 torch.set_num_threads(1)
+
+# A busy machine is no failure.
+settings.register_profile("lockgate", deadline=None)
+settings.load_profile("lockgate")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lockgate.backbones import SITES, Site
@@ -42,7 +42,7 @@ class ProbeHead:
         return 1 + len(self.category_ids)
 
     def save(self, path: Path) -> None:
-        """Write `path` (safetensors); everything but the numbers stands in its metadata."""
+        """Write `path` (safetensors); everything but the numbers stands in its metadata. Equal heads, equal bytes."""
         meta = {
             "format": "lockgate-probe-1",
             "layers": json.dumps(self.layers),
@@ -50,7 +50,8 @@ class ProbeHead:
             "gamma": repr(self.gamma),
             "category_ids": json.dumps(self.category_ids),
         }
-        save_file({"weights": self.weights.contiguous(), "bias": self.bias.contiguous()}, path, metadata=meta)
+        tensors = {"weights": self.weights.contiguous(), "bias": self.bias.contiguous()}
+        path.write_bytes(_ordered(save(tensors, metadata=meta)))
 
     @classmethod
     def load(cls, path: Path) -> "ProbeHead":
@@ -118,6 +119,14 @@ class ProbeTap:
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
         """Add one layer's share; float32 whatever the backbone computes in."""
         self.logits.addmm_(hidden.float(), self._weights[layer, site])
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with the keys of its header in order: the library writes them in another order each time."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def _stack(heads: Sequence[ProbeHead], device: torch.device | None) -> dict[tuple[int, Site], Tensor]:

@@ -80,6 +80,8 @@ def fit_probes(
     labels = np.array([exchange.label for exchange in exchanges])
     if not len(labels) or labels.max() < 0.5 or labels.min() >= 0.5:
         raise TrainingError("training needs exchanges of both labels; found only one")
+    if not configs or any(not config.layers for config in configs):
+        raise TrainingError("expected at least one probe, and at least one layer for each")
     if len({(c.epochs, c.batch, c.seed) for c in configs}) != 1:
         raise TrainingError("probes that are fitted together need the same epochs, batch and seed")
     run = _Run(cache, exchanges, configs, tuple(category_ids))

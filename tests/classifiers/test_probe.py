@@ -167,3 +167,12 @@ def test_tensors_that_do_not_fit(tmp_path, tensors) -> None:
     save_file(tensors, path, metadata=GOOD)
     with pytest.raises(GuardError, match="probe.safetensors"):
         ProbeHead.load(path)
+
+
+def test_equal_heads_give_equal_files(tmp_path) -> None:
+    """A bundle holds the file's hash: it must not change from one saving to the next."""
+    contents = set()
+    for number in range(8):
+        make_head(3).save(tmp_path / str(number))
+        contents.add((tmp_path / str(number)).read_bytes())
+    assert len(contents) == 1
