@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,19 +107,20 @@ class Backbone:
         elif not (path / "config.json").is_file():
             raise BackboneError(f"{path}: expected a directory with a Hugging Face model (config.json is missing)")
         try:
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                str(path),
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                attn_implementation=ATTENTION_NAME,
-                output_loading_info=True,
-            )
-            # As it stands in its file: by the model's type alone the library would put other rules in its place.
-            plain = (path / "tokenizer.json").is_file()
-            kind = PreTrainedTokenizerFast if plain else AutoTokenizer
-            tokenizer = kind.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+            with _without_progress_bars():
+                model, loading = AutoModelForCausalLM.from_pretrained(
+                    str(path),
+                    dtype=dtype,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    attn_implementation=ATTENTION_NAME,
+                    output_loading_info=True,
+                )
+                # As it stands in its file: by the model's type alone the library would put other rules in its place.
+                plain = (path / "tokenizer.json").is_file()
+                kind = PreTrainedTokenizerFast if plain else AutoTokenizer
+                tokenizer = kind.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackboneError(f"{path}: not loadable as a causal language model: {first}") from error
@@ -205,6 +207,20 @@ class Backbone:
         if logits is None:
             raise BackboneError(f"{self.name}: the model gave no logits")
         return tuple(float(value) for value in logits[ids])
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """The library's bars would stand in the error output of every command."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _decoder_layers(decoder: Any, config: Any, name: str) -> torch.nn.ModuleList:

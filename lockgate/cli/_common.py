@@ -51,6 +51,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     Console().print(table)
 
 
+def print_skipped(count: int, first: Sequence[str]) -> None:
+    """How many malformed rows were left out, and where the first of them stand."""
+    if count:
+        typer.echo(f"{count} malformed rows left out; the first: {'; '.join(first)}", err=True)
+
+
 @contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[Advance]:
     """Yield a function that is called with the number of steps done since the last call.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lockgate.cli._common import GuardArgument, JsonFlag, print_json, progress
+from lockgate.cli._common import GuardArgument, JsonFlag, print_json, print_skipped, progress
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,7 @@ def score(
     json: JsonFlag = False,
 ) -> None:
     """Score every exchange of a file as serving would. Interrupted, it goes on where it stopped."""
+    from lockgate.exchanges import InvalidCounter, read_exchanges
     from lockgate.guards import Guard
 
     loaded = Guard.load(guard, backbone=backbone)
@@ -34,13 +35,20 @@ def score(
             done = max(done, total)
 
         table = loaded.score_file(input, output, skip_invalid=skip_invalid, workers=workers, report=report)
+    invalid = InvalidCounter()
+    if skip_invalid:
+        # Several processes read the file to score it; counted once, on its own, each bad row counts once.
+        for _ in read_exchanges(input, skip_invalid=True, on_invalid=invalid):
+            pass
     summary = {
         "exchanges": len(table),
         "flagged": int(table.flagged.sum()),
         "tokens": int(table.floats("tokens_stage1").sum()),
+        "invalid": invalid.count,
         "output": str(output),
     }
     if json:
         print_json(summary)
     else:
         typer.echo(f"{summary['exchanges']} exchanges, {summary['flagged']} flagged, in {output}")
+        print_skipped(invalid.count, invalid.first)

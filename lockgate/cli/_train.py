@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lockgate.cli._common import JsonFlag, print_json
+from lockgate.cli._common import JsonFlag, print_json, print_skipped
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def probe(
 
     from lockgate.backbones import SITES, Backbone
     from lockgate.errors import ConfigError
-    from lockgate.exchanges import read_exchanges
+    from lockgate.exchanges import InvalidCounter, read_exchanges
     from lockgate.guards import check_target, train_guard
     from lockgate.training import ProbeConfig
 
@@ -51,7 +51,10 @@ def probe(
     if chosen is None:
         raise ConfigError(f"--site: expected one of {', '.join(SITES)}")
     check_target(output)
-    rows = [row for path in inputs for row in read_exchanges(path, skip_invalid=skip_invalid)]
+    invalid = InvalidCounter()
+    rows = [
+        row for path in inputs for row in read_exchanges(path, skip_invalid=skip_invalid, on_invalid=invalid)
+    ]
     loaded = Backbone.load(backbone)
     config = ProbeConfig(
         name="probe",
@@ -74,8 +77,10 @@ def probe(
     ).save(output)
     shutil.rmtree(work)
     if json:
-        print_json({"guard": str(output), "exchanges": guard.record.training.exchanges if guard.record.training else {}})
+        counts = guard.record.training.exchanges if guard.record.training else {}
+        print_json({"guard": str(output), "exchanges": counts, "invalid": invalid.count})
     else:
+        print_skipped(invalid.count, invalid.first)
         typer.echo(f"guard in {output}, uncalibrated; next: lockgate calibrate {output} --input YOUR_TRAFFIC.jsonl")
 
 
