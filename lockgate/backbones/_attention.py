@@ -1,13 +1,13 @@
 """Attention over many streams in one packed forward pass.
 
 All new tokens of all streams stand behind one another in a single row, without padding. Linear layers see the
-whole row; attention runs stream by stream over a view of that stream's own key-value memory, so no cache is ever
-gathered, padded or copied when streams join or leave.
+whole row; attention runs stream by stream over a view of that stream's own key-value memory, so no cache is
+ever gathered, padded or copied when streams join or leave.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class LayerMemory(Protocol):
     """Key-value memory of one stream, by layer."""
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's buffers `[kv_heads, capacity, head_dim]`, allocated like `key` and `value` if need be."""
+        """The layer's buffers `[kv_heads, capacity, head_dim]`, allocated like `key` and `value`."""
         ...
 
 
@@ -43,7 +43,9 @@ class PackedStep:
     segments: Sequence[Segment]
     _masks: dict[tuple[int, int, int | None, int], Tensor | None] = field(default_factory=dict)
 
-    def mask(self, length: int, past: int, window: int | None, groups: int, device: torch.device) -> Tensor | None:
+    def mask(
+        self, length: int, past: int, window: int | None, groups: int, device: torch.device
+    ) -> Tensor | None:
         """Boolean mask `[groups * length, past + length]`, or None where every position is visible."""
         if length == 1 and (window is None or past < window):
             return None
@@ -70,7 +72,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    **_: Any,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """Attention function in the shape that transformers calls.
 
@@ -85,7 +87,7 @@ def packed_attention(
         BackboneError: a kind of attention that this function does not compute.
     """
     if s_aux is not None or not getattr(module, "is_causal", True):
-        raise BackboneError(f"{type(module).__name__}: attention with sinks or in both directions is not supported")
+        raise BackboneError(f"{type(module).__name__}: attention with sinks or both ways is not supported")
     heads, tokens, head_dim = query.shape[1:]
     kv_heads = key.shape[1]
     groups = heads // kv_heads
@@ -96,7 +98,7 @@ def packed_attention(
         keys, values = segment.memory.layer(module.layer_idx, key, value)  # type: ignore[arg-type]
         keys[:, past : past + length] = key[0, :, start:end]
         values[:, past : past + length] = value[0, :, start:end]
-        # Query heads that share a key head are stacked along the length, so that the keys need not be repeated.
+        # Query heads that share a key head are stacked along the length: no key is repeated.
         rows = query[0, :, start:end].reshape(1, kv_heads, groups * length, head_dim)
         mask = packed.mask(length, past, sliding_window, groups, query.device)
         mixed = _attend(
@@ -107,10 +109,17 @@ def packed_attention(
 
 
 def _attend(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
 ) -> Tensor:
     if softcap is None:
-        return torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, scale=scaling
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.tanh(query @ keys.transpose(-1, -2) * scale / softcap) * softcap
     if mask is not None:

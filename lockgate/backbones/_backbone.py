@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,13 +22,16 @@ from lockgate.backbones._taps import Tap, attach
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
 _FINGERPRINT_TOKENS = 32
 _LAYER_CONVENTION = "0-based block outputs, before the final norm"
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneIdentity:
-    """What a guard was made for: hashes that must match exactly, and logits that must match within tolerance."""
+    """What a guard was made for: hashes that match exactly, logits that match within tolerance."""
 
     name: str
     hashes: dict[str, Any]
@@ -60,7 +63,13 @@ class Backbone:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, name: str, source: str = "", hashes: dict[str, Any] | None = None
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerFast",
+        *,
+        name: str,
+        source: str = "",
+        hashes: dict[str, Any] | None = None,
     ) -> None:
         self.model = model.eval()
         self.source = source
@@ -76,7 +85,9 @@ class Backbone:
         self.vocab_size: int = config.vocab_size
         self._final_softcap: float | None = getattr(config, "final_logit_softcapping", None)
         # Cohere multiplies its logits, Granite divides them.
-        self._logit_scale = float(getattr(config, "logit_scale", 1.0)) / float(getattr(config, "logits_scaling", 1.0))
+        self._logit_scale = float(getattr(config, "logit_scale", 1.0)) / float(
+            getattr(config, "logits_scaling", 1.0)
+        )
         self.chat = ChatRenderer(tokenizer)
         self.eos_ids = frozenset(_eos_ids(model, tokenizer, self.chat))
         self.control_ids = self.chat.control_ids
@@ -90,8 +101,8 @@ class Backbone:
     ) -> "Backbone":
         """Load the embedded backbone, or any local Hugging Face causal language model.
 
-        Guards are made and served in float32, where batch mates move a logit by next to nothing; bfloat16 is for
-        writing text in bulk.
+        Guards are made and served in float32, where batch mates move a logit by next to nothing; bfloat16 is
+        for writing text in bulk.
 
         Raises:
             BackboneError: nothing usable at `source`. Nothing is downloaded, no remote code is run.
@@ -105,7 +116,9 @@ class Backbone:
                 raise BackboneError("the embedded backbone is not on this machine yet; run: lockgate fetch")
             path, hashes = embedded_path(), embedded_identity()
         elif not (path / "config.json").is_file():
-            raise BackboneError(f"{path}: expected a directory with a Hugging Face model (config.json is missing)")
+            raise BackboneError(
+                f"{path}: expected a directory with a Hugging Face model (config.json is missing)"
+            )
         try:
             with _without_progress_bars():
                 model, loading = AutoModelForCausalLM.from_pretrained(
@@ -117,7 +130,7 @@ class Backbone:
                     attn_implementation=ATTENTION_NAME,
                     output_loading_info=True,
                 )
-                # As it stands in its file: by the model's type alone the library would put other rules in its place.
+                # As its file says: by the model's type alone the library would put other rules in its place.
                 plain = (path / "tokenizer.json").is_file()
                 kind = PreTrainedTokenizerFast if plain else AutoTokenizer
                 tokenizer = kind.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
@@ -140,7 +153,9 @@ class Backbone:
         }
         template = hashlib.sha256((self.tokenizer.chat_template or "").encode()).hexdigest()
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        return BackboneIdentity(self.name, {**hashes, "template_sha256": template}, dtype, self._fingerprint())
+        return BackboneIdentity(
+            self.name, {**hashes, "template_sha256": template}, dtype, self._fingerprint()
+        )
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
         """Tokens of a conversation in which no text can become a control token (see `ChatRenderer`)."""
@@ -148,14 +163,17 @@ class Backbone:
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Text of tokens, control tokens left out."""
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     def use_tap(self, tap: Tap | None) -> None:
         """Show activations to `tap` from now on, and to nothing else; None takes all hooks away.
 
-        Hooks stay in place from step to step: installing thirty of them each token would cost more than they do.
-        They belong to the backbone, since several pools may step it in turn and none may see another's tokens.
+        Hooks stay in place from step to step: installing thirty of them each token would cost more than they
+        do. They belong to the backbone, since several pools may step it in turn and none may see another's
+        tokens.
         """
         if tap is self.tap:
             return
@@ -190,7 +208,7 @@ class Backbone:
         return logits
 
     def flops_per_token(self, context: float) -> float:
-        """Multiply-adds counted twice for one token read after `context` others, embedding and head left out."""
+        """Multiply-adds counted twice, for one token after `context` others, without embedding and head."""
         weights = sum(p.numel() for p in self.layers.parameters())
         config = self.model.config.get_text_config()
         heads: int = config.num_attention_heads
@@ -223,16 +241,20 @@ def _without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _decoder_layers(decoder: Any, config: Any, name: str) -> torch.nn.ModuleList:
+def _decoder_layers(decoder: torch.nn.Module, config: "PretrainedConfig", name: str) -> torch.nn.ModuleList:
     layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, torch.nn.ModuleList) or not all(hasattr(layer, "self_attn") for layer in layers):
-        raise BackboneError(f"{name}: {type(decoder).__name__} is not a plain decoder of attention blocks; not supported")
+    if not isinstance(layers, torch.nn.ModuleList) or not all(
+        hasattr(layer, "self_attn") for layer in layers
+    ):
+        raise BackboneError(
+            f"{name}: {type(decoder).__name__} is not a plain decoder of attention blocks; not supported"
+        )
     if unknown := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
         raise BackboneError(f"{name}: layers of type {', '.join(sorted(unknown))} are not supported")
     return layers
 
 
-def _eos_ids(model: Any, tokenizer: Any, chat: ChatRenderer) -> set[int]:
+def _eos_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", chat: ChatRenderer) -> set[int]:
     found: set[int] = set(chat.end_of_turn_ids)
     for value in (tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)):
         if isinstance(value, int):
@@ -242,7 +264,7 @@ def _eos_ids(model: Any, tokenizer: Any, chat: ChatRenderer) -> set[int]:
     return found
 
 
-def _hash_tokenizer(tokenizer: Any) -> str:
+def _hash_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
     """Hash of what the tokenizer does; how a caller last padded or cut with it is no part of that."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["padding"] = state["truncation"] = None

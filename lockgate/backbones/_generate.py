@@ -33,7 +33,8 @@ def generate_answers(
 ) -> Iterator[tuple[int, str]]:
     """Answer conversations, up to `streams` at a time; a finished one makes room for the next.
 
-    Every conversation has a random stream of its own, drawn from the seed and its tokens. `temperature` 0 is greedy.
+    Every conversation has a random stream of its own, drawn from the seed and its tokens. `temperature` 0 is
+    greedy.
 
     Yields:
         Number of the conversation and its answer, in the order in which they finish.

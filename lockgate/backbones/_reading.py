@@ -15,7 +15,7 @@ TOKENS_PER_STEP = 1024
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[Job]):
-    """Something to read: tokens up to `end`, of which the first `prefix_length` are constant and not shown."""
+    """Something to read: tokens up to `end`, the first `prefix_length` of them constant and not shown."""
 
     job: Job
     token_ids: Sequence[int]
@@ -25,7 +25,7 @@ class Reading(Generic[Job]):
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[Job]):
-    """Part of a job that the last step has read: `rows` of the tap belong to tokens `start:end` of the job."""
+    """Part of a job that the last step has read: `rows` of the tap are tokens `start:end` of the job."""
 
     job: Job
     start: int
@@ -42,12 +42,15 @@ class _Progress(Generic[Job]):
 
 
 def read_packed(
-    pool: SessionPool, readings: Iterable[Reading[Job]], tap: Tap | None, tokens_per_step: int = TOKENS_PER_STEP
+    pool: SessionPool,
+    readings: Iterable[Reading[Job]],
+    tap: Tap | None,
+    tokens_per_step: int = TOKENS_PER_STEP,
 ) -> Iterator[list[Read[Job]]]:
     """Read exchanges one behind the other, packed into steps of `tokens_per_step` tokens.
 
-    Each token is read once, except beyond the backbone's context: there a new session re-reads the last half of
-    the context, and only tokens not shown before are shown. The plan depends on the input alone.
+    Each token is read once, except beyond the backbone's context: there a new session re-reads the last half
+    of the context, and only tokens not shown before are shown. The plan depends on the input alone.
 
     Yields:
         After each step, the parts it read; the tap holds their rows until the next step.
@@ -85,7 +88,9 @@ def read_packed(
         yield _step(pool, parts, tap)
 
 
-def _step(pool: SessionPool, parts: Sequence[tuple[_Progress[Job], int, int]], tap: Tap | None) -> list[Read[Job]]:
+def _step(
+    pool: SessionPool, parts: Sequence[tuple[_Progress[Job], int, int]], tap: Tap | None
+) -> list[Read[Job]]:
     feeds = [Feed(progress.session, progress.reading.token_ids[start:end]) for progress, start, end in parts]
     pool.step(feeds, tap)
     done: list[Read[Job]] = []
@@ -110,7 +115,7 @@ def _start(pool: SessionPool, reading: Reading[Job]) -> _Progress[Job]:
 
 
 def _slide(pool: SessionPool, progress: _Progress[Job]) -> None:
-    """Go on in a new session that starts with the prefix and the last half of the context, read again unseen."""
+    """Go on in a new session that starts with the prefix and half the context, read again unseen."""
     reading = progress.reading
     overlap = pool.backbone.context_length // 2
     progress.session.close()

@@ -1,4 +1,4 @@
-"""Sessions: streams of tokens over a key-value memory, any number of them advanced by one packed forward pass."""
+"""Sessions: streams of tokens over a key-value memory, any number of them advance in one packed pass."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Session:
         self._open = True
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers of one layer, `[kv_heads, capacity, head_dim]` each; shaped like the layer's own first keys."""
+        """Buffers of one layer, `[kv_heads, capacity, head_dim]` each, shaped like its first keys."""
         buffers = self._memory.get(index)
         if buffers is None:
             shape = (key.shape[1], self.capacity)
@@ -51,6 +51,10 @@ class Session:
         twin = self._pool.open(max(capacity, self.length))
         twin._copy(self)
         return twin
+
+    def buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the layers read so far, `[kv_heads, capacity, head_dim]` each."""
+        return list(self._memory.values())
 
     def close(self) -> None:
         """Give the memory back. Closing twice does nothing."""
@@ -95,8 +99,8 @@ class SessionPool:
         """Reserve memory for a session of up to `capacity_tokens` tokens.
 
         Args:
-            prefix: tokens of the template's constant prefix; they are read once per pool, and the new session starts
-                behind them with their keys and values copied in (`length == len(prefix)`). They pass no tap.
+            prefix: tokens of the template's constant prefix; they are read once per pool, and the new session
+                starts behind them, their keys and values copied in (`length == len(prefix)`). They pass no tap.
 
         Raises:
             ContextOverflow: more tokens than the backbone's context, or fewer than the prefix.
@@ -127,8 +131,8 @@ class SessionPool:
 
         Raises:
             ContextOverflow: a feed would outgrow its session's capacity. Nothing was read.
-            BackboneError: a feed without tokens, or a session that is closed, of another pool or fed twice. Nothing
-                was read.
+            BackboneError: a feed without tokens, or a session that is closed, of another pool or fed twice.
+                Nothing was read.
         """
         self._check(feeds)
         self._tap = tap
@@ -194,5 +198,3 @@ class SessionPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-

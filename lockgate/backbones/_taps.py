@@ -26,16 +26,16 @@ class Tap(Protocol):
         ...
 
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
-        """Activations `[tokens, hidden]` of one layer and site, in packed order; not to be kept by reference."""
+        """Activations `[tokens, hidden]` of one layer and site, in packed order; the memory is not yours."""
         ...
 
 
 def attach(tap: Tap, layers: torch.nn.ModuleList) -> list[RemovableHandle]:
     """Hook `tap` onto decoder `layers`; the caller removes the handles.
 
-    Convention: `residual` is a block's output (0-based layer index, before the final norm), `attention` and `mlp`
-    are what the sub-blocks put out (where an architecture norms that before it adds it to the residual stream: before
-    the norm). Either all hooks are set or none.
+    Convention: `residual` is a block's output (0-based layer index, before the final norm), `attention` and
+    `mlp` are what the sub-blocks put out (where an architecture norms that before it adds it to the residual
+    stream: before the norm). Either all hooks are set or none.
 
     Raises:
         BackboneError: a layer number out of range, or a block without the sub-module asked for.
@@ -43,7 +43,9 @@ def attach(tap: Tap, layers: torch.nn.ModuleList) -> list[RemovableHandle]:
     found = []
     for layer, site in tap.wanted:
         if not 0 <= layer < len(layers):
-            raise BackboneError(f"layer {layer} asked for, but the backbone has layers 0 to {len(layers) - 1}")
+            raise BackboneError(
+                f"layer {layer} asked for, but the backbone has layers 0 to {len(layers) - 1}"
+            )
         found.append((_module(layers[layer], site), _hook(tap, layer, site)))
     return [module.register_forward_hook(hook) for module, hook in found]
 
@@ -54,12 +56,14 @@ def _module(block: torch.nn.Module, site: Site) -> torch.nn.Module:
     name = {"attention": "self_attn", "mlp": "mlp"}[site]
     module = getattr(block, name, None)
     if not isinstance(module, torch.nn.Module):
-        raise BackboneError(f"{type(block).__name__} has no `{name}`: use the residual site with this backbone")
+        raise BackboneError(
+            f"{type(block).__name__} has no `{name}`: use the residual site with this backbone"
+        )
     return module
 
 
 def _hook(tap: Tap, layer: int, site: Site) -> Callable[[torch.nn.Module, Any, Any], None]:
-    def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+    def hook(module: torch.nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         tap.see(layer, site, hidden.reshape(-1, hidden.shape[-1]))
 

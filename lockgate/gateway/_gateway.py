@@ -202,6 +202,7 @@ def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
         "constitution": {
             "name": guard.record.constitution.name,
             "version": guard.record.constitution.version,
+            "categories": {category.id: category.title for category in guard.constitution.harmful},
         },
         "calibrated": calibration is not None,
         "budget": None if calibration is None else calibration.budget,

@@ -41,10 +41,14 @@ def read_bundle(path: Path) -> Bundle:
     record = _read_record(path / "guard.yaml")
     found = file_sha256(path / "constitution.yaml")
     if found != record.constitution.sha256:
-        raise GuardError(f"{path}/constitution.yaml is not the one the guard was made from (SHA-256 {found[:12]}…)")
+        raise GuardError(
+            f"{path}/constitution.yaml is not the one the guard was made from (SHA-256 {found[:12]}…)"
+        )
     found = file_sha256(path / "probe.safetensors")
     if found != record.probe_sha256:
-        raise GuardError(f"{path}/probe.safetensors is damaged or replaced (SHA-256 {found[:12]}…); restore it")
+        raise GuardError(
+            f"{path}/probe.safetensors is damaged or replaced (SHA-256 {found[:12]}…); restore it"
+        )
     head = ProbeHead.load(path / "probe.safetensors")
     if head.gamma != record.gamma:
         raise GuardError(f"{path}/guard.yaml: gamma {record.gamma} differs from the probe's {head.gamma}")
@@ -63,7 +67,9 @@ def check_target(path: Path) -> None:
     if path.is_dir():
         found = {entry.name for entry in path.iterdir()}
         if found and ("guard.yaml" not in found or found - set(FILES)):
-            raise GuardError(f"{path}: holds other files, and a guard would replace them; choose another folder")
+            raise GuardError(
+                f"{path}: holds other files, and a guard would replace them; choose another folder"
+            )
 
 
 def write_bundle(path: Path, record: GuardRecord, constitution_yaml: str, head: ProbeHead, card: str) -> None:
@@ -124,7 +130,9 @@ def _read_record(path: Path) -> GuardRecord:
     except ConfigError as error:
         raise GuardError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise GuardError(f"{path}: not readable as YAML ({type(error).__name__}); restore the bundle") from error
+        raise GuardError(
+            f"{path}: not readable as YAML ({type(error).__name__}); restore the bundle"
+        ) from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -133,6 +141,7 @@ def _read_record(path: Path) -> GuardRecord:
     body = data[: data.rfind(_SEAL.encode())]
     if data != _sealed(body.decode("utf-8")):
         raise GuardError(
-            f"{path}: changed or cut short after it was written; restore it (thresholds are set by lockgate calibrate)"
+            f"{path}: changed or cut short after it was written; restore it "
+            "(to set another threshold run: lockgate calibrate)"
         )
     return record

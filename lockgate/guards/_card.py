@@ -10,7 +10,9 @@ from lockgate.constitution import Constitution
 from lockgate.guards._record import GuardRecord, TrainingRecord
 
 
-def write_card(record: GuardRecord, constitution: Constitution, results: Mapping[str, Any] | None = None) -> str:
+def write_card(
+    record: GuardRecord, constitution: Constitution, results: Mapping[str, Any] | None = None
+) -> str:
     """The card as Markdown with the front matter that model hubs read.
 
     Args:
@@ -25,9 +27,9 @@ def write_card(record: GuardRecord, constitution: Constitution, results: Mapping
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {record.name}\n",
-        f"A linear probe on the activations of {record.backbone.name} that keeps the policy "
-        f"`{constitution.name}` (version {constitution.version}). It reads prompt and answer together and scores every "
-        "token; a stream is halted when the smoothed logit crosses the threshold.\n",
+        f"A linear probe on the activations of {record.backbone.name} that keeps the policy `{constitution.name}` "
+        f"(version {constitution.version}). It reads prompt and answer "
+        "together and scores every token; a stream is halted when the smoothed logit crosses the threshold.\n",
         _policy(constitution),
         _calibration(record),
         _results(results),
@@ -53,9 +55,9 @@ def _calibration(record: GuardRecord) -> str:
     deciles = ", ".join(f"{value:.0f}" for value in found.length_deciles)
     sources = ", ".join(f"{name} {count}" for name, count in sorted(found.sources.items()))
     return (
-        f"{head}Threshold {found.threshold:.4f} (smoothed logit). At most k = {found.k} of n = {found.n} distinct "
-        f"benign prompts may flag; {found.flagged} do. One-sided {found.confidence:.0%} upper bound of the flagged "
-        f"share: {found.bound:.4%}, within the budget of {found.budget:.3%}.\n\n"
+        f"{head}Threshold {found.threshold:.4f} (smoothed logit). At most k = {found.k} of n = {found.n} "
+        f"distinct benign prompts may flag; {found.flagged} do. One-sided {found.confidence:.0%} upper bound "
+        f"of the flagged share: {found.bound:.4%}, within the budget of {found.budget:.3%}.\n\n"
         f"- lengths (deciles, tokens): {deciles or 'not recorded'}\n- traffic: {sources or 'not recorded'}\n"
         f"- excluded by hand, in calibration only: {len(found.excluded)}\n"
         + "".join(f"- {line}\n" for line in record.claim)
@@ -65,13 +67,18 @@ def _calibration(record: GuardRecord) -> str:
 def _results(results: Mapping[str, Any] | None) -> str:
     if not results:
         return ""
-    lines = ["## Measured\n", "| set | n | AUROC | TPR at 0.1 % FPR (95 % interval) | text baseline |", "|---|--:|--:|--:|--:|"]
+    lines = [
+        "## Measured\n",
+        "| set | n | AUROC | TPR at 0.1 % FPR (95 % interval) | text baseline |",
+        "|---|--:|--:|--:|--:|",
+    ]
     for name, found in results["sets"].items():
         probe, base = found["probe"], found["baseline"]
         low, high = probe["ci"]
         lines.append(
             f"| {name} | {found['n']} | {_number(probe['auroc'])} | "
-            f"{_number(probe['tpr_at_0.001'])} ({_number(low)} to {_number(high)}) | {_number(base['tpr_at_0.001'])} |"
+            f"{_number(probe['tpr_at_0.001'])} ({_number(low)} to {_number(high)}) | "
+            f"{_number(base['tpr_at_0.001'])} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -88,17 +95,19 @@ def _training(training: TrainingRecord) -> str:
     notes = "".join(f"- {note}\n" for note in training.notes)
     return (
         f"## Training\n\nRecipe: `{training.recipe}`; seeds {training.seeds}; data SHA-256 "
-        f"`{training.data_sha256[:16]}…`.\n\n| source | harmful | harmless |\n|---|--:|--:|\n{rows}\n\n{notes}"
+        f"`{training.data_sha256[:16]}…`.\n\n| source | harmful | harmless |\n|---|--:|--:|\n"
+        f"{rows}\n\n{notes}"
     )
 
 
 def _limits(record: GuardRecord) -> str:
     return (
         "## Limits\n\n"
-        "- The claim holds for traffic like that of the calibration, in its lengths and languages, and for no other. "
-        "Your own traffic differs: recalibrate, or start in shadow mode.\n"
-        "- A small backbone understands little: disguises that it cannot read pass. Adaptive attackers were not "
-        "measured here.\n"
-        f"- Made for exactly this backbone ({record.backbone.name}, {record.backbone.dtype}); it refuses others.\n"
+        "- The claim holds for traffic like that of the calibration, in its lengths and languages, and for "
+        "no other. Your own traffic differs: recalibrate, or start in shadow mode.\n"
+        "- A small backbone understands little: disguises that it cannot read pass. Adaptive attackers were "
+        "not measured here.\n"
+        f"- Made for exactly this backbone ({record.backbone.name}, {record.backbone.dtype}); it refuses "
+        "others.\n"
         "- Category names are reported for orientation; the decision does not depend on them.\n"
     )

@@ -1,7 +1,8 @@
 """Scoring a file: in chunks, by one or several processes, resumable.
 
-Chunk by chunk the batch plan starts afresh, so the scores depend on the input alone, never on how many processes
-worked or where a run was interrupted. Finished chunks lie in `OUTPUT.parts/` until the table is written.
+Chunk by chunk the batch plan starts afresh, so the scores depend on the input alone, never on how many
+processes worked or where a run was interrupted. Finished chunks lie in `OUTPUT.parts/` until the table is
+written.
 """
 
 import contextlib
@@ -48,7 +49,9 @@ def score_file(
     if workers > 1 and (guard.path is None or not guard.backbone.source):
         raise ConfigError("workers: a guard or backbone that lies in memory only is scored by one process")
     if not source.is_file():
-        raise ExchangeError(f"{source}: no such file; expected exchanges as .jsonl, .jsonl.gz, .jsonl.zst or .parquet")
+        raise ExchangeError(
+            f"{source}: no such file; expected exchanges as .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
+        )
     parts = output.with_name(output.name + ".parts")
     _claim(parts, {"guard": _guard_key(guard), "input": file_sha256(source), "skip_invalid": skip_invalid})
     if workers == 1:
@@ -151,7 +154,9 @@ def _spawn(
                 future.result()
                 report(sum(1 for _ in parts.glob("[0-9]*.jsonl")) * CHUNK)
         except BrokenProcessPool as error:
-            raise GuardError("a scoring process ended by itself (memory?); run the same command to go on") from error
+            raise GuardError(
+                "a scoring process ended by itself (memory?); run the same command to go on"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -17,7 +17,13 @@ from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, Message, messages_from_list
 from lockgate.guards._bundle import EMBEDDED, Bundle, file_sha256, read_bundle, write_bundle
 from lockgate.guards._card import write_card
-from lockgate.guards._record import BackboneRecord, ConstitutionRecord, GuardRecord, ThresholdRecord, TrainingRecord
+from lockgate.guards._record import (
+    BackboneRecord,
+    ConstitutionRecord,
+    GuardRecord,
+    ThresholdRecord,
+    TrainingRecord,
+)
 from lockgate.guards._scoring import ExchangeScore, score_exchanges
 from lockgate.guards._stream import GuardStream
 from lockgate.training import WINDOW
@@ -29,7 +35,7 @@ Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
 
 
 class Guard:
-    """A loaded guard. `lockgate.load` makes one from a bundle; `Guard.create` from the parts of a training run."""
+    """A loaded guard. `lockgate.load` makes one from a bundle, `Guard.create` from what was trained."""
 
     def __init__(self, bundle: Bundle, backbone: Backbone, path: Path | None = None) -> None:
         self.record = bundle.record
@@ -41,7 +47,9 @@ class Guard:
         self._constitution_yaml = bundle.constitution_yaml
 
     @classmethod
-    def load(cls, source: str | Path = "embedded", *, backbone: Backbone | str | Path | None = None) -> "Guard":
+    def load(
+        cls, source: str | Path = "embedded", *, backbone: Backbone | str | Path | None = None
+    ) -> "Guard":
         """Load a bundle and the backbone it was made for.
 
         Args:
@@ -78,7 +86,9 @@ class Guard:
             lockgate_version=__version__,
             name=name,
             backbone=BackboneRecord.model_validate(identity),
-            constitution=ConstitutionRecord(name=constitution.name, version=str(constitution.version), sha256=""),
+            constitution=ConstitutionRecord(
+                name=constitution.name, version=str(constitution.version), sha256=""
+            ),
             probe_sha256="",
             gamma=head.gamma,
             window=WINDOW,
@@ -135,7 +145,9 @@ class Guard:
         """
         from lockgate.guards._files import score_file
 
-        return score_file(self, Path(input), Path(output), skip_invalid=skip_invalid, workers=workers, report=report)
+        return score_file(
+            self, Path(input), Path(output), skip_invalid=skip_invalid, workers=workers, report=report
+        )
 
     def with_calibration(
         self, calibration: Calibration, *, flag_on: str | None = None, claim: Sequence[str] = ()
@@ -182,19 +194,24 @@ def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:
 def _verify_backbone(record: BackboneRecord, backbone: Backbone) -> None:
     identity = backbone.identity
     differing = sorted(
-        key for key in {*record.hashes, *identity.hashes} if record.hashes.get(key) != identity.hashes.get(key)
+        key
+        for key in {*record.hashes, *identity.hashes}
+        if record.hashes.get(key) != identity.hashes.get(key)
     )
     if differing or record.layer_convention != identity.layer_convention:
         raise BackboneMismatch(
             f"the guard was made for backbone {record.name}; {identity.name} differs in "
-            f"{', '.join(differing) or 'layer_convention'}. Give the right one with --backbone, or train on this one"
+            f"{', '.join(differing) or 'layer_convention'}. "
+            "Give the right one with --backbone, or train on this one"
         )
     if record.dtype != identity.dtype:
-        raise BackboneMismatch(f"the guard was made for {record.dtype}, the backbone is loaded in {identity.dtype}")
+        raise BackboneMismatch(
+            f"the guard was made for {record.dtype}, the backbone is loaded in {identity.dtype}"
+        )
     pairs = zip(record.fingerprint, identity.fingerprint, strict=False)
     worst = float(np.max([abs(a - b) for a, b in pairs] or [0.0]))  # NaN if any is
     if len(record.fingerprint) != len(identity.fingerprint) or not worst <= _FINGERPRINT_TOLERANCE:
         raise BackboneMismatch(
-            f"the backbone's files are the right ones, but its logits differ by {worst:.3f} from those the guard was "
-            "made with: this installation computes something else; run: lockgate doctor"
+            f"the backbone's files are the right ones, but its logits differ by {worst:.3f} from those "
+            "that the guard was made with: this installation computes something else; run: lockgate doctor"
         )

@@ -1,4 +1,4 @@
-"""Scoring of whole exchanges: the reading, the tap and the stream state that serving uses, over many at once."""
+"""Scoring of whole exchanges: the reading, tap and stream state of serving, over many at once."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from lockgate.classifiers import ProbeHead, ProbeTap
 from lockgate.errors import ExchangeError
 from lockgate.exchanges import Exchange
 
-# Exchanges in flight at once hold at most this many tokens of keys and values (46 KB each in the embedded backbone).
+# Exchanges in flight hold at most this many tokens of keys and values (46 KB each in the embedded backbone).
 _KV_TOKENS = 65_536
 
 
@@ -20,8 +20,9 @@ _KV_TOKENS = 65_536
 class ExchangeScore:
     """What stage 1 says of one exchange.
 
-    `max_prompt` and `max_answer` are NaN where the region has no scored token; `max_score` is the larger one of the
-    regions that may flag. `cpu_s` is the exchange's share, by tokens, of the process time of its steps.
+    `max_prompt` and `max_answer` are NaN where the region has no scored token; `max_score` is the larger one
+    of the regions that may flag. `cpu_s` is the exchange's share, by tokens, of the process time of its
+    steps.
     """
 
     number: int
@@ -61,8 +62,8 @@ def score_exchanges(
 ) -> Iterator[list[ExchangeScore]]:
     """Score exchanges in input order with one or several heads in a single pass.
 
-    Memory is bounded: exchanges are rendered as they are read. Longer ones than the backbone's context are read in
-    overlapping windows; the stream state goes on across them.
+    Memory is bounded: exchanges are rendered as they are read. Longer ones than the backbone's context are
+    read in overlapping windows; the stream state goes on across them.
 
     Args:
         first_number: number of the first exchange, for those who score a file in chunks.

@@ -14,7 +14,7 @@ _CHUNK = 256
 
 
 class GuardStream:
-    """Scores one answer while it is written. Feed each token before it is shown; stop when a verdict is flagged.
+    """Scores one answer while it is written. Feed each token before it is shown; stop at a flag.
 
     The prompt is read when the stream is made; `verdict` then says whether it flags by itself.
     """
@@ -32,7 +32,8 @@ class GuardStream:
             raise ConfigError(f"max_tokens: expected at least 1, found {max_tokens}")
         if len(chat.token_ids) >= backbone.context_length:
             raise ContextOverflow(
-                f"the prompt has {len(chat.token_ids)} tokens, the context holds {backbone.context_length} with the answer"
+                f"the prompt has {len(chat.token_ids)} tokens; "
+                f"the context holds {backbone.context_length} with the answer"
             )
         capacity = min(len(chat.token_ids) + max_tokens, backbone.context_length)
         self._tap = ProbeTap([head], backbone.hidden_size, backbone.device)
@@ -65,7 +66,7 @@ class GuardStream:
             raise GuardError(f"push: expected token ids from 0 to {self._vocab_size - 1}")
         if self._session.length + len(ids) > self._session.capacity:
             raise ContextOverflow(
-                f"push: {len(ids)} tokens, but only {self._session.capacity - self._session.length} more fit; "
+                f"push: {len(ids)} tokens, {self._session.capacity - self._session.length} more fit; "
                 "open the stream with a larger max_tokens"
             )
         self._read(ids)
@@ -96,6 +97,6 @@ class GuardStream:
 
 
 def _token_list(token_ids: int | Iterable[int]) -> list[int]:
-    if isinstance(token_ids, Iterable) and getattr(token_ids, "ndim", 1):
+    if isinstance(token_ids, Iterable) and getattr(token_ids, "ndim", None) != 0:
         return [index(token) for token in token_ids]
     return [index(token_ids)]  # type: ignore[arg-type]

@@ -37,18 +37,23 @@ def train_guard(
 ) -> Guard:
     """Train a probe and bind it into a guard with a provisional threshold.
 
-    A tenth of the prompts is held out; the threshold is the highest score of its harmless exchanges, which claims
-    nothing: calibrate before you rely on it. Activations and the state of the fit are kept in `work`, where an
-    interrupted run goes on.
+    A tenth of the prompts is held out; the threshold is the highest score of its harmless exchanges, which
+    claims
+    nothing: calibrate before you rely on it. Activations and the state of the fit are kept in `work`, where
+    an interrupted run goes on.
 
     Raises:
         TrainingError: no usable rows, or rows of one label only.
     """
     usable = [row for row in exchanges if row.label is not None and not row.is_prompt_only]
     if not usable:
-        raise TrainingError("no exchange has both a label and an answer: prompts alone cannot train an exchange probe")
+        raise TrainingError(
+            "no exchange has both a label and an answer: prompts alone cannot train an exchange probe"
+        )
     policy = load_constitution(constitution)
-    parts = grouped_split([[prompt_group(row)] for row in usable], {"train": 1 - _HELD_OUT, "held": _HELD_OUT})
+    parts = grouped_split(
+        [[prompt_group(row)] for row in usable], {"train": 1 - _HELD_OUT, "held": _HELD_OUT}
+    )
     training = [row for row, part in zip(usable, parts, strict=True) if part == "train"]
     held = [row for row, part in zip(usable, parts, strict=True) if part == "held"]
     _check_labels(training)
@@ -89,14 +94,20 @@ def provisional_thresholds(backbone: Backbone, head: ProbeHead, held: Sequence[E
 def _check_labels(training: Sequence[Exchange]) -> None:
     harmful = sum((row.label or 0.0) >= 0.5 for row in training)
     if harmful in (0, len(training)):
-        raise TrainingError(f"{len(training)} training exchanges, {harmful} of them harmful: both labels are needed")
+        raise TrainingError(
+            f"{len(training)} training exchanges, {harmful} of them harmful: both labels are needed"
+        )
 
 
 def _record(usable: Sequence[Exchange], cache: WindowCache, config: ProbeConfig) -> TrainingRecord:
     digest = hashlib.sha256("\n".join(f"{row.id} {row.label}" for row in usable).encode()).hexdigest()
     return TrainingRecord(
         recipe="lockgate train probe",
-        config={"probe": config_dict(config), "site": cache.meta["site"], "max_tokens": cache.meta["max_tokens"]},
+        config={
+            "probe": config_dict(config),
+            "site": cache.meta["site"],
+            "max_tokens": cache.meta["max_tokens"],
+        },
         exchanges=training_counts(usable),
         tokens_seen=STRIDE * sum(row.end - row.start + 1 for row in cache.exchanges),
         data_sha256=digest,

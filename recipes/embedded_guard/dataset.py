@@ -34,7 +34,8 @@ from lockgate.exchanges import (
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "results" / "embedded_guard"
 TEST_SETS = ("saferlhf_mini", "adaptive_attacks", "gptfuzz", "own_sgbench")
-LONG_TOKENS = 1001
+# Of the rendered conversation: the 24 tokens of the constant prefix and the closing ones are not scored.
+LONG_TOKENS = 1030
 HELD_TEMPLATES, HELD_QUESTIONS = 5, 20
 
 # Rows taken per part; calibration keeps to at least 70 % open-ended requests, at most 20 % mathematics and code.
@@ -48,12 +49,12 @@ CALIBRATION = {
     "bbh": 300, "mbpp": 250, "code_alpaca_2k": 350, "alpaca_zh": 300, "medquad": 250, "sgd": 150, "taskmaster4": 150,
 }
 BENIGN_TEST = {
-    "alpaca_52k": 4700, "gpteacher": 400, "oasst_sampled": 130, "dolly_387": 120, "coconot_pref": 160, "gsm8k": 150,
+    "alpaca_52k": 4300, "gpteacher": 400, "oasst_sampled": 130, "dolly_387": 120, "coconot_pref": 160, "gsm8k": 150,
     "bbh": 150, "mbpp": 120, "code_alpaca_2k": 180, "alpaca_zh": 150, "medquad": 120, "sgd": 75, "taskmaster4": 75,
 }
 HARD_BENIGN = {"safety_tuned_2k": 300, "cybermetric": 200}
 OPEN_ENDED = ("alpaca_52k", "gpteacher")
-LONG_CALIBRATION, LONG_TEST = 1260, 240
+LONG_CALIBRATION, LONG_TEST = 1260, 200
 
 
 def main() -> None:

@@ -14,11 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from sources import shuffled
 
 from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
+from lockgate.classifiers import ProbeHead
 from lockgate.constitution import load_constitution
 from lockgate.evaluation import auroc
 from lockgate.exchanges import Exchange, read_exchanges
@@ -49,9 +52,7 @@ def configs() -> list[ProbeConfig]:
         ProbeConfig("12-26_answer", BANDS["12-26"], regions="answer"),
         ProbeConfig("all_wd10", LAYERS, weight_decay=10.0),
         ProbeConfig("12-26_wd10", BANDS["12-26"], weight_decay=10.0),
-        ProbeConfig("all_lr1e-4", LAYERS, lr=1e-4),
         ProbeConfig("12-26_lr1e-4", BANDS["12-26"], lr=1e-4),
-        ProbeConfig("all_tau3", LAYERS, tau=3.0),
     ]
     assert made[0] == base
     return made
@@ -68,7 +69,8 @@ def main() -> None:
     read_activations(train, arguments.out / "windows", arguments.workers, arguments.threads)
     if arguments.only_activations:
         return
-    caches = [WindowCache(path) for path in sorted((arguments.out / "windows").iterdir())]
+    wanted = [cache_path(arguments.out / "windows", rows, worker) for worker, rows in parts_of(train, arguments.workers)]
+    caches = [WindowCache(path) for path in wanted]
     heads = fit(caches, train, arguments.out)
     compare(heads, arguments.out)
 
@@ -90,15 +92,30 @@ def read_part(train: list[Exchange], out: Path, worker: int, workers: int, threa
     # Training reads in bfloat16, twice as fast; its rounding is noise beside the spread of the windows. What is
     # served, calibrated and reported is float32.
     backbone = Backbone.load("embedded", dtype=torch.bfloat16)
-    for source in sorted({row.source for row in train}):
-        rows = [row for row in train if row.source == source][worker::workers]
-        key = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:8]
-        path = out / f"{source}-{worker}-{key}"
+    for number, rows in parts_of(train, workers):
+        if number != worker:
+            continue
+        path = cache_path(out, rows, worker)
         for done in build_cache(backbone, rows, path, layers=LAYERS, site="residual", max_tokens=MAX_TOKENS):
             print(f"{path.name}: {done}/{len(rows)}", flush=True)
 
 
-def fit(caches: list[WindowCache], train: list[Exchange], out: Path) -> dict[str, object]:
+def parts_of(train: list[Exchange], workers: int) -> list[tuple[int, list[Exchange]]]:
+    """The rows of each source, dealt to the workers."""
+    sources = sorted({row.source for row in train})
+    return [
+        (worker, [row for row in train if row.source == source][worker::workers])
+        for source in sources
+        for worker in range(workers)
+    ]
+
+
+def cache_path(out: Path, rows: list[Exchange], worker: int) -> Path:
+    key = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:8]
+    return out / f"{rows[0].source}-{worker}-{key}"
+
+
+def fit(caches: list[WindowCache], train: list[Exchange], out: Path) -> dict[str, ProbeHead]:
     cache = WindowCache.join(caches)
     labels = {row.id: row for row in train}
     cache.exchanges = [row for row in cache.exchanges if row.id in labels]
@@ -123,25 +140,44 @@ def fit(caches: list[WindowCache], train: list[Exchange], out: Path) -> dict[str
     return heads
 
 
-def compare(heads: dict[str, object], out: Path) -> None:
-    """All heads on the development exchanges, in one pass; the plain quantile of its harmless ones as threshold."""
-    torch.set_num_threads(1)
+def compare(heads: dict[str, ProbeHead], out: Path) -> None:
+    """All heads on the development exchanges, in one pass, by the maximum of the served moving average."""
+    torch.set_num_threads(2)
     dev = shuffled(list(read_exchanges(out / "dev.jsonl")), "dev")
     backbone = Backbone.load("embedded")
-    names, thresholds = list(heads), [Thresholds(float("inf"))] * len(heads)
+    thresholds = [Thresholds(float("inf"))] * len(heads)
+    columns: dict[str, list[object]] = {
+        "id": [row.id for row in dev],
+        "source": [row.source for row in dev],
+        "label": [row.label for row in dev],
+    }
     scores = list(score_exchanges(backbone, list(heads.values()), thresholds, dev))
-    labels = np.array([(row.label or 0) >= 0.5 for row in dev])
-    sources = np.array([row.source for row in dev])
+    for index, name in enumerate(heads):
+        columns[f"{name}:prompt"] = [s[index].max_prompt for s in scores]
+        columns[f"{name}:answer"] = [s[index].max_answer for s in scores]
+    (RESULTS / "scores").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), RESULTS / "scores" / "dev_heads.parquet", compression="zstd")
+    summarise()
+
+
+def summarise() -> None:
+    """`selection.json` from the committed development scores; the plain 99 % quantile of the harmless as threshold."""
+    table = pq.read_table(RESULTS / "scores" / "dev_heads.parquet")
+    harmful = np.array([label >= 0.5 for label in table["label"].to_pylist()])
+    sources = np.array(table["source"].to_pylist())
     rows = {}
-    for index, name in enumerate(names):
-        answer = np.nan_to_num(np.array([s[index].max_answer for s in scores]), nan=-1e9)
-        both = np.array([s[index].max_score for s in scores])
-        rows[name] = {"answer": figures(answer, labels, sources), "both": figures(both, labels, sources)}
-        print(name, json.dumps(rows[name]["answer"]["overall"]), json.dumps(rows[name]["both"]["overall"]), flush=True)
+    for config in configs():
+        prompt = np.nan_to_num(table[f"{config.name}:prompt"].to_numpy(), nan=-1e9)
+        answer = np.nan_to_num(table[f"{config.name}:answer"].to_numpy(), nan=-1e9)
+        rows[config.name] = {
+            "answer": figures(answer, harmful, sources),
+            "both": figures(np.maximum(prompt, answer), harmful, sources),
+        }
+        print(config.name, *(json.dumps(rows[config.name][on]["overall"]) for on in ("answer", "both")), flush=True)
     content = {
         "command": "python recipes/embedded_guard/train.py",
-        "n": len(dev),
-        "harmful": int(labels.sum()),
+        "n": len(harmful),
+        "harmful": int(harmful.sum()),
         "configs": [asdict(config) for config in configs()],
         "heads": rows,
     }

@@ -1,0 +1,43 @@
+"""Step 5: what a probe has to beat, trained on the same rows: text of the exchange, and the prompt alone.
+
+    python recipes/embedded_guard/baselines.py --out runs/embedded
+
+Writes `results/embedded_guard/scores/baselines.parquet`: id, part, text, prompt (logits), words.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from score import PARTS
+from train import RESULTS
+
+from lockgate.classifiers import TextBaseline, TextBaselineConfig
+from lockgate.exchanges import prompt_group, read_exchanges
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    train = list(read_exchanges(arguments.out / "train.jsonl"))
+    groups = [str(row.meta.get("question") or prompt_group(row)) for row in train]
+    columns: dict[str, list[np.ndarray]] = {"text": [], "prompt": []}
+    names: dict[str, list[str]] = {"id": [], "part": []}
+    rows_by_part = {part: list(read_exchanges(arguments.out / f"{part}.jsonl")) for part in ("dev", *PARTS)}
+    for part, rows in rows_by_part.items():
+        names["id"] += [row.id for row in rows]
+        names["part"] += [part] * len(rows)
+    for column, view in (("text", "exchange"), ("prompt", "prompt")):
+        fitted = TextBaseline.fit(train, groups, TextBaselineConfig(view=view))
+        print(column, "fitted", flush=True)
+        columns[column] = [fitted.decision_function(rows) for rows in rows_by_part.values()]
+    table = pa.table({**names, **{name: np.concatenate(parts) for name, parts in columns.items()}})
+    (RESULTS / "scores").mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, RESULTS / "scores" / "baselines.parquet", compression="zstd")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Step 6: every figure of the embedded guard, from the committed tables alone.
+
+    python recipes/embedded_guard/report.py             # recompute results/embedded_guard.json, the README's table
+    python recipes/embedded_guard/report.py --check     # fail if the committed figures differ
+    python recipes/embedded_guard/report.py --install runs/embedded/guard   # also write the guard into the package
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lockgate.calibration import Calibration, Exclusion, choose_threshold, clopper_pearson, plain_quantile_threshold
+from lockgate.evaluation import Estimate, EvaluationResult, ScoresTable, evaluate
+from lockgate.guards import EMBEDDED, Guard
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results" / "embedded_guard"
+SUMMARY = ROOT / "results" / "embedded_guard.json"
+TESTS = ("saferlhf_mini", "adaptive_attacks", "gptfuzz", "own_sgbench")
+BUDGETS = (0.001, 0.0005)
+FPR = 0.001
+SEED = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--install", type=Path)
+    arguments = parser.parse_args()
+    found = compute()
+    if arguments.check:
+        kept = json.loads(SUMMARY.read_text())
+        differing = [key for key in found if found[key] != kept.get(key)]
+        if differing or readme_table(found) not in (ROOT / "README.md").read_text():
+            sys.exit(f"results/embedded_guard.json or the README differ from the tables: {', '.join(differing)}")
+        print("every figure follows from the committed tables")
+        return
+    bench = json.loads(SUMMARY.read_text()).get("bench") if SUMMARY.exists() else None
+    SUMMARY.write_text(json.dumps({**found, "bench": bench}, indent=1) + "\n")
+    write_readme(found)
+    if arguments.install:
+        install(arguments.install, found)
+
+
+def table_of(part: str, column: str | None = None) -> ScoresTable:
+    """A part's scores; with `column`, the deciding score is taken from that column."""
+    table = ScoresTable.read(RESULTS / "scores" / f"{part}.parquet")
+    if column is not None:
+        table = table.with_column("mixed_max", table.floats(column))
+    return table
+
+
+def baseline(part: str, column: str) -> NDArray[np.float64]:
+    table = pq.read_table(RESULTS / "scores" / "baselines.parquet", filters=[("part", "=", part)])
+    by_id = dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
+    return np.array([by_id[row_id] for row_id in table_of(part).ids])
+
+
+def deciding(part: str, flag_on: str) -> NDArray[np.float64]:
+    """What serving compares with the threshold: the answer's maximum, or that of the last turn and the answer."""
+    table = table_of(part)
+    prompt, answer = table.floats("max_prompt"), table.floats("max_answer")
+    return answer if flag_on == "answer" else np.fmax(prompt, answer)
+
+
+def compute() -> dict[str, Any]:
+    head = json.loads((RESULTS / "choice.json").read_text())["head"]
+    flag_on, choice = choose_region(head)
+    exclusions = read_exclusions()
+    calibrations = {str(budget): calibrate(flag_on, budget, exclusions) for budget in BUDGETS}
+    main_one = calibrations["0.0005"]
+    sets = {name: figures(name, flag_on) for name in TESTS}
+    return {
+        "head": head,
+        "flag_on": flag_on,
+        "choice": choice,
+        "budget": main_one.budget,
+        "n_calibration": main_one.n,
+        "bound": round(main_one.bound, 6),
+        "threshold": round(main_one.threshold, 5),
+        "calibrations": {name: short(found) for name, found in calibrations.items()},
+        "realised_fpr": realised("benign_test", flag_on, main_one.cut),
+        "realised_at_0.001": realised("benign_test", flag_on, plain_cut(flag_on)),
+        "refused_harmful_requests": realised("hard_benign", flag_on, main_one.cut),
+        "sets": sets,
+        "seed": SEED,
+        "command": "python recipes/embedded_guard/report.py",
+    }
+
+
+def choose_region(head: str) -> tuple[str, dict[str, Any]]:
+    """Whether the last user turn may flag too: whichever finds more of the development split at 0.1 %."""
+    table = pq.read_table(RESULTS / "scores" / "dev_heads.parquet")
+    harmful = np.array([label >= 0.5 for label in table["label"].to_pylist()])
+    prompt, answer = (np.array(table[f"{head}:{region}"].to_pylist(), float)[harmful] for region in ("prompt", "answer"))
+    tpr = {}
+    for flag_on, scores in (("answer", answer), ("both", np.fmax(prompt, answer))):
+        cut = plain_quantile_threshold(finite(deciding("calibration", flag_on)), FPR)
+        tpr[flag_on] = round(float((scores > cut).mean()), 4)
+    chosen = max(tpr, key=lambda name: tpr[name])
+    return chosen, {"n_harmful": int(harmful.sum()), "dev_tpr_at_0.001": tpr}
+
+
+def finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[np.isfinite(values)]
+
+
+def plain_cut(flag_on: str) -> float:
+    return plain_quantile_threshold(finite(deciding("calibration", flag_on)), FPR)
+
+
+def read_exclusions() -> list[Exclusion]:
+    path = RESULTS / "exclusions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Exclusion(row["id"], row["reason"]) for row in rows]
+
+
+def calibrate(flag_on: str, budget: float, exclusions: list[Exclusion]) -> Calibration:
+    table, scores = table_of("calibration"), deciding("calibration", flag_on)
+    keep = np.isfinite(scores)
+    picked = np.flatnonzero(keep)
+    return choose_threshold(
+        scores[keep],
+        [table.groups[i] for i in picked],
+        budget,
+        tolerance=1e-3 * float(scores[keep].std()),
+        ids=[table.ids[i] for i in picked],
+        exclusions=exclusions,
+        lengths=table.lengths[keep],
+        sources=[str(table.texts("source")[i]) for i in picked],
+        score=f"max_{flag_on}",
+    )
+
+
+def short(found: Calibration) -> dict[str, Any]:
+    return {
+        "n": found.n,
+        "k": found.k,
+        "flagged": found.flagged,
+        "bound": round(found.bound, 6),
+        "threshold": round(found.threshold, 5),
+        "threshold_without_exclusions": (
+            None if found.threshold_without_exclusions is None else round(found.threshold_without_exclusions, 5)
+        ),
+        "excluded": len(found.excluded),
+    }
+
+
+def realised(part: str, flag_on: str, cut: float) -> dict[str, Any]:
+    table, scores = table_of(part), deciding(part, flag_on)
+    flagged = scores > cut
+    interval = clopper_pearson(int(flagged.sum()), len(flagged), 0.95)
+    sources = np.array(table.texts("source"))
+    lengths = table.lengths
+    edges = np.quantile(lengths, np.linspace(0, 1, 11))
+    decile = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, 9)
+    return {
+        "n": len(flagged),
+        "flagged": int(flagged.sum()),
+        "rate": round(float(flagged.mean()), 6),
+        "ci": [round(interval.lower, 6), round(interval.upper, 6)],
+        "by_source": {
+            str(source): [int(flagged[sources == source].sum()), int((sources == source).sum())]
+            for source in sorted(set(sources))
+        },
+        "by_length_decile": [[int(edges[i]), int(flagged[decile == i].sum()), int((decile == i).sum())] for i in range(10)],
+    }
+
+
+def figures(name: str, flag_on: str) -> dict[str, Any]:
+    """AUROC among the set's own rows, TPR at the calibration's plain 0.1 % quantile; baselines likewise."""
+    part = f"test_{name}"
+    table = table_of(part).with_column("mixed_max", np.nan_to_num(deciding(part, flag_on), nan=-1e9))
+    calibration = table_of("calibration").with_column(
+        "mixed_max", np.nan_to_num(deciding("calibration", flag_on), nan=-1e9)
+    )
+    probes = (table.floats("mixed_max"), calibration.floats("mixed_max"))
+    texts = (baseline(part, "text"), baseline("calibration", "text"))
+    prompts = (baseline(part, "prompt"), baseline("calibration", "prompt"))
+    # Text beside the probe: the sum of both logits, each scaled by its spread on the calibration split.
+    sums = tuple(p / probes[1].std() + t / texts[1].std() for p, t in zip(probes, texts, strict=True))
+    for key, values in (("text", texts), ("prompt_text", prompts), ("probe_plus_text", sums)):
+        table = table.with_column(f"baseline_{key}", values[0])
+        calibration = calibration.with_column(f"baseline_{key}", values[1])
+    result = evaluate(table, name=name, calibration=calibration, fprs=(0.01, FPR), seed=SEED)
+    out = {"n": len(table), "harmful": int((table.labels >= 0.5).sum())}
+    names = {"probe": "probe", "baseline": "text", "prompt_text": "prompt_text", "probe_plus_text": "probe_plus_text"}
+    for key, scorer in {**names, "prompt_alone": "prompt_alone", "length": "length_alone"}.items():
+        out[key] = numbers(result, scorer)
+    return out
+
+
+def numbers(result: EvaluationResult, name: str) -> dict[str, Any]:
+    scorer = result.scorer(name)
+    points = {point.name: point for point in scorer.operating_points}
+    low = points["0.001"].tpr
+    return {
+        "auroc": value_of(scorer.auroc),
+        "tpr_at_0.01": value_of(points["0.01"].tpr),
+        "tpr_at_0.001": value_of(low),
+        "ci": [None, None] if low is None else [round(low.lower, 4), round(low.upper, 4)],
+    }
+
+
+def value_of(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else round(estimate.value, 4)
+
+
+def readme_table(found: dict[str, Any]) -> str:
+    lines = [
+        "| test set | n | harmful | probe: AUROC | probe: TPR at 0.1 % FPR | text baseline: TPR | sum of both: TPR |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in found["sets"].items():
+        low, high = row["probe"]["ci"]
+        lines.append(
+            f"| `{name}` | {row['n']} | {row['harmful']} | {row['probe']['auroc']:.3f} | "
+            f"{row['probe']['tpr_at_0.001']:.3f} ({low:.3f} to {high:.3f}) | {row['baseline']['tpr_at_0.001']:.3f} | "
+            f"{row['probe_plus_text']['tpr_at_0.001']:.3f} |"
+        )
+    fpr = found["realised_fpr"]
+    lines += [
+        "",
+        f"Shipped threshold: budget {found['budget']:.2%}, n = {found['n_calibration']} distinct benign prompts, one-sided "
+        f"95 % bound {found['bound']:.4%}. On {fpr['n']} other benign exchanges it flags {fpr['flagged']} "
+        f"({fpr['rate']:.3%}, interval {fpr['ci'][0]:.3%} to {fpr['ci'][1]:.3%}).",
+    ]
+    return "\n".join(lines)
+
+
+def write_readme(found: dict[str, Any]) -> None:
+    path = ROOT / "README.md"
+    text = path.read_text()
+    pattern = re.compile(r"(<!-- results:start -->\n).*?(<!-- results:end -->)", re.S)
+    path.write_text(pattern.sub(lambda match: f"{match[1]}{readme_table(found)}\n{match[2]}", text))
+
+
+def install(source: Path, found: dict[str, Any]) -> None:
+    """Write the calibrated guard and its card into the package."""
+    guard = Guard.load(source)
+    calibration = calibrate(found["flag_on"], found["budget"], read_exclusions())
+    counts = found["realised_fpr"]
+    claim = [
+        f"claim limited to English (with a few per cent of Chinese), to {int(max(calibration.length_deciles))} tokens, and "
+        "to traffic like the sources above",
+        f"realised on {counts['n']} other benign exchanges: {counts['flagged']} flagged ({counts['rate']:.3%})",
+    ]
+    guard.with_calibration(calibration, flag_on=found["flag_on"], claim=claim).save(EMBEDDED, results=found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Step 4: one head, every calibration and test exchange, by the code that serves. The long step: hours on two cores.
+
+    python recipes/embedded_guard/score.py --out runs/embedded --head NAME --workers 2
+
+Writes scores tables (ids and scores, no text) to `results/embedded_guard/scores/`. Interrupted, it goes on where it
+stopped; finished tables are not made again while the head is the same.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from train import MAX_TOKENS, RESULTS, configs
+
+from lockgate.backbones import Backbone
+from lockgate.cascade import Thresholds
+from lockgate.classifiers import ProbeHead
+from lockgate.constitution import dump_constitution, load_constitution
+from lockgate.exchanges import read_exchanges
+from lockgate.guards import Guard, TrainingRecord, config_dict, training_counts
+
+PARTS = (
+    "test_own_sgbench", "test_gptfuzz", "test_adaptive_attacks", "hard_benign", "test_saferlhf_mini", "benign_test",
+    "calibration",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--head", required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--parts", nargs="*", default=PARTS)
+    arguments = parser.parse_args()
+    guard = provisional_guard(arguments.out, arguments.head)
+    tables = RESULTS / "scores"
+    tables.mkdir(parents=True, exist_ok=True)
+    for part in arguments.parts:
+        target, stamp = tables / f"{part}.parquet", arguments.out / f"{part}.scored"
+        key = f"{guard.record.probe_sha256} {(arguments.out / f'{part}.jsonl').stat().st_size}"
+        if target.exists() and stamp.exists() and stamp.read_text() == key:
+            continue
+        work = arguments.out / f"{part}.parquet"
+        table = guard.score_file(
+            arguments.out / f"{part}.jsonl",
+            work,
+            workers=arguments.workers,
+            report=lambda done, part=part: print(f"{part}: {done}", flush=True),
+        )
+        table.write(target)
+        stamp.write_text(key)
+        print(f"{part}: done, {len(table)} exchanges", flush=True)
+
+
+def provisional_guard(out: Path, name: str) -> Guard:
+    """The chosen head as a guard that flags nothing; thresholds come from the scores."""
+    saved = out / "guard"
+    head = ProbeHead.load(out / "heads" / f"{name}.safetensors")
+    backbone = Backbone.load("embedded")
+    policy = load_constitution("general-harms")
+    config = next(config for config in configs() if config.name == name)
+    train = list(read_exchanges(out / "train.jsonl"))
+    dataset = json.loads((RESULTS / "dataset.json").read_text())
+    guard = Guard.create(
+        name="Lockgate embedded guard",
+        backbone=backbone,
+        constitution=policy,
+        constitution_yaml=dump_constitution(policy),
+        head=head,
+        thresholds=Thresholds(flag=1e9, tolerance=0.0, flag_on="both"),
+        training=TrainingRecord(
+            recipe="recipes/embedded_guard",
+            config={"head": name, "probe": config_dict(config), "site": "residual", "max_tokens": MAX_TOKENS},
+            exchanges=training_counts(train),
+            tokens_seen=tokens_seen(out),
+            data_sha256=dataset["parts"]["train"]["sha256"],
+            seeds=[config.seed],
+            notes=[
+                "Weights learned only from permissively licensed public sets and the backbone's own answers.",
+                "English; single turns and short dialogues; training exchanges were cut to their last 448 tokens.",
+                "Harmful labels of own answers and of dialogues come from language-model readers, see "
+                "recipes/embedded_guard/labelling.md; their error is in results/embedded_guard/label_agreement.json.",
+            ],
+        ),
+    )
+    return guard.save(saved)
+
+
+def tokens_seen(out: Path) -> int:
+    counts: dict[str, int] = defaultdict(int)
+    for meta in (out / "windows").glob("*/*.json"):
+        for row in json.loads(meta.read_text())["exchanges"]:
+            counts[row["id"]] = 8 * (row["end"] - row["start"] + 1)
+    return sum(counts.values())
+
+
+if __name__ == "__main__":
+    main()
