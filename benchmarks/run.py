@@ -24,8 +24,8 @@ import lockgate
 from lockgate.backbones import Backbone, Feed, Reading, SessionPool, Tap, embedded_path, read_packed
 from lockgate.classifiers import ProbeTap
 from lockgate.evaluation import collect_provenance
-from lockgate.guards import Guard, score_exchanges
 from lockgate.exchanges import Exchange, Message
+from lockgate.guards import Guard, score_exchanges
 
 TARGET = Path(__file__).parents[1] / "results" / "bench.json"
 PROMPT = [Message("user", "Write a long story about a lighthouse keeper and the sea.")]
@@ -69,7 +69,11 @@ def ratio(first: Callable[[], float], second: Callable[[], float], pairs: int) -
     random = np.random.default_rng(0)
     medians = np.median(random.choice(values, (2000, len(values))), axis=1)
     low, high = np.quantile(medians, (0.025, 0.975))
-    return {"median": round(float(np.median(values)), 4), "ci": [round(low, 4), round(high, 4)], "pairs": pairs}
+    return {
+        "median": round(float(np.median(values)), 4),
+        "ci": [round(low, 4), round(high, 4)],
+        "pairs": pairs,
+    }
 
 
 def decode(backbone: Backbone, pool: SessionPool, tap: Tap | None, batch: int, tokens: int) -> float:
@@ -79,7 +83,9 @@ def decode(backbone: Backbone, pool: SessionPool, tap: Tap | None, batch: int, t
     rows = pool.step([Feed(session, chat.token_ids, want_logits=True) for session in sessions], tap)
     start = time.perf_counter()
     for _ in range(tokens):
-        feeds = [Feed(s, [int(row.argmax())], want_logits=True) for s, row in zip(sessions, rows, strict=True)]
+        feeds = [
+            Feed(s, [int(row.argmax())], want_logits=True) for s, row in zip(sessions, rows, strict=True)
+        ]
         rows = pool.step(feeds, tap)
     elapsed = time.perf_counter() - start
     for session in sessions:
@@ -106,7 +112,11 @@ def generate_ratio(backbone: Backbone, tokens: int, pairs: int) -> dict[str, Any
     def generate() -> float:
         start = time.perf_counter()
         reference.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
             pad_token_id=2,
         )
         return time.perf_counter() - start

@@ -40,17 +40,46 @@ HELD_TEMPLATES, HELD_QUESTIONS = 5, 20
 
 # Rows taken per part; calibration keeps to at least 70 % open-ended requests, at most 20 % mathematics and code.
 TRAIN_BENIGN = {
-    "gpteacher": 1300, "coconot_pref": 350, "medquad": 200, "own_benign": 200, "gsm8k": 120, "bbh": 120, "mbpp": 150,
-    "taskmaster4": 120, "oasst_sampled": 110,
+    "gpteacher": 1300,
+    "coconot_pref": 350,
+    "medquad": 200,
+    "own_benign": 200,
+    "gsm8k": 120,
+    "bbh": 120,
+    "mbpp": 150,
+    "taskmaster4": 120,
+    "oasst_sampled": 110,
 }
 DEV_BENIGN = {"gpteacher": 250, "coconot_pref": 60, "oasst_sampled": 30, "medquad": 30}
 CALIBRATION = {
-    "alpaca_52k": 8500, "gpteacher": 950, "oasst_sampled": 200, "dolly_387": 240, "coconot_pref": 280, "gsm8k": 300,
-    "bbh": 300, "mbpp": 250, "code_alpaca_2k": 350, "alpaca_zh": 300, "medquad": 250, "sgd": 150, "taskmaster4": 150,
+    "alpaca_52k": 8500,
+    "gpteacher": 950,
+    "oasst_sampled": 200,
+    "dolly_387": 240,
+    "coconot_pref": 280,
+    "gsm8k": 300,
+    "bbh": 300,
+    "mbpp": 250,
+    "code_alpaca_2k": 350,
+    "alpaca_zh": 300,
+    "medquad": 250,
+    "sgd": 150,
+    "taskmaster4": 150,
 }
 BENIGN_TEST = {
-    "alpaca_52k": 4300, "gpteacher": 400, "oasst_sampled": 130, "dolly_387": 120, "coconot_pref": 160, "gsm8k": 150,
-    "bbh": 150, "mbpp": 120, "code_alpaca_2k": 180, "alpaca_zh": 150, "medquad": 120, "sgd": 75, "taskmaster4": 75,
+    "alpaca_52k": 4300,
+    "gpteacher": 400,
+    "oasst_sampled": 130,
+    "dolly_387": 120,
+    "coconot_pref": 160,
+    "gsm8k": 150,
+    "bbh": 150,
+    "mbpp": 120,
+    "code_alpaca_2k": 180,
+    "alpaca_zh": 150,
+    "medquad": 120,
+    "sgd": 75,
+    "taskmaster4": 75,
 }
 HARD_BENIGN = {"safety_tuned_2k": 300, "cybermetric": 200}
 OPEN_ENDED = ("alpaca_52k", "gpteacher")
@@ -83,12 +112,17 @@ def load_pools(data: Path, made: Path) -> dict[str, list[Exchange]]:
     for name in {*TRAIN_BENIGN, *CALIBRATION, *HARD_BENIGN} - {"own_benign"}:
         pools[name] = [labelled(row, 0.0, source=name) for row in read(name, data) if not row.is_prompt_only]
     for name in ("saferlhf_mini", "adaptive_attacks"):
-        pools[name] = [labelled(row, row.label, row.category, name) for row in read(name, data) if row.label is not None]
+        pools[name] = [
+            labelled(row, row.label, row.category, name) for row in read(name, data) if row.label is not None
+        ]
     pools["gptfuzz_train"], pools["gptfuzz"] = crossed_gptfuzz(list(read("gptfuzz_train", data)))
     pools["own_benign"] = [labelled(row, 0.0) for row in read_exchanges(made / "answers_own_benign.jsonl")]
     read_labels = {
         "hh_harmless_test": list(read("hh_harmless_test", data)),
-        **{f"own_{name}": list(read_exchanges(made / f"answers_own_{name}.jsonl")) for name in ("advbench", "catqa", "sgbench")},
+        **{
+            f"own_{name}": list(read_exchanges(made / f"answers_own_{name}.jsonl"))
+            for name in ("advbench", "catqa", "sgbench")
+        },
     }
     for name, rows in read_labels.items():
         pools[name] = apply_labels(rows, HERE / "labels" / f"{name}.tsv")
@@ -136,9 +170,12 @@ def template_questions(rows: Sequence[Exchange]) -> list[str]:
         end = os.path.commonprefix([text[len(start) :][::-1] for text in texts])
         text = user_text(row)
         cut.append(normalise_text(text[len(start) : len(text) - len(end)]))
-    often = sorted((q for q, count in Counter(cut).items() if count >= 5 and len(q) > 15), key=len, reverse=True)
+    often = sorted(
+        (q for q, count in Counter(cut).items() if count >= 5 and len(q) > 15), key=len, reverse=True
+    )
     return [
-        next((q for q in often if q in normalise_text(user_text(row))), own) for row, own in zip(rows, cut, strict=True)
+        next((q for q in often if q in normalise_text(user_text(row))), own)
+        for row, own in zip(rows, cut, strict=True)
     ]
 
 
@@ -178,7 +215,12 @@ def take_parts(pools: dict[str, list[Exchange]], groups: dict[str, str]) -> dict
             # One in eight prompts develops: it chooses between probes and is never trained on.
             part = owner.setdefault(group, "dev" if int(group[:8], 16) % 8 == 0 else "train")
             parts[part].append(row)
-    wanted = (("train", TRAIN_BENIGN), ("dev", DEV_BENIGN), ("calibration", CALIBRATION), ("benign_test", BENIGN_TEST))
+    wanted = (
+        ("train", TRAIN_BENIGN),
+        ("dev", DEV_BENIGN),
+        ("calibration", CALIBRATION),
+        ("benign_test", BENIGN_TEST),
+    )
     left = {name: iter(shuffled(pools[name], "benign")) for name in pools}
     for part, sizes in (*wanted, ("hard_benign", HARD_BENIGN)):
         for name, size in sizes.items():
@@ -201,7 +243,9 @@ def first_fresh(
     return out
 
 
-def lengthen(rows: list[Exchange], history: Sequence[Exchange], wanted: int, backbone: Backbone) -> list[Exchange]:
+def lengthen(
+    rows: list[Exchange], history: Sequence[Exchange], wanted: int, backbone: Backbone
+) -> list[Exchange]:
     """Put earlier turns in front of `wanted` open-ended exchanges, until each exceeds LONG_TOKENS.
 
     The turns are other exchanges, drawn from rows that serve no other purpose; few natural ones are that long.
@@ -214,7 +258,9 @@ def lengthen(rows: list[Exchange], history: Sequence[Exchange], wanted: int, bac
             while len(backbone.render((*turns, *row.messages)).token_ids) < LONG_TOKENS:
                 turns = (*pool[cursor % len(pool)].messages, *turns)
                 cursor += 1
-            row = Exchange((*turns, *row.messages), row.label, row.category, row.source, {**row.meta, "long": True})
+            row = Exchange(
+                (*turns, *row.messages), row.label, row.category, row.source, {**row.meta, "long": True}
+            )
             made += 1
         out.append(row)
     return shuffled(out, "order")

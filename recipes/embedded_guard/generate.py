@@ -39,7 +39,9 @@ def answer_list(backbone: Backbone, name: str, prompts: list[Exchange], target: 
     while done < len(prompts):
         group = prompts[done : done + GROUP]
         answers = dict(
-            generate_answers(backbone, [row.messages for row in group], max_tokens=MAX_TOKENS, temperature=0.7)
+            generate_answers(
+                backbone, [row.messages for row in group], max_tokens=MAX_TOKENS, temperature=0.7
+            )
         )
         with target.open("a", encoding="utf-8") as sink:
             for number, row in enumerate(group):
@@ -47,7 +49,9 @@ def answer_list(backbone: Backbone, name: str, prompts: list[Exchange], target: 
                 made = Exchange(messages, label=None, category=row.category, source=name, meta=dict(row.meta))
                 sink.write(json.dumps(made.to_dict(), ensure_ascii=False) + "\n")
         done += len(group)
-        print(f"{name}: {done}/{len(prompts)} {hashlib.sha256(target.read_bytes()).hexdigest()[:8]}", flush=True)
+        print(
+            f"{name}: {done}/{len(prompts)} {hashlib.sha256(target.read_bytes()).hexdigest()[:8]}", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Step 6: every figure of the embedded guard, from the committed tables alone.
 
-    python recipes/embedded_guard/report.py             # recompute results/embedded_guard.json, the README's table
-    python recipes/embedded_guard/report.py --check     # fail if the committed figures differ
-    python recipes/embedded_guard/report.py --install runs/embedded/guard   # also write the guard into the package
+python recipes/embedded_guard/report.py             # recompute results/embedded_guard.json, the README's table
+python recipes/embedded_guard/report.py --check     # fail if the committed figures differ
+python recipes/embedded_guard/report.py --install runs/embedded/guard   # also write the guard into the package
 """
 
 import argparse
@@ -16,7 +16,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lockgate.calibration import Calibration, Exclusion, choose_threshold, clopper_pearson, plain_quantile_threshold
+from lockgate.calibration import (
+    Calibration,
+    Exclusion,
+    choose_threshold,
+    clopper_pearson,
+    plain_quantile_threshold,
+)
 from lockgate.evaluation import Estimate, EvaluationResult, ScoresTable, evaluate
 from lockgate.guards import EMBEDDED, Guard
 
@@ -39,7 +45,9 @@ def main() -> None:
         kept = json.loads(SUMMARY.read_text())
         differing = [key for key in found if found[key] != kept.get(key)]
         if differing or readme_table(found) not in (ROOT / "README.md").read_text():
-            sys.exit(f"results/embedded_guard.json or the README differ from the tables: {', '.join(differing)}")
+            sys.exit(
+                f"results/embedded_guard.json or the README differ from the tables: {', '.join(differing)}"
+            )
         print("every figure follows from the committed tables")
         return
     bench = json.loads(SUMMARY.read_text()).get("bench") if SUMMARY.exists() else None
@@ -99,7 +107,9 @@ def choose_region(head: str) -> tuple[str, dict[str, Any]]:
     """Whether the last user turn may flag too: whichever finds more of the development split at 0.1 %."""
     table = pq.read_table(RESULTS / "scores" / "dev_heads.parquet")
     harmful = np.array([label >= 0.5 for label in table["label"].to_pylist()])
-    prompt, answer = (np.array(table[f"{head}:{region}"].to_pylist(), float)[harmful] for region in ("prompt", "answer"))
+    prompt, answer = (
+        np.array(table[f"{head}:{region}"].to_pylist(), float)[harmful] for region in ("prompt", "answer")
+    )
     tpr = {}
     for flag_on, scores in (("answer", answer), ("both", np.fmax(prompt, answer))):
         cut = plain_quantile_threshold(finite(deciding("calibration", flag_on)), FPR)
@@ -147,7 +157,9 @@ def short(found: Calibration) -> dict[str, Any]:
         "bound": round(found.bound, 6),
         "threshold": round(found.threshold, 5),
         "threshold_without_exclusions": (
-            None if found.threshold_without_exclusions is None else round(found.threshold_without_exclusions, 5)
+            None
+            if found.threshold_without_exclusions is None
+            else round(found.threshold_without_exclusions, 5)
         ),
         "excluded": len(found.excluded),
     }
@@ -170,7 +182,9 @@ def realised(part: str, flag_on: str, cut: float) -> dict[str, Any]:
             str(source): [int(flagged[sources == source].sum()), int((sources == source).sum())]
             for source in sorted(set(sources))
         },
-        "by_length_decile": [[int(edges[i]), int(flagged[decile == i].sum()), int((decile == i).sum())] for i in range(10)],
+        "by_length_decile": [
+            [int(edges[i]), int(flagged[decile == i].sum()), int((decile == i).sum())] for i in range(10)
+        ],
     }
 
 
@@ -191,7 +205,12 @@ def figures(name: str, flag_on: str) -> dict[str, Any]:
         calibration = calibration.with_column(f"baseline_{key}", values[1])
     result = evaluate(table, name=name, calibration=calibration, fprs=(0.01, FPR), seed=SEED)
     out = {"n": len(table), "harmful": int((table.labels >= 0.5).sum())}
-    names = {"probe": "probe", "baseline": "text", "prompt_text": "prompt_text", "probe_plus_text": "probe_plus_text"}
+    names = {
+        "probe": "probe",
+        "baseline": "text",
+        "prompt_text": "prompt_text",
+        "probe_plus_text": "probe_plus_text",
+    }
     for key, scorer in {**names, "prompt_alone": "prompt_alone", "length": "length_alone"}.items():
         out[key] = numbers(result, scorer)
     return out

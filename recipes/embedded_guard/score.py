@@ -7,6 +7,8 @@ stopped; finished tables are not made again while the head is the same.
 """
 
 import argparse
+import hashlib
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -21,7 +23,12 @@ from lockgate.exchanges import read_exchanges
 from lockgate.guards import Guard, TrainingRecord, config_dict, training_counts
 
 PARTS = (
-    "test_own_sgbench", "test_gptfuzz", "test_adaptive_attacks", "hard_benign", "test_saferlhf_mini", "benign_test",
+    "test_own_sgbench",
+    "test_gptfuzz",
+    "test_adaptive_attacks",
+    "hard_benign",
+    "test_saferlhf_mini",
+    "benign_test",
     "calibration",
 )
 
@@ -32,25 +39,37 @@ def main() -> None:
     parser.add_argument("--head", required=True)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--parts", nargs="*", default=PARTS)
+    parser.add_argument(
+        "--limit", type=int, help="only the first rows; the files are shuffled, so any prefix is a sample"
+    )
     arguments = parser.parse_args()
     guard = provisional_guard(arguments.out, arguments.head)
     tables = RESULTS / "scores"
     tables.mkdir(parents=True, exist_ok=True)
     for part in arguments.parts:
+        source = head_of(arguments.out / f"{part}.jsonl", arguments.limit)
         target, stamp = tables / f"{part}.parquet", arguments.out / f"{part}.scored"
-        key = f"{guard.record.probe_sha256} {(arguments.out / f'{part}.jsonl').stat().st_size}"
+        key = f"{guard.record.probe_sha256} {hashlib.sha256(source.read_bytes()).hexdigest()}"
         if target.exists() and stamp.exists() and stamp.read_text() == key:
             continue
-        work = arguments.out / f"{part}.parquet"
         table = guard.score_file(
-            arguments.out / f"{part}.jsonl",
-            work,
+            source,
+            source.with_suffix(".parquet"),
             workers=arguments.workers,
             report=lambda done, part=part: print(f"{part}: {done}", flush=True),
         )
         table.write(target)
         stamp.write_text(key)
         print(f"{part}: done, {len(table)} exchanges", flush=True)
+
+
+def head_of(path: Path, rows: int | None) -> Path:
+    if rows is None:
+        return path
+    target = path.with_suffix(f".{rows}.jsonl")
+    with path.open(encoding="utf-8") as lines:
+        target.write_text("".join(itertools.islice(lines, rows)), encoding="utf-8")
+    return target
 
 
 def provisional_guard(out: Path, name: str) -> Guard:

@@ -69,7 +69,10 @@ def main() -> None:
     read_activations(train, arguments.out / "windows", arguments.workers, arguments.threads)
     if arguments.only_activations:
         return
-    wanted = [cache_path(arguments.out / "windows", rows, worker) for worker, rows in parts_of(train, arguments.workers)]
+    wanted = [
+        cache_path(arguments.out / "windows", rows, worker)
+        for worker, rows in parts_of(train, arguments.workers)
+    ]
     caches = [WindowCache(path) for path in wanted]
     heads = fit(caches, train, arguments.out)
     compare(heads, arguments.out)
@@ -173,7 +176,11 @@ def summarise() -> None:
             "answer": figures(answer, harmful, sources),
             "both": figures(np.maximum(prompt, answer), harmful, sources),
         }
-        print(config.name, *(json.dumps(rows[config.name][on]["overall"]) for on in ("answer", "both")), flush=True)
+        print(
+            config.name,
+            *(json.dumps(rows[config.name][on]["overall"]) for on in ("answer", "both")),
+            flush=True,
+        )
     content = {
         "command": "python recipes/embedded_guard/train.py",
         "n": len(harmful),

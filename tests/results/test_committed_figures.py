@@ -1,0 +1,25 @@
+"""The numbers in the documents follow from the committed tables."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from lockgate.guards import EMBEDDED, read_bundle
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_embedded_guard_figures_and_readme_follow_from_the_scores_tables() -> None:
+    command = [sys.executable, "recipes/embedded_guard/report.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_shipped_guard_has_the_threshold_of_the_results() -> None:
+    record = read_bundle(EMBEDDED).record
+    kept = json.loads((ROOT / "results" / "embedded_guard.json").read_text())
+    assert record.calibration is not None
+    assert round(record.thresholds.flag, 5) == kept["threshold"]
+    assert record.calibration["n"] == kept["n_calibration"]
+    assert record.thresholds.flag_on == kept["flag_on"]
