@@ -26,7 +26,7 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     "{% for message in messages %}"
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}"
@@ -81,13 +81,18 @@ def train_tokenizer(special: list[str], control: dict[str, str], template: str) 
 
 
 def tokenizer_for(architecture: str) -> PreTrainedTokenizerFast:
-    return gemma_tokenizer() if architecture.startswith("gemma") and architecture != "gemma" else tiny_tokenizer()
+    return (
+        gemma_tokenizer()
+        if architecture.startswith("gemma") and architecture != "gemma"
+        else tiny_tokenizer()
+    )
 
 
 def tiny_model(architecture: str = "llama", seed: int = 0) -> Any:
     """A random model of a few thousand weights.
 
-    `qwen2_sliding`, `gemma2` and `gemma3` have layers with a sliding window of a few tokens, `gemma2` caps its logits.
+    `qwen2_sliding`, `gemma2` and `gemma3` have layers with a sliding window of a few tokens, `gemma2` caps
+    its logits.
     """
     tokenizer = tokenizer_for(architecture)
     common = {**SHAPE, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}

@@ -100,7 +100,7 @@ class SessionPool:
 
         Args:
             prefix: tokens of the template's constant prefix; they are read once per pool, and the new session
-                starts behind them, their keys and values copied in (`length == len(prefix)`). They pass no tap.
+                starts behind them with their keys and values (`length == len(prefix)`). They pass no tap.
 
         Raises:
             ContextOverflow: more tokens than the backbone's context, or fewer than the prefix.

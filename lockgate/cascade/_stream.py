@@ -1,9 +1,9 @@
 """The state machine of one stream: from the logits of tokens, in order, to a verdict. No model, no I/O.
 
-The probe's logit is smoothed by an exponential moving average (CC++ section 5 serves an EMA in the place of the
-training window), bias-corrected so that a cold start pulls towards nothing. A stream is read in three regions:
-earlier turns feed the average and never flag; the last user turn and the answer have a running maximum each, and the
-thresholds say which of the two may flag.
+The probe's logit is smoothed by an exponential moving average (CC++ section 5 serves an EMA in the place of
+the training window), bias-corrected so that a cold start pulls towards nothing. A stream is read in three
+regions: earlier turns feed the average and never flag; the last user turn and the answer have a running
+maximum each, and the thresholds say which of the two may flag.
 """
 
 import math
@@ -47,7 +47,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Token positions of an exchange: the first scored one, where the last user turn starts, where the answer does."""
+    """Token positions of an exchange: where scoring, the last user turn and the answer begin."""
 
     start: int
     prompt_start: int
@@ -105,7 +105,7 @@ class StreamState:
         self._last_prompt = math.nan
 
     def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Take the logits `[tokens, 1 + categories]` of the next tokens; give back their smoothed main logits."""
+        """Take the logits `[tokens, 1 + categories]` of the next tokens; return the smoothed main ones."""
         smoothed = np.empty(len(logits))
         for index, row in enumerate(np.asarray(logits, dtype=np.float64)):
             smoothed[index] = self._advance(row)
@@ -176,5 +176,7 @@ class StreamState:
     def _index(self, position: int) -> int:
         start = self._regions.answer_start
         if position < start:
-            start = self._regions.prompt_start if position >= self._regions.prompt_start else self._regions.start
+            start = (
+                self._regions.prompt_start if position >= self._regions.prompt_start else self._regions.start
+            )
         return position - start

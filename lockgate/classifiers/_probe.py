@@ -42,7 +42,7 @@ class ProbeHead:
         return 1 + len(self.category_ids)
 
     def save(self, path: Path) -> None:
-        """Write `path` (safetensors); everything but the numbers stands in its metadata. Equal heads, equal bytes."""
+        """Write `path` (safetensors, all but the numbers in its metadata). Equal heads give equal bytes."""
         meta = {
             "format": "lockgate-probe-1",
             "layers": json.dumps(self.layers),
@@ -65,7 +65,9 @@ class ProbeHead:
                 meta = file.metadata() or {}
                 weights, bias = file.get_tensor("weights").float(), file.get_tensor("bias").float()
         except (OSError, SafetensorError, KeyError) as error:
-            raise GuardError(f"{path}: not a readable probe ({error}); restore the file or train again") from error
+            raise GuardError(
+                f"{path}: not a readable probe ({error}); restore the file or train again"
+            ) from error
         if meta.get("format") != "lockgate-probe-1":
             raise GuardError(f"{path}: format {meta.get('format')!r}, expected 'lockgate-probe-1'")
         try:
@@ -77,7 +79,9 @@ class ProbeHead:
             raise GuardError(f"{path}: the metadata are incomplete or malformed; train again") from error
         expected = (1 + len(names), len(layers))
         if weights.ndim != 3 or tuple(weights.shape[:2]) != expected or tuple(bias.shape) != expected[:1]:
-            raise GuardError(f"{path}: weights {tuple(weights.shape)} do not fit {expected} outputs and layers")
+            raise GuardError(
+                f"{path}: weights {tuple(weights.shape)} do not fit {expected} outputs and layers"
+            )
         if len(set(layers)) < len(layers) or not 0 < gamma <= 1:
             raise GuardError(f"{path}: expected distinct layers and 0 < gamma <= 1; train again")
         if not (weights.isfinite().all() and bias.isfinite().all()):
@@ -91,7 +95,9 @@ class ProbeTap:
     Several heads can be read in one pass; their columns stand side by side.
     """
 
-    def __init__(self, heads: Sequence[ProbeHead], hidden_size: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self, heads: Sequence[ProbeHead], hidden_size: int, device: torch.device | None = None
+    ) -> None:
         for head in heads:
             if head.weights.shape[2] != hidden_size:
                 raise BackboneMismatch(
@@ -122,7 +128,7 @@ class ProbeTap:
 
 
 def _ordered(data: bytes) -> bytes:
-    """The same file with the keys of its header in order: the library writes them in another order each time."""
+    """The same file with its header's keys in order: the library shuffles them."""
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)

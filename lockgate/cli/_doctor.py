@@ -25,7 +25,8 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     offline: Annotated[
-        bool, typer.Option("--offline", help="Also load the embedded guard with every hub and proxy switched off.")
+        bool,
+        typer.Option("--offline", help="Also load the embedded guard with every hub and proxy switched off."),
     ] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -43,7 +44,9 @@ def doctor(
 
 
 def _python() -> Check:
-    return Check("python", True, f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")
+    return Check(
+        "python", True, f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
+    )
 
 
 def _packages() -> list[Check]:
@@ -62,14 +65,21 @@ def _home() -> Check:
     path = home()
     parent = next(p for p in (path, *path.parents) if p.exists())
     writable = os.access(parent, os.W_OK)
-    return Check("LOCKGATE_HOME", writable, str(path), "" if writable else "set LOCKGATE_HOME to a writable folder")
+    return Check(
+        "LOCKGATE_HOME", writable, str(path), "" if writable else "set LOCKGATE_HOME to a writable folder"
+    )
 
 
 def _weights() -> Check:
     from lockgate.backbones import embedded_is_ready, embedded_path
 
     ready = embedded_is_ready()
-    return Check("embedded backbone", ready, str(embedded_path()) if ready else "not here", "" if ready else "lockgate fetch")
+    return Check(
+        "embedded backbone",
+        ready,
+        str(embedded_path()) if ready else "not here",
+        "" if ready else "lockgate fetch",
+    )
 
 
 def _bundle() -> Check:
@@ -95,10 +105,12 @@ def _offline() -> Check:
     def refuse(*_: object) -> None:
         raise OSError("the network is off for this check")
 
-    socket.socket.connect = refuse  # type: ignore[method-assign,assignment]
+    socket.socket.connect = refuse  # type: ignore[method-assign]
     try:
         score = lockgate.load("embedded").score([{"role": "user", "content": "hello"}])
-        return Check("works offline", True, f"guard loaded and scored {score.tokens} tokens without the network")
+        return Check(
+            "works offline", True, f"guard loaded and scored {score.tokens} tokens without the network"
+        )
     except (lockgate.LockgateError, OSError) as error:
         return Check("works offline", False, str(error), "see the lines above")
     finally:

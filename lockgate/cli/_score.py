@@ -16,8 +16,12 @@ def score(
     guard: GuardArgument,
     input: Annotated[Path, typer.Option(help="Exchanges: .jsonl[.gz|.zst] or .parquet.")],  # noqa: A002
     output: Annotated[Path, typer.Option(help="Scores table to write (.parquet).")],
-    backbone: Annotated[str | None, typer.Option(help="The guard's backbone, if not the embedded one.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes, one thread each. 1 uses all cores in one process.")] = 1,
+    backbone: Annotated[
+        str | None, typer.Option(help="The guard's backbone, if not the embedded one.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes, one thread each. 1 uses all cores in one process.")
+    ] = 1,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave malformed rows out.")] = False,
     json: JsonFlag = False,
 ) -> None:

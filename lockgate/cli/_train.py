@@ -19,18 +19,26 @@ def _root() -> None: ...
 
 
 def probe(
-    inputs: Annotated[list[Path], typer.Option("--input", help="Labelled exchanges; may be given several times.")],
+    inputs: Annotated[
+        list[Path], typer.Option("--input", help="Labelled exchanges; may be given several times.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the guard.")],
-    constitution: Annotated[str, typer.Option(help="A constitution's file, or the name of one that is shipped.")] = (
-        "general-harms"
-    ),
-    backbone: Annotated[str, typer.Option(help="`embedded`, or a local Hugging Face causal language model.")] = "embedded",
-    layers: Annotated[str, typer.Option(help="`all`, or 0-based numbers and ranges such as 16-24,29.")] = "all",
+    constitution: Annotated[
+        str, typer.Option(help="A constitution's file, or the name of one that is shipped.")
+    ] = ("general-harms"),
+    backbone: Annotated[
+        str, typer.Option(help="`embedded`, or a local Hugging Face causal language model.")
+    ] = "embedded",
+    layers: Annotated[
+        str, typer.Option(help="`all`, or 0-based numbers and ranges such as 16-24,29.")
+    ] = "all",
     site: Annotated[str, typer.Option(help="residual, attention or mlp.")] = "residual",
     epochs: Annotated[int, typer.Option(min=1)] = 20,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-4,
     weight_decay: Annotated[float, typer.Option(min=0.0)] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Longer exchanges keep their last tokens in training.", min=32)] = 1024,
+    max_tokens: Annotated[
+        int, typer.Option(help="Longer exchanges keep their last tokens in training.", min=32)
+    ] = 1024,
     seed: Annotated[int, typer.Option()] = 0,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave malformed rows out.")] = False,
     json: JsonFlag = False,
@@ -81,7 +89,9 @@ def probe(
         print_json({"guard": str(output), "exchanges": counts, "invalid": invalid.count})
     else:
         print_skipped(invalid.count, invalid.first)
-        typer.echo(f"guard in {output}, uncalibrated; next: lockgate calibrate {output} --input YOUR_TRAFFIC.jsonl")
+        typer.echo(
+            f"guard in {output}, uncalibrated; next: lockgate calibrate {output} --input YOUR_TRAFFIC.jsonl"
+        )
 
 
 def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
@@ -100,7 +110,9 @@ def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
             first, _, last = part.partition("-")
             found.update(range(max(-1, int(first)), min(n_layers, int(last or first)) + 1))
     except ValueError:
-        raise ConfigError(f"--layers: expected `all` or numbers and ranges such as 16-24,29; found {text!r}") from None
+        raise ConfigError(
+            f"--layers: expected `all` or numbers and ranges such as 16-24,29; found {text!r}"
+        ) from None
     if not found or min(found) < 0 or max(found) >= n_layers:
         raise ConfigError(f"--layers: the backbone has layers 0 to {n_layers - 1}; found {text!r}")
     return tuple(sorted(found))

@@ -27,9 +27,10 @@ def write_card(
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {record.name}\n",
-        f"A linear probe on the activations of {record.backbone.name} that keeps the policy `{constitution.name}` "
-        f"(version {constitution.version}). It reads prompt and answer "
-        "together and scores every token; a stream is halted when the smoothed logit crosses the threshold.\n",
+        f"A linear probe on the activations of {record.backbone.name} that keeps the policy "
+        f"`{constitution.name}` (version {constitution.version}). It reads prompt and "
+        "answer together and scores every token; a stream is halted when the smoothed logit crosses the "
+        "threshold.\n",
         _policy(constitution),
         _calibration(record),
         _results(results),

@@ -50,7 +50,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """Windows of some exchanges: `[windows, layers, hidden]` float32, owners, labels, and answer-only mask."""
+    """Windows of some exchanges, `[windows, layers, hidden]` float32, and what is known of them."""
 
     windows: Tensor
     owners: Tensor
@@ -71,8 +71,8 @@ def fit_probes(
 ) -> list[ProbeHead]:
     """Fit one head per config; all configs share epochs, batch and seed and so see the same batches.
 
-    Positive and negative exchanges weigh the same in sum. With `checkpoint`, the state after each epoch is kept in
-    that file, and a later call with the same data and configs goes on from there.
+    Positive and negative exchanges weigh the same in sum. With `checkpoint`, the state after each epoch is
+    kept in that file, and a later call with the same data and configs goes on from there.
 
     Raises:
         TrainingError: labels of one class only, or configs that do not fit the cache.
@@ -138,7 +138,7 @@ class _Run:
             batch = self._batch(chosen)
             losses = torch.stack([self._loss(index, batch) for index in range(len(self.configs))])
             self.optimiser.zero_grad()
-            losses.sum().backward()
+            losses.sum().backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             totals += losses.detach().numpy() * len(chosen)
         return [float(value) for value in totals / len(order)]
@@ -146,7 +146,9 @@ class _Run:
     def heads(self) -> list[ProbeHead]:
         """Heads with the standardisation folded in: w' = w / std, b' = b - sum(w * mean / std)."""
         made = []
-        for config, columns, weight, bias in zip(self.configs, self.columns, self.weights, self.biases, strict=True):
+        for config, columns, weight, bias in zip(
+            self.configs, self.columns, self.weights, self.biases, strict=True
+        ):
             folded = weight.detach().double() / self.std[columns]
             shift = (folded * self.mean[columns]).sum((1, 2))
             made.append(
@@ -168,8 +170,12 @@ class _Run:
         parts = [np.asarray(self.cache.windows(exchange)) for exchange in chosen]
         windows = torch.from_numpy(np.concatenate(parts)).float()
         windows = (windows - self.mean.float()) / self.std.float()
-        owners = torch.repeat_interleave(torch.arange(len(chosen)), torch.tensor([len(part) for part in parts]))
-        in_answer = torch.cat([torch.arange(len(p)) >= e.first_answer_window for p, e in zip(parts, chosen, strict=True)])
+        owners = torch.repeat_interleave(
+            torch.arange(len(chosen)), torch.tensor([len(part) for part in parts])
+        )
+        in_answer = torch.cat(
+            [torch.arange(len(p)) >= e.first_answer_window for p, e in zip(parts, chosen, strict=True)]
+        )
         targets = torch.tensor([exchange.label for exchange in chosen], dtype=torch.float32)
         importance = torch.where(targets >= 0.5, self.positive_weight, self.negative_weight)
         return TrainingBatch(windows, owners, targets, self._categories(chosen), in_answer, importance)

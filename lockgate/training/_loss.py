@@ -8,11 +8,14 @@ from torch import Tensor
 LossName = Literal["softmax", "mean", "max"]
 
 
-def window_loss(logits: Tensor, targets: Tensor, owners: Tensor, n: int, *, kind: LossName, tau: float = 1.0) -> Tensor:
+def window_loss(
+    logits: Tensor, targets: Tensor, owners: Tensor, n: int, *, kind: LossName, tau: float = 1.0
+) -> Tensor:
     """Binary cross-entropy of each exchange over its windows.
 
-    `softmax` weighs each window by exp(z / tau) within its exchange, the gradient flowing through the weights too
-    (CC++ section 5: sum of w_t * BCE(y, sigmoid(z_t))); `mean` weighs them alike; `max` keeps the highest alone.
+    `softmax` weighs each window by exp(z / tau) within its exchange, the gradient flowing through the weights
+    too (CC++ section 5: sum of w_t * BCE(y, sigmoid(z_t))); `mean` weighs them alike; `max` keeps the highest
+    alone.
 
     Args:
         logits: `[windows, heads]`, smoothed logits z.

@@ -1,7 +1,7 @@
 """Window means of activations, read once and kept on disk as float16.
 
-A probe is linear, so the mean of its logits over a window is its logit of the window's mean activation. Training needs
-windows only: at a stride of 8 tokens they take an eighth of what single tokens would.
+A probe is linear, so the mean of its logits over a window is its logit of the window's mean activation.
+Training needs windows only: at a stride of 8 tokens they take an eighth of what single tokens would.
 """
 
 import json
@@ -78,7 +78,9 @@ class WindowCache:
                 self.shards.append(np.load(meta.with_suffix(".npy"), mmap_mode="r"))
                 self.exchanges += [CachedExchange(shard=number, **row) for row in content["exchanges"]]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise TrainingError(f"{meta}: damaged ({type(error).__name__}); remove it and read again") from error
+                raise TrainingError(
+                    f"{meta}: damaged ({type(error).__name__}); remove it and read again"
+                ) from error
         if not self.exchanges:
             raise TrainingError(f"{path}: no finished shard of activations")
 
@@ -126,7 +128,12 @@ def build_cache(
         TrainingError: `path` holds shards of other data or settings, or activations do not fit into float16.
     """
     path.mkdir(parents=True, exist_ok=True)
-    meta = {"backbone": backbone.identity.hashes, "layers": list(layers), "site": site, "max_tokens": max_tokens}
+    meta = {
+        "backbone": backbone.identity.hashes,
+        "layers": list(layers),
+        "site": site,
+        "max_tokens": max_tokens,
+    }
     tap = ActivationTap(layers, site, backbone.hidden_size)
     shards = -(-len(exchanges) // shard_size)
     if extra := [found for found in sorted(path.glob("[0-9]*.json")) if int(found.stem) >= shards]:
@@ -146,7 +153,12 @@ def build_cache(
 
 
 def _write_shard(
-    pool: SessionPool, tap: ActivationTap, group: Sequence[Exchange], done: Path, meta: dict[str, Any], max_tokens: int
+    pool: SessionPool,
+    tap: ActivationTap,
+    group: Sequence[Exchange],
+    done: Path,
+    meta: dict[str, Any],
+    max_tokens: int,
 ) -> None:
     readings, answers = [], []
     for index, exchange in enumerate(group):
@@ -169,7 +181,12 @@ def _write_shard(
         if not np.isfinite(part).all():
             raise TrainingError(f"exchange {exchange.id}: activations beyond float16; choose other layers")
         parts.append(part)
-        row = {"id": exchange.id, "label": exchange.label, "category": exchange.category, "source": exchange.source}
+        row = {
+            "id": exchange.id,
+            "label": exchange.label,
+            "category": exchange.category,
+            "source": exchange.source,
+        }
         answer = next((i for i, end in enumerate(ends) if end > answers[index]), len(ends) - 1)
         rows.append({**row, "start": start, "end": start + len(part), "first_answer_window": answer})
         start += len(part)

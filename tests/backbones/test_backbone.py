@@ -75,9 +75,18 @@ def damage(path: Path, what: str) -> None:
 
 @pytest.mark.parametrize(
     "what",
-    ["no config", "bad config", "unknown model", "no weights", "cut weights", "a tensor missing", "other shapes",
-     "no template", "no tokenizer"],
-)  # fmt: skip
+    [
+        "no config",
+        "bad config",
+        "unknown model",
+        "no weights",
+        "cut weights",
+        "a tensor missing",
+        "other shapes",
+        "no template",
+        "no tokenizer",
+    ],
+)
 def test_damaged_directories_are_one_clear_error(tmp_path, saved_backbone, what) -> None:
     path = shutil.copytree(saved_backbone("llama"), tmp_path / "model")
     damage(path, what)
@@ -101,10 +110,19 @@ def test_no_such_directory_and_no_embedded_weights(tmp_path, monkeypatch) -> Non
 def test_logits_are_scaled_as_the_model_does(config, expected) -> None:
     tokenizer = tiny_tokenizer()
     made = config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.4, bos_token_id=1, eos_token_id=2,
-        pad_token_id=2, **expected,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        **expected,
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(made, attn_implementation="eager", dtype=torch.float32).eval()
     ids = list(range(10, 30))
@@ -156,7 +174,9 @@ def test_bulk_answers_with_a_seed_repeat_themselves() -> None:
     backbone, conversations = tiny_backbone(), [[Message("user", f"why {i}")] for i in range(3)]
 
     def answers(seed: int, **options) -> dict[int, str]:
-        return dict(generate_answers(backbone, conversations, max_tokens=10, temperature=1.0, seed=seed, **options))
+        return dict(
+            generate_answers(backbone, conversations, max_tokens=10, temperature=1.0, seed=seed, **options)
+        )
 
     assert answers(1) == answers(1, streams=1)
     assert answers(1) != answers(2)

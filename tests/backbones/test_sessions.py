@@ -1,4 +1,4 @@
-"""Any chunking, any batch mates, shared prefix or not: the numbers of one plain forward pass of the library."""
+"""Any chunking, any batch mates, shared prefix or not: the numbers of one plain pass of the library."""
 
 import copy
 import itertools
@@ -39,7 +39,7 @@ class Recorder:
 
 
 def plain_pass(backbone: Backbone, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activations `[tokens, layers * sites, hidden]` and logits `[tokens, vocab]` of the library's own code."""
+    """Activations `[tokens, layers * sites, hidden]` and logits `[tokens, vocab]` of the library's code."""
     model = copy.deepcopy(backbone.model)
     # Gemma 2 knows its soft cap in the eager code only.
     model.set_attn_implementation("eager")
@@ -66,7 +66,7 @@ _EXPECTED: dict = {}
 
 
 def streams_of(architecture: str) -> list:
-    """Three streams of one backbone that share their first five tokens, with what the library says of them."""
+    """Three streams of one backbone that share their first five tokens, and what the library says."""
     if architecture not in _EXPECTED:
         backbone = tiny_backbone(architecture)
         random = np.random.default_rng(0)

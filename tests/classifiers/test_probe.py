@@ -1,4 +1,4 @@
-"""The probe's logits are W . activations + b, whoever reads beside it; its file is read whole or not at all."""
+"""The probe's logits are W . activations + b, whoever reads beside it; files are whole or refused."""
 
 import pytest
 import torch
@@ -14,11 +14,15 @@ from lockgate.errors import BackboneError, BackboneMismatch, GuardError
 IDS = [list(range(10, 30)), list(range(50, 57)), [9]]
 
 
-def make_head(seed: int, layers=(0, 1, 2), site="residual", categories=("a", "b"), hidden: int = 32) -> ProbeHead:
+def make_head(
+    seed: int, layers=(0, 1, 2), site="residual", categories=("a", "b"), hidden: int = 32
+) -> ProbeHead:
     random = torch.Generator().manual_seed(seed)
     outputs = 1 + len(categories)
     weights = torch.randn(outputs, len(layers), hidden, generator=random)
-    return ProbeHead(tuple(layers), site, weights, torch.randn(outputs, generator=random), 0.3, tuple(categories))
+    return ProbeHead(
+        tuple(layers), site, weights, torch.randn(outputs, generator=random), 0.3, tuple(categories)
+    )
 
 
 class Activations:
@@ -106,13 +110,13 @@ def test_a_saved_head_is_the_same(tmp_path_factory, head, gamma) -> None:
 
 def test_a_file_that_is_missing_or_cut(tmp_path) -> None:
     path = tmp_path / "probe.safetensors"
-    with pytest.raises(GuardError, match="probe.safetensors: not a readable probe"):
+    with pytest.raises(GuardError, match=r"probe\.safetensors: not a readable probe"):
         ProbeHead.load(path)
     make_head(0).save(path)
     whole = path.read_bytes()
     for length in (0, 4, 9, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(GuardError, match="probe.safetensors"):
+        with pytest.raises(GuardError, match=r"probe\.safetensors"):
             ProbeHead.load(path)
 
 
@@ -147,7 +151,7 @@ def test_metadata_that_do_not_fit(tmp_path, meta) -> None:
     path, head = tmp_path / "probe.safetensors", make_head(0)
     content = {key: value for key, value in {**GOOD, **meta}.items() if value is not None}
     save_file({"weights": head.weights, "bias": head.bias}, path, metadata=content)
-    with pytest.raises(GuardError, match="probe.safetensors"):
+    with pytest.raises(GuardError, match=r"probe\.safetensors"):
         ProbeHead.load(path)
 
 
@@ -165,7 +169,7 @@ def test_metadata_that_do_not_fit(tmp_path, meta) -> None:
 def test_tensors_that_do_not_fit(tmp_path, tensors) -> None:
     path = tmp_path / "probe.safetensors"
     save_file(tensors, path, metadata=GOOD)
-    with pytest.raises(GuardError, match="probe.safetensors"):
+    with pytest.raises(GuardError, match=r"probe\.safetensors"):
         ProbeHead.load(path)
 
 

@@ -1,4 +1,4 @@
-"""The way of a guard through the commands: train, calibrate, score, evaluate; and what doctor and fetch say."""
+"""The way of a guard through the commands: train, calibrate, score, evaluate; what doctor and fetch say."""
 
 import json
 import socket
@@ -21,7 +21,9 @@ WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", 
 def exchange(number: int, label: float | None) -> Exchange:
     words = " ".join(WORDS[(number * k + k) % len(WORDS)] for k in range(1, 5 + number % 9))
     answer = "boat " * 12 if label else f"the {words} is old"
-    return Exchange((Message("user", f"tell me of {words} {number}"), Message("assistant", answer)), label, None, "made")
+    return Exchange(
+        (Message("user", f"tell me of {words} {number}"), Message("assistant", answer)), label, None, "made"
+    )
 
 
 @pytest.fixture
@@ -70,18 +72,31 @@ def test_from_labelled_rows_to_a_report(run, files, architecture) -> None:
     assert summary["flagged"] == table.flagged.sum()
     flag = record.thresholds.flag - record.thresholds.tolerance
     assert (table.flagged == (table.floats("mixed_max") > flag)).all()
-    ok("evaluate", calibrated, "--input", files / "test.jsonl", "--output", files / "report", "--resamples", 100)
+    ok(
+        "evaluate",
+        calibrated,
+        "--input",
+        files / "test.jsonl",
+        "--output",
+        files / "report",
+        "--resamples",
+        100,
+    )
     assert (files / "report" / "report.html").read_text().startswith("<!")
     report = json.loads((files / "report" / "report.json").read_text())
     assert report
 
 
 def test_plain_lines_say_what_comes_next(run, files) -> None:
-    code, out, err = run("train", "probe", "--input", files / "train.jsonl", "--output", files / "guard", *QUICK)
+    code, out, err = run(
+        "train", "probe", "--input", files / "train.jsonl", "--output", files / "guard", *QUICK
+    )
     assert code == 0
     assert "next: lockgate calibrate" in out
     assert "train: epoch 8/8" in err
-    code, out, err = run("score", files / "guard", "--input", files / "test.jsonl", "--output", files / "s.parquet")
+    code, out, err = run(
+        "score", files / "guard", "--input", files / "test.jsonl", "--output", files / "s.parquet"
+    )
     assert (code, out.split(",")[0]) == (0, "40 exchanges")
 
 
@@ -155,7 +170,9 @@ def test_wrong_input_is_one_line_and_code_2(run, files) -> None:
 
 
 def test_a_guard_for_another_backbone(run, files) -> None:
-    assert run("train", "probe", "--input", files / "train.jsonl", "--output", files / "guard", *QUICK)[0] == 0
+    assert (
+        run("train", "probe", "--input", files / "train.jsonl", "--output", files / "guard", *QUICK)[0] == 0
+    )
     code, out, err = run(
         "score", files / "guard", "--input", files / "test.jsonl", "--output", files / "s.parquet",
         architecture="llama",
@@ -194,7 +211,9 @@ def test_doctor_says_what_is_missing(run, tmp_path, monkeypatch) -> None:
     assert "MISSING\tembedded backbone\tnot here\tlockgate fetch" in out
 
 
-def test_doctor_offline_says_why_it_fails_and_leaves_the_network_as_it_was(run, tmp_path, monkeypatch) -> None:
+def test_doctor_offline_says_why_it_fails_and_leaves_the_network_as_it_was(
+    run, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setenv("LOCKGATE_HOME", str(tmp_path))
     connect = socket.socket.connect
     code, out, _ = run("doctor", "--offline", "--json", architecture=None)

@@ -33,5 +33,8 @@ def make_guard(backbone: Backbone | None = None, *, seed: int = 0, **thresholds)
 
 def make_exchange(number: int, words: int = 8, label: float | None = None) -> Exchange:
     text = " ".join(WORDS[(number * k + k) % len(WORDS)] for k in range(words))
-    turns = (Message("user", f"tell me of {text} {number}"), Message("assistant", f"{text}, {number} of them"))
+    turns = (
+        Message("user", f"tell me of {text} {number}"),
+        Message("assistant", f"{text}, {number} of them"),
+    )
     return Exchange(turns, label, None, "made")

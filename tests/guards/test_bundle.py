@@ -122,10 +122,12 @@ def test_content_that_is_not_a_guard(bundle, change, message) -> None:
         read_bundle(bundle)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: b: c", "null", "{" * 5000, "!!python/object:os.system x", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "a: b: c", "null", "{" * 5000, "!!python/object:os.system x", "\x00"]
+)
 def test_text_that_is_no_record(bundle, text) -> None:
     (bundle / "guard.yaml").write_text(text)
-    with pytest.raises(GuardError, match="guard.yaml"):
+    with pytest.raises(GuardError, match=r"guard\.yaml"):
         read_bundle(bundle)
 
 
@@ -163,7 +165,9 @@ def test_a_library_that_computes_something_else_is_noticed(bundle, value) -> Non
     rewrite(bundle / "guard.yaml", lambda c: c["backbone"]["fingerprint"].__setitem__(5, value))
     with pytest.raises(BackboneMismatch, match="this installation computes something else"):
         Guard.load(bundle, backbone=tiny_backbone())
-    rewrite(bundle / "guard.yaml", lambda c: c["backbone"].update(fingerprint=c["backbone"]["fingerprint"][:9]))
+    rewrite(
+        bundle / "guard.yaml", lambda c: c["backbone"].update(fingerprint=c["backbone"]["fingerprint"][:9])
+    )
     with pytest.raises(BackboneMismatch):
         Guard.load(bundle, backbone=tiny_backbone())
 
@@ -243,7 +247,10 @@ def test_the_card_of_an_uncalibrated_guard_claims_nothing(bundle) -> None:
 def test_results_stand_in_the_card(tmp_path) -> None:
     probe = {"auroc": 0.9, "tpr_at_0.001": 0.5, "ci": [0.4, 0.6]}
     unknown = {"auroc": None, "tpr_at_0.001": None, "ci": [None, None]}
-    sets = {"a": {"n": 7, "probe": probe, "baseline": probe}, "b": {"n": 3, "probe": unknown, "baseline": unknown}}
+    sets = {
+        "a": {"n": 7, "probe": probe, "baseline": probe},
+        "b": {"n": 3, "probe": unknown, "baseline": unknown},
+    }
     make_guard().save(tmp_path / "g", results={"sets": sets})
     card = (tmp_path / "g" / "README.md").read_text()
     assert "| a | 7 | 0.900 | 0.500 (0.400 to 0.600) | 0.500 |" in card

@@ -54,7 +54,10 @@ def test_a_stream_in_any_pieces_says_what_score_says(architecture, flag_on, data
         verdicts = [stream.push(ids[start:end]) for start, end in pairwise(cuts)]
         last = stream.finish()
     tolerance = spread(guard.backbone.name)
-    assert abs(whole.max_score - stream._state.max_score) <= tolerance or whole.max_score == stream._state.max_score
+    assert (
+        abs(whole.max_score - stream._state.max_score) <= tolerance
+        or whole.max_score == stream._state.max_score
+    )
     assert stream._state.max_prompt == pytest.approx(whole.max_prompt, abs=tolerance)
     assert stream._state.max_answer == pytest.approx(whole.max_answer, abs=tolerance, nan_ok=True)
     if abs(whole.max_score - flag) > 1e-2:
@@ -70,7 +73,11 @@ def test_score_is_the_moving_average_of_one_pass(architecture) -> None:
     """The whole path against a short one: render, one step, the state machine."""
     backbone = tiny_backbone(architecture)
     guard = make_guard(backbone)
-    for messages in ([*PROMPT, {"role": "assistant", "content": ANSWER}], PROMPT, make_exchange(3, 40).messages):
+    for messages in (
+        [*PROMPT, {"role": "assistant", "content": ANSWER}],
+        PROMPT,
+        make_exchange(3, 40).messages,
+    ):
         turns = tuple(m if isinstance(m, Message) else Message(**m) for m in messages)
         chat = backbone.render(turns, add_generation_prompt=turns[-1].role == "user")
         tap = ProbeTap([guard.head], backbone.hidden_size)
@@ -105,7 +112,10 @@ def test_batch_mates_and_several_heads_change_nothing(numbers, words) -> None:
 def test_streams_beside_one_another_do_not_mix() -> None:
     guard = make_guard(flag=1e9)
     ids = answer_ids(guard)
-    alone = [guard.stream(PROMPT).push(ids).score, guard.stream(make_exchange(2).messages[:1]).push(ids).score]
+    alone = [
+        guard.stream(PROMPT).push(ids).score,
+        guard.stream(make_exchange(2).messages[:1]).push(ids).score,
+    ]
     a, b = guard.stream(PROMPT), guard.stream(make_exchange(2).messages[:1])
     for token in ids:
         last_a = a.push(token)
@@ -136,7 +146,9 @@ def test_the_closing_token_is_not_scored() -> None:
     guard = make_guard()
     messages = [*PROMPT, {"role": "assistant", "content": ANSWER}]
     followed = guard.backbone.render([Message(**m) for m in messages])
-    assert guard.score(messages).tokens == followed.answer_end - followed.prefix_length < len(followed.token_ids)
+    assert (
+        guard.score(messages).tokens == followed.answer_end - followed.prefix_length < len(followed.token_ids)
+    )
 
 
 def test_longer_than_the_context_is_scored_in_windows() -> None:
@@ -224,7 +236,7 @@ def test_malformed_messages(messages) -> None:
 def test_roles_that_a_template_refuses() -> None:
     guard = make_guard(tiny_backbone("gemma2"))
     turns = [{"role": "user", "content": "private"}] * 2
-    with pytest.raises(ExchangeError, match="exchange 0 .*refuses this order of roles"):
+    with pytest.raises(ExchangeError, match=r"exchange 0 .*refuses this order of roles"):
         guard.score(turns)
     with pytest.raises(BackboneError, match="refuses this order of roles"):
         guard.stream(turns)

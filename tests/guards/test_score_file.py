@@ -21,7 +21,10 @@ COSTS = ("cpu_s_stage1",)
 
 @pytest.fixture
 def rows():
-    made = [replace(make_exchange(i, 1 + i % 30), label=float(i % 2), category="c" if i % 3 else None) for i in range(40)]
+    made = [
+        replace(make_exchange(i, 1 + i % 30), label=float(i % 2), category="c" if i % 3 else None)
+        for i in range(40)
+    ]
     made[3] = Exchange((Message("user", "a prompt alone"),), None, None, "prompts")
     made[7] = Exchange((Message("user", "x"), Message("assistant", "")), 0.0, None, "")
     made[11] = make_exchange(11, 500)
@@ -165,7 +168,7 @@ def test_wrong_arguments(source, tmp_path) -> None:
         guard.score_file(source, tmp_path / "out.parquet", workers=0)
     with pytest.raises(ConfigError, match="does not exist"):
         guard.score_file(source, tmp_path / "no" / "out.parquet")
-    with pytest.raises(ExchangeError, match="nowhere.jsonl"):
+    with pytest.raises(ExchangeError, match=r"nowhere\.jsonl"):
         guard.score_file(tmp_path / "nowhere.jsonl", tmp_path / "out.parquet")
     with pytest.raises(ConfigError, match="in memory"):
         guard.score_file(source, tmp_path / "out.parquet", workers=2)

@@ -23,7 +23,9 @@ def labelled(count: int) -> list[Exchange]:
     for i in range(count):
         row = make_exchange(i)
         if i % 2:
-            row = Exchange((row.messages[0], Message("assistant", HARM)), 1.0, "sleights" if i % 3 else None, "b")
+            row = Exchange(
+                (row.messages[0], Message("assistant", HARM)), 1.0, "sleights" if i % 3 else None, "b"
+            )
         rows.append(replace(row, label=float(i % 2)))
     return rows
 
@@ -43,7 +45,9 @@ def train(rows, work, **options):
 def test_a_guard_learns_and_says_on_what(tmp_path, policy) -> None:
     rows = [replace(row, category=policy if row.category else None) for row in labelled(60)]
     lines: list[str] = []
-    guard = train([*rows, make_exchange(99), Exchange((Message("user", "p"),), 1.0)], tmp_path, report=lines.append)
+    guard = train(
+        [*rows, make_exchange(99), Exchange((Message("user", "p"),), 1.0)], tmp_path, report=lines.append
+    )
     scores = [guard.score(row.messages).max_answer for row in rows]
     harmful, harmless = np.array(scores)[1::2], np.array(scores)[::2]
     assert np.median(harmful) > np.median(harmless) + 1

@@ -13,7 +13,7 @@ WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", 
 
 
 def write_cache(path: Path, rows: Sequence[tuple], layers: Sequence[int] = (0, 1)) -> WindowCache:
-    """A cache of one shard; rows are (label, category, windows `[n, layers, hidden]`, first answer window)."""
+    """A cache of one shard; rows are label, category, windows `[n, layers, hidden]`, first answer window."""
     path.mkdir(parents=True)
     exchanges, start = [], 0
     for number, (label, category, windows, first) in enumerate(rows):

@@ -15,7 +15,9 @@ from lockgate.training._fit import _Run
 PLAIN = ProbeConfig("plain", (0, 1), loss="mean", epochs=400, batch=1000, lr=0.05, weight_decay=0.0)
 
 
-def toy_cache(path, n=120, windows=1, hidden=4, seed=0, categories=(None,), layers=(0, 1), share=0.5) -> WindowCache:
+def toy_cache(
+    path, n=120, windows=1, hidden=4, seed=0, categories=(None,), layers=(0, 1), share=0.5
+) -> WindowCache:
     """Overlapping classes: the optimum is finite."""
     random = np.random.default_rng(seed)
     rows = []
@@ -29,7 +31,10 @@ def toy_cache(path, n=120, windows=1, hidden=4, seed=0, categories=(None,), laye
 
 
 def logits(head, windows: np.ndarray) -> np.ndarray:
-    return np.asarray(windows, float).reshape(len(windows), -1) @ head.weights[0].numpy().reshape(-1) + head.bias[0].item()
+    return (
+        np.asarray(windows, float).reshape(len(windows), -1) @ head.weights[0].numpy().reshape(-1)
+        + head.bias[0].item()
+    )
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])
@@ -45,16 +50,16 @@ def test_the_plain_loss_gives_scikit_learns_regression(tmp_path, share) -> None:
     expected = model.decision_function(scaled)
     np.testing.assert_allclose(logits(head, features), expected, atol=0.03)
     np.testing.assert_allclose(
-        head.weights[0].numpy().reshape(-1), model.coef_[0] / features.std(0), atol=0.02 / features.std(0).min()
+        head.weights[0].numpy().reshape(-1),
+        model.coef_[0] / features.std(0),
+        atol=0.02 / features.std(0).min(),
     )
 
 
 def test_exchanges_weigh_alike_however_long_they_are(tmp_path) -> None:
     """Repeating each exchange's one window changes nothing."""
     short = toy_cache(tmp_path / "short", n=40)
-    rows = [
-        (row.label, None, np.repeat(np.asarray(short.windows(row)), 5, 0), 0) for row in short.exchanges
-    ]
+    rows = [(row.label, None, np.repeat(np.asarray(short.windows(row)), 5, 0), 0) for row in short.exchanges]
     long = write_cache(tmp_path / "long", rows)
     config = replace(PLAIN, epochs=30)
     for kind in ("mean", "softmax", "max"):
@@ -115,9 +120,7 @@ def test_regions_choose_the_windows(tmp_path) -> None:
         rows.append((label, None, windows, 3))
     cache = write_cache(tmp_path / "w", rows, (0,))
     config = replace(PLAIN, layers=(0,), epochs=40)
-    whole, answer = fit_probes(
-        cache, cache.exchanges, [config, replace(config, regions="answer")]
-    )
+    whole, answer = fit_probes(cache, cache.exchanges, [config, replace(config, regions="answer")])
     assert answer.weights[0, 0, 0] > 0 > whole.weights[0, 0, 0]
 
 
@@ -135,7 +138,10 @@ def test_categories_are_learned_from_rows_that_name_them(tmp_path) -> None:
     head = fit_probes(cache, cache.exchanges, [config], category_ids=("a", "b"))[0]
     for kind, column in ((1, 1), (2, 2)):
         means = torch.stack(
-            [torch.from_numpy(np.asarray(cache.windows(row), np.float32)).mean((0, 1)) for row in cache.exchanges[kind::4]]
+            [
+                torch.from_numpy(np.asarray(cache.windows(row), np.float32)).mean((0, 1))
+                for row in cache.exchanges[kind::4]
+            ]
         )
         found = means @ head.weights[:, 0].T + head.bias
         assert (found[:, 1:].argmax(1) + 1 == column).all()
