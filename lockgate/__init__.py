@@ -33,5 +33,3 @@ def load(source: "str | Path" = "embedded", *, backbone: "Backbone | str | Path 
     from lockgate.guards import Guard
 
     return Guard.load(source, backbone=backbone)
-
-

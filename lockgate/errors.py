@@ -1,17 +1,17 @@
 """The error tree. Every message says what was found, what was expected and what to do next.
 
-    LockgateError
-    ├── ConfigError            a configuration or command-line value
-    ├── ConstitutionError      a constitution file
-    ├── ExchangeError          an exchange record or a data file
-    ├── BackboneError          weights, tokenizer or chat template
-    │   └── ContextOverflow    more tokens than the backbone can read
-    ├── PoolFull               no key-value memory left for another session
-    ├── GuardError             a guard bundle
-    │   └── BackboneMismatch   a bundle made for another backbone
-    ├── TrainingError          data that cannot train a probe
-    ├── CalibrationError       a budget that the sample cannot carry
-    └── MissingExtra           an optional dependency that is not installed
+LockgateError
+├── ConfigError            a configuration or command-line value
+├── ConstitutionError      a constitution file
+├── ExchangeError          an exchange record or a data file
+├── BackboneError          weights, tokenizer or chat template
+│   └── ContextOverflow    more tokens than the backbone can read
+├── PoolFull               no key-value memory left for another session
+├── GuardError             a guard bundle
+│   └── BackboneMismatch   a bundle made for another backbone
+├── TrainingError          data that cannot train a probe
+├── CalibrationError       a budget that the sample cannot carry
+└── MissingExtra           an optional dependency that is not installed
 """
 
 
