@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lockgate.guards._guard import Guard
 
 CHUNK = 64
+_REPORT_SECONDS = 2.0
 
 
 def score_file(
@@ -150,8 +151,11 @@ def _spawn(
             for i in range(workers)
         ]
         try:
-            for future in as_completed(futures):
-                future.result()
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
                 report(sum(1 for _ in parts.glob("[0-9]*.jsonl")) * CHUNK)
         except BrokenProcessPool as error:
             raise GuardError(
