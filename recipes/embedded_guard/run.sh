@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The embedded guard, from public data to the bundle in the package. Each step resumes; together about five hours on
+# two cores, most of it reading the calibration traffic.
+#
+#   recipes/embedded_guard/run.sh DATA [OUT]
+#
+# DATA holds the public sets named in sources.py, as NAME.jsonl.gz in the exchange form. Text stays in OUT; only ids,
+# labels and scores go to results/.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+root="$(cd "$here/../.." && pwd)"
+data="${1:?usage: run.sh DATA [OUT]}"
+out="${2:-$root/runs/embedded}"
+export PYTHONPATH="$here"
+python="$root/.venv/bin/python"
+
+"$python" "$here/generate.py" --data "$data" --out "$out"   # the backbone answers prompts
+# Between these two, readers label the answers: labelling.md; the labels of the shipped guard are in labels/.
+"$python" "$here/dataset.py" --data "$data" --out "$out"    # split by prompt across all sets
+"$python" "$here/train.py" --out "$out" --workers 2         # activations, all variants side by side, comparison
+head="$("$python" -c "import json; print(json.load(open('$root/results/embedded_guard/choice.json'))['head'])")"
+"$python" "$here/score.py" --out "$out" --head "$head" --workers 2
+"$python" "$here/baselines.py" --out "$out"
+"$python" "$here/agreement.py"
+"$python" "$here/report.py" --install "$out/guard"
