@@ -35,13 +35,7 @@ def shuffled(rows: list[Exchange], salt: str) -> list[Exchange]:
 def prompts_of(name: str, data: Path) -> list[Exchange]:
     """Prompts of one of `PROMPT_LISTS`."""
     if name == "own_sgbench":
-        elsewhere = set()
-        for other in ("advbench", "catqa_harmfulqa", "guardreasoner_5k", "saferlhf_mini", "gptfuzz_train"):
-            elsewhere |= {prompt_text(row) for row in read(other, data)}
-        for other in ("adaptive_attacks", "safety_tuned_2k", "hh_harmless_test", "toxicchat_train_human"):
-            elsewhere |= {prompt_text(row) for row in read(other, data)}
-        fresh = {prompt_text(row): row for row in read("sgbench", data) if prompt_text(row) not in elsewhere}
-        return shuffled(list(fresh.values()), name)[:OWN_SGBENCH_ROWS]
+        return fresh_sgbench(data)[:OWN_SGBENCH_ROWS]
     if name == "own_advbench":
         return shuffled(list(read("advbench", data)), name)
     if name == "own_catqa":
@@ -53,3 +47,22 @@ def prompts_of(name: str, data: Path) -> list[Exchange]:
         if len(row.messages[0].content) < 600
     ]
     return shuffled(rows, name)[:OWN_BENIGN_ROWS]
+
+
+def fresh_sgbench(data: Path) -> list[Exchange]:
+    """Harmful prompts that stand in no other set, in the order in which the tests take them."""
+    elsewhere: set[str] = set()
+    for other in (
+        "advbench",
+        "catqa_harmfulqa",
+        "guardreasoner_5k",
+        "saferlhf_mini",
+        "gptfuzz_train",
+        "adaptive_attacks",
+        "safety_tuned_2k",
+        "hh_harmless_test",
+        "toxicchat_train_human",
+    ):
+        elsewhere |= {prompt_text(row) for row in read(other, data)}
+    fresh = {prompt_text(row): row for row in read("sgbench", data) if prompt_text(row) not in elsewhere}
+    return shuffled(list(fresh.values()), "own_sgbench")
