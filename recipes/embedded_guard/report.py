@@ -23,6 +23,7 @@ from lockgate.calibration import (
     clopper_pearson,
     plain_quantile_threshold,
 )
+from lockgate.errors import CalibrationError
 from lockgate.evaluation import Estimate, EvaluationResult, ScoresTable, evaluate
 from lockgate.guards import EMBEDDED, Guard
 
@@ -82,8 +83,14 @@ def compute() -> dict[str, Any]:
     head = json.loads((RESULTS / "choice.json").read_text())["head"]
     flag_on, choice = choose_region(head)
     exclusions = read_exclusions()
-    calibrations = {str(budget): calibrate(flag_on, budget, exclusions) for budget in BUDGETS}
-    main_one = calibrations["0.0005"]
+    calibrations, refused = {}, {}
+    for budget in BUDGETS:
+        try:
+            calibrations[str(budget)] = calibrate(flag_on, budget, exclusions)
+        except CalibrationError as error:
+            refused[str(budget)] = str(error)
+    # The tightest budget that the sample carries is the one that ships.
+    main_one = list(calibrations.values())[-1]
     sets = {name: figures(name, flag_on) for name in TESTS}
     return {
         "head": head,
@@ -94,6 +101,7 @@ def compute() -> dict[str, Any]:
         "bound": round(main_one.bound, 6),
         "threshold": round(main_one.threshold, 5),
         "calibrations": {name: short(found) for name, found in calibrations.items()},
+        "refused_budgets": refused,
         "realised_fpr": realised("benign_test", flag_on, main_one.cut),
         "realised_at_0.001": realised("benign_test", flag_on, plain_cut(flag_on)),
         "refused_harmful_requests": realised("hard_benign", flag_on, main_one.cut),
