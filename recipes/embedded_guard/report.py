@@ -104,7 +104,7 @@ def compute() -> dict[str, Any]:
         "refused_budgets": refused,
         "realised_fpr": realised("benign_test", flag_on, main_one.cut),
         "realised_at_0.001": realised("benign_test", flag_on, plain_cut(flag_on)),
-        "refused_harmful_requests": realised("hard_benign", flag_on, main_one.cut),
+        "hard_benign": realised("hard_benign", flag_on, main_one.cut),
         "sets": sets,
         "seed": SEED,
         "command": "python recipes/embedded_guard/report.py",
