@@ -54,7 +54,7 @@ def main() -> None:
     found["score_exchanges_per_hour"] = exchanges_per_hour(guard, 8 if arguments.quick else 64)
     found["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     found["threads"] = torch.get_num_threads()
-    found["provenance"] = collect_provenance("make bench", seeds={"bootstrap": 0}, inputs=[])
+    found["provenance"] = collect_provenance(["make", "bench"], seeds={"bootstrap": 0}, inputs=[])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(found, indent=1) + "\n")
 
