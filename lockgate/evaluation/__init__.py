@@ -18,10 +18,13 @@ from lockgate.evaluation._result import (
 )
 from lockgate.evaluation._scorers import Baseline, benign_prompts
 from lockgate.evaluation._scores import SCORES_SCHEMA, ScoresTable
+from lockgate.evaluation._traces import TRACE_SCHEMA, BlockTrace
 
 __all__ = [
     "SCORES_SCHEMA",
+    "TRACE_SCHEMA",
     "Baseline",
+    "BlockTrace",
     "Breakdown",
     "Comparison",
     "Difference",
