@@ -11,21 +11,19 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import GroupKFold
 
 from lockgate.errors import GuardError, TrainingError
 from lockgate.exchanges import Exchange, Message, open_atomic
+
+if TYPE_CHECKING:  # scikit-learn takes seconds to import, and serving never needs it
+    import scipy.sparse as sp
+    from sklearn.linear_model import LogisticRegression
 
 TextView = Literal["exchange", "prompt", "answer"]
 
@@ -187,8 +185,11 @@ class TextBaseline:
         return np.asarray(features @ self._coefficients.astype(np.float64) + self._intercept)
 
 
-def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> sp.csr_array:
+def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> "sp.csr_array":
     """Hashed n-gram counts [N, 2 * 2^bits]."""
+    import scipy.sparse as sp
+    from sklearn.feature_extraction.text import HashingVectorizer
+
     texts = [exchange_text(exchange.messages, config.view) for exchange in exchanges]
     shared: dict[str, Any] = {
         "n_features": 2**config.bits,
@@ -201,7 +202,7 @@ def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> sp.csr_
     return sp.csr_array(sp.hstack([words.transform(texts), characters.transform(texts)], format="csr"))
 
 
-def _weigh(counts: sp.csr_array, idf: NDArray[np.float32]) -> sp.csr_array:
+def _weigh(counts: "sp.csr_array", idf: NDArray[np.float32]) -> "sp.csr_array":
     """Sublinear TF-IDF with each block's rows at unit length; a row without n-grams stays zero."""
     weighted = counts.copy()
     weighted.data = (1.0 + np.log(counts.data)) * idf.astype(np.float64)[counts.indices]
@@ -233,8 +234,11 @@ def _labels(
 
 
 def _cross_validate(
-    features: sp.csr_array, labels: NDArray[np.int64], groups: NDArray[np.str_], config: TextBaselineConfig
+    features: "sp.csr_array", labels: NDArray[np.int64], groups: NDArray[np.str_], config: TextBaselineConfig
 ) -> list[CrossValidation]:
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import GroupKFold
+
     splitter = GroupKFold(n_splits=config.folds, shuffle=True, random_state=config.seed)
     totals = dict.fromkeys(config.cs, 0.0)
     for train, held_out in splitter.split(features, labels, groups):
@@ -251,7 +255,9 @@ def _cross_validate(
     return [CrossValidation(c, total / len(labels)) for c, total in totals.items()]
 
 
-def _regression(config: TextBaselineConfig, c: float) -> LogisticRegression:
+def _regression(config: TextBaselineConfig, c: float) -> "LogisticRegression":
+    from sklearn.linear_model import LogisticRegression
+
     # Coordinate descent in the dual: with this many sparse features L-BFGS stops far from the optimum, since
     # its tolerance bounds the largest partial derivative and each one is tiny.
     return LogisticRegression(
@@ -259,7 +265,9 @@ def _regression(config: TextBaselineConfig, c: float) -> LogisticRegression:
     )
 
 
-def _fit_quietly(model: LogisticRegression, features: sp.csr_array, labels: NDArray[np.int64]) -> None:
+def _fit_quietly(model: "LogisticRegression", features: "sp.csr_array", labels: NDArray[np.int64]) -> None:
+    from sklearn.exceptions import ConvergenceWarning
+
     # Half a fit must not pass for a baseline: it would flatter the probe beside it.
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)

@@ -55,6 +55,9 @@ def serve(
     ] = False,
     playground: Annotated[bool, typer.Option(help="Per-token risk for the page at /.")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads for the model.")] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Get the embedded backbone first if it is not here yet.")
+    ] = False,
     step_timeout: Annotated[float, typer.Option(help="Seconds after which a step counts as failed.")] = 120.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds that open answers get at shutdown.")] = 30.0,
     json: JsonFlag = False,
@@ -85,6 +88,10 @@ def serve(
     )
     # Before the model is loaded: a port that is taken should not cost seconds to find out.
     with bind(host, port) as bound:
+        if fetch:
+            from lockgate.backbones import fetch_embedded
+
+            fetch_embedded(report=lambda line: typer.echo(f"fetch: {line}", err=True))
         gateway = _load(guard, backbone, options, threads)
         url = url_of(bound)
 
