@@ -1,5 +1,17 @@
 """The cascade: how logits become verdicts. Pure state machines, without a model or I/O."""
 
+from lockgate.cascade._cascade import Block, Cascade, CascadeOutcome, CascadeState, simulate
 from lockgate.cascade._stream import FlagOn, Regions, StreamState, Thresholds, Verdict
 
-__all__ = ["FlagOn", "Regions", "StreamState", "Thresholds", "Verdict"]
+__all__ = [
+    "Block",
+    "Cascade",
+    "CascadeOutcome",
+    "CascadeState",
+    "FlagOn",
+    "Regions",
+    "StreamState",
+    "Thresholds",
+    "Verdict",
+    "simulate",
+]

@@ -94,7 +94,7 @@ class StreamState:
         self.score = math.nan
         self.flag_token: int | None = None
         self.category: str | None = None
-        self._regions = regions
+        self.regions = regions
         self._keep = 1.0 - gamma
         self._gamma = gamma
         self._averages: NDArray[np.float64] = np.zeros(1 + len(category_ids))
@@ -103,6 +103,7 @@ class StreamState:
         self._max_prompt = -math.inf
         self._max_answer = -math.inf
         self._last_prompt = math.nan
+        self._released = 0
 
     def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
         """Take the logits `[tokens, 1 + categories]` of the next tokens; return the smoothed main ones."""
@@ -115,12 +116,34 @@ class StreamState:
         """The stream has ended: one shorter than `min_tokens` is judged now, at its last token."""
         if 0 < self.scored < self.thresholds.min_tokens:
             self._judge(self.position - 1, self.score)
+        if not self.flagged:
+            self._released = self.answered
         return self.verdict
 
     @property
     def flagged(self) -> bool:
         """Whether the stream is to be halted."""
         return self.flag_token is not None
+
+    @property
+    def armed(self) -> bool:
+        """Whether tokens are judged already: before `min_tokens` scored tokens nothing is."""
+        return self.scored >= self.thresholds.min_tokens
+
+    @property
+    def answered(self) -> int:
+        """Answer tokens read."""
+        return max(0, self.position - self.regions.answer_start)
+
+    @property
+    def released(self) -> int:
+        """Answer tokens that may leave now. Fewer than were read once the stream is flagged."""
+        return self._released
+
+    @property
+    def top_category(self) -> str | None:
+        """The category whose head stands highest now; None without such heads."""
+        return self._categories[int(np.argmax(self._averages[1:]))] if self._categories else None
 
     @property
     def max_prompt(self) -> float:
@@ -142,25 +165,34 @@ class StreamState:
     @property
     def verdict(self) -> Verdict:
         """What is known now."""
-        index = self.flag_token if self.flag_token is not None else self._index(self.position - 1)
+        index = self.flag_token if self.flag_token is not None else self.place(self.position - 1)
         return Verdict(self.score, self.flagged, self.category, index, self.thresholds.flag)
+
+    def place(self, position: int) -> int:
+        """Number of a token within its region: the answer, the last user turn or what stands before it."""
+        start = self.regions.answer_start
+        if position < start:
+            start = self.regions.prompt_start if position >= self.regions.prompt_start else self.regions.start
+        return position - start
 
     def _advance(self, row: NDArray[np.float64]) -> float:
         self._averages = self._keep * self._averages + self._gamma * row
         self._weight = self._keep * self._weight + self._gamma
         self.score = float(self._averages[0]) / self._weight
         self.scored += 1
-        if self._regions.prompt_start <= self.position < self._regions.answer_start:
+        if self.regions.prompt_start <= self.position < self.regions.answer_start:
             self._last_prompt = self.score
-        if self.scored >= self.thresholds.min_tokens:
+        if self.armed:
             self._judge(self.position, self.score)
         self.position += 1
+        if self.armed and not self.flagged:
+            self._released = self.answered
         return self.score
 
     def _judge(self, position: int, score: float) -> None:
-        if position < self._regions.prompt_start:
+        if position < self.regions.prompt_start:
             return
-        in_answer = position >= self._regions.answer_start
+        in_answer = position >= self.regions.answer_start
         # A reading that is not a number counts as the highest there is.
         value = math.inf if math.isnan(score) else score
         if in_answer:
@@ -169,14 +201,5 @@ class StreamState:
             self._max_prompt = max(self._max_prompt, value)
         may_flag = in_answer or self.thresholds.flag_on == "both"
         if may_flag and self.flag_token is None and self.thresholds.crossed(score):
-            self.flag_token = self._index(position)
-            if self._categories:
-                self.category = self._categories[int(np.argmax(self._averages[1:]))]
-
-    def _index(self, position: int) -> int:
-        start = self._regions.answer_start
-        if position < start:
-            start = (
-                self._regions.prompt_start if position >= self._regions.prompt_start else self._regions.start
-            )
-        return position - start
+            self.flag_token = self.place(position)
+            self.category = self.top_category
