@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lockgate.classifiers import ProbeHead
 from lockgate.errors import TrainingError
+from lockgate.training._checkpoint import restore_checkpoint, save_checkpoint
 from lockgate.training._loss import LossName, window_loss
 from lockgate.training._windows import CachedExchange, WindowCache
 
@@ -114,6 +113,7 @@ class _Run:
         self.columns = [[self.cached_layers.index(layer) for layer in config.layers] for config in configs]
         self.weights = [torch.zeros(outputs, len(c), hidden, requires_grad=True) for c in self.columns]
         self.biases = [torch.zeros(outputs, requires_grad=True) for _ in configs]
+        self.parameters = [*self.weights, *self.biases]
         groups = [
             {"params": [weight], "lr": config.lr, "weight_decay": config.weight_decay}
             for weight, config in zip(self.weights, configs, strict=True)
@@ -144,19 +144,18 @@ class _Run:
         return [float(value) for value in totals / len(order)]
 
     def heads(self) -> list[ProbeHead]:
-        """Heads with the standardisation folded in: w' = w / std, b' = b - sum(w * mean / std)."""
+        """Heads on raw activations."""
         made = []
         for config, columns, weight, bias in zip(
             self.configs, self.columns, self.weights, self.biases, strict=True
         ):
-            folded = weight.detach().double() / self.std[columns]
-            shift = (folded * self.mean[columns]).sum((1, 2))
+            folded, shifted = fold_standardisation(weight, bias, self.mean[columns], self.std[columns])
             made.append(
                 ProbeHead(
                     layers=config.layers,
                     site=self.cache.meta["site"],
-                    weights=folded.float(),
-                    bias=(bias.detach().double() - shift).float(),
+                    weights=folded,
+                    bias=shifted,
                     gamma=config.gamma,
                     category_ids=self.category_ids,
                 )
@@ -216,36 +215,12 @@ class _Run:
         return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], spread[known])
 
     def save(self, path: Path, epochs_done: int) -> None:
-        """Keep parameters and optimiser state; replaces the file in one move."""
-        state = {f"weight{i}": w.detach() for i, w in enumerate(self.weights)}
-        state |= {f"bias{i}": b.detach() for i, b in enumerate(self.biases)}
-        for number, parameter in enumerate([*self.weights, *self.biases]):
-            for name, value in self.optimiser.state[parameter].items():
-                state[f"adam{number}.{name}"] = value
-        partial = path.with_suffix(".part")
-        save_file(state, partial, metadata={"epochs_done": str(epochs_done), "run": self._key()})
-        os.replace(partial, path)
+        """Keep parameters and optimiser state."""
+        save_checkpoint(path, self.parameters, self.optimiser, run=self._key(), done=epochs_done)
 
     def restore(self, path: Path) -> int:
         """Epochs already done, 0 if the file is missing, damaged or belongs to another run."""
-        if not path.exists():
-            return 0
-        try:
-            with safe_open(path, framework="pt") as file:
-                meta = file.metadata() or {}
-            if meta.get("run") != self._key():
-                return 0
-            state = load_file(path)
-        except SafetensorError:
-            return 0
-        with torch.no_grad():
-            for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-                weight.copy_(state[f"weight{i}"])
-                bias.copy_(state[f"bias{i}"])
-        for number, parameter in enumerate([*self.weights, *self.biases]):
-            names = [key for key in state if key.startswith(f"adam{number}.")]
-            self.optimiser.state[parameter] = {key.split(".", 1)[1]: state[key] for key in names}
-        return int(meta["epochs_done"])
+        return restore_checkpoint(path, self.parameters, self.optimiser, run=self._key())
 
     def _key(self) -> str:
         rows = [(row.id, row.label, row.category) for row in self.exchanges]
@@ -253,14 +228,31 @@ class _Run:
         return hashlib.sha256(json.dumps([*content, self.category_ids, self.cache.meta]).encode()).hexdigest()
 
 
+def fold_standardisation(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights `[outputs, layers, hidden]` and bias `[outputs]` for raw activations, float32.
+
+    w' = w / std and b' = b - sum(w' * mean), with `mean` and `std` `[layers, hidden]`, float64.
+    """
+    folded = weight.detach().double() / std
+    return folded.float(), (bias.detach().double() - (folded * mean).sum((1, 2))).float()
+
+
+def mean_and_std(
+    count: int, total: NDArray[np.float64], squares: NDArray[np.float64]
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, kept away from zero, of `count` rows from their sum and sum of squares."""
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0)) + _STD_FLOOR
+    return torch.from_numpy(np.asarray(mean)), torch.from_numpy(np.asarray(std))
+
+
 def _standardisation(cache: WindowCache, exchanges: Sequence[CachedExchange]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each dimension over the windows, `[layers, hidden]`, float64."""
-    count, total, squares = 0, 0.0, 0.0
+    count = 0
+    total, squares = np.zeros(()), np.zeros(())
     for exchange in exchanges:
         windows = np.asarray(cache.windows(exchange), dtype=np.float64)
         count += len(windows)
         total = total + windows.sum(0)
         squares = squares + (windows**2).sum(0)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0)) + _STD_FLOOR
-    return torch.from_numpy(np.asarray(mean)), torch.from_numpy(np.asarray(std))
+    return mean_and_std(count, total, squares)

@@ -74,6 +74,7 @@ class WindowCache:
         for number, meta in enumerate(sorted(path.glob("[0-9]*.json"))):
             try:
                 content = json.loads(meta.read_text())
+                _check_meta(meta, content["meta"], self.meta or content["meta"])
                 self.meta = content["meta"]
                 self.shards.append(np.load(meta.with_suffix(".npy"), mmap_mode="r"))
                 self.exchanges += [CachedExchange(shard=number, **row) for row in content["exchanges"]]
@@ -118,6 +119,8 @@ def build_cache(
 ) -> Iterator[int]:
     """Read exchanges and write their window means, shard by shard; finished shards are not read again.
 
+    The precision that the backbone computes in is part of the settings.
+
     Args:
         max_tokens: what is longer keeps its end (the answer is judged) and loses the middle of its prompt.
 
@@ -125,7 +128,8 @@ def build_cache(
         How many exchanges are done.
 
     Raises:
-        TrainingError: `path` holds shards of other data or settings, or activations do not fit into float16.
+        TrainingError: `path` holds shards of other data or settings or of unknown precision, or activations
+            do not fit into float16.
     """
     path.mkdir(parents=True, exist_ok=True)
     meta = {
@@ -133,6 +137,7 @@ def build_cache(
         "layers": list(layers),
         "site": site,
         "max_tokens": max_tokens,
+        "dtype": backbone.identity.dtype,
     }
     tap = ActivationTap(layers, site, backbone.hidden_size)
     shards = -(-len(exchanges) // shard_size)
@@ -145,11 +150,42 @@ def build_cache(
             ids = [exchange.id for exchange in group]
             if done.exists():
                 content = json.loads(done.read_text())
-                if content["meta"] != meta or [row["id"] for row in content["exchanges"]] != ids:
+                _check_meta(done, content["meta"], meta)
+                if [row["id"] for row in content["exchanges"]] != ids:
                     raise TrainingError(f"{done}: made from other data or settings; use another directory")
             else:
                 _write_shard(pool, tap, group, done, meta, max_tokens)
             yield first + len(group)
+
+
+def cut_exchange(backbone: Backbone, exchange: Exchange, max_tokens: int) -> tuple[list[int], int, int]:
+    """Tokens of an exchange as training reads them, up to the end of the answer and `max_tokens` at most.
+
+    Returns:
+        The tokens, the length of the template's constant prefix, and how many tokens behind it the answer
+        starts.
+    """
+    chat = backbone.render(exchange.messages)
+    # At least one token, as scoring reads it.
+    ids, cut = list(chat.token_ids[: max(chat.answer_end, chat.prefix_length + 1)]), 0
+    if len(ids) > max_tokens:
+        cut = len(ids) - max_tokens
+        ids = ids[: chat.prefix_length] + ids[min(chat.prefix_length + cut, len(ids) - 1) :]
+    return ids, chat.prefix_length, max(0, chat.answer_start - cut - chat.prefix_length)
+
+
+def _check_meta(shard: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Refuse a shard of other settings, and one of unknown precision whatever it is wanted for."""
+    if "dtype" not in found:
+        raise TrainingError(
+            f"{shard}: does not say in which precision it was read (made by an earlier version); "
+            f"remove {shard.parent} and read again"
+        )
+    if found != expected:
+        differing = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))
+        raise TrainingError(
+            f"{shard}: made with other settings ({', '.join(differing)}); use another directory"
+        )
 
 
 def _write_shard(
@@ -162,14 +198,9 @@ def _write_shard(
 ) -> None:
     readings, answers = [], []
     for index, exchange in enumerate(group):
-        chat = pool.backbone.render(exchange.messages)
-        # At least one token, as scoring reads it.
-        ids, cut = list(chat.token_ids[: max(chat.answer_end, chat.prefix_length + 1)]), 0
-        if len(ids) > max_tokens:
-            cut = len(ids) - max_tokens
-            ids = ids[: chat.prefix_length] + ids[min(chat.prefix_length + cut, len(ids) - 1) :]
-        readings.append(Reading(index, ids, chat.prefix_length, len(ids)))
-        answers.append(max(0, chat.answer_start - cut - chat.prefix_length))
+        ids, prefix_length, answer = cut_exchange(pool.backbone, exchange, max_tokens)
+        readings.append(Reading(index, ids, prefix_length, len(ids)))
+        answers.append(answer)
     blocks = _block_sums(pool, tap, readings)
     rows: list[dict[str, Any]] = []
     parts: list[NDArray[np.float16]] = []

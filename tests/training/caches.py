@@ -24,7 +24,7 @@ def write_cache(path: Path, rows: Sequence[tuple], layers: Sequence[int] = (0, 1
         )  # fmt: skip
         start = end
     np.save(path / "0000.npy", np.concatenate([row[2] for row in rows]).astype(np.float16))
-    meta = {"backbone": {}, "layers": list(layers), "site": "residual", "max_tokens": 100}
+    meta = {"backbone": {}, "layers": list(layers), "site": "residual", "max_tokens": 100, "dtype": "float32"}
     (path / "0000.json").write_text(json.dumps({"meta": meta, "exchanges": exchanges}))
     return WindowCache(path)
 

@@ -143,9 +143,28 @@ def test_an_empty_or_damaged_cache(tmp_path) -> None:
         with pytest.raises(TrainingError, match=r"0001.json: damaged"):
             WindowCache(tmp_path / "w")
     shard.write_bytes(content)
-    rows.write_text(json.dumps({"meta": {}, "exchanges": [{"id": "x"}]}))
+    rows.write_text(json.dumps({**json.loads(rows.read_text()), "exchanges": [{"id": "x"}]}))
     with pytest.raises(TrainingError, match=r"0001.json: damaged"):
         WindowCache(tmp_path / "w")
+
+
+def test_precisions_are_not_mixed(tmp_path) -> None:
+    cache = build(tmp_path / "w", ROWS)
+    assert cache.meta["dtype"] == "float32"
+    for number, dtype in (("0001", "bfloat16"), ("0002", None)):
+        rows = tmp_path / "w" / f"{number}.json"
+        content = json.loads(rows.read_text())
+        changed = {key: value for key, value in content["meta"].items() if key != "dtype"}
+        changed |= {"dtype": dtype} if dtype else {}
+        rows.write_text(json.dumps({**content, "meta": changed}))
+        message = rf"{number}.json: " + (
+            "made with other settings .dtype." if dtype else "does not say in which precision"
+        )
+        with pytest.raises(TrainingError, match=message):
+            WindowCache(tmp_path / "w")
+        with pytest.raises(TrainingError, match=message):
+            build(tmp_path / "w", ROWS)
+        rows.write_text(json.dumps(content))
 
 
 def test_caches_of_several_processes_join(tmp_path) -> None:

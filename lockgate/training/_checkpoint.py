@@ -1,0 +1,54 @@
+"""Parameters and optimiser state in one file, so that a run that was killed ends in the same bits."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def save_checkpoint(
+    path: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, *, run: str, done: int
+) -> None:
+    """Write parameters, their optimiser state and how far the run is; replaces the file in one move.
+
+    Args:
+        run: key of data and settings; `restore_checkpoint` goes on only with an equal one.
+        done: epochs or steps that are behind.
+    """
+    state = {f"parameter{number}": parameter.detach() for number, parameter in enumerate(parameters)}
+    for number, parameter in enumerate(parameters):
+        for name, value in optimiser.state[parameter].items():
+            state[f"optimiser{number}.{name}"] = value
+    partial = path.with_suffix(".part")
+    save_file(state, partial, metadata={"done": str(done), "run": run})
+    os.replace(partial, path)
+
+
+def restore_checkpoint(
+    path: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, *, run: str
+) -> int:
+    """Bring back what `save_checkpoint` wrote and return its `done`.
+
+    0, and nothing is touched, if the file is missing, damaged or belongs to another run.
+    """
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+        if meta.get("run") != run:
+            return 0
+        state = load_file(path)
+    except SafetensorError:
+        return 0
+    with torch.no_grad():
+        for number, parameter in enumerate(parameters):
+            parameter.copy_(state[f"parameter{number}"])
+    for number, parameter in enumerate(parameters):
+        names = [key for key in state if key.startswith(f"optimiser{number}.")]
+        optimiser.state[parameter] = {key.split(".", 1)[1]: state[key] for key in names}
+    return int(meta["done"])
