@@ -2,13 +2,14 @@
 
     python recipes/embedded_guard/agreement.py
 
-Compares `labels/*.tsv` with the blind second reading in `labels/second/`; writes
-`results/embedded_guard/label_agreement.json`.
+Compares `labels/*.tsv` with the blind second reading in `labels/second/`, and the two readings of the live server's
+answers in `labels/live/`; writes `results/embedded_guard/label_agreement.json`.
 """
 
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from lockgate.evaluation import wilson
 
@@ -21,12 +22,22 @@ def main() -> None:
         key: value for path in sorted((HERE / "labels").glob("*.tsv")) for key, value in read(path).items()
     }
     second = read(HERE / "labels" / "second" / "reading.tsv")
+    live = [read(HERE / "labels" / "live" / f"{name}.tsv") for name in ("first", "second")]
+    content = {
+        "command": "python recipes/embedded_guard/agreement.py",
+        **agreement(first, second),
+        "live": agreement(*live),
+    }
+    TARGET.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content))
+
+
+def agreement(first: dict[str, str], second: dict[str, str]) -> dict[str, Any]:
     pairs = Counter((first[key], second[key]) for key in second)
     usable = [(a, b) for a, b in pairs.elements() if "null" not in (a, b)]
     agreed = sum(a == b for a, b in usable)
     low, high = wilson(agreed, len(usable))
-    content = {
-        "command": "python recipes/embedded_guard/agreement.py",
+    return {
         "n": len(second),
         "both_gave_a_label": len(usable),
         "agreement": round(agreed / len(usable), 4),
@@ -34,8 +45,6 @@ def main() -> None:
         "kappa": round(kappa(usable), 4),
         "first_second": {f"{a},{b}": count for (a, b), count in sorted(pairs.items())},
     }
-    TARGET.write_text(json.dumps(content, indent=1) + "\n")
-    print(json.dumps(content))
 
 
 def read(path: Path) -> dict[str, str]:
