@@ -1,31 +1,43 @@
 """Backbones: language models that read packed streams of tokens and show their activations."""
 
+from lockgate.backbones._attention import PackedStep, Segment
 from lockgate.backbones._backbone import Backbone, BackboneIdentity
 from lockgate.backbones._chat import RenderedChat, Span, banned_ids
+from lockgate.backbones._derived import Injection, derive, derive_upper
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path, fetch_embedded
 from lockgate.backbones._generate import generate_answers
 from lockgate.backbones._reading import Read, Reading, read_packed
 from lockgate.backbones._sessions import Feed, Session, SessionPool
-from lockgate.backbones._taps import SITES, Site, Tap
+from lockgate.backbones._taps import SITES, Site, Tap, TapGroup
+from lockgate.backbones._tree import TreeBlock, TreeStep, tree_block
 
 __all__ = [
     "SITES",
     "Backbone",
     "BackboneIdentity",
     "Feed",
+    "Injection",
+    "PackedStep",
     "Read",
     "Reading",
     "RenderedChat",
+    "Segment",
     "Session",
     "SessionPool",
     "Site",
     "Span",
     "Tap",
+    "TapGroup",
+    "TreeBlock",
+    "TreeStep",
     "banned_ids",
+    "derive",
+    "derive_upper",
     "embedded_identity",
     "embedded_is_ready",
     "embedded_path",
     "fetch_embedded",
     "generate_answers",
     "read_packed",
+    "tree_block",
 ]

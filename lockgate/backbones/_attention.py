@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from lockgate.backbones._tree import TreeStep
 from lockgate.errors import BackboneError
 
 ATTENTION_NAME = "lockgate_packed"
@@ -67,7 +68,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    packed: PackedStep,
+    packed: PackedStep | TreeStep,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -78,7 +79,7 @@ def packed_attention(
 
     Args:
         query: `[1, heads, tokens, head_dim]`; key and value `[1, kv_heads, tokens, head_dim]`.
-        packed: the segments of the row, passed through the model's keyword arguments.
+        packed: the segments (or trees) of the row, passed through the model's keyword arguments.
 
     Returns:
         `[1, tokens, heads, head_dim]` and None.
@@ -88,6 +89,8 @@ def packed_attention(
     """
     if s_aux is not None or not getattr(module, "is_causal", True):
         raise BackboneError(f"{type(module).__name__}: attention with sinks or both ways is not supported")
+    if isinstance(packed, TreeStep):
+        return _tree_attention(packed, query, key, value, scaling, sliding_window, softcap), None
     heads, tokens, head_dim = query.shape[1:]
     kv_heads = key.shape[1]
     groups = heads // kv_heads
@@ -106,6 +109,28 @@ def packed_attention(
         )
         output[0, start:end] = mixed.reshape(heads, length, -1).transpose(0, 1)
     return output, None
+
+
+def _tree_attention(
+    step: TreeStep,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    heads, kv_heads = query.shape[1], key.shape[1]
+    groups = heads // kv_heads
+    mixed: list[Tensor] = []
+    for number, block in enumerate(step.blocks):
+        part = slice(block.start, block.end)
+        length = block.end - block.start
+        rows = query[:, :, part].reshape(1, kv_heads, groups * length, -1)
+        mask = step.mask(number, window, groups, query.device)
+        found = _attend(rows, key[:, :, part], value[:, :, part], mask, scaling, softcap)
+        mixed.append(found.reshape(heads, length, -1).transpose(0, 1))
+    return torch.cat(mixed).unsqueeze(0)
 
 
 def _attend(

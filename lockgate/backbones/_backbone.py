@@ -19,6 +19,7 @@ from lockgate.backbones._chat import ChatRenderer, RenderedChat
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
 from lockgate.backbones._sessions import Feed, SessionPool
 from lockgate.backbones._taps import Tap, attach
+from lockgate.backbones._tree import TreeStep
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 
@@ -70,6 +71,7 @@ class Backbone:
         name: str,
         source: str = "",
         hashes: dict[str, Any] | None = None,
+        chat: ChatRenderer | None = None,
     ) -> None:
         self.model = model.eval()
         self.source = source
@@ -88,7 +90,7 @@ class Backbone:
         self._logit_scale = float(getattr(config, "logit_scale", 1.0)) / float(
             getattr(config, "logits_scaling", 1.0)
         )
-        self.chat = ChatRenderer(tokenizer)
+        self.chat = chat or ChatRenderer(tokenizer)
         self.eos_ids = frozenset(_eos_ids(model, tokenizer, self.chat))
         self.control_ids = self.chat.control_ids
         self.device: torch.device = next(model.parameters()).device
@@ -187,6 +189,16 @@ class Backbone:
     @torch.inference_mode()
     def forward(self, token_ids: Sequence[int], positions: Sequence[int], packed: PackedStep) -> Tensor:
         """One packed pass: final hidden states `[tokens, hidden]`, after the final norm."""
+        return self._pass(token_ids, positions, packed)
+
+    def forward_trees(self, token_ids: Sequence[int], trees: TreeStep) -> Tensor:
+        """The same over token trees, without memory; gradients flow to parameters that want them."""
+        positions = torch.cat([block.positions for block in trees.blocks]).tolist()
+        return self._pass(token_ids, positions, trees)
+
+    def _pass(
+        self, token_ids: Sequence[int], positions: Sequence[int], packed: PackedStep | TreeStep
+    ) -> Tensor:
         ids = torch.tensor([token_ids], device=self.device)
         output = self._decoder(
             input_ids=ids,
@@ -201,6 +213,19 @@ class Backbone:
     def next_token_logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits `[rows, vocab]` of final hidden states `[rows, hidden]`."""
         logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        return self._finish_logits(logits)
+
+    def token_logits(self, hidden: Tensor, token_ids: Sequence[int]) -> Tensor:
+        """Float32 logits `[rows, tokens]` of a few tokens alone, at little cost; gradients flow."""
+        head: Any = self.model.get_output_embeddings()
+        chosen = torch.tensor(token_ids, device=hidden.device)
+        bias: Tensor | None = getattr(head, "bias", None)
+        found = torch.nn.functional.linear(
+            hidden, head.weight[chosen], None if bias is None else bias[chosen]
+        )
+        return self._finish_logits(found.float())
+
+    def _finish_logits(self, logits: Tensor) -> Tensor:
         if self._logit_scale != 1.0:
             logits = logits * self._logit_scale
         if self._final_softcap is not None:

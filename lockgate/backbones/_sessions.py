@@ -52,6 +52,16 @@ class Session:
         twin._copy(self)
         return twin
 
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first `length`; what is read next overwrites their keys and values.
+
+        Raises:
+            BackboneError: a length that the session does not have.
+        """
+        if not 0 <= length <= self.length:
+            raise BackboneError(f"the session has read {self.length} tokens; it cannot be cut to {length}")
+        self.length = length
+
     def buffers(self) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the layers read so far, `[kv_heads, capacity, head_dim]` each."""
         return list(self._memory.values())
@@ -134,10 +144,25 @@ class SessionPool:
             BackboneError: a feed without tokens, or a session that is closed, of another pool or fed twice.
                 Nothing was read.
         """
+        if not feeds:
+            self._tap = tap
+            self.backbone.use_tap(tap)
+            return []
+        hidden = self.read(feeds, tap)
+        wanted = [number for number, feed in enumerate(feeds) if feed.want_logits]
+        rows = iter(self.backbone.next_token_logits(hidden[wanted]) if wanted else ())
+        return [next(rows) if feed.want_logits else None for feed in feeds]
+
+    def read(self, feeds: Sequence[Feed], tap: Tap | None = None) -> Tensor:
+        """The same for at least one feed, without logits: final hidden states `[feeds, hidden]` after each.
+
+        Raises:
+            As `step` does. Nothing was read.
+        """
         self._check(feeds)
         self._tap = tap
         self.backbone.use_tap(tap)
-        return self._forward(feeds, tap) if feeds else []
+        return self._forward(feeds, tap)
 
     def _check(self, feeds: Sequence[Feed]) -> None:
         if len({id(feed.session) for feed in feeds}) < len(feeds):
@@ -151,7 +176,7 @@ class SessionPool:
                     f"{len(feed.token_ids)} more do not fit"
                 )
 
-    def _forward(self, feeds: Sequence[Feed], tap: Tap | None) -> list[Tensor | None]:
+    def _forward(self, feeds: Sequence[Feed], tap: Tap | None) -> Tensor:
         segments: list[Segment] = []
         ids: list[int] = []
         positions: list[int] = []
@@ -167,9 +192,7 @@ class SessionPool:
         hidden = self.backbone.forward(ids, positions, PackedStep(segments))
         for feed in feeds:
             feed.session.length += len(feed.token_ids)
-        wanted = [segment.end - 1 for segment, feed in zip(segments, feeds, strict=True) if feed.want_logits]
-        rows = iter(self.backbone.next_token_logits(hidden[wanted]) if wanted else ())
-        return [next(rows) if feed.want_logits else None for feed in feeds]
+        return hidden[[segment.end - 1 for segment in segments]]
 
     def _prefix(self, ids: tuple[int, ...]) -> Session:
         held = self._prefixes.get(ids)

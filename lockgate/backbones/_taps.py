@@ -1,6 +1,6 @@
 """Where activations are read: hooks on the blocks of any decoder, before the final norm."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -28,6 +28,32 @@ class Tap(Protocol):
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
         """Activations `[tokens, hidden]` of one layer and site, in packed order; the memory is not yours."""
         ...
+
+
+class TapGroup:
+    """Several taps on one pass; each sees what it wants."""
+
+    def __init__(self, taps: Sequence[Tap]) -> None:
+        self.taps = tuple(taps)
+        self._readers: dict[tuple[int, Site], list[Tap]] = {}
+        for tap in taps:
+            for key in tap.wanted:
+                self._readers.setdefault(key, []).append(tap)
+
+    @property
+    def wanted(self) -> Iterable[tuple[int, Site]]:
+        """What any of the taps wants."""
+        return self._readers.keys()
+
+    def begin(self, tokens: int) -> None:
+        """Pass on to all."""
+        for tap in self.taps:
+            tap.begin(tokens)
+
+    def see(self, layer: int, site: Site, hidden: Tensor) -> None:
+        """Pass on to those who asked."""
+        for tap in self._readers[layer, site]:
+            tap.see(layer, site, hidden)
 
 
 def attach(tap: Tap, layers: torch.nn.ModuleList) -> list[RemovableHandle]:
