@@ -1,0 +1,165 @@
+"""Verdicts at the end of every block of whole exchanges, in bulk, through the sessions that serve streams."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lockgate.backbones import SessionPool
+from lockgate.classifiers._exchange import ExchangeClassifier
+from lockgate.classifiers._sessions import ClassifierSession, judge
+from lockgate.errors import ConfigError, ExchangeError, PoolFull
+from lockgate.exchanges import Exchange
+
+STRIDE = 8
+TOKENS_PER_STEP = 1024
+# Exchanges in flight hold at most this many tokens of keys and values, and one context more.
+_KV_TOKENS = 24_576
+
+
+@dataclass(frozen=True, slots=True)
+class BlockScores:
+    """A classifier's verdicts on one exchange.
+
+    Attributes:
+        number, exchange: which one.
+        ends: answer tokens read at the end of each block; the first is 0, before the answer.
+        logits: the verdict there.
+        tokens: tokens read, suffixes included.
+        flops: multiply-adds counted twice.
+        cpu_s: the exchange's share, by tokens, of the process time of its steps.
+    """
+
+    number: int
+    exchange: Exchange
+    ends: list[int]
+    logits: list[float]
+    tokens: int
+    flops: float
+    cpu_s: float
+
+
+def block_ends(answer_tokens: int, stride: int = STRIDE) -> list[int]:
+    """Answer tokens read at each block's end: 0, then every `stride` tokens, then the answer's end."""
+    return [0, *range(stride, answer_tokens, stride), *([answer_tokens] if answer_tokens else [])]
+
+
+@dataclass(slots=True)
+class _Job:
+    number: int
+    exchange: Exchange
+    session: ClassifierSession
+    answer: list[int]
+    ends: list[int]
+    logits: list[float] = field(default_factory=list)
+    tokens: int = 0
+    flops: float = 0.0
+    cpu_s: float = 0.0
+
+    def news(self) -> list[int]:
+        """Answer tokens of the next block."""
+        done = len(self.logits)
+        return self.answer[self.ends[done - 1] if done else 0 : self.ends[done]]
+
+    @property
+    def finished(self) -> bool:
+        return len(self.logits) == len(self.ends)
+
+    def scores(self) -> BlockScores:
+        return BlockScores(
+            self.number, self.exchange, self.ends, self.logits, self.tokens, self.flops, self.cpu_s
+        )
+
+
+def score_blocks(
+    classifier: ExchangeClassifier,
+    exchanges: Iterable[Exchange],
+    *,
+    stride: int = STRIDE,
+    first_number: int = 0,
+) -> Iterator[BlockScores]:
+    """Judge whole exchanges at the end of every block, in input order.
+
+    Block 0 ends where the answer begins; a classifier of prompts has no other. The plan of the steps depends
+    on the input alone. Memory is bounded.
+
+    Raises:
+        ExchangeError: an exchange that the template refuses, named by its number.
+        ConfigError: a stride below 1.
+    """
+    if stride < 1:
+        raise ConfigError(f"stride: expected at least 1 token, found {stride}")
+    source = enumerate(exchanges, first_number)
+    with classifier.pool(_KV_TOKENS + classifier.backbone.context_length) as pool:
+        waiting: tuple[int, Exchange] | None = None
+        running: deque[_Job] = deque()
+        while True:
+            room = TOKENS_PER_STEP - sum(_cost(job) for job in running if not job.finished)
+            while room > 0:
+                waiting = waiting or next(source, None)
+                if waiting is None:
+                    break
+                job = _start(classifier, pool, *waiting, stride)
+                if job is None:
+                    break
+                running.append(job)
+                room -= _cost(job)
+                waiting = None
+            if not running:
+                return
+            _step(classifier, pool, _choose(running))
+            while running and running[0].finished:
+                yield running.popleft().scores()
+
+
+def _start(
+    classifier: ExchangeClassifier, pool: SessionPool, number: int, exchange: Exchange, stride: int
+) -> _Job | None:
+    """A job with its memory, or None while there is no room for it."""
+    try:
+        chat = classifier.render(exchange.messages)
+    except Exception as error:
+        raise ExchangeError(f"exchange {number} ({exchange.id}): {error}") from error
+    answer = chat.token_ids[chat.answer_start : chat.answer_end]
+    try:
+        session = classifier.open(pool, chat, chat.answer_end)
+    except PoolFull:
+        if not pool.kv_used_tokens:
+            raise
+        return None
+    return _Job(number, exchange, session, answer, block_ends(len(answer), stride))
+
+
+def _cost(job: _Job) -> int:
+    return job.session.cost(len(job.news()))
+
+
+def _choose(running: Iterable[_Job]) -> list[_Job]:
+    """The oldest jobs whose next blocks fill a step; at least one."""
+    chosen: list[_Job] = []
+    room = TOKENS_PER_STEP
+    for job in running:
+        if job.finished:
+            continue
+        cost = _cost(job)
+        if not chosen or cost <= room:
+            chosen.append(job)
+            room -= cost
+        if room <= 0:
+            break
+    return chosen
+
+
+def _step(classifier: ExchangeClassifier, pool: SessionPool, jobs: Sequence[_Job]) -> None:
+    costs = [_cost(job) for job in jobs]
+    started = time.process_time()
+    logits = judge(pool, [(job.session, job.news()) for job in jobs])
+    share = (time.process_time() - started) / sum(costs)
+    for job, cost, logit in zip(jobs, costs, logits, strict=True):
+        job.logits.append(logit)
+        job.tokens += cost
+        job.cpu_s += share * cost
+        context = job.session.length + classifier.tokens_per_verdict
+        job.flops += classifier.flops(cost, max(0, min(context, classifier.backbone.context_length) - cost))
+        if job.finished:
+            job.session.close()

@@ -1,0 +1,203 @@
+"""The exchange classifier: a language model tuned to judge prompt and partial answer (CC++ section 3)."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+from torch import Tensor
+
+from lockgate.backbones import Backbone, RenderedChat, SessionPool, derive
+from lockgate.classifiers._adapter import (
+    adapter_config,
+    hash_classifier,
+    merge_adapter,
+    read_adapter,
+    read_adapter_config,
+    write_adapter,
+)
+from lockgate.classifiers._record import ClassifierRecord, backbone_record, check_backbone
+from lockgate.classifiers._sessions import ClassifierSession
+from lockgate.classifiers._wrapper import Wrapper, make_wrapper, render_for
+from lockgate.errors import ConfigError, GuardError
+from lockgate.exchanges import Message
+
+VALUE_WEIGHT, VALUE_BIAS = "value.weight", "value.bias"
+_RECORD_FILE = "classifier.yaml"
+
+
+class ExchangeClassifier:
+    """A classifier bound to its backbone: verdict logits of conversations up to any cut.
+
+    It reads with a derived backbone: the adapter is merged into private copies of the top blocks, all other
+    weights are the base's own memory. The base is never changed.
+
+    Attributes:
+        backbone: what it reads with.
+        base: the backbone that it was made from.
+        record: what `classifier.yaml` says.
+        tensors: the adapter (and value head), float32, under PEFT's names.
+        tokens_per_verdict: tokens read for a verdict and forgotten again; 0 with a value head.
+        tokens_per_window: conversation tokens that one session can hold (see `ClassifierSession`).
+
+    Raises:
+        BackboneMismatch: made for another backbone.
+        ConfigError: verdict words that are not single, distinct tokens.
+        GuardError: tensors that do not fit the record.
+    """
+
+    def __init__(self, base: Backbone, record: ClassifierRecord, tensors: Mapping[str, Tensor]) -> None:
+        check_backbone(record, base)
+        self.base, self.record, self.tensors = base, record, dict(tensors)
+        self.reads, self.head, self.name = record.reads, record.head, record.name
+        self._wrapper: Wrapper | None = None
+        self._value: tuple[Tensor, Tensor] | None = None
+        if record.head == "verdict":
+            self._wrapper = make_wrapper(base, record.question, record.words)
+        else:
+            self._value = self._take_value_head()
+        self.suffix: tuple[int, ...] = self._wrapper.suffix if self._wrapper else ()
+        self.tokens_per_verdict = len(self.suffix)
+        self.backbone = derive(
+            base,
+            depth=record.adapter.depth,
+            private=record.adapter.blocks,
+            name=f"{record.name} on {base.name}",
+        )
+        lora = {key: value for key, value in self.tensors.items() if key not in (VALUE_WEIGHT, VALUE_BIAS)}
+        merge_adapter(self.backbone, record.adapter, lora)
+        self.tokens_per_window = base.context_length - self.tokens_per_verdict
+
+    @classmethod
+    def load(cls, path: str | Path, backbone: Backbone) -> "ExchangeClassifier":
+        """Read a folder that `save` wrote.
+
+        Raises:
+            GuardError: the folder is incomplete or damaged. BackboneMismatch: made for another backbone.
+        """
+        folder = Path(path)
+        record, expected = _read_record(folder / _RECORD_FILE)
+        config = read_adapter_config(folder)
+        tensors = read_adapter(folder, value_head=record.head == "value")
+        if hash_classifier(record.model_dump(mode="json"), config, tensors) != expected:
+            raise GuardError(f"{folder}: the files do not belong together or are damaged; train again")
+        return cls(backbone, record, tensors)
+
+    def save(self, path: str | Path) -> None:
+        """Write the folder: a PEFT adapter that other tools read, `classifier.yaml`, a value head's weights.
+
+        It is written beside its place and moved there; an older classifier is replaced.
+
+        Raises:
+            GuardError: the place is taken by something that is no classifier.
+        """
+        target = Path(path)
+        if (
+            target.exists()
+            and not (target / _RECORD_FILE).is_file()
+            and (not target.is_dir() or any(target.iterdir()))
+        ):
+            raise GuardError(f"{target}: exists and is no classifier; choose another folder")
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write_adapter(part, self._config(), self.tensors)
+        content = {**self.record.model_dump(mode="json"), "sha256": self.sha256}
+        (part / _RECORD_FILE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(part, target)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the record, the adapter's settings and all numbers; equal after `save` and `load`."""
+        return hash_classifier(self.record.model_dump(mode="json"), self._config(), self.tensors)
+
+    def render(self, messages: Sequence[Message]) -> RenderedChat:
+        """The part of a conversation that this classifier reads (see `render_for`)."""
+        return render_for(self.base, self.reads, messages)
+
+    def pool(self, kv_tokens: int) -> SessionPool:
+        """Memory for sessions of up to `kv_tokens` tokens together, suffixes included."""
+        return SessionPool(self.backbone, kv_tokens)
+
+    def open(self, pool: SessionPool, chat: RenderedChat, capacity: int) -> ClassifierSession:
+        """A session over what stands before the answer in `chat`; it is read with the first verdict.
+
+        Args:
+            chat: what `render` gives. Tokens from `answer_start` on are left to `extend` and `judge`.
+            capacity: conversation tokens, prompt and answer, that the session will hold.
+
+        Raises:
+            PoolFull: no memory now. ContextOverflow: the prompt alone is longer than `capacity`.
+        """
+        return ClassifierSession(
+            self,
+            pool,
+            chat.token_ids[: chat.answer_start],
+            min(chat.prefix_length, chat.answer_start),
+            capacity,
+        )
+
+    @torch.inference_mode()
+    def verdicts(self, hidden: Tensor) -> list[float]:
+        """Verdict logits of final hidden states `[rows, hidden]`, positive for harmful."""
+        return [float(value) for value in self.verdict_logits(hidden).tolist()]
+
+    def verdict_logits(self, hidden: Tensor) -> Tensor:
+        """The same as a float32 tensor `[rows]`."""
+        if self._value is not None:
+            weight, bias = self._value
+            return hidden.float() @ weight.to(hidden.device) + bias.to(hidden.device)
+        if self._wrapper is None:
+            raise ConfigError(f"classifier {self.name} has neither verdict words nor a value head")
+        yes, no = self.backbone.token_logits(hidden, (self._wrapper.yes, self._wrapper.no)).unbind(1)
+        return yes - no
+
+    def flops(self, tokens: int, past: float, *, shared: bool = False) -> float:
+        """Multiply-adds counted twice for reading `tokens` tokens behind `past` others.
+
+        Args:
+            shared: lower blocks are not counted, since another reader has run them.
+        """
+        share = self.record.adapter.layers / self.record.adapter.depth if shared else 1.0
+        return tokens * share * self.backbone.flops_per_token(past + tokens / 2)
+
+    def _take_value_head(self) -> tuple[Tensor, Tensor]:
+        size = (self.base.hidden_size,)
+        weight, bias = self.tensors.get(VALUE_WEIGHT), self.tensors.get(VALUE_BIAS)
+        if weight is None or bias is None or weight.shape != size or bias.shape != ():
+            raise GuardError(f"classifier {self.name}: expected a value head of {size[0]} weights and a bias")
+        return weight.float(), bias.float()
+
+    def _config(self) -> dict[str, Any]:
+        return adapter_config(self.record.adapter, str(self.record.backbone.get("name", "")))
+
+
+def classifier_record(backbone: Backbone, fields: Mapping[str, Any]) -> ClassifierRecord:
+    """A record for `backbone`. Raises ConfigError, naming the field, if a setting is not usable."""
+    try:
+        return ClassifierRecord(backbone=backbone_record(backbone), **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"classifier: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _read_record(path: Path) -> tuple[ClassifierRecord, str]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise GuardError(f"{path}: not readable; restore the file or train again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("sha256"), str):
+        raise GuardError(f"{path}: expected a mapping that ends in sha256; the file is cut short or damaged")
+    expected = content.pop("sha256")
+    try:
+        return ClassifierRecord.model_validate(content), expected
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise GuardError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
