@@ -1,11 +1,14 @@
-"""Evaluation: the scores table, figures with intervals by prompt, and the report made from them."""
+"""Evaluation: scores tables and block traces, figures with intervals by prompt, and reports from them."""
 
 from lockgate.evaluation._compare import compare
 from lockgate.evaluation._curves import auroc, log_auroc
+from lockgate.evaluation._delay import Delay
 from lockgate.evaluation._evaluate import evaluate
+from lockgate.evaluation._frontier import FrontierPoint
 from lockgate.evaluation._intervals import Estimate, wilson
+from lockgate.evaluation._mixing import Mixing, MixingPoint
 from lockgate.evaluation._provenance import collect_provenance, file_sha256
-from lockgate.evaluation._report import render_report, write_report
+from lockgate.evaluation._report import render_report, render_study, write_report, write_study_report
 from lockgate.evaluation._result import (
     Breakdown,
     Comparison,
@@ -16,8 +19,21 @@ from lockgate.evaluation._result import (
     ScorerResult,
     SourceAuroc,
 )
+from lockgate.evaluation._robust import Detections, Robustness, at_least_as_robust, macro_rate
 from lockgate.evaluation._scorers import Baseline, benign_prompts
 from lockgate.evaluation._scores import SCORES_SCHEMA, ScoresTable
+from lockgate.evaluation._spearman import RankCorrelations, rank_correlations
+from lockgate.evaluation._study import study
+from lockgate.evaluation._study_data import StudyData
+from lockgate.evaluation._study_result import (
+    PointRates,
+    ScorerComparison,
+    SetRates,
+    StudyResult,
+    SystemResult,
+    View,
+)
+from lockgate.evaluation._study_spec import Escalation, StudySpec
 from lockgate.evaluation._traces import TRACE_SCHEMA, BlockTrace
 
 __all__ = [
@@ -27,14 +43,31 @@ __all__ = [
     "BlockTrace",
     "Breakdown",
     "Comparison",
+    "Delay",
+    "Detections",
     "Difference",
+    "Escalation",
     "Estimate",
     "EvaluationResult",
+    "FrontierPoint",
+    "Mixing",
+    "MixingPoint",
     "OperatingPoint",
+    "PointRates",
+    "RankCorrelations",
     "RankedRow",
+    "Robustness",
+    "ScorerComparison",
     "ScorerResult",
     "ScoresTable",
+    "SetRates",
     "SourceAuroc",
+    "StudyData",
+    "StudyResult",
+    "StudySpec",
+    "SystemResult",
+    "View",
+    "at_least_as_robust",
     "auroc",
     "benign_prompts",
     "collect_provenance",
@@ -42,7 +75,12 @@ __all__ = [
     "evaluate",
     "file_sha256",
     "log_auroc",
+    "macro_rate",
+    "rank_correlations",
     "render_report",
+    "render_study",
+    "study",
     "wilson",
     "write_report",
+    "write_study_report",
 ]

@@ -11,6 +11,9 @@ from lockgate.calibration import clopper_pearson
 from lockgate.evaluation._curves import Floats, Mask, Roc, weighted_roc
 
 RESAMPLES = 2000
+# What names each row's prompt.
+Groups = Sequence[str] | NDArray[np.intp] | NDArray[np.str_]
+
 _CONFIDENCE = 0.95
 _Z = 1.959963984540054
 _CHUNK_CELLS = 2_000_000
@@ -34,9 +37,7 @@ class Estimate:
 class Clusters:
     """Prompt clusters of a set of rows, and the bootstrap weights of resampling them with replacement."""
 
-    def __init__(
-        self, groups: Sequence[str] | NDArray[np.intp], resamples: int = RESAMPLES, seed: int = 0
-    ) -> None:
+    def __init__(self, groups: Groups, resamples: int = RESAMPLES, seed: int = 0) -> None:
         """`groups` [N] name each row's prompt."""
         _, index = np.unique(np.asarray(groups), return_inverse=True)
         self.index: NDArray[np.intp] = index.reshape(-1)
@@ -96,7 +97,7 @@ def rate_by_prompt(flags: Mask, clusters: Clusters) -> Estimate | None:
     return _estimate(value, clusters.means(flags.astype(np.float64)), clusters)
 
 
-def exact_rate(flags: Mask, groups: Sequence[str] | NDArray[np.intp]) -> Estimate | None:
+def exact_rate(flags: Mask, groups: Groups) -> Estimate | None:
     """Share of flagged rows with the Clopper-Pearson interval, as if rows were independent; None without."""
     if len(flags) == 0:
         return None

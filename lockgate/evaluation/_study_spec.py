@@ -1,0 +1,115 @@
+"""The tables of a study: which folder holds which model, which files are which part, and the settings."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lockgate.errors import ConfigError
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Names = tuple[Annotated[str, Field(min_length=1, pattern=r"^[^/\\]+$")], ...]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Escalation(_Strict):
+    """How a two-stage system is set: the share of benign calibration exchanges that may reach stage 2, and
+    stage 1's weight in the mix. Without a weight it is chosen on the development part."""
+
+    escalation: Share
+    weight: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class StudySpec(_Strict):
+    """A study: models are folders under `root`, parts are files in them.
+
+    Each model's folder holds `PART.parquet`, a scores table, and `PART.blocks.parquet`, its block trace.
+
+    Attributes:
+        root: folder of the models; relative paths start at the spec's own folder.
+        exchange: folder of the exchange classifier; its traces hold the probe's logits too.
+        input, output: folders of the last generation's pair, both or neither.
+        screen: folder of the small exchange classifier that screens for `exchange` in the cascade.
+        others: further scorers, compared at `claim_point` only; they may hold fewer rows and no traces.
+        verdict_tokens: tokens that the exchange classifier is fed for one verdict, beside the conversation.
+        probe_flops: FLOPs of the probe itself for one token.
+        calibration, development, benign: parts; thresholds come from the first, weights from the second
+            (with its harmful rows), and the flagged share of ordinary traffic from the third.
+        harmful, hard_benign, disguised: further parts, each a set of its own.
+        operating_point, claim_point: flagged shares of benign calibration prompts.
+        languages: language of each source, for tables without a `language` column.
+    """
+
+    name: str = "systems"
+    root: Path = Path()
+    exchange: str
+    input: str | None = None
+    output: str | None = None
+    screen: str | None = None
+    others: Names = ()
+    verdict_tokens: Annotated[int, Field(ge=1)]
+    probe_flops: Annotated[float, Field(ge=0)] = 0.0
+    calibration: str = "calibration"
+    development: str | None = None
+    benign: str = "benign_test"
+    harmful: Annotated[Names, Field(min_length=1)]
+    hard_benign: Names = ()
+    disguised: Names = ()
+    operating_point: Share = 0.001
+    claim_point: Share = 0.01
+    production: Escalation = Escalation(escalation=0.025)
+    cascade: Escalation = Escalation(escalation=0.1, weight=0.0)
+    calm_blocks: Annotated[int, Field(ge=1)] = 2
+    flag_on: Literal["answer", "both"] = "both"
+    languages: dict[str, str] = {}
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.input is None) != (self.output is None):
+            raise ValueError("input and output make one system; name both or neither")
+        parts = [self.calibration, self.benign, *self.harmful, *self.hard_benign, *self.disguised]
+        parts += [self.development] if self.development is not None else []
+        repeated = sorted({part for part in parts if parts.count(part) > 1})
+        if repeated:
+            raise ValueError(
+                f"part {repeated[0]} is named twice; what sets a threshold must not be tested on"
+            )
+        if self.claim_point <= self.operating_point:
+            raise ValueError("claim_point must be larger than operating_point")
+        return self
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "StudySpec":
+        """Read YAML. Raises ConfigError naming the file and the first field that is wrong or unknown."""
+        source = Path(path)
+        try:
+            content = yaml.safe_load(source.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{source}: cannot be read as YAML ({type(error).__name__})") from None
+        if not isinstance(content, dict):
+            raise ConfigError(f"{source}: expected a mapping of fields, such as `exchange: FOLDER`")
+        try:
+            spec = cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(step) for step in first["loc"]) or "systems"
+            raise ConfigError(f"{source}: {field}: {first['msg']}; known fields: {_known()}") from None
+        return spec.model_copy(update={"root": source.parent / spec.root})
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Every part whose rows are reported, in order."""
+        return (self.benign, *self.harmful, *self.hard_benign, *self.disguised)
+
+
+@cache
+def _known() -> str:
+    return ", ".join(StudySpec.model_fields)
