@@ -22,6 +22,13 @@ def score(
     workers: Annotated[
         int, typer.Option(help="Processes, one thread each. 1 uses all cores in one process.")
     ] = 1,
+    blocks: Annotated[
+        Path | None,
+        typer.Option(help="Block trace to write too (.parquet): both stages' logits at each block's end."),
+    ] = None,
+    all_blocks: Annotated[
+        bool, typer.Option("--all-blocks", help="Have the classifier judge every block, for calibration.")
+    ] = False,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave malformed rows out.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -38,7 +45,15 @@ def score(
             advance(max(0, total - done))
             done = max(done, total)
 
-        table = loaded.score_file(input, output, skip_invalid=skip_invalid, workers=workers, report=report)
+        table = loaded.score_file(
+            input,
+            output,
+            skip_invalid=skip_invalid,
+            workers=workers,
+            blocks=blocks,
+            all_blocks=all_blocks,
+            report=report,
+        )
     invalid = InvalidCounter()
     if skip_invalid:
         # Several processes read the file to score it; counted once, on its own, each bad row counts once.
@@ -48,6 +63,7 @@ def score(
         "exchanges": len(table),
         "flagged": int(table.flagged.sum()),
         "tokens": int(table.floats("tokens_stage1").sum()),
+        "escalated": int((table.floats("stage") == 2).sum()),
         "invalid": invalid.count,
         "output": str(output),
     }

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from lockgate.classifiers import ProbeHead
+from lockgate.classifiers import ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution, load_constitution
 from lockgate.errors import ConfigError, GuardError
-from lockgate.guards._record import GuardRecord
+from lockgate.guards._record import GuardRecord, SecondStageRecord
 
 EMBEDDED = Path(__file__).parent / "embedded"
 _SEAL = "sha256: "
 FILES = ("guard.yaml", "constitution.yaml", "probe.safetensors", "README.md")
+CLASSIFIER = "classifier"
 
 
 class Bundle(NamedTuple):
@@ -49,6 +50,7 @@ def read_bundle(path: Path) -> Bundle:
         raise GuardError(
             f"{path}/probe.safetensors is damaged or replaced (SHA-256 {found[:12]}…); restore it"
         )
+    _check_classifier(path / CLASSIFIER, record.classifier)
     head = ProbeHead.load(path / "probe.safetensors")
     if head.gamma != record.gamma:
         raise GuardError(f"{path}/guard.yaml: gamma {record.gamma} differs from the probe's {head.gamma}")
@@ -66,13 +68,20 @@ def check_target(path: Path) -> None:
         raise GuardError(f"{path}: is not a folder; a guard is a folder, choose another name")
     if path.is_dir():
         found = {entry.name for entry in path.iterdir()}
-        if found and ("guard.yaml" not in found or found - set(FILES)):
+        if found and ("guard.yaml" not in found or found - {*FILES, CLASSIFIER}):
             raise GuardError(
                 f"{path}: holds other files, and a guard would replace them; choose another folder"
             )
 
 
-def write_bundle(path: Path, record: GuardRecord, constitution_yaml: str, head: ProbeHead, card: str) -> None:
+def write_bundle(
+    path: Path,
+    record: GuardRecord,
+    constitution_yaml: str,
+    head: ProbeHead,
+    card: str,
+    classifier: ExchangeClassifier | None = None,
+) -> None:
     """Write a bundle beside `path` and move it there; an existing one is replaced as a whole.
 
     Raises:
@@ -86,13 +95,20 @@ def write_bundle(path: Path, record: GuardRecord, constitution_yaml: str, head: 
         made.mkdir()
         head.save(made / "probe.safetensors")
         (made / "constitution.yaml").write_bytes(constitution_yaml.encode("utf-8"))
-        hashes = {
+        hashes: dict[str, object] = {
             "probe_sha256": file_sha256(made / "probe.safetensors"),
             "constitution": record.constitution.model_copy(
                 update={"sha256": file_sha256(made / "constitution.yaml")}
             ),
         }
+        if classifier is not None and record.classifier is not None:
+            classifier.save(made / CLASSIFIER)
+            update = {"files": _hash_files(made / CLASSIFIER)}
+            hashes["classifier"] = record.classifier.model_copy(update=update)
         content = record.model_copy(update=hashes).model_dump(mode="json")
+        if record.classifier is None:
+            # A guard of one stage stays readable for versions that know no other.
+            del content["classifier"], content["cascade"]
         (made / "guard.yaml").write_bytes(_sealed(yaml.safe_dump(content, sort_keys=False, width=110)))
         (made / "README.md").write_text(card, encoding="utf-8")
         if path.exists():
@@ -113,6 +129,24 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _hash_files(folder: Path) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+
+
+def _check_classifier(folder: Path, record: SecondStageRecord | None) -> None:
+    if record is None:
+        if folder.exists():
+            raise GuardError(f"{folder}: the guard's record names no classifier; take the folder away")
+        return
+    if not folder.is_dir():
+        raise GuardError(f"{folder}: the bundle lacks its classifier; restore it or make the guard again")
+    if {path.name for path in folder.iterdir()} != set(record.files):
+        raise GuardError(f"{folder}: expected exactly {', '.join(sorted(record.files))}; restore the bundle")
+    for name, expected in record.files.items():
+        if (found := file_sha256(folder / name)) != expected:
+            raise GuardError(f"{folder}/{name} is damaged or replaced (SHA-256 {found[:12]}…); restore it")
+
+
 def _sealed(text: str) -> bytes:
     """`guard.yaml` with the hash of all that stands before it as its last line."""
     body = text.encode("utf-8")
@@ -127,6 +161,8 @@ def _read_record(path: Path) -> GuardRecord:
             content.pop(_SEAL.strip(": "), None)
         record = GuardRecord.model_validate(content)
         record.thresholds.to_thresholds()
+        if record.cascade is not None:
+            record.cascade.to_cascade()
     except ConfigError as error:
         raise GuardError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:

@@ -22,15 +22,14 @@ def write_card(
         "library_name": "lockgate",
         "base_model": record.backbone.name,
         "pipeline_tag": "text-classification",
-        "tags": ["safety", "guard", "linear-probe", "constitutional-classifier"],
+        "tags": ["safety", "guard", "linear-probe", "constitutional-classifier"]
+        + (["exchange-classifier", "cascade"] if record.cascade else []),
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {record.name}\n",
-        f"A linear probe on the activations of {record.backbone.name} that keeps the policy "
-        f"`{constitution.name}` (version {constitution.version}). It reads prompt and "
-        "answer together and scores every token; a stream is halted when the smoothed logit crosses the "
-        "threshold.\n",
+        _what_it_is(record, constitution),
+        _stages(record),
         _policy(constitution),
         _calibration(record),
         _results(results),
@@ -38,6 +37,39 @@ def write_card(
         _limits(record),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _what_it_is(record: GuardRecord, constitution: Constitution) -> str:
+    policy = f"`{constitution.name}` (version {constitution.version})"
+    reads = "It reads prompt and answer together and scores every token"
+    if record.cascade is None:
+        return (
+            f"A linear probe on the activations of {record.backbone.name} that keeps the policy {policy}. "
+            f"{reads}; a stream is halted when the smoothed logit crosses the threshold.\n"
+        )
+    return (
+        f"Two stages on {record.backbone.name} that keep the policy {policy}: a linear probe on its "
+        f"activations and an exchange classifier. {reads}; where the probe is alarmed, the classifier judges "
+        "the conversation so far, and a stream is halted when both together cross the threshold.\n"
+    )
+
+
+def _stages(record: GuardRecord) -> str:
+    cascade, classifier = record.cascade, record.classifier
+    if cascade is None or classifier is None:
+        return ""
+    return (
+        "## Two stages\n\n"
+        f"1. The probe scores every token. Above a smoothed logit of {cascade.escalate:.4f} a stream is "
+        "suspicious, and its tokens are held.\n"
+        f"2. The exchange classifier `{classifier.name}` (SHA-256 `{classifier.sha256[:16]}…`) is asked at "
+        f"the end of every block of {cascade.stride} answer tokens, until {cascade.calm_blocks} blocks in a "
+        "row were quiet. Its verdict releases the held tokens or halts the stream; a verdict that fails or "
+        "comes too late halts it.\n\n"
+        f"Mixed score: {cascade.weight:g} x (probe - {cascade.probe_mean:.4f}) / {cascade.probe_std:.4f} + "
+        f"{1 - cascade.weight:g} x (classifier - {cascade.classifier_mean:.4f}) / "
+        f"{cascade.classifier_std:.4f}, in logits.\n"
+    )
 
 
 def _policy(constitution: Constitution) -> str:
@@ -53,10 +85,11 @@ def _calibration(record: GuardRecord) -> str:
             "`lockgate calibrate` on your own traffic before you rely on it.\n"
         )
     found = Calibration.from_dict(record.calibration)
+    score = "smoothed logit" if record.cascade is None else "mixed score"
     deciles = ", ".join(f"{value:.0f}" for value in found.length_deciles)
     sources = ", ".join(f"{name} {count}" for name, count in sorted(found.sources.items()))
     return (
-        f"{head}Threshold {found.threshold:.4f} (smoothed logit). At most k = {found.k} of n = {found.n} "
+        f"{head}Threshold {found.threshold:.4f} ({score}). At most k = {found.k} of n = {found.n} "
         f"distinct benign prompts may flag; {found.flagged} do. One-sided {found.confidence:.0%} upper bound "
         f"of the flagged share: {found.bound:.4%}, within the budget of {found.budget:.3%}.\n\n"
         f"- lengths (deciles, tokens): {deciles or 'not recorded'}\n- traffic: {sources or 'not recorded'}\n"

@@ -12,19 +12,21 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lockgate.cascade import Cascade
 from lockgate.errors import ConfigError, ExchangeError, GuardError
-from lockgate.evaluation import ScoresTable
+from lockgate.evaluation import BlockTrace, ScoresTable
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards._bundle import file_sha256
-from lockgate.guards._scoring import ExchangeScore, finite_or_none, score_exchanges
+from lockgate.guards._scoring import ExchangeScore, finite_or_none
 
 if TYPE_CHECKING:
     from lockgate.guards._guard import Guard
@@ -40,13 +42,18 @@ def score_file(
     *,
     skip_invalid: bool,
     workers: int,
+    blocks: Path | None,
+    all_blocks: bool,
     report: Callable[[int], None],
 ) -> ScoresTable:
     """See `Guard.score_file`."""
     if workers < 1:
         raise ConfigError(f"workers: expected at least 1, found {workers}")
-    if not output.parent.is_dir():
-        raise ConfigError(f"{output}: the folder {output.parent} does not exist; make it first")
+    for path in (output, blocks):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if guard.cascade is None and (blocks is not None or all_blocks):
+        raise GuardError("this guard has one stage; a block trace needs a guard with a classifier")
     if workers > 1 and (guard.path is None or not guard.backbone.source):
         raise ConfigError("workers: a guard or backbone that lies in memory only is scored by one process")
     if not source.is_file():
@@ -54,24 +61,35 @@ def score_file(
             f"{source}: no such file; expected exchanges as .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
         )
     parts = output.with_name(output.name + ".parts")
-    _claim(parts, {"guard": _guard_key(guard), "input": file_sha256(source), "skip_invalid": skip_invalid})
+    key = {
+        "guard": _guard_key(guard),
+        "input": file_sha256(source),
+        "skip_invalid": skip_invalid,
+        "all_blocks": all_blocks,
+    }
+    _claim(parts, key)
     if workers == 1:
         for chunk in _chunks(source, skip_invalid, 0, 1, parts):
-            _write_chunk(guard, chunk, parts)
+            _write_chunk(guard, chunk, parts, all_blocks=all_blocks)
             report(sum(1 for _ in parts.glob("[0-9]*.jsonl")) * CHUNK)
     else:
-        _spawn(guard, source, skip_invalid, workers, parts, report)
-    table = ScoresTable.from_rows(_collect(parts))
+        _spawn(guard, _Task(source, skip_invalid, parts, workers, all_blocks), report)
+    lines = list(_collect(parts))
+    trace = [(line["row"], *_columns(line.pop("blocks"))) for line in lines]
+    table = ScoresTable.from_rows(lines)
     table.write(output)
+    if blocks is not None:
+        BlockTrace.from_rows(trace).write(blocks)
     shutil.rmtree(parts)
     return table
 
 
-def score_row(score: ExchangeScore) -> dict[str, Any]:
-    """One row of the scores table for a guard whose probe decides alone."""
+def score_row(score: ExchangeScore, cascade: Cascade | None = None) -> dict[str, Any]:
+    """One row of the scores table, `blocks` beside it."""
     exchange = score.exchange
     # A prompt alone has no answer that could flag: it is ranked by its own maximum and marked unflagged.
     ranked = score.max_score if score.max_score != float("-inf") else score.max_prompt
+    mixed = ranked if cascade is None else score.mixed_max
     return {
         "row": score.number,
         "id": exchange.id,
@@ -81,21 +99,27 @@ def score_row(score: ExchangeScore) -> dict[str, Any]:
         "probe_max": ranked,
         "max_prompt": finite_or_none(score.max_prompt),
         "max_answer": finite_or_none(score.max_answer),
-        "classifier_max": None,
-        "mixed_max": ranked,
+        "classifier_max": finite_or_none(score.classifier_max),
+        "mixed_max": mixed,
         "flagged": score.flagged,
-        "stage": 1,
+        "stage": score.stage,
         "flag_token": score.flag_token,
         "tokens_stage1": score.tokens,
-        "tokens_stage2": 0,
+        "tokens_stage2": score.tokens_stage2,
         "flops_stage1": score.flops,
-        "flops_stage2": 0.0,
+        "flops_stage2": score.flops_stage2,
         "cpu_s_stage1": score.cpu_s,
-        "cpu_s_stage2": 0.0,
+        "cpu_s_stage2": score.cpu_s_stage2,
         "prompt_group": prompt_group(exchange),
         "length": score.tokens,
         "verdict_category": score.category,
+        "blocks": score.blocks,
     }
+
+
+def _columns(blocks: Sequence[Sequence[float]]) -> tuple[list[int], list[float], list[float]]:
+    """Ends, probe and classifier of an exchange's blocks."""
+    return [int(end) for end, _, _ in blocks], [row[1] for row in blocks], [row[2] for row in blocks]
 
 
 def _claim(parts: Path, key: dict[str, Any]) -> None:
@@ -127,12 +151,10 @@ def _chunks(
             yield number, chunk
 
 
-def _write_chunk(guard: "Guard", chunk: tuple[int, list[Exchange]], parts: Path) -> None:
+def _write_chunk(guard: "Guard", chunk: tuple[int, list[Exchange]], parts: Path, *, all_blocks: bool) -> None:
     number, exchanges = chunk
-    scored = score_exchanges(
-        guard.backbone, [guard.head], [guard.thresholds], exchanges, first_number=number * CHUNK
-    )
-    rows = sorted((score_row(scores[0]) for scores in scored), key=lambda row: row["row"])
+    scored = guard.score_many(exchanges, first_number=number * CHUNK, all_blocks=all_blocks)
+    rows = sorted((score_row(score, guard.cascade) for score in scored), key=lambda row: row["row"])
     partial = parts / f"{number:08d}.part"
     with partial.open("w", encoding="utf-8") as sink:
         for row in rows:
@@ -140,15 +162,23 @@ def _write_chunk(guard: "Guard", chunk: tuple[int, list[Exchange]], parts: Path)
     os.replace(partial, partial.with_suffix(".jsonl"))
 
 
-def _spawn(
-    guard: "Guard", source: Path, skip_invalid: bool, workers: int, parts: Path, report: Callable[[int], None]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What every process is told of a run."""
+
+    source: Path
+    skip_invalid: bool
+    parts: Path
+    workers: int
+    all_blocks: bool
+
+
+def _spawn(guard: "Guard", task: _Task, report: Callable[[int], None]) -> None:
     context = multiprocessing.get_context("spawn")
-    backbone = guard.backbone.source
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(task.workers, mp_context=context) as pool:
         futures = [
-            pool.submit(_work, str(guard.path), backbone, source, skip_invalid, parts, i, workers)
-            for i in range(workers)
+            pool.submit(_work, str(guard.path), guard.backbone.source, task, worker)
+            for worker in range(task.workers)
         ]
         try:
             pending = set(futures)
@@ -156,7 +186,7 @@ def _spawn(
                 done, pending = wait(pending, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
-                report(sum(1 for _ in parts.glob("[0-9]*.jsonl")) * CHUNK)
+                report(sum(1 for _ in task.parts.glob("[0-9]*.jsonl")) * CHUNK)
         except BrokenProcessPool as error:
             raise GuardError(
                 "a scoring process ended by itself (memory?); run the same command to go on"
@@ -166,15 +196,13 @@ def _spawn(
             raise
 
 
-def _work(
-    guard_path: str, backbone: str, source: Path, skip_invalid: bool, parts: Path, worker: int, workers: int
-) -> None:
+def _work(guard_path: str, backbone: str, task: _Task, worker: int) -> None:
     from lockgate.guards._guard import Guard
 
     torch.set_num_threads(1)
     guard = Guard.load(guard_path, backbone=backbone)
-    for chunk in _chunks(source, skip_invalid, worker, workers, parts):
-        _write_chunk(guard, chunk, parts)
+    for chunk in _chunks(task.source, task.skip_invalid, worker, task.workers, task.parts):
+        _write_chunk(guard, chunk, task.parts, all_blocks=task.all_blocks)
 
 
 def _collect(parts: Path) -> Iterator[dict[str, Any]]:

@@ -1,47 +1,63 @@
 """A guard: a policy, a probe and its thresholds, bound to the backbone they were made for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lockgate._version import __version__
 from lockgate.backbones import Backbone
 from lockgate.calibration import Calibration
-from lockgate.cascade import Thresholds
-from lockgate.classifiers import ProbeHead
+from lockgate.cascade import Cascade, CascadeState, Regions, StreamState, Thresholds
+from lockgate.classifiers import ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution
-from lockgate.errors import BackboneMismatch, CalibrationError
+from lockgate.errors import CalibrationError, GuardError
 from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, Message, messages_from_list
-from lockgate.guards._bundle import EMBEDDED, Bundle, file_sha256, read_bundle, write_bundle
+from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, Bundle, file_sha256, read_bundle, write_bundle
 from lockgate.guards._card import write_card
+from lockgate.guards._cascading import score_cascade
+from lockgate.guards._checks import check_classifier, verify_backbone
 from lockgate.guards._record import (
     BackboneRecord,
+    CascadeRecord,
     ConstitutionRecord,
     GuardRecord,
+    SecondStageRecord,
     ThresholdRecord,
     TrainingRecord,
 )
-from lockgate.guards._scoring import ExchangeScore, score_exchanges
+from lockgate.guards._scoring import ExchangeScore, new_cascade, new_stream, score_exchanges
 from lockgate.guards._stream import GuardStream
 from lockgate.training import WINDOW
-
-# Another build of the same libraries moves the logits of the fixed tokens by less than this.
-_FINGERPRINT_TOLERANCE = 0.05
 
 Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
 
 
 class Guard:
-    """A loaded guard. `lockgate.load` makes one from a bundle, `Guard.create` from what was trained."""
+    """A loaded guard. `lockgate.load` makes one from a bundle, `Guard.create` from what was trained.
 
-    def __init__(self, bundle: Bundle, backbone: Backbone, path: Path | None = None) -> None:
+    A guard of two stages has a `classifier` and a `cascade`; otherwise both are None and the probe decides.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backbone: Backbone,
+        path: Path | None = None,
+        classifier: ExchangeClassifier | None = None,
+    ) -> None:
         self.record = bundle.record
         self.constitution = bundle.constitution
         self.head = bundle.head
         self.thresholds: Thresholds = bundle.record.thresholds.to_thresholds()
+        self.classifier = classifier
+        self.cascade: Cascade | None = None
+        if bundle.record.cascade is not None and classifier is not None:
+            check_classifier(bundle.record, backbone, classifier)
+            self.cascade = bundle.record.cascade.to_cascade()
+        elif bundle.record.cascade is not None or classifier is not None:
+            raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
         self.backbone = backbone
         self.path = path
         self._constitution_yaml = bundle.constitution_yaml
@@ -64,8 +80,11 @@ class Guard:
         bundle = read_bundle(path)
         if not isinstance(backbone, Backbone):
             backbone = Backbone.load("embedded" if backbone is None else backbone)
-        _verify_backbone(bundle.record.backbone, backbone)
-        return cls(bundle, backbone, path)
+        verify_backbone(bundle.record.backbone, backbone)
+        classifier = None
+        if bundle.record.classifier is not None:
+            classifier = ExchangeClassifier.load(path / CLASSIFIER, backbone)
+        return cls(bundle, backbone, path, classifier)
 
     @classmethod
     def create(
@@ -78,8 +97,18 @@ class Guard:
         head: ProbeHead,
         thresholds: Thresholds,
         training: TrainingRecord | None = None,
+        classifier: ExchangeClassifier | None = None,
+        cascade: Cascade | None = None,
     ) -> "Guard":
-        """Bind freshly trained parts together; uncalibrated until `with_calibration`."""
+        """Bind freshly trained parts together; uncalibrated until `with_calibration`.
+
+        Args:
+            classifier, cascade: the second stage and how both decide; both or neither.
+
+        Raises:
+            BackboneMismatch: a classifier of another backbone. GuardError: a classifier of another policy,
+                one that does not read exchanges, or a cascade without a classifier.
+        """
         identity = backbone.identity.to_dict()
         record = GuardRecord(
             format=1,
@@ -95,7 +124,12 @@ class Guard:
             thresholds=_threshold_record(thresholds),
             training=training,
         )
-        return cls(Bundle(record, constitution, constitution_yaml, head), backbone)
+        guard = cls(Bundle(record, constitution, constitution_yaml, head), backbone)
+        if classifier is None and cascade is None:
+            return guard
+        if classifier is None or cascade is None:
+            raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
+        return guard.with_cascade(classifier, cascade)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -114,7 +148,45 @@ class Guard:
             ExchangeError: a message is malformed, or the roles stand in an order that the template refuses.
         """
         exchange = Exchange(_messages(messages))
-        return next(iter(score_exchanges(self.backbone, [self.head], [self.thresholds], [exchange])))[0]
+        return next(iter(self.score_many([exchange])))
+
+    def score_many(
+        self, exchanges: Iterable[Exchange], *, first_number: int = 0, all_blocks: bool = False
+    ) -> Iterator[ExchangeScore]:
+        """Score exchanges in input order, in packed steps and bounded memory.
+
+        Args:
+            first_number: number of the first exchange, for those who score a file in chunks.
+            all_blocks: have stage 2 judge every block, also those it would not be asked about.
+
+        Raises:
+            ExchangeError: an exchange that the chat template refuses, named by its number.
+            GuardError: `all_blocks` of a guard with one stage.
+        """
+        if self.classifier is not None and self.cascade is not None:
+            yield from score_cascade(
+                self.backbone,
+                self.head,
+                self.thresholds,
+                self.cascade,
+                self.classifier,
+                exchanges,
+                first_number=first_number,
+                all_blocks=all_blocks,
+            )
+            return
+        if all_blocks:
+            raise GuardError("this guard has one stage; there is no classifier to ask about all blocks")
+        heads, thresholds = [self.head], [self.thresholds]
+        found = score_exchanges(self.backbone, heads, thresholds, exchanges, first_number=first_number)
+        for scores in found:
+            yield scores[0]
+
+    def new_state(self, regions: Regions) -> StreamState | CascadeState:
+        """The state machine of one exchange under this guard."""
+        if self.cascade is None:
+            return new_stream(self.head, self.thresholds, regions)
+        return new_cascade(self.head, self.thresholds, self.cascade, regions)
 
     def stream(self, messages: Conversation, *, max_tokens: int = 2048) -> GuardStream:
         """Watch an answer while it is written.
@@ -126,7 +198,15 @@ class Guard:
             ExchangeError: a message is malformed. BackboneError: an order of roles that the template refuses.
             ContextOverflow: the prompt is longer than the backbone's context.
         """
-        return GuardStream(self.backbone, self.head, self.thresholds, _messages(messages), max_tokens)
+        return GuardStream(
+            self.backbone,
+            self.head,
+            self.thresholds,
+            _messages(messages),
+            max_tokens,
+            cascade=self.cascade,
+            classifier=self.classifier,
+        )
 
     def score_file(
         self,
@@ -135,37 +215,72 @@ class Guard:
         *,
         skip_invalid: bool = False,
         workers: int = 1,
+        blocks: str | Path | None = None,
+        all_blocks: bool = False,
         report: Callable[[int], None] = lambda _: None,
     ) -> ScoresTable:
         """Score a file of exchanges into a scores table; an interrupted run goes on where it stopped.
 
         Args:
             workers: processes, one thread each; the table is the same whatever their number.
+            blocks: where to write the block trace, what both stages say at each block's end.
+            all_blocks: have stage 2 judge every block, also those it would not be asked about.
             report: told after each chunk how many exchanges are done.
+
+        Raises:
+            GuardError: a block trace, or verdicts for all blocks, of a guard with one stage.
         """
         from lockgate.guards._files import score_file
 
         return score_file(
-            self, Path(input), Path(output), skip_invalid=skip_invalid, workers=workers, report=report
+            self,
+            Path(input),
+            Path(output),
+            skip_invalid=skip_invalid,
+            workers=workers,
+            blocks=None if blocks is None else Path(blocks),
+            all_blocks=all_blocks,
+            report=report,
         )
+
+    def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade) -> "Guard":
+        """The same guard with a second stage; what was claimed of its threshold falls away.
+
+        Raises:
+            BackboneMismatch, GuardError: as `create` does.
+        """
+        update: dict[str, Any] = {
+            "classifier": SecondStageRecord.model_construct(
+                name=classifier.name, reads=classifier.reads, head=classifier.head, sha256=classifier.sha256
+            ),
+            "cascade": CascadeRecord(**asdict(cascade)),
+            "calibration": None,
+            "claim": [],
+        }
+        record = self.record.model_copy(update=update)
+        bundle = Bundle(record, self.constitution, self._constitution_yaml, self.head)
+        return Guard(bundle, self.backbone, classifier=classifier)
 
     def with_calibration(
         self, calibration: Calibration, *, flag_on: str | None = None, claim: Sequence[str] = ()
     ) -> "Guard":
-        """The same guard with another threshold and the evidence for it."""
+        """The same guard with another threshold and the evidence for it.
+
+        With two stages it is the threshold of the mixed score.
+        """
         if calibration.tolerance < 0:
             raise CalibrationError("tolerance: expected a number >= 0")
-        update: dict[str, Any] = {"flag": calibration.threshold, "tolerance": calibration.tolerance}
-        if flag_on is not None:
-            update["flag_on"] = flag_on
-        record = self.record.model_copy(
-            update={
-                "thresholds": self.record.thresholds.model_copy(update=update),
-                "calibration": calibration.to_dict(),
-                "claim": list(claim),
-            }
-        )
-        return Guard(Bundle(record, self.constitution, self._constitution_yaml, self.head), self.backbone)
+        found: dict[str, Any] = {"flag": calibration.threshold, "tolerance": calibration.tolerance}
+        thresholds: dict[str, Any] = {} if flag_on is None else {"flag_on": flag_on}
+        update: dict[str, Any] = {"calibration": calibration.to_dict(), "claim": list(claim)}
+        if self.record.cascade is None:
+            thresholds |= found
+        else:
+            update["cascade"] = self.record.cascade.model_copy(update=found)
+        update["thresholds"] = self.record.thresholds.model_copy(update=thresholds)
+        record = self.record.model_copy(update=update)
+        bundle = Bundle(record, self.constitution, self._constitution_yaml, self.head)
+        return Guard(bundle, self.backbone, classifier=self.classifier)
 
     def save(self, path: str | Path, *, results: Mapping[str, Any] | None = None) -> "Guard":
         """Write the bundle, with a model card made from its record and, if given, evaluation results.
@@ -174,7 +289,7 @@ class Guard:
             The guard as loaded from there.
         """
         card = write_card(self.record, self.constitution, results)
-        write_bundle(Path(path), self.record, self._constitution_yaml, self.head, card)
+        write_bundle(Path(path), self.record, self._constitution_yaml, self.head, card, self.classifier)
         return Guard.load(path, backbone=self.backbone)
 
 
@@ -189,29 +304,3 @@ def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:
         min_tokens=thresholds.min_tokens,
         flag_on=thresholds.flag_on,
     )
-
-
-def _verify_backbone(record: BackboneRecord, backbone: Backbone) -> None:
-    identity = backbone.identity
-    differing = sorted(
-        key
-        for key in {*record.hashes, *identity.hashes}
-        if record.hashes.get(key) != identity.hashes.get(key)
-    )
-    if differing or record.layer_convention != identity.layer_convention:
-        raise BackboneMismatch(
-            f"the guard was made for backbone {record.name}; {identity.name} differs in "
-            f"{', '.join(differing) or 'layer_convention'}. "
-            "Give the right one with --backbone, or train on this one"
-        )
-    if record.dtype != identity.dtype:
-        raise BackboneMismatch(
-            f"the guard was made for {record.dtype}, the backbone is loaded in {identity.dtype}"
-        )
-    pairs = zip(record.fingerprint, identity.fingerprint, strict=False)
-    worst = float(np.max([abs(a - b) for a, b in pairs] or [0.0]))  # NaN if any is
-    if len(record.fingerprint) != len(identity.fingerprint) or not worst <= _FINGERPRINT_TOLERANCE:
-        raise BackboneMismatch(
-            f"the backbone's files are the right ones, but its logits differ by {worst:.3f} from those "
-            "that the guard was made with: this installation computes something else; run: lockgate doctor"
-        )

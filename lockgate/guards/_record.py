@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from lockgate.cascade import Thresholds
+from lockgate.cascade import Cascade, Thresholds
 
 
 class _Strict(BaseModel):
@@ -42,6 +42,40 @@ class ThresholdRecord(_Strict):
         return Thresholds(self.flag, self.tolerance, self.min_tokens, self.flag_on)
 
 
+class SecondStageRecord(_Strict):
+    """The exchange classifier of a guard with two stages, which lies in `classifier/`.
+
+    Attributes:
+        sha256: hash of what it is, see `ExchangeClassifier.sha256`.
+        files: SHA-256 of each of its files.
+    """
+
+    name: str
+    reads: Literal["exchange"]
+    head: Literal["verdict", "value"]
+    sha256: str
+    files: dict[str, str] = {}
+
+
+class CascadeRecord(_Strict):
+    """How both stages decide together; see `Cascade`."""
+
+    escalate: float
+    flag: float
+    weight: float
+    probe_mean: float
+    probe_std: float
+    classifier_mean: float
+    classifier_std: float
+    stride: int
+    calm_blocks: int
+    tolerance: float
+
+    def to_cascade(self) -> Cascade:
+        """The object that streams use."""
+        return Cascade(**self.model_dump())
+
+
 class TrainingRecord(_Strict):
     """On what and how the probe was trained."""
 
@@ -57,7 +91,12 @@ class TrainingRecord(_Strict):
 
 
 class GuardRecord(_Strict):
-    """All of `guard.yaml`. `calibration` is None for a guard that may claim no budget yet."""
+    """All of `guard.yaml`.
+
+    `calibration` is None for a guard that may claim no budget yet. `classifier` and `cascade` stand there
+    together or not at all; with them the mixed score decides, and `thresholds.flag` is what the probe alone
+    would flag at.
+    """
 
     format: Literal[1]
     lockgate_version: str
@@ -71,3 +110,11 @@ class GuardRecord(_Strict):
     calibration: dict[str, Any] | None = None
     claim: list[str] = []
     training: TrainingRecord | None = None
+    classifier: SecondStageRecord | None = None
+    cascade: CascadeRecord | None = None
+
+    @model_validator(mode="after")
+    def _has_both_or_neither(self) -> "GuardRecord":
+        if (self.classifier is None) != (self.cascade is None):
+            raise ValueError("classifier and cascade belong together: give both or neither")
+        return self

@@ -1,13 +1,16 @@
 """Scoring of whole exchanges: the reading, tap and stream state of serving, over many at once."""
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockgate.backbones import Backbone, Reading, RenderedChat, SessionPool, read_packed
-from lockgate.cascade import Regions, StreamState, Thresholds
+from lockgate.cascade import Cascade, CascadeState, Regions, StreamState, Thresholds
 from lockgate.classifiers import ProbeHead, ProbeTap
 from lockgate.errors import ExchangeError
 from lockgate.exchanges import Exchange
@@ -16,13 +19,25 @@ from lockgate.exchanges import Exchange
 _KV_TOKENS = 65_536
 
 
+class BlockRow(NamedTuple):
+    """One block of an exchange, as the block trace holds it: NaN where there is no reading."""
+
+    end: int
+    probe: float
+    classifier: float
+
+
 @dataclass(frozen=True, slots=True)
 class ExchangeScore:
-    """What stage 1 says of one exchange.
+    """What a guard says of one exchange.
 
-    `max_prompt` and `max_answer` are NaN where the region has no scored token; `max_score` is the larger one
-    of the regions that may flag. `cpu_s` is the exchange's share, by tokens, of the process time of its
-    steps.
+    `max_prompt` and `max_answer` are the probe's and NaN where the region has no scored token; `max_score` is
+    the larger one of the regions that may flag. `cpu_s` is the exchange's share, by tokens, of the process
+    time of its steps.
+
+    With a second stage, `stage` is 2 where it was asked, `classifier_max` its largest verdict (else NaN) and
+    `mixed_max` the largest mixed score, minus infinity where it was not asked; `tokens_stage2` counts what it
+    read, the prefix and every verdict's suffix. A guard of one stage has its `max_score` for `mixed_max`.
     """
 
     number: int
@@ -36,6 +51,13 @@ class ExchangeScore:
     tokens: int
     flops: float
     cpu_s: float
+    mixed_max: float
+    stage: int = 1
+    classifier_max: float = math.nan
+    tokens_stage2: int = 0
+    flops_stage2: float = 0.0
+    cpu_s_stage2: float = 0.0
+    blocks: tuple[BlockRow, ...] = ()
 
 
 def regions_of(chat: RenderedChat) -> Regions:
@@ -43,13 +65,43 @@ def regions_of(chat: RenderedChat) -> Regions:
     return Regions(start=chat.prefix_length, prompt_start=chat.prompt_start, answer_start=chat.answer_start)
 
 
+def new_stream(head: ProbeHead, thresholds: Thresholds, regions: Regions) -> StreamState:
+    """The state machine of one exchange, for files, streams and the gateway alike."""
+    return StreamState(thresholds, head.gamma, regions, head.category_ids)
+
+
+def new_cascade(head: ProbeHead, thresholds: Thresholds, cascade: Cascade, regions: Regions) -> CascadeState:
+    """The same under two stages: what the probe alone would flag at plays no part."""
+    alone = Thresholds(math.inf, min_tokens=thresholds.min_tokens, flag_on=thresholds.flag_on)
+    return CascadeState(cascade, new_stream(head, alone, regions))
+
+
+class Consumer(Protocol):
+    """Something that takes a head's logits `[tokens, 1 + categories]`, in order."""
+
+    def consume(self, logits: NDArray[np.floating]) -> object:
+        """Take the logits of the next tokens."""
+        ...
+
+
+_C = TypeVar("_C", bound=Consumer)
+
+
 @dataclass(slots=True)
-class _Open:
+class ReadExchange(Generic[_C]):
+    """An exchange that stage 1 has read up to `end`: one consumer a head."""
+
     number: int
     exchange: Exchange
-    states: list[StreamState]
-    tokens: int
+    chat: RenderedChat
+    consumers: list[_C]
+    end: int
     cpu_s: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens scored."""
+        return self.end - self.chat.prefix_length
 
 
 def score_exchanges(
@@ -74,47 +126,63 @@ def score_exchanges(
     Raises:
         ExchangeError: an exchange that the backbone's chat template cannot render, named by its number.
     """
+
+    def states(chat: RenderedChat) -> list[StreamState]:
+        return [
+            new_stream(head, threshold, regions_of(chat))
+            for head, threshold in zip(heads, thresholds, strict=True)
+        ]
+
+    for job in read_stage1(backbone, heads, exchanges, states, first_number=first_number):
+        yield [_finish(job, state, backbone) for state in job.consumers]
+
+
+def read_stage1(
+    backbone: Backbone,
+    heads: Sequence[ProbeHead],
+    exchanges: Iterable[Exchange],
+    consumers: Callable[[RenderedChat], list[_C]],
+    *,
+    first_number: int = 0,
+) -> Iterator[ReadExchange[_C]]:
+    """Read exchanges in packed steps and hand each head's logits to its consumer; see `score_exchanges`."""
     tap = ProbeTap(heads, backbone.hidden_size, backbone.device)
     with SessionPool(backbone, _KV_TOKENS + backbone.context_length) as pool:
         started = time.process_time()
-        readings = _readings(backbone, heads, thresholds, exchanges, first_number)
+        readings = _readings(backbone, exchanges, consumers, first_number)
         for parts in read_packed(pool, readings, tap):
             logits = tap.logits.double().cpu().numpy()
             elapsed = time.process_time() - started
             share = elapsed / sum(part.end - part.start for part in parts)
             for part in parts:
                 part.job.cpu_s += share * (part.end - part.start)
-                for index, state in enumerate(part.job.states):
-                    state.consume(logits[part.rows, tap.columns(index)])
+                for index, consumer in enumerate(part.job.consumers):
+                    consumer.consume(logits[part.rows, tap.columns(index)])
                 if part.last:
-                    yield [_finish(part.job, state, backbone) for state in part.job.states]
+                    yield part.job
             started = time.process_time()
 
 
 def _readings(
     backbone: Backbone,
-    heads: Sequence[ProbeHead],
-    thresholds: Sequence[Thresholds],
     exchanges: Iterable[Exchange],
+    consumers: Callable[[RenderedChat], list[_C]],
     first_number: int,
-) -> Iterator[Reading[_Open]]:
+) -> Iterator[Reading[ReadExchange[_C]]]:
     for number, exchange in enumerate(exchanges, first_number):
         try:
             chat = backbone.render(exchange.messages, add_generation_prompt=exchange.is_prompt_only)
         except Exception as error:
             raise ExchangeError(f"exchange {number} ({exchange.id}): {error}") from error
-        states = [
-            StreamState(threshold, head.gamma, regions_of(chat), head.category_ids)
-            for head, threshold in zip(heads, thresholds, strict=True)
-        ]
         # An answer without a token still closes the prompt: at least one token is always read.
         end = max(chat.answer_end, chat.prefix_length + 1)
         if end > len(chat.token_ids):
             raise ExchangeError(f"exchange {number} ({exchange.id}): there is no token that could be scored")
-        yield Reading(_Open(number, exchange, states, end), chat.token_ids, chat.prefix_length, end)
+        job = ReadExchange(number, exchange, chat, consumers(chat), end)
+        yield Reading(job, chat.token_ids, chat.prefix_length, end)
 
 
-def _finish(job: _Open, state: StreamState, backbone: Backbone) -> ExchangeScore:
+def _finish(job: ReadExchange[StreamState], state: StreamState, backbone: Backbone) -> ExchangeScore:
     verdict = state.finish()
     return ExchangeScore(
         number=job.number,
@@ -126,9 +194,15 @@ def _finish(job: _Open, state: StreamState, backbone: Backbone) -> ExchangeScore
         flag_token=state.flag_token,
         category=verdict.category,
         tokens=state.scored,
-        flops=state.scored * backbone.flops_per_token(job.tokens / 2),
+        flops=stage1_flops(job, backbone),
         cpu_s=job.cpu_s,
+        mixed_max=state.max_score,
     )
+
+
+def stage1_flops(job: ReadExchange[_C], backbone: Backbone) -> float:
+    """Multiply-adds counted twice of the backbone's own reading."""
+    return job.tokens * backbone.flops_per_token(job.end / 2)
 
 
 def finite_or_none(value: float) -> float | None:

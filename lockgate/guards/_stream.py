@@ -1,14 +1,19 @@
 """A guard beside somebody else's generate loop: token ids in, verdicts out."""
 
+import logging
+import math
 from collections.abc import Iterable, Sequence
 from operator import index
 
-from lockgate.backbones import Backbone, Feed, SessionPool
-from lockgate.cascade import StreamState, Thresholds, Verdict
-from lockgate.classifiers import ProbeHead, ProbeTap
+from lockgate.backbones import Backbone, Feed, RenderedChat, SessionPool
+from lockgate.cascade import Cascade, CascadeState, StreamState, Thresholds, Verdict
+from lockgate.classifiers import ClassifierSession, ExchangeClassifier, ProbeHead, ProbeTap
 from lockgate.errors import ConfigError, ContextOverflow, GuardError
 from lockgate.exchanges import Message
-from lockgate.guards._scoring import regions_of
+from lockgate.guards._scoring import new_cascade, new_stream, regions_of
+from lockgate.guards._verdicts import Verdicts
+
+logger = logging.getLogger("lockgate.guards")
 
 _CHUNK = 256
 
@@ -16,7 +21,9 @@ _CHUNK = 256
 class GuardStream:
     """Scores one answer while it is written. Feed each token before it is shown; stop at a flag.
 
-    The prompt is read when the stream is made; `verdict` then says whether it flags by itself.
+    The prompt is read when the stream is made; `verdict` then says whether it flags by itself. A guard of two
+    stages asks its classifier in `push` where that is due, and `released` says how many tokens of the answer
+    may be shown: the others wait for the next verdict. A verdict that fails flags; `failure` says why.
     """
 
     def __init__(
@@ -26,6 +33,9 @@ class GuardStream:
         thresholds: Thresholds,
         messages: Sequence[Message],
         max_tokens: int,
+        *,
+        cascade: Cascade | None = None,
+        classifier: ExchangeClassifier | None = None,
     ) -> None:
         chat = backbone.render(messages, add_generation_prompt=True)
         if max_tokens < 1:
@@ -39,7 +49,13 @@ class GuardStream:
         self._tap = ProbeTap([head], backbone.hidden_size, backbone.device)
         self._pool = SessionPool(backbone, capacity)
         self._session = self._pool.open(capacity, prefix=chat.token_ids[: chat.prefix_length])
-        self._state = StreamState(thresholds, head.gamma, regions_of(chat), head.category_ids)
+        self._state: StreamState | CascadeState
+        self._stage2: _SecondStage | None = None
+        if cascade is not None and classifier is not None:
+            self._state = new_cascade(head, thresholds, cascade, regions_of(chat))
+            self._stage2 = _SecondStage(self._state, classifier, chat, capacity)
+        else:
+            self._state = new_stream(head, thresholds, regions_of(chat))
         self._closed = False
         self._vocab_size = backbone.vocab_size
         self._read(chat.token_ids[chat.prefix_length :])
@@ -48,6 +64,16 @@ class GuardStream:
     def verdict(self) -> Verdict:
         """What is known after the newest token."""
         return self._state.verdict
+
+    @property
+    def released(self) -> int:
+        """Tokens of the answer that may be shown, counted from its start."""
+        return self._state.released
+
+    @property
+    def failure(self) -> str | None:
+        """Why a verdict of the second stage could not be given; None if none failed."""
+        return None if self._stage2 is None else self._stage2.failure
 
     def push(self, token_ids: int | Iterable[int]) -> Verdict:
         """Read the next token or tokens of the answer, not the end-of-turn token.
@@ -74,7 +100,12 @@ class GuardStream:
 
     def finish(self) -> Verdict:
         """End the answer: the last verdict, which also judges answers too short to be judged before."""
-        verdict = self._state.verdict if self._closed else self._state.finish()
+        if self._closed:
+            return self._state.verdict
+        self._state.finish()
+        if self._stage2 is not None:
+            self._stage2.judge_if_due()
+        verdict = self._state.finish()
         self.close()
         return verdict
 
@@ -83,6 +114,8 @@ class GuardStream:
         self._closed = True
         self._session.close()
         self._pool.close()
+        if self._stage2 is not None:
+            self._stage2.close()
 
     def __enter__(self) -> "GuardStream":
         return self
@@ -91,9 +124,67 @@ class GuardStream:
         self.close()
 
     def _read(self, token_ids: Sequence[int]) -> None:
-        for start in range(0, len(token_ids), _CHUNK):
-            self._pool.step([Feed(self._session, token_ids[start : start + _CHUNK])], self._tap)
+        start = 0
+        while start < len(token_ids):
+            room = self._stage2.room if self._stage2 is not None else _CHUNK
+            piece = token_ids[start : start + min(room, _CHUNK)]
+            self._pool.step([Feed(self._session, piece)], self._tap)
             self._state.consume(self._tap.logits.double().cpu().numpy())
+            start += len(piece)
+            if self._stage2 is not None:
+                self._stage2.take(piece)
+                self._stage2.judge_if_due()
+
+
+class _SecondStage:
+    """The verdicts of one stream, given where they are due."""
+
+    def __init__(
+        self, state: CascadeState, classifier: ExchangeClassifier, chat: RenderedChat, capacity: int
+    ) -> None:
+        self.failure: str | None = None
+        self._state = state
+        self._verdicts = Verdicts(classifier, 0)
+        self._chat = chat
+        self._capacity = capacity
+        self._session: ClassifierSession | None = None
+        self._answer: list[int] = []
+
+    @property
+    def room(self) -> int:
+        return self._state.room
+
+    def take(self, token_ids: Sequence[int]) -> None:
+        """Tokens that stage 1 has read."""
+        if self._state.answered:
+            self._answer.extend(token_ids)
+
+    def judge_if_due(self) -> None:
+        if self._state.due is None:
+            return
+        try:
+            logit = self._ask()
+            if not math.isfinite(logit):
+                self._fail("the verdict is no finite number")
+            self._state.judge(logit)
+        except Exception as error:  # whatever goes wrong, a stream that can't be judged must not go on
+            self._fail(type(error).__name__)
+            self._state.judge(None)
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._verdicts.close()
+
+    def _ask(self) -> float:
+        if self._session is None:
+            self._session = self._verdicts.open(self._chat, self._capacity)
+        known = self._session.length - self._chat.answer_start
+        return self._verdicts.judge([(self._session, self._answer[known:])])[0]
+
+    def _fail(self, reason: str) -> None:
+        logger.error("a verdict of the second stage failed: %s", reason)
+        self.failure = self.failure or reason
 
 
 def _token_list(token_ids: int | Iterable[int]) -> list[int]:

@@ -1,0 +1,71 @@
+"""What belongs together in a guard: the backbone it was made for, and a second stage like the first."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lockgate.backbones import Backbone
+from lockgate.classifiers import ExchangeClassifier
+from lockgate.errors import BackboneMismatch, GuardError
+from lockgate.guards._record import BackboneRecord, GuardRecord
+
+# Another build of the same libraries moves the logits of the fixed tokens by less than this.
+_FINGERPRINT_TOLERANCE = 0.05
+
+
+def check_classifier(record: GuardRecord, backbone: Backbone, classifier: ExchangeClassifier) -> None:
+    """Refuse a second stage that was not made for the same backbone and policy as the first."""
+    if classifier.reads != "exchange":
+        raise GuardError(
+            f"classifier {classifier.name} reads {classifier.reads}s; the second stage of a guard must read "
+            "exchanges, prompt and answer together"
+        )
+    made, found = classifier.record.backbone.get("hashes", {}), backbone.identity.hashes
+    if differing := sorted(key for key in {*made, *found} if made.get(key) != found.get(key)):
+        raise BackboneMismatch(
+            f"classifier {classifier.name} was made for backbone {classifier.record.backbone.get('name')}, "
+            f"the probe for {record.backbone.name}: they differ in {', '.join(differing)}. "
+            "Train both on one backbone"
+        )
+    policy = (classifier.record.training or {}).get("constitution")
+    if policy is not None:
+        ours = {"name": record.constitution.name, "version": record.constitution.version}
+        theirs = {key: str(policy.get(key)) for key in ours} if isinstance(policy, Mapping) else {}
+        if theirs != ours:
+            raise GuardError(
+                f"classifier {classifier.name} was trained for the policy {theirs.get('name')} "
+                f"(version {theirs.get('version')}), the probe for {ours['name']} (version "
+                f"{ours['version']}); train both on one constitution"
+            )
+    if record.classifier is not None and record.classifier.sha256 != classifier.sha256:
+        raise GuardError(
+            f"classifier {classifier.name} is not the one that the guard was made with "
+            f"(SHA-256 {classifier.sha256[:12]}…); restore the bundle"
+        )
+
+
+def verify_backbone(record: BackboneRecord, backbone: Backbone) -> None:
+    """Refuse a backbone that the guard was not made for. Raises BackboneMismatch."""
+    identity = backbone.identity
+    differing = sorted(
+        key
+        for key in {*record.hashes, *identity.hashes}
+        if record.hashes.get(key) != identity.hashes.get(key)
+    )
+    if differing or record.layer_convention != identity.layer_convention:
+        raise BackboneMismatch(
+            f"the guard was made for backbone {record.name}; {identity.name} differs in "
+            f"{', '.join(differing) or 'layer_convention'}. "
+            "Give the right one with --backbone, or train on this one"
+        )
+    if record.dtype != identity.dtype:
+        raise BackboneMismatch(
+            f"the guard was made for {record.dtype}, the backbone is loaded in {identity.dtype}"
+        )
+    pairs = zip(record.fingerprint, identity.fingerprint, strict=False)
+    worst = float(np.max([abs(a - b) for a, b in pairs] or [0.0]))  # NaN if any is
+    if len(record.fingerprint) != len(identity.fingerprint) or not worst <= _FINGERPRINT_TOLERANCE:
+        raise BackboneMismatch(
+            f"the backbone's files are the right ones, but its logits differ by {worst:.3f} from those "
+            "that the guard was made with: this installation computes something else; run: lockgate doctor"
+        )

@@ -1,0 +1,73 @@
+"""Stage 2 at work: the exchange classifier with memory for the conversations that it reads."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lockgate.backbones import RenderedChat
+from lockgate.classifiers import ClassifierSession, ExchangeClassifier, judge
+
+
+class VerdictSession(Protocol):
+    """One conversation before stage 2; `length` counts the tokens of it that are known there."""
+
+    @property
+    def length(self) -> int:
+        """Conversation tokens known so far."""
+        ...
+
+    def cost(self, new_tokens: int) -> int:
+        """Tokens that a verdict after `new_tokens` more will read."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+class VerdictSource(Protocol):
+    """What gives verdicts on conversations that grow. One thread uses it."""
+
+    def open(self, chat: RenderedChat, capacity: int) -> VerdictSession:
+        """A session over what stands before the answer in `chat`. Raises PoolFull: no memory now."""
+        ...
+
+    def judge(self, asks: Sequence[tuple[VerdictSession, Sequence[int]]]) -> list[float]:
+        """Verdict logits after new tokens of some conversations, in one packed step."""
+        ...
+
+    def close(self) -> None:
+        """Give all memory back."""
+        ...
+
+
+class Verdicts:
+    """Verdicts of an exchange classifier, with `kv_tokens` tokens of memory for all sessions together.
+
+    The memory must hold one whole context at least: `kv_tokens` below it is raised to it.
+    """
+
+    def __init__(self, classifier: ExchangeClassifier, kv_tokens: int) -> None:
+        self.classifier = classifier
+        self._pool = classifier.pool(max(kv_tokens, classifier.backbone.context_length))
+
+    @property
+    def kv_used_tokens(self) -> int:
+        """Tokens of memory that open sessions have reserved."""
+        return self._pool.kv_used_tokens
+
+    def open(self, chat: RenderedChat, capacity: int) -> ClassifierSession:
+        """See `ExchangeClassifier.open`."""
+        return self.classifier.open(self._pool, chat, capacity)
+
+    def judge(self, asks: Sequence[tuple[ClassifierSession, Sequence[int]]]) -> list[float]:
+        """See `lockgate.classifiers.judge`."""
+        return judge(self._pool, asks)
+
+    def flops(self, session: ClassifierSession, cost: int) -> float:
+        """Multiply-adds counted twice of a verdict just given for `cost` tokens."""
+        seen = min(session.length, self.classifier.tokens_per_window) + self.classifier.tokens_per_verdict
+        return self.classifier.flops(cost, max(0, seen - cost))
+
+    def close(self) -> None:
+        """Drop the pool; sessions are closed by those who opened them."""
+        self._pool.close()

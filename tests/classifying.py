@@ -1,0 +1,58 @@
+"""Random exchange classifiers on tiny backbones, and sources of verdicts that misbehave."""
+
+import threading
+from functools import cache
+
+import torch
+from models import tiny_backbone
+
+from lockgate.backbones import Backbone
+from lockgate.classifiers import AdapterShape, ExchangeClassifier
+from lockgate.classifiers._adapter import adapted_maps
+from lockgate.classifiers._exchange import classifier_record
+from lockgate.guards import Verdicts
+
+
+def random_classifier(backbone: Backbone, seed: int = 0, **fields) -> ExchangeClassifier:
+    """A classifier whose adapter holds random numbers; its verdicts differ widely."""
+    shape = AdapterShape(depth=backbone.n_layers, layers=2, rank=2, alpha=2.0)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in adapted_maps(backbone, shape).items():
+        rows, columns = module.weight.shape
+        down = torch.randn(2, columns, generator=generator) / columns**0.5
+        up = torch.randn(rows, 2, generator=generator) / 2
+        tensors[f"base_model.model.{name}.lora_A.weight"] = down
+        tensors[f"base_model.model.{name}.lora_B.weight"] = up
+    settings = {"name": "tiny-judge", "reads": "exchange", "head": "verdict", "question": "?"}
+    record = classifier_record(
+        backbone, {**settings, "words": ("0", "1"), "adapter": shape.model_dump(), **fields}
+    )
+    return ExchangeClassifier(backbone, record, tensors)
+
+
+@cache
+def tiny_classifier(architecture: str = "llama", seed: int = 0) -> ExchangeClassifier:
+    """A random classifier on a tiny backbone, shared between tests: they must not change it."""
+    return random_classifier(tiny_backbone(architecture), seed)
+
+
+class FaultyVerdicts(Verdicts):
+    """Verdicts that hang while `stuck` is set, fail while `broken` is, or are all `constant`."""
+
+    def __init__(self, classifier: ExchangeClassifier, kv_tokens: int) -> None:
+        super().__init__(classifier, kv_tokens)
+        self.stuck, self.go, self.entered = threading.Event(), threading.Event(), threading.Event()
+        self.broken: Exception | None = None
+        self.constant: float | None = None
+        self.sizes: list[int] = []
+
+    def judge(self, asks):
+        self.entered.set()
+        self.sizes.append(len(asks))
+        if self.stuck.is_set():
+            assert self.go.wait(30)
+        if self.broken is not None:
+            raise self.broken
+        found = super().judge(asks)
+        return found if self.constant is None else [self.constant] * len(found)
