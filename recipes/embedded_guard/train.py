@@ -78,10 +78,18 @@ def main() -> None:
     compare(heads, arguments.out)
 
 
-def read_activations(train: list[Exchange], out: Path, workers: int, threads: int) -> None:
+def read_activations(
+    train: list[Exchange], out: Path, workers: int, threads: int, source: str = "embedded"
+) -> None:
     """One cache per source and worker, so that a source whose labels change is read again alone."""
+    if workers == 1:
+        read_part(train, out, 0, 1, threads, source)
+        return
     context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=read_part, args=(train, out, i, workers, threads)) for i in range(workers)]
+    jobs = [
+        context.Process(target=read_part, args=(train, out, i, workers, threads, source))
+        for i in range(workers)
+    ]
     for job in jobs:
         job.start()
     for job in jobs:
@@ -90,16 +98,19 @@ def read_activations(train: list[Exchange], out: Path, workers: int, threads: in
             raise SystemExit(f"reading activations stopped with exit code {job.exitcode}; run again to go on")
 
 
-def read_part(train: list[Exchange], out: Path, worker: int, workers: int, threads: int) -> None:
+def read_part(
+    train: list[Exchange], out: Path, worker: int, workers: int, threads: int, source: str = "embedded"
+) -> None:
     torch.set_num_threads(threads)
     # Training reads in bfloat16, twice as fast; its rounding is noise beside the spread of the windows. What is
     # served, calibrated and reported is float32.
-    backbone = Backbone.load("embedded", dtype=torch.bfloat16)
+    backbone = Backbone.load(source, dtype=torch.bfloat16)
+    layers = tuple(range(backbone.n_layers))
     for number, rows in parts_of(train, workers):
         if number != worker:
             continue
         path = cache_path(out, rows, worker)
-        for done in build_cache(backbone, rows, path, layers=LAYERS, site="residual", max_tokens=MAX_TOKENS):
+        for done in build_cache(backbone, rows, path, layers=layers, site="residual", max_tokens=MAX_TOKENS):
             print(f"{path.name}: {done}/{len(rows)}", flush=True)
 
 

@@ -1,0 +1,220 @@
+"""The probe's ablations in one command: every variant trained, scored on development exchanges and tabled.
+
+    python recipes/embedded_guard/ablate.py --out runs/embedded            # train.jsonl, dev.jsonl and windows/ lie there
+    python recipes/embedded_guard/ablate.py --out runs/embedded --report   # figures again from the committed scores
+    python recipes/embedded_guard/ablate.py --out runs/embedded --check    # fail if the committed figures differ
+
+Each step resumes. What means over 16 tokens can serve is fitted on the window cache of train.py (read here if it is
+missing); what needs single tokens or other sites is trained on the fly, all of it in one pass. Then one pass over the
+development exchanges scores every head as it would be served. Heads go to `--out/ablation/heads`, scores (ids, no
+text) to `scores/ablations.parquet` and figures to `ablations.json` under `--results`; the table for LOG.md is printed.
+With `--teacher FILE` (id and probability of harm, Parquet or JSONL) soft labels are compared with hard ones.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from sources import shuffled
+from train import RESULTS, cache_path, parts_of, read_activations
+from variants import CACHED, FRESH, SHARES, cached_configs, compute, fresh_variants, markdown, share_config
+
+from lockgate.backbones import Backbone
+from lockgate.classifiers import ProbeHead
+from lockgate.evaluation import collect_provenance, file_sha256
+from lockgate.exchanges import Exchange, prompt_group, read_exchanges
+from lockgate.training import (
+    CachedExchange,
+    PassConfig,
+    ProbeConfig,
+    WindowCache,
+    fit_probes,
+    read_soft_labels,
+    score_variants,
+    soften,
+    train_on_the_fly,
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--teacher", type=Path, help="soft labels for the training exchanges")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read windows; as in train.py")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=600_000, help="read on the fly")
+    parser.add_argument("--epochs", type=int, default=20, help="over the window cache")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--backbone", default="embedded")
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args(argv)
+    if not (arguments.report or arguments.check):
+        run(arguments)
+    found = compute(arguments.results / "scores" / "ablations.parquet", arguments.resamples)
+    target = arguments.results / "ablations.json"
+    if arguments.check:
+        if json.loads(target.read_text()) != json.loads(json.dumps(found)):
+            sys.exit("ablations.json differs from its scores table; run with --report")
+        return
+    target.write_text(json.dumps(found, indent=1) + "\n")
+    print(markdown(found))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """All steps up to the scores table."""
+    work = arguments.out / "ablation"
+    (work / "heads").mkdir(parents=True, exist_ok=True)
+    (arguments.results / "scores").mkdir(parents=True, exist_ok=True)
+    train = shuffled(list(read_exchanges(arguments.out / "train.jsonl")), "train")
+    read_activations(
+        train,
+        arguments.out / "windows",
+        arguments.workers,
+        max(1, arguments.threads // arguments.workers),
+        arguments.backbone,
+    )
+    torch.set_num_threads(arguments.threads)
+    heads, record = fit_cached(arguments, train, work)
+    fresh, windows, pass_record = fit_fresh(arguments, train, work)
+    for name, head in {**heads, **fresh}.items():
+        head.save(work / "heads" / f"{name}.safetensors")
+    record["what"] |= pass_record["what"]
+    record["configs"] |= pass_record["configs"]
+    record["pass"] = pass_record["pass"]
+    record["groups"] = {CACHED: list(heads), FRESH: list(fresh)}
+    score(arguments, work, {**heads, **fresh}, windows, record)
+
+
+def fit_cached(
+    arguments: argparse.Namespace, train: list[Exchange], work: Path
+) -> tuple[dict[str, ProbeHead], dict[str, Any]]:
+    """Heads on the window cache: layers and losses side by side, then shares of the data, then soft labels."""
+    wanted = [
+        cache_path(arguments.out / "windows", rows, worker)
+        for worker, rows in parts_of(train, arguments.workers)
+        if rows
+    ]
+    cache = WindowCache.join([WindowCache(path) for path in wanted])
+    order = {row.id: number for number, row in enumerate(train)}
+    rows = sorted((row for row in cache.exchanges if row.id in order), key=lambda row: order[row.id])
+    n_layers = len(cache.meta["layers"])
+    configs = cached_configs(n_layers, arguments.epochs, arguments.seed)
+    fits = [("side_by_side", rows, [config for _, config in configs.values()])]
+    for share in SHARES:
+        word, config = share_config(n_layers, share, arguments.epochs, arguments.seed)
+        configs[config.name] = (word, config)
+        fits.append((config.name, part_of(rows, share), [config]))
+    not_run = {}
+    if arguments.teacher:
+        config = ProbeConfig("soft", configs[CACHED][1].layers, epochs=arguments.epochs, seed=arguments.seed)
+        configs["soft"] = ("soft labels from the teacher", config)
+        fits.append(("soft", soften(rows, read_soft_labels(arguments.teacher)), [config]))
+    else:
+        not_run["soft"] = "no table of teacher scores was given"
+    heads: dict[str, ProbeHead] = {}
+    for name, chosen, wanted_configs in fits:
+        fitted = fit_probes(
+            cache,
+            chosen,
+            wanted_configs,
+            checkpoint=work / f"{name}.safetensors",
+            report=lambda line, name=name: print(f"{name}: {line}", flush=True),
+        )
+        heads |= {config.name: head for config, head in zip(wanted_configs, fitted, strict=True)}
+    return heads, {
+        "what": {name: word for name, (word, _) in configs.items()},
+        "configs": {name: asdict(config) for name, (_, config) in configs.items()},
+        "exchanges": {name: len(chosen) for name, chosen, _ in fits},
+        "not_run": not_run,
+    }
+
+
+def part_of(rows: list[CachedExchange], share: float) -> list[CachedExchange]:
+    """A share of each label, at least one exchange; a smaller share lies within a larger one."""
+    kept: set[str] = set()
+    for harmful in (False, True):
+        ids = [row.id for row in rows if (row.label >= 0.5) is harmful]
+        ids.sort(key=lambda name: hashlib.sha256(f"share{name}".encode()).digest())
+        kept |= set(ids[: max(1, round(share * len(ids)))])
+    return [row for row in rows if row.id in kept]
+
+
+def fit_fresh(
+    arguments: argparse.Namespace, train: list[Exchange], work: Path
+) -> tuple[dict[str, ProbeHead], dict[str, int], dict[str, Any]]:
+    """Heads trained on the fly, in bfloat16 like the windows; windows of those that pool by attention."""
+    backbone = Backbone.load(arguments.backbone, dtype=torch.bfloat16)
+    variants = fresh_variants(backbone.n_layers)
+    config = PassConfig(tokens=arguments.tokens, seed=arguments.seed)
+    fitted = train_on_the_fly(
+        backbone,
+        train,
+        [variant for _, variant in variants.values()],
+        config,
+        checkpoint=work / "fly.safetensors",
+        report=lambda line: print(f"on the fly: {line}", flush=True),
+    )
+    windows = {
+        name: variant.window for name, (_, variant) in variants.items() if variant.pooling == "attention"
+    }
+    return dict(zip(variants, fitted, strict=True)), windows, {
+        "what": {name: word for name, (word, _) in variants.items()},
+        "configs": {name: asdict(variant) for name, (_, variant) in variants.items()},
+        "pass": asdict(config),
+    }  # fmt: skip
+
+
+def score(
+    arguments: argparse.Namespace,
+    work: Path,
+    heads: dict[str, ProbeHead],
+    windows: dict[str, int],
+    record: dict[str, Any],
+) -> None:
+    """One float32 pass over the development exchanges for all heads; kept while heads and data are the same."""
+    dev_file, target = arguments.out / "dev.jsonl", arguments.results / "scores" / "ablations.parquet"
+    files = [work / "heads" / f"{name}.safetensors" for name in heads]
+    key = hashlib.sha256(json.dumps([file_sha256(path) for path in [dev_file, *files]]).encode()).hexdigest()
+    if target.exists() and (pq.read_schema(target).metadata or {}).get(b"key") == key.encode():
+        return
+    dev = shuffled(list(read_exchanges(dev_file)), "dev")
+    backbone = Backbone.load(arguments.backbone)
+    found = []
+    for row in score_variants(backbone, list(heads.values()), [windows.get(name) for name in heads], dev):
+        found.append(row)
+        if len(found) % 100 == 0:
+            print(f"scored: {len(found)}/{len(dev)}", flush=True)
+    columns: dict[str, Any] = {
+        "id": [row.id for row in dev],
+        "source": [row.source for row in dev],
+        "label": [row.label for row in dev],
+        "prompt_group": [prompt_group(row) for row in dev],
+        "tokens": [row[0].tokens for row in found],
+    }
+    for index, name in enumerate(heads):
+        columns[f"{name}:prompt"] = pa.array([row[index].max_prompt for row in found], pa.float32())
+        columns[f"{name}:answer"] = pa.array([row[index].max_answer for row in found], pa.float32())
+    data = [path for path in (arguments.out / "train.jsonl", dev_file, arguments.teacher) if path]
+    provenance = collect_provenance(
+        ["python", "recipes/embedded_guard/ablate.py"], {"training": arguments.seed, "bootstrap": 0}, []
+    )
+    # By name, not by path: where the data lay on the machine is nobody's business.
+    record |= {**provenance, "inputs": {path.name: file_sha256(path) for path in data}}
+    metadata = {"key": key, "run": json.dumps(record)}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), target, compression="zstd")
+
+
+if __name__ == "__main__":
+    main()

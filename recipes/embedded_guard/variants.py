@@ -1,0 +1,189 @@
+"""The ablation's variants, one thing changed at a time, and its figures and table from the committed scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lockgate.evaluation import Comparison, Estimate, ScoresTable, evaluate
+from lockgate.training import ProbeConfig, SequenceLoss, VariantConfig
+
+CACHED, FRESH = "all", "fly"
+REGIONS = ("answer", "both")
+SHARES = (0.25, 0.05)
+FPR = 0.01
+
+
+def cached_configs(n_layers: int, epochs: int, seed: int) -> dict[str, tuple[str, ProbeConfig]]:
+    """What the window cache (means over 16 tokens) serves, with a word on each."""
+    layers = tuple(range(n_layers))
+
+    def config(name: str, read: tuple[int, ...] = layers, **changes: object) -> ProbeConfig:
+        return ProbeConfig(name, read, epochs=epochs, seed=seed, **changes)
+
+    bands = {
+        CACHED: ("all layers, softmax loss", layers),
+        "every_second": ("every second layer", layers[::-1][::2][::-1]),
+        "every_fourth": ("every fourth layer", layers[::-1][::4][::-1]),
+        "band": ("a band of middle layers", layers[round(0.4 * n_layers) : round(0.9 * n_layers)]),
+        "one": ("one layer at two thirds", (2 * n_layers // 3,)),
+        "last": ("the last layer", layers[-1:]),
+    }
+    made = {name: (word, config(name, read)) for name, (word, read) in bands.items()}
+    made["mean"] = ("mean loss", config("mean", loss="mean"))
+    made["max"] = ("loss of the highest window", config("max", loss="max"))
+    return made
+
+
+def share_config(n_layers: int, share: float, epochs: int, seed: int) -> tuple[str, ProbeConfig]:
+    """The reference on a share of the data, with as many steps: more epochs over fewer exchanges."""
+    name = f"share_{share:g}"
+    config = ProbeConfig(name, tuple(range(n_layers)), epochs=max(1, round(epochs / share)), seed=seed)
+    return f"{share:.0%} of the training exchanges", config
+
+
+def fresh_variants(n_layers: int) -> dict[str, tuple[str, VariantConfig]]:
+    """What needs single tokens or other sites, with a word on each."""
+    layers = tuple(range(n_layers))
+    topk = SequenceLoss("topk", top=8)
+    penalised = SequenceLoss("topk", top=8, variance=0.01, variance_tau=2.0)
+    made: dict[str, tuple[str, dict[str, Any]]] = {
+        FRESH: ("on the fly: all layers, residual, window 16, softmax loss", {}),
+        "fly_m1": ("no smoothing", {"window": 1}),
+        "fly_m4": ("window 4", {"window": 4}),
+        "fly_m64": ("window 64", {"window": 64}),
+        "fly_mean": ("mean loss", {"loss": SequenceLoss("mean")}),
+        "fly_m1_mean": ("no smoothing, mean loss", {"window": 1, "loss": SequenceLoss("mean")}),
+        "fly_cummax": ("cumulative maximum", {"loss": SequenceLoss("cummax")}),
+        "fly_annealed": ("annealed cumulative maximum", {"loss": SequenceLoss("annealed")}),
+        "fly_attention": ("attention outputs", {"site": "attention"}),
+        "fly_mlp": ("MLP outputs", {"site": "mlp"}),
+        "fly_topk": ("mean of the 8 best windows", {"loss": topk}),
+        "fly_sctopk": ("SC-TopK: with the benign variance penalty", {"loss": penalised}),
+        "fly_sctopk_attention": ("SC-TopK, attention outputs", {"loss": penalised, "site": "attention"}),
+        "fly_sctopk_mlp": ("SC-TopK, MLP outputs", {"loss": penalised, "site": "mlp"}),
+        "fly_rolling": ("rolling-max attention", {"pooling": "attention", "loss": SequenceLoss("max")}),
+    }
+    return {name: (word, VariantConfig(name, layers, **changes)) for name, (word, changes) in made.items()}
+
+
+def compute(scores: Path, resamples: int) -> dict[str, Any]:
+    """Every figure of the ablation from its scores table; thresholds are the plain quantile of its benign rows."""
+    table = pq.read_table(scores)
+    run = json.loads(table.schema.metadata[b"run"])
+    labels = np.array(table["label"].to_pylist(), float)
+    groups = {}
+    for reference, names in run["groups"].items():
+        figures: dict[str, dict[str, Any]] = {name: {"what": run["what"][name]} for name in names}
+        for region in REGIONS:
+            for name, found in figures_of(table, reference, names, region, resamples).items():
+                figures[name][region] = found
+        groups[reference] = figures
+    return {
+        "n": len(labels),
+        "n_harmful": int((labels >= 0.5).sum()),
+        "n_prompts": len(set(table["prompt_group"].to_pylist())),
+        "threshold": f"plain quantile at {FPR} of the development exchanges' own harmless rows: optimistic alike for all",
+        "resamples": resamples,
+        "reference": {"windows": CACHED, "on_the_fly": FRESH},
+        "variants": groups,
+        "run": run,
+    }
+
+
+def figures_of(
+    table: pa.Table, reference: str, names: list[str], region: str, resamples: int
+) -> dict[str, dict[str, Any]]:
+    """AUROC and TPR with intervals by prompt, and paired differences to the reference, by variant."""
+    columns = {name: region_scores(table, name, region) for name in names}
+    zeros = np.zeros(len(table))
+    empty = {
+        "category": None,
+        "max_prompt": None,
+        "max_answer": None,
+        "classifier_max": None,
+        "flag_token": None,
+    }
+    rows = [
+        {
+            **empty,
+            **dict.fromkeys(("flops_stage1", "flops_stage2", "cpu_s_stage1", "cpu_s_stage2"), 0.0),
+            **{"row": i, "id": row["id"], "source": row["source"], "label": row["label"], "flagged": False},
+            **{"stage": 1, "tokens_stage1": row["tokens"], "tokens_stage2": 0},
+            "probe_max": float(zeros[i]),
+            "mixed_max": float(columns[reference][i]),
+            "prompt_group": row["prompt_group"],
+        }
+        for i, row in enumerate(table.select(["id", "source", "label", "tokens", "prompt_group"]).to_pylist())
+    ]
+    scores = ScoresTable.from_rows(rows)
+    for name in names:
+        if name != reference:
+            scores = scores.with_column(f"baseline_{name}", columns[name])
+    result = evaluate(scores, name=reference, fprs=(FPR,), resamples=resamples)
+    versus = {comparison.second: differences(comparison) for comparison in result.versus}
+    found = {}
+    for name in names:
+        scorer = result.scorer("probe" if name == reference else name)
+        point = scorer.operating_points[0]
+        found[name] = {"auroc": triple(scorer.auroc), f"tpr_at_{FPR:g}": triple(point.tpr)}
+        if name != reference:
+            found[name]["minus_reference"] = versus[name]
+    return found
+
+
+def region_scores(table: pa.Table, name: str, region: str) -> np.ndarray:
+    """Streaming maximum of a variant where it may flag; minus infinity where nothing is scored."""
+    prompt, answer = (
+        np.array(table[f"{name}:{part}"].to_pylist(), dtype=float) for part in ("prompt", "answer")
+    )
+    scores = answer if region == "answer" else np.fmax(prompt, answer)
+    return np.where(np.isnan(scores), -np.inf, scores)
+
+
+def triple(estimate: Estimate | None) -> list[float | None] | None:
+    """Value, lower and upper end."""
+    if estimate is None:
+        return None
+    ends = (estimate.value, estimate.lower, estimate.upper)
+    return [None if value is None else round(value, 4) for value in ends]
+
+
+def differences(comparison: Comparison) -> dict[str, list[float | None] | None]:
+    """Variant minus reference (the comparison's sign turned round), paired by prompt."""
+    found = {}
+    for row in comparison.differences:
+        if row.metric in ("auroc", f"tpr_at_{FPR:g}"):
+            value = triple(row.difference)
+            ends = None if value is None else [value[0], value[2], value[1]]
+            found[row.metric] = None if ends is None else [None if v is None else 0.0 - v for v in ends]
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table for the log: scores of the answer, intervals by prompt, difference to the first row of each part."""
+    lines = [
+        f"{found['n']} development exchanges, {found['n_harmful']} harmful; answers only; 95 % intervals by prompt.",
+        "",
+        "| variant | what is changed | AUROC | TPR at 1 % | AUROC minus reference |",
+        "|---|---|--:|--:|--:|",
+    ]
+    for reference, figures in found["variants"].items():
+        for name, row in figures.items():
+            part = row["answer"]
+            change = "reference" if name == reference else shown(part["minus_reference"].get("auroc"))
+            lines.append(
+                f"| `{name}` | {row['what']} | {shown(part['auroc'])} | {shown(part[f'tpr_at_{FPR:g}'])} | {change} |"
+            )
+    lines += [""] + [f"Not run: {name} ({why})." for name, why in found["run"]["not_run"].items()]
+    return "\n".join(lines).rstrip()
+
+
+def shown(values: list[float | None] | None) -> str:
+    if values is None or values[0] is None:
+        return "-"
+    middle = f"{values[0]:.3f}"
+    return middle if values[1] is None else f"{middle} ({values[1]:.3f} to {values[2]:.3f})"
