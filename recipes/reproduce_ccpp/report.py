@@ -1,0 +1,301 @@
+"""Last step: every figure of the four systems, from the committed tables alone.
+
+python recipes/reproduce_ccpp/report.py             # results/four_systems.json, the report, the README's tables
+python recipes/reproduce_ccpp/report.py --check     # fail if the committed figures differ
+
+systems.yaml says which tables these are and how they are named. In the README the tables stand between
+`<!-- systems:start -->` and `<!-- systems:end -->`.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from lockgate.evaluation import (
+    Delay,
+    Estimate,
+    PointRates,
+    RankCorrelations,
+    StudyData,
+    StudyResult,
+    StudySpec,
+    SystemResult,
+    file_sha256,
+    render_study,
+    study,
+)
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PAPER = ("last_generation", "exchange", "cascade", "production")
+AIM = 40.0
+MARKERS = re.compile(r"(<!-- systems:start -->\n).*?(<!-- systems:end -->)", re.S)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--spec", type=Path, default=HERE / "systems.yaml")
+    parser.add_argument("--summary", type=Path, default=ROOT / "results" / "four_systems.json")
+    parser.add_argument("--report", type=Path, default=ROOT / "results" / "four_systems" / "report.html")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    arguments = parser.parse_args()
+    spec = StudySpec.read(arguments.spec)
+    provenance = {
+        "command": "python recipes/reproduce_ccpp/report.py",
+        "seeds": {"bootstrap": spec.seed},
+        "inputs": {str(path.relative_to(spec.root)): file_sha256(path) for path in StudyData(spec).files()},
+    }
+    result = study(spec, provenance=provenance)
+    found = rounded(summarise(result))
+    if arguments.check:
+        check(found, arguments.summary, arguments.readme)
+        return
+    arguments.summary.write_text(json.dumps(found, indent=1) + "\n")
+    arguments.report.write_text(render_study(result))
+    write_readme(arguments.readme, found)
+
+
+def check(found: dict[str, Any], summary: Path, readme: Path) -> None:
+    kept = json.loads(summary.read_text())
+    differing = sorted(key for key in {*found, *kept} if found.get(key) != kept.get(key))
+    if differing:
+        sys.exit(f"{summary.name} differs from the tables: {', '.join(differing)}")
+    if readme_tables(found) not in readme.read_text():
+        sys.exit(f"{readme.name} differs from {summary.name}: run recipes/reproduce_ccpp/report.py")
+    print("every figure follows from the committed tables")
+
+
+def summarise(result: StudyResult) -> dict[str, Any]:
+    """The result file: what the README and the documents quote."""
+    systems = {system.name: system_figures(system) for system in result.systems}
+    return {
+        "operating_point": result.operating_point,
+        "claim_point": result.claim_point,
+        "n_calibration": result.n_calibration,
+        "n_benign": result.n_benign,
+        "n_harmful": result.n_harmful,
+        "n_harmful_prompts": result.n_harmful_prompts,
+        "compute_reference": result.compute_reference,
+        "systems": {name: systems[name] for name in PAPER if name in systems},
+        "probe": systems["probe"],
+        "robustness": [
+            {
+                "first": row.first,
+                "second": row.second,
+                "fpr": row.fpr,
+                "macro": row.macro,
+                "difference": row.difference.value,
+                "ci": interval(row.difference),
+                "at_least_as_robust": row.at_least,
+            }
+            for row in result.robustness
+        ],
+        "scorers": {
+            row.name: {
+                "n_calibration": row.n_calibration,
+                "n_harmful": row.n_harmful,
+                "tpr_macro": row.tpr_macro,
+                "exchange_tpr_macro": row.exchange_tpr_macro,
+                "exchange_minus_scorer": row.difference.value,
+                "ci": interval(row.difference),
+                "exchange_beats": row.exchange_beats,
+            }
+            for row in result.scorers
+        },
+        "claim": claim(result),
+        "spearman": None if result.spearman is None else spearman_figures(result.spearman),
+        "delay": {row.system: delay_figures(row) for row in result.delay},
+        "frontier": [
+            {
+                "system": point.system,
+                "escalation": point.escalation,
+                "escalated": point.escalated,
+                "relative_compute_engine": point.relative_compute_engine,
+                "relative_compute_front": point.relative_compute_front,
+                **rate("tpr", point.tpr),
+            }
+            for point in result.frontier
+        ],
+        "mixing": [
+            {
+                "first": own.first,
+                "second": own.second,
+                "chosen": own.chosen,
+                "points": [
+                    {
+                        "weight": point.weight,
+                        "log_auroc": point.log_auroc,
+                        **{f"tpr_at_{fpr}": value_of(found) for fpr, found in point.tpr.items()},
+                    }
+                    for point in own.points
+                ],
+            }
+            for own in result.mixing
+        ],
+        "warnings": list(result.warnings),
+        "inputs": result.provenance["inputs"],
+        "seed": result.provenance["seeds"]["bootstrap"],
+        "command": result.provenance["command"],
+    }
+
+
+def claim(result: StudyResult) -> dict[str, Any]:
+    """What may be claimed: the exchange classifier's lead, and production's aim."""
+    exchange, production = result.system("exchange"), result.system("production")
+    rows = [
+        row
+        for row in result.robustness
+        if (row.first, row.second, row.fpr) == ("production", "exchange", result.operating_point)
+    ]
+    ratio = exchange.relative_compute_engine / production.relative_compute_engine
+    return {
+        "exchange_beats": {
+            row.name: row.exchange_beats for row in result.scorers if row.name in ("probe", "text")
+        },
+        "production_at_least_as_robust": all(row.at_least for row in rows),
+        "exchange_compute_over_production": ratio,
+        "aim": AIM,
+        "aim_reached": ratio >= AIM and all(row.at_least for row in rows),
+    }
+
+
+def system_figures(system: SystemResult) -> dict[str, Any]:
+    operating, lenient = system.points
+    return {
+        "relative_compute_engine": system.relative_compute_engine,
+        "relative_compute_front": system.relative_compute_front,
+        "relative_cpu_engine": system.relative_cpu_engine,
+        "relative_cpu_front": system.relative_cpu_front,
+        **point_figures(operating),
+        **rate("escalated", system.escalated),
+        "escalate": system.escalate,
+        "weight": system.weight,
+        "at_claim_point": point_figures(lenient),
+    }
+
+
+def point_figures(point: PointRates) -> dict[str, Any]:
+    return {
+        **rate("tpr", point.tpr),
+        **rate("tpr_macro", point.tpr_macro),
+        **rate("flagged", point.flagged),
+        "cut": point.cut,
+        "sets": {
+            own.part: {
+                "kind": own.kind,
+                **{
+                    key: found
+                    for name, estimate in (("detected", own.detected), ("false_alarms", own.false_alarms))
+                    if estimate is not None
+                    for key, found in {**rate(name, estimate), f"n_{name}": estimate.n}.items()
+                },
+            }
+            for own in point.sets
+        },
+    }
+
+
+def delay_figures(delay: Delay) -> dict[str, Any]:
+    return {
+        **rate("halted", delay.halted),
+        **rate("before_half", delay.before_half),
+        **rate("before_any", delay.at_prompt),
+        "tokens_median": None if delay.tokens is None else delay.tokens[0],
+        "tokens_90": None if delay.tokens is None else delay.tokens[1],
+        "share_median": None if delay.share is None else delay.share[0],
+        "share_90": None if delay.share is None else delay.share[1],
+    }
+
+
+def spearman_figures(found: RankCorrelations) -> dict[str, Any]:
+    return {
+        "n": found.n,
+        "names": list(found.names),
+        "rho": [[value_of(entry) for entry in row] for row in found.matrix],
+        "ci": [[None if entry is None else interval(entry) for entry in row] for row in found.matrix],
+    }
+
+
+def rate(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    return {name: value_of(estimate), f"{name}_ci": None if estimate is None else interval(estimate)}
+
+
+def value_of(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
+
+
+def interval(estimate: Estimate) -> list[float | None]:
+    return [estimate.lower, estimate.upper]
+
+
+def rounded(value: Any) -> Any:  # noqa: ANN401
+    """Six significant digits: what another machine's sums reproduce."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [rounded(entry) for entry in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def readme_tables(found: dict[str, Any]) -> str:
+    """The four systems, and what each does to disguised requests."""
+    lines = [
+        "| system | compute, in the engine | compute, in front | attack success | benign flagged | escalated |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in found["systems"].items():
+        escalated = "–" if row["escalated"] is None else f"{row['escalated']:.1%}"
+        misses = [1 - row["tpr"], 1 - row["tpr_ci"][1], 1 - row["tpr_ci"][0]]
+        lines.append(
+            f"| {name.replace('_', ' ')} | {row['relative_compute_engine']:.3g} % | "
+            f"{row['relative_compute_front']:.3g} % | {percent(misses)} | "
+            f"{percent([row['flagged'], *row['flagged_ci']], 2)} | "
+            f"{escalated} |"
+        )
+    lines += [
+        "",
+        f"Cuts at {found['operating_point']:.1%} of {found['n_calibration']} benign calibration prompts; "
+        f"{found['n_harmful']} harmful and {found['n_benign']} other benign exchanges. Compute is relative to "
+        f"{found['compute_reference'].replace('_', ' ')}. Intervals are 95 %.",
+    ]
+    return "\n".join(lines + disguise_table(found))
+
+
+def disguise_table(found: dict[str, Any]) -> list[str]:
+    shown = [name for name in ("last_generation", "exchange", "production") if name in found["systems"]]
+    sets = {name: found["systems"][name]["at_claim_point"]["sets"] for name in shown}
+    parts = [part for part, own in sets["exchange"].items() if own["kind"] == "disguised"]
+    if not parts:
+        return []
+    heads = [f"{name.replace('_', ' ')}: found | false alarms" for name in shown]
+    lines = ["", f"| disguised set | {' | '.join(heads)} |", f"|---|{'--:|' * 2 * len(shown)}"]
+    for part in parts:
+        cells = []
+        for name in shown:
+            own = sets[name][part]
+            for key in ("detected", "false_alarms"):
+                cells.append(percent([own[key], *own[f"{key}_ci"]]) if key in own else "–")
+        lines.append(f"| {part.removeprefix('disguise_').replace('_', ' ')} | {' | '.join(cells)} |")
+    return [*lines, "", f"Disguised sets at {found['claim_point']:.0%} of benign traffic."]
+
+
+def percent(values: list[float], digits: int = 1) -> str:
+    value, low, high = (f"{value:.{digits}%}" for value in values)
+    return f"{value} ({low} to {high})"
+
+
+def write_readme(path: Path, found: dict[str, Any]) -> None:
+    text = path.read_text()
+    if not MARKERS.search(text):
+        sys.exit(f"{path.name} lacks the lines <!-- systems:start --> and <!-- systems:end -->")
+    path.write_text(MARKERS.sub(lambda match: f"{match[1]}{readme_tables(found)}\n{match[2]}", text))
+
+
+if __name__ == "__main__":
+    main()

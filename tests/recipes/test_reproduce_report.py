@@ -1,0 +1,71 @@
+"""The four systems' result file and README tables follow from the tables, and a changed table is noticed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from studies import make_study
+
+from lockgate.evaluation import ScoresTable, StudySpec
+
+SCRIPT = Path(__file__).parents[2] / "recipes" / "reproduce_ccpp" / "report.py"
+
+
+@pytest.fixture
+def run(tmp_path):
+    files = {name: tmp_path / name for name in ("four.json", "report.html", "README.md")}
+    files["README.md"].write_text("# x\n<!-- systems:start -->\nold\n<!-- systems:end -->\nend\n")
+    options = [
+        "--summary",
+        files["four.json"],
+        "--report",
+        files["report.html"],
+        "--readme",
+        files["README.md"],
+    ]
+    spec = make_study(tmp_path)
+
+    def run(*arguments):
+        command = [sys.executable, SCRIPT, "--spec", spec, *options, *arguments]
+        return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_figures_are_written_and_checked(run, tmp_path):
+    done = run()
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "four.json").read_text())
+    assert list(found["systems"]) == ["last_generation", "exchange", "cascade", "production"]
+    wanted = {"relative_compute_engine", "relative_compute_front", "tpr", "tpr_ci", "flagged", "flagged_ci"}
+    for system in found["systems"].values():
+        assert wanted | {"escalated"} <= system.keys()
+    assert found["systems"]["exchange"]["escalated"] is None
+    assert {"operating_point", "n_benign", "spearman", "delay"} <= found.keys()
+    claimed = found["claim"]
+    ratio = [found["systems"][name]["relative_compute_engine"] for name in ("exchange", "production")]
+    assert claimed["exchange_compute_over_production"] == pytest.approx(ratio[0] / ratio[1], rel=1e-4)
+    assert claimed["aim_reached"] is False
+
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("# x\n<!-- systems:start -->\n| system |")
+    assert readme.endswith("<!-- systems:end -->\nend\n")
+    assert "| last generation | 100 % | 100 % |" in readme
+    assert "| keys |" in readme
+    assert "<svg" in (tmp_path / "report.html").read_text()
+
+    assert run("--check").returncode == 0
+    (tmp_path / "README.md").write_text(readme.replace("| 100 % |", "| 99 % |", 1))
+    assert "README.md differs" in run("--check").stderr
+    path = tmp_path / "probe_exchange" / "benign_test.parquet"
+    table = ScoresTable.read(path)
+    table.with_column("flops_stage1", 2 * table.floats("flops_stage1")).write(path)
+    assert "four.json differs from the tables: " in run("--check").stderr
+
+
+def test_the_recipes_own_spec_is_read():
+    spec = StudySpec.read(SCRIPT.parent / "systems.yaml")
+    assert spec.operating_point == 0.001
+    assert spec.root.resolve() == SCRIPT.parents[2] / "results" / "four_systems"
