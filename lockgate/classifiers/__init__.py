@@ -1,7 +1,7 @@
 """Classifiers: what turns activations, or text, into logits of harm."""
 
 from lockgate.classifiers._blocks import STRIDE, BlockScores, block_ends, score_blocks
-from lockgate.classifiers._exchange import ExchangeClassifier
+from lockgate.classifiers._exchange import ExchangeClassifier, check_classifier_target
 from lockgate.classifiers._probe import ProbeHead, ProbeTap
 from lockgate.classifiers._record import AdapterShape, ClassifierRecord
 from lockgate.classifiers._sessions import ClassifierSession, judge
@@ -29,6 +29,7 @@ __all__ = [
     "TextBaselineConfig",
     "Wrapper",
     "block_ends",
+    "check_classifier_target",
     "judge",
     "make_wrapper",
     "score_blocks",

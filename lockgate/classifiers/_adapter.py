@@ -110,7 +110,8 @@ def read_adapter(folder: Path, *, value_head: bool) -> dict[str, Tensor]:
             raise GuardError(
                 f"{folder / name}: not readable ({error}); restore the file or train again"
             ) from error
-    return {key: value.float() for key, value in tensors.items()}
+    # Copies: tensors that lie in the file's memory are not aligned, and add up differently.
+    return {key: value.float().clone() for key, value in tensors.items()}
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

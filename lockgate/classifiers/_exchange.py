@@ -97,12 +97,7 @@ class ExchangeClassifier:
             GuardError: the place is taken by something that is no classifier.
         """
         target = Path(path)
-        if (
-            target.exists()
-            and not (target / _RECORD_FILE).is_file()
-            and (not target.is_dir() or any(target.iterdir()))
-        ):
-            raise GuardError(f"{target}: exists and is no classifier; choose another folder")
+        check_classifier_target(target)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -177,6 +172,13 @@ class ExchangeClassifier:
 
     def _config(self) -> dict[str, Any]:
         return adapter_config(self.record.adapter, str(self.record.backbone.get("name", "")))
+
+
+def check_classifier_target(path: Path) -> None:
+    """Raises GuardError if `path` holds something else than a classifier: `save` would refuse."""
+    free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not free and not (path / _RECORD_FILE).is_file():
+        raise GuardError(f"{path}: exists and is no classifier; choose another folder")
 
 
 def classifier_record(backbone: Backbone, fields: Mapping[str, Any]) -> ClassifierRecord:

@@ -1,5 +1,7 @@
 """Training: window means of activations, probes fitted on them, and variants trained on the fly."""
 
+from lockgate.training._classifier import train_classifier
+from lockgate.training._classifier_config import ClassifierConfig
 from lockgate.training._fit import ProbeConfig, fit_probes
 from lockgate.training._loss import LossName, window_loss
 from lockgate.training._sequences import SequenceLoss, SequenceLossName
@@ -12,6 +14,7 @@ __all__ = [
     "STRIDE",
     "WINDOW",
     "CachedExchange",
+    "ClassifierConfig",
     "LossName",
     "PassConfig",
     "ProbeConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "read_soft_labels",
     "score_variants",
     "soften",
+    "train_classifier",
     "train_on_the_fly",
     "window_loss",
 ]

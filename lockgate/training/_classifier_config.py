@@ -1,0 +1,66 @@
+"""Settings of an exchange classifier and of its training."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from lockgate.classifiers import HeadName, Reads
+from lockgate.classifiers._wrapper import QUESTION, WORDS
+from lockgate.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierConfig:
+    """One classifier and its training.
+
+    Attributes:
+        name: how it is called in results.
+        reads: the whole `exchange`, the `prompt` alone or the `answer` alone.
+        head: next-token `verdict` at cuts, or a linear `value` of every token (CC v1).
+        depth: blocks of the backbone that are kept, all by default; `layers` of them on top are adapted.
+        rank, alpha: of the low-rank maps, which are scaled by alpha / rank.
+        max_tokens: longer exchanges keep their last tokens.
+        cuts: verdicts per exchange, one of them at the end.
+        weighting: how an exchange's verdicts are weighed; see `window_loss`. `tau` is the softmax's.
+        tokens: conversation tokens to train on; one pass over the data by default.
+        tokens_per_step: size of the packed row of one update, suffixes included.
+        lr, warmup, weight_decay, clip: AdamW with a cosine; `warmup` is the share of steps before its top.
+        dtype: precision of the frozen weights. Adapters are float32 always.
+    """
+
+    name: str = "exchange"
+    reads: Reads = "exchange"
+    head: HeadName = "verdict"
+    depth: int | None = None
+    layers: int = 10
+    rank: int = 16
+    alpha: float = 32.0
+    question: str = QUESTION
+    words: tuple[str, str] = WORDS
+    max_tokens: int = 1024
+    cuts: int = 4
+    weighting: Literal["softmax", "mean"] = "softmax"
+    tau: float = 1.0
+    tokens: int | None = None
+    tokens_per_step: int = 2048
+    lr: float = 2e-4
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"max_tokens": 2, "cuts": 1, "tokens_per_step": 1, "rank": 1, "layers": 1}
+        for field, low in least.items():
+            if getattr(self, field) < low:
+                raise ConfigError(f"{field}: expected at least {low}, found {getattr(self, field)}")
+        if self.tokens is not None and self.tokens < 1:
+            raise ConfigError(f"tokens: expected at least 1, found {self.tokens}")
+        if not (self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0 and self.tau > 0):
+            raise ConfigError("expected lr, clip and tau above 0, and warmup from 0 to below 1")
+        if self.weighting not in ("softmax", "mean") or self.dtype not in DTYPES:
+            raise ConfigError("expected weighting softmax or mean, and dtype float32 or bfloat16")
