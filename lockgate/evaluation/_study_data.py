@@ -110,7 +110,21 @@ class StudyData:
             self._check_rows(self.reference(name).table, table, path)
         elif (table.lengths < blocks.answer_tokens).any():
             raise ExchangeError(f"{trace}: holds answers longer than their exchanges; write both in one run")
+        else:
+            self._check_reading(table, blocks, trace)
         return ScoredPart(table, blocks)
+
+    def _check_reading(self, table: ScoresTable, blocks: Blocks, trace: Path) -> None:
+        """Stage 2 read each token once and its own at every verdict; only windows over long ones differ."""
+        verdicts = (~np.isnan(blocks.verdict)).sum(axis=1)
+        expected = table.lengths + verdicts * self.spec.verdict_tokens
+        wrong = table.floats("tokens_stage2") != expected
+        if wrong.mean() > 0.5:
+            raise ExchangeError(
+                f"{trace}: {int(wrong.sum())} of {len(wrong)} exchanges have tokens_stage2 other than length "
+                f"+ verdicts x {self.spec.verdict_tokens}; set verdict_tokens to the classifier's own, and "
+                "score every block"
+            )
 
     def _check_rows(self, expected: ScoresTable, found: ScoresTable, path: Path) -> None:
         if expected.ids != found.ids:

@@ -37,7 +37,8 @@ class StudySpec(_Strict):
         input, output: folders of the last generation's pair, both or neither.
         screen: folder of the small exchange classifier that screens for `exchange` in the cascade.
         others: further scorers, compared at `claim_point` only; they may hold fewer rows and no traces.
-        verdict_tokens: tokens that the exchange classifier is fed for one verdict, beside the conversation.
+        verdict_tokens: tokens that the exchange classifier is fed for one verdict, beside the conversation
+            (its `tokens_per_verdict`); the tables are checked against it.
         probe_flops: FLOPs of the probe itself for one token.
         calibration, development, benign: parts; thresholds come from the first, weights from the second
             (with its harmful rows), and the flagged share of ordinary traffic from the third.
@@ -53,7 +54,7 @@ class StudySpec(_Strict):
     output: str | None = None
     screen: str | None = None
     others: Names = ()
-    verdict_tokens: Annotated[int, Field(ge=1)]
+    verdict_tokens: Annotated[int, Field(ge=0)]
     probe_flops: Annotated[float, Field(ge=0)] = 0.0
     calibration: str = "calibration"
     development: str | None = None

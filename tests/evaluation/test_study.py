@@ -166,6 +166,8 @@ def test_tables_that_do_not_fit_are_refused(tmp_path):
         study(spec.model_copy(update={"exchange": "nowhere"}))
     with pytest.raises(ExchangeError, match="part harmful_one holds 51 harmful rows; expected ordinary"):
         study(spec.model_copy(update={"benign": "harmful_one", "harmful": ("harmful_two",)}))
+    with pytest.raises(ExchangeError, match="tokens_stage2 other than length"):
+        study(spec.model_copy(update={"verdict_tokens": 5}))
     with pytest.raises(ExchangeError, match=r"production\.weight is to be chosen"):
         study(spec.model_copy(update={"development": None}))
 
@@ -190,6 +192,6 @@ def test_tables_that_do_not_fit_are_refused(tmp_path):
         study(path)
 
     make_study(tmp_path)
-    rewrite(tmp_path, "probe_exchange", "benign_test", lambda t: t.with_column("length", np.zeros(len(t))))
+    rewrite(tmp_path, "probe_exchange", "benign_test", lambda t: t.with_column("length", np.ones(len(t))))
     with pytest.raises(ExchangeError, match="holds answers longer than their exchanges"):
         study(path)
