@@ -7,6 +7,13 @@ from lockgate.calibration._bounds import (
     clopper_pearson_upper,
     required_n,
 )
+from lockgate.calibration._cascade import (
+    WEIGHTS,
+    CascadeCalibration,
+    Trace,
+    WeightRow,
+    calibrate_cascade,
+)
 from lockgate.calibration._threshold import (
     BudgetRow,
     Calibration,
@@ -17,12 +24,17 @@ from lockgate.calibration._threshold import (
 )
 
 __all__ = [
+    "WEIGHTS",
     "BudgetRow",
     "Calibration",
+    "CascadeCalibration",
     "Exclusion",
     "Interval",
+    "Trace",
+    "WeightRow",
     "allowed_flags",
     "budget_table",
+    "calibrate_cascade",
     "choose_threshold",
     "clopper_pearson",
     "clopper_pearson_upper",

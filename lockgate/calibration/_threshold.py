@@ -100,18 +100,21 @@ def choose_threshold(
     sources: Sequence[str] | None = None,
     languages: Sequence[str] | None = None,
     score: str = "mixed_max",
+    unjudged: bool = False,
 ) -> Calibration:
     """Set the threshold at which a refusal budget can be claimed (design.md, invariant 6).
 
     `scores` [N] are the per-exchange streaming maxima that serving computes, `groups` [N] name each row's
     prompt: n counts distinct prompts, the first row of a prompt stands for it and later ones are dropped and
     counted. k is fixed by n and the budget alone; the cut is the (k+1)-th largest score. `lengths`, `sources`
-    and `languages` [N] are only described in the result. Exclusions need `ids` [N].
+    and `languages` [N] are only described in the result. Exclusions need `ids` [N]. With `unjudged`, minus
+    infinity stands for an exchange that was never escalated: it counts in n and can't flag.
 
     Raises CalibrationError when n cannot carry the budget (the message says how many distinct prompts would),
-    for scores that are not finite, and for exclusions that match no row.
+    for scores that are not finite, for exclusions that match no row, and when so few exchanges were judged
+    that the budget would allow to flag them all.
     """
-    values = _finite(scores)
+    values = _finite(scores, unjudged=unjudged)
     listed = tuple(Exclusion(*row) for row in exclusions)
     lengths = None if lengths is None else np.asarray(lengths, dtype=np.float64)
     _check_arguments(len(values), tolerance, (groups, ids, lengths, sources, languages))
@@ -120,6 +123,11 @@ def choose_threshold(
     n = len(kept)
     k = _flags_or_error(n, budget, confidence)
     cut = _largest(values[kept], k)
+    if cut == -math.inf:
+        raise CalibrationError(
+            f"{int(np.isfinite(values[kept]).sum())} of {n} exchanges were escalated, and the budget allows "
+            f"{k} flags: the second stage decides nothing. Escalate more, or claim a smaller budget."
+        )
     threshold = _stored_threshold(cut, tolerance)
     return Calibration(
         budget=budget,
@@ -137,7 +145,7 @@ def choose_threshold(
         threshold_without_exclusions=(
             _threshold_of_all(values, groups, budget, tolerance, confidence) if listed else None
         ),
-        quantiles={f"{q:g}": float(np.quantile(values[kept], q)) for q in _QUANTILES},
+        quantiles=_quantiles(values[kept]),
         length_deciles=_deciles(lengths, kept),
         sources=_counts(sources, kept),
         languages=_counts(languages, kept),
@@ -150,12 +158,14 @@ def budget_table(
     *,
     groups: Sequence[str] | None = None,
     confidence: float = 0.95,
+    unjudged: bool = False,
 ) -> list[BudgetRow]:
     """What each budget would cost in threshold, for the same benign `scores` [N].
 
-    Without `groups` every score counts as a prompt of its own.
+    Without `groups` every score counts as a prompt of its own. `unjudged` as in `choose_threshold`; a cut of
+    minus infinity flags all that was judged.
     """
-    values = _finite(scores)
+    values = _finite(scores, unjudged=unjudged)
     if groups is not None:
         _check_length("groups", groups, len(values))
         values = values[_first_of_each_group(groups, np.ones(len(values), dtype=bool))]
@@ -171,13 +181,14 @@ def budget_table(
     return rows
 
 
-def plain_quantile_threshold(scores: ArrayLike, fpr: float) -> float:
+def plain_quantile_threshold(scores: ArrayLike, fpr: float, *, unjudged: bool = False) -> float:
     """The cut above which at most a share `fpr` of `scores` [N] lies; a flag lies strictly above it.
 
-    This is the empirical quantile that reports use for "TPR at x % FPR": it carries no bound.
+    This is the empirical quantile that reports use for "TPR at x % FPR": it carries no bound. `unjudged` as
+    in `choose_threshold`; a cut of minus infinity flags all that was judged.
     Raises CalibrationError for no scores, for scores that are not finite and for shares outside (0, 1).
     """
-    values = _finite(scores)
+    values = _finite(scores, unjudged=unjudged)
     if not 0.0 < fpr < 1.0:
         raise CalibrationError(f"fpr is {fpr}; expected a share strictly between 0 and 1")
     # 0.29 * 100 is 28.999999999999996: the slack keeps a whole number of flags whole.
@@ -220,13 +231,22 @@ def _largest(values: NDArray[np.float64], k: int) -> float:
     return float(np.partition(values, position)[position])
 
 
-def _finite(scores: ArrayLike) -> NDArray[np.float64]:
+def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
+    """Described where they are numbers: half of a cascade's traffic and more is never judged."""
+    if np.isfinite(values).all():
+        return {f"{q:g}": float(np.quantile(values, q)) for q in _QUANTILES}
+    ranked = np.sort(values)
+    found = {f"{q:g}": float(ranked[math.floor(q * (len(ranked) - 1))]) for q in _QUANTILES}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _finite(scores: ArrayLike, *, unjudged: bool = False) -> NDArray[np.float64]:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise CalibrationError(
             f"scores have shape {values.shape}; expected one dimension and at least one row"
         )
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~(np.isfinite(values) | (unjudged & (values == -np.inf))))
     if len(bad):
         raise CalibrationError(
             f"{len(bad)} of {len(values)} scores are not finite, the first at row {bad[0]}; "

@@ -62,14 +62,17 @@ def calibrate(
     loaded = None
     if inputs or output is not None or tolerance is None:
         loaded = load_guard(guard, backbone)
-        tolerance = loaded.thresholds.tolerance if tolerance is None else tolerance
+        decides = loaded.cascade or loaded.thresholds
+        tolerance = decides.tolerance if tolerance is None else tolerance
     table = _score(loaded, given, save_scores, workers) if loaded and inputs else read_scores(given)
     table, unanswered = _benign(table)
     tolerance = tolerance or 0.0
     exclusions = _exclusions(exclude)
     listed = {row.id for row in exclusions}
     counted = table.select([identity not in listed for identity in table.ids])
-    budgets = budget_table(counted.floats("mixed_max"), groups=counted.groups)
+    budgets = budget_table(
+        counted.floats("mixed_max"), groups=counted.groups, unjudged=_has_two_stages(counted)
+    )
     if not json:
         typer.echo(
             f"{len(table)} exchanges are taken as benign traffic; {unanswered} without an answer left out."
@@ -109,7 +112,13 @@ def _choose(
         lengths=table.lengths,
         sources=[str(source) for source in table.texts("source")],
         languages=_languages(table),
+        unjudged=_has_two_stages(table),
     )
+
+
+def _has_two_stages(table: "ScoresTable") -> bool:
+    """Whether rows may be without a mixed score, since a first stage let them pass."""
+    return bool((table.floats("stage") == 2).any())
 
 
 def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path]:
@@ -210,6 +219,7 @@ def _highest(table: "ScoresTable") -> list[dict[str, object]]:
 
     scores = table.floats("mixed_max")
     rows = np.argsort(-scores, kind="stable")[:_HIGHEST]
+    rows = rows[np.isfinite(scores[rows])]
     part = table.select(rows)
     columns = zip(part.ids, part.texts("source"), scores[rows].tolist(), strict=True)
     return [{"id": identity, "source": source, "score": score} for identity, source, score in columns]
