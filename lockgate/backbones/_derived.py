@@ -126,6 +126,8 @@ def _cut_config(config: "PretrainedConfig", numbers: list[int]) -> None:
 
 def _wrap(base: Backbone, model: "PreTrainedModel", name: str) -> Backbone:
     # Not the base's identity, nor hashes of its own: a derived backbone is named by what it is derived from.
-    return Backbone(
+    made = Backbone(
         model, base.tokenizer, name=name, source=base.source, hashes={"kind": "derived"}, chat=base.chat
     )
+    made.context_length = base.context_length
+    return made

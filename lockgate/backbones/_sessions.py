@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from lockgate.backbones._attention import PackedStep, Segment
@@ -144,17 +145,13 @@ class SessionPool:
             BackboneError: a feed without tokens, or a session that is closed, of another pool or fed twice.
                 Nothing was read.
         """
-        if not feeds:
-            self._tap = tap
-            self.backbone.use_tap(tap)
-            return []
-        hidden = self.read(feeds, tap)
-        wanted = [number for number, feed in enumerate(feeds) if feed.want_logits]
-        rows = iter(self.backbone.next_token_logits(hidden[wanted]) if wanted else ())
-        return [next(rows) if feed.want_logits else None for feed in feeds]
+        rows = self.read(feeds, tap)
+        wanted = [row[-1] for row, feed in zip(rows, feeds, strict=True) if feed.want_logits]
+        logits = iter(self.backbone.next_token_logits(torch.stack(wanted)) if wanted else ())
+        return [next(logits) if feed.want_logits else None for feed in feeds]
 
-    def read(self, feeds: Sequence[Feed], tap: Tap | None = None) -> Tensor:
-        """The same for at least one feed, without logits: final hidden states `[feeds, hidden]` after each.
+    def read(self, feeds: Sequence[Feed], tap: Tap | None = None) -> list[Tensor]:
+        """The same without logits: the final hidden states `[tokens, hidden]` of each feed.
 
         Raises:
             As `step` does. Nothing was read.
@@ -162,7 +159,7 @@ class SessionPool:
         self._check(feeds)
         self._tap = tap
         self.backbone.use_tap(tap)
-        return self._forward(feeds, tap)
+        return self._forward(feeds, tap) if feeds else []
 
     def _check(self, feeds: Sequence[Feed]) -> None:
         if len({id(feed.session) for feed in feeds}) < len(feeds):
@@ -176,7 +173,7 @@ class SessionPool:
                     f"{len(feed.token_ids)} more do not fit"
                 )
 
-    def _forward(self, feeds: Sequence[Feed], tap: Tap | None) -> Tensor:
+    def _forward(self, feeds: Sequence[Feed], tap: Tap | None) -> list[Tensor]:
         segments: list[Segment] = []
         ids: list[int] = []
         positions: list[int] = []
@@ -192,7 +189,7 @@ class SessionPool:
         hidden = self.backbone.forward(ids, positions, PackedStep(segments))
         for feed in feeds:
             feed.session.length += len(feed.token_ids)
-        return hidden[[segment.end - 1 for segment in segments]]
+        return [hidden[segment.start : segment.end] for segment in segments]
 
     def _prefix(self, ids: tuple[int, ...]) -> Session:
         held = self._prefixes.get(ids)

@@ -131,13 +131,10 @@ class ExchangeClassifier:
         Raises:
             PoolFull: no memory now. ContextOverflow: the prompt alone is longer than `capacity`.
         """
-        return ClassifierSession(
-            self,
-            pool,
-            chat.token_ids[: chat.answer_start],
-            min(chat.prefix_length, chat.answer_start),
-            capacity,
-        )
+        prompt = chat.token_ids[: chat.answer_start]
+        # A value head needs a token to be read, even before the shortest of answers.
+        prefix = max(0, min(chat.prefix_length, len(prompt) - 1))
+        return ClassifierSession(self, pool, prompt, prefix, capacity)
 
     @torch.inference_mode()
     def verdicts(self, hidden: Tensor) -> list[float]:

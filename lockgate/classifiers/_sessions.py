@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 from lockgate.backbones import Feed, Session, SessionPool
@@ -12,6 +13,36 @@ if TYPE_CHECKING:
     from lockgate.classifiers._exchange import ExchangeClassifier
 
 TOKENS_PER_FEED = 1024
+
+
+class RunningVerdict:
+    """The verdict of one conversation, from the hidden states of what is read.
+
+    With verdict words it is that of the suffix's last token. With a value head it is the highest value so far
+    of the answer's tokens and the one before them: a halt can't be undone, and that is what the head's loss
+    has seen.
+
+    Attributes:
+        value: None as long as nothing that counts was read.
+    """
+
+    def __init__(self, classifier: "ExchangeClassifier", answer_start: int) -> None:
+        self._classifier = classifier
+        self._first = answer_start - 1
+        self.value: float | None = None
+
+    def see(self, hidden: Tensor, position: int) -> None:
+        """Take in final hidden states `[tokens, hidden]` from token `position` on, suffix included."""
+        if self._classifier.suffix:
+            self.value = self._classifier.verdicts(hidden[-1:])[0]
+        elif len(counted := hidden[max(0, self._first - position) :]):
+            values = self._classifier.verdicts(counted)
+            # numpy's maximum, since that of Python may lose what is no number.
+            self.value = float(np.max(values if self.value is None else [self.value, *values]))
+
+    def forget(self) -> None:
+        """Start anew, for a window that is read again."""
+        self.value = None
 
 
 class ClassifierSession:
@@ -39,14 +70,13 @@ class ClassifierSession:
             raise ContextOverflow(f"the prompt has {len(token_ids)} tokens, the session is for {capacity}")
         self.classifier = classifier
         self.pool = pool
+        self.verdict = RunningVerdict(classifier, len(token_ids))
         self._tokens = list(token_ids)
         self._prefix = prefix_length
         self._start = prefix_length
         self._capacity = capacity
         self.is_open = True
         self._held = self._open_memory()
-        self._last: Tensor | None = None
-        self._last_length = -1
 
     @property
     def length(self) -> int:
@@ -86,12 +116,13 @@ class ClassifierSession:
             self._held.close()
             self._start = start
             self._held = self._open_memory()
+            self.verdict.forget()
         return [*self._tokens[self._position() :], *self.classifier.suffix]
 
     def _settle(self, hidden: Tensor) -> None:
-        """A verdict's pass is over: forget its suffix, keep the state that a verdict without news repeats."""
+        """A verdict's pass is over: take it in and forget the suffix."""
+        self.verdict.see(hidden, self._position() - len(hidden))
         self._held.truncate(self._held.length - len(self.classifier.suffix))
-        self._last, self._last_length = hidden, self.length
 
     def _position(self) -> int:
         """Conversation tokens read so far, counted in the conversation."""
@@ -121,7 +152,7 @@ def judge(pool: SessionPool, requests: Sequence[tuple[ClassifierSession, Sequenc
 
     Args:
         pool: the pool of all the sessions.
-        requests: sessions, each with the tokens that are new to it; none is a verdict at the same cut again.
+        requests: sessions, each with the tokens that are new to it, which may be none.
 
     Raises:
         ContextOverflow: more tokens than a session was opened for. BackboneError: a session that is closed,
@@ -133,29 +164,27 @@ def judge(pool: SessionPool, requests: Sequence[tuple[ClassifierSession, Sequenc
         raise BackboneError("a session is asked twice in one step; give it all its tokens at once")
     if any(session.pool is not pool or not session.is_open for session, _ in requests):
         raise BackboneError("all sessions of a step need to be open and of its pool")
-    classifier = requests[0][0].classifier
     for session, token_ids in requests:
         session._check_room(len(token_ids))
     for session, token_ids in requests:
         session.extend(token_ids)
-    hidden: dict[int, Tensor] = {}
-    feeds: list[tuple[ClassifierSession, Feed]] = []
+    feeds = []
     for session, _ in requests:
         ids = session._advance()
         while len(ids) > TOKENS_PER_FEED:
-            pool.read([Feed(session._held, ids[:TOKENS_PER_FEED])])
-            ids = ids[TOKENS_PER_FEED:]
+            head, ids = ids[:TOKENS_PER_FEED], ids[TOKENS_PER_FEED:]
+            rows = pool.read([Feed(session._held, head)])[0]
+            if not session.classifier.suffix:
+                session._settle(rows)
         if ids:
             feeds.append((session, Feed(session._held, ids)))
-        elif session._last is None or session._last_length != session.length:
-            raise BackboneError("a session without a token has no verdict; give it a conversation first")
-        else:
-            hidden[id(session)] = session._last
-    if feeds:
-        rows = pool.read([feed for _, feed in feeds])
-        for (session, _), row in zip(feeds, rows, strict=True):
-            session._settle(row)
-            hidden[id(session)] = row
-    return [
-        value for session, _ in requests for value in classifier.verdicts(hidden[id(session)].unsqueeze(0))
-    ]
+    for (session, _), rows in zip(feeds, pool.read([feed for _, feed in feeds]), strict=True):
+        session._settle(rows)
+    return [verdict_of(session.verdict) for session, _ in requests]
+
+
+def verdict_of(verdict: RunningVerdict) -> float:
+    """Its value. Raises BackboneError if nothing was read."""
+    if verdict.value is None:
+        raise BackboneError("a conversation without a token has no verdict")
+    return verdict.value

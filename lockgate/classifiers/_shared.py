@@ -13,6 +13,7 @@ from torch import Tensor
 from lockgate.backbones import (
     Feed,
     PackedStep,
+    RenderedChat,
     Segment,
     Session,
     SessionPool,
@@ -21,6 +22,7 @@ from lockgate.backbones import (
     derive_upper,
 )
 from lockgate.classifiers._exchange import ExchangeClassifier
+from lockgate.classifiers._sessions import RunningVerdict, judge, verdict_of
 from lockgate.errors import BackboneError, ContextOverflow
 
 _CHECK_TOKENS = 32
@@ -50,12 +52,12 @@ class LayerTap:
 class SharedSession:
     """One conversation: the base's session that reads it, and the top blocks' memory of it."""
 
-    def __init__(self, base: Session, held: Session) -> None:
+    def __init__(self, base: Session, held: Session, verdict: RunningVerdict) -> None:
         self.base = base
         self.held = held
+        self.verdict = verdict
         self._ids: list[int] = []
         self._hidden: list[Tensor] = []
-        self._last: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -110,18 +112,22 @@ class SharedReader:
         """Memory for the top blocks of up to `kv_tokens` tokens."""
         return SessionPool(self.upper, kv_tokens)
 
-    def open(self, pool: SessionPool, base: Session, prefix: Sequence[int], capacity: int) -> SharedSession:
-        """A session beside one of the base that has read `prefix` (the template's, which no tap sees) alone.
+    def open(self, pool: SessionPool, base: Session, chat: RenderedChat, capacity: int) -> SharedSession:
+        """A session beside one of the base, which has read nothing yet, or the template's prefix alone.
+
+        Args:
+            chat: the conversation; all behind what the base has read is left to `extend`.
 
         Raises:
             PoolFull: no memory now. BackboneError: the base has read something else already.
         """
-        if base.length != len(prefix):
+        if base.length not in (0, chat.prefix_length):
             raise BackboneError("the base has read tokens whose activations nobody kept; open both together")
         held = pool.open(min(capacity + len(self.classifier.suffix), self.upper.context_length))
-        session = SharedSession(base, held)
-        if prefix:
-            session.extend(prefix, self._prefix(tuple(prefix)))
+        session = SharedSession(base, held, RunningVerdict(self.classifier, chat.answer_start))
+        if base.length:
+            prefix = tuple(chat.token_ids[: base.length])
+            session.extend(prefix, self._prefix(prefix))
         return session
 
     def judge(self, pool: SessionPool, sessions: Sequence[SharedSession]) -> list[float]:
@@ -131,6 +137,8 @@ class SharedReader:
             BackboneError: a session does not know all that its base has read, or knows nothing.
             ContextOverflow: no room behind a base's session for the suffix.
         """
+        if not sessions:
+            return []
         suffix = self.classifier.suffix
         for session in sessions:
             if session.length != session.base.length or not session.length:
@@ -138,23 +146,20 @@ class SharedReader:
             if session.base.length + len(suffix) > session.base.capacity:
                 raise ContextOverflow(f"the base's session needs room for {len(suffix)} tokens of the suffix")
         behind = self._read_suffixes([session.base for session in sessions])
-        rows: dict[int, Tensor] = {}
         feeds: list[tuple[SharedSession, Feed]] = []
         states: list[Tensor] = []
         for session, own in zip(sessions, behind, strict=True):
             if ids := [*session._ids, *suffix]:
                 feeds.append((session, Feed(session.held, ids)))
                 states.extend([*session._hidden, own])
-            elif session._last is not None:
-                rows[id(session)] = session._last
         if feeds:
             self._injection.states = torch.cat(states)
             found = pool.read([feed for _, feed in feeds])
-            for (session, _), row in zip(feeds, found, strict=True):
+            for (session, _), rows in zip(feeds, found, strict=True):
+                session.verdict.see(rows, session.held.length - len(rows))
                 session.held.truncate(session.held.length - len(suffix))
-                session._ids, session._hidden, session._last = [], [], row
-                rows[id(session)] = row
-        return [value for s in sessions for value in self.classifier.verdicts(rows[id(s)].unsqueeze(0))]
+                session._ids, session._hidden = [], []
+        return [verdict_of(session.verdict) for session in sessions]
 
     def flops(self, tokens: int, past: float, verdicts: int) -> float:
         """Multiply-adds counted twice: `tokens` of a conversation behind `past`, and `verdicts` suffixes."""
@@ -193,17 +198,16 @@ class SharedReader:
         ids = [(7 + i * step) % base.vocab_size for i in range(_CHECK_TOKENS)]
         capacity = len(ids) + len(classifier.suffix)
         tap = base.tap
+        chat = RenderedChat(ids, 0, [], 0, len(ids), len(ids))
         with SessionPool(base, capacity) as below, self.pool(capacity) as own:
             session = below.open(capacity)
-            shared = self.open(own, session, (), len(ids))
+            shared = self.open(own, session, chat, len(ids))
             below.read([Feed(session, ids)], self.tap)
             shared.extend(ids, self.tap.hidden)
             found = self.judge(own, [shared])[0]
         base.use_tap(tap)
         with classifier.pool(capacity) as pool:
-            held = pool.open(capacity)
-            row = pool.read([Feed(held, [*ids, *classifier.suffix])])
-        expected = classifier.verdicts(row)[0]
+            expected = judge(pool, [(classifier.open(pool, chat, len(ids)), [])])[0]
         if not abs(found - expected) <= _CHECK_TOLERANCE * max(1.0, abs(expected)):
             raise BackboneError(
                 f"{base.name}: its top blocks read more than the activations below them; share nothing"

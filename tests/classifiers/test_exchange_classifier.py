@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from judges import VERDICT_WORDS, planted, random_classifier, tiny_classifier
 from models import tiny_backbone, tiny_model, tokenizer_for
 
-from lockgate.backbones import Backbone, Feed, SessionPool
+from lockgate.backbones import Backbone, Feed, RenderedChat, SessionPool
 from lockgate.classifiers import ExchangeClassifier, block_ends, judge, make_wrapper, score_blocks
 from lockgate.errors import (
     BackboneError,
@@ -26,11 +26,16 @@ ARCHITECTURES = ("llama", "qwen2_sliding", "gemma2")
 TOLERANCE = 1e-4
 
 
-def fresh(classifier: ExchangeClassifier, ids: list[int]) -> float:
+def fresh(classifier: ExchangeClassifier, ids: list[int], answer_start: int) -> float:
     """The verdict after a conversation, read at once and alone."""
     row = [*ids, *classifier.suffix]
     with classifier.pool(len(row)) as pool:
-        return classifier.verdicts(pool.read([Feed(pool.open(len(row)), row)]))[0]
+        hidden = pool.read([Feed(pool.open(len(row)), row)])[0]
+    return (
+        classifier.verdicts(hidden[-1:])[0]
+        if classifier.suffix
+        else max(classifier.verdicts(hidden[answer_start - 1 :]))
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -59,7 +64,7 @@ def test_verdicts_do_not_depend_on_chunks_mates_or_earlier_verdicts(architecture
                     sessions[n].extend(new)
                 requests[n] = (sessions[n], [] if told else new)
             for n, verdict in zip(requests, judge(pool, list(requests.values())), strict=True):
-                expected = fresh(classifier, chats[n].token_ids[: sessions[n].length])
+                expected = fresh(classifier, chats[n].token_ids[: sessions[n].length], chats[n].answer_start)
                 assert verdict == pytest.approx(expected, abs=TOLERANCE, rel=TOLERANCE)
         assert [session.length for session in sessions] == [chat.answer_end for chat in chats]
         for session in sessions:
@@ -81,7 +86,7 @@ def test_blocks_of_whole_exchanges(architecture, reads, head) -> None:
         chat = classifier.render(row.messages)
         assert scores.ends == block_ends(chat.answer_end - chat.answer_start, 4)
         for end, logit in zip(scores.ends, scores.logits, strict=True):
-            expected = fresh(classifier, chat.token_ids[: chat.answer_start + end])
+            expected = fresh(classifier, chat.token_ids[: chat.answer_start + end], chat.answer_start)
             assert logit == pytest.approx(expected, abs=TOLERANCE, rel=TOLERANCE)
         read = chat.answer_end + len(scores.ends) * classifier.tokens_per_verdict
         assert scores.tokens == read - min(chat.prefix_length, chat.answer_start)
@@ -117,10 +122,11 @@ def test_block_ends() -> None:
     assert block_ends(2, 1) == [0, 1, 2]
 
 
-def test_beyond_the_context_a_verdict_depends_on_the_cut_alone() -> None:
+@pytest.mark.parametrize("head", ["verdict", "value"])
+def test_beyond_the_context_a_verdict_depends_on_the_cut_alone(head) -> None:
     base = Backbone(tiny_model(), tokenizer_for("llama"), name="short")
     base.context_length = 48
-    classifier = random_classifier(base)
+    classifier = random_classifier(base, head=head)
     row = planted(3, 1, 40)
     chat = classifier.render(row.messages)
     assert chat.answer_end > 70
@@ -186,7 +192,7 @@ def test_peft_reads_the_folder(tmp_path) -> None:
     with SessionPool(plain, len(row)) as pool:
         logits = pool.step([Feed(pool.open(len(row)), row, True)])[0]
     assert (logits[yes] - logits[no]).item() == pytest.approx(
-        fresh(classifier, row[: -len(classifier.suffix)]), rel=1e-3, abs=1e-3
+        fresh(classifier, row[: -len(classifier.suffix)], 1), rel=1e-3, abs=1e-3
     )
 
 
@@ -267,11 +273,25 @@ def test_steps_that_are_refused_read_nothing() -> None:
         with pytest.raises(BackboneError, match="open"):
             judge(pool, [(second, [5])])
         ids = [*chat.token_ids[: chat.answer_start], 5]
-        assert judge(pool, [(first, [5])])[0] == pytest.approx(fresh(classifier, ids), abs=1e-4, rel=1e-4)
+        assert judge(pool, [(first, [5])])[0] == pytest.approx(fresh(classifier, ids, 1), abs=1e-4, rel=1e-4)
         with pytest.raises(ContextOverflow, match="prompt has"):
             classifier.open(pool, chat, 2)
         with pytest.raises(BackboneError, match="pool of its own"):
             classifier.open(SessionPool(tiny_backbone(), 99), chat, 99)
+
+
+def test_a_prompt_longer_than_a_step_is_read_in_pieces() -> None:
+    base = Backbone(tiny_model(), tokenizer_for("llama"), name="long")
+    base.context_length = 1600
+    for head in ("verdict", "value"):
+        classifier = random_classifier(base, head=head)
+        ids = [(7 * k) % base.vocab_size for k in range(1300)]
+        for start in (2, 1250):
+            chat = RenderedChat(ids, 3, [], 3, start, len(ids))
+            with classifier.pool(1600) as pool:
+                found = judge(pool, [(classifier.open(pool, chat, 1300), ids[start:])])[0]
+            expected = fresh(classifier, ids, start)
+            assert found == pytest.approx(expected, abs=1e-3, rel=1e-3)
 
 
 def test_what_cannot_be_rendered_is_named_without_its_text() -> None:
