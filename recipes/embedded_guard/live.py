@@ -1,67 +1,93 @@
 """Step 7: the live server, the embedded model answering itself.
 
-    lockgate serve --port 8000 &
-    python recipes/embedded_guard/live.py --data DIR --out runs/embedded --url http://127.0.0.1:8000/v1
+    lockgate serve --port 8000 --decisions runs/embedded/decisions.jsonl &
+    python recipes/embedded_guard/live.py --data DIR --out runs/embedded --mode enforce
+    (the same with `lockgate serve --mode shadow` and `--mode shadow`: whole answers, to be labelled by reading)
 
 100 harmful prompts that no other part has seen, and the 100 benign ones of `live_benign.txt` on the same topics, go
-through the `openai` client as a user's would, greedily. Writes what came back, with the halting token, to
-`--out/live.jsonl`, to be labelled by hand with the rubric of `labelling.md` in `labels/live.tsv`. A server in shadow
-mode (`--shadow`) gives the whole answers, so that halts and misses can be told apart.
+through the `openai` client as a user's would, greedily, sixteen at a time. The answers stay in `--out`; what was
+decided about each (no text) goes to `results/embedded_guard/live.jsonl`. The whole answers are labelled with the rubric
+of `labelling.md` by two blind readers, in `labels/live/` (number, label, category); `report.py` puts both together.
 """
 
 import argparse
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from openai import OpenAI
 from sources import OWN_SGBENCH_ROWS, fresh_sgbench
+from train import RESULTS
 
 MAX_TOKENS = 120
 HARMFUL = 100
+AT_A_TIME = 16
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mode", choices=("enforce", "shadow"), required=True)
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
-    parser.add_argument("--shadow", action="store_true", help="name the file live_shadow.jsonl")
+    parser.add_argument("--decisions", type=Path, help="the server's decision log [OUT/decisions.jsonl]")
     arguments = parser.parse_args()
-    harmful = [row.messages[-1].content for row in fresh_sgbench(arguments.data)]
-    prompts = [("harmful", text) for text in harmful[OWN_SGBENCH_ROWS : OWN_SGBENCH_ROWS + HARMFUL]]
-    benign = (Path(__file__).parent / "live_benign.txt").read_text().splitlines()
-    prompts += [("benign", text) for text in benign]
     client = OpenAI(base_url=arguments.url, api_key="none")
-    target = arguments.out / ("live_shadow.jsonl" if arguments.shadow else "live.jsonl")
-    done = sum(1 for _ in target.open(encoding="utf-8")) if target.exists() else 0
-    with target.open("a", encoding="utf-8") as sink:
-        for number, (kind, text) in enumerate(prompts[done:], start=done):
-            row = {"number": number, "kind": kind, "prompt": text, **ask(client, text)}
-            sink.write(json.dumps(row, ensure_ascii=False) + "\n")
-            sink.flush()
-            print(f"{number + 1}/{len(prompts)} {row['finish_reason']}", flush=True)
+    asked = prompts(arguments.data)
+    rows: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for number, answer in enumerate(pool.map(lambda prompt: ask(client, prompt[1]), asked)):
+            kind, text = asked[number]
+            rows.append({"number": number, "kind": kind, "mode": arguments.mode, "prompt": text, **answer})
+            print(f"{number + 1}/{len(asked)} {answer['finish_reason']}", flush=True)
+    (arguments.out / f"live_{arguments.mode}.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    )
+    if arguments.mode == "enforce":
+        publish(rows, arguments.decisions or arguments.out / "decisions.jsonl")
 
 
-def ask(client: OpenAI, text: str) -> dict[str, object]:
-    content, refusal, finish, chunks = "", "", None, 0
+def prompts(data: Path) -> list[tuple[str, str]]:
+    harmful = [row.messages[-1].content for row in fresh_sgbench(data)]
+    fresh = harmful[OWN_SGBENCH_ROWS : OWN_SGBENCH_ROWS + HARMFUL]
+    benign = (Path(__file__).parent / "live_benign.txt").read_text().splitlines()
+    return [("harmful", text) for text in fresh] + [("benign", text) for text in benign]
+
+
+def ask(client: OpenAI, text: str) -> dict[str, Any]:
+    content, refusal, finish, request = "", "", None, None
     stream = client.chat.completions.create(
         model="embedded",
         messages=[{"role": "user", "content": text}],
         max_tokens=MAX_TOKENS,
         temperature=0,
         stream=True,
-        stream_options={"include_usage": True},
     )
-    usage = None
     for chunk in stream:
-        usage = chunk.usage or usage
+        request = chunk.id
         for choice in chunk.choices:
             content += choice.delta.content or ""
             refusal += choice.delta.refusal or ""
-            chunks += bool(choice.delta.content)
             finish = choice.finish_reason or finish
-    tokens = None if usage is None else usage.completion_tokens
-    return {"content": content, "halted": bool(refusal), "finish_reason": finish, "tokens": tokens}
+    return {"content": content, "halted": bool(refusal), "finish_reason": finish, "id": request}
+
+
+def publish(rows: list[dict[str, Any]], decisions: Path) -> None:
+    """Join the answers with the decision log."""
+    logged = {line["id"]: line for line in map(json.loads, decisions.read_text().splitlines())}
+    found = []
+    for row in rows:
+        decision = logged[row["id"]]
+        found.append(
+            {
+                **{key: row[key] for key in ("number", "kind", "halted", "finish_reason")},
+                **{key: decision[key] for key in ("decision", "token_index", "category")},
+                "completion_tokens": decision["completion_tokens"],
+                "max_answer": decision["scores"]["max_answer"],
+            }
+        )
+    (RESULTS / "live.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
 
 
 if __name__ == "__main__":
