@@ -24,6 +24,9 @@ def random_classifier(backbone: Backbone, seed: int = 0, **fields) -> ExchangeCl
         up = torch.randn(rows, 2, generator=generator) / 2
         tensors[f"base_model.model.{name}.lora_A.weight"] = down
         tensors[f"base_model.model.{name}.lora_B.weight"] = up
+    if fields.get("head") == "value":
+        tensors["value.weight"] = torch.randn(backbone.hidden_size, generator=generator)
+        tensors["value.bias"] = torch.tensor(0.5)
     settings = {"name": "tiny-judge", "reads": "exchange", "head": "verdict", "question": "?"}
     record = classifier_record(
         backbone, {**settings, "words": ("0", "1"), "adapter": shape.model_dump(), **fields}
@@ -32,9 +35,9 @@ def random_classifier(backbone: Backbone, seed: int = 0, **fields) -> ExchangeCl
 
 
 @cache
-def tiny_classifier(architecture: str = "llama", seed: int = 0) -> ExchangeClassifier:
+def tiny_classifier(architecture: str = "llama", head: str = "verdict") -> ExchangeClassifier:
     """A random classifier on a tiny backbone, shared between tests: they must not change it."""
-    return random_classifier(tiny_backbone(architecture), seed)
+    return random_classifier(tiny_backbone(architecture), head=head)
 
 
 class FaultyVerdicts(Verdicts):

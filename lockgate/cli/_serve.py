@@ -59,6 +59,9 @@ def serve(
         bool, typer.Option("--fetch", help="Get the embedded backbone first if it is not here yet.")
     ] = False,
     step_timeout: Annotated[float, typer.Option(help="Seconds after which a step counts as failed.")] = 120.0,
+    verdict_timeout: Annotated[
+        float, typer.Option(help="Seconds an answer waits for a second stage's verdict before it is halted.")
+    ] = 30.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds that open answers get at shutdown.")] = 30.0,
     json: JsonFlag = False,
 ) -> None:
@@ -79,7 +82,7 @@ def serve(
     check_exposure(host, has_key=key is not None, insecure=insecure)
     options = GatewayOptions(
         decisions=decisions or home() / "decisions.jsonl",
-        engine=EngineOptions(_mode(mode), max_streams, max_queue, kv_tokens, step_timeout),
+        engine=EngineOptions(_mode(mode), max_streams, max_queue, kv_tokens, step_timeout, verdict_timeout),
         default_max_tokens=default_max_tokens,
         block_input_status=block_input_status,
         api_key=key,

@@ -18,12 +18,17 @@ DecisionKind = Literal["pass", "halt", "block", "error", "cancelled"]
 MOST_UNWRITTEN = 10_000
 
 
-class Scores(msgspec.Struct, frozen=True):
-    """Logits, on the scale of the guard's threshold. None: nothing of that region was scored."""
+class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The probe's logits, on the scale of `threshold`. None: nothing of that region was scored.
+
+    `mixed` is the largest mixed score of a guard with two stages, None where the second was not asked or gave
+    no number.
+    """
 
     max_prompt: float | None
     max_answer: float | None
     threshold: float | None
+    mixed: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +37,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     `decision` is what the guard found: `halt` (answer flagged), `block` (prompt flagged), `error` (it could
     not be checked), `cancelled` (the client left), `pass`. `enforced` says whether the client felt it: in
     shadow mode a `halt` is recorded and the answer goes on. `token_index` is the flag's place, from 0, in the
-    last user turn (`block`) or in the answer (`halt`).
+    last user turn (`block`) or in the answer (`halt`). `stage` is the last stage that was asked, None without
+    a guard, and `verdicts` says how often the second was.
     """
 
     id: str
@@ -52,6 +58,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: float | None
     total_ms: float
     reason: str | None = None
+    stage: int | None = None
+    verdicts: int = 0
 
 
 def timestamp() -> str:

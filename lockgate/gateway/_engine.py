@@ -16,6 +16,7 @@ from lockgate.gateway._events import Released
 from lockgate.gateway._jobs import Ending, Job, Scoring, Stream, decision_record, finished_event
 from lockgate.gateway._stepper import Stepper, Turn
 from lockgate.gateway._stream import Outflow
+from lockgate.gateway._verdicts import Ticket, VerdictWorker
 
 logger = logging.getLogger("lockgate.gateway")
 
@@ -44,6 +45,8 @@ class EngineOptions:
         max_queue: requests that may wait beyond those.
         kv_tokens: key-value tokens for all open streams; None chooses.
         step_timeout: seconds after which a step counts as failed.
+        verdict_timeout: seconds that a stream waits for a verdict of the second stage before it is halted.
+        verdict_kv_tokens: key-value tokens of the second stage; None chooses.
     """
 
     mode: Mode = "enforce"
@@ -51,12 +54,16 @@ class EngineOptions:
     max_queue: int = 32
     kv_tokens: int | None = None
     step_timeout: float = 120.0
+    verdict_timeout: float = 30.0
+    verdict_kv_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode: expected one of {', '.join(MODES)}")
         if self.max_streams < 1 or self.max_queue < 0 or not self.step_timeout > 0:
             raise ConfigError("expected max_streams >= 1, max_queue >= 0 and a step time-out above 0")
+        if not self.verdict_timeout > 0:
+            raise ConfigError("expected a verdict time-out above 0")
 
 
 @dataclass(slots=True)
@@ -89,8 +96,20 @@ class Engine:
         self.kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
         self.pool = SessionPool(backbone, self.kv_tokens)
         self._stepper = Stepper(
-            backbone, self.pool, scoring, enforce=options.mode == "enforce", emit=self._emit, end=self._end
+            backbone,
+            self.pool,
+            scoring,
+            enforce=options.mode == "enforce",
+            emit=self._emit,
+            end=self._end,
+            ask=self._ask,
         )
+        self._verdicts: VerdictWorker | None = None
+        if scoring is not None and scoring.second_stage is not None:
+            tokens = options.verdict_kv_tokens or self.kv_tokens
+            self._verdicts = VerdictWorker(scoring.second_stage(tokens), self._note_verdict)
+        self._arrived: list[Ticket] = []
+        self._news = False  # something has come from another thread since the round began
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._waiting: deque[Job] = deque()
@@ -109,6 +128,8 @@ class Engine:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+        if self._verdicts is not None:
+            self._verdicts.start()
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -129,19 +150,19 @@ class Engine:
             if len(self._waiting) >= self.options.max_queue + free:
                 raise QueueFull(self._retry_after())
             self._waiting.append(job)
-            self._wake.notify()
+            self._tell()
 
     def cancel(self, job: Job) -> None:
         """The client has left: end what is open, free its memory."""
         with self._wake:
             job.cancelled = True
-            self._wake.notify()
+            self._tell()
 
     def close(self, timeout: float = 10.0) -> None:
         """Stop. Jobs that are still open end as cancelled, and their decisions are logged."""
         with self._wake:
             self._closing = True
-            self._wake.notify()
+            self._tell()
         if self._threads[0].ident is not None:
             self._threads[0].join(timeout)
         self._stopped.set()
@@ -150,6 +171,8 @@ class Engine:
             self._abandon([*self._active, *self._waiting], Ending("length", cancelled=True))
         if self._threads[1].ident is not None:
             self._threads[1].join(timeout)
+        if self._verdicts is not None:
+            self._verdicts.close(timeout)
 
     @property
     def alive(self) -> bool:
@@ -166,6 +189,11 @@ class Engine:
         return len(self._waiting)
 
     @property
+    def waiting_verdicts(self) -> int:
+        """Verdicts of the second stage that streams wait for."""
+        return 0 if self._verdicts is None else self._verdicts.waiting
+
+    @property
     def active_streams(self) -> int:
         return sum(not stream.done for job in self._active for stream in job.streams)
 
@@ -180,17 +208,21 @@ class Engine:
         with self._wake:
             while not (self._closing or self._waiting or self._active):
                 self._wake.wait()
+            self._news = False
             if self._closing:
                 self._abandon([*self._active, *self._waiting], Ending("length", cancelled=True))
                 self._reap()
                 return False
         try:
             self._drop_cancelled()
+            self._settle_verdicts()
             self._admit()
             turns = self._stepper.plan(self._active)
             if turns:
                 self._run_step(turns)
-            elif self._active:
+            elif tickets := self._tickets():
+                self._wait_for_news(min(ticket.asked for ticket in tickets))
+            elif not all(job.done for job in self._active):
                 raise RuntimeError("open streams with nothing to do")
         except Exception as error:  # the loop must outlive any fault, and no fault may let text pass
             logger.exception("the engine's round failed")
@@ -206,6 +238,46 @@ class Engine:
         finally:
             self._step, self._step_started = [], None
             self.faults.open.pop("step", None)
+
+    def _tell(self) -> None:
+        """Wake the engine's thread, or have it look again before it sleeps. Needs the lock."""
+        self._news = True
+        self._wake.notify()
+
+    def _ask(self, ticket: Ticket) -> None:
+        if self._verdicts is None:
+            raise RuntimeError("a verdict is due, and there is no second stage")
+        self._verdicts.ask(ticket)
+
+    def _note_verdict(self, ticket: Ticket) -> None:
+        """A verdict has come; called on the second stage's thread."""
+        with self._wake:
+            self._arrived.append(ticket)
+            self._tell()
+
+    def _tickets(self) -> list[Ticket]:
+        """Verdicts that open streams wait for."""
+        streams = [stream for job in self._active for stream in job.streams if not stream.done]
+        return [stream.ticket for stream in streams if isinstance(stream.ticket, Ticket)]
+
+    def _settle_verdicts(self) -> None:
+        """Let streams go on whose verdict has come; halt those that have waited too long."""
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        for ticket in arrived:
+            self._stepper.resume(ticket)
+        earliest = time.monotonic() - self.options.verdict_timeout
+        for ticket in self._tickets():
+            if ticket.asked <= earliest:
+                ticket.dropped, ticket.error = True, "the second stage's verdict came too late"
+                self._stepper.resume(ticket)
+
+    def _wait_for_news(self, asked: float) -> None:
+        """All open streams wait for verdicts: sleep until one comes, or the oldest is too late."""
+        deadline = asked + self.options.verdict_timeout
+        with self._wake:
+            while not self._news and (left := deadline - time.monotonic()) > 0:
+                self._wake.wait(left)
 
     def _admit(self) -> None:
         """Take waiting jobs in order of arrival, as far as streams and memory go."""
@@ -259,6 +331,9 @@ class Engine:
                 if stream.done and stream.session is not None:
                     stream.session.close()
                     stream.session = None
+                if stream.done and stream.asked and self._verdicts is not None:
+                    stream.asked = False
+                    self._verdicts.forget(stream)
         with self._lock:
             self._active = [job for job in self._active if not job.done]
         self._count_promised()

@@ -13,7 +13,6 @@ import anyio.to_thread
 import torch
 
 from lockgate.backbones import Backbone, Feed, RenderedChat
-from lockgate.cascade import Regions, StreamState
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
@@ -24,7 +23,7 @@ from lockgate.gateway._events import Event
 from lockgate.gateway._jobs import Job, Scoring
 from lockgate.gateway._requests import ChatRequest
 from lockgate.gateway._wire import completion_id
-from lockgate.guards import Guard, regions_of
+from lockgate.guards import Guard, Verdicts, VerdictSource, regions_of
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
@@ -146,6 +145,7 @@ class Gateway:
             id=completion_id(),
             prompt=rendered.token_ids,
             regions=regions_of(rendered),
+            chat=rendered,
             max_tokens=min(request.max_tokens or self.options.default_max_tokens, room),
             n=request.n,
             stops=request.stops,
@@ -179,17 +179,20 @@ class Gateway:
 
 def scoring_of(guard: Guard) -> Scoring:
     """The engine's view of a guard: the tap and the stream state with which the guard scores files too."""
-    head, thresholds = guard.head, guard.thresholds
+    classifier = guard.classifier
+    second_stage = None
+    if classifier is not None:
 
-    def new_state(regions: Regions) -> StreamState:
-        return StreamState(thresholds, head.gamma, regions, head.category_ids)
+        def second_stage(kv_tokens: int) -> VerdictSource:
+            return Verdicts(classifier, kv_tokens)
 
     return Scoring(
-        tap=ProbeTap([head], guard.backbone.hidden_size, guard.backbone.device),
-        new_state=new_state,
+        tap=ProbeTap([guard.head], guard.backbone.hidden_size, guard.backbone.device),
+        new_state=guard.new_state,
         refusal=guard.constitution.refusal_message,
         guard=guard.sha256,
-        threshold=thresholds.flag,
+        threshold=guard.thresholds.flag if guard.cascade is None else guard.cascade.escalate,
+        second_stage=second_stage,
     )
 
 
@@ -204,6 +207,7 @@ def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
             "version": guard.record.constitution.version,
             "categories": {category.id: category.title for category in guard.constitution.harmful},
         },
+        "stages": 1 if guard.cascade is None else 2,
         "calibrated": calibration is not None,
         "budget": None if calibration is None else calibration.budget,
     }

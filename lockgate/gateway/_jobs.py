@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lockgate.backbones import Session, Tap
-from lockgate.cascade import Regions, StreamState
+from lockgate.backbones import RenderedChat, Session, Tap
+from lockgate.cascade import CascadeState, Regions
 from lockgate.gateway._decisions import Decision, DecisionKind, Scores, timestamp
 from lockgate.gateway._events import Event, Finished
 from lockgate.gateway._sampling import Sample, Sampler, SamplingParams
-from lockgate.gateway._stream import AnswerGate
+from lockgate.gateway._stream import AnswerGate, State
+from lockgate.guards import VerdictSource
 
 UNCHECKED = "This answer was stopped because it could not be checked."
 
@@ -35,14 +38,18 @@ class Scoring:
         new_state: the state machine of one exchange, as every other way of scoring uses it.
         refusal: what the client is told at a flag.
         guard: hash of the bundle, for the decision log.
-        threshold: logit at which a stream flags, for the decision log and the playground.
+        threshold: logit at which a stream flags, for the decision log and the playground; with a second
+            stage, at which that is asked.
+        second_stage: makes the second stage, given the key-value tokens that it may hold; None without one.
+            States are then `CascadeState`.
     """
 
     tap: ScoringTap
-    new_state: Callable[[Regions], StreamState]
+    new_state: Callable[[Regions], State]
     refusal: str
     guard: str
     threshold: float
+    second_stage: Callable[[int], VerdictSource] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +63,10 @@ class Stream:
     pending: Sample | None = None  # sampled, not yet consumed
     read: int = 0  # prompt tokens consumed
     answered: int = 0  # answer tokens consumed
+    ids: list[int] = field(default_factory=list)  # those tokens; kept for a second stage only
+    ticket: object | None = None  # the verdict that it waits for, and is not planned meanwhile
+    asked: bool = False  # whether the second stage holds anything of it
+    closing: str | None = None  # why it ends, once the verdict on its last block is there
     first_token: float | None = None
     flagged_at: int | None = None  # answer tokens consumed when the flag rose
     done: bool = False
@@ -66,7 +77,7 @@ class Stream:
             self.flagged_at = self.answered
 
     @property
-    def state(self) -> StreamState | None:
+    def state(self) -> State | None:
         return None if self.gate is None else self.gate.state
 
 
@@ -83,6 +94,10 @@ class Job:
     sampling: SamplingParams
     seed_basis: Mapping[str, Any]
     deliver: Callable[[Event], None]
+    chat: RenderedChat | None = None
+    first_logits: NDArray[np.float32] | None = (
+        None  # of the first token, while the prompt waits for a verdict
+    )
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     cancelled: bool = False
@@ -105,7 +120,15 @@ class Job:
     def done(self) -> bool:
         return all(stream.done for stream in self.streams)
 
-    def fork_state(self) -> StreamState | None:
+    @property
+    def rendered(self) -> RenderedChat:
+        """The prompt as it was rendered; made up from the regions where the job was made without it."""
+        regions = self.regions
+        return self.chat or RenderedChat(
+            self.prompt, regions.start, [], regions.prompt_start, len(self.prompt), len(self.prompt)
+        )
+
+    def fork_state(self) -> State | None:
         """A copy of the first choice's state, at the end of the prompt that all choices share."""
         return copy.deepcopy(self.streams[0].state)
 
@@ -159,7 +182,9 @@ def decision_record(
         finish_reason=None if ending.cancelled else event.reason,
         category=event.category,
         token_index=None if stream.state is None else stream.state.flag_token,
-        scores=Scores(event.max_prompt, event.max_answer, event.threshold),
+        scores=Scores(event.max_prompt, event.max_answer, event.threshold, _mixed(stream.state)),
+        stage=_stage(stream.state),
+        verdicts=stream.state.verdicts if isinstance(stream.state, CascadeState) else 0,
         prompt_tokens=len(job.prompt),
         completion_tokens=event.completion_tokens,
         queue_ms=_milliseconds(started - job.arrived),
@@ -181,6 +206,17 @@ def _outcome(stream: Stream, ending: Ending, mode: str) -> tuple[DecisionKind, b
     if broken is not None:
         return "error", False
     return ("cancelled", False) if ending.cancelled else ("pass", False)
+
+
+def _stage(state: State | None) -> int | None:
+    """The last stage that was asked about a stream."""
+    if state is None:
+        return None
+    return 2 if isinstance(state, CascadeState) and state.verdicts else 1
+
+
+def _mixed(state: State | None) -> float | None:
+    return _number(state.mixed_max) if isinstance(state, CascadeState) else None
 
 
 def _number(value: float) -> float | None:

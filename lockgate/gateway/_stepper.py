@@ -1,6 +1,7 @@
 """One step of the engine: feed, score, clear, sample. Runs on the engine's thread only."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lockgate.gateway._jobs import Ending, Job, Scoring, ScoringTap, Stream
 from lockgate.gateway._sampling import Sampler, stream_seed
 from lockgate.gateway._scheduler import share_prefill
 from lockgate.gateway._stream import AnswerGate, AnswerText, Outflow
+from lockgate.gateway._verdicts import Ticket
 
 logger = logging.getLogger("lockgate.gateway")
 
@@ -47,6 +49,7 @@ class Stepper:
     Args:
         emit: called with what a stream lets out.
         end: called once when a stream is over.
+        ask: called with the ticket of a stream that must wait for the second stage; `resume` takes it back.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Stepper:
         enforce: bool,
         emit: Callable[[Job, Stream, Outflow], None],
         end: Callable[[Job, Stream, Ending], None],
+        ask: Callable[[Ticket], None],
     ) -> None:
         self._backbone = backbone
         self._pool = pool
@@ -65,6 +69,7 @@ class Stepper:
         self._enforce = enforce
         self._emit = emit
         self._end = end
+        self._ask = ask
         unused = range(len(backbone.tokenizer), backbone.vocab_size)
         banned = banned_ids(backbone.control_ids, backbone.eos_ids) | frozenset(unused)
         self._banned = np.array(sorted(banned), dtype=np.int64)
@@ -83,7 +88,7 @@ class Stepper:
             Turn(job, stream, [stream.pending.token_id], False, self._goes_on(job, stream))
             for job in active
             for stream in job.streams
-            if stream.pending is not None and not stream.done
+            if stream.pending is not None and not stream.done and stream.ticket is None
         ]
         reading = [job for job in active if not job.streams[0].done and job.streams[0].read < len(job.prompt)]
         shares = share_prefill([len(job.prompt) - job.streams[0].read for job in reading])
@@ -105,6 +110,59 @@ class Stepper:
                 self._take(turn, reading)
             except Exception as error:  # whatever goes wrong with a stream must close it
                 self._fail(turn, error)
+
+    def resume(self, ticket: Ticket) -> None:
+        """A verdict is there, or can't be given: the stream that waits for it goes on or ends."""
+        job, stream = ticket.job, ticket.stream
+        if stream.ticket is not ticket or stream.done:
+            return
+        stream.ticket = None
+        of_prompt = job.first_logits is not None
+        try:
+            self._take_verdict(job, stream, ticket)
+        except Exception as error:  # as in `run`
+            self._fail(Turn(job, stream, (), of_prompt, False), error)
+
+    def _take_verdict(self, job: Job, stream: Stream, ticket: Ticket) -> None:
+        gate = _gate(stream)
+        error = ticket.error
+        if error is None and (ticket.logit is None or not math.isfinite(ticket.logit)):
+            error = "the second stage gave no finite verdict"
+        if error is None and ticket.logit is not None:
+            out = gate.judge(ticket.logit)
+        elif self._enforce:
+            raise ScoringFault(error)
+        else:
+            out = gate.give_up(error or "")
+        stream.note_flag()
+        logits, job.first_logits = job.first_logits, None
+        if gate.halted:
+            self._halt(job, stream, whole=logits is not None)
+            return
+        self._let_out(job, stream, out)
+        if out.stopped:
+            self._end(job, stream, Ending("stop"))
+        elif stream.closing is not None:
+            self._close(job, stream, stream.closing)
+        elif logits is not None:
+            self._begin(job, logits)
+
+    def _halt(self, job: Job, stream: Stream, *, whole: bool) -> None:
+        """End a flagged stream; a flagged prompt ends all choices."""
+        for choice in job.streams if whole else [stream]:
+            if whole:
+                choice.gate, choice.flagged_at = stream.gate, 0
+            self._end(job, choice, Ending("stop"))
+
+    def _wait_if_due(self, job: Job, stream: Stream) -> bool:
+        """Whether the stream must wait for the second stage; it is asked then."""
+        if stream.done or not _gate(stream).due:
+            return False
+        if stream.ticket is None:
+            ticket = Ticket(job, stream, job.rendered, len(stream.ids))
+            stream.ticket, stream.asked = ticket, True
+            self._ask(ticket)
+        return True
 
     def _goes_on(self, job: Job, stream: Stream) -> bool:
         # Without a guard a token is counted when it is sampled, with one when it has been consumed.
@@ -171,16 +229,21 @@ class Stepper:
                 gate.read_prompt(scores)
             stream.note_flag()
             if gate.halted:
-                for choice in job.streams:
-                    choice.gate, choice.flagged_at = stream.gate, 0
-                    self._end(job, choice, Ending("stop"))
+                self._halt(job, stream, whole=True)
                 return
         if reading.next_logits is None:
             return
+        if self._wait_if_due(job, stream):
+            job.first_logits = reading.next_logits
+            return
+        self._begin(job, reading.next_logits)
+
+    def _begin(self, job: Job, logits: NDArray[np.float32]) -> None:
+        """The prompt has been read and cleared: every choice gets its first token."""
         self._fork(job)
         for choice in job.streams:
             try:
-                self._sample(job, choice, reading.next_logits)
+                self._sample(job, choice, logits)
             except Exception as error:
                 self._fail(Turn(job, choice, (), False, False), error)
 
@@ -201,9 +264,13 @@ class Stepper:
         if self._scoring is not None:
             gate = _gate(stream)
             stream.answered += 1
+            if self._scoring.second_stage is not None:
+                stream.ids.extend(turn.token_ids)
             self._clear(job, stream, self._usable(gate, reading.scores, 1))
-        if not stream.done and reading.next_logits is not None:
+        if not stream.done and stream.closing is None and reading.next_logits is not None:
             self._sample(job, stream, reading.next_logits)
+        if self._scoring is not None:
+            self._wait_if_due(job, stream)
 
     def _sample(self, job: Job, stream: Stream, logits: NDArray[np.float32]) -> None:
         if stream.sampler is None:
@@ -238,6 +305,9 @@ class Stepper:
         gate = _gate(stream)
         out = gate.finish()
         stream.note_flag()
+        if self._wait_if_due(job, stream):
+            stream.closing = reason
+            return
         if not gate.halted:
             self._let_out(job, stream, out)
         self._end(job, stream, Ending("stop" if out.stopped else reason))

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.cascade import StreamState
+from lockgate.cascade import CascadeState, StreamState
 from lockgate.gateway._events import ReleasedToken
 from lockgate.gateway._text import Detokeniser, StopMatcher
+
+State = StreamState | CascadeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +83,26 @@ class AnswerGate:
         enforce: whether a flag holds the text back (enforce) or is only noted (shadow).
     """
 
-    def __init__(self, state: StreamState | None, text: AnswerText, *, enforce: bool) -> None:
+    def __init__(self, state: State | None, text: AnswerText, *, enforce: bool) -> None:
         self.state = state
         self.broken: str | None = None
         self._text = text
         self._enforce = enforce
-        self._uncleared: list[tuple[int, float | None, float | None]] = []
+        self._uncleared: deque[tuple[int, float | None, float | None]] = deque()
+        self._left = 0  # tokens that have left
         self._shut = False
 
     @property
     def halted(self) -> bool:
         """Whether nothing more may leave because of a flag."""
         return self._shut or (self._enforce and self.state is not None and self.state.flagged)
+
+    @property
+    def due(self) -> bool:
+        """Whether the second stage must judge before more tokens are read."""
+        if self._shut or self.broken or not isinstance(self.state, CascadeState):
+            return False
+        return self.state.due is not None
 
     def shut(self) -> None:
         """Let nothing out any more, whatever follows."""
@@ -110,13 +120,28 @@ class AnswerGate:
         if self._close_if_halted():
             return NOTHING
         self._uncleared.append((token_id, score, logprob))
-        return self._release() if self._armed else NOTHING
+        return self._release()
+
+    def judge(self, logit: float) -> Outflow:
+        """Take the second stage's verdict that was due; give back what may leave now."""
+        if not isinstance(self.state, CascadeState):
+            raise RuntimeError("a stream of one stage has no verdict")
+        self.state.judge(logit)
+        return NOTHING if self._close_if_halted() else self._release()
+
+    def give_up(self, reason: str) -> Outflow:
+        """In shadow mode: the guard can't go on with this stream; note why, and let all out."""
+        self.broken = self.broken or reason
+        return NOTHING if self._close_if_halted() else self._release()
 
     def finish(self) -> Outflow:
-        """The model has ended: judge a stream too short to have been judged, then let out the rest."""
+        """The model has ended: judge a stream too short to have been judged, then let out the rest.
+
+        If that leaves a verdict `due`, nothing leaves: judge, then finish again.
+        """
         if self.state is not None and not self.broken:
             self.state.finish()
-        if self._close_if_halted():
+        if self._close_if_halted() or self.due:
             return NOTHING
         released = self._release()
         if released.stopped:
@@ -139,23 +164,23 @@ class AnswerGate:
             return None
 
     @property
-    def _armed(self) -> bool:
-        """Whether the guard already judges: before that, tokens wait for its first judgement."""
+    def _may_leave(self) -> int:
+        """Tokens of the answer that the guard has cleared; all of them where it holds nothing back."""
         if self.state is None or self.broken or not self._enforce:
-            return True
-        return self.state.scored >= self.state.thresholds.min_tokens
+            return self._left + len(self._uncleared)
+        return self.state.released
 
     def _release(self) -> Outflow:
         text, stopped = "", False
         tokens: list[ReleasedToken] = []
-        for token_id, score, logprob in self._uncleared:
-            out = self._text.push(token_id, score, logprob)
+        while self._uncleared and self._left < self._may_leave and not stopped:
+            out = self._text.push(*self._uncleared.popleft())
+            self._left += 1
             text += out.text
             tokens.extend(out.tokens)
             stopped = out.stopped
-            if stopped:
-                break
-        self._uncleared.clear()
+        if stopped:
+            self._uncleared.clear()
         return Outflow(text, tuple(tokens), stopped)
 
     def _close_if_halted(self) -> bool:

@@ -1,7 +1,7 @@
 """Stage 2 at work: the exchange classifier with memory for the conversations that it reads."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from lockgate.backbones import RenderedChat
 from lockgate.classifiers import ClassifierSession, ExchangeClassifier, judge
@@ -27,11 +27,17 @@ class VerdictSession(Protocol):
 class VerdictSource(Protocol):
     """What gives verdicts on conversations that grow. One thread uses it."""
 
+    @property
+    def reads_in_pieces(self) -> bool:
+        """Whether a verdict is the same if the prompt was read with the help of earlier, unused verdicts."""
+        ...
+
     def open(self, chat: RenderedChat, capacity: int) -> VerdictSession:
         """A session over what stands before the answer in `chat`. Raises PoolFull: no memory now."""
         ...
 
-    def judge(self, asks: Sequence[tuple[VerdictSession, Sequence[int]]]) -> list[float]:
+    # The sessions are those of `open`; their type is the source's own.
+    def judge(self, asks: Sequence[tuple[Any, Sequence[int]]]) -> list[float]:
         """Verdict logits after new tokens of some conversations, in one packed step."""
         ...
 
@@ -49,6 +55,11 @@ class Verdicts:
     def __init__(self, classifier: ExchangeClassifier, kv_tokens: int) -> None:
         self.classifier = classifier
         self._pool = classifier.pool(max(kv_tokens, classifier.backbone.context_length))
+
+    @property
+    def reads_in_pieces(self) -> bool:
+        """True with verdict words; a value head remembers where the answer began."""
+        return self.classifier.head == "verdict"
 
     @property
     def kv_used_tokens(self) -> int:

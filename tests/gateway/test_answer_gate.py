@@ -29,6 +29,7 @@ def test_cleared_tokens_leave_at_once_and_the_flagged_one_never():
 
 def test_text_held_for_a_stop_string_dies_with_the_flag():
     gate = gate_of(stops=["bcd"])
+    gate.read_prompt(np.full((2, 1), -1.0))
     assert [clear(gate, "a"), clear(gate, "b"), clear(gate, "c", ALARM)] == ["a", "", ""]
     assert gate.finish() is NOTHING
 

@@ -199,6 +199,17 @@ def test_earlier_turns_are_read_and_never_judged() -> None:
     assert edited.mixed_max != pytest.approx(found.mixed_max, abs=1e-4)
 
 
+def test_a_value_head_is_a_second_stage_too() -> None:
+    guard = two_stages(classifier=tiny_classifier("llama", "value"), escalate=-9.0, flag=99.0, stride=3)
+    assert guard.classifier.tokens_per_verdict == 0
+    whole = guard.score(answered(14))
+    with guard.stream(PROMPT) as stream:
+        for token in guard.backbone.chat.encode_text(answered(14)[1]["content"]):
+            stream.push(token)
+        stream.finish()
+    assert stream._state.mixed_max == pytest.approx(whole.mixed_max, abs=1e-3)
+
+
 class BrokenClassifier(ExchangeClassifier):
     def verdict_logits(self, hidden):
         raise RuntimeError("private words")
