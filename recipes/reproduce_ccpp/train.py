@@ -1,0 +1,76 @@
+"""Step 2: the study's classifiers, all by the same recipe on the same exchanges.
+
+    python recipes/reproduce_ccpp/train.py --out runs/four_systems            # all of them, one after the other
+    python recipes/reproduce_ccpp/train.py --out runs/four_systems --only exchange
+
+Each takes about half an hour on two cores, goes on where it was interrupted, and is not trained again when it is
+there. The adapters (a few MB each) are kept in `results/four_systems/models/`.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from lockgate.backbones import Backbone
+from lockgate.evaluation import collect_provenance
+from lockgate.exchanges import read_exchanges
+from lockgate.training import ClassifierConfig, train_classifier
+
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "results" / "four_systems" / "models"
+TOKENS = 600_000
+
+
+def config(name: str, **changes: object) -> ClassifierConfig:
+    common = {"tokens": TOKENS, "max_tokens": 448, "rank": 8, "alpha": 16.0, "dtype": "bfloat16"}
+    return ClassifierConfig(name=name, **{**common, **changes})  # type: ignore[arg-type]
+
+
+CONFIGS = {
+    item.name: item
+    for item in (
+        config("exchange"),
+        config("input", reads="prompt"),
+        config("output", reads="answer"),
+        config("small", depth=10),
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where dataset.py has put train.jsonl")
+    parser.add_argument("--only", nargs="*", choices=CONFIGS, default=list(CONFIGS))
+    arguments = parser.parse_args()
+    backbone = Backbone.load("embedded")
+    source = arguments.out / "train.jsonl"
+    rows = list(read_exchanges(source))
+    for name in arguments.only:
+        target = MODELS / name
+        if (target / "classifier.yaml").exists():
+            print(f"{name}: there already", flush=True)
+            continue
+        started = time.monotonic()
+        classifier = train_classifier(
+            backbone,
+            rows,
+            CONFIGS[name],
+            checkpoint=arguments.out / f"{name}.checkpoint.safetensors",
+            report=lambda line, name=name: print(f"{name}: {line}", flush=True),
+        )
+        classifier.save(target)
+        command = ["python", "recipes/reproduce_ccpp/train.py", "--out", "runs/four_systems", "--only", name]
+        record = {
+            "config": asdict(CONFIGS[name]),
+            "minutes": round((time.monotonic() - started) / 60, 1),
+            "provenance": collect_provenance(command, {"training": CONFIGS[name].seed}, [source]),
+        }
+        (MODELS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
