@@ -267,7 +267,7 @@ class Stepper:
             if self._scoring.second_stage is not None:
                 stream.ids.extend(turn.token_ids)
             self._clear(job, stream, self._usable(gate, reading.scores, 1))
-        if not stream.done and stream.closing is None and reading.next_logits is not None:
+        if not stream.done and reading.next_logits is not None:
             self._sample(job, stream, reading.next_logits)
         if self._scoring is not None:
             self._wait_if_due(job, stream)

@@ -210,6 +210,16 @@ def test_tokens_are_held_from_the_suspicious_one_to_the_verdict() -> None:
     assert (state.released, state.flagged) == (4, False)
 
 
+def test_suspicion_lies_strictly_above_the_threshold() -> None:
+    state = stream_state(plain(escalate=1.0))
+    state.consume(logits(1, 1, 1, 1))
+    state.consume(logits(1, 1, 1, 1))
+    assert (state.suspicious, state.due, state.released) == (False, None, 4)
+    state.consume(logits(np.nextafter(1.0, 2.0)))
+    assert state.suspicious
+    assert simulate([1.0, 1.0], [0.0, 0.0], plain(escalate=1.0)).judged_blocks == ()
+
+
 def test_a_suspicion_ends_after_calm_blocks_that_were_judged_too() -> None:
     state = stream_state(plain(calm_blocks=2))
     state.consume(logits(-1, -1, -1, -1))

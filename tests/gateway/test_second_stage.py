@@ -2,7 +2,8 @@
 
 import json
 import math
-import threading
+import os
+import time
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,6 +56,14 @@ def staged(
 
 def decisions(folder):
     return [json.loads(line) for line in (Path(folder) / "decisions.jsonl").read_text().splitlines()]
+
+
+def until(condition) -> None:
+    """Let other threads run until something holds."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        os.sched_yield()
 
 
 def readings(backbone, head, run, answer, thresholds, stride):
@@ -213,23 +222,34 @@ def test_a_verdict_that_fails_halts_its_stream_alone(tmp_path, backbone, head, f
 
 
 class LonelyVerdicts(FaultyVerdicts):
-    """Can't judge several conversations in one step."""
+    """Can't judge several conversations in one step, and leaves their sessions in disorder when it tries."""
 
     def judge(self, asks):
         if len(asks) > 1:
+            super().judge([(session, [1]) for session, _ in asks])
             raise RuntimeError("too many")
         return super().judge(asks)
 
 
 def test_a_packed_step_that_fails_is_taken_one_by_one(tmp_path, backbone, head):
-    runs = [new_run(backbone, text, max_tokens=24) for text in TEXTS[:3]]
-    scoring, _ = staged(backbone, head, kind=LonelyVerdicts)
-    with running_engine(backbone, scoring, tmp_path) as engine:
+    alone = []
+    for number, together in enumerate((False, True)):
+        (tmp_path / str(number)).mkdir()
+        runs = [new_run(backbone, text, max_tokens=24) for text in TEXTS[:3]]
+        scoring, made = staged(backbone, head, kind=LonelyVerdicts if together else FaultyVerdicts)
+        with running_engine(backbone, scoring, tmp_path / str(number), verdict_timeout=600) as engine:
+            made[0].stuck.set()
+            for run in runs:
+                start(engine, run)
+            until(lambda engine=engine: engine.waiting_verdicts == 3)
+            made[0].stuck.clear()
+            made[0].go.set()
+            assert {run.finish().end.decision for run in runs} == {"pass"}
         for run in runs:
-            start(engine, run)
-        assert {run.finish().end.decision for run in runs} == {"pass"}
-    for run in runs:
-        assert run.text() == backbone.decode(oracle_answer(backbone, run.job.prompt, 24))
+            assert run.text() == backbone.decode(oracle_answer(backbone, run.job.prompt, 24))
+        lines = sorted(decisions(tmp_path / str(number)), key=lambda line: line["id"])
+        alone.append([line["scores"]["mixed"] for line in lines])
+    assert alone[0] == pytest.approx(alone[1], abs=1e-3)
 
 
 def test_verdicts_that_wait_together_are_given_together(tmp_path, backbone, head):
@@ -241,9 +261,7 @@ def test_verdicts_that_wait_together_are_given_together(tmp_path, backbone, head
         assert made[0].entered.wait(30)
         for run in runs[1:]:
             start(engine, run)
-        waiting = threading.Event()
-        while engine.waiting_verdicts < 3:
-            waiting.wait(0.001)
+        until(lambda: engine.waiting_verdicts == 3)
         made[0].stuck.clear()
         made[0].go.set()
         for run in runs:
@@ -286,6 +304,8 @@ def test_cancelling_while_a_verdict_is_due_frees_everything(tmp_path, backbone, 
         made[0].stuck.clear()
         made[0].go.set()
         assert start(engine, new_run(backbone, TEXTS[1])).finish().end.decision == "pass"
+        # Long before the server closes.
+        until(lambda: made[0].kv_used_tokens == 0)
     assert {line["decision"] for line in decisions(tmp_path)} == {"cancelled", "pass"}
     assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
 
