@@ -23,3 +23,4 @@ head="$("$python" -c "import json; print(json.load(open('$root/results/embedded_
 "$python" "$here/baselines.py" --out "$out"
 "$python" "$here/agreement.py"
 "$python" "$here/report.py" --install "$out/guard"
+# What needs the guard in place, and the report once more: see live.py, and `make bench`.
