@@ -11,6 +11,9 @@ LockgateError
 │   └── BackboneMismatch   a bundle made for another backbone
 ├── TrainingError          data that cannot train a probe
 ├── CalibrationError       a budget that the sample cannot carry
+├── SynthesisError         a run that makes data and cannot go on; what is done is kept
+│   ├── GeneratorError     a generator that cannot answer: address, key, model, or it is down
+│   └── BudgetExhausted    the tokens or the money a run may use are used up
 └── MissingExtra           an optional dependency that is not installed
 """
 
@@ -57,6 +60,18 @@ class TrainingError(LockgateError):
 
 class CalibrationError(LockgateError):
     """The sample cannot carry the refusal budget that was asked for."""
+
+
+class SynthesisError(LockgateError):
+    """A run that makes data cannot go on. Finished work is kept; the same command continues it."""
+
+
+class GeneratorError(SynthesisError):
+    """A generator cannot answer any request: its address, key or model is wrong, or it is down."""
+
+
+class BudgetExhausted(SynthesisError):
+    """The tokens or the money that a run may use are used up."""
 
 
 class MissingExtra(LockgateError):

@@ -5,7 +5,7 @@ from lockgate.backbones._backbone import Backbone, BackboneIdentity
 from lockgate.backbones._chat import RenderedChat, Span, banned_ids
 from lockgate.backbones._derived import Injection, derive, derive_upper
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path, fetch_embedded
-from lockgate.backbones._generate import generate_answers
+from lockgate.backbones._generate import GeneratedAnswer, decode_answers, generate_answers
 from lockgate.backbones._reading import Read, Reading, read_packed
 from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.backbones._taps import SITES, Site, Tap, TapGroup
@@ -16,6 +16,7 @@ __all__ = [
     "Backbone",
     "BackboneIdentity",
     "Feed",
+    "GeneratedAnswer",
     "Injection",
     "PackedStep",
     "Read",
@@ -31,6 +32,7 @@ __all__ = [
     "TreeBlock",
     "TreeStep",
     "banned_ids",
+    "decode_answers",
     "derive",
     "derive_upper",
     "embedded_identity",

@@ -13,9 +13,21 @@ from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.exchanges import Message
 
 
+@dataclass(frozen=True, slots=True)
+class GeneratedAnswer:
+    """An answer to the conversation of this number. `finished`: the model ended its turn by itself."""
+
+    number: int
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finished: bool
+
+
 @dataclass(slots=True)
 class _Stream:
     number: int
+    prompt_tokens: int
     session: Session
     random: torch.Generator
     pending: list[int]
@@ -39,6 +51,29 @@ def generate_answers(
     Yields:
         Number of the conversation and its answer, in the order in which they finish.
     """
+    for answer in decode_answers(
+        backbone,
+        ((messages, seed) for messages in conversations),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        streams=streams,
+    ):
+        yield answer.number, answer.text
+
+
+def decode_answers(
+    backbone: Backbone,
+    conversations: Iterable[tuple[Sequence[Message], int]],
+    *,
+    max_tokens: int,
+    temperature: float = 0.7,
+    streams: int = 48,
+) -> Iterator[GeneratedAnswer]:
+    """Like `generate_answers`, with a seed beside each conversation and with what the answer cost.
+
+    Raises:
+        ContextOverflow: a conversation and its answer do not fit the backbone's context.
+    """
     banned = torch.tensor(
         sorted(banned_ids(backbone.control_ids, backbone.eos_ids)), dtype=torch.long, device=backbone.device
     )
@@ -47,20 +82,26 @@ def generate_answers(
     with SessionPool(backbone, backbone.context_length * streams) as pool:
         while True:
             while len(active) < streams and (item := next(queue, None)) is not None:
-                active.append(_open(pool, item[0], item[1], max_tokens, seed))
+                active.append(_open(pool, item[0], item[1][0], max_tokens, item[1][1]))
             if not active:
                 return
             logits = pool.step([Feed(stream.session, stream.pending, want_logits=True) for stream in active])
             for stream, row in zip(list(active), logits, strict=True):
                 token = _draw(row, banned, temperature, stream.random) if row is not None else -1
-                if token not in backbone.eos_ids:
+                finished = token in backbone.eos_ids
+                if not finished:
                     stream.answer.append(token)
                     stream.pending = [token]
                     if len(stream.answer) < max_tokens:
                         continue
                 active.remove(stream)
                 stream.session.close()
-                yield stream.number, backbone.decode(stream.answer).strip()
+                yield _finish(backbone, stream, finished)
+
+
+def _finish(backbone: Backbone, stream: _Stream, finished: bool) -> GeneratedAnswer:
+    text = backbone.decode(stream.answer).strip()
+    return GeneratedAnswer(stream.number, text, stream.prompt_tokens, len(stream.answer), finished)
 
 
 def _open(pool: SessionPool, number: int, messages: Sequence[Message], max_tokens: int, seed: int) -> _Stream:
@@ -68,7 +109,7 @@ def _open(pool: SessionPool, number: int, messages: Sequence[Message], max_token
     session = pool.open(len(chat.token_ids) + max_tokens, prefix=chat.token_ids[: chat.prefix_length])
     digest = hashlib.sha256(repr((seed, chat.token_ids)).encode()).digest()
     random = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return _Stream(number, session, random, chat.token_ids[chat.prefix_length :])
+    return _Stream(number, len(chat.token_ids), session, random, chat.token_ids[chat.prefix_length :])
 
 
 def _draw(logits: Tensor, banned: Tensor, temperature: float, random: torch.Generator) -> int:
