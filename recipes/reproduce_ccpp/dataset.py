@@ -26,7 +26,9 @@ from lockgate.exchanges import Exchange, Message, find_duplicates, read_exchange
 RESULTS = Path(__file__).parents[2] / "results" / "four_systems"
 HARMFUL_SETS = ("saferlhf_mini", "own_sgbench", "gptfuzz", "adaptive_attacks")
 # Answers to harmful requests, refused or not. The labels judge the answers.
-HARMFUL_REQUESTS = frozenset({"own_advbench", "own_catqa", "own_sgbench"})
+HARMFUL_REQUESTS = frozenset({"own_advbench", "own_catqa", "own_sgbench", "gptfuzz"})
+# Red-team dialogues: a harmless answer says nothing about the request, and nobody has judged that.
+UNKNOWN_REQUESTS = frozenset({"hh_harmless_test"})
 
 Render = Callable[[Sequence[Message]], RenderedChat]
 
@@ -83,9 +85,11 @@ def choose_parts(source: Path, render: Render, sizes: Sizes) -> dict[str, list[t
 
 
 def marked(row: Exchange) -> Exchange:
-    """The row with `meta.harmful_request`, from which a classifier of prompts learns."""
-    asked = row.source in HARMFUL_REQUESTS or (row.label or 0.0) >= 0.5
-    meta = {**row.meta, "harmful_request": bool(asked)}
+    """The row with `meta.harmful_request`, from which a classifier of prompts learns; None: not known."""
+    asked: bool | None = row.source in HARMFUL_REQUESTS or (row.label or 0.0) >= 0.5
+    if not asked and row.source in UNKNOWN_REQUESTS:
+        asked = None
+    meta = {**row.meta, "harmful_request": asked}
     return Exchange(row.messages, row.label, row.category, row.source, meta)
 
 

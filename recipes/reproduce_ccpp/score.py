@@ -8,6 +8,7 @@ for `small` and for `input`. Interrupted, it goes on where it stopped; finished 
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -63,7 +64,8 @@ def score_part(out: Path, model: str, part: str, workers: int) -> None:
     table, trace = (TABLES / model / f"{part}{suffix}" for suffix in (".parquet", ".blocks.parquet"))
     stamp = out / f"{model}.{part}.scored"
     name = "exchange" if model == "probe_exchange" else model
-    key = f"{file_sha256(source)} {file_sha256(MODELS / name / 'classifier.yaml')}"
+    probe = lockgate.load("embedded").record.probe_sha256 if model == "probe_exchange" else ""
+    key = f"{file_sha256(source)} {file_sha256(MODELS / name / 'classifier.yaml')} {probe}"
     if stamp.exists() and stamp.read_text() == key and table.exists() and trace.exists():
         return
     if model == "probe_exchange":
@@ -74,7 +76,9 @@ def score_part(out: Path, model: str, part: str, workers: int) -> None:
         guard = two_stages(out)
         guard.score_file(source, table, workers=workers, blocks=trace, all_blocks=True, report=report)
     else:
-        score_classifier(model, source, table, trace, out / f"{model}.{part}.{key[:8]}.parts", workers)
+        # Chunks of another model or file must never be taken over.
+        mark = hashlib.sha256(key.encode()).hexdigest()[:16]
+        score_classifier(model, source, table, trace, out / f"{model}.{part}.{mark}.parts", workers)
     stamp.write_text(key)
     print(f"{model} {part}: done", flush=True)
 

@@ -3,8 +3,8 @@
     python recipes/reproduce_ccpp/train.py --out runs/four_systems            # all of them, one after the other
     python recipes/reproduce_ccpp/train.py --out runs/four_systems --only exchange
 
-Each takes about half an hour on two cores, goes on where it was interrupted, and is not trained again when it is
-there. The adapters (a few MB each) are kept in `results/four_systems/models/`.
+Each takes about half an hour on two cores, goes on where it was interrupted, and is not trained again while
+data and settings are the same. The adapters (a few MB each) are kept in `results/four_systems/models/`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lockgate.backbones import Backbone
-from lockgate.evaluation import collect_provenance
+from lockgate.evaluation import collect_provenance, file_sha256
 from lockgate.exchanges import read_exchanges
 from lockgate.training import ClassifierConfig, train_classifier
 
@@ -51,7 +51,9 @@ def main() -> None:
     rows = list(read_exchanges(source))
     for name in arguments.only:
         target = MODELS / name
-        if (target / "classifier.yaml").exists():
+        record = MODELS / f"{name}.json"
+        inputs = {"data": file_sha256(source), "config": asdict(CONFIGS[name])}
+        if record.exists() and json.loads(record.read_text())["inputs"] == json.loads(json.dumps(inputs)):
             print(f"{name}: there already", flush=True)
             continue
         started = time.monotonic()
@@ -64,12 +66,12 @@ def main() -> None:
         )
         classifier.save(target)
         command = ["python", "recipes/reproduce_ccpp/train.py", "--out", "runs/four_systems", "--only", name]
-        record = {
-            "config": asdict(CONFIGS[name]),
+        content = {
+            "inputs": inputs,
             "minutes": round((time.monotonic() - started) / 60, 1),
             "provenance": collect_provenance(command, {"training": CONFIGS[name].seed}, [source]),
         }
-        (MODELS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        record.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -100,10 +100,12 @@ def test_more_harmful_rows_than_wanted_are_cut_in_turn() -> None:
         (row(1, 1.0), True),
         (row(1), False),
         (row(1, source="own_advbench"), True),
-        (row(1, source="gptfuzz"), False),
+        (row(1, source="gptfuzz"), True),
+        (row(1, 1.0, source="hh_harmless_test"), True),
+        (row(1, source="hh_harmless_test"), None),
     ],
 )
-def test_what_asks_for_harm_is_marked(exchange: Exchange, asked: bool) -> None:
+def test_what_asks_for_harm_is_marked(exchange: Exchange, asked: bool | None) -> None:
     assert marked(exchange).meta["harmful_request"] is asked
     assert marked(exchange).id == exchange.id
 
