@@ -1,0 +1,91 @@
+"""What a step of a pipeline is: named, versioned, counted, and honest about what it drops."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lockgate.synthesis._requests import Generator
+from lockgate.synthesis._rows import Reject, Row, reject_row, row_seed
+
+
+class GeneratorSource:
+    """A generator by name and by how to make it; made once by each process that uses it.
+
+    `name` enters the key of each batch: give the model, so that another model is another input.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Generator]) -> None:
+        self.name = name
+        self.make = make
+        self._made: Generator | None = None
+
+    def get(self) -> Generator:
+        """The generator of this process."""
+        if self._made is None:
+            self._made = self.make()
+        return self._made
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Connections and weights stay where they are; another process makes its own.
+        return {"name": self.name, "make": self.make, "_made": None}
+
+
+@dataclass(slots=True)
+class BlockContext:
+    """Where a block counts and where it puts what it drops; one per batch.
+
+    Attributes:
+        step: the block's name.
+        sink: takes each dropped row, its reason in `meta.rejected`.
+        counters: anything a block wants to count; summed over batches.
+        reasons: dropped rows by reason.
+    """
+
+    step: str
+    sink: Callable[[Row], object]
+    counters: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to a counter."""
+        self.counters[name] += amount
+
+    def reject(self, row: Row, reject: Reject) -> None:
+        """Drop a row, with its reason."""
+        self.reasons[reject.reason] += 1
+        self.sink(reject_row(row, self.step, reject))
+
+    def seed(self, row: Row, attempt: int = 0) -> int:
+        """Seed for this row in this block, the same in every run."""
+        return row_seed(row, self.step, attempt)
+
+
+class Block(ABC):
+    """A step that reads rows and yields rows.
+
+    It is a function of its rows and its configuration: no state from one batch to the next, no clock, no
+    randomness but `context.seed`. Then a batch can be repeated, skipped or run on another machine.
+
+    Attributes:
+        name: unique in its pipeline; letters, digits, `-` and `_`.
+        version: raise it when the code changes what comes out.
+        whole: whether it must see all rows at once. Such a block may read its rows more than once.
+        batch_rows: rows of a batch otherwise. What was in flight at a kill is repeated, at most one batch.
+    """
+
+    whole: ClassVar[bool] = False
+    batch_rows: int = 2048
+
+    def __init__(self, name: str, *, version: str = "1") -> None:
+        self.name = name
+        self.version = version
+
+    def config(self) -> Mapping[str, Any]:
+        """What decides the output beside name and version, as JSON; it enters the key of each batch."""
+        return {}
+
+    @abstractmethod
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        """Yield the rows that go on, in an order that depends on `rows` alone; the others to the context."""

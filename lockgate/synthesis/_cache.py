@@ -1,0 +1,152 @@
+"""Answers that were paid for once: a SQLite file keyed by the hash of the request."""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lockgate.errors import SynthesisError
+from lockgate.synthesis._requests import Completion, GenerationRequest, Generator, Outcome
+
+_VERSION = 1
+_LOOKUP = 500
+_CREATE = """CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL) WITHOUT ROWID"""
+
+
+class RequestCache:
+    """Completions by request key. A process killed at any moment leaves a file that opens again.
+
+    It holds texts but no prompts: keys are hashes. Failures are never kept. Several processes may share it.
+
+    Raises:
+        SynthesisError: the file can't be opened, is not such a cache, or can't be written to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        try:
+            # With a write-ahead log, NORMAL loses nothing to a killed process, only to a power cut.
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=NORMAL")
+            version = self._base.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise SynthesisError(
+                    f"{self.path}: a request cache of version {version}, expected {_VERSION}"
+                )
+            self._base.execute(_CREATE)
+            self._base.execute(f"PRAGMA user_version={_VERSION}")
+        except sqlite3.Error as error:
+            self._base.close()
+            raise self._failed(error) from error
+        except SynthesisError:
+            self._base.close()
+            raise
+
+    def get(self, keys: Sequence[str]) -> dict[str, Completion]:
+        """The completions that are there."""
+        found: dict[str, Completion] = {}
+        try:
+            for start in range(0, len(keys), _LOOKUP):
+                part = keys[start : start + _LOOKUP]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT * FROM answers WHERE key IN ({marks})"  # noqa: S608 - only question marks
+                for key, *fields in self._base.execute(query, part):
+                    found[key] = Completion(*fields)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        return found
+
+    def put(self, answers: Mapping[str, Completion]) -> None:
+        """Keep completions, all of them or none."""
+        rows = [
+            (key, answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens)
+            for key, answer in answers.items()
+        ]
+        try:
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                self._base.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
+                self._base.execute("COMMIT")
+            except sqlite3.Error:
+                if self._base.in_transaction:
+                    self._base.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def __len__(self) -> int:
+        return int(self._base.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file; the cache can't be used afterwards."""
+        self._base.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _failed(self, error: sqlite3.Error) -> SynthesisError:
+        return SynthesisError(
+            f"{self.path}: the request cache can't be used ({error}). Finished work is kept: make room or "
+            "check the folder and run again; a damaged file can be deleted, its answers are then asked again"
+        )
+
+
+class CachedGenerator(Generator):
+    """A generator that asks only what the cache lacks, and keeps each completion as soon as it is there.
+
+    Equal requests of one call are asked once. For a generator whose answers depend on their mates
+    (`by_batch`), the key covers the whole call, so that a repeated run gives what an undisturbed one gives.
+    """
+
+    def __init__(self, generator: Generator, cache: RequestCache) -> None:
+        self.name = generator.name
+        self.by_batch = generator.by_batch
+        self.hits = 0
+        self._generator = generator
+        self._cache = cache
+
+    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:
+        keys = [request.key(self.name) for request in requests]
+        if self.by_batch:
+            plan = hashlib.sha256("".join(keys).encode()).hexdigest()
+            keys = [hashlib.sha256(f"{plan}{key}".encode()).hexdigest() for key in keys]
+        places: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        known = self._cache.get(list(places))
+        if self.by_batch and len(known) < len(places):
+            known = {}
+        self.hits += len(known)
+        for key, answer in known.items():
+            yield from ((place, answer) for place in places[key])
+        missing = [key for key in places if key not in known]
+        if missing:
+            yield from self._ask(requests, places, missing)
+
+    def _ask(
+        self, requests: Sequence[GenerationRequest], places: Mapping[str, list[int]], missing: Sequence[str]
+    ) -> Iterator[tuple[int, Outcome]]:
+        held: dict[str, Completion] = {}
+        for index, outcome in self._generator.stream([requests[places[key][0]] for key in missing]):
+            key = missing[index]
+            if isinstance(outcome, Completion):
+                held[key] = outcome
+                if not self.by_batch:
+                    self._cache.put(held)
+                    held = {}
+            yield from ((place, outcome) for place in places[key])
+        if held:
+            self._cache.put(held)

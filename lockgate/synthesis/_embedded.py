@@ -1,0 +1,85 @@
+"""The generator in process: a backbone that decodes many answers side by side."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest, Generator, Outcome
+from lockgate.synthesis._usage import Usage, count_completion
+
+if TYPE_CHECKING:
+    from lockgate.backbones import Backbone
+
+_DTYPES = ("float32", "bfloat16")
+
+
+class EmbeddedGenerator(Generator):
+    """Completions by a backbone, `streams` at a time.
+
+    Draws come from the request's own seed. Floats depend on what is decoded beside a request, so only equal
+    calls give equal answers (`by_batch`): keep the batches of a pipeline fixed.
+    """
+
+    by_batch = True
+
+    def __init__(self, backbone: "Backbone", *, streams: int = 32) -> None:
+        dtype = str(next(backbone.model.parameters()).dtype).removeprefix("torch.")
+        self.name = f"{backbone.name}/{dtype}/{streams}"
+        self.usage = Usage()
+        self._backbone = backbone
+        self._streams = streams
+
+    @classmethod
+    def load(
+        cls, source: str = "embedded", *, dtype: str = "float32", device: str = "cpu", streams: int = 32
+    ) -> "EmbeddedGenerator":
+        """Load a backbone for writing. `bfloat16` halves the memory; whether it is faster depends on the CPU.
+
+        Raises:
+            BackboneError: nothing usable at `source`.
+            ValueError: another dtype than float32 and bfloat16.
+        """
+        import torch
+
+        from lockgate.backbones import Backbone
+
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}")
+        return cls(Backbone.load(source, device=device, dtype=getattr(torch, dtype)), streams=streams)
+
+    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:
+        groups: dict[tuple[int, float], list[int]] = {}
+        for index, request in enumerate(requests):
+            if not self._fits(request):
+                self.usage.failures += 1
+                yield index, GenerationFailure("too_long", "prompt and answer do not fit the model's context")
+            else:
+                groups.setdefault((request.max_tokens, request.temperature), []).append(index)
+        for (max_tokens, temperature), members in groups.items():
+            yield from self._decode(requests, members, max_tokens, temperature)
+
+    def _fits(self, request: GenerationRequest) -> bool:
+        chat = self._backbone.render(request.messages, add_generation_prompt=True)
+        return len(chat.token_ids) + request.max_tokens <= self._backbone.context_length
+
+    def _decode(
+        self, requests: Sequence[GenerationRequest], members: list[int], max_tokens: int, temperature: float
+    ) -> Iterator[tuple[int, Outcome]]:
+        from lockgate.backbones import decode_answers
+
+        conversations = ((requests[index].messages, requests[index].seed) for index in members)
+        for answer in decode_answers(
+            self._backbone,
+            conversations,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            streams=self._streams,
+        ):
+            index = members[answer.number]
+            completion = Completion(
+                answer.text,
+                "stop" if answer.finished else "length",
+                answer.prompt_tokens,
+                answer.completion_tokens,
+            )
+            count_completion(self.usage, requests[index], completion)
+            yield index, completion

@@ -1,0 +1,55 @@
+"""The generator behind HTTP: any server that speaks OpenAI's chat completions."""
+
+import asyncio
+import importlib
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+from lockgate.errors import MissingExtra
+from lockgate.synthesis._endpoint_call import EndpointCall, Sleep
+from lockgate.synthesis._endpoint_config import EndpointConfig
+from lockgate.synthesis._requests import GenerationRequest, Generator, Outcome
+from lockgate.synthesis._usage import Usage
+
+
+class EndpointGenerator(Generator):
+    """Completions of an OpenAI-compatible endpoint, several in flight, each tried again when that may help.
+
+    Put it into a `CachedGenerator`: what was answered before an error, a kill or the end of the budget is
+    then never asked again. `stream` runs an event loop of its own and can't be called from inside another.
+
+    Args:
+        config: see `EndpointConfig`.
+        sleep: how to wait; tests replace it.
+
+    Raises:
+        MissingExtra: the HTTP client is not installed (extra `synthesis`).
+        GeneratorError: the key's variable is not set.
+    """
+
+    def __init__(self, config: EndpointConfig, *, sleep: Sleep = asyncio.sleep) -> None:
+        self.name = config.model
+        self.config = config
+        self.usage = Usage()
+        self.budget = config.budget()
+        self.sleep = sleep
+        self.headers = config.headers()
+        self.http = _load_client()
+
+    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:
+        with asyncio.Runner() as runner:
+            call = EndpointCall(self, requests)
+            try:
+                while finished := runner.run(call.next_finished()):
+                    yield from finished
+            finally:
+                runner.run(call.close())
+        if call.error is not None:
+            raise call.error
+
+
+def _load_client() -> ModuleType:
+    try:
+        return importlib.import_module("httpx2")
+    except ImportError as error:
+        raise MissingExtra("generation over HTTP", "synthesis") from error

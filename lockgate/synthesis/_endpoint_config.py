@@ -1,0 +1,87 @@
+"""Settings of an endpoint: typed, checked, without any secret in them."""
+
+import os
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lockgate.errors import GeneratorError
+from lockgate.synthesis._usage import Budget, Prices
+
+
+class EndpointConfig(BaseModel):
+    """An OpenAI-compatible endpoint and how it is to be treated.
+
+    Attributes:
+        base_url: up to and including `/v1`, as other clients take it.
+        model: name that the endpoint knows.
+        api_key_env: name of the environment variable that holds the key; the key itself stands nowhere.
+        concurrency: requests in flight at once.
+        timeout_s, connect_timeout_s: for one attempt.
+        retries: further attempts after the first, on time-outs, broken connections, 408, 409, 429 and 5xx.
+        backoff_s: attempt n waits between 0 and `backoff_s * 2**n` seconds, never over `longest_wait_s`.
+        longest_wait_s: a Retry-After beyond it stops the run.
+        give_up: what becomes of a request whose attempts are used up although the endpoint is there: `stop`
+            ends the run (a later one goes on), `reject` records it as a failure.
+        extra_body: further fields of each request, such as `top_p`.
+        prices, max_tokens, max_cost: the budget, see `Budget`.
+        trust_env: whether proxy settings of the environment count.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str = Field(pattern=r"^https?://[^\s?#@]+$")
+    model: str = Field(min_length=1)
+    api_key_env: str | None = None
+    concurrency: int = Field(default=16, ge=1, le=1024)
+    timeout_s: float = Field(default=120.0, gt=0)
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    retries: int = Field(default=6, ge=0)
+    backoff_s: float = Field(default=0.5, ge=0)
+    longest_wait_s: float = Field(default=120.0, gt=0)
+    give_up: Literal["stop", "reject"] = "stop"
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    prices: Prices | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_cost: float | None = Field(default=None, gt=0)
+    trust_env: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_cost is not None and self.prices is None:
+            raise ValueError("max_cost needs prices")
+        taken = sorted(
+            {"model", "messages", "max_tokens", "temperature", "seed", "stream", "n"} & {*self.extra_body}
+        )
+        if taken:
+            raise ValueError(f"extra_body may not set {', '.join(taken)}")
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where completions are asked for."""
+        return f"{self.base_url.rstrip('/')}/chat/completions"
+
+    def budget(self) -> Budget:
+        """A fresh budget by these settings."""
+        return Budget(max_tokens=self.max_tokens, max_cost=self.max_cost, prices=self.prices)
+
+    def headers(self) -> dict[str, str]:
+        """Request headers, the key among them.
+
+        Raises:
+            GeneratorError: the variable is not set, or holds what no header can carry.
+        """
+        if self.api_key_env is None:
+            return {}
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise GeneratorError(
+                f"api_key_env: the environment variable {self.api_key_env} is not set; "
+                "put the endpoint's key there"
+            )
+        if not key.isascii() or not key.isprintable():
+            raise GeneratorError(
+                f"api_key_env: the value of {self.api_key_env} holds characters that no key has; set it again"
+            )
+        return {"Authorization": f"Bearer {key}"}

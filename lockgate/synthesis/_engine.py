@@ -1,0 +1,100 @@
+"""Engines: where the batches of a block are run. The plan of batches is the input's, never the engine's."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lockgate.errors import SynthesisError
+from lockgate.synthesis._blocks import Block, BlockContext
+from lockgate.synthesis._rows import Row, decode_row, encode_row, row_id
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive rows of a block's input, as lines of JSON, with their place in the order."""
+
+    number: int
+    lines: Sequence[bytes]
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits of the SHA-256 of the lines."""
+        return hashlib.sha256(b"".join(self.lines)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutput:
+    """What a block made of a batch. Counters and reasons are sorted, so that equal output is equal bytes."""
+
+    number: int
+    lines: Sequence[bytes]
+    rejected: Sequence[bytes]
+    counters: dict[str, int]
+    reasons: dict[str, int]
+
+
+class Engine(Protocol):
+    """Runs the batches of a block somewhere."""
+
+    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
+        """Yield the output of each batch in the order of the batches.
+
+        Outputs are yielded as soon as order allows, since only what was yielded is kept when the run ends
+        early; `batches` is read lazily, no further ahead than the engine has places. What a block raises is
+        raised.
+        """
+
+
+class LocalEngine:
+    """One batch after another in this process. Requests of a batch are in flight together all the same."""
+
+    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
+        for batch in batches:
+            yield run_batch(block, batch)
+
+
+def run_batch(block: Block, batch: Batch) -> BatchOutput:
+    """Run a block on one batch; engines call it in whatever process they like.
+
+    Raises:
+        SynthesisError: the block yields a row without an id, or two with the same; or what the block raises.
+    """
+    rejected: list[bytes] = []
+    context = BlockContext(block.name, lambda row: rejected.append(encode_row(row)))
+    rows = [decode_row(line) for line in batch.lines]
+    lines = [encode_row(row) for row in check_rows(block.name, block.run(rows, context))]
+    return BatchOutput(
+        batch.number,
+        lines,
+        rejected,
+        dict(sorted(context.counters.items())),
+        dict(sorted(context.reasons.items())),
+    )
+
+
+def check_rows(step: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, once each has an id of its own among them: seeds come from ids."""
+    seen: set[str] = set()
+    for row in rows:
+        own = row_id(row)
+        if own in seen:
+            raise SynthesisError(
+                f"block {step}: two rows have the same id; give each child of a row its own number "
+                "in derive_row"
+            )
+        seen.add(own)
+        yield row
+
+
+def cut_batches(lines: Iterable[bytes], batch_rows: int) -> Iterator[Batch]:
+    """Consecutive batches of `batch_rows` lines; the last may be shorter."""
+    held: list[bytes] = []
+    number = 0
+    for line in lines:
+        held.append(line)
+        if len(held) == batch_rows:
+            yield Batch(number, held)
+            held, number = [], number + 1
+    if held:
+        yield Batch(number, held)

@@ -1,0 +1,244 @@
+"""Blocks that fit most steps: generate, map, filter, remove duplicates, split."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from lockgate.exchanges import find_duplicates, grouped_split, text_hash
+from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
+from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest
+from lockgate.synthesis._rows import Reject, Row, row_id
+
+Result = Row | Reject | Sequence[Row]
+
+
+class _FunctionBlock(Block):
+    """Blocks made from functions, whose names stand in the configuration; their code can't."""
+
+    def __init__(self, name: str, *, version: str, config: Mapping[str, Any] | None) -> None:
+        super().__init__(name, version=version)
+        self._config = dict(config or {})
+        self._functions: dict[str, str] = {}
+
+    def _use(self, **functions: Callable[..., object]) -> None:
+        for role, function in functions.items():
+            self._functions[role] = getattr(function, "__qualname__", type(function).__qualname__)
+
+    def config(self) -> Mapping[str, Any]:
+        return {**self._config, "functions": self._functions}
+
+
+class MapBlock(_FunctionBlock):
+    """Each row becomes one row, several (with `derive_row`), or none (`Reject`).
+
+    Args:
+        function: of the row and its seed.
+        config: whatever the function depends on, as JSON.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Row, int], Result],
+        *,
+        version: str = "1",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name, version=version, config=config)
+        self._function = function
+        self._use(function=function)
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        for row in rows:
+            yield from _settle(row, self._function(row, context.seed(row)), context)
+
+
+class FilterBlock(_FunctionBlock):
+    """Drops each row for which `reason_to_drop` gives a reason; None keeps it."""
+
+    def __init__(
+        self,
+        name: str,
+        reason_to_drop: Callable[[Row], Reject | str | None],
+        *,
+        version: str = "1",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name, version=version, config=config)
+        self._reason = reason_to_drop
+        self._use(reason_to_drop=reason_to_drop)
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        for row in rows:
+            reason = self._reason(row)
+            if reason is None:
+                yield row
+            else:
+                context.reject(row, Reject(reason) if isinstance(reason, str) else reason)
+
+
+class GenerateBlock(_FunctionBlock):
+    """Asks a generator something about each row and builds rows from what it wrote.
+
+    A row for which nothing usable came back is asked again with another seed, `attempts` times in all, then
+    dropped with the last reason.
+
+    Args:
+        generator: made once per process.
+        request: of the row and a seed; None passes the row on as it is.
+        parse: of the row and the completion; `Reject` where the text is of no use.
+        allow_cut: whether an answer that was cut at `max_tokens` may be used.
+        batch_rows: rows asked about in one call; with a generator that answers by batch, part of the input.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        generator: GeneratorSource,
+        *,
+        request: Callable[[Row, int], GenerationRequest | None],
+        parse: Callable[[Row, Completion], Result],
+        attempts: int = 1,
+        allow_cut: bool = True,
+        batch_rows: int = 64,
+        version: str = "1",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name, version=version, config=config)
+        self._generator = generator
+        self._request = request
+        self._parse = parse
+        self.batch_rows = batch_rows
+        self._attempts = attempts
+        self._allow_cut = allow_cut
+        self._use(request=request, parse=parse)
+
+    def config(self) -> Mapping[str, Any]:
+        own = {"generator": self._generator.name, "attempts": self._attempts, "allow_cut": self._allow_cut}
+        return {**super().config(), **own}
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        rows = list(rows)
+        results: dict[int, Result] = {}
+        open_rows = list(range(len(rows)))
+        for attempt in range(self._attempts):
+            open_rows = self._ask(rows, open_rows, results, attempt, context)
+        for index, row in enumerate(rows):
+            yield from _settle(row, results[index], context)
+
+    def _ask(
+        self,
+        rows: Sequence[Row],
+        indices: Sequence[int],
+        results: dict[int, Result],
+        attempt: int,
+        context: BlockContext,
+    ) -> list[int]:
+        """Ask for these rows, put down what came of it, and return those that may be asked again."""
+        asked: dict[int, GenerationRequest] = {}
+        for index in indices:
+            request = self._request(rows[index], context.seed(rows[index], attempt))
+            if request is None:
+                results[index] = rows[index]
+            else:
+                asked[index] = request
+        if not asked:
+            return []
+        outcomes = self._generator.get().generate(list(asked.values()))
+        context.count("requests", len(asked))
+        again: list[int] = []
+        for index, outcome in zip(asked, outcomes, strict=True):
+            results[index] = self._read(rows[index], outcome, context)
+            if isinstance(results[index], Reject):
+                again.append(index)
+        return again
+
+    def _read(self, row: Row, outcome: Completion | GenerationFailure, context: BlockContext) -> Result:
+        if isinstance(outcome, GenerationFailure):
+            return Reject(f"generator_{outcome.reason}", outcome.detail)
+        context.count("prompt_tokens", outcome.prompt_tokens)
+        context.count("completion_tokens", outcome.completion_tokens)
+        if not outcome.text.strip():
+            return Reject("empty")
+        if outcome.finish_reason == "length" and not self._allow_cut:
+            return Reject("cut")
+        return self._parse(row, outcome)
+
+
+class DedupBlock(_FunctionBlock):
+    """Keeps the first row of each group of equal or nearly equal texts (`find_duplicates`).
+
+    `meta.duplicate_group` names the group of each row that stays, for grouped splits.
+    """
+
+    whole: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        name: str,
+        text: Callable[[Row], str],
+        *,
+        threshold: float = 0.7,
+        version: str = "1",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name, version=version, config={**(config or {}), "threshold": threshold})
+        self._text = text
+        self._threshold = threshold
+        self._use(text=text)
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        groups = find_duplicates([self._text(row) for row in rows], threshold=self._threshold)
+        first: dict[str, tuple[str, str]] = {}
+        for row, group in zip(rows, groups, strict=True):
+            exact = text_hash(self._text(row))
+            if group not in first:
+                first[group] = (row_id(row), exact)
+                yield replace(row, meta={**row.meta, "duplicate_group": group})
+                continue
+            kept, kept_exact = first[group]
+            reason = "exact_duplicate" if exact == kept_exact else "near_duplicate"
+            context.reject(row, Reject(reason, f"of row {kept}"))
+
+
+class SplitBlock(_FunctionBlock):
+    """Writes the name of each row's part to `meta.split`; rows that share a key stay together.
+
+    Args:
+        keys: group keys of a row (`grouped_split`): duplicate group, attack family, dialogue, ...
+        shares: part to share of the groups.
+    """
+
+    whole: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        name: str,
+        keys: Callable[[Row], Sequence[str]],
+        shares: Mapping[str, float],
+        *,
+        seed: int = 0,
+        version: str = "1",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        own = {"shares": list(shares.items()), "seed": seed}
+        super().__init__(name, version=version, config={**(config or {}), **own})
+        self._keys = keys
+        self._shares = dict(shares)
+        self._seed = seed
+        self._use(keys=keys)
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        parts = grouped_split([self._keys(row) for row in rows], self._shares, seed=self._seed)
+        for row, part in zip(rows, parts, strict=True):
+            context.count(f"rows_{part}")
+            yield replace(row, meta={**row.meta, "split": part})
+
+
+def _settle(row: Row, result: Result, context: BlockContext) -> Iterator[Row]:
+    if isinstance(result, Reject):
+        context.reject(row, result)
+    elif isinstance(result, Row):
+        yield result
+    else:
+        yield from result

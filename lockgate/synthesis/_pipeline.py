@@ -1,0 +1,283 @@
+"""The pipeline: blocks one after another, each batch finished once, whatever happens in between."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lockgate.errors import ConfigError, SynthesisError
+from lockgate.exchanges import Exchange, open_atomic
+from lockgate.synthesis._blocks import Block, BlockContext
+from lockgate.synthesis._engine import Batch, BatchOutput, Engine, LocalEngine, check_rows, cut_batches
+from lockgate.synthesis._rows import Row, decode_row, encode_row, number_rows
+from lockgate.synthesis._shards import Fill, Marker, Shards, write_lines
+
+_FORMAT = 1
+_SOURCE = "source"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """How far a block has come, in rows of its input."""
+
+    step: str
+    rows_done: int
+    rows_total: int
+    rows_out: int
+    rows_rejected: int
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What a block did. `seconds` and `rows_run` are of this run alone; the rest is of the data."""
+
+    step: str
+    version: str
+    rows_in: int = 0
+    rows_out: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    rows_run: int = 0
+    seconds: float = 0.0
+
+    def add(self, marker: Marker) -> None:
+        """Count a finished batch."""
+        self.rows_in += marker.rows_in
+        self.rows_out += marker.rows_out
+        self.rejected.update(marker.reasons)
+        self.counters.update(marker.counters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form of what is the same in every run."""
+        record = asdict(self)
+        for key in ("rows_run", "seconds"):
+            del record[key]
+        for key in ("rejected", "counters"):
+            record[key] = dict(sorted(record[key].items()))
+        return record
+
+
+class PipelineResult:
+    """The finished data of a run and its account, step by step."""
+
+    def __init__(self, steps: Sequence[StepReport], shards: Sequence[Shards]) -> None:
+        self.steps = list(steps)
+        self._shards = list(shards)
+
+    def rows(self) -> Iterator[Row]:
+        """The rows that came through, in order, read from disk."""
+        return map(decode_row, self._shards[-1])
+
+    def rejected(self) -> Iterator[Row]:
+        """The rows that were dropped, block by block; `meta.rejected` says by which and why."""
+        for shards in self._shards:
+            yield from map(decode_row, shards.rejected())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form of the account, as in `report.json`: the same for an interrupted run as for another."""
+        return {"steps": [step.to_dict() for step in self.steps]}
+
+
+class Pipeline:
+    """Blocks over a folder in which every finished batch is kept.
+
+    Run it again after a kill, an error or a change: batches whose block (name, version, configuration) and
+    input are the same are taken as they are. A folder belongs to one run at a time.
+
+    Args:
+        blocks: at least one, with names of their own.
+        folder: made if it isn't there.
+        engine: where batches run; the result is the same with any.
+        progress: called after each batch.
+
+    Raises:
+        ConfigError: names that collide or can't name a folder, or a configuration that is not JSON.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        folder: str | Path,
+        *,
+        engine: Engine | None = None,
+        progress: Callable[[StepProgress], None] | None = None,
+    ) -> None:
+        _check_names(blocks)
+        self.blocks = list(blocks)
+        self.folder = Path(folder)
+        self._engine = engine or LocalEngine()
+        self._progress = progress or (lambda _: None)
+        self._base_keys = {block.name: _base_key(block) for block in blocks}
+
+    def run(self, source: Iterable[Exchange]) -> PipelineResult:
+        """Run what is not finished yet.
+
+        Args:
+            source: the rows to begin with; the same ones each time. They get their ids here.
+
+        Raises:
+            SynthesisError: no room left on the disk, another run in the same folder, or what a block raised.
+                Finished batches are kept.
+        """
+        with _room_on(self.folder), _lock(self.folder):
+            shards = [Shards(self.folder / _SOURCE)]
+            lines = (encode_row(row) for row in number_rows(source))
+            total = shards[0].write(0, _SOURCE, write_lines(lines)).rows_out
+            shards[0].trim(1)
+            reports: list[StepReport] = []
+            for block in self.blocks:
+                target = Shards(self.folder / block.name)
+                run = self._run_whole if block.whole else self._run_batches
+                reports.append(run(block, shards[-1], target, total))
+                shards.append(target)
+                total = reports[-1].rows_out
+            result = PipelineResult(reports, shards)
+            with open_atomic(self.folder / "report.json") as file:
+                file.write(json.dumps(result.to_dict(), indent=1, sort_keys=True).encode() + b"\n")
+            return result
+
+    def _run_batches(self, block: Block, source: Shards, target: Shards, total: int) -> StepReport:
+        report, keys, started = StepReport(block.name, block.version), dict[int, str](), time.monotonic()
+        count = 0
+
+        def unfinished() -> Iterator[Batch]:
+            nonlocal count
+            for batch in cut_batches(source, block.batch_rows):
+                count = batch.number + 1
+                key = self._key(block, batch.digest)
+                if marker := target.find(batch.number, key):
+                    self._note(report, marker, total)
+                else:
+                    keys[batch.number] = key
+                    yield batch
+
+        for output in self._engine.map_batches(block, unfinished()):
+            rows_in = min(block.batch_rows, total - output.number * block.batch_rows)
+            key = keys.pop(output.number)
+            self._note(report, target.write(output.number, key, _fill(output, rows_in)), total)
+            report.rows_run += rows_in
+        target.trim(count)
+        report.seconds = time.monotonic() - started
+        return report
+
+    def _run_whole(self, block: Block, source: Shards, target: Shards, total: int) -> StepReport:
+        report, started = StepReport(block.name, block.version), time.monotonic()
+        digest = hashlib.sha256()
+        for line in source:
+            digest.update(line)
+        key = self._key(block, digest.hexdigest())
+        marker = target.find(0, key)
+        if marker is None:
+            marker = target.write(
+                0, key, lambda write, reject: _run_into(block, source, total, write, reject)
+            )
+            report.rows_run = total
+        target.trim(1)
+        self._note(report, marker, total)
+        report.seconds = time.monotonic() - started
+        return report
+
+    def _note(self, report: StepReport, marker: Marker, total: int) -> None:
+        report.add(marker)
+        self._progress(
+            StepProgress(report.step, report.rows_in, total, report.rows_out, report.rejected.total())
+        )
+
+    def _key(self, block: Block, digest: str) -> str:
+        return hashlib.sha256(f"{self._base_keys[block.name]}{digest}".encode()).hexdigest()
+
+
+class _Rows:
+    """Rows of a file of lines, decoded anew at each reading."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(decode_row, self._lines)
+
+
+def _run_into(
+    block: Block,
+    source: Shards,
+    total: int,
+    write: Callable[[bytes], None],
+    reject: Callable[[bytes], None],
+) -> tuple[int, dict[str, int], dict[str, int]]:
+    context = BlockContext(block.name, lambda row: reject(encode_row(row)))
+    for row in check_rows(block.name, block.run(_Rows(source), context)):
+        write(encode_row(row))
+    return total, dict(sorted(context.reasons.items())), dict(sorted(context.counters.items()))
+
+
+def _fill(output: BatchOutput, rows_in: int) -> Fill:
+    def fill(
+        write: Callable[[bytes], None], reject: Callable[[bytes], None]
+    ) -> tuple[int, dict[str, int], dict[str, int]]:
+        for line in output.lines:
+            write(line)
+        for line in output.rejected:
+            reject(line)
+        return rows_in, output.reasons, output.counters
+
+    return fill
+
+
+def _base_key(block: Block) -> str:
+    try:
+        return json.dumps(
+            [_FORMAT, block.name, block.version, block.config()], sort_keys=True, allow_nan=False
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"block {block.name}: config() must be JSON ({error})") from error
+
+
+def _check_names(blocks: Sequence[Block]) -> None:
+    if not blocks:
+        raise ConfigError("blocks: the list is empty; a pipeline needs at least one")
+    seen = {_SOURCE}
+    for block in blocks:
+        if not _NAME.fullmatch(block.name):
+            raise ConfigError(f"block {block.name!r}: a name has letters, digits, - and _, 64 at most")
+        if block.name in seen:
+            raise ConfigError(f"block {block.name}: the name is taken; each block of a pipeline has its own")
+        if block.batch_rows < 1:
+            raise ConfigError(f"block {block.name}: batch_rows must be at least 1")
+        seen.add(block.name)
+
+
+@contextmanager
+def _room_on(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise SynthesisError(
+            f"{folder}: no room left to write ({error.strerror}). Finished batches are kept; make room "
+            "and run again"
+        ) from error
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """The system drops the lock when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SynthesisError(
+                f"{folder}: another run works in this folder; wait for it or take another"
+            ) from None
+        yield

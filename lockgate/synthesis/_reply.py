@@ -1,0 +1,102 @@
+"""Reading what an OpenAI-compatible endpoint sends back. Nothing here repeats text of the reply."""
+
+import email.utils
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lockgate.synthesis._requests import (
+    Completion,
+    GenerationFailure,
+    GenerationRequest,
+    Outcome,
+    estimate_tokens,
+)
+
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "quota_exceeded")
+
+
+def read_completion(body: bytes, request: GenerationRequest) -> Outcome:
+    """The completion in a chat-completions body; what is missing or of the wrong type is a failure."""
+    try:
+        reply = json.loads(body)
+    except (ValueError, RecursionError):
+        return GenerationFailure("malformed", "the reply is not JSON")
+    choices = reply.get("choices") if isinstance(reply, Mapping) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+        return GenerationFailure("malformed", "the reply holds no choices")
+    choice = choices[0]
+    message = choice.get("message")
+    if not isinstance(message, Mapping):
+        return GenerationFailure("malformed", "the choice holds no message")
+    finish = choice.get("finish_reason")
+    if finish == "content_filter":
+        return GenerationFailure("filtered", "the endpoint's own filter stopped the answer")
+    text = message.get("content")
+    if text is None and isinstance(message.get("refusal"), str):
+        # A refusal in its own field is an answer like any other: the caller's filters decide about it.
+        text = message["refusal"]
+    if not isinstance(text, str):
+        return GenerationFailure("malformed", "the message holds no text")
+    if not _is_unicode(text):
+        return GenerationFailure("malformed", "the text holds a lone surrogate")
+    prompt, completion = read_usage(reply, request, text)
+    return Completion(text, finish if finish in ("stop", "length") else "stop", prompt, completion)
+
+
+def read_usage(reply: object, request: GenerationRequest, text: str = "") -> tuple[int, int]:
+    """Prompt and completion tokens as the endpoint counted them, else estimated."""
+    usage = reply.get("usage") if isinstance(reply, Mapping) else None
+    usage = usage if isinstance(usage, Mapping) else {}
+    return (
+        _count(usage.get("prompt_tokens"), request.estimated_prompt_tokens),
+        _count(usage.get("completion_tokens"), estimate_tokens(text)),
+    )
+
+
+def error_code(body: bytes) -> str:
+    """The machine-readable code of an error body, or nothing. Its message may quote the prompt or the key."""
+    try:
+        error = json.loads(body).get("error")
+    except (ValueError, RecursionError, AttributeError):
+        return ""
+    fields: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
+    for value in (fields.get("code"), fields.get("type")):
+        if isinstance(value, str) and _CODE.fullmatch(value):
+            return value
+    return ""
+
+
+def is_out_of_quota(code: str) -> bool:
+    """Whether a 429 means that the account is empty, which no waiting helps."""
+    return code in _NO_QUOTA
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, given in seconds or as a date."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    # Not a number compares false with everything.
+    return max(0.0, seconds) if seconds < float("inf") else None
+
+
+def _count(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""What a block has finished: a file of rows, a file of rejected rows and a marker for each batch."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from lockgate.exchanges import open_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Says that a batch is finished, for which input, and what came of it. Written last."""
+
+    key: str
+    rows_in: int
+    rows_out: int
+    reasons: dict[str, int]
+    counters: dict[str, int]
+    rows_sha256: str
+    rejected_sha256: str
+
+
+class _Sink:
+    """A file that counts and hashes what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.count = 0
+
+    def write(self, line: bytes) -> None:
+        self._file.write(line)
+        self._hash.update(line)
+        self.count += 1
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+# Writes rows and rejected rows through its two arguments; returns rows read, reasons and counters.
+Fill = Callable[
+    [Callable[[bytes], None], Callable[[bytes], None]], tuple[int, dict[str, int], dict[str, int]]
+]
+
+
+class Shards:
+    """The folder of one block. Iterating gives the lines of all its rows in order, as often as wanted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob(".*.part"):
+            part.unlink()
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._lines("rows")
+
+    def rejected(self) -> Iterator[bytes]:
+        """The lines of the rejected rows."""
+        yield from self._lines("rejected")
+
+    def find(self, number: int, key: str) -> Marker | None:
+        """The marker of a batch, if it is of this key and its files are as they were written."""
+        try:
+            marker = Marker(**json.loads(self._path(number, "done").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+        if marker.key != key:
+            return None
+        for kind, digest in (("rows", marker.rows_sha256), ("rejected", marker.rejected_sha256)):
+            if _sha256(self._path(number, kind)) != digest:
+                return None
+        return marker
+
+    def write(self, number: int, key: str, fill: Fill) -> Marker:
+        """Write a batch's files, then its marker; a kill leaves no marker that says too much."""
+        done = self._path(number, "done")
+        # The old one goes first: its key may be asked for again, and the files will no longer be its own.
+        done.unlink(missing_ok=True)
+        with (
+            open_atomic(self._path(number, "rows")) as rows_file,
+            open_atomic(self._path(number, "rejected")) as rejected_file,
+        ):
+            rows, rejected = _Sink(rows_file), _Sink(rejected_file)
+            rows_in, reasons, counters = fill(rows.write, rejected.write)
+        marker = Marker(key, rows_in, rows.count, reasons, counters, rows.sha256, rejected.sha256)
+        with open_atomic(done) as file:
+            file.write(json.dumps(asdict(marker), sort_keys=True).encode())
+        return marker
+
+    def trim(self, count: int) -> None:
+        """Say how many batches there are, and remove those of an earlier, longer run."""
+        self.count = count
+        for file in self.folder.glob("*.jsonl*"):
+            number = file.name.split(".")[0]
+            if number.isdigit() and int(number) >= count:
+                file.unlink()
+
+    def _path(self, number: int, kind: str) -> Path:
+        ending = {"rows": "jsonl", "rejected": "rejected.jsonl", "done": "jsonl.done"}[kind]
+        return self.folder / f"{number:06d}.{ending}"
+
+    def _lines(self, kind: str) -> Iterator[bytes]:
+        for number in range(self.count):
+            with self._path(number, kind).open("rb") as file:
+                yield from file
+
+
+def write_lines(lines: Iterable[bytes]) -> Fill:
+    """A `Fill` of rows that are there already."""
+
+    def fill(
+        write: Callable[[bytes], None], reject: Callable[[bytes], None]
+    ) -> tuple[int, dict[str, int], dict[str, int]]:
+        count = 0
+        for line in lines:
+            write(line)
+            count += 1
+        return count, {}, {}
+
+    return fill
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

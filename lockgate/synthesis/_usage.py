@@ -1,0 +1,138 @@
+"""Accounting: tokens used, what they cost, and a budget that is never overdrawn."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lockgate.errors import BudgetExhausted
+from lockgate.synthesis._requests import Completion, GenerationRequest
+
+_MILLION = 1_000_000
+
+
+class Prices(BaseModel):
+    """What a million tokens cost, in one currency of the user's choice."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+    def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Cost of so many tokens."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / _MILLION
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a generator has used so far. `retries` are attempts that had to be made again."""
+
+    requests: int = 0
+    failures: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    tokens_by_purpose: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def add(self, request: GenerationRequest, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count an answered request."""
+        self.requests += 1
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.tokens_by_purpose[request.purpose] += prompt_tokens + completion_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, purposes sorted."""
+        return {
+            "requests": self.requests,
+            "failures": self.failures,
+            "retries": self.retries,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "tokens_by_purpose": dict(sorted(self.tokens_by_purpose.items())),
+        }
+
+
+class Budget:
+    """A cap on tokens, on cost, or on both, for the life of one generator; cached answers cost nothing.
+
+    A request reserves its `max_tokens` and its estimated prompt before it is sent, so that the requests in
+    flight together stay within the cap. The prompt's true length is known only afterwards.
+    """
+
+    def __init__(
+        self, *, max_tokens: int | None = None, max_cost: float | None = None, prices: Prices | None = None
+    ) -> None:
+        if max_cost is not None and prices is None:
+            raise ValueError("max_cost needs prices")
+        self.max_tokens = max_tokens
+        self.max_cost = max_cost
+        self.prices = prices or Prices(prompt=0, completion=0)
+
+    def has_room(self, usage: Usage, in_flight: Iterable[GenerationRequest]) -> bool:
+        """Whether what is used and what the requests may still use together stay within the cap."""
+        if self.max_tokens is None and self.max_cost is None:
+            return True
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        for request in in_flight:
+            prompt += request.estimated_prompt_tokens
+            completion += request.max_tokens
+        if self.max_tokens is not None and prompt + completion > self.max_tokens:
+            return False
+        return self.max_cost is None or self.prices.cost(prompt, completion) <= self.max_cost
+
+    def exhausted(self, usage: Usage) -> BudgetExhausted:
+        """The error to raise, with what was used."""
+        cost = self.prices.cost(usage.prompt_tokens, usage.completion_tokens)
+        return BudgetExhausted(
+            f"the budget is used up: {usage.tokens} tokens (cap {self.max_tokens}), cost {cost:.4f} "
+            f"(cap {self.max_cost}). Finished work is kept; raise max_tokens or max_cost and run again"
+        )
+
+
+@dataclass(slots=True)
+class Estimate:
+    """What a run would ask for, were all of it answered at full length: an upper figure."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    requests_by_purpose: Counter[str] = field(default_factory=Counter)
+
+    def add(self, request: GenerationRequest) -> None:
+        """Count a request that would be sent."""
+        self.requests += 1
+        self.prompt_tokens += request.estimated_prompt_tokens
+        self.completion_tokens += request.max_tokens
+        self.requests_by_purpose[request.purpose] += 1
+
+    def to_dict(self, prices: Prices | None = None) -> dict[str, Any]:
+        """JSON form; `cost` is null without prices."""
+        return {
+            "requests": self.requests,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "requests_by_purpose": dict(sorted(self.requests_by_purpose.items())),
+            "cost": prices.cost(self.prompt_tokens, self.completion_tokens) if prices else None,
+        }
+
+
+def estimate_requests(requests: Iterable[GenerationRequest]) -> Estimate:
+    """Estimate of requests that are known beforehand; see `DryRunGenerator` for those that are not."""
+    estimate = Estimate()
+    for request in requests:
+        estimate.add(request)
+    return estimate
+
+
+def count_completion(usage: Usage, request: GenerationRequest, completion: Completion) -> None:
+    """Count a request by what its completion says it took."""
+    usage.add(request, completion.prompt_tokens, completion.completion_tokens)
