@@ -1,5 +1,6 @@
 """Verdicts at the end of every block of whole exchanges, in bulk, through the sessions that serve streams."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ class BlockScores:
     Attributes:
         number, exchange: which one.
         ends: answer tokens read at the end of each block; the first is 0, before the answer.
-        logits: the verdict there.
+        logits: the verdict there; infinite where it was no finite number, so that it counts as the highest.
         tokens: tokens read, suffixes included.
         flops: multiply-adds counted twice.
         cpu_s: the exchange's share, by tokens, of the process time of its steps.
@@ -156,7 +157,7 @@ def _step(classifier: ExchangeClassifier, pool: SessionPool, jobs: Sequence[_Job
     logits = judge(pool, [(job.session, job.news()) for job in jobs])
     share = (time.process_time() - started) / sum(costs)
     for job, cost, logit in zip(jobs, costs, logits, strict=True):
-        job.logits.append(logit)
+        job.logits.append(logit if math.isfinite(logit) else math.inf)
         job.tokens += cost
         job.cpu_s += share * cost
         context = job.session.length + classifier.tokens_per_verdict

@@ -1,6 +1,7 @@
 """The exchange classifier's verdicts, files and refusals."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -138,6 +139,21 @@ def test_beyond_the_context_a_verdict_depends_on_the_cut_alone(head) -> None:
             alone = judge(pool, [(session, chat.token_ids[start : start + end])])[0]
             assert logit == pytest.approx(alone, abs=TOLERANCE, rel=TOLERANCE)
     assert found.tokens < 3 * (chat.answer_end + len(found.ends) * classifier.tokens_per_verdict)
+
+
+class Numberless(ExchangeClassifier):
+    number = math.nan
+
+    def verdict_logits(self, hidden):
+        return super().verdict_logits(hidden) * 0 + self.number
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.inf, math.inf])
+def test_a_verdict_that_is_no_number_is_the_highest(number) -> None:
+    good = tiny_classifier()
+    bad = Numberless(good.base, good.record, good.tensors)
+    bad.number = number
+    assert set(next(score_blocks(bad, [planted(1, 1)])).logits) == {math.inf}
 
 
 def test_the_base_is_left_as_it_is() -> None:
