@@ -11,7 +11,7 @@ from lockgate.backbones import Backbone
 from lockgate.classifiers import Reads
 from lockgate.classifiers._wrapper import render_for
 from lockgate.errors import TrainingError
-from lockgate.exchanges import Exchange, prompt_group
+from lockgate.exchanges import Exchange, text_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ def select_examples(exchanges: Sequence[Exchange], reads: Reads) -> list[Example
     """Exchanges that can train a classifier, with their labels.
 
     A classifier of exchanges or answers learns from answered exchanges. One of prompts learns from each
-    distinct prompt once; a prompt is harmful if its exchange is, if `meta.harmful_request` says so, or if any
-    exchange with the same prompt is harmful.
+    distinct prompt (all turns before the answer) once; a prompt is harmful if its exchange is, if
+    `meta.harmful_request` says so, or if any exchange with the same prompt is harmful.
 
     Raises:
         TrainingError: no usable exchange, or labels of one class only.
@@ -70,10 +70,17 @@ def _prompts(exchanges: Sequence[Exchange]) -> list[Example]:
         asked = row.meta.get("harmful_request") is True
         if row.label is None and not asked:
             continue
-        group = prompt_group(row)
+        group = _conversation_hash(row)
         first.setdefault(group, row)
         labels[group] = max(labels.get(group, 0.0), row.label or 0.0, 1.0 if asked else 0.0)
     return [Example(row, labels[group]) for group, row in first.items()]
+
+
+def _conversation_hash(exchange: Exchange) -> str:
+    """Of all that stands before the answer: the same last turn may be harmless behind other turns."""
+    before = exchange.messages if exchange.is_prompt_only else exchange.messages[:-1]
+    turns = [{**message.to_dict(), "content": text_hash(message.content)} for message in before]
+    return hashlib.sha256(json.dumps(turns, sort_keys=True).encode()).hexdigest()
 
 
 def make_row(

@@ -62,6 +62,18 @@ def test_a_prompt_is_as_harmful_as_anything_known_of_it() -> None:
     }
 
 
+def test_prompts_that_end_alike_are_not_one_prompt() -> None:
+    last = (Message("user", "go on"), Message("assistant", "well"))
+    first = {"a harmful start": 1.0, "a harmless start": 0.0, "A harmless START!": 0.2}
+    rows = [
+        Exchange((Message("user", text), Message("assistant", "yes"), *last), label, None, "made")
+        for text, label in first.items()
+    ]
+    rows += [Exchange(last, 0.0, None, "made"), Exchange(last[:1], 0.1, None, "made")]
+    found = [(e.exchange, e.label) for e in select_examples(rows, "prompt")]
+    assert found == [(rows[0], 1.0), (rows[1], 0.2), (rows[3], 0.1)]
+
+
 @pytest.mark.parametrize("reads", ["exchange", "prompt", "answer"])
 @pytest.mark.parametrize("rows", [[], [answered("a", 1.0)], [answered("a", 0.4), answered("b", 0.0)]])
 def test_one_class_is_refused(reads, rows) -> None:
