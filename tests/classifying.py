@@ -10,6 +10,7 @@ from lockgate.backbones import Backbone
 from lockgate.classifiers import AdapterShape, ExchangeClassifier
 from lockgate.classifiers._adapter import adapted_maps
 from lockgate.classifiers._exchange import classifier_record
+from lockgate.constitution import load_constitution
 from lockgate.guards import Verdicts
 
 
@@ -28,8 +29,11 @@ def random_classifier(backbone: Backbone, seed: int = 0, **fields) -> ExchangeCl
         tensors["value.weight"] = torch.randn(backbone.hidden_size, generator=generator)
         tensors["value.bias"] = torch.tensor(0.5)
     settings = {"name": "tiny-judge", "reads": "exchange", "head": "verdict", "question": "?"}
+    policy = load_constitution("stage-magic")
+    training = {"constitution": {"name": policy.name, "version": str(policy.version)}}
     record = classifier_record(
-        backbone, {**settings, "words": ("0", "1"), "adapter": shape.model_dump(), **fields}
+        backbone,
+        {**settings, "words": ("0", "1"), "adapter": shape.model_dump(), "training": training, **fields},
     )
     return ExchangeClassifier(backbone, record, tensors)
 

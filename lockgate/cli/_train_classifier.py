@@ -16,6 +16,9 @@ def classifier(
         list[Path], typer.Option("--input", help="Labelled exchanges; may be given several times.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the classifier.")],
+    constitution: Annotated[
+        str, typer.Option(help="The policy of the labels: a file, or the name of one that is shipped.")
+    ] = "general-harms",
     backbone: Annotated[
         str, typer.Option(help="`embedded`, or a local Hugging Face causal language model.")
     ] = "embedded",
@@ -58,6 +61,7 @@ def classifier(
     """
     from lockgate.backbones import Backbone
     from lockgate.classifiers import check_classifier_target
+    from lockgate.constitution import load_constitution
     from lockgate.exchanges import InvalidCounter, read_exchanges
     from lockgate.training import train_classifier
 
@@ -68,6 +72,7 @@ def classifier(
         "seed": seed,
     }  # fmt: skip
     config = _config(settings)
+    policy = load_constitution(constitution)
     check_classifier_target(output)
     invalid = InvalidCounter()
     rows = [
@@ -79,6 +84,7 @@ def classifier(
         Backbone.load(backbone, device=device),
         rows,
         config,
+        constitution=policy,
         checkpoint=state,
         report=lambda line: typer.echo(f"train: {line}", err=True),
     )

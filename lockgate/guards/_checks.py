@@ -28,15 +28,19 @@ def check_classifier(record: GuardRecord, backbone: Backbone, classifier: Exchan
             "Train both on one backbone"
         )
     policy = (classifier.record.training or {}).get("constitution")
-    if policy is not None:
-        ours = {"name": record.constitution.name, "version": record.constitution.version}
-        theirs = {key: str(policy.get(key)) for key in ours} if isinstance(policy, Mapping) else {}
-        if theirs != ours:
-            raise GuardError(
-                f"classifier {classifier.name} was trained for the policy {theirs.get('name')} "
-                f"(version {theirs.get('version')}), the probe for {ours['name']} (version "
-                f"{ours['version']}); train both on one constitution"
-            )
+    if not isinstance(policy, Mapping):
+        raise GuardError(
+            f"classifier {classifier.name} does not say which policy it was trained for "
+            "(training.constitution in classifier.yaml); train it with --constitution"
+        )
+    ours = {"name": record.constitution.name, "version": record.constitution.version}
+    theirs = {key: str(policy.get(key)) for key in ours}
+    if theirs != ours:
+        raise GuardError(
+            f"classifier {classifier.name} was trained for the policy {theirs['name']} (version "
+            f"{theirs['version']}), the probe for {ours['name']} (version {ours['version']}); train both on "
+            "one constitution"
+        )
     if record.classifier is not None and record.classifier.sha256 != classifier.sha256:
         raise GuardError(
             f"classifier {classifier.name} is not the one that the guard was made with "

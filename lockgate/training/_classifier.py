@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ExchangeClassifier
+from lockgate.constitution import Constitution
 from lockgate.exchanges import Exchange
 from lockgate.training._classifier_config import ClassifierConfig
 from lockgate.training._classifier_data import select_examples
@@ -16,6 +17,7 @@ def train_classifier(
     exchanges: Sequence[Exchange],
     config: ClassifierConfig,
     *,
+    constitution: Constitution | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 20,
     report: Callable[[str], None] = lambda _: None,
@@ -27,13 +29,15 @@ def train_classifier(
     result.
 
     Args:
+        constitution: the policy by which the exchanges are labelled. Its name and version go into the record;
+            a guard takes no classifier without them.
         report: told of each step: its number, its loss, the tokens so far.
 
     Raises:
         TrainingError: no usable exchange or one class only.
         ConfigError: settings that do not fit the backbone.
     """
-    run = ClassifierRun(backbone, select_examples(exchanges, config.reads), config)
+    run = ClassifierRun(backbone, select_examples(exchanges, config.reads), config, constitution)
     first = run.restore(checkpoint) if checkpoint else 0
     for number in range(first, len(run.steps)):
         loss = run.step(number)

@@ -21,6 +21,7 @@ from lockgate.backbones import Backbone, TreeBlock, TreeStep, derive, tree_block
 from lockgate.classifiers import AdapterShape, ExchangeClassifier, make_wrapper
 from lockgate.classifiers._adapter import ADAPTER_PREFIX, linear_names
 from lockgate.classifiers._exchange import VALUE_BIAS, VALUE_WEIGHT, classifier_record
+from lockgate.constitution import Constitution
 from lockgate.errors import ConfigError
 from lockgate.training._checkpoint import restore_checkpoint, save_checkpoint
 from lockgate.training._classifier_config import DTYPES, ClassifierConfig
@@ -34,7 +35,13 @@ _HEAD_RATE = 10.0
 class ClassifierRun:
     """State of one training: the model with its adapters, the optimiser, the plan of the steps."""
 
-    def __init__(self, base: Backbone, examples: Sequence[Example], config: ClassifierConfig) -> None:
+    def __init__(
+        self,
+        base: Backbone,
+        examples: Sequence[Example],
+        config: ClassifierConfig,
+        constitution: Constitution | None = None,
+    ) -> None:
         depth = base.n_layers if config.depth is None else config.depth
         if not 1 <= depth <= base.n_layers or config.max_tokens > base.context_length:
             raise ConfigError(
@@ -42,6 +49,7 @@ class ClassifierRun:
                 f"found depth {depth}, max_tokens {config.max_tokens}"
             )
         self.base, self.examples, self.config = base, examples, config
+        self.constitution = constitution
         self.wrapper = make_wrapper(base, config.question, config.words) if config.head == "verdict" else None
         self.suffix = list(self.wrapper.suffix) if self.wrapper else []
         dtype = None if config.dtype == "float32" else DTYPES[config.dtype]
@@ -194,8 +202,11 @@ class ClassifierRun:
     def _record(self) -> dict[str, Any]:
         harmful = sum(example.label >= 0.5 for example in self.examples)
         config = asdict(self.config)
+        policy = self.constitution
+        named = {"name": policy.name, "version": str(policy.version)} if policy else None
         return {
             "recipe": "lockgate train classifier",
+            **({"constitution": named} if named else {}),
             "config": {**config, "words": list(config["words"])},
             "exchanges": {"harmful": harmful, "harmless": len(self.examples) - harmful},
             "tokens_seen": self.tokens_through(len(self.steps) - 1),

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lockgate.backbones import Backbone
+from lockgate.constitution import load_constitution
 from lockgate.evaluation import collect_provenance, file_sha256
 from lockgate.exchanges import read_exchanges
 from lockgate.training import ClassifierConfig, train_classifier
@@ -61,6 +62,7 @@ def main() -> None:
             backbone,
             rows,
             CONFIGS[name],
+            constitution=load_constitution("general-harms"),  # as the embedded probe, their first stage
             checkpoint=arguments.out / f"{name}.checkpoint.safetensors",
             report=lambda line, name=name: print(f"{name}: {line}", flush=True),
         )

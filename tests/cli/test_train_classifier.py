@@ -8,6 +8,7 @@ from judges import planted
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ExchangeClassifier
 from lockgate.cli import main
+from lockgate.constitution import load_constitution
 from lockgate.exchanges import write_exchanges
 
 QUICK = ("--layers", 1, "--rank", 2, "--max-tokens", 100, "--tokens", 600, "--tokens-per-step", 200)
@@ -47,11 +48,16 @@ def test_from_labelled_rows_to_a_folder(run, tmp_path, saved_backbone) -> None:
     made = json.loads(out)
     loaded = ExchangeClassifier.load(tmp_path / "c", Backbone.load(saved_backbone("llama")))
     assert (loaded.sha256, loaded.reads, loaded.head) == (made["sha256"], "answer", "value")
+    policy = load_constitution("general-harms")
+    recorded = {"name": policy.name, "version": str(policy.version)}
+    assert loaded.record.training["constitution"] == recorded
     assert made["exchanges"] == {"harmful": 6, "harmless": 6}
     assert "train: step 1/" in err
     assert not (tmp_path / "c.state").exists()
-    code, out, _ = run()
+    code, out, _ = run("--constitution", "stage-magic")
     assert code == 0
+    loaded = ExchangeClassifier.load(tmp_path / "c", Backbone.load(saved_backbone("llama")))
+    assert loaded.record.training["constitution"]["name"] == "stage-magic"
     assert out.startswith("classifier in ")
 
 
@@ -64,6 +70,7 @@ def test_bad_usage_is_one_line(run, tmp_path) -> None:
         (("--head", "two"), {}, "--head"),
         (("--weighting", "max"), {}, "weighting"),
         (("--depth", 9), {}, "has 3 blocks"),
+        (("--constitution", "nowhere"), {}, "nowhere"),
     ]
     for arguments, options, expected in cases:
         code, out, err = run(*arguments, **options)

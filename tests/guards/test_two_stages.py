@@ -20,7 +20,7 @@ from lockgate.classifiers import ExchangeClassifier, score_blocks
 from lockgate.errors import BackboneMismatch, ConfigError, ExchangeError, GuardError
 from lockgate.evaluation import BlockTrace, ScoresTable
 from lockgate.exchanges import Exchange, Message, write_exchanges
-from lockgate.guards import Guard, _files, read_bundle
+from lockgate.guards import Guard, _files, _guard, read_bundle
 
 ARCHITECTURES = ("llama", "qwen2_sliding", "gemma2")
 PROMPT = [{"role": "user", "content": "why does the canal run past the mill"}]
@@ -380,6 +380,9 @@ def test_stages_that_do_not_belong_together_are_refused() -> None:
     other = {"constitution": {"name": "other", "version": "1"}}
     with pytest.raises(GuardError, match=r"trained for the policy other .*, the probe for stage-magic"):
         make_guard().with_cascade(random_classifier(tiny_backbone(), training=other), make_cascade())
+    for unnamed in (None, {}, {"constitution": None}, {"constitution": "stage-magic"}):
+        with pytest.raises(GuardError, match=r"tiny-judge does not say which policy .* --constitution"):
+            make_guard().with_cascade(random_classifier(tiny_backbone(), training=unnamed), make_cascade())
     constitution, text = policy()
     same = {"constitution": {"name": constitution.name, "version": str(constitution.version)}}
     classifier = random_classifier(tiny_backbone(), training=same)
@@ -391,6 +394,18 @@ def test_stages_that_do_not_belong_together_are_refused() -> None:
     for half in ({"classifier": classifier}, {"cascade": make_cascade()}):
         with pytest.raises(GuardError, match="needs both a classifier and a cascade"):
             Guard.create(**parts, **half)
+
+
+def test_a_bundle_whose_classifier_names_no_policy_is_refused_and_the_classifier_is_not(
+    tmp_path, monkeypatch
+) -> None:
+    unnamed = random_classifier(tiny_backbone(), training=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(_guard, "check_classifier", lambda *_: None)
+        two_stages(classifier=unnamed).save(tmp_path / "guard")
+    assert ExchangeClassifier.load(tmp_path / "guard" / "classifier", tiny_backbone()).sha256
+    with pytest.raises(GuardError, match="does not say which policy"):
+        Guard.load(tmp_path / "guard", backbone=tiny_backbone())
 
 
 def test_a_bad_exchange_is_named_by_its_place() -> None:
