@@ -3,47 +3,57 @@
 Run it across ALL data sets before any split. Translations are not found: give them a group key of their own.
 """
 
-import hashlib
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lockgate.errors import ConfigError
 from lockgate.exchanges._groups import DisjointSets
 from lockgate.exchanges._record import Exchange
+from lockgate.exchanges._shingles import (
+    Hashes,
+    Signatures,
+    jaccard_index,
+    mix_bits,
+    normalise_text,
+    shingle_text,
+    sign_shingles,
+    text_hash,
+)
 
 THRESHOLD = 0.7
 SHINGLE_WORDS = 5
 
-# 128 values of 4 bytes: half a kilobyte a row. 32 bands of 4 find a pair of Jaccard index 0.7 with
-# probability 0.9998; the estimate's deviation there is 0.04, so five of them below rule a pair out.
-_PERMUTATIONS = 128
-_BANDS = 32
+# The estimate's deviation at 0.7 is 0.04 with 128 hashes, so five of them below rule a pair out.
 _MARGIN = 0.2
-_CHUNK_SHINGLES = 4096
 _CACHED_ROWS = 4096
-
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
-# Scripts without spaces count by character. Operators stay: "3*4" and "3/4" are two questions.
-_SPACELESS = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[+*/=<>^%]")
-
-_Hashes = NDArray[np.uint64]
-_Signatures = NDArray[np.uint32]
+_GROWTH_ROWS = 1024
 
 
-def normalise_text(text: str) -> str:
-    """Words in compatibility form and without case, joined by spaces; punctuation is left out."""
-    folded = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(_WORD.findall(folded)) or folded.strip()
+@dataclass(frozen=True, slots=True)
+class MinHash:
+    """How near-duplicates are looked for: n-grams of `words` words, `bands` bands of `rows` hashes.
+
+    A signature takes 4 * bands * rows bytes a text. A pair of Jaccard index J shares a band with probability
+    1 - (1 - J**rows)**bands. The default finds J = 0.7 with probability 0.9998, in half a kilobyte.
+    """
+
+    words: int = SHINGLE_WORDS
+    bands: int = 32
+    rows: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.words, self.bands, self.rows) < 1:
+            raise ConfigError("minhash: words, bands and rows must each be at least 1")
 
 
-def text_hash(text: str) -> str:
-    """16 hex digits of the SHA-256 of the normalised text."""
-    return hashlib.sha256(normalise_text(text).encode("utf-8")).hexdigest()[:16]
+# As for web documents (Gopher, section A.1.1: 13-grams, Jaccard 0.8), with bands that find 0.94 of such
+# pairs.
+DOCUMENT_MINHASH = MinHash(words=13, bands=25, rows=10)
+_DEFAULT = MinHash()
 
 
 def prompt_group(exchange: Exchange) -> str:
@@ -57,106 +67,90 @@ def prompt_group(exchange: Exchange) -> str:
     return text_hash("\n".join(message.content for message in exchange.messages))
 
 
-def find_duplicates(texts: Sequence[str], *, threshold: float = THRESHOLD) -> list[str]:
+def find_duplicates(
+    texts: Sequence[str], *, threshold: float = THRESHOLD, minhash: MinHash = _DEFAULT
+) -> list[str]:
     """Group texts that are equal after normalisation or near-duplicates of each other, also over others.
 
-    Two texts are near-duplicates when the Jaccard index of their sets of word 5-grams is at least
-    `threshold`; candidates come from MinHash bands and are verified. A text of fewer than five words counts
-    as one 5-gram.
+    Two texts are near-duplicates when the Jaccard index of their sets of word n-grams is at least
+    `threshold`; candidates come from MinHash bands and are verified. A text of fewer words than the n-gram
+    counts as one n-gram.
+
+    Args:
+        texts: read once in order, and single rows again to verify candidates. A sequence that reads its rows
+            from disk keeps memory at the index, under a kilobyte a row.
 
     Returns:
         For each text its group: the smallest `text_hash` in it, whatever the order of the texts.
     """
-    hashes = [text_hash(text) for text in texts]
-    unique = sorted(set(hashes))
-    position = {digest: index for index, digest in enumerate(unique)}
-    normal = [""] * len(unique)
-    for text, digest in zip(texts, hashes, strict=True):
-        index = position[digest]
-        normal[index] = normal[index] or normalise_text(text)
-    sets = _join_near(normal, threshold)
-    # The hashes are sorted and a set's root is its smallest member, hence the group's smallest hash.
-    return [unique[sets.find(position[digest])] for digest in hashes]
+    hashes, firsts, signatures = _read_signatures(texts, minhash)
+    sets = _join_near(texts, firsts, signatures, threshold, minhash)
+    smallest: dict[int, str] = {}
+    for index, row in enumerate(firsts):
+        root = sets.find(index)
+        smallest[root] = min(smallest.get(root, hashes[row]), hashes[row])
+    position = {hashes[row]: index for index, row in enumerate(firsts)}
+    return [smallest[sets.find(position[digest])] for digest in hashes]
 
 
-def shingle_jaccard(first: str, second: str) -> float:
-    """Jaccard index of the two texts' sets of word 5-grams."""
-    return _jaccard(_shingles(normalise_text(first)), _shingles(normalise_text(second)))
+def shingle_jaccard(first: str, second: str, *, words: int = SHINGLE_WORDS) -> float:
+    """Jaccard index of the two texts' sets of word n-grams."""
+    return jaccard_index(
+        shingle_text(normalise_text(first), words), shingle_text(normalise_text(second), words)
+    )
 
 
-def _join_near(texts: Sequence[str], threshold: float) -> DisjointSets:
-    sets = DisjointSets(len(texts))
-    signatures = np.empty((len(texts), _PERMUTATIONS), dtype=np.uint32)
+def _read_signatures(texts: Sequence[str], minhash: MinHash) -> tuple[list[str], list[int], Signatures]:
+    """Every text's hash, the rows where a text stands first, and the signatures of those."""
+    hashes: list[str] = []
+    firsts: list[int] = []
+    seen: set[str] = set()
+    size = minhash.bands * minhash.rows
+    signatures = np.empty((0, size), dtype=np.uint32)
     for row, text in enumerate(texts):
-        signatures[row] = _signature(_shingles(text))
+        hashes.append(text_hash(text))
+        if hashes[-1] in seen:
+            continue
+        seen.add(hashes[-1])
+        if len(firsts) == len(signatures):
+            # In place, and by a fixed share: a copy or a doubling would set the peak of memory.
+            signatures.resize((len(signatures) + len(signatures) // 8 + _GROWTH_ROWS, size), refcheck=False)
+        signatures[len(firsts)] = sign_shingles(shingle_text(normalise_text(text), minhash.words), size)
+        firsts.append(row)
+    return hashes, firsts, signatures[: len(firsts)]
+
+
+def _join_near(
+    texts: Sequence[str], firsts: Sequence[int], signatures: Signatures, threshold: float, minhash: MinHash
+) -> DisjointSets:
+    sets = DisjointSets(len(firsts))
 
     @lru_cache(_CACHED_ROWS)
-    def shingles(row: int) -> _Hashes:
-        return _shingles(texts[row])
+    def shingles(index: int) -> Hashes:
+        return shingle_text(normalise_text(texts[firsts[index]]), minhash.words)
 
-    for bucket in _buckets(signatures):
+    for bucket in _buckets(signatures, minhash):
         own = signatures[bucket]
-        for place, row in enumerate(bucket[:-1]):
+        for place, index in enumerate(bucket[:-1].tolist()):
             likely = (own[place + 1 :] == own[place]).mean(axis=1) >= threshold - _MARGIN
             for other in bucket[place + 1 :][likely].tolist():
                 if (
-                    sets.find(row) != sets.find(other)
-                    and _jaccard(shingles(row), shingles(other)) >= threshold
+                    sets.find(index) != sets.find(other)
+                    and jaccard_index(shingles(index), shingles(other)) >= threshold
                 ):
-                    sets.union(row, other)
+                    sets.union(index, other)
     return sets
 
 
-def _buckets(signatures: _Signatures) -> Iterator[NDArray[np.int64]]:
-    """Rows, two or more at a time, whose signatures agree in one band."""
-    width = _PERMUTATIONS // _BANDS
-    for start in range(0, _PERMUTATIONS, width):
+def _buckets(signatures: Signatures, minhash: MinHash) -> Iterator[NDArray[np.int64]]:
+    """Indices, two or more at a time, whose signatures agree in one band."""
+    for start in range(0, minhash.bands * minhash.rows, minhash.rows):
         keys = np.zeros(len(signatures), dtype=np.uint64)
-        for column in range(start, start + width):
-            keys = _mix(keys ^ signatures[:, column].astype(np.uint64))
+        for column in range(start, start + minhash.rows):
+            keys = mix_bits(keys ^ signatures[:, column].astype(np.uint64))
         order = np.argsort(keys, kind="stable")
-        ends = np.flatnonzero(np.diff(keys[order])) + 1
-        yield from (rows for rows in np.split(order, ends) if len(rows) > 1)
-
-
-def _jaccard(first: _Hashes, second: _Hashes) -> float:
-    shared = len(np.intersect1d(first, second, assume_unique=True))
-    return shared / (len(first) + len(second) - shared)
-
-
-def _shingles(text: str) -> _Hashes:
-    """Sorted hashes of the word 5-grams of a normalised text: at least one."""
-    words = np.array([_word_hash(word) for word in text.split(" ")], dtype=np.uint64)
-    count = max(1, len(words) - SHINGLE_WORDS + 1)
-    hashes = np.zeros(count, dtype=np.uint64)
-    for offset in range(min(SHINGLE_WORDS, len(words))):
-        hashes = _mix(hashes ^ words[offset : offset + count])
-    return np.unique(hashes)
-
-
-@lru_cache(2**17)
-def _word_hash(word: str) -> int:
-    # Python's own hash differs from process to process.
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest(), "little")
-
-
-def _mix(values: _Hashes) -> _Hashes:
-    """The finaliser of splitmix64: each bit of the input moves half of the output's."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-_rng = np.random.Generator(np.random.PCG64(20260117))
-_FACTORS: _Hashes = _rng.integers(0, 2**64, _PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
-_OFFSETS: _Hashes = _rng.integers(0, 2**64, _PERMUTATIONS, dtype=np.uint64)
-
-
-def _signature(shingles: _Hashes) -> _Signatures:
-    """The smallest of the upper halves of 128 hashes: shape [128]."""
-    smallest = np.full(_PERMUTATIONS, 2**32 - 1, dtype=np.uint32)
-    for start in range(0, len(shingles), _CHUNK_SHINGLES):
-        block = shingles[start : start + _CHUNK_SHINGLES, None] * _FACTORS + _OFFSETS
-        smallest = np.minimum(smallest, (block >> np.uint64(32)).astype(np.uint32).min(axis=0))
-    return smallest
+        starts = np.concatenate(([0], np.flatnonzero(np.diff(keys[order])) + 1)).astype(np.int64)
+        sizes = np.diff(np.append(starts, len(order)))
+        # Splitting at every end would build an array for each text that is alone.
+        for first, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+            yield order[first : first + size]
