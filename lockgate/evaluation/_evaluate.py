@@ -131,7 +131,8 @@ class _Work:
                 continue
             threshold, origin = found
             flags[f"{fpr:g}"] = scorer.values > threshold
-            points.append(self._point(f"{fpr:g}", origin, fpr, threshold, flags[f"{fpr:g}"]))
+            shown = threshold if threshold > scorer.floor else None
+            points.append(self._point(f"{fpr:g}", origin, fpr, shown, flags[f"{fpr:g}"]))
         if decides:
             flags["guard"] = self.rows.flagged
             points.append(self._point("guard", "guard", None, None, flags["guard"]))

@@ -27,12 +27,17 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """One column to evaluate: its values [N] and its benign calibration values [M], one a prompt."""
+    """One column to evaluate: its values [N] and its benign calibration values [M], one a prompt.
+
+    Both are finite. What has no score stands at `floor`, the same in both and below all that has one; a
+    threshold there flags all that has a score. It is minus infinity where nothing lacks one.
+    """
 
     name: str
     column: str
     values: Floats
     calibration: Floats | None
+    floor: float = -np.inf
 
 
 def collect_scorers(
@@ -103,9 +108,7 @@ def _scorer(name: str, column: str, table: ScoresTable, benign: ScoresTable | No
     if column == "mixed_max" and bad:
         raise ExchangeError(f"{bad} rows have a mixed_max that is NaN or infinite; score them again")
     usable = benign is not None and (not column or benign.has(column))
-    return Scorer(
-        name, column or "length", _ranked(values), _ranked(read(benign)) if benign and usable else None
-    )
+    return _ranked(name, column or "length", values, read(benign) if benign and usable else None)
 
 
 def _joined(baseline: Baseline, table: ScoresTable) -> Scorer:
@@ -118,16 +121,19 @@ def _joined(baseline: Baseline, table: ScoresTable) -> Scorer:
         )
     values = baseline.scores.floats(baseline.column)[[place[identity] for identity in table.ids]]
     benign = None if baseline.calibration is None else benign_prompts(baseline.calibration)
-    calibration = None if benign is None else _ranked(benign.floats(baseline.column))
-    return Scorer(baseline.name, baseline.column, _ranked(values), calibration)
+    calibration = None if benign is None else benign.floats(baseline.column)
+    return _ranked(baseline.name, baseline.column, values, calibration)
 
 
-def _ranked(values: Floats) -> Floats:
-    """Finite values [N] with the same ranks; what has no score ranks below all that have."""
-    finite = np.isfinite(values)
+def _ranked(name: str, column: str, values: Floats, calibration: Floats | None) -> Scorer:
+    """A scorer with finite values of the same ranks; what has no score ranks below all that have."""
+    both = values if calibration is None else np.concatenate([values, calibration])
+    finite = np.isfinite(both)
     if finite.all():
-        return values
-    lowest = values[finite].min() if finite.any() else 0.0
-    return np.where(
-        finite, values, np.where(values == np.inf, values[finite].max(initial=0.0) + 1, lowest - 1)
-    )
+        return Scorer(name, column, values, calibration)
+    lowest, highest = (both[finite].min(), both[finite].max()) if finite.any() else (0.0, 0.0)
+    # One floor for both tables: with one each, the higher would lie above a threshold at the lower.
+    floor = float(lowest) - 1
+    ranked = np.where(finite, both, np.where(both == np.inf, highest + 1, floor))
+    own = None if calibration is None else ranked[len(values) :]
+    return Scorer(name, column, ranked[: len(values)], own, floor)

@@ -159,6 +159,24 @@ def test_a_row_in_which_nothing_could_flag_ranks_lowest(table):
     json.dumps(result.to_dict(), allow_nan=False)
 
 
+def test_what_was_never_escalated_is_never_flagged(table, calibration):
+    escalated = np.arange(600) % 3 == 0
+    scores = np.where(escalated, 5.0 + np.arange(600), -np.inf)
+    reference = np.where(np.arange(3000) < 3, -3.0, -np.inf)
+    own, traffic = rescore(table, "mixed_max", scores), rescore(calibration, "mixed_max", reference)
+    result = evaluate(own, calibration=traffic, resamples=100)
+    point = result.scorers[0].operating_points[0]
+    harmful = table.labels == 1
+    assert point.threshold is None
+    assert point.tpr.value == pytest.approx(escalated[harmful].mean())
+    assert point.realised_fpr.value == pytest.approx(escalated[~harmful].mean())
+    # With finite scores in both tables the other floor is no higher either.
+    lifted = rescore(calibration, "mixed_max", np.where(np.arange(3000) < 300, 900.0, -np.inf))
+    point = evaluate(own, calibration=lifted, resamples=100).scorers[0].operating_points[0]
+    assert (point.threshold, point.tpr.value) == (900.0, 0.0)
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
 def test_a_classifier_adds_its_columns(table, calibration):
     values = [None if i % 3 else float(i) for i in range(600)]
     cascade = rescore(table, "classifier_max", values)
