@@ -48,8 +48,8 @@ class Cost:
 class SystemScores:
     """One system on one part: scores [N, B], minus infinity where nothing is judged.
 
-    `began` are the blocks in which a stream turned suspicious [N, B]; None where every block waits for its
-    verdict. `escalated` [N] is None for a system of one stage.
+    `began` are the blocks whose tokens left one by one until they turned suspicious [N, B]; None where every
+    block waits for its verdict. `escalated` [N] is None for a system of one stage.
     """
 
     scores: Floats
@@ -143,8 +143,11 @@ class Systems:
             return self.gated(name, part, self.gates[name])
         blocks = self._probe_blocks(part)
         cells = blocks.verdict if name == "exchange" else blocks.screen
-        cost = _whole(reference) if name == "exchange" else self._probe_cost(part)
-        return SystemScores(self._allowed(cells), blocks.ends, cost)
+        scores = self._allowed(cells)
+        if name == "exchange":
+            return SystemScores(scores, blocks.ends, _whole(reference))
+        # The probe alone holds nothing back: a block's tokens leave one by one until one of them flags.
+        return SystemScores(scores, blocks.ends, self._probe_cost(part), np.ones(scores.shape, dtype=bool))
 
     def gated(self, name: str, part: str, gate: Cascade) -> SystemScores:
         """A two-stage system under another gate."""

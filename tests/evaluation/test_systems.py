@@ -11,6 +11,7 @@ from studies import MODELS, VERDICT_TOKENS, make_study
 
 from lockgate.errors import CalibrationError
 from lockgate.evaluation import StudyData, StudySpec
+from lockgate.evaluation._delay import delivered
 from lockgate.evaluation._systems import Systems, cut_at, exceedance
 
 # Few distinct values, so that ties are the rule.
@@ -123,6 +124,16 @@ def test_the_prompt_alone_never_flags_where_only_answers_may(tmp_path):
     systems = Systems(data)
     for name in ("exchange", "production", "cascade", "probe"):
         assert np.isneginf(systems.score(name, "harmful_one").scores[:, 0]).all()
+
+
+def test_the_probe_alone_holds_no_block_back(data):
+    scores = Systems(data).score("probe", "harmful_one")
+    halted, tokens = delivered(scores, 1.0)
+    block = np.argmax(scores.scores > 1.0, axis=1)
+    expected = [max(0, ends[j] - 1) for ends, j in zip(scores.ends, block, strict=True)]
+    assert halted.any()
+    np.testing.assert_array_equal(tokens[halted], np.array(expected)[halted])
+    assert Systems(data).score("exchange", "harmful_one").began is None
 
 
 def test_a_fixed_weight_is_kept_and_a_free_one_is_from_the_development_part(tmp_path, data):
