@@ -1,5 +1,6 @@
 """Detection over several harmful sets, and whether one system is at least as robust as another."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from lockgate.errors import ExchangeError
 from lockgate.evaluation._curves import Floats, Mask
-from lockgate.evaluation._intervals import RESAMPLES, Clusters, Estimate, Groups, percentiles
+from lockgate.evaluation._intervals import RESAMPLES, Clusters, Estimate, Groups, percentiles, wilson
 
 MARGIN = 0.02
 
@@ -38,10 +39,16 @@ class Robustness:
     at_least: bool
 
 
+def pool(parts: Sequence[Detections]) -> Detections:
+    """Several parts as one set; rows of one prompt stay together across parts."""
+    groups = np.concatenate([np.asarray(part.groups, dtype=str) for part in parts])
+    return Detections(np.concatenate([part.flags for part in parts]), groups)
+
+
 def macro_rate(sets: Sequence[Detections], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate | None:
     """Mean over sets of each set's TPR, prompts resampled within sets; None without rows."""
     values = [found.flags.astype(np.float64) for found in sets]
-    return _macro(values, [found.groups for found in sets], resamples, seed)
+    return _macro(values, [found.groups for found in sets], resamples, seed, lowest=0.0)
 
 
 def at_least_as_robust(
@@ -68,7 +75,7 @@ def at_least_as_robust(
     if not macro:
         pairs = [(np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))]
         groups = [np.concatenate(groups)]
-    difference = _macro([a - b for a, b in pairs], groups, resamples, seed)
+    difference = _macro([a - b for a, b in pairs], groups, resamples, seed, lowest=-1.0)
     if difference is None:
         raise ExchangeError("no harmful row to compare systems on")
     means = [float(np.mean([side[i].mean() for side in pairs if len(side[i])])) for i in range(2)]
@@ -76,17 +83,32 @@ def at_least_as_robust(
     return Robustness(*names, fpr, macro, means[0], means[1], difference, margin, lower > -margin)
 
 
-def _macro(values: Sequence[Floats], groups: Sequence[Groups], resamples: int, seed: int) -> Estimate | None:
+def _macro(
+    values: Sequence[Floats], groups: Sequence[Groups], resamples: int, seed: int, *, lowest: float
+) -> Estimate | None:
+    """Mean over sets of the mean over rows of `values`, each from `lowest` to 1."""
     filled = [(value, group) for value, group in zip(values, groups, strict=True) if len(value)]
     if not filled:
         return None
     # Sets are fixed and prompts drawn, so each set is resampled by itself, with draws of its own.
     clusters = [Clusters(group, resamples, seed + number) for number, (_, group) in enumerate(filled)]
-    drawn = np.mean([own.means(value) for own, (value, _) in zip(clusters, filled, strict=True)], axis=0)
+    drawn = [own.means(value) for own, (value, _) in zip(clusters, filled, strict=True)]
+    mean = float(np.mean([value.mean() for value, _ in filled]))
+    lower, upper = percentiles(np.mean(drawn, axis=0))
+    still = [number for number, own in enumerate(drawn) if np.ptp(own) == 0]
+    if still and lower is not None and upper is not None:
+        # All prompts agree, and resampling would claim certainty: one that differs may have been missed.
+        missed = [wilson(0, clusters[number].count)[1] / len(filled) for number in still]
+        below = [w for w, number in zip(missed, still, strict=True) if drawn[number][0] > lowest]
+        above = [w for w, number in zip(missed, still, strict=True) if drawn[number][0] < 1]
+        # Independent sets: half widths add in squares (Newcombe's and Zou's way of joining intervals).
+        lower = max(lowest, mean - math.hypot(mean - lower, *below))
+        upper = min(1.0, mean + math.hypot(upper - mean, *above))
     return Estimate(
-        float(np.mean([value.mean() for value, _ in filled])),
-        *percentiles(drawn),
-        "cluster-bootstrap",
+        mean,
+        lower,
+        upper,
+        "wilson" if len(still) == len(filled) else "cluster-bootstrap",
         sum(len(value) for value, _ in filled),
         sum(own.count for own in clusters),
     )

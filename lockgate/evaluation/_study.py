@@ -12,7 +12,7 @@ from lockgate.evaluation._delay import Delay, delivered, summarise_delay
 from lockgate.evaluation._frontier import FrontierPoint, trace_frontier
 from lockgate.evaluation._intervals import Clusters, exact_rate, rate_by_prompt
 from lockgate.evaluation._mixing import Mixing, mix_over_weights
-from lockgate.evaluation._robust import Detections, Robustness, at_least_as_robust, macro_rate
+from lockgate.evaluation._robust import Detections, Robustness, at_least_as_robust, macro_rate, pool
 from lockgate.evaluation._study_data import StudyData
 from lockgate.evaluation._study_result import PointRates, SetRates, StudyResult, SystemResult
 from lockgate.evaluation._study_scorers import compare_scorers, correlate_scorers
@@ -144,10 +144,11 @@ class _Study:
         )
 
     def detections(self, name: str, share: float) -> list[Detections]:
-        return [
-            Detections(self.flags(name, p, share)[self.harmful[p]], self.groups[p][self.harmful[p]])
+        found = {
+            p: Detections(self.flags(name, p, share)[self.harmful[p]], self.groups[p][self.harmful[p]])
             for p in self.spec.harmful
-        ]
+        }
+        return [pool([found[p] for p in parts]) for parts in self.spec.harmful_sets]
 
     def robustness(self) -> list[Robustness]:
         return [

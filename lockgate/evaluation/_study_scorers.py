@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lockgate.errors import ExchangeError
 from lockgate.evaluation._curves import Floats
 from lockgate.evaluation._intervals import Clusters, exact_rate
-from lockgate.evaluation._robust import Detections, at_least_as_robust
+from lockgate.evaluation._robust import Detections, at_least_as_robust, pool
 from lockgate.evaluation._spearman import RankCorrelations, rank_correlations
 from lockgate.evaluation._study_data import StudyData
 from lockgate.evaluation._study_result import ScorerComparison
@@ -68,15 +68,11 @@ class _Pair:
         spec = self._data.spec
         cuts, n = self._cuts(calibration_rows)
         found: tuple[list[Detections], list[Detections]] = ([], [])
-        for part in spec.harmful:
-            shared = self._shared(part)
-            if shared is None:
-                continue
-            reference = self._data.reference(part)
-            wanted = reference.harmful[shared[0]]
-            groups = reference.groups[shared[0]][wanted]
-            for side, values in enumerate(self._sides(part, shared)):
-                found[side].append(Detections((values > cuts[side])[wanted], groups))
+        for parts in spec.harmful_sets:
+            pairs = [pair for part in parts if (pair := self._detections(part, cuts)) is not None]
+            if pairs:
+                for side, own in enumerate(zip(*pairs, strict=True)):
+                    found[side].append(pool(own))
         if not any(len(own.flags) for own in found[0]):
             raise ExchangeError(
                 f"scorer {self._name} has read no harmful row of the study; score it there too"
@@ -104,6 +100,19 @@ class _Pair:
             (against.difference.lower or 0.0) > 0,
             flagged,
         )
+
+    def _detections(self, part: str, cuts: Sequence[float]) -> tuple[Detections, Detections] | None:
+        shared = self._shared(part)
+        if shared is None:
+            return None
+        reference = self._data.reference(part)
+        wanted = reference.harmful[shared[0]]
+        groups = reference.groups[shared[0]][wanted]
+        first, second = (
+            Detections((values > cut)[wanted], groups)
+            for values, cut in zip(self._sides(part, shared), cuts, strict=True)
+        )
+        return first, second
 
     def _cuts(self, calibration_rows: NDArray[np.intp]) -> tuple[Sequence[float], int]:
         spec = self._data.spec

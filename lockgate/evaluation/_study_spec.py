@@ -43,6 +43,7 @@ class StudySpec(_Strict):
         calibration, development, benign: parts; thresholds come from the first, weights from the second
             (with its harmful rows), and the flagged share of ordinary traffic from the third.
         harmful, hard_benign, disguised: further parts, each a set of its own.
+        pooled: harmful parts that are one set in means over sets, by the set's name.
         operating_point, claim_point: flagged shares of benign calibration prompts.
         languages: language of each source, for tables without a `language` column.
     """
@@ -60,6 +61,7 @@ class StudySpec(_Strict):
     development: str | None = None
     benign: str = "benign_test"
     harmful: Annotated[Names, Field(min_length=1)]
+    pooled: dict[str, Annotated[Names, Field(min_length=2)]] = {}
     hard_benign: Names = ()
     disguised: Names = ()
     operating_point: Share = 0.001
@@ -83,6 +85,10 @@ class StudySpec(_Strict):
             raise ValueError(
                 f"part {repeated[0]} is named twice; what sets a threshold must not be tested on"
             )
+        members = [part for parts in self.pooled.values() for part in parts]
+        for part in members:
+            if part not in self.harmful or members.count(part) > 1:
+                raise ValueError(f"pooled: {part} must be one of the harmful parts and in one pool only")
         if self.claim_point <= self.operating_point:
             raise ValueError("claim_point must be larger than operating_point")
         return self
@@ -104,6 +110,12 @@ class StudySpec(_Strict):
             field = ".".join(str(step) for step in first["loc"]) or "systems"
             raise ConfigError(f"{source}: {field}: {first['msg']}; known fields: {_known()}") from None
         return spec.model_copy(update={"root": source.parent / spec.root})
+
+    @property
+    def harmful_sets(self) -> tuple[Names, ...]:
+        """The harmful parts by set, a pool in the place of its first part."""
+        pools = {part: parts for parts in self.pooled.values() for part in parts}
+        return tuple(dict.fromkeys(pools.get(part, (part,)) for part in self.harmful))
 
     @property
     def tested(self) -> tuple[str, ...]:

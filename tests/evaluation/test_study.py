@@ -19,6 +19,7 @@ from lockgate.evaluation import (
     study,
     write_study_report,
 )
+from lockgate.evaluation._intervals import wilson
 from lockgate.evaluation._robust import Detections
 
 
@@ -121,9 +122,27 @@ def test_a_study_without_the_older_systems(tmp_path):
     check(render_study(found))
 
 
-def test_intervals_of_identical_flags_are_a_point():
+def test_identical_flags_are_no_certainty():
     sets = [Detections(np.array([True, False, True]), ["a", "b", "c"])]
-    assert at_least_as_robust(sets, sets, fpr=0.01).difference.upper == 0.0
+    assert at_least_as_robust(sets, sets, fpr=0.01).difference.upper == wilson(0, 3)[1]
+
+
+def test_pooled_parts_are_one_set_in_means_over_sets(folder, result):
+    spec = StudySpec.read(folder / "systems.yaml")
+    pooled = StudySpec.model_validate(
+        spec.model_dump() | {"pooled": {"both": ("harmful_two", "harmful_one")}}
+    )
+    assert pooled.harmful_sets == (("harmful_two", "harmful_one"),)
+    assert spec.harmful_sets == (("harmful_one",), ("harmful_two",))
+    found = study(pooled)
+    for own, other in zip(found.systems, result.systems, strict=True):
+        for point, apart in zip(own.points, other.points, strict=True):
+            assert point.tpr_macro.value == pytest.approx(point.tpr.value)
+            assert (point.tpr, point.sets) == (apart.tpr, apart.sets)
+    for row, macro in zip(found.robustness[::2], found.robustness[1::2], strict=True):
+        assert macro.difference.value == pytest.approx(row.difference.value)
+    rows = {own.name: own for own in found.scorers}
+    assert rows["probe"].tpr_macro == pytest.approx(found.system("probe").points[1].tpr.value)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +153,9 @@ def test_intervals_of_identical_flags_are_a_point():
         ({"production": {"escalation": 0}}, r"production\.escalation: "),
         ({"harmful": []}, "harmful: "),
         ({"harmful": ["calibration"]}, "part calibration is named twice"),
+        ({"pooled": {"x": ["harmful_one", "other"]}}, "pooled: other must be one of the harmful parts"),
+        ({"pooled": {"x": ["harmful_one"] * 2}}, "in one pool only"),
+        ({"pooled": {"x": ["harmful_one"]}}, r"pooled\.x: "),
         ({"input": None}, "input and output make one system"),
         ({"claim_point": 0.01}, "claim_point must be larger"),
         ({"harmful": ["../x"]}, r"harmful\.0: "),

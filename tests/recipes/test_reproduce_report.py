@@ -68,4 +68,5 @@ def test_figures_are_written_and_checked(run, tmp_path):
 def test_the_recipes_own_spec_is_read():
     spec = StudySpec.read(SCRIPT.parent / "systems.yaml")
     assert spec.operating_point == 0.001
+    assert [len(parts) for parts in spec.harmful_sets] == [1, 1, 4]
     assert spec.root.resolve() == SCRIPT.parents[2] / "results" / "four_systems"
