@@ -49,6 +49,7 @@ class CascadeCalibration:
         caught, caught_unscreened: share of harmful development exchanges flagged, with and without stage 1's
             screen. NaN without such exchanges.
         weights: what each weight caught on development exchanges at `selection_fpr`.
+        flag_on: whether the prompt's block was judged too; all of it holds for guards that do the same.
     """
 
     cascade: Cascade
@@ -60,6 +61,7 @@ class CascadeCalibration:
     caught_unscreened: float
     selection_fpr: float
     weights: tuple[WeightRow, ...]
+    flag_on: FlagOn
 
 
 def calibrate_cascade(
@@ -68,12 +70,12 @@ def calibrate_cascade(
     *,
     budget: float,
     escalation: float,
+    flag_on: FlagOn,
     development_benign: Sequence[Trace] = (),
     development_harmful: Sequence[Trace] = (),
     development_groups: Sequence[str] = (),
     weights: Sequence[float] = WEIGHTS,
     selection_fpr: float = 0.01,
-    flag_on: FlagOn = "answer",
     stride: int = 8,
     calm_blocks: int = 2,
     **description: Any,  # noqa: ANN401 - passed on to `choose_threshold` as it is
@@ -89,12 +91,14 @@ def calibrate_cascade(
     Args:
         groups, development_groups: which rows share a prompt; the development set must share none with the
             calibration set.
+        flag_on: that of the guard which will serve, see `Thresholds`.
         description: `ids`, `exclusions`, `lengths`, `sources`, `languages`, `confidence` of
             `choose_threshold`.
 
     Raises:
         CalibrationError: a sample too small for its budget, development prompts among the calibration ones,
-            several weights and nothing to choose by, or readings that failed.
+            several weights and nothing to choose by (also where no more of `development_benign` is escalated
+            than `selection_fpr` allows to flag), or readings that failed.
         ConfigError: a trace that lacks verdicts.
     """
     if not 0 < escalation < 1:
@@ -136,6 +140,7 @@ def calibrate_cascade(
         caught_unscreened=_share(without_screen),
         selection_fpr=selection_fpr,
         weights=tuple(rows),
+        flag_on=flag_on,
     )
 
 
@@ -182,7 +187,16 @@ def _weigh(
         return [WeightRow(weights[0], math.nan)]
     rows = []
     for weight in weights:
-        cut = plain_quantile_threshold(benign.mixed(weight), selection_fpr, unjudged=True)
+        mixed = benign.mixed(weight)
+        cut = plain_quantile_threshold(mixed, selection_fpr, unjudged=True)
+        # Every weight would catch whatever is escalated: a tie that says nothing.
+        if cut == -math.inf and len(weights) > 1:
+            raise CalibrationError(
+                f"{int((mixed > cut).sum())} of {len(mixed)} benign development exchanges "
+                f"({_share(mixed > cut):.2%}) are escalated, no more than selection_fpr = {selection_fpr:g} "
+                "allows to flag, so no weight can be chosen. Escalate more, lower selection_fpr, or give one "
+                "weight"
+            )
         rows.append(WeightRow(float(weight), _share(harmful.mixed(weight) > cut)))
     return rows
 

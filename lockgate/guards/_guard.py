@@ -7,7 +7,7 @@ from typing import Any
 
 from lockgate._version import __version__
 from lockgate.backbones import Backbone
-from lockgate.calibration import Calibration
+from lockgate.calibration import Calibration, CascadeCalibration
 from lockgate.cascade import Cascade, CascadeState, Regions, StreamState, Thresholds
 from lockgate.classifiers import ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution
@@ -243,12 +243,18 @@ class Guard:
             report=report,
         )
 
-    def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade) -> "Guard":
+    def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade | CascadeCalibration) -> "Guard":
         """The same guard with a second stage; what was claimed of its threshold falls away.
+
+        A calibrated cascade brings its own evidence along.
 
         Raises:
             BackboneMismatch, GuardError: as `create` does.
+            CalibrationError: a cascade calibrated for another `flag_on` than the guard's.
         """
+        if isinstance(cascade, CascadeCalibration):
+            self._check_flag_on(cascade)
+            return self.with_cascade(classifier, cascade.cascade).with_calibration(cascade.calibration)
         update: dict[str, Any] = {
             "classifier": SecondStageRecord.model_construct(
                 name=classifier.name, reads=classifier.reads, head=classifier.head, sha256=classifier.sha256
@@ -281,6 +287,13 @@ class Guard:
         record = self.record.model_copy(update=update)
         bundle = Bundle(record, self.constitution, self._constitution_yaml, self.head)
         return Guard(bundle, self.backbone, classifier=self.classifier)
+
+    def _check_flag_on(self, found: CascadeCalibration) -> None:
+        if found.flag_on != self.thresholds.flag_on:
+            raise CalibrationError(
+                f"the cascade was calibrated with flag_on = {found.flag_on}, the guard has "
+                f"{self.thresholds.flag_on}; calibrate with the guard's own"
+            )
 
     def save(self, path: str | Path, *, results: Mapping[str, Any] | None = None) -> "Guard":
         """Write the bundle, with a model card made from its record and, if given, evaluation results.

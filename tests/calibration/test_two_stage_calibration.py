@@ -47,12 +47,12 @@ def names(prefix: str, n: int) -> list[str]:
 def test_the_rule_by_a_slow_loop(seed, escalation, flag_on) -> None:
     benign, quiet, loud = (
         make_traces(400, 0, seed),
-        make_traces(100, 0, seed + 1),
+        make_traces(300, 0, seed + 1),
         make_traces(80, 1.5, seed + 2),
     )
     found = calibrate_cascade(
         benign, names("c", 400), budget=0.02, escalation=escalation, development_benign=quiet,
-        development_harmful=loud, weights=(0.2, 0.5, 0.9), flag_on=flag_on, selection_fpr=0.02,
+        development_harmful=loud, weights=(0.2, 0.5, 0.9), flag_on=flag_on, selection_fpr=0.005,
     )  # fmt: skip
     cascade = found.cascade
 
@@ -71,7 +71,7 @@ def test_the_rule_by_a_slow_loop(seed, escalation, flag_on) -> None:
     assert found.calibration.cut == pytest.approx(np.sort(scores)[-k - 1])
     # The weight is the best one on development exchanges.
     for row in found.weights:
-        cut = np.sort(mixed(quiet, weight=row.weight))[-1 - math.floor(0.02 * 100)]
+        cut = np.sort(mixed(quiet, weight=row.weight))[-1 - math.floor(0.005 * 300)]
         assert row.tpr == pytest.approx(np.mean(np.array(mixed(loud, weight=row.weight)) > cut), abs=0.013)
     best = max(row.tpr for row in found.weights)
     assert cascade.weight in [row.weight for row in found.weights if row.tpr == best]
@@ -88,7 +88,9 @@ def test_the_rule_by_a_slow_loop(seed, escalation, flag_on) -> None:
 
 def test_scales_are_those_of_the_largest_benign_logits() -> None:
     benign = make_traces(400, 0, 5)
-    found = calibrate_cascade(benign, names("c", 400), budget=0.02, escalation=0.1, weights=[0.5])
+    found = calibrate_cascade(
+        benign, names("c", 400), budget=0.02, escalation=0.1, flag_on="answer", weights=[0.5]
+    )
     assert (found.cascade.weight, math.isnan(found.caught), math.isnan(found.lost)) == (0.5, True, True)
     largest = [max(trace.classifier[1:]) for trace in benign if len(trace.classifier) > 1]
     assert found.cascade.classifier_mean == pytest.approx(np.mean(largest), rel=1e-5)
@@ -99,10 +101,22 @@ def test_at_a_tie_the_weight_nearest_to_a_half_wins() -> None:
     benign, loud = make_traces(400, 0, 1), [Trace([0.0, 50.0], [0.0, 50.0])] * 5
     found = calibrate_cascade(
         benign, names("c", 400), budget=0.02, escalation=0.2, development_benign=make_traces(100, 0, 2),
-        development_harmful=loud, weights=(0.0, 0.4, 0.7, 1.0),
+        development_harmful=loud, weights=(0.0, 0.4, 0.7, 1.0), flag_on="answer",
     )  # fmt: skip
     assert found.cascade.weight == 0.4
     assert (found.lost, found.caught) == (0.0, 1.0)
+
+
+def test_a_weight_needs_escalated_benign_exchanges_to_be_chosen_by() -> None:
+    settings = {
+        "budget": 0.02, "escalation": 0.1, "flag_on": "both", "selection_fpr": 0.5,
+        "development_benign": make_traces(100, 0, 2), "development_harmful": make_traces(50, 1.5, 3),
+    }  # fmt: skip
+    benign = make_traces(400, 0, 1)
+    with pytest.raises(CalibrationError, match=r"of 100 benign development exchanges \(\d+\.00%\) are escal"):
+        calibrate_cascade(benign, names("c", 400), weights=(0.2, 0.5), **settings)
+    found = calibrate_cascade(benign, names("c", 400), weights=(0.2,), **settings)
+    assert found.cascade.weight == 0.2
 
 
 @pytest.mark.parametrize(
@@ -125,6 +139,7 @@ def test_what_can_carry_no_cascade_is_refused(changes, message) -> None:
         "benign": make_traces(400, 0, 3),
         "budget": 0.02,
         "escalation": 0.1,
+        "flag_on": "answer",
         "weights": (0.5,),
     } | changes
     with pytest.raises(CalibrationError, match=message):
@@ -135,7 +150,9 @@ def test_traces_without_verdicts_are_refused() -> None:
     benign = make_traces(400, 0, 3)
     benign[7] = Trace([9.0, 9.0], [math.nan, math.nan])
     with pytest.raises(ConfigError, match="score again with verdicts for all blocks"):
-        calibrate_cascade(benign, names("c", 400), budget=0.02, escalation=0.1, weights=(0.5,))
+        calibrate_cascade(
+            benign, names("c", 400), budget=0.02, escalation=0.1, flag_on="answer", weights=(0.5,)
+        )
 
 
 def test_exchanges_that_were_never_escalated_count_and_cannot_flag() -> None:
@@ -159,8 +176,9 @@ def test_exchanges_that_were_never_escalated_count_and_cannot_flag() -> None:
 
 def test_a_calibrated_cascade_is_ready_to_serve() -> None:
     found = calibrate_cascade(
-        make_traces(400, 0, 4), names("c", 400), budget=0.02, escalation=0.1, weights=(0.5,)
+        make_traces(400, 0, 4), names("c", 400), budget=0.02, escalation=0.1, flag_on="both", weights=(0.5,)
     )
     assert isinstance(found.cascade, Cascade)
+    assert found.flag_on == "both"
     assert found.cascade.flag == found.calibration.threshold
     assert found.cascade.tolerance == found.calibration.tolerance > 0
