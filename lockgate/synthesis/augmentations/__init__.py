@@ -1,0 +1,42 @@
+"""Augmentations: disguises of an exchange that keep its label, can be composed and mostly undone."""
+
+from lockgate.synthesis.augmentations._base import Augmentation
+from lockgate.synthesis.augmentations._codecs import CODECS, Codec
+from lockgate.synthesis.augmentations._formats import FORMATS
+from lockgate.synthesis.augmentations._generated import (
+    GeneratedAugmentation,
+    paraphrase_exchange,
+    translate_exchange,
+)
+from lockgate.synthesis.augmentations._registry import (
+    AUGMENTATIONS,
+    GENERATED_FAMILIES,
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    apply_chain,
+    augmentation_families,
+    draw_chain,
+    exchange_families,
+    select_augmentations,
+    undo_all,
+)
+
+__all__ = [
+    "AUGMENTATIONS",
+    "CODECS",
+    "FORMATS",
+    "GENERATED_FAMILIES",
+    "MAX_CHARACTERS",
+    "MAX_DEPTH",
+    "Augmentation",
+    "Codec",
+    "GeneratedAugmentation",
+    "apply_chain",
+    "augmentation_families",
+    "draw_chain",
+    "exchange_families",
+    "paraphrase_exchange",
+    "select_augmentations",
+    "translate_exchange",
+    "undo_all",
+]
