@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lockgate.exchanges
+from lockgate.errors import ConfigError
 from lockgate.exchanges import (
     Exchange,
     Message,
+    MinHash,
     find_duplicates,
     join_groups,
     normalise_text,
@@ -23,19 +25,19 @@ from lockgate.exchanges import (
 WORDS = [f"word{number}" for number in range(300)]
 
 
-def brute_jaccard(first: str, second: str) -> float:
+def brute_jaccard(first: str, second: str, size: int = 5) -> float:
     def shingles(text: str) -> set[tuple[str, ...]]:
         words = normalise_text(text).split(" ")
-        return {tuple(words[start : start + 5]) for start in range(max(1, len(words) - 4))}
+        return {tuple(words[start : start + size]) for start in range(max(1, len(words) - size + 1))}
 
     one, two = shingles(first), shingles(second)
     return len(one & two) / len(one | two)
 
 
-def brute_groups(texts: list[str], threshold: float) -> list[str]:
+def brute_groups(texts: list[str], threshold: float, size: int = 5) -> list[str]:
     pairs: list[list[str]] = [[str(row)] for row in range(len(texts))]
     for a, b in combinations(range(len(texts)), 2):
-        if brute_jaccard(texts[a], texts[b]) >= threshold:
+        if brute_jaccard(texts[a], texts[b], size) >= threshold:
             pairs[a].append(f"{a}-{b}")
             pairs[b].append(f"{a}-{b}")
     roots = join_groups(pairs)
@@ -65,6 +67,15 @@ def test_groups_equal_brute_force(seed: int, threshold: float) -> None:
     groups = find_duplicates(texts, threshold=threshold)
     assert groups == brute_groups(texts, threshold)
     assert 1 < len(set(groups)) < len(texts)
+
+
+def test_other_settings_equal_brute_force() -> None:
+    texts = varied_texts(6)
+    groups = find_duplicates(texts, threshold=0.8, minhash=MinHash(words=13, bands=40, rows=3))
+    assert groups == brute_groups(texts, 0.8, 13)
+    assert groups != find_duplicates(texts, threshold=0.8)
+    with pytest.raises(ConfigError, match="bands"):
+        MinHash(bands=0)
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
