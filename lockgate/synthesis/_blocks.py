@@ -71,7 +71,8 @@ class Block(ABC):
     Attributes:
         name: unique in its pipeline; letters, digits, `-` and `_`.
         version: raise it when the code changes what comes out.
-        whole: whether it must see all rows at once. Such a block may read its rows more than once.
+        whole: whether it must see all rows at once. A pipeline gives such a block a sequence that reads from
+            disk, in order and by position, as often as the block likes.
         batch_rows: rows of a batch otherwise. What was in flight at a kill is repeated, at most one batch.
     """
 

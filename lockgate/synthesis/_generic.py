@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from lockgate.exchanges import find_duplicates, grouped_split, text_hash
 from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
 from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest
-from lockgate.synthesis._rows import Reject, Row, row_id
+from lockgate.synthesis._rows import Mapped, Reject, Row, row_id
 
 Result = Row | Reject | Sequence[Row]
 
@@ -188,7 +188,8 @@ class DedupBlock(_FunctionBlock):
         self._use(text=text)
 
     def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
-        groups = find_duplicates([self._text(row) for row in rows], threshold=self._threshold)
+        rows = rows if isinstance(rows, Sequence) else list(rows)
+        groups = find_duplicates(Mapped(rows, self._text), threshold=self._threshold)
         first: dict[str, tuple[str, str]] = {}
         for row, group in zip(rows, groups, strict=True):
             exact = text_hash(self._text(row))

@@ -17,7 +17,7 @@ from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import Exchange, open_atomic
 from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._engine import Batch, BatchOutput, Engine, LocalEngine, check_rows, cut_batches
-from lockgate.synthesis._rows import Row, decode_row, encode_row, number_rows
+from lockgate.synthesis._rows import Mapped, Row, decode_row, encode_row, number_rows
 from lockgate.synthesis._shards import Fill, Marker, Shards, write_lines
 
 _FORMAT = 1
@@ -199,16 +199,6 @@ class Pipeline:
         return hashlib.sha256(f"{self._base_keys[block.name]}{digest}".encode()).hexdigest()
 
 
-class _Rows:
-    """Rows of a file of lines, decoded anew at each reading."""
-
-    def __init__(self, lines: Iterable[bytes]) -> None:
-        self._lines = lines
-
-    def __iter__(self) -> Iterator[Row]:
-        return map(decode_row, self._lines)
-
-
 def _run_into(
     block: Block,
     source: Shards,
@@ -217,7 +207,7 @@ def _run_into(
     reject: Callable[[bytes], None],
 ) -> tuple[int, dict[str, int], dict[str, int]]:
     context = BlockContext(block.name, lambda row: reject(encode_row(row)))
-    for row in check_rows(block.name, block.run(_Rows(source), context)):
+    for row in check_rows(block.name, block.run(Mapped(source, decode_row), context)):
         write(encode_row(row))
     return total, dict(sorted(context.reasons.items())), dict(sorted(context.counters.items()))
 

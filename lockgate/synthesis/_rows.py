@@ -2,14 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from lockgate.errors import SynthesisError
 from lockgate.exchanges import Exchange, Message, exchange_from_dict
 
 Row = Exchange
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 ROW, PARENT, STEPS, REJECTED = "row", "parent", "steps", "rejected"
 
@@ -20,6 +23,29 @@ class Reject:
 
     reason: str
     detail: str = ""
+
+
+class Mapped(Sequence[_Out], Generic[_In, _Out]):
+    """A sequence seen through a function, which is applied anew at each reading: nothing is held."""
+
+    def __init__(self, items: Sequence[_In], function: Callable[[_In], _Out]) -> None:
+        self._items = items
+        self._function = function
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[_Out]:
+        return map(self._function, self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> _Out: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[_Out]: ...
+    def __getitem__(self, place: int | slice) -> _Out | list[_Out]:
+        if isinstance(place, slice):
+            return [self._function(item) for item in self._items[place]]
+        return self._function(self._items[place])
 
 
 def row_id(row: Row) -> str:

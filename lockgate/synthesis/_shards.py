@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, overload
 
 from lockgate.exchanges import open_atomic
 
@@ -47,18 +48,35 @@ Fill = Callable[
 ]
 
 
-class Shards:
-    """The folder of one block. Iterating gives the lines of all its rows in order, as often as wanted."""
+class Shards(Sequence[bytes]):
+    """The folder of one block. As a sequence: the lines of all its rows in order, read from disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.count = 0
+        self.batches = 0
+        self._places: tuple[array[int], array[int]] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         for part in folder.glob(".*.part"):
             part.unlink()
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._lines("rows")
+
+    def __len__(self) -> int:
+        return len(self._index()[0])
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        """One line, at the cost of opening its file."""
+        if isinstance(place, slice):
+            return [self[index] for index in range(len(self))[place]]
+        numbers, offsets = self._index()
+        with self._path(numbers[place], "rows").open("rb") as file:
+            file.seek(offsets[place])
+            return file.readline()
 
     def rejected(self) -> Iterator[bytes]:
         """The lines of the rejected rows."""
@@ -95,18 +113,31 @@ class Shards:
 
     def trim(self, count: int) -> None:
         """Say how many batches there are, and remove those of an earlier, longer run."""
-        self.count = count
+        self.batches, self._places = count, None
         for file in self.folder.glob("*.jsonl*"):
             number = file.name.split(".")[0]
             if number.isdigit() and int(number) >= count:
                 file.unlink()
+
+    def _index(self) -> "tuple[array[int], array[int]]":
+        """File and offset of each line: 12 bytes a row."""
+        if self._places is None:
+            self._places = array("I"), array("Q")
+            for number in range(self.batches):
+                offset = 0
+                with self._path(number, "rows").open("rb") as file:
+                    for line in file:
+                        self._places[0].append(number)
+                        self._places[1].append(offset)
+                        offset += len(line)
+        return self._places
 
     def _path(self, number: int, kind: str) -> Path:
         ending = {"rows": "jsonl", "rejected": "rejected.jsonl", "done": "jsonl.done"}[kind]
         return self.folder / f"{number:06d}.{ending}"
 
     def _lines(self, kind: str) -> Iterator[bytes]:
-        for number in range(self.count):
+        for number in range(self.batches):
             with self._path(number, kind).open("rb") as file:
                 yield from file
 

@@ -36,6 +36,7 @@ from lockgate.synthesis import (
     row_id,
     run_batch,
 )
+from lockgate.synthesis._rows import Mapped
 from lockgate.synthesis._shards import Shards, write_lines
 
 
@@ -167,6 +168,20 @@ def test_an_old_key_never_vouches_for_newer_files(tmp_path) -> None:
         shards.write(0, "new", dies)
     assert shards.find(0, "old") is None
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+def test_rows_on_disk_are_a_sequence(tmp_path) -> None:
+    shards = Shards(tmp_path)
+    lines = [f"line {number} 水門\n".encode() for number in range(7)]
+    for number, part in enumerate((lines[:3], [], lines[3:])):
+        shards.write(number, "key", write_lines(part))
+    shards.trim(3)
+    assert len(shards) == 7
+    assert [shards[place] for place in range(7)] == list(shards) == lines
+    assert shards[-1] == lines[-1]
+    assert Mapped(shards, len)[2:4] == [len(line) for line in lines[2:4]]
+    with pytest.raises(IndexError):
+        shards[7]
 
 
 class _BackwardEngine:
