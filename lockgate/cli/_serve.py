@@ -60,7 +60,10 @@ def serve(
     ] = False,
     step_timeout: Annotated[float, typer.Option(help="Seconds after which a step counts as failed.")] = 120.0,
     verdict_timeout: Annotated[
-        float, typer.Option(help="Seconds an answer waits for a second stage's verdict before it is halted.")
+        float,
+        typer.Option(
+            help="Seconds without progress of a second stage before an answer that waits for it is halted."
+        ),
     ] = 30.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds that open answers get at shutdown.")] = 30.0,
     json: JsonFlag = False,

@@ -180,7 +180,11 @@ async def _readyz(request: Request) -> Response:
         "problems": problems,
         "faults": {"total": engine.faults.total, "last": engine.faults.last},
         "streams": {"active": engine.active_streams, "waiting": engine.waiting},
-        "verdicts": {"waiting": engine.waiting_verdicts},
+        "verdicts": {
+            "waiting": engine.waiting_verdicts,
+            "oldest_s": round(engine.oldest_verdict, 3),
+            "alive": engine.second_stage_alive,
+        },
         "kv_tokens": {"used": engine.pool.kv_used_tokens, "limit": engine.kv_tokens},
         "decisions": {"written": log.written, "unwritten": log.unwritten, "lost": log.lost},
     }

@@ -1,6 +1,7 @@
 """The engine: one thread that owns the model and advances all streams together, step by step."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -45,7 +46,9 @@ class EngineOptions:
         max_queue: requests that may wait beyond those.
         kv_tokens: key-value tokens for all open streams; None chooses.
         step_timeout: seconds after which a step counts as failed.
-        verdict_timeout: seconds that a stream waits for a verdict of the second stage before it is halted.
+        verdict_timeout: seconds without progress of the second stage after which a stream that waits for its
+            verdict is halted. However it comes forward, a stream waits no longer than that and as much again
+            for every 1,024 tokens that are still to be read.
         verdict_kv_tokens: key-value tokens of the second stage; None chooses.
     """
 
@@ -194,6 +197,16 @@ class Engine:
         return 0 if self._verdicts is None else self._verdicts.waiting
 
     @property
+    def oldest_verdict(self) -> float:
+        """Seconds since the oldest of them was asked for."""
+        return 0.0 if self._verdicts is None else self._verdicts.oldest
+
+    @property
+    def second_stage_alive(self) -> bool | None:
+        """Whether the second stage's thread runs; None without a second stage."""
+        return None if self._verdicts is None else self._verdicts.alive
+
+    @property
     def active_streams(self) -> int:
         return sum(not stream.done for job in self._active for stream in job.streams)
 
@@ -221,7 +234,7 @@ class Engine:
             if turns:
                 self._run_step(turns)
             elif tickets := self._tickets():
-                self._wait_for_news(min(ticket.asked for ticket in tickets))
+                self._wait_for_news(min(self._deadline(ticket) for ticket in tickets))
             elif not all(job.done for job in self._active):
                 raise RuntimeError("open streams with nothing to do")
         except Exception as error:  # the loop must outlive any fault, and no fault may let text pass
@@ -265,16 +278,27 @@ class Engine:
         with self._lock:
             arrived, self._arrived = self._arrived, []
         for ticket in arrived:
+            self._note_second_stage(ticket)
             self._stepper.resume(ticket)
-        earliest = time.monotonic() - self.options.verdict_timeout
+        now = time.monotonic()
         for ticket in self._tickets():
-            if ticket.asked <= earliest:
+            if self._deadline(ticket) <= now:
                 ticket.dropped, ticket.error = True, "the second stage's verdict came too late"
+                self._note_second_stage(ticket)
                 self._stepper.resume(ticket)
 
-    def _wait_for_news(self, asked: float) -> None:
-        """All open streams wait for verdicts: sleep until one comes, or the oldest is too late."""
-        deadline = asked + self.options.verdict_timeout
+    def _deadline(self, ticket: Ticket) -> float:
+        return ticket.deadline(self.options.verdict_timeout)
+
+    def _note_second_stage(self, ticket: Ticket) -> None:
+        """A fault of its own: streams that never ask the second stage say nothing about it."""
+        if ticket.error is None and ticket.logit is not None and math.isfinite(ticket.logit):
+            self.faults.open.pop("second stage", None)
+        else:
+            self.faults.open["second stage"] = ticket.error or "it gave no finite verdict"
+
+    def _wait_for_news(self, deadline: float) -> None:
+        """All open streams wait for verdicts: sleep until one comes, or the first may be too late."""
         with self._wake:
             while not self._news and (left := deadline - time.monotonic()) > 0:
                 self._wake.wait(left)

@@ -157,6 +157,8 @@ class Gateway:
     def problems(self) -> list[str]:
         """What is wrong now; empty when all is well."""
         found = [f"{where}: {what}" for where, what in sorted(self.engine.faults.open.items())]
+        if self.engine.alive and self.engine.second_stage_alive is False:
+            found.append("second stage: its thread has ended, so whatever it is asked about is halted")
         if self.decisions.failure is not None:
             found.append(f"decision log: {self.decisions.failure}, {self.decisions.unwritten} lines wait")
         return found

@@ -30,6 +30,12 @@ class Ticket:
     """A verdict that a stream waits for: on its conversation up to `cut` tokens of the answer.
 
     `logit` or `error` is set when it comes back. A dropped one is given no verdict any more.
+
+    Attributes:
+        asked, progressed: when it was asked for, and when the second stage last came forward meanwhile
+            (monotonic seconds).
+        unread: conversation tokens that it has to read, known once it is asked for.
+        in_pieces: whether reading them comes forward in steps.
     """
 
     job: Job
@@ -37,10 +43,24 @@ class Ticket:
     chat: RenderedChat
     cut: int
     asked: float = field(default_factory=time.monotonic)
+    progressed: float = 0.0
+    unread: int = 0
+    in_pieces: bool = True
     dropped: bool = False
     alone: bool = False  # a packed step with others has failed
     logit: float | None = None
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        self.progressed = self.asked
+
+    def deadline(self, timeout: float) -> float:
+        """When it is too late: `timeout` seconds after the last progress, but not for ever.
+
+        What has much to read gets `timeout` seconds more for every full step of tokens, and no more.
+        """
+        limit = self.asked + timeout * (1 + self.unread / TOKENS_PER_STEP)
+        return min(self.progressed + timeout, limit) if self.in_pieces else limit
 
     @property
     def end(self) -> int:
@@ -78,6 +98,7 @@ class VerdictWorker:
         self._deliver = deliver
         self._wake = threading.Condition()
         self._waiting: list[Ticket] = []
+        self._batch: list[Ticket] = []  # those that the running round may open sessions for
         self._left: list[Stream] = []
         self._closing = False
         self._sessions: OrderedDict[Stream, VerdictSession] = OrderedDict()
@@ -87,6 +108,9 @@ class VerdictWorker:
         self._thread.start()
 
     def ask(self, ticket: Ticket) -> None:
+        held = self._sessions.get(ticket.stream)
+        ticket.unread = ticket.end - (0 if held is None else held.length)
+        ticket.in_pieces = self._source.reads_in_pieces
         with self._wake:
             self._waiting.append(ticket)
             self._wake.notify()
@@ -96,8 +120,11 @@ class VerdictWorker:
         with self._wake:
             for ticket in self._waiting:
                 ticket.dropped = ticket.dropped or ticket.stream is stream
-            self._left.append(stream)
-            self._wake.notify()
+            self._waiting = [ticket for ticket in self._waiting if ticket.stream is not stream]
+            # A thread that hangs takes nothing from this list, so it holds only what has memory.
+            if stream in self._sessions or any(ticket.stream is stream for ticket in self._batch):
+                self._left.append(stream)
+                self._wake.notify()
 
     def close(self, timeout: float = 10.0) -> None:
         """Stop. A step that does not come back is left behind; its thread ends with the process."""
@@ -106,6 +133,17 @@ class VerdictWorker:
             self._wake.notify()
         if self._thread.ident is not None:
             self._thread.join(timeout)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def oldest(self) -> float:
+        """Seconds since the oldest verdict was asked for that waits or is being given; 0 if there is none."""
+        with self._wake:
+            asked = [ticket.asked for ticket in (*self._waiting, *self._batch)]
+        return time.monotonic() - min(asked) if asked else 0.0
 
     @property
     def waiting(self) -> int:
@@ -127,7 +165,7 @@ class VerdictWorker:
             if self._closing:
                 return False
             self._waiting = [ticket for ticket in self._waiting if not ticket.dropped]
-            batch = list(self._waiting)
+            batch = self._batch = list(self._waiting)
             left, self._left = self._left, []
         try:
             for stream in left:
@@ -139,6 +177,9 @@ class VerdictWorker:
             logger.exception("the second stage's round failed")
             for ticket in batch:
                 self._return(ticket, error=type(error).__name__)
+        finally:
+            with self._wake:
+                self._batch = []
         return True
 
     def _choose(self, batch: Sequence[Ticket]) -> list[_Ask]:
@@ -168,6 +209,7 @@ class VerdictWorker:
         if held is not None:
             self._sessions.move_to_end(ticket.stream)
             return held
+        ticket.unread = ticket.end  # also what an earlier session of it had read
         chat = ticket.chat
         if self._source.reads_in_pieces:
             first = max(chat.prefix_length, min(chat.answer_start, TOKENS_PER_PIECE))
@@ -204,9 +246,17 @@ class VerdictWorker:
                 if len(asks) == 1:
                     self._return(ask.ticket, error=type(error).__name__)
             return
+        self._note_progress()
         for ask, logit in zip(asks, logits, strict=True):
             if ask.last:
                 self._return(ask.ticket, logit=logit)
+
+    def _note_progress(self) -> None:
+        """Also for those that have waited: they are late if nothing comes forward, not if others are read."""
+        now = time.monotonic()
+        with self._wake:
+            for ticket in self._waiting:
+                ticket.progressed = now
 
     def _return(self, ticket: Ticket, *, logit: float | None = None, error: str | None = None) -> None:
         with self._wake:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +16,11 @@ from engine_runs import new_run, oracle_answer, running_engine, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_head, tiny_backbone
-from serving import REFUSAL, scoring_for
+from serving import REFUSAL, client_for, scoring_for
 
 from lockgate.cascade import Cascade, CascadeState, StreamState, Thresholds, simulate
 from lockgate.exchanges import Message
-from lockgate.gateway import Scoring
+from lockgate.gateway import Engine, Scoring, _verdicts
 from lockgate.gateway._events import Released
 from lockgate.gateway._jobs import UNCHECKED
 from lockgate.guards import GuardStream, Verdicts
@@ -188,13 +189,110 @@ def test_a_verdict_that_comes_too_late_halts(tmp_path, backbone, head):
     with running_engine(backbone, scoring, tmp_path, verdict_timeout=0.2) as engine:
         made[0].stuck.set()
         start(engine, victim).finish()
-        assert engine.faults.open
         assert start(engine, mate).finish().end.decision == "pass"
+        # A stream that never asked says nothing about the second stage.
+        assert engine.faults.open == {"second stage": "the second stage's verdict came too late"}
         made[0].go.set()
     assert (victim.end.decision, victim.end.refusal, victim.text()) == ("error", UNCHECKED, "")
     assert victim.events.empty()
     assert decisions(tmp_path)[0]["reason"] == "the second stage's verdict came too late"
     assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it dies here
+@pytest.mark.anyio
+async def test_a_second_stage_that_hangs_or_dies_is_seen_until_it_gives_a_verdict(
+    make_gateway, backbone, head
+):
+    mate = new_run(backbone, TEXTS[1], max_tokens=9)
+    scoring, made = staged(backbone, head, calm=[mate.job.regions])
+    gateway = make_gateway(backbone, scoring, verdict_timeout=0.5)
+    async with client_for(gateway) as client:
+        engine = gateway.engine
+
+        async def after(text):
+            run = mate if text == TEXTS[1] else new_run(backbone, text, max_tokens=9)
+            start(engine, run).finish()
+            until(lambda: engine.active_streams == 0)
+            return run.end.decision, (await client.get("/readyz")).json()
+
+        assert (await client.get("/readyz")).json()["verdicts"] == {
+            "waiting": 0, "oldest_s": 0.0, "alive": True,
+        }  # fmt: skip
+        made[0].stuck.set()
+        decision, hung = await after(TEXTS[0])
+        assert (decision, hung["status"]) == ("error", "degraded")
+        assert hung["verdicts"]["oldest_s"] > 0
+        decision, still = await after(TEXTS[1])
+        assert (decision, still["status"]) == ("pass", "degraded")
+        assert still["problems"] == ["second stage: the second stage's verdict came too late"]
+        made[0].stuck.clear()
+        made[0].go.set()
+        until(lambda: engine.oldest_verdict == 0)
+        engine.options = replace(engine.options, verdict_timeout=600)
+        decision, healed = await after(TEXTS[2])
+        assert (decision, healed["status"], healed["problems"]) == ("pass", "ready", [])
+        engine.options = replace(engine.options, verdict_timeout=0.1)
+        made[0].broken = SystemExit()
+        _, dead = await after(TEXTS[0])
+        assert (dead["status"], dead["verdicts"]["alive"]) == ("degraded", False)
+        assert "its thread has ended" in str(dead["problems"])
+
+
+def test_a_second_stage_that_hangs_gathers_nothing(tmp_path, backbone, head):
+    scoring, made = staged(backbone, head)
+    with running_engine(backbone, scoring, tmp_path, verdict_timeout=0.05) as engine:
+        worker = engine._verdicts
+        made[0].stuck.set()
+        for text in TEXTS[:3] * 2:
+            run = start(engine, new_run(backbone, text, max_tokens=9)).finish()
+            assert run.end.decision == "error"
+            until(lambda: not engine._active)
+            assert not worker._waiting
+        # Those whose conversation the hung step may have open.
+        assert len(worker._left) <= 1
+        made[0].go.set()
+        until(lambda: made[0].kv_used_tokens == 0)
+        assert not worker._left
+
+
+class SlowVerdicts(FaultyVerdicts):
+    """Every step takes 20 seconds by the clocks of those that wait."""
+
+    engine: Engine
+    limits: list[float]
+
+    def judge(self, asks):
+        for ticket in self.engine._verdicts._waiting:
+            ticket.asked -= 20
+            ticket.progressed -= 20
+            self.limits.append(ticket.deadline(30))
+        with self.engine._wake:
+            self.engine._tell()
+        until(lambda: not self.engine._news)
+        return super().judge(asks)
+
+
+@pytest.mark.parametrize("room", [16, 10**6])
+def test_a_long_conversation_is_late_only_without_progress_or_beyond_its_limit(
+    tmp_path, backbone, head, monkeypatch, room
+):
+    """Read in five pieces; the limit grows with what is still to be read, here by much or not at all."""
+    monkeypatch.setattr(_verdicts, "TOKENS_PER_PIECE", 16)
+    monkeypatch.setattr(_verdicts, "TOKENS_PER_STEP", room)
+    scoring, made = staged(backbone, head, kind=SlowVerdicts)
+    run = new_run(backbone, TEXTS[0] + " what" * 60, max_tokens=3)
+    assert len(run.job.prompt) > 64
+    with running_engine(backbone, scoring, tmp_path, verdict_timeout=30) as engine:
+        made[0].engine, made[0].limits = engine, []
+        start(engine, run).finish()
+        engine.close()
+    if room == 16:
+        assert run.end.decision == "pass"
+        assert len(made[0].sizes) > 4
+    else:
+        assert (run.end.decision, run.text()) == ("error", "")
+        assert "too late" in decisions(tmp_path)[0]["reason"]
 
 
 @pytest.mark.parametrize(
