@@ -1,0 +1,160 @@
+"""Near-duplicates: recall and precision for pairs planted at known Jaccard indices, and memory of the index a row.
+
+    python benchmarks/dedup.py                        # the table, about a minute
+    python benchmarks/dedup.py --rows 10000 200000    # and peak memory of two sizes, some minutes more
+
+Writes results/synthesis/dedup.json. The table follows from seeds alone; memory depends on the machine's allocator.
+Rows of the memory measurement are made when they are read, as a file's would be: only the index stays.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, overload
+
+from lockgate.exchanges import DOCUMENT_MINHASH, MinHash, find_duplicates, shingle_jaccard
+
+TARGET = Path(__file__).parents[1] / "results" / "synthesis" / "dedup.json"
+LEVELS = (0.6, 0.7, 0.8, 0.9)
+PAIRS, UNRELATED = 200, 1000
+# Default of the pipeline; the published setting for web documents.
+SETTINGS = {"default": (MinHash(), 0.7), "document": (DOCUMENT_MINHASH, 0.8)}
+WORDS = [f"w{number}" for number in range(20_000)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--rows", type=int, nargs=2, metavar=("FEW", "MANY"), help="measure memory at both sizes"
+    )
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=TARGET)
+    arguments = parser.parse_args()
+    if arguments.peak is not None:
+        print(json.dumps(peak(arguments.peak)))
+        return
+    found: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
+    found |= {"command": "python benchmarks/dedup.py", "pairs_per_level": PAIRS, "unrelated": UNRELATED}
+    found["table"] = {name: table(*setting) for name, setting in SETTINGS.items()}
+    for name, rows in found["table"].items():
+        for row in rows:
+            print(name, row)
+    if arguments.rows:
+        found["memory"] = memory(*arguments.rows)
+        print(found["memory"])
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def table(minhash: MinHash, threshold: float) -> list[dict[str, Any]]:
+    """For each planted level: pairs joined, recall among those truly at the threshold, precision of those joined.
+
+    All levels lie in one set beside unrelated texts. `false_joins` counts unrelated texts that were joined to anything.
+    """
+    pairs = [(level, *plant(level, minhash.words, number)) for level in LEVELS for number in range(PAIRS)]
+    texts = [text for _, first, second in pairs for text in (first, second)]
+    texts += [" ".join(draw(Random(f"unrelated/{number}"), 120)) for number in range(UNRELATED)]
+    groups = find_duplicates(texts, threshold=threshold, minhash=minhash)
+    alone = groups[2 * len(pairs) :]
+    false_joins = sum(groups.count(group) > 1 for group in alone)
+    rows = []
+    for level in LEVELS:
+        own = [number for number, pair in enumerate(pairs) if pair[0] == level]
+        true = {n for n in own if shingle_jaccard(*pairs[n][1:], words=minhash.words) >= threshold}
+        joined = {n for n in own if groups[2 * n] == groups[2 * n + 1]}
+        rows.append(
+            {
+                "planted": level,
+                "threshold": threshold,
+                "pairs": len(own),
+                "at_threshold": len(true),
+                "joined": len(joined),
+                "recall": round(len(true & joined) / len(true), 4) if true else None,
+                "precision": round(len(true & joined) / len(joined), 4) if joined else None,
+                "false_joins": false_joins,
+            }
+        )
+    return rows
+
+
+def plant(level: float, words: int, number: int) -> tuple[str, str]:
+    """Two texts of 60 to 240 words whose n-gram sets have that Jaccard index, up to a gram or two.
+
+    Half of the pairs differ in their endings, half in single words here and there as well.
+    """
+    rng = Random(f"{level}/{words}/{number}")
+    first = draw(rng, rng.randint(60, 240))
+    grams = len(first) - words + 1
+    # s shared n-grams of g each: J = s / (2g - s).
+    lost = max(1, round(grams - 2 * grams * level / (1 + level) + rng.uniform(-1, 1)))
+    second = list(first)
+    # A word inside costs `words` n-grams, where the next one is that far away; a word at the end costs one.
+    single = lost // words if number % 2 else 0
+    tail = lost - single * words
+    for change in range(single):
+        room = (len(first) - tail - words) // single
+        second[words - 1 + change * room] = f"new{change}"
+    second[len(second) - tail :] = [f"end{place}" for place in range(tail)]
+    return " ".join(first), " ".join(second)
+
+
+def draw(rng: Random, count: int) -> list[str]:
+    """Words by Zipf's law, roughly: the logarithm of the rank is uniform."""
+    return [WORDS[min(int(len(WORDS) ** rng.random()), len(WORDS) - 1)] for _ in range(count)]
+
+
+class MadeRows(Sequence[str]):
+    """Texts that are made when they are read; one in ten repeats an earlier one with a word changed."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[str]: ...
+    def __getitem__(self, row: int | slice) -> str | Sequence[str]:
+        if isinstance(row, slice):
+            return [self[index] for index in range(*row.indices(self._count))]
+        if row >= self._count:
+            raise IndexError(row)
+        words = draw(Random(f"row/{row - row % 10 if row % 10 == 9 else row}"), 80)
+        if row % 10 == 9:
+            words[40] = "changed"
+        return " ".join(words)
+
+
+def peak(rows: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    groups = find_duplicates(MadeRows(rows))
+    seconds = time.perf_counter() - start
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "rows": rows,
+        "groups": len(set(groups)),
+        "peak_bytes": kilobytes * 1024,
+        "rows_per_second": round(rows / seconds),
+    }
+
+
+def memory(few: int, many: int) -> dict[str, Any]:
+    """Peak memory at two sizes, each in a process of its own; their difference is what a row costs."""
+    sizes = []
+    for rows in (few, many):
+        command = [sys.executable, __file__, "--peak", str(rows)]
+        sizes.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    per_row = (sizes[1]["peak_bytes"] - sizes[0]["peak_bytes"]) / (many - few)
+    return {"sizes": sizes, "bytes_per_row": round(per_row)}
+
+
+if __name__ == "__main__":
+    main()
