@@ -67,8 +67,10 @@ def _prompts(exchanges: Sequence[Exchange]) -> list[Example]:
     first: dict[str, Exchange] = {}
     labels: dict[str, float] = {}
     for row in exchanges:
-        asked = row.meta.get("harmful_request") is True
-        if row.label is None and not asked:
+        request = row.meta.get("harmful_request", False)
+        asked = request is True
+        # A harmless answer to a request that nobody has judged says nothing about the prompt.
+        if not asked and (row.label is None or (request is None and row.label < 0.5)):
             continue
         group = _conversation_hash(row)
         first.setdefault(group, row)

@@ -49,6 +49,8 @@ def test_a_prompt_is_as_harmful_as_anything_known_of_it() -> None:
         answered("soft", 0.2),
         answered("nobody knows", None),
         answered("unlabelled request", None, harmful_request=True),
+        answered("request not judged", 0.0, harmful_request=None),
+        answered("not judged, but answered", 0.9, harmful_request=None),
         Exchange((Message("user", "alone"),), 1.0),
     ]
     found = {e.exchange.messages[0].content: e.label for e in select_examples(rows, "prompt")}
@@ -58,6 +60,7 @@ def test_a_prompt_is_as_harmful_as_anything_known_of_it() -> None:
         "fine": 0.0,
         "soft": 0.2,
         "unlabelled request": 1.0,
+        "not judged, but answered": 0.9,
         "alone": 1.0,
     }
 
