@@ -101,6 +101,7 @@ def compute() -> dict[str, Any]:
     # The tightest budget that the sample carries is the one that ships.
     main_one = list(calibrations.values())[-1]
     sets = {name: figures(name, flag_on) for name in TESTS}
+    others = realised("benign_test", flag_on, main_one.cut)
     return {
         "head": head,
         "flag_on": flag_on,
@@ -111,7 +112,8 @@ def compute() -> dict[str, Any]:
         "threshold": round(main_one.threshold, 5),
         "calibrations": {name: short(found) for name, found in calibrations.items()},
         "refused_budgets": refused,
-        "realised_fpr": realised("benign_test", flag_on, main_one.cut),
+        "realised_fpr": others["rate"],
+        "realised": others,
         "realised_at_0.001": realised("benign_test", flag_on, plain_cut(flag_on)),
         "hard_benign": realised("hard_benign", flag_on, main_one.cut),
         "sets": sets,
@@ -281,7 +283,12 @@ def bench_figures() -> dict[str, Any] | None:
         return None
     found = json.loads(BENCH.read_text())
     ratios = ("decode_ratio_batch1", "decode_ratio_batch8", "score_ratio")
-    return {**{key: found[key]["median"] for key in ratios}, "bytes_per_stream": found["bytes_per_stream"]}
+    state = found["bytes_per_stream"]
+    return {
+        **{key: found[key]["median"] for key in ratios},
+        "bytes_per_stream": state["guard"],
+        "key_value_bytes_per_1k_tokens": state["key_values_per_1k_tokens"],
+    }
 
 
 def value_of(estimate: Estimate | None) -> float | None:
@@ -300,7 +307,7 @@ def readme_table(found: dict[str, Any]) -> str:
             f"{row['probe']['tpr_at_0.001']:.3f} ({low:.3f} to {high:.3f}) | {row['baseline']['tpr_at_0.001']:.3f} | "
             f"{row['probe_plus_text']['tpr_at_0.001']:.3f} |"
         )
-    fpr = found["realised_fpr"]
+    fpr = found["realised"]
     lines += [
         "",
         f"Shipped threshold: budget {found['budget']:.2%}, n = {found['n_calibration']} distinct benign prompts, one-sided "
@@ -352,7 +359,7 @@ def install(source: Path, found: dict[str, Any]) -> None:
     """Write the calibrated guard and its card into the package."""
     guard = Guard.load(source)
     calibration = calibrate(found["flag_on"], found["budget"], read_exclusions())
-    counts = found["realised_fpr"]
+    counts = found["realised"]
     claim = [
         f"claim limited to English (with a few per cent of Chinese), to {int(max(calibration.length_deciles))} tokens, and "
         "to traffic like the sources above",
