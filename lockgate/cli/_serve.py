@@ -94,7 +94,7 @@ def serve(
     )
     # Before the model is loaded: a port that is taken should not cost seconds to find out.
     with bind(host, port) as bound:
-        if fetch:
+        if fetch and backbone == "embedded":
             from lockgate.backbones import fetch_embedded
 
             fetch_embedded(report=lambda line: typer.echo(f"fetch: {line}", err=True))

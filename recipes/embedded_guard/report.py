@@ -330,7 +330,7 @@ def live_sentence(live: dict[str, Any]) -> str:
     checked = harmless["n"] + benign["harmless_answers"]["n"]
     return (
         f"Through the live server, answers to {live['harmful']['prompts']} unseen harmful prompts and "
-        f"{benign['prompts']} benign ones on the same topics, labelled by reading: of {harmful['n']} harmful answers "
+        f"{benign['prompts']} benign ones on the same topics, labelled by two blind readers (language models): of {harmful['n']} harmful answers "
         f"{harmful['halted']} were halted{where}; of {checked} harmless ones {wrong} were."
     )
 
