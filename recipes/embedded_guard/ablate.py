@@ -6,8 +6,9 @@
 
 Each step resumes. What means over 16 tokens can serve is fitted on the window cache of train.py (read here if it is
 missing); what needs single tokens or other sites is trained on the fly, all of it in one pass. Then one pass over the
-development exchanges scores every head as it would be served. Heads go to `--out/ablation/heads`, scores (ids, no
-text) to `scores/ablations.parquet` and figures to `ablations.json` under `--results`; the table for LOG.md is printed.
+development exchanges scores every head as it would be served, and one over `test_adaptive_attacks.jsonl`, where text
+is ahead: that set chooses nothing. Heads go to `--out/ablation/heads`, scores (ids, no text) to
+`scores/ablations*.parquet` and figures to `ablations.json` under `--results`; the table for LOG.md is printed.
 With `--teacher FILE` (id and probability of harm, Parquet or JSONL) soft labels are compared with hard ones.
 """
 
@@ -15,16 +16,28 @@ import argparse
 import hashlib
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from families import TEMPLATES, disguised
 from sources import shuffled
 from train import RESULTS, cache_path, parts_of, read_activations
-from variants import CACHED, FRESH, SHARES, cached_configs, compute, fresh_variants, markdown, share_config
+from variants import (
+    CACHED,
+    FRESH,
+    HELD_OUT,
+    SHARES,
+    TABLE,
+    cached_configs,
+    compute,
+    fresh_variants,
+    markdown,
+    share_config,
+)
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ProbeHead
@@ -54,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=600_000, help="read on the fly")
     parser.add_argument("--epochs", type=int, default=20, help="over the window cache")
+    parser.add_argument("--pairs", type=int, default=400, help="exchanges of each label in further disguises")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--backbone", default="embedded")
@@ -62,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not (arguments.report or arguments.check):
         run(arguments)
-    found = compute(arguments.results / "scores" / "ablations.parquet", arguments.resamples)
+    found = compute(arguments.results / "scores", arguments.resamples)
     target = arguments.results / "ablations.json"
     if arguments.check:
         if json.loads(target.read_text()) != json.loads(json.dumps(found)):
@@ -78,15 +92,17 @@ def run(arguments: argparse.Namespace) -> None:
     (work / "heads").mkdir(parents=True, exist_ok=True)
     (arguments.results / "scores").mkdir(parents=True, exist_ok=True)
     train = shuffled(list(read_exchanges(arguments.out / "train.jsonl")), "train")
-    read_activations(
-        train,
-        arguments.out / "windows",
-        arguments.workers,
-        max(1, arguments.threads // arguments.workers),
-        arguments.backbone,
-    )
+    more = disguised(train, arguments.pairs)
+    for rows in (train, more):
+        read_activations(
+            rows,
+            arguments.out / "windows",
+            arguments.workers,
+            max(1, arguments.threads // arguments.workers),
+            arguments.backbone,
+        )
     torch.set_num_threads(arguments.threads)
-    heads, record = fit_cached(arguments, train, work)
+    heads, record = fit_cached(arguments, train, more, work)
     fresh, windows, pass_record = fit_fresh(arguments, train, work)
     for name, head in {**heads, **fresh}.items():
         head.save(work / "heads" / f"{name}.safetensors")
@@ -94,21 +110,27 @@ def run(arguments: argparse.Namespace) -> None:
     record["configs"] |= pass_record["configs"]
     record["pass"] = pass_record["pass"]
     record["groups"] = {CACHED: list(heads), FRESH: list(fresh)}
-    score(arguments, work, {**heads, **fresh}, windows, record)
+    heads |= fresh
+    held_out = arguments.out / f"test_{HELD_OUT}.jsonl"
+    score(arguments, work, heads, windows, record, arguments.out / "dev.jsonl", TABLE)
+    if held_out.exists():
+        score(arguments, work, heads, windows, record, held_out, f"{TABLE}_{HELD_OUT}")
 
 
 def fit_cached(
-    arguments: argparse.Namespace, train: list[Exchange], work: Path
+    arguments: argparse.Namespace, train: list[Exchange], more: list[Exchange], work: Path
 ) -> tuple[dict[str, ProbeHead], dict[str, Any]]:
-    """Heads on the window cache: layers and losses side by side, then shares of the data, then soft labels."""
+    """Heads on the window cache: layers and losses side by side, then less data, more families, soft labels."""
     wanted = [
         cache_path(arguments.out / "windows", rows, worker)
-        for worker, rows in parts_of(train, arguments.workers)
+        for given in (train, more)
+        for worker, rows in parts_of(given, arguments.workers)
         if rows
     ]
     cache = WindowCache.join([WindowCache(path) for path in wanted])
-    order = {row.id: number for number, row in enumerate(train)}
-    rows = sorted((row for row in cache.exchanges if row.id in order), key=lambda row: order[row.id])
+    order = {row.id: number for number, row in enumerate([*train, *more])}
+    everything = sorted((row for row in cache.exchanges if row.id in order), key=lambda row: order[row.id])
+    rows = [row for row in everything if order[row.id] < len(train)]
     n_layers = len(cache.meta["layers"])
     configs = cached_configs(n_layers, arguments.epochs, arguments.seed)
     fits = [("side_by_side", rows, [config for _, config in configs.values()])]
@@ -116,6 +138,16 @@ def fit_cached(
         word, config = share_config(n_layers, share, arguments.epochs, arguments.seed)
         configs[config.name] = (word, config)
         fits.append((config.name, part_of(rows, share), [config]))
+    sources = {row.id: row.source for row in train}
+    plain = [row for row in rows if sources[row.id] != TEMPLATES]
+    for name, word, chosen in (
+        ("no_templates", "without exchanges in jailbreak templates", plain),
+        ("families", "with training exchanges in further disguises", everything),
+    ):
+        if len(chosen) != len(rows):
+            config = replace(configs[CACHED][1], name=name)
+            configs[name] = (word, config)
+            fits.append((name, chosen, [config]))
     not_run = {}
     if arguments.teacher:
         config = ProbeConfig("soft", configs[CACHED][1].layers, epochs=arguments.epochs, seed=arguments.seed)
@@ -182,20 +214,22 @@ def score(
     heads: dict[str, ProbeHead],
     windows: dict[str, int],
     record: dict[str, Any],
+    source: Path,
+    table: str,
 ) -> None:
-    """One float32 pass over the development exchanges for all heads; kept while heads and data are the same."""
-    dev_file, target = arguments.out / "dev.jsonl", arguments.results / "scores" / "ablations.parquet"
+    """One float32 pass over a file for all heads; kept while heads and data are the same."""
+    target = arguments.results / "scores" / f"{table}.parquet"
     files = [work / "heads" / f"{name}.safetensors" for name in heads]
-    key = hashlib.sha256(json.dumps([file_sha256(path) for path in [dev_file, *files]]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([file_sha256(path) for path in [source, *files]]).encode()).hexdigest()
     if target.exists() and (pq.read_schema(target).metadata or {}).get(b"key") == key.encode():
         return
-    dev = shuffled(list(read_exchanges(dev_file)), "dev")
+    dev = shuffled(list(read_exchanges(source)), "dev")
     backbone = Backbone.load(arguments.backbone)
     found = []
     for row in score_variants(backbone, list(heads.values()), [windows.get(name) for name in heads], dev):
         found.append(row)
         if len(found) % 100 == 0:
-            print(f"scored: {len(found)}/{len(dev)}", flush=True)
+            print(f"{source.stem}: {len(found)}/{len(dev)}", flush=True)
     columns: dict[str, Any] = {
         "id": [row.id for row in dev],
         "source": [row.source for row in dev],
@@ -206,12 +240,12 @@ def score(
     for index, name in enumerate(heads):
         columns[f"{name}:prompt"] = pa.array([row[index].max_prompt for row in found], pa.float32())
         columns[f"{name}:answer"] = pa.array([row[index].max_answer for row in found], pa.float32())
-    data = [path for path in (arguments.out / "train.jsonl", dev_file, arguments.teacher) if path]
+    data = [path for path in (arguments.out / "train.jsonl", source, arguments.teacher) if path]
     provenance = collect_provenance(
         ["python", "recipes/embedded_guard/ablate.py"], {"training": arguments.seed, "bootstrap": 0}, []
     )
     # By name, not by path: where the data lay on the machine is nobody's business.
-    record |= {**provenance, "inputs": {path.name: file_sha256(path) for path in data}}
+    record = record | {**provenance, "inputs": {path.name: file_sha256(path) for path in data}}
     metadata = {"key": key, "run": json.dumps(record)}
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), target, compression="zstd")
 

@@ -1,0 +1,40 @@
+"""More attack families for the ablation: training exchanges again, each in a disguise, harmful and harmless alike."""
+
+import hashlib
+from collections.abc import Sequence
+
+from lockgate.exchanges import Exchange
+from lockgate.synthesis.augmentations import Augmentation, augmentation_families, select_augmentations
+
+TEMPLATES = "gptfuzz"
+# Longer ones cost minutes of reading and are cut at the window anyway.
+LONGEST = 4000
+
+
+def disguised(train: Sequence[Exchange], pairs: int) -> list[Exchange]:
+    """A harmful and a harmless exchange of `train` for each disguise dealt, the families taking turns.
+
+    Exchanges that stand in a jailbreak template already stay out. Fewer pairs come back where `train` has no more.
+    """
+    plain = [row for row in train if row.source != TEMPLATES and row.label is not None]
+    sides = [[row for row in plain if (row.label >= 0.5) is harmful] for harmful in (True, False)]
+    families = [select_augmentations(families=[name]) for name in augmentation_families()]
+    found: list[Exchange] = []
+    for number, (harmful, harmless) in enumerate(zip(*sides, strict=False)):
+        if len(found) >= 2 * pairs:
+            break
+        choices = families[number % len(families)]
+        seed = int.from_bytes(hashlib.sha256(f"families/{number}".encode()).digest()[:4])
+        augmentation = choices[seed % len(choices)]
+        twins = [dress(row, augmentation, seed) for row in (harmful, harmless)]
+        if all(twin is not None for twin in twins):
+            found += [twin for twin in twins if twin is not None]
+    return found
+
+
+def dress(row: Exchange, augmentation: Augmentation, seed: int) -> Exchange | None:
+    """The exchange in its disguise; nothing where it does not fit or grows too long."""
+    if not augmentation.fits(row):
+        return None
+    made = augmentation.apply(row, seed)
+    return made if sum(len(message.content) for message in made.messages) <= LONGEST else None
