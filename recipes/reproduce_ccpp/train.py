@@ -25,7 +25,7 @@ TOKENS = 600_000
 
 
 def config(name: str, **changes: object) -> ClassifierConfig:
-    common = {"tokens": TOKENS, "max_tokens": 448, "rank": 8, "alpha": 16.0, "dtype": "bfloat16"}
+    common = {"tokens": TOKENS, "max_tokens": 448, "rank": 8, "alpha": 16.0, "lr": 1e-3, "dtype": "bfloat16"}
     return ClassifierConfig(name=name, **{**common, **changes})  # type: ignore[arg-type]
 
 
@@ -36,6 +36,8 @@ CONFIGS = {
         config("input", reads="prompt"),
         config("output", reads="answer"),
         config("small", depth=10),
+        config("medium", depth=20),
+        config("value", head="value"),
     )
 }
 
