@@ -1,0 +1,28 @@
+"""The data factory: from a constitution to labelled exchanges, by a plan."""
+
+from lockgate.synthesis.factory._plan import FactoryPlan, PlanPreset
+from lockgate.synthesis.factory._result import SynthesisResult
+from lockgate.synthesis.factory._sections import (
+    AnswerPlan,
+    AugmentationPlan,
+    FilterPlan,
+    JudgePlan,
+    PairPlan,
+    QueryPlan,
+    RedTeamPlan,
+)
+from lockgate.synthesis.factory._synthesize import synthesize
+
+__all__ = [
+    "AnswerPlan",
+    "AugmentationPlan",
+    "FactoryPlan",
+    "FilterPlan",
+    "JudgePlan",
+    "PairPlan",
+    "PlanPreset",
+    "QueryPlan",
+    "RedTeamPlan",
+    "SynthesisResult",
+    "synthesize",
+]
