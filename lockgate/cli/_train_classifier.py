@@ -47,6 +47,10 @@ def classifier(
     tokens: Annotated[
         int | None, typer.Option(help="Tokens to train on; by default one pass over the input.", min=1)
     ] = None,
+    harmful_share: Annotated[
+        float | None,
+        typer.Option(help="Share of harmful exchanges among those drawn; by default as in the data."),
+    ] = None,
     tokens_per_step: Annotated[int, typer.Option(help="Tokens of one update.", min=1)] = 2048,
     dtype: Annotated[
         str, typer.Option(help="Precision of the frozen weights: float32 or bfloat16.")
@@ -69,6 +73,7 @@ def classifier(
         "name": name, "reads": reads, "head": head, "words": _words(words), "depth": depth, "layers": layers,
         "rank": rank, "alpha": 2.0 * rank, "cuts": cuts, "weighting": weighting, "lr": learning_rate,
         "max_tokens": max_tokens, "tokens": tokens, "tokens_per_step": tokens_per_step, "dtype": dtype,
+        "harmful_share": harmful_share,
         "seed": seed,
     }  # fmt: skip
     config = _config(settings)

@@ -25,7 +25,9 @@ class ClassifierConfig:
         max_tokens: longer exchanges keep their last tokens.
         cuts: verdicts per exchange, one of them at the end.
         weighting: how an exchange's verdicts are weighed; see `window_loss`. `tau` is the softmax's.
-        tokens: conversation tokens to train on; one pass over the data by default.
+        tokens: conversation tokens to train on; by default as many exchanges as there are.
+        harmful_share: of the exchanges drawn; by default that of the data. Both labels weigh the same in any
+            case: a larger share is less noise from few harmful exchanges, and fewer different harmless ones.
         tokens_per_step: size of the packed row of one update, suffixes included.
         lr, warmup, weight_decay, clip: AdamW with a cosine; `warmup` is the share of steps before its top.
         dtype: precision of the frozen weights. Adapters are float32 always.
@@ -45,6 +47,7 @@ class ClassifierConfig:
     weighting: Literal["softmax", "mean"] = "softmax"
     tau: float = 1.0
     tokens: int | None = None
+    harmful_share: float | None = None
     tokens_per_step: int = 2048
     lr: float = 2e-4
     warmup: float = 0.05
@@ -60,6 +63,8 @@ class ClassifierConfig:
                 raise ConfigError(f"{field}: expected at least {low}, found {getattr(self, field)}")
         if self.tokens is not None and self.tokens < 1:
             raise ConfigError(f"tokens: expected at least 1, found {self.tokens}")
+        if self.harmful_share is not None and not 0 < self.harmful_share < 1:
+            raise ConfigError(f"harmful_share: expected a share between 0 and 1, found {self.harmful_share}")
         if not (self.lr > 0 and 0 <= self.warmup < 1 and self.clip > 0 and self.tau > 0):
             raise ConfigError("expected lr, clip and tau above 0, and warmup from 0 to below 1")
         if self.weighting not in ("softmax", "mean") or self.dtype not in DTYPES:

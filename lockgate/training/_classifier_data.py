@@ -1,8 +1,9 @@
 """What a classifier is trained on: exchanges as tokens, cut points, and the packing of steps."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,34 +123,56 @@ def plan_steps(
     tokens_per_step: int,
     tokens: int | None,
     seed: int,
+    harmful_share: float | None = None,
 ) -> list[list[Row]]:
-    """Steps of one packed row each, over one pass of the examples or until `tokens` tokens are planned.
+    """Steps of one packed row each, over as many examples as there are or until `tokens` tokens are planned.
 
     A pass goes through all examples in an order of its own. Tokens are those of conversations: suffixes are
     not counted in the budget, but they are in the size of a step.
 
     Args:
         make: the row of an example's number in a pass.
+        harmful_share: of the examples drawn; each label then has passes of its own.
     """
     steps: list[list[Row]] = []
     step: list[Row] = []
-    size, total, number = 0, 0, 0
-    while tokens is None or total < tokens:
-        for index in np.random.default_rng([abs(seed), number]).permutation(len(examples)):
-            row = make(int(index), number)
-            length = len(row.ids) + suffix * len(row.cuts)
-            if step and size + length > tokens_per_step:
-                steps.append(step)
-                step, size = [], 0
-            step.append(row)
-            size += length
-            total += len(row.ids)
-            if tokens is not None and total >= tokens:
-                break
-        number += 1
-        if tokens is None:
+    size, total = 0, 0
+    for drawn, (index, number) in enumerate(_draw_examples(examples, harmful_share, seed)):
+        if total >= tokens if tokens is not None else drawn == len(examples):
             break
+        row = make(index, number)
+        length = len(row.ids) + suffix * len(row.cuts)
+        if step and size + length > tokens_per_step:
+            steps.append(step)
+            step, size = [], 0
+        step.append(row)
+        size += length
+        total += len(row.ids)
     return [*steps, step]
+
+
+def _draw_examples(
+    examples: Sequence[Example], harmful_share: float | None, seed: int
+) -> Iterator[tuple[int, int]]:
+    """Index and pass of one example after the other, without end."""
+    if harmful_share is None:
+        yield from _passes(list(range(len(examples))), [abs(seed)])
+        return
+    sides = [
+        _passes(
+            [i for i, example in enumerate(examples) if (example.label >= 0.5) is harmful], [abs(seed), kind]
+        )
+        for kind, harmful in enumerate((False, True))
+    ]
+    random = np.random.default_rng([abs(seed), len(sides)])
+    while True:
+        yield next(sides[int(random.random() < harmful_share)])
+
+
+def _passes(indices: Sequence[int], seed: Sequence[int]) -> Iterator[tuple[int, int]]:
+    for number in itertools.count():
+        for place in np.random.default_rng([*seed, number]).permutation(len(indices)):
+            yield indices[int(place)], number
 
 
 def hash_examples(examples: Sequence[Example]) -> str:

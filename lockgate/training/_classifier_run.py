@@ -72,11 +72,8 @@ class ClassifierRun:
             ],
             lr=config.lr,
         )
-        labels = np.array([example.label for example in examples])
-        self.weights = (
-            float(len(labels) / (2 * (labels < 0.5).sum())),
-            float(len(labels) / (2 * (labels >= 0.5).sum())),
-        )
+        share = config.harmful_share or float(np.mean([example.label >= 0.5 for example in examples]))
+        self.weights = (0.5 / (1 - share), 0.5 / share)
         self.steps = self._plan()
 
     def step(self, number: int) -> float:
@@ -187,6 +184,7 @@ class ClassifierRun:
             tokens_per_step=config.tokens_per_step,
             tokens=config.tokens,
             seed=config.seed,
+            harmful_share=config.harmful_share,
         )
 
     def _parameters(self) -> list[Tensor]:

@@ -153,6 +153,25 @@ def test_steps_hold_every_example_in_turn_until_the_budget(lengths, room, tokens
         assert tokens <= total < tokens + max(lengths)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_a_wanted_share_is_drawn_and_each_label_has_its_own_passes(share: float) -> None:
+    labels = [1.0] * 7 + [0.0] * 93
+    examples = [Example(planted(i, label), label) for i, label in enumerate(labels)]
+
+    def make(index: int, number: int) -> Row:
+        return Row([index], 0, [1], float(number))
+
+    steps = plan_steps(examples, make, suffix=0, tokens_per_step=50, tokens=600, seed=3, harmful_share=share)
+    drawn = [(row.ids[0], int(row.label)) for step in steps for row in step]
+    assert len(drawn) == 600
+    for side in (range(7), range(7, 100)):
+        own = [entry for entry in drawn if entry[0] in side]
+        assert [number for _, number in own] == sorted(number for _, number in own)
+        full = max(number for _, number in own)
+        assert all(sum(entry == (i, number) for entry in own) == 1 for i in side for number in range(full))
+    assert sum(index < 7 for index, _ in drawn) / 600 == pytest.approx(share, abs=0.07)
+
+
 def test_the_hash_knows_labels_and_order() -> None:
     one, two = (Example(planted(i, 0.0), 0.0) for i in range(2))
     hashes = {hash_examples(rows) for rows in ([one, two], [two, one], [one, replace(two, label=1.0)])}
