@@ -47,7 +47,8 @@ class CascadeCalibration:
         lost: of the harmful development exchanges that the same mixture would flag if it judged every block,
             at its own threshold for the same budget, the share that is never escalated. NaN if it flags none.
         caught, caught_unscreened: share of harmful development exchanges flagged, with and without stage 1's
-            screen. NaN without such exchanges.
+            screen. NaN without such exchanges; `lost` and `caught_unscreened` are NaN too where the
+            escalation threshold was given, since nothing is known of what lies below it.
         weights: what each weight caught on development exchanges at `selection_fpr`.
         flag_on: whether the prompt's block was judged too; all of it holds for guards that do the same.
     """
@@ -78,9 +79,10 @@ def calibrate_cascade(
     selection_fpr: float = 0.01,
     stride: int = 8,
     calm_blocks: int = 2,
+    escalate: float | None = None,
     **description: Any,  # noqa: ANN401 - passed on to `choose_threshold` as it is
 ) -> CascadeCalibration:
-    """Calibrate two stages from traces with a verdict for every block.
+    """Calibrate two stages from traces with a verdict for every block, or for those above `escalate`.
 
     The escalation threshold is the plain quantile of benign exchanges' largest probe logit at which at most a
     share `escalation` of them escalates. The weight is the one that catches most of `development_harmful` at
@@ -92,13 +94,17 @@ def calibrate_cascade(
         groups, development_groups: which rows share a prompt; the development set must share none with the
             calibration set.
         flag_on: that of the guard which will serve, see `Thresholds`.
+        escalate: the escalation threshold, chosen before. Traces then need verdicts only where a cascade with
+            it asks for them; an exchange that can't be escalated may be traced by the maxima of its prompt
+            and its answer. Logits are then scaled by what is judged.
         description: `ids`, `exclusions`, `lengths`, `sources`, `languages`, `confidence` of
             `choose_threshold`.
 
     Raises:
         CalibrationError: a sample too small for its budget, development prompts among the calibration ones,
             several weights and nothing to choose by (also where no more of `development_benign` is escalated
-            than `selection_fpr` allows to flag), or readings that failed.
+            than `selection_fpr` allows to flag), readings that failed, or more of `benign` above `escalate`
+            than `escalation`.
         ConfigError: a trace that lacks verdicts.
     """
     if not 0 < escalation < 1:
@@ -108,40 +114,62 @@ def calibrate_cascade(
             f"{len(shared)} prompts are in both development and calibration; the weight would be chosen on "
             "the rows that carry the budget. Split them by prompt"
         )
-    first = 0 if flag_on == "both" else 1
-    screen = np.array(
-        [_largest(trace.probe, 0 if len(np.asarray(trace.probe)) > first else None) for trace in benign]
-    )
-    draft = Cascade(
-        escalate=_escalate(screen, escalation),
-        flag=math.inf,
-        weight=0.5,
-        **_scales(benign, first),
-        stride=stride,
-        calm_blocks=calm_blocks,
-    )
-    open_cascade = replace(draft, escalate=-math.inf)
+    draft = _screened(benign, escalation, flag_on, escalate, stride, calm_blocks)
     sets = (benign, development_benign, development_harmful)
     calibration, quiet, loud = (_Judged(traces, draft, flag_on) for traces in sets)
     rows = _weigh(weights, quiet, loud, selection_fpr)
     best = max(rows, key=lambda row: (row.tpr, -abs(row.weight - 0.5))).weight
     found = _threshold(calibration.mixed(best), groups, budget, description)
-    unscreened = _Judged(benign, open_cascade, flag_on).mixed(best)
-    whole = _Judged(development_harmful, open_cascade, flag_on).mixed(best)
-    without_screen = whole > _threshold(unscreened, groups, budget, description).cut
     mixed = loud.mixed(best)
+    lost = caught_unscreened = math.nan
+    if escalate is None:
+        open_cascade = replace(draft, escalate=-math.inf)
+        unscreened = _Judged(benign, open_cascade, flag_on).mixed(best)
+        whole = _Judged(development_harmful, open_cascade, flag_on).mixed(best)
+        without_screen = whole > _threshold(unscreened, groups, budget, description).cut
+        lost, caught_unscreened = _share(mixed[without_screen] == -np.inf), _share(without_screen)
     return CascadeCalibration(
         cascade=replace(draft, weight=best, flag=found.threshold, tolerance=found.tolerance),
         calibration=found,
         escalation_budget=escalation,
         escalated=float(np.isfinite(calibration.mixed(best)).mean()),
-        lost=_share(mixed[without_screen] == -np.inf),
+        lost=lost,
         caught=_share(mixed > found.cut),
-        caught_unscreened=_share(without_screen),
+        caught_unscreened=caught_unscreened,
         selection_fpr=selection_fpr,
         weights=tuple(rows),
         flag_on=flag_on,
     )
+
+
+def _screened(
+    benign: Sequence[Trace],
+    escalation: float,
+    flag_on: FlagOn,
+    escalate: float | None,
+    stride: int,
+    calm_blocks: int,
+) -> Cascade:
+    """Two stages with their escalation threshold and scales; weight and final threshold are still open."""
+    first = 0 if flag_on == "both" else 1
+    screen = np.array(
+        [_largest(trace.probe, 0 if len(np.asarray(trace.probe)) > first else None) for trace in benign]
+    )
+    if escalate is None:
+        cut, scales = _escalate(screen, escalation), _scales(benign, first)
+        return Cascade(cut, math.inf, 0.5, **scales, stride=stride, calm_blocks=calm_blocks)
+    if _share(screen > escalate) > escalation:
+        raise CalibrationError(
+            f"{_share(screen > escalate):.2%} of the benign exchanges lie above the escalation threshold "
+            f"{escalate:g}, more than the {escalation:.2%} asked for; choose it higher"
+        )
+    draft = Cascade(escalate, math.inf, 0.5, stride=stride, calm_blocks=calm_blocks)
+    judged = []
+    for trace in benign:
+        probe, classifier = _arrays(trace)
+        if blocks := list(simulate(probe, classifier, draft, flag_on=flag_on).judged_blocks):
+            judged.append(Trace(probe[blocks], classifier[blocks]))
+    return replace(draft, **_scales(judged, 0))
 
 
 class _Judged:

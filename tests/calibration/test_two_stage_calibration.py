@@ -182,3 +182,47 @@ def test_a_calibrated_cascade_is_ready_to_serve() -> None:
     assert found.flag_on == "both"
     assert found.cascade.flag == found.calibration.threshold
     assert found.cascade.tolerance == found.calibration.tolerance > 0
+
+
+@settings(max_examples=10)
+@given(
+    seed=st.integers(0, 99),
+    escalate=st.sampled_from([0.75, 1.25, 2.0]),
+    flag_on=st.sampled_from(["answer", "both"]),
+    weights=st.sampled_from([(0.3,), (0.0, 0.4, 1.0)]),
+)
+def test_with_a_given_escalation_threshold_verdicts_below_it_are_not_needed(
+    seed, escalate, flag_on, weights
+) -> None:
+    """Exchanges that can't be escalated need no verdict and no blocks, only their maxima."""
+    draft = Cascade(escalate, math.inf, 0.5)
+
+    def sparse(trace: Trace) -> Trace:
+        judged = simulate(*trace, draft, flag_on=flag_on).judged_blocks
+        if judged:
+            asked = np.isin(np.arange(len(trace.probe)), judged)
+            return Trace(trace.probe, np.where(asked, trace.classifier, math.nan))
+        answer = np.concatenate([[np.nan], trace.probe[1:]])
+        maxima = [trace.probe[0], *([np.nanmax(answer)] if len(trace.probe) > 1 else [])]
+        return Trace(maxima, [math.nan] * len(maxima))
+
+    sets = [make_traces(400, 0, seed), make_traces(300, 0, seed + 1), make_traces(80, 1.5, seed + 2)]
+    whole, needed = (
+        calibrate_cascade(
+            benign, names("c", 400), budget=0.02, escalation=0.9, flag_on=flag_on, escalate=escalate,
+            development_benign=quiet, development_harmful=loud, weights=weights, selection_fpr=0.005,
+        )
+        for benign, quiet, loud in (sets, [[sparse(trace) for trace in own] for own in sets])
+    )  # fmt: skip
+    assert math.isnan(whole.lost)
+    assert math.isnan(needed.caught_unscreened)
+    assert replace(needed, lost=0, caught_unscreened=0) == replace(whole, lost=0, caught_unscreened=0)
+    assert needed.cascade.escalate == escalate
+
+
+def test_a_given_escalation_threshold_keeps_to_the_escalation_budget() -> None:
+    with pytest.raises(CalibrationError, match=r"lie above the escalation threshold 1, more than the 1\.00%"):
+        calibrate_cascade(
+            make_traces(400, 0, 3), names("c", 400), budget=0.02, escalation=0.01, flag_on="answer",
+            weights=(0.5,), escalate=1.0,
+        )  # fmt: skip
