@@ -1,6 +1,6 @@
 """Exchanges: the record every classifier reads, its files, splits, filters, duplicates and leaks."""
 
-from lockgate.exchanges._answers import AnswerFault, find_off_topic, find_refusal
+from lockgate.exchanges._answers import AnswerFault, content_stems, find_off_topic, find_refusal
 from lockgate.exchanges._decontaminate import EvaluationIndex, Leak
 from lockgate.exchanges._duplicates import (
     DOCUMENT_MINHASH,
@@ -42,6 +42,7 @@ __all__ = [
     "MinHash",
     "TextFault",
     "TextRule",
+    "content_stems",
     "crossed_split",
     "exchange_from_dict",
     "find_duplicates",

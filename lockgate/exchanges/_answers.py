@@ -93,10 +93,7 @@ def find_off_topic(prompt: str, answer: str, *, topic: str = "") -> AnswerFault 
     that.
     """
     asked, said = normalise_text(prompt).split(" "), normalise_text(answer).split(" ")
-    content = {word[:_STEM] for word in asked if len(word) > 2 and word not in _COMMON}
-    topical = {
-        word[:_STEM] for word in normalise_text(topic).split(" ") if len(word) > 2 and word not in _COMMON
-    }
+    content, topical = content_stems(prompt), content_stems(topic)
     present = {word[:_STEM] for word in said}
     shared = len((content | topical) & present)
     if len(content) >= _MIN_CONTENT_WORDS and not shared:
@@ -105,6 +102,13 @@ def find_off_topic(prompt: str, answer: str, *, topic: str = "") -> AnswerFault 
     if len(said) >= _MIN_CONTENT_WORDS and len(said) <= len(asked) and repeated >= _ECHO_SHARE:
         return AnswerFault("echo", repeated)
     return None
+
+
+def content_stems(text: str) -> frozenset[str]:
+    """First five letters of the words that carry a text's content: what rules about topics compare."""
+    return frozenset(
+        word[:_STEM] for word in normalise_text(text).split(" ") if len(word) > 2 and word not in _COMMON
+    )
 
 
 def _leading_overlap(asked: list[str], said: list[str]) -> float:

@@ -1,6 +1,6 @@
 import pytest
 
-from lockgate.exchanges import find_off_topic, find_refusal
+from lockgate.exchanges import content_stems, find_off_topic, find_refusal
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,8 @@ def test_words_of_the_category_count_as_topic() -> None:
         find_off_topic("Tell me the secret behind forcing choices", answer, topic="Methods of card magic")
         is None
     )
+
+
+def test_stems_carry_the_content_alone() -> None:
+    assert content_stems("Where does the conjurer hide the coins? Tell me!") == {"conju", "hide", "coins"}
+    assert content_stems("And what of it?") == frozenset()
