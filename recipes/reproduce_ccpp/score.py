@@ -2,12 +2,16 @@
 
     python recipes/reproduce_ccpp/score.py --out runs/four_systems --model probe_exchange --workers 2
 
-`probe_exchange` is a guard of two stages that asks its classifier at every block, by the code that serves; the other
-models are classifiers alone. The long step: on two cores two hours for `probe_exchange`, one for `output`, half an hour
-for `small` and for `input`. Interrupted, it goes on where it stopped; finished tables are not made again.
+`probe_exchange` is a guard of two stages that asks its classifier at every block, in float32 and by the code that
+serves. The other models are classifiers alone, for comparison and never shipped: they read in bfloat16, twice as fast
+where the processor has the instructions, in calibration and test alike, so that each is a fair system of its own.
+`scoring.json` beside the tables says which precision, classifier and rows they are of.
+
+The long step: on two cores an hour and a half for `probe_exchange`, half an hour or less for each of `input`, `output`
+and `small`, ten minutes for `medium` and for `value`, which read some parts only, fifteen for the `disguise_` models
+together. Interrupted, it goes on where it stopped; finished tables are not made again.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -19,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train import CONFIGS, MODELS, ROOT
+from parts import MODELS, Model, Part
+from places import DISGUISE_GUARD, Places, make_parser, read_places
 
 import lockgate
 from lockgate.backbones import Backbone
@@ -27,77 +32,116 @@ from lockgate.cascade import Cascade
 from lockgate.classifiers import BlockScores, ExchangeClassifier, score_blocks
 from lockgate.evaluation import BlockTrace, ScoresTable, file_sha256
 from lockgate.exchanges import prompt_group, read_exchanges
+from lockgate.guards import Guard
 
-TABLES = ROOT / "results" / "four_systems"
-# Part in the tables: file of the data step.
-PARTS = {
-    "dev": "dev",
-    "harmful_saferlhf_mini": "test_saferlhf_mini",
-    "harmful_own_sgbench": "test_own_sgbench",
-    "harmful_gptfuzz": "test_gptfuzz",
-    "harmful_adaptive_attacks": "test_adaptive_attacks",
-    "long_gptfuzz": "long_gptfuzz",
-    "long_adaptive_attacks": "long_adaptive_attacks",
-    "hard_benign": "hard_benign",
-    "benign_test": "benign_test",
-    "calibration": "calibration",
-}
 CHUNK = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", choices=["probe_exchange", *(set(CONFIGS) - {"exchange"})], required=True)
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="*", help="some of the model's parts; by default all")
     arguments = parser.parse_args()
-    (TABLES / arguments.model).mkdir(parents=True, exist_ok=True)
-    for part in arguments.parts:
-        score_part(arguments.out, arguments.model, part, arguments.workers)
+    known = MODELS[arguments.model].parts
+    wanted = known if arguments.parts is None else arguments.parts
+    if unknown := sorted(set(wanted) - set(known)):
+        parser.error(f"--parts: {arguments.model} does not read {unknown[0]}; it reads {', '.join(known)}")
+    places = read_places(arguments)
+    for part in wanted:
+        score_part(places, arguments.model, part, known[part], arguments.workers)
 
 
-def score_part(out: Path, model: str, part: str, workers: int) -> None:
-    source = out / f"{PARTS[part]}.jsonl"
-    table, trace = (TABLES / model / f"{part}{suffix}" for suffix in (".parquet", ".blocks.parquet"))
-    stamp = out / f"{model}.{part}.scored"
-    name = "exchange" if model == "probe_exchange" else model
-    probe = lockgate.load("embedded").record.probe_sha256 if model == "probe_exchange" else ""
-    key = f"{file_sha256(source)} {file_sha256(MODELS / name / 'classifier.yaml')} {probe}"
-    if stamp.exists() and stamp.read_text() == key and table.exists() and trace.exists():
-        return
-    if model == "probe_exchange":
+def score_part(places: Places, name: str, part: str, rows: Part, workers: int) -> None:
+    """Write the tables of one part, unless they are there for the same rows and model."""
+    model = MODELS[name]
+    folder = places.results / name
+    folder.mkdir(parents=True, exist_ok=True)
+    source, table = rows.path(places.out), folder / f"{part}.parquet"
+    trace = table.with_suffix(".blocks.parquet")
+    of = describe(places, model)
+    key = {"rows": file_sha256(source), **of}
+    if table.exists() and trace.exists() and read_record(folder).get("parts", {}).get(part) == key["rows"]:
+        kept = read_record(folder)
+        if {entry: kept.get(entry) for entry in of} == of:
+            return
+    if model.probe:
 
         def report(done: int) -> None:
-            print(f"{model} {part}: {done}", flush=True)
+            print(f"{name} {part}: {done}", flush=True)
 
-        guard = two_stages(out)
+        guard = two_stages(places, name, model)
         guard.score_file(source, table, workers=workers, blocks=trace, all_blocks=True, report=report)
     else:
         # Chunks of another model or file must never be taken over.
-        mark = hashlib.sha256(key.encode()).hexdigest()[:16]
-        score_classifier(model, source, table, trace, out / f"{model}.{part}.{mark}.parts", workers)
-    stamp.write_text(key)
-    print(f"{model} {part}: done", flush=True)
+        mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        score_classifier(
+            places,
+            model.classifier,
+            source,
+            table,
+            trace,
+            places.out / f"{name}.{part}.{mark}.parts",
+            workers,
+        )
+    write_record(folder, of, part, key["rows"])
+    print(f"{name} {part}: done", flush=True)
 
 
-def two_stages(out: Path) -> lockgate.Guard:
-    """The embedded probe and the study's classifier as one guard; its thresholds come later, from the traces."""
-    guard = lockgate.load("embedded")
-    classifier = ExchangeClassifier.load(MODELS / "exchange", guard.backbone)
+def describe(places: Places, model: Model) -> dict[str, Any]:
+    """What made a folder's tables."""
+    classifier = file_sha256(places.model(model.classifier) / "classifier.yaml")
+    if not model.probe:
+        return {"classifier": classifier, "dtype": "bfloat16"}
+    head = first_stage(places, model).head
+    # A product and a sum for every weight, at every token.
+    return {
+        "classifier": classifier,
+        "dtype": "float32",
+        "probe": head.sha256,
+        "probe_flops": 2 * head.weights.numel(),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    path = folder / "scoring.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def write_record(folder: Path, of: dict[str, Any], part: str, rows: str) -> None:
+    """Note a finished part; those of another model are forgotten."""
+    kept = read_record(folder)
+    parts = kept.get("parts", {}) if {entry: kept.get(entry) for entry in of} == of else {}
+    content = {**of, "parts": dict(sorted({**parts, part: rows}.items()))}
+    (folder / "scoring.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def first_stage(places: Places, model: Model) -> Guard:
+    """The guard whose probe reads along."""
+    source = places.guard if model.classifier == "exchange" else places.out / DISGUISE_GUARD
+    return lockgate.load(source, backbone=Backbone.load(places.backbone))
+
+
+def two_stages(places: Places, name: str, model: Model) -> Guard:
+    """A probe and a classifier as one guard; its thresholds come later, from the traces."""
+    guard = first_stage(places, model)
+    classifier = ExchangeClassifier.load(places.model(model.classifier), guard.backbone)
     open_gate = Cascade(escalate=0.0, flag=1e9, weight=0.5)
-    return guard.with_cascade(classifier, open_gate).save(out / "guard")
+    return guard.with_cascade(classifier, open_gate).save(places.out / f"{name}.guard")
 
 
-def score_classifier(model: str, source: Path, table: Path, trace: Path, parts: Path, workers: int) -> None:
+def score_classifier(
+    places: Places, classifier: str, source: Path, table: Path, trace: Path, parts: Path, workers: int
+) -> None:
     parts.mkdir(exist_ok=True)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for _ in pool.map(
-            work, *zip(*((model, source, parts, i, workers) for i in range(workers)), strict=True)
-        ):
-            pass
+    if workers == 1:
+        work(places, classifier, source, parts, 0, 1)
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            jobs = [pool.submit(work, places, classifier, source, parts, i, workers) for i in range(workers)]
+            for job in jobs:
+                job.result()
     rows = [
         json.loads(line) for path in sorted(parts.glob("*.jsonl")) for line in path.open(encoding="utf-8")
     ]
@@ -109,9 +153,11 @@ def score_classifier(model: str, source: Path, table: Path, trace: Path, parts: 
     shutil.rmtree(parts)
 
 
-def work(model: str, source: Path, parts: Path, worker: int, workers: int) -> None:
+def work(places: Places, name: str, source: Path, parts: Path, worker: int, workers: int) -> None:
+    """One worker's chunks of a file."""
     torch.set_num_threads(1)
-    classifier = ExchangeClassifier.load(MODELS / model, Backbone.load("embedded"))
+    backbone = Backbone.load(places.backbone, dtype=torch.bfloat16)
+    classifier = ExchangeClassifier.load(places.model(name), backbone)
     rows = read_exchanges(source)
     for number in itertools.count():
         chunk = list(itertools.islice(rows, CHUNK))
@@ -127,7 +173,7 @@ def work(model: str, source: Path, parts: Path, worker: int, workers: int) -> No
         partial = target.with_suffix(".part")
         partial.write_text("".join(line + "\n" for line in lines))
         os.replace(partial, target)
-        print(f"{model} {source.stem}: {(number + 1) * CHUNK}", flush=True)
+        print(f"{name} {source.stem}: {(number + 1) * CHUNK}", flush=True)
 
 
 def row_of(score: BlockScores) -> dict[str, Any]:

@@ -1,27 +1,33 @@
-"""Step 2: the study's classifiers, all by the same recipe on the same exchanges.
+"""Step 2: the study's classifiers, all by the same recipe.
 
     python recipes/reproduce_ccpp/train.py --out runs/four_systems            # all of them, one after the other
     python recipes/reproduce_ccpp/train.py --out runs/four_systems --only exchange
 
-Each takes about half an hour on two cores, goes on where it was interrupted, and is not trained again while
-data and settings are the same. The adapters (a few MB each) are kept in `results/four_systems/models/`.
+Each takes about half an hour on two cores (those named `disguise_` together as long), goes on where it was
+interrupted, and is not trained again while data and settings are the same. `exchange`, `input`, `output` and `small`
+are kept in `results/four_systems/models/` (3 MB each), the others in `--out`; the records of all are kept.
+
+The `disguise_` classifiers learn another policy, `stage-magic`, from `disguise_train.jsonl`, and what ordinary traffic
+looks like from harmless exchanges of `train.jsonl`: their cuts come from such traffic.
 """
 
-import argparse
 import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+from places import Places, make_parser, read_places
+
 from lockgate.backbones import Backbone
 from lockgate.constitution import load_constitution
 from lockgate.evaluation import collect_provenance, file_sha256
-from lockgate.exchanges import read_exchanges
+from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.training import ClassifierConfig, train_classifier
 
-ROOT = Path(__file__).parents[2]
-MODELS = ROOT / "results" / "four_systems" / "models"
 TOKENS = 600_000
+DISGUISE = "disguise_"
+# Harmless exchanges among those that the disguise models learn from.
+ORDINARY = 300
 
 
 def config(name: str, **changes: object) -> ClassifierConfig:
@@ -38,44 +44,76 @@ CONFIGS = {
         config("small", depth=10),
         config("medium", depth=20),
         config("value", head="value"),
+        # Tokens for about the same half of the exchanges; prompts and answers alone are shorter.
+        config("disguise_exchange", tokens=250_000),
+        config("disguise_input", reads="prompt", tokens=130_000),
+        config("disguise_output", reads="answer", tokens=120_000),
     )
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="where dataset.py has put train.jsonl")
+    parser = make_parser(__doc__)
     parser.add_argument("--only", nargs="*", choices=CONFIGS, default=list(CONFIGS))
     arguments = parser.parse_args()
-    backbone = Backbone.load("embedded")
-    source = arguments.out / "train.jsonl"
-    rows = list(read_exchanges(source))
     for name in arguments.only:
-        target = MODELS / name
-        record = MODELS / f"{name}.json"
-        inputs = {"data": file_sha256(source), "config": asdict(CONFIGS[name])}
-        if record.exists() and json.loads(record.read_text())["inputs"] == json.loads(json.dumps(inputs)):
-            print(f"{name}: there already", flush=True)
-            continue
-        started = time.monotonic()
-        classifier = train_classifier(
-            backbone,
-            rows,
-            CONFIGS[name],
-            constitution=load_constitution("general-harms"),  # as the embedded probe, their first stage
-            checkpoint=arguments.out / f"{name}.checkpoint.safetensors",
-            report=lambda line, name=name: print(f"{name}: {line}", flush=True),
+        train(read_places(arguments), CONFIGS[name])
+
+
+def train(places: Places, config: ClassifierConfig) -> None:
+    """Train one classifier and write its record, unless both are there."""
+    name = config.name
+    target, record, sources = places.model(name), places.record(name), sources_of(places, name)
+    inputs = {"data": " ".join(map(file_sha256, sources)), "config": asdict(config)}
+    kept = json.loads(record.read_text()) if record.exists() else {}
+    if target.exists() and kept.get("inputs") == json.loads(json.dumps(inputs)):
+        print(f"{name}: there already", flush=True)
+        return
+    started = time.monotonic()
+    classifier = train_classifier(
+        Backbone.load(places.backbone),
+        read_training(sources),
+        config,
+        constitution=load_constitution(policy_of(name)),
+        checkpoint=places.out / f"{name}.checkpoint.safetensors",
+        report=lambda line: print(f"{name}: {line}", flush=True),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    classifier.save(target)
+    command = ["python", "recipes/reproduce_ccpp/train.py", "--out", "runs/four_systems", "--only", name]
+    content = {
+        "inputs": inputs,
+        "sha256": classifier.sha256,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "provenance": collect_provenance(command, {"training": config.seed}, sources),
+    }
+    record.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def policy_of(name: str) -> str:
+    """The constitution by which a model's exchanges are labelled; the first stage's own."""
+    return "stage-magic" if name.startswith(DISGUISE) else "general-harms"
+
+
+def sources_of(places: Places, name: str) -> list[Path]:
+    """Files that a model learns from: labelled ones, then, for another policy, where ordinary traffic stands."""
+    train = places.out / "train.jsonl"
+    return [places.out / "disguise_train.jsonl", train] if name.startswith(DISGUISE) else [train]
+
+
+def read_training(sources: list[Path]) -> list[Exchange]:
+    """All rows of the first file, and of a second the harmless ones that nobody can call a harmful request."""
+    rows = list(read_exchanges(sources[0]))
+    for path in sources[1:]:
+        ordinary = (
+            row
+            for row in read_exchanges(path)
+            if row.label is not None and row.label < 0.5 and row.meta.get("harmful_request") is False
         )
-        classifier.save(target)
-        command = ["python", "recipes/reproduce_ccpp/train.py", "--out", "runs/four_systems", "--only", name]
-        content = {
-            "inputs": inputs,
-            "minutes": round((time.monotonic() - started) / 60, 1),
-            "provenance": collect_provenance(command, {"training": CONFIGS[name].seed}, [source]),
-        }
-        record.write_text(json.dumps(content, indent=1) + "\n")
+        # Ids are hashes: their order is as good as a draw.
+        rows += sorted(ordinary, key=lambda row: row.id)[:ORDINARY]
+    return rows
 
 
 if __name__ == "__main__":

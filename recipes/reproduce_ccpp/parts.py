@@ -1,0 +1,96 @@
+"""What is scored: parts of the study, and which model reads which of them."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of a file that a data step has written.
+
+    Attributes:
+        file: its name without `.jsonl`.
+        rows: how many of them, the first; None: all.
+        family: of stand-ins, the attacks and their twins of one `meta.family`, without refusals.
+    """
+
+    file: str
+    rows: int | None = None
+    family: str | None = None
+
+    def read(self, folder: Path) -> Iterator[Exchange]:
+        """The rows, in file order."""
+        rows: Iterator[Exchange] = iter(read_exchanges(folder / f"{self.file}.jsonl"))
+        if self.family is not None:
+            rows = (row for row in rows if row.meta.get("family") == self.family and "twin" in row.meta)
+        return itertools.islice(rows, self.rows)
+
+    def path(self, folder: Path) -> Path:
+        """A file with just these rows; it is written if it is not the whole file."""
+        if self.rows is None and self.family is None:
+            return folder / f"{self.file}.jsonl"
+        name = ".".join(str(part) for part in (self.file, self.family, self.rows) if part is not None)
+        path = folder / f"{name}.jsonl"
+        write_exchanges(path, self.read(folder))
+        return path
+
+
+HARMFUL = {
+    "harmful_saferlhf_mini": Part("test_saferlhf_mini"),
+    "harmful_own_sgbench": Part("test_own_sgbench"),
+    "harmful_gptfuzz": Part("test_gptfuzz"),
+    "harmful_adaptive_attacks": Part("test_adaptive_attacks"),
+    "long_gptfuzz": Part("long_gptfuzz"),
+    "long_adaptive_attacks": Part("long_adaptive_attacks"),
+}
+# All that the four systems read.
+FULL = {
+    "dev": Part("dev"),
+    **HARMFUL,
+    "hard_benign": Part("hard_benign"),
+    "benign_test": Part("benign_test"),
+    "calibration": Part("calibration"),
+}
+# Enough for a cut at 1 %: what is compared there alone.
+SOME = {**HARMFUL, "benign_test": Part("benign_test", 500), "calibration": Part("calibration", 1000)}
+# The stand-ins, with ordinary traffic for cuts at 1 % and the share that they flag of other such traffic.
+DISGUISED = {
+    "disguise_plain": Part("disguise_test", family="plain"),
+    "disguise_obfuscation": Part("disguise_test", family="obfuscation"),
+    "disguise_reconstruction": Part("disguise_test", family="reconstruction"),
+    "benign_test": Part("benign_test", 400),
+    "calibration": Part("calibration", 800),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A folder of tables.
+
+    Attributes:
+        classifier: the trained classifier that it is about.
+        parts: what it reads.
+        probe: whether a guard's probe reads along, by the code that serves, in float32; other models are
+            classifiers alone, in bfloat16.
+    """
+
+    classifier: str
+    parts: dict[str, Part]
+    probe: bool = False
+
+
+MODELS = {
+    "probe_exchange": Model("exchange", FULL, probe=True),
+    "input": Model("input", FULL),
+    "output": Model("output", FULL),
+    "small": Model("small", FULL),
+    "medium": Model("medium", SOME),
+    "value": Model("value", SOME),
+    "disguise_probe_exchange": Model("disguise_exchange", DISGUISED, probe=True),
+    "disguise_input": Model("disguise_input", DISGUISED),
+    "disguise_output": Model("disguise_output", DISGUISED),
+}

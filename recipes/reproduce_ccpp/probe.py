@@ -1,0 +1,103 @@
+"""Step 2, beside train.py: the first stage of the stand-in policy, a probe on what the disguise classifiers learn from.
+
+    python recipes/reproduce_ccpp/probe.py --out runs/four_systems
+
+Same layers and loss as the embedded guard's probe. Writes a guard that flags nothing to `--out/disguise_guard`: it is
+scored, never shipped. Ten minutes on two cores; it goes on where it was interrupted.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import torch
+from places import DISGUISE_GUARD, Places, make_parser, read_places
+from train import DISGUISE, policy_of, read_training, sources_of
+
+from lockgate.backbones import Backbone
+from lockgate.cascade import Thresholds
+from lockgate.constitution import dump_constitution, load_constitution
+from lockgate.evaluation import collect_provenance, file_sha256
+from lockgate.exchanges import Exchange
+from lockgate.guards import Guard, TrainingRecord, config_dict, training_counts
+from lockgate.training import STRIDE, ProbeConfig, WindowCache, build_cache, fit_probes
+
+CONFIG = ProbeConfig("12-26", tuple(range(12, 27)))
+TOKENS = 250_000
+MAX_TOKENS = 448
+
+
+def main() -> None:
+    train_probe(read_places(make_parser(__doc__).parse_args()), CONFIG, TOKENS)
+
+
+def train_probe(places: Places, config: ProbeConfig, tokens: int) -> None:
+    """Make the guard, unless it is there for the same data and settings."""
+    target, sources = places.out / DISGUISE_GUARD, sources_of(places, DISGUISE)
+    record = places.record("disguise_probe")
+    data = " ".join(map(file_sha256, sources))
+    inputs = json.loads(json.dumps({"data": data, "config": config_dict(config), "tokens": tokens}))
+    if target.exists() and record.exists() and json.loads(record.read_text())["inputs"] == inputs:
+        print("disguise_probe: there already", flush=True)
+        return
+    # Windows are read in bfloat16, twice as fast, as those of the embedded guard were; what scores is float32.
+    reader = Backbone.load(places.backbone, dtype=torch.bfloat16)
+    rows = first_tokens(reader, read_training(sources), tokens)
+    key = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:8]
+    windows = places.out / f"disguise_windows-{key}"
+    for done in build_cache(
+        reader, rows, windows, layers=config.layers, site="residual", max_tokens=MAX_TOKENS
+    ):
+        print(f"activations: {done}/{len(rows)}", flush=True)
+    cache = WindowCache(windows)
+    policy = load_constitution(policy_of(DISGUISE))
+    named = {row.category for row in rows if (row.label or 0.0) >= 0.5}
+    head = fit_probes(
+        cache,
+        cache.exchanges,
+        [config],
+        category_ids=[name for name in policy.category_ids if name in named],
+        checkpoint=places.out / "disguise_fit.safetensors",
+        report=lambda line: print(line, flush=True),
+    )[0]
+    guard = Guard.create(
+        name="stand-in guard of the study",
+        backbone=Backbone.load(places.backbone),
+        constitution=policy,
+        constitution_yaml=dump_constitution(policy),
+        head=head,
+        thresholds=Thresholds(flag=1e9, flag_on="both"),
+        training=TrainingRecord(
+            recipe="recipes/reproduce_ccpp",
+            config={"probe": config_dict(config), "site": "residual", "max_tokens": MAX_TOKENS},
+            exchanges=training_counts(rows),
+            tokens_seen=STRIDE * sum(row.end - row.start + 1 for row in cache.exchanges),
+            data_sha256=file_sha256(sources[0]),
+            seeds=[config.seed],
+            notes=["Made for a comparison on harmless stand-ins; it guards nothing."],
+        ),
+    ).save(target)
+    command = ["python", "recipes/reproduce_ccpp/probe.py", "--out", "runs/four_systems"]
+    content = {
+        "inputs": inputs,
+        "sha256": guard.record.probe_sha256,
+        "rows": len(rows),
+        "provenance": collect_provenance(command, {"training": config.seed}, sources),
+    }
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def first_tokens(backbone: Backbone, rows: Sequence[Exchange], tokens: int) -> list[Exchange]:
+    """Exchanges of about `tokens` tokens, by the order of their ids, which are hashes."""
+    chosen, total = [], 0
+    for row in sorted(rows, key=lambda row: row.id):
+        if total >= tokens:
+            break
+        chosen.append(row)
+        total += min(MAX_TOKENS, len(backbone.render(row.messages).token_ids))
+    return chosen
+
+
+if __name__ == "__main__":
+    main()
