@@ -114,7 +114,34 @@ def _results(results: Mapping[str, Any] | None) -> str:
             f"{_number(probe['tpr_at_0.001'])} ({_number(low)} to {_number(high)}) | "
             f"{_number(base['tpr_at_0.001'])} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _both_stages(results.get("two_stage"))
+
+
+def _both_stages(found: Mapping[str, Any] | None) -> str:
+    """One stage against two at the guard's budget, where a recipe has measured it."""
+    if not found:
+        return ""
+    at = found["points"]["budget"]
+    lines = [
+        f"\nOne stage against two, both at the budget of {found['budget']:.2%}:\n",
+        "| set | harmful | TPR of one stage (95 % interval) | TPR of two stages |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, row in at["sets"].items():
+        cells = (
+            f"{_number(own['tpr'])} ({_number(own['ci'][0])} to {_number(own['ci'][1])})"
+            for own in (row["one_stage"], row["two_stages"])
+        )
+        lines.append(f"| {name} | {row['one_stage']['n']} | {' | '.join(cells)} |")
+    flagged = []
+    for part, row in at["benign"].items():
+        one, two = row["one_stage"], row["two_stages"]
+        flagged.append(f"{part} {two['hits']} of {two['n']} (one stage {one['hits']})")
+    escalated = found["escalated"]["benign_test"]["rate"]
+    return "\n".join(lines) + (
+        f"\n\nFlagged: {', '.join(flagged)}. "
+        f"Stage 2 is asked about {escalated:.2%} of other benign exchanges.\n"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import two_stages
 from agreement import read
 from numpy.typing import NDArray
 
@@ -58,7 +59,11 @@ def main() -> None:
             )
         print("every figure follows from the committed tables")
         return
-    inputs = [path.relative_to(ROOT) for path in sorted((RESULTS / "scores").glob("*.parquet"))]
+    inputs = [
+        path.relative_to(ROOT)
+        for folder in ("scores", "two_stage")
+        for path in sorted((RESULTS / folder).glob("*.parquet"))
+    ]
     provenance = collect_provenance(found["command"].split(), {"bootstrap": SEED}, inputs)
     data = {name: part["sha256"] for name, part in json.loads(DATASET.read_text())["parts"].items()}
     SUMMARY.write_text(json.dumps({**found, "data": data, "provenance": provenance}, indent=1) + "\n")
@@ -117,6 +122,7 @@ def compute() -> dict[str, Any]:
         "realised_at_0.001": realised("benign_test", flag_on, plain_cut(flag_on)),
         "hard_benign": realised("hard_benign", flag_on, main_one.cut),
         "sets": sets,
+        "two_stage": two_stages.figures(RESULTS, head, flag_on, main_one.budget, exclusions, seed=SEED),
         "live": live_figures(),
         "bench": bench_figures(),
         "seed": SEED,
@@ -310,15 +316,22 @@ def readme_table(found: dict[str, Any]) -> str:
     fpr = found["realised"]
     lines += [
         "",
-        f"Shipped threshold: budget {found['budget']:.2%}, n = {found['n_calibration']} distinct benign prompts, one-sided "
+        f"{'Stage 1 alone' if ships_two_stages() else 'Shipped threshold'}: budget {found['budget']:.2%}, n = {found['n_calibration']} distinct benign prompts, one-sided "
         f"95 % bound {found['bound']:.4%}. On {fpr['n']} other benign exchanges it flags {fpr['flagged']} "
         f"({fpr['rate']:.3%}, interval {fpr['ci'][0]:.3%} to {fpr['ci'][1]:.3%}).",
     ]
+    if found["two_stage"] is not None:
+        lines += ["", *two_stages.readme_lines(found["two_stage"], shipped=ships_two_stages())]
     if found["live"] is not None:
         lines += ["", live_sentence(found["live"])]
     if found["bench"] is not None:
         lines += ["", bench_sentence()]
     return "\n".join(lines)
+
+
+def ships_two_stages() -> bool:
+    """Whether the package's guard has a second stage."""
+    return (EMBEDDED / "classifier").is_dir()
 
 
 def live_sentence(live: dict[str, Any]) -> str:

@@ -24,3 +24,4 @@ head="$("$python" -c "import json; print(json.load(open('$root/results/embedded_
 "$python" "$here/agreement.py"
 "$python" "$here/report.py" --install "$out/guard"
 # What needs the guard in place, and the report once more: see live.py, and `make bench`.
+# With an exchange classifier (recipes/reproduce_ccpp/train.py) a second stage can follow: second_stage.py.

@@ -3,4 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "reproduce_ccpp"))
+RECIPES = Path(__file__).parents[2] / "recipes"
+# The other recipe's scripts have names of their own, or are run as programs.
+sys.path[:0] = [str(RECIPES / "reproduce_ccpp")]
+sys.path.append(str(RECIPES / "embedded_guard"))

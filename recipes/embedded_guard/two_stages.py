@@ -1,0 +1,364 @@
+"""The two-stage guard's figures, from the committed tables alone: what report.py and second_stage.py share.
+
+Stage 1's scores of every part are there already (`scores/`). Only exchanges whose largest probe logit may exceed the
+escalation threshold are scored again, with both stages (`two_stage/PART.parquet` and `PART.blocks.parquet`); all others
+can't be escalated and count as minus infinity.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lockgate.calibration import (
+    Calibration,
+    CascadeCalibration,
+    Exclusion,
+    Trace,
+    calibrate_cascade,
+    choose_threshold,
+    clopper_pearson,
+    plain_quantile_threshold,
+)
+from lockgate.cascade import Cascade, simulate
+from lockgate.errors import CalibrationError
+from lockgate.evaluation import BlockTrace, Detections, ScoresTable, at_least_as_robust, macro_rate, wilson
+
+FlagOn = Literal["answer", "both"]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+TESTS = ("saferlhf_mini", "adaptive_attacks", "gptfuzz", "own_sgbench")
+BENIGN = ("benign_test", "hard_benign")
+PARTS = ("dev", "calibration", *BENIGN, *(f"test_{name}" for name in TESTS))
+ESCALATION = 0.025
+FPR = 0.001
+# Batch mates move a logit by less than this share of the scores' spread: who is that near is scored again too.
+NOISE = 1e-3
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStage:
+    """Stage 1's scores of a part [N]: the largest smoothed logit of the last user turn and of the answer."""
+
+    ids: list[str]
+    groups: list[str]
+    sources: list[str]
+    labels: Floats
+    lengths: Floats
+    prompt: Floats
+    answer: Floats
+
+    @property
+    def highest(self) -> Floats:
+        """What may call stage 2: no logit of the exchange lies above it."""
+        return np.nan_to_num(np.fmax(self.prompt, self.answer), nan=-np.inf)
+
+    def deciding(self, flag_on: FlagOn) -> Floats:
+        """What the guard of one stage compares with its threshold."""
+        scores = self.answer if flag_on == "answer" else np.fmax(self.prompt, self.answer)
+        return np.nan_to_num(scores, nan=-np.inf)
+
+    @property
+    def harmful(self) -> Mask:
+        return self.labels >= 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where stage 2 is asked, and how far below that exchanges are scored again for their float noise."""
+
+    escalate: float
+    margin: float
+
+    def suspects(self, part: FirstStage) -> NDArray[np.intp]:
+        """Rows that may be escalated; no other can be."""
+        return np.flatnonzero(part.highest > self.escalate - self.margin)
+
+
+def read_part(results: Path, part: str, head: str) -> FirstStage:
+    """Stage 1's scores of a part. Development scores of all heads stand in one table, without groups."""
+    if part != "dev":
+        table = ScoresTable.read(results / "scores" / f"{part}.parquet")
+        sources = [str(source) for source in table.texts("source")]
+        maxima = (table.floats("max_prompt"), table.floats("max_answer"))
+        return FirstStage(table.ids, table.groups, sources, table.labels, table.lengths, *maxima)
+    found = pq.read_table(results / "scores" / "dev_heads.parquet")
+    ids = found["id"].to_pylist()
+    labels, prompt, answer = (
+        np.array(found[name].to_pylist(), float) for name in ("label", f"{head}:prompt", f"{head}:answer")
+    )
+    return FirstStage(ids, ids, found["source"].to_pylist(), labels, np.zeros(len(ids)), prompt, answer)
+
+
+def choose_screen(calibration: FirstStage) -> Screen:
+    """Half-way between the exchange at the budget's edge and the next one above, so that no noise moves either.
+
+    In single precision, as traces are stored: rounding a logit then never carries it over the threshold.
+    """
+    highest = calibration.highest
+    cut = plain_quantile_threshold(highest, ESCALATION, unjudged=True)
+    above = highest[highest > cut]
+    if cut == -np.inf or not len(above):
+        raise CalibrationError(f"no threshold escalates {ESCALATION:.1%} of the calibration exchanges")
+    margin = NOISE * float(calibration.answer[np.isfinite(calibration.answer)].std())
+    return Screen(float(np.float32((cut + above.min()) / 2)), margin)
+
+
+def read_traces(results: Path, part: str, first: FirstStage, screen: Screen) -> list[Trace]:
+    """Traces of all rows: blocks where both stages were scored, elsewhere the maxima of prompt and answer.
+
+    Raises:
+        CalibrationError: the tables hold other exchanges than those that may be escalated.
+    """
+    folder = results / "two_stage"
+    table = ScoresTable.read(folder / f"{part}.parquet")
+    blocks = BlockTrace.read(folder / f"{part}.blocks.parquet")
+    rows = screen.suspects(first)
+    if table.ids != [first.ids[row] for row in rows]:
+        raise CalibrationError(
+            f"two_stage/{part}.parquet: expected the {len(rows)} exchanges that may be escalated; "
+            "run recipes/embedded_guard/second_stage.py again"
+        )
+    traces = [Trace([p, a], [np.nan, np.nan]) for p, a in zip(first.prompt, first.answer, strict=True)]
+    for number, row in enumerate(rows):
+        own = blocks.of(number)
+        traces[row] = Trace(blocks.probe[own], blocks.classifier[own])
+    return traces
+
+
+def calibrate(
+    results: Path,
+    head: str,
+    flag_on: FlagOn,
+    budget: float,
+    exclusions: Sequence[Exclusion] = (),
+    *,
+    settings: dict[str, Any],
+) -> CascadeCalibration:
+    """Both stages by the rule of the budget; the weight is chosen on development exchanges."""
+    first, dev = (read_part(results, part, head) for part in ("calibration", "dev"))
+    screen = choose_screen(first)
+    if settings["escalate"] != screen.escalate:
+        raise CalibrationError(
+            f"two_stage/{SETTINGS}: scored with another escalation threshold than scores/calibration.parquet asks "
+            "for; run recipes/embedded_guard/second_stage.py again"
+        )
+    traces = read_traces(results, "calibration", first, screen)
+    tried = read_traces(results, "dev", dev, screen)
+    return calibrate_cascade(
+        traces,
+        first.groups,
+        budget=budget,
+        escalation=ESCALATION,
+        escalate=screen.escalate,
+        flag_on=flag_on,
+        development_benign=[trace for trace, harmful in zip(tried, dev.harmful, strict=True) if not harmful],
+        development_harmful=[trace for trace, harmful in zip(tried, dev.harmful, strict=True) if harmful],
+        development_groups=ScoresTable.read(results / "two_stage" / "dev.parquet").groups,
+        stride=settings["stride"],
+        calm_blocks=settings["calm_blocks"],
+        ids=first.ids,
+        exclusions=exclusions,
+        lengths=first.lengths,
+        sources=first.sources,
+    )
+
+
+def one_stage(
+    first: FirstStage, flag_on: FlagOn, budget: float, exclusions: Sequence[Exclusion]
+) -> Calibration:
+    """The guard of one stage by the same rule on the same exchanges."""
+    scores = first.deciding(flag_on)
+    tolerance = NOISE * float(scores[np.isfinite(scores)].std())
+    return choose_threshold(
+        scores, first.groups, budget, tolerance, ids=first.ids, exclusions=exclusions, unjudged=True
+    )
+
+
+def mixed_scores(traces: Sequence[Trace], cascade: Cascade, flag_on: FlagOn) -> Floats:
+    """Largest mixed score of each exchange [N], minus infinity where stage 2 is never asked."""
+    return np.array(
+        [simulate(*map(np.asarray, trace), cascade, flag_on=flag_on).mixed_max for trace in traces]
+    )
+
+
+def figures(
+    results: Path,
+    head: str,
+    flag_on: FlagOn,
+    budget: float,
+    exclusions: Sequence[Exclusion] = (),
+    *,
+    seed: int = 0,
+) -> dict[str, Any] | None:
+    """One stage against two at the same operating points; None where no second stage has been scored yet."""
+    path = results / "two_stage" / SETTINGS
+    if not path.exists():
+        return None
+    settings = json.loads(path.read_text())
+    found = calibrate(results, head, flag_on, budget, exclusions, settings=settings)
+    parts = {part: read_part(results, part, head) for part in PARTS}
+    screen = choose_screen(parts["calibration"])
+    mixed = {
+        part: mixed_scores(read_traces(results, part, own, screen), found.cascade, flag_on)
+        for part, own in parts.items()
+    }
+    alone = {part: own.deciding(flag_on) for part, own in parts.items()}
+    single = one_stage(parts["calibration"], flag_on, budget, exclusions)
+    plain = [plain_quantile_threshold(own["calibration"], FPR, unjudged=True) for own in (alone, mixed)]
+    cuts = {"budget": (single.cut, found.calibration.cut), str(FPR): (plain[0], plain[1])}
+    points = {
+        name: point(parts, (alone, mixed), pair, seed, budget if name == "budget" else FPR)
+        for name, pair in cuts.items()
+    }
+    tried = points["budget"]["development"]
+    return {
+        "classifier": settings["classifier"],
+        "head": head,
+        "flag_on": flag_on,
+        **calibrated(found),
+        "escalated": {part: share(np.isfinite(own)) for part, own in mixed.items()},
+        "escalated_harmful": {
+            part: share(np.isfinite(mixed[part])[parts[part].harmful])
+            for part in PARTS
+            if part not in ("calibration", *BENIGN)
+        },
+        "points": points,
+        "not_worse_in_development": tried["two_stages"]["tpr"] >= tried["one_stage"]["tpr"],
+    }
+
+
+def calibrated(found: CascadeCalibration) -> dict[str, Any]:
+    """The shipped cascade and its budget."""
+    cascade, evidence = found.cascade, found.calibration
+    scales = ("probe_mean", "probe_std", "classifier_mean", "classifier_std")
+    return {
+        "escalation_budget": found.escalation_budget,
+        "escalate": round(cascade.escalate, 6),
+        "weight": cascade.weight,
+        "weights": [[row.weight, round(row.tpr, 4)] for row in found.weights],
+        "selection_fpr": found.selection_fpr,
+        "scales": {name: round(getattr(cascade, name), 5) for name in scales},
+        "stride": cascade.stride,
+        "calm_blocks": cascade.calm_blocks,
+        "budget": evidence.budget,
+        "n": evidence.n,
+        "k": evidence.k,
+        "flagged": evidence.flagged,
+        "bound": round(evidence.bound, 6),
+        "threshold": round(evidence.threshold, 5),
+    }
+
+
+def point(
+    parts: dict[str, FirstStage],
+    scores: tuple[dict[str, Floats], dict[str, Floats]],
+    cuts: tuple[float, float],
+    seed: int,
+    fpr: float,
+) -> dict[str, Any]:
+    """Both guards at their own cuts for one operating point."""
+    flags = [{part: own[part] > cut for part in parts} for own, cut in zip(scores, cuts, strict=True)]
+
+    def detections(part: str) -> list[Detections]:
+        rows = parts[part].harmful
+        groups = np.array(parts[part].groups)[rows]
+        return [Detections(own[part][rows], groups) for own in flags]
+
+    sets = {name: detections(f"test_{name}") for name in TESTS}
+    quiet = ~parts["dev"].harmful
+    return {
+        "cuts": [round(cut, 5) for cut in cuts],
+        "benign": {part: pair([share(own[part]) for own in flags]) for part in BENIGN},
+        "harmless_in_sets": {
+            name: pair([share(own[f"test_{name}"][~parts[f"test_{name}"].harmful]) for own in flags])
+            for name in TESTS
+        },
+        "sets": {name: compared([own], fpr, seed) for name, own in sets.items()},
+        "macro": compared(list(sets.values()), fpr, seed),
+        "development": {
+            **compared([detections("dev")], fpr, seed),
+            "harmless": pair([share(own["dev"][quiet]) for own in flags]),
+        },
+    }
+
+
+def compared(sets: list[list[Detections]], fpr: float, seed: int) -> dict[str, Any]:
+    """TPR of one stage and of two, and two minus one, paired by prompt; the mean over several sets."""
+    one, two = ([own[side] for own in sets] for side in (0, 1))
+    robust = at_least_as_robust(two, one, names=("two stages", "one stage"), fpr=fpr, seed=seed)
+    return {
+        **pair([rate(own, seed) for own in (one, two)]),
+        "difference": round(robust.difference.value, 4),
+        "ci": [rounded(robust.difference.lower), rounded(robust.difference.upper)],
+    }
+
+
+def rate(sets: list[Detections], seed: int) -> dict[str, Any]:
+    flags = sets[0].flags
+    if len(sets) == 1 and len(np.unique(np.asarray(sets[0].groups))) == len(flags):
+        ends: tuple[float | None, float | None] = wilson(int(flags.sum()), len(flags))
+    else:
+        found = macro_rate(sets, seed=seed)
+        ends = (None, None) if found is None else (found.lower, found.upper)
+    tpr = float(np.mean([own.flags.mean() for own in sets if len(own.flags)]))
+    n = sum(len(own.flags) for own in sets)
+    return {"n": n, "tpr": round(tpr, 4), "ci": [rounded(end) for end in ends]}
+
+
+def share(hits: Mask) -> dict[str, Any]:
+    """Rows that are flagged, or escalated, with an exact interval."""
+    if not len(hits):
+        return {"n": 0, "hits": 0, "rate": 0.0, "ci": [0.0, 1.0]}
+    interval = clopper_pearson(int(hits.sum()), len(hits))
+    ends = [round(interval.lower, 6), round(interval.upper, 6)]
+    return {"n": len(hits), "hits": int(hits.sum()), "rate": round(float(hits.mean()), 6), "ci": ends}
+
+
+def pair(found: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"one_stage": found[0], "two_stages": found[1]}
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def readme_lines(found: dict[str, Any], *, shipped: bool) -> list[str]:
+    """The README's table of one stage against two."""
+    at = found["points"]["budget"]
+    lines = [
+        f"With the exchange classifier `{found['classifier']['name']}` as a second stage, "
+        f"{'as shipped' if shipped else 'not shipped'}, both guards at the budget of {found['budget']:.2%}:",
+        "",
+        "| | n | one stage | two stages | difference |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, row in (*at["sets"].items(), ("mean over sets", at["macro"])):
+        title = name if name.startswith("mean") else f"`{name}`: TPR"
+        one, two = (f"{own['tpr']:.3f} {ends(own['ci'])}" for own in (row["one_stage"], row["two_stages"]))
+        lines.append(
+            f"| {title} | {row['one_stage']['n']} | {one} | {two} | {row['difference']:+.3f} {ends(row['ci'])} |"
+        )
+    for part, title in (("benign_test", "other benign: flagged"), ("hard_benign", "hard benign: flagged")):
+        one, two = (at["benign"][part][side] for side in ("one_stage", "two_stages"))
+        cells = (f"{own['rate']:.3%} ({own['ci'][0]:.3%} to {own['ci'][1]:.3%})" for own in (one, two))
+        lines.append(f"| {title} | {one['n']} | {' | '.join(cells)} | |")
+    escalated = found["escalated"]
+    lines += [
+        "",
+        f"Stage 2 is asked about {escalated['calibration']['rate']:.2%} of the calibration exchanges and "
+        f"{escalated['benign_test']['rate']:.2%} of the other benign ones. n = {found['n']} distinct benign prompts, at most "
+        f"k = {found['k']} of them flagged, one-sided 95 % bound {found['bound']:.4%}.",
+    ]
+    return lines
+
+
+def ends(interval: list[float]) -> str:
+    return f"({interval[0]:.3f} to {interval[1]:.3f})"
