@@ -6,8 +6,10 @@ from lockgate.synthesis._embedded import EmbeddedGenerator
 from lockgate.synthesis._endpoint import EndpointGenerator
 from lockgate.synthesis._endpoint_config import EndpointConfig
 from lockgate.synthesis._engine import Batch, BatchOutput, Engine, LocalEngine, run_batch
+from lockgate.synthesis._engines import engine_named
 from lockgate.synthesis._generic import DedupBlock, FilterBlock, GenerateBlock, MapBlock, SplitBlock
 from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, StepReport
+from lockgate.synthesis._ray import RayEngine
 from lockgate.synthesis._requests import (
     Completion,
     GenerationFailure,
@@ -47,6 +49,7 @@ __all__ = [
     "Pipeline",
     "PipelineResult",
     "Prices",
+    "RayEngine",
     "Reject",
     "RequestCache",
     "Row",
@@ -56,6 +59,7 @@ __all__ = [
     "StepReport",
     "Usage",
     "derive_row",
+    "engine_named",
     "estimate_requests",
     "estimate_tokens",
     "row_id",

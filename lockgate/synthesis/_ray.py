@@ -1,0 +1,241 @@
+"""The engine behind Ray Data: batches run by the processes of this machine or of a cluster."""
+
+import hashlib
+import importlib
+import itertools
+import json
+import logging
+import os
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from lockgate.errors import ConfigError, MissingExtra, SynthesisError
+from lockgate.synthesis._blocks import Block
+from lockgate.synthesis._engine import Batch, BatchOutput, run_batch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Batches in flight for each worker. Between windows of so many the last ones are waited for.
+_WINDOW = 8
+# A batch that brings its worker down as often as this is given up.
+_RETRIES = 3
+_READ_AT_IMPORT = {"RAY_USAGE_STATS_ENABLED": "0"}
+# Ray's own switch for machines that are no cluster, where it listens on the loopback address alone.
+_READ_AT_IMPORT_LOCALLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+# In a worker process: the block it works on, with the generator or guard that it has loaded.
+_AT_HAND: dict[str, Block] = {}
+
+
+class RayEngine:
+    """Runs batches through Ray Data; the data are the same, byte for byte, as with `LocalEngine`.
+
+    Blocks are sent to the workers, so they must hold nothing that belongs to one process: functions from
+    modules that the workers can import too, generators through `GeneratorSource`. A worker makes its
+    generator once for each block. What a block raises in a worker is raised here; a batch whose worker dies
+    is run again.
+
+    Ray starts with the first unfinished batch. A Ray that the program has started already is used as it is.
+
+    Args:
+        address: of a running cluster (`host:6379`, or `auto` on one of its machines); by default a Ray of our
+            own on this machine, without dashboard, that ends with `close` or with the program.
+        workers: batches run at a time; by default as many as there are cores.
+
+    Raises:
+        MissingExtra: Ray is not installed (extra `ray`).
+        ConfigError: `workers` is below 1.
+    """
+
+    def __init__(self, address: str | None = None, *, workers: int | None = None) -> None:
+        if workers is not None and workers < 1:
+            raise ConfigError(f"workers: expected at least 1, found {workers}")
+        self._address = address
+        self._workers = workers
+        self._ray = _load_ray(local=address is None)
+        self._started = False
+
+    def __enter__(self) -> "RayEngine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the cluster, or end the Ray that this engine started. It starts again when it is needed."""
+        if self._started:
+            self._ray.shutdown()
+            self._started = False
+
+    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
+        """See `Engine.map_batches`.
+
+        Raises:
+            SynthesisError: no Ray at the address, or it gave up on a batch; or what the block raised.
+            ConfigError: a block that can't be sent to another process.
+        """
+        unread = iter(batches)
+        if (first := next(unread, None)) is None:
+            return
+        workers = self._start()
+        arguments = self._send(block)
+        unread = itertools.chain([first], unread)
+        while window := list(itertools.islice(unread, _WINDOW * workers)):
+            try:
+                for table in self._run_window(window, workers, arguments):
+                    yield _read_output(block, table)
+            except self._ray.exceptions.RayError as error:
+                raise SynthesisError(
+                    f"block {block.name}: Ray gave up on a batch ({type(error).__name__}); its worker died "
+                    f"{_RETRIES + 1} times, perhaps for want of memory, or a machine has gone. Finished "
+                    "batches are kept; run again"
+                ) from error
+
+    def _run_window(
+        self, window: Sequence[Batch], workers: int, arguments: dict[str, Any]
+    ) -> Iterator["pa.Table"]:
+        """The outputs of these batches in order, each as soon as those before it are there."""
+        data = self._ray.data.from_arrow([_batch_table(batch) for batch in window])
+        data.context.enable_progress_bars = False
+        data.context.print_on_execution_start = False
+        data.context.execution_options.preserve_order = True
+        with warnings.catch_warnings():
+            # The only way to bound retries, endless by default; it goes after the releases that pyproject allows.
+            warnings.simplefilter("ignore", self._ray.util.annotations.RayDeprecationWarning)
+            outputs = data.map_batches(
+                _run_table,
+                batch_size=None,
+                batch_format="pyarrow",
+                fn_kwargs=arguments,
+                compute=self._ray.data.TaskPoolStrategy(size=workers),
+                num_cpus=1,
+                max_retries=_RETRIES,
+            )
+        for bundle in outputs.iter_internal_ref_bundles():
+            for entry in bundle.blocks:
+                yield self._ray.get(entry.ref)
+
+    def _start(self) -> int:
+        """Have Ray running; the number of workers."""
+        ray = self._ray
+        if not ray.is_initialized():
+            quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+            if self._address is None:
+                cores = self._workers or os.cpu_count() or 1
+                # "local", or the environment's RAY_ADDRESS would be followed.
+                ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
+            else:
+                try:
+                    ray.init(self._address, **quiet)
+                except (ConnectionError, ValueError, RuntimeError) as error:
+                    raise SynthesisError(
+                        f"address {self._address}: no Ray cluster answers there; start one with "
+                        "`ray start --head`, or leave the address out for a Ray on this machine"
+                    ) from error
+            self._started = True
+        return self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def _send(self, block: Block) -> dict[str, Any]:
+        """Put the block where workers find it."""
+        try:
+            payload = self._ray.cloudpickle.dumps(block)
+        except Exception as error:
+            raise ConfigError(
+                f"block {block.name}: it can't be sent to another process ({type(error).__name__}); give it "
+                "functions from modules, and generators through GeneratorSource"
+            ) from error
+        # In a list the reference stays one: workers fetch the block once, not with each batch.
+        return {"digest": hashlib.sha256(payload).hexdigest(), "payload": [self._ray.put(payload)]}
+
+
+def _load_ray(*, local: bool) -> ModuleType:
+    for name, value in {**_READ_AT_IMPORT, **(_READ_AT_IMPORT_LOCALLY if local else {})}.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.data")
+    except ImportError as error:
+        raise MissingExtra("the engine `ray`", "ray") from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
+
+
+def _batch_table(batch: Batch) -> "pa.Table":
+    """A batch as one row, which Ray neither cuts nor joins."""
+    import pyarrow as pa
+
+    lines = pa.array([batch.lines], pa.list_(pa.large_binary()))
+    return pa.table({"number": [batch.number], "lines": lines})
+
+
+def _run_table(table: "pa.Table", *, digest: str, payload: list[Any]) -> "pa.Table":
+    """In a worker: run the block on one batch. An error is an output too, so that it comes in its turn."""
+    number = table["number"][0].as_py()
+    try:
+        output = run_batch(_block_at_hand(digest, payload), Batch(number, table["lines"][0].as_py()))
+        return _output_table(output, None)
+    except Exception as error:
+        return _output_table(BatchOutput(number, [], [], {}, {}), _error_record(error))
+
+
+def _block_at_hand(digest: str, payload: list[Any]) -> Block:
+    if digest not in _AT_HAND:
+        ray = importlib.import_module("ray")
+        # The block before it goes first: two models may not fit.
+        _AT_HAND.clear()
+        _AT_HAND[digest] = ray.cloudpickle.loads(ray.get(payload[0]))
+    return _AT_HAND[digest]
+
+
+def _output_table(output: BatchOutput, error: dict[str, Any] | None) -> "pa.Table":
+    import pyarrow as pa
+
+    binary = pa.list_(pa.large_binary())
+    counts = {"counters": output.counters, "reasons": output.reasons, "error": error}
+    return pa.table(
+        {
+            "number": [output.number],
+            "lines": pa.array([output.lines], binary),
+            "rejected": pa.array([output.rejected], binary),
+            "rest": [json.dumps(counts)],
+        }
+    )
+
+
+def _read_output(block: Block, table: "pa.Table") -> BatchOutput:
+    [row] = table.to_pylist()
+    rest = json.loads(row["rest"])
+    if rest["error"] is not None:
+        raise _made_again(block, rest["error"])
+    return BatchOutput(row["number"], row["lines"], row["rejected"], rest["counters"], rest["reasons"])
+
+
+def _error_record(error: Exception) -> dict[str, Any]:
+    kind, arguments = type(error), list(error.__reduce__()[1])
+    if not all(isinstance(value, str | int | float | None) for value in arguments):
+        arguments = [str(error)]
+    trace = "".join(traceback.format_exception(error))
+    return {"module": kind.__module__, "name": kind.__qualname__, "arguments": arguments, "trace": trace}
+
+
+def _made_again(block: Block, record: dict[str, Any]) -> Exception:
+    """The error that a worker met, of the same class and with the same message."""
+    name, arguments = record["name"], record["arguments"]
+    error: Exception | None = None
+    try:
+        kind = getattr(importlib.import_module(record["module"]), name)
+        # Without __init__: it may take other arguments than those that it hands on.
+        made = kind.__new__(kind, *arguments)
+        error = made if isinstance(made, Exception) else None
+    except (ImportError, AttributeError, TypeError):
+        pass
+    error = error or SynthesisError(f"block {block.name}: {name} in a Ray worker")
+    error.add_note(f"In a Ray worker:\n{record['trace']}")
+    return error
