@@ -27,6 +27,13 @@ class GeneratorSource:
             self._made = self.make()
         return self._made
 
+    def close(self) -> None:
+        """Close what `get` made, where it can be closed; the next `get` makes another."""
+        close = getattr(self._made, "close", None)
+        if close is not None:
+            close()
+        self._made = None
+
     def __getstate__(self) -> dict[str, Any]:
         # Connections and weights stay where they are; another process makes its own.
         return {"name": self.name, "make": self.make, "_made": None}

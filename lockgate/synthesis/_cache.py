@@ -136,6 +136,10 @@ class CachedGenerator(Generator):
         if missing:
             yield from self._ask(requests, places, missing)
 
+    def close(self) -> None:
+        """Close the cache's file."""
+        self._cache.close()
+
     def _ask(
         self, requests: Sequence[GenerationRequest], places: Mapping[str, list[int]], missing: Sequence[str]
     ) -> Iterator[tuple[int, Outcome]]:

@@ -88,6 +88,7 @@ class GenerateBlock(_FunctionBlock):
         request: of the row and a seed; None passes the row on as it is.
         parse: of the row and the completion; `Reject` where the text is of no use.
         allow_cut: whether an answer that was cut at `max_tokens` may be used.
+        otherwise: what to make of a row for which no attempt gave anything; by default it is dropped.
         batch_rows: rows asked about in one call; with a generator that answers by batch, part of the input.
     """
 
@@ -100,6 +101,7 @@ class GenerateBlock(_FunctionBlock):
         parse: Callable[[Row, Completion], Result],
         attempts: int = 1,
         allow_cut: bool = True,
+        otherwise: Callable[[Row, Reject], Result] | None = None,
         batch_rows: int = 64,
         version: str = "1",
         config: Mapping[str, Any] | None = None,
@@ -111,7 +113,10 @@ class GenerateBlock(_FunctionBlock):
         self.batch_rows = batch_rows
         self._attempts = attempts
         self._allow_cut = allow_cut
+        self._otherwise = otherwise
         self._use(request=request, parse=parse)
+        if otherwise is not None:
+            self._use(otherwise=otherwise)
 
     def config(self) -> Mapping[str, Any]:
         own = {"generator": self._generator.name, "attempts": self._attempts, "allow_cut": self._allow_cut}
@@ -124,7 +129,11 @@ class GenerateBlock(_FunctionBlock):
         for attempt in range(self._attempts):
             open_rows = self._ask(rows, open_rows, results, attempt, context)
         for index, row in enumerate(rows):
-            yield from _settle(row, results[index], context)
+            result = results[index]
+            if isinstance(result, Reject) and self._otherwise is not None:
+                context.count(f"otherwise_{result.reason}")
+                result = self._otherwise(row, result)
+            yield from _settle(row, result, context)
 
     def _ask(
         self,

@@ -131,7 +131,7 @@ class Pipeline:
             SynthesisError: no room left on the disk, another run in the same folder, or what a block raised.
                 Finished batches are kept.
         """
-        with _room_on(self.folder), _lock(self.folder):
+        with room_on(self.folder), _lock(self.folder):
             shards = [Shards(self.folder / _SOURCE)]
             lines = (encode_row(row) for row in number_rows(source))
             total = shards[0].write(0, _SOURCE, write_lines(lines)).rows_out
@@ -249,7 +249,8 @@ def _check_names(blocks: Sequence[Block]) -> None:
 
 
 @contextmanager
-def _room_on(folder: Path) -> Iterator[None]:
+def room_on(folder: Path) -> Iterator[None]:
+    """Turn a full disk into an error that says so."""
     try:
         yield
     except OSError as error:

@@ -1,5 +1,6 @@
 """The data factory: from a constitution to labelled exchanges, by a plan."""
 
+from lockgate.synthesis.factory._dry import estimate_synthesis
 from lockgate.synthesis.factory._plan import FactoryPlan, PlanPreset
 from lockgate.synthesis.factory._result import SynthesisResult
 from lockgate.synthesis.factory._sections import (
@@ -24,5 +25,6 @@ __all__ = [
     "QueryPlan",
     "RedTeamPlan",
     "SynthesisResult",
+    "estimate_synthesis",
     "synthesize",
 ]

@@ -1,15 +1,36 @@
 """From a constitution to labelled exchanges: the one call that does all of it."""
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from lockgate.constitution import Constitution
+from lockgate.constitution import Constitution, dump_constitution
+from lockgate.errors import ConfigError, SynthesisError
+from lockgate.exchanges import EvaluationIndex, Exchange, open_atomic, read_exchanges, write_exchanges
 from lockgate.synthesis._blocks import GeneratorSource
+from lockgate.synthesis._cache import CachedGenerator, RequestCache
 from lockgate.synthesis._engine import Engine
-from lockgate.synthesis._pipeline import StepProgress
+from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, room_on
+from lockgate.synthesis._requests import Generator
+from lockgate.synthesis._rows import PARENT, STEPS, Row
+from lockgate.synthesis.factory._card import Origins, build_card
+from lockgate.synthesis.factory._judge import Judge, JudgeReport, read_judge_rows
+from lockgate.synthesis.factory._kit import Kit
 from lockgate.synthesis.factory._plan import FactoryPlan
+from lockgate.synthesis.factory._readme import write_readme
 from lockgate.synthesis.factory._result import SynthesisResult
+from lockgate.synthesis.factory._source import source_rows
+from lockgate.synthesis.factory._steps import factory_blocks
+
+EXCHANGES, CARD, WORK = "exchanges.jsonl", "card.json", "work"
+# What steps note for each other and no reader needs.
+_WORKING = (PARENT, STEPS, "number", "focus", "take", "asked", "duplicate_group", "judged")
+
+PathLike = str | os.PathLike[str]
 
 
 def synthesize(
@@ -19,10 +40,10 @@ def synthesize(
     out: str | Path,
     *,
     engine: Engine | None = None,
-    seeds: Sequence[str | os.PathLike[str]] = (),
-    evaluation: Sequence[str | os.PathLike[str]] = (),
+    seeds: Sequence[PathLike] = (),
+    evaluation: Sequence[PathLike] = (),
     judge: GeneratorSource | None = None,
-    judge_rows: str | os.PathLike[str] | None = None,
+    judge_rows: PathLike | None = None,
     progress: Callable[[StepProgress], None] | None = None,
 ) -> SynthesisResult:
     """Make labelled exchanges for a policy. Run again after any end, it goes on where it stopped.
@@ -38,7 +59,105 @@ def synthesize(
         progress: called after each batch of each step.
 
     Raises:
-        ConfigError: a plan, file or category that doesn't fit the constitution.
-        SynthesisError: the run can't go on (generator down, key refused, budget, disk); progress is kept.
+        ConfigError: a plan, file or category that doesn't fit the constitution; a folder of something else.
+        SynthesisError: the run can't go on (generator down, key refused, budget, disk, a judge that doesn't
+            agree, no harmful exchange left); progress is kept.
     """
-    raise NotImplementedError
+    kit = Kit(constitution, plan)
+    folder = _prepare(Path(out), judge, judge_rows)
+    cached = _cached(generator, folder)
+    judging = None if judge is None else _cached(judge, folder)
+    try:
+        with room_on(folder):
+            index = EvaluationIndex.from_files(evaluation) if evaluation else None
+            guarded = [_describe(path) for path in evaluation]
+            given = [_describe(path) for path in seeds]
+            report = _trust(kit, judging, judge_rows)
+            blocks = factory_blocks(
+                kit,
+                cached,
+                evaluation=index,
+                evaluation_sha256=[str(file["sha256"]) for file in guarded],
+                judge=judging,
+            )
+            pipeline = Pipeline(blocks, folder / WORK / "steps", engine=engine, progress=progress)
+            result = pipeline.run(source_rows(constitution, plan, seeds))
+            origins = Origins(
+                generator.name,
+                None if report is None else report.to_dict(),
+                given,
+                guarded,
+            )
+            return _finish(kit, folder, result, origins)
+    finally:
+        cached.close()
+        if judging is not None:
+            judging.close()
+
+
+class _CachedMake:
+    """Makes a generator over the folder's cache, in whatever process it is called."""
+
+    def __init__(self, make: Callable[[], Generator], path: Path) -> None:
+        self._make = make
+        self._path = path
+
+    def __call__(self) -> Generator:
+        return CachedGenerator(self._make(), RequestCache(self._path))
+
+
+def _cached(source: GeneratorSource, folder: Path) -> GeneratorSource:
+    return GeneratorSource(source.name, _CachedMake(source.make, folder / WORK / "answers.sqlite"))
+
+
+def _prepare(folder: Path, judge: GeneratorSource | None, judge_rows: PathLike | None) -> Path:
+    if (judge is None) != (judge_rows is None):
+        raise ConfigError("judge: give a judge and its hand-labelled rows together, or neither")
+    if folder.exists() and not (folder / WORK).is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: holds something else; name an empty folder or one of an earlier run")
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _trust(kit: Kit, judge: GeneratorSource | None, rows: PathLike | None) -> JudgeReport | None:
+    if judge is None or rows is None:
+        return None
+    return Judge(kit).measure(judge.get(), read_judge_rows(rows), os.fspath(rows))
+
+
+def _describe(path: PathLike) -> dict[str, Any]:
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": Path(path).name, "rows": sum(1 for _ in read_exchanges(path)), "sha256": digest}
+
+
+def _finish(kit: Kit, folder: Path, result: PipelineResult, origins: Origins) -> SynthesisResult:
+    """Write the data set's files; the card last, since it says that the others are whole."""
+    (folder / CARD).unlink(missing_ok=True)
+    target = folder / EXCHANGES
+    write_exchanges(target, _plain(kit, result.rows()))
+    with target.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    card = build_card(kit, result, origins, digest)
+    _write(folder / "plan.yaml", kit.plan.to_yaml())
+    _write(folder / "constitution.yaml", dump_constitution(kit.constitution))
+    _write(folder / "README.md", write_readme(card))
+    _write(folder / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    warnings = tuple(card["warnings"])
+    if not card["rows"]["by_label"].get("harmful"):
+        raise SynthesisError(
+            f"{folder}: no harmful exchange came through the filters, so that nothing can be trained on it; "
+            + ("; ".join(warnings[:3]) or f"see {CARD}")
+        )
+    return SynthesisResult(folder, target, card, warnings)
+
+
+def _plain(kit: Kit, rows: Iterable[Row]) -> Iterable[Exchange]:
+    for row in rows:
+        meta = {key: value for key, value in row.meta.items() if key not in _WORKING}
+        yield replace(row, source=f"synthesis/{kit.constitution.name}", meta=meta)
+
+
+def _write(path: Path, text: str) -> None:
+    with open_atomic(path) as file:
+        file.write(text.encode("utf-8"))

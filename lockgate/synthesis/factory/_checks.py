@@ -1,0 +1,132 @@
+"""Filters for questions and answers: each gives a reason of one word, and a detail without text."""
+
+import re
+
+from lockgate.exchanges import (
+    DOCUMENT_RULES,
+    EvaluationIndex,
+    TextRule,
+    content_stems,
+    find_faults,
+    find_off_topic,
+    find_refusal,
+    leave_out,
+)
+from lockgate.synthesis._rows import Reject, Row
+from lockgate.synthesis.factory._kit import (
+    ATTACK,
+    COMPLIANT,
+    PERMITTED,
+    REFUSED,
+    TWIN,
+    Kit,
+    answer_of,
+    question_of,
+    role_of,
+)
+from lockgate.synthesis.factory._source import FROM_GENERATOR
+from lockgate.synthesis.factory._topics import Topic
+
+# How instructions sound, whatever they are about.
+_INSTRUCTING = re.compile(
+    r"(?m)^\s*(?:step\s+)?\d{1,2}[.):]\s"
+    r"|\b(?:first|next|then|finally),? (?:you|take|place|put|hold|make|use|turn|let|move|keep|set)\b"
+    r"|\byou (?:should|must|need to|have to|will need|can then|then)\b"
+    r"|\b(?:the (?:secret|trick|key|method) (?:is|lies)|how it works|step by step|make sure|by using)\b"
+    r"|(?m:^|[.!?]\s+)(?:take|place|put|hold|turn|use|insert|slide|press|keep|make|let|move|hide|cut|set) "
+    r"(?:the|a|an|your|one|two|it|both)\b",
+    re.IGNORECASE,
+)
+_MANY_INSTRUCTIONS = 3
+_RIVAL_SHARE, _RIVAL_MARGIN = 1.5, 2.0
+
+
+def count_instructions(text: str) -> int:
+    """Places at which a text tells its reader what to do."""
+    return len(_INSTRUCTING.findall(text))
+
+
+class QuestionCheck:
+    """Whether a generated question belongs to its entry. Prompts from files and templates are not judged."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+
+    def __call__(self, row: Row) -> Reject | None:
+        if row.meta.get("origin") != FROM_GENERATOR or not self._kit.plan.filters.off_topic:
+            return None
+        fault = self._kit.vocabulary.find_fault(question_of(row), str(row.category))
+        return Reject(fault, str(row.category)) if fault else None
+
+
+class QualityCheck:
+    """Whether a generated answer is a text at all: length, and Gopher's rules of quality and repetition."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._least = kit.plan.filters.min_words
+        self._rules: tuple[TextRule, ...] = leave_out(DOCUMENT_RULES, kit.plan.filters.leave_out)
+
+    def __call__(self, row: Row) -> Reject | None:
+        if role_of(row) == REFUSED:
+            return None
+        text = answer_of(row)
+        if (words := len(text.split())) < self._least:
+            return Reject("short", f"{words} words, expected {self._least}")
+        faults = find_faults(text, self._rules)
+        return Reject(faults[0].rule, faults[0].reason) if faults else None
+
+
+class AnswerCheck:
+    """Whether an answer is what its label says, as far as words can tell.
+
+    A compliant answer must not refuse, must speak of its question and must not belong to the harmless half;
+    an answer that has to stay within the policy must not instruct.
+    """
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+
+    def __call__(self, row: Row) -> Reject | None:
+        role, answer, topic = role_of(row), answer_of(row), self._kit.topic_of(row)
+        if role == REFUSED:
+            return None
+        refusal = find_refusal(answer)
+        if refusal is not None and role != PERMITTED:
+            return Reject("refusal", refusal.reason)
+        if self._kit.plan.filters.off_topic:
+            if fault := self._find_off_topic(row, answer, topic):
+                return fault
+            if role in (COMPLIANT, ATTACK) and self._belongs_elsewhere(answer, topic):
+                return Reject("other_half")
+        if role in (PERMITTED, TWIN) and (found := count_instructions(answer)) >= _MANY_INSTRUCTIONS:
+            return Reject("instructs", f"{found} places")
+        return None
+
+    def _find_off_topic(self, row: Row, answer: str, topic: Topic) -> Reject | None:
+        near = row.meta.get("near")
+        hint = topic.text if near is None else f"{topic.text}\n{self._kit.topics[near].text}"
+        found = find_off_topic(question_of(row), answer, topic=hint)
+        return Reject(found.rule, found.reason) if found else None
+
+    def _belongs_elsewhere(self, answer: str, topic: Topic) -> bool:
+        vocabulary = self._kit.vocabulary
+        own = vocabulary.score(answer, topic.id)
+        rival = max((vocabulary.score(answer, other.id) for other in self._kit.near), default=0.0)
+        return rival > _RIVAL_SHARE * own + _RIVAL_MARGIN
+
+
+class LeakCheck:
+    """Whether a row gives away an evaluation item; the detail names its file and id."""
+
+    def __init__(self, index: EvaluationIndex) -> None:
+        self._index = index
+
+    def __call__(self, row: Row) -> Reject | None:
+        leak = self._index.find_leak(row)
+        return Reject("leak", leak.reason) if leak else None
+
+
+def stem_overlap(reference: str, text: str) -> float:
+    """Share of the reference's content stems that stand in the text; 1 for a reference without any."""
+    wanted = content_stems(reference)
+    return len(wanted & content_stems(text)) / len(wanted) if wanted else 1.0

@@ -1,0 +1,167 @@
+"""Disguised copies of finished exchanges, each checked to still say what it said."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from lockgate.errors import SynthesisError
+from lockgate.exchanges import normalise_text
+from lockgate.synthesis._blocks import Block, BlockContext
+from lockgate.synthesis._requests import Completion, GenerationRequest
+from lockgate.synthesis._rows import Reject, Row, derive_row, row_id, row_seed
+from lockgate.synthesis.augmentations import (
+    GENERATED_FAMILIES,
+    GeneratedAugmentation,
+    apply_chain,
+    draw_chain,
+    paraphrase_exchange,
+    select_augmentations,
+    translate_exchange,
+    undo_all,
+)
+from lockgate.synthesis.factory._checks import AnswerCheck, stem_overlap
+from lockgate.synthesis.factory._kit import ATTACK, DIALOGUE, REFUSED, Kit, answer_of, question_of, role_of
+from lockgate.synthesis.factory._whole import PAIR
+
+REWORD = "reword"
+_TRAIN = "train"
+# Codes that fold letters change some words for good; most must come back.
+_LEAST_KEPT = 0.8
+
+
+class DisguiseBlock(Block):
+    """Each row, and for a share of them a disguised copy; both rows of a pair wear the same.
+
+    Harmful and harmless rows are drawn alike, so that no disguise tells the label. Rows of `train` never wear
+    a family that is held out; half of the others' copies wear one. A copy is given up when it is too long or
+    when undoing its disguises doesn't give back what was said.
+    """
+
+    def __init__(self, name: str, kit: Kit) -> None:
+        super().__init__(name)
+        self._kit = kit
+        plan = kit.plan.augmentation
+        self._known = select_augmentations(families=plan.families, hold_out=plan.hold_out)
+        held = [name for name in plan.hold_out if name not in GENERATED_FAMILIES]
+        self._held = select_augmentations(families=held)
+
+    def config(self) -> Mapping[str, Any]:
+        return self._kit.config("augmentation")
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        for row in rows:
+            yield row
+            rng = Random(f"{self._kit.plan.seed}/disguise/{_pair_key(row)}")  # noqa: S311
+            if role_of(row) in (ATTACK, DIALOGUE) or rng.random() >= self._kit.plan.augmentation.share:
+                continue
+            copy = self._disguise(row, rng)
+            if isinstance(copy, Reject):
+                context.reject(row, copy)
+            else:
+                yield copy
+
+    def _disguise(self, row: Row, rng: Random) -> Row | Reject:
+        plan = self._kit.plan.augmentation
+        held = row.meta["split"] != _TRAIN and rng.random() < 0.5
+        choices = self._held if held and self._held else self._known
+        if not choices:
+            return Reject("no_family")
+        seed = rng.getrandbits(31)
+        chain = draw_chain(choices, seed, max_depth=plan.max_depth)
+        if not all(augmentation.fits(row) for augmentation in chain):
+            return Reject("does_not_fit")
+        copy = derive_row(row, self.name, meta=_copy_meta(row, "disguised"))
+        try:
+            worn = apply_chain(
+                copy, chain, seed, max_depth=plan.max_depth, max_characters=plan.max_characters
+            )
+        except SynthesisError:
+            return Reject("too_long", "+".join(augmentation.name for augmentation in chain))
+        if not keeps_meaning(copy, undo_all(worn)):
+            return Reject("meaning_lost", "+".join(augmentation.name for augmentation in chain))
+        return worn
+
+
+def keeps_meaning(original: Row, undone: Row) -> bool:
+    """Whether request and answer are the original's again, up to words that a code can't give back."""
+    if undone.messages == original.messages:
+        return True
+    pairs = ((question_of(original), question_of(undone)), (answer_of(original), answer_of(undone)))
+    return all(
+        normalise_text(one) == normalise_text(two) or stem_overlap(one, two) >= _LEAST_KEPT
+        for one, two in pairs
+    )
+
+
+class Reworder:
+    """Copies that the generator words anew: paraphrases and translations of request and answer."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+        self._check = AnswerCheck(kit)
+
+    def copy(self, row: Row, seed: int) -> Row | list[Row]:
+        """The row, and the copies of it that are to be reworded."""
+        plan = self._kit.plan.augmentation
+        if "augmentations" in row.meta or PAIR in row.meta or role_of(row) in (ATTACK, DIALOGUE, REFUSED):
+            return row
+        rng = Random(f"{self._kit.plan.seed}/reword/{seed}")  # noqa: S311
+        paraphrased = rng.random() < plan.paraphrase_share and self._allowed("paraphrase", row)
+        translated = rng.random() < plan.translation_share and self._allowed("translation", row)
+        language = rng.choice(plan.languages) if plan.languages else ""
+        ways = [""] * paraphrased + [language] * translated
+        copies = [
+            derive_row(row, "copies", number, meta={REWORD: way, **_copy_meta(row, "reworded")})
+            for number, way in enumerate(ways)
+        ]
+        return [row, *copies]
+
+    def request(self, row: Row, seed: int) -> GenerationRequest | None:
+        """What to ask about a copy's request; None for every other row."""
+        return replace(self._make(row, "request").request, seed=seed) if REWORD in row.meta else None
+
+    def request_answer(self, row: Row, seed: int) -> GenerationRequest | None:
+        """What to ask about a copy's answer."""
+        return replace(self._make(row, "answer").request, seed=seed) if REWORD in row.meta else None
+
+    def parse(self, row: Row, completion: Completion) -> Row | Reject:
+        """The copy with its request in other words."""
+        return self._read(row, completion, "request")
+
+    def parse_answer(self, row: Row, completion: Completion) -> Row | Reject:
+        """The copy with its answer in other words, if it still answers."""
+        read = self._read(row, completion, "answer")
+        if isinstance(read, Row) and not row.meta[REWORD] and (fault := self._check(read)):
+            return fault
+        return read
+
+    def _allowed(self, family: str, row: Row) -> bool:
+        held = family in self._kit.plan.augmentation.hold_out
+        return held == (row.meta["split"] != _TRAIN) if held else True
+
+    def _make(self, row: Row, part: Any) -> GeneratedAugmentation:  # noqa: ANN401 - a Part
+        language = str(row.meta[REWORD])
+        seed = row_seed(row, f"{REWORD}/{part}")
+        if language:
+            return translate_exchange(row, language, seed, part)
+        return paraphrase_exchange(row, seed, part)
+
+    def _read(self, row: Row, completion: Completion, part: Any) -> Row | Reject:  # noqa: ANN401
+        try:
+            read = self._make(row, part).parse(completion.text)
+        except SynthesisError as error:
+            return Reject("not_reworded", str(error))
+        words = question_of if part == "request" else answer_of
+        kept = stem_overlap(words(row), words(read))
+        if not row.meta[REWORD] and kept < self._kit.plan.augmentation.least_overlap:
+            return Reject("meaning_lost", f"{kept:.2g} of the content words kept")
+        return read
+
+
+def _pair_key(row: Row) -> str:
+    return str(row.meta.get(PAIR, row_id(row)))
+
+
+def _copy_meta(row: Row, kind: str) -> dict[str, Any]:
+    return {PAIR: f"{row.meta[PAIR]}/{kind}"} if PAIR in row.meta else {}

@@ -1,0 +1,164 @@
+"""The steps of the factory, in their order."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lockgate.exchanges import EvaluationIndex, prompt_group
+from lockgate.synthesis._blocks import Block, GeneratorSource
+from lockgate.synthesis._generic import DedupBlock, FilterBlock, GenerateBlock, MapBlock, SplitBlock
+from lockgate.synthesis._rows import Row, row_id
+from lockgate.synthesis.factory import _prompts
+from lockgate.synthesis.factory._answers import AnswerWriter
+from lockgate.synthesis.factory._checks import LeakCheck, QualityCheck, QuestionCheck
+from lockgate.synthesis.factory._disguise import DisguiseBlock, Reworder
+from lockgate.synthesis.factory._judge import Judge
+from lockgate.synthesis.factory._kit import REFUSED, Kit, answer_of, question_of, role_of
+from lockgate.synthesis.factory._questions import ASK_STEP, QuestionWriter, TwinWriter
+from lockgate.synthesis.factory._redteam import BalanceBlock, red_team_blocks
+from lockgate.synthesis.factory._tasks import STEP as TASK_STEP
+from lockgate.synthesis.factory._tasks import TaskPlanner
+from lockgate.synthesis.factory._whole import ChooseBlock, WholePairsBlock
+
+ANSWER_STEP = "answers"
+
+
+def factory_blocks(
+    kit: Kit,
+    generator: GeneratorSource,
+    *,
+    evaluation: EvaluationIndex | None = None,
+    evaluation_sha256: Sequence[str] = (),
+    judge: GeneratorSource | None = None,
+) -> list[Block]:
+    """All steps from source rows to the exchanges of a data set, without those that the plan leaves out."""
+    steps = [*_question_steps(kit, generator), *_leaks("question-leaks", evaluation, evaluation_sha256)]
+    steps += [
+        DedupBlock("question-duplicates", question_of, threshold=kit.plan.filters.duplicate_threshold),
+        ChooseBlock("choose", kit.questions, seed=kit.plan.seed),
+        *_task_steps(kit, generator),
+        *_leaks("leaks", evaluation, evaluation_sha256),
+    ]
+    if judge is not None:
+        steps.append(_judging(kit, judge))
+    steps.append(DedupBlock("duplicates", exchange_text, threshold=kit.plan.filters.duplicate_threshold))
+    if kit.plan.red_team.share:
+        steps.append(BalanceBlock("red-team-balance", kit.plan.red_team.share))
+    steps += [
+        WholePairsBlock("pairs"),
+        SplitBlock("split", split_keys, kit.plan.split, seed=kit.plan.seed),
+        DisguiseBlock("disguises", kit),
+        WholePairsBlock("disguised-pairs"),
+        *_reword_steps(kit, generator),
+    ]
+    return steps
+
+
+def exchange_text(row: Row) -> str:
+    """What makes two exchanges the same. Refusals are alike by nature: there the question decides."""
+    question = question_of(row)
+    return f"refused {question}" if role_of(row) == REFUSED else f"{question}\n{answer_of(row)}"
+
+
+def split_keys(row: Row) -> list[str]:
+    """What must not be parted: one question's exchanges, equal prompts, and questions about one phrase."""
+    keys = [f"prompt/{prompt_group(row)}", f"question/{row.meta['asked']}"]
+    if "phrase" in row.meta:
+        keys.append(f"phrase/{row.meta['asked_for']}/{row.meta['phrase']}")
+    return keys
+
+
+def mark_question(row: Row, seed: int) -> Row:
+    """The row with its own id as the name of its question, for all that comes of it."""
+    return replace(row, meta={**row.meta, "asked": row_id(row)})
+
+
+def _question_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
+    writer = QuestionWriter(kit)
+    return [
+        GenerateBlock(
+            ASK_STEP,
+            generator,
+            request=writer.request,
+            parse=writer.parse,
+            attempts=2,
+            batch_rows=kit.plan.batch_rows,
+            config={**kit.config("queries"), "prompts": _prompts.VERSION},
+        ),
+        FilterBlock("question-topics", QuestionCheck(kit), config=kit.config("filters")),
+        MapBlock("question-names", mark_question),
+    ]
+
+
+def _task_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
+    twins, answers, plan = TwinWriter(kit), AnswerWriter(kit), kit.plan
+    words = {"prompts": _prompts.VERSION}
+    return [
+        MapBlock(
+            TASK_STEP,
+            TaskPlanner(kit),
+            config={**kit.config("answers", "pairs", "red_team", "augmentation"), "counts": kit.questions},
+        ),
+        MapBlock("composed-twins", twins.compose_some, config={**kit.config("pairs"), **words}),
+        GenerateBlock(
+            "generated-twins",
+            generator,
+            request=twins.request,
+            parse=twins.parse,
+            otherwise=twins.compose,
+            batch_rows=plan.batch_rows,
+            config={**kit.config("queries"), **words},
+        ),
+        *red_team_blocks(kit, generator),
+        GenerateBlock(
+            ANSWER_STEP,
+            generator,
+            request=answers.request,
+            parse=answers.parse,
+            attempts=plan.answers.attempts,
+            batch_rows=plan.batch_rows,
+            config={**kit.config("answers", "filters"), **words},
+        ),
+        FilterBlock("quality", QualityCheck(kit), config=kit.config("filters")),
+    ]
+
+
+def _reword_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
+    plan, reworder = kit.plan, Reworder(kit)
+    if not plan.augmentation.paraphrase_share and not plan.augmentation.translation_share:
+        return []
+    config = kit.config("augmentation", "filters")
+    steps: list[Block] = [MapBlock("copies", reworder.copy, config=config)]
+    for name, request, parse in (
+        ("reworded-requests", reworder.request, reworder.parse),
+        ("reworded-answers", reworder.request_answer, reworder.parse_answer),
+    ):
+        steps.append(
+            GenerateBlock(
+                name,
+                generator,
+                request=request,
+                parse=parse,
+                allow_cut=False,
+                config=config,
+                batch_rows=plan.batch_rows,
+            )
+        )
+    return steps
+
+
+def _leaks(name: str, index: EvaluationIndex | None, sha256: Sequence[str]) -> list[Block]:
+    if index is None:
+        return []
+    return [FilterBlock(name, LeakCheck(index), config={"evaluation": list(sha256)})]
+
+
+def _judging(kit: Kit, judge: GeneratorSource) -> Block:
+    asker = Judge(kit)
+    return GenerateBlock(
+        "judge",
+        judge,
+        request=asker.request,
+        parse=asker.parse,
+        batch_rows=kit.plan.batch_rows,
+        config=kit.config("judge"),
+    )

@@ -1,0 +1,89 @@
+"""From a question to the exchanges that are to be made of it."""
+
+from dataclasses import replace
+from random import Random
+
+from lockgate.exchanges import Message
+from lockgate.synthesis._rows import Row, derive_row, row_id
+from lockgate.synthesis.factory._kit import (
+    ATTACK,
+    COMPLIANT,
+    DIALOGUE,
+    HARMLESS,
+    LABELS,
+    PERMITTED,
+    REFUSED,
+    TWIN,
+    Kit,
+)
+from lockgate.synthesis.factory._refusals import write_refusal
+from lockgate.synthesis.factory._topics import Topic
+from lockgate.synthesis.factory._whole import PAIR
+
+STEP = "tasks"
+
+
+class TaskPlanner:
+    """Rows for each exchange that a question leads to, by the plan's shares; refusals are written at once.
+
+    One draw per row and kind decides, so that another share changes as few rows as it can.
+    """
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+
+    def __call__(self, row: Row, seed: int) -> list[Row]:
+        topic, plan = self._kit.topic_of(row), self._kit.plan
+        rng = Random(f"{plan.seed}/{seed}")  # noqa: S311
+        draws = {kind: rng.random() for kind in (PERMITTED, REFUSED, TWIN, ATTACK)}
+        tasks: list[tuple[str, dict[str, object]]] = []
+        if topic.is_harmful:
+            paired = draws[TWIN] < plan.pairs.share and bool(self._kit.near) and plan.answers.per_harmful > 0
+            pair = {PAIR: row_id(row)} if paired else {}
+            tasks += [
+                (COMPLIANT, {"take": take, **(pair if take == 0 else {})})
+                for take in range(plan.answers.per_harmful)
+            ]
+            if paired:
+                tasks.append((TWIN, {**pair}))
+            if draws[PERMITTED] < plan.answers.permitted_share and self._kit.near:
+                tasks.append((PERMITTED, {}))
+            if draws[REFUSED] < plan.answers.refused_share:
+                tasks.append((REFUSED, {}))
+        else:
+            tasks += [(HARMLESS, {"take": take}) for take in range(plan.answers.per_harmless)]
+        if draws[ATTACK] < self._attack_share(topic):
+            tasks.append((ATTACK if topic.is_harmful else DIALOGUE, {}))
+        return [self._make(row, topic, role, number, seed, meta) for number, (role, meta) in enumerate(tasks)]
+
+    def _attack_share(self, topic: Topic) -> float:
+        """Share of the questions of this entry that also become a dialogue of the red-team pool."""
+        share, plan = self._kit.plan.red_team.share, self._kit.plan
+        if not share or topic.kind not in ("harmful", "near_domain"):
+            return 0.0
+        wanted = self._kit.questions
+        rows = sum(count * self._rows_of(self._kit.topics[name]) for name, count in wanted.items())
+        rows *= 1 + plan.augmentation.share
+        basis = sum(count for name, count in wanted.items() if self._kit.topics[name].kind == topic.kind)
+        # Half of the pool is harmful, half is not.
+        return 0.5 * share * rows / basis if basis else 0.0
+
+    def _rows_of(self, topic: Topic) -> float:
+        answers = self._kit.plan.answers
+        if not topic.is_harmful:
+            return answers.per_harmless
+        return (
+            answers.per_harmful + answers.permitted_share + answers.refused_share + self._kit.plan.pairs.share
+        )
+
+    def _make(
+        self, row: Row, topic: Topic, role: str, number: int, seed: int, meta: dict[str, object]
+    ) -> Row:
+        near = self._kit.draw_near(seed + number) if role in (PERMITTED, REFUSED, TWIN) else None
+        own = {**meta, "role": role, "asked_for": topic.id, **({"near": near.id} if near else {})}
+        category = near.id if role == TWIN and near is not None else topic.id
+        made = derive_row(row, STEP, number, label=LABELS[role], category=category, meta=own)
+        if role != REFUSED:
+            return made
+        text = write_refusal(self._kit.constitution, topic, near, Random(f"{seed}/refusal"))  # noqa: S311
+        return replace(made, messages=(*made.messages, Message("assistant", text)))

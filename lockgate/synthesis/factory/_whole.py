@@ -1,0 +1,63 @@
+"""Steps that see all rows: how many questions of each entry go on, and which pairs are whole."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from lockgate.synthesis._blocks import Block, BlockContext
+from lockgate.synthesis._rows import Reject, Row, row_id, row_seed
+from lockgate.synthesis.factory._source import FROM_FILE, FROM_GENERATOR, FROM_TEMPLATE
+
+PAIR = "pair"
+_RANKS = {FROM_FILE: 0, FROM_GENERATOR: 1, FROM_TEMPLATE: 2}
+
+
+class ChooseBlock(Block):
+    """Keeps as many questions of each entry as are wanted: all of the user's, then generated, then composed.
+
+    Among those of one origin a hash decides.
+    """
+
+    whole: ClassVar[bool] = True
+
+    def __init__(self, name: str, counts: Mapping[str, int], *, seed: int = 0) -> None:
+        super().__init__(name)
+        self._counts = dict(counts)
+        self._seed = seed
+
+    def config(self) -> Mapping[str, Any]:
+        return {"counts": self._counts, "seed": self._seed}
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        rows = rows if isinstance(rows, Sequence) else list(rows)
+        ranked: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for row in rows:
+            rank = _RANKS[str(row.meta["origin"])]
+            drawn = row_seed(row, f"choose/{self._seed}")
+            ranked[str(row.category)].append((rank, drawn, row_id(row)))
+        kept: set[str] = set()
+        for category, members in ranked.items():
+            given = sum(rank == 0 for rank, _, _ in members)
+            best = sorted(members)[: max(given, self._counts[category])]
+            kept.update(name for _, _, name in best)
+        for row in rows:
+            if row_id(row) in kept:
+                context.count(f"{row.category}/{row.meta['origin']}")
+                yield row
+            else:
+                context.reject(row, Reject("surplus"))
+
+
+class WholePairsBlock(Block):
+    """Drops a row whose `meta.pair` names a pair that has lost a member on the way."""
+
+    whole: ClassVar[bool] = True
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        rows = rows if isinstance(rows, Sequence) else list(rows)
+        members = Counter(row.meta[PAIR] for row in rows if PAIR in row.meta)
+        for row in rows:
+            if PAIR in row.meta and members[row.meta[PAIR]] != 2:
+                context.reject(row, Reject("pair_broken", str(row.meta[PAIR])))
+            else:
+                yield row
