@@ -24,6 +24,7 @@ _COMMANDS = (
     "_doctor",
     "_fetch",
     "_constitution",
+    "_import",
     "_train",
     "_calibrate",
     "_score",

@@ -6,8 +6,17 @@ from lockgate.constitution._load import (
     dump_constitution,
     load_constitution,
     load_mapping,
-    mapping_names,
+    read_mapping,
     shipped_names,
+)
+from lockgate.constitution._mapping import (
+    SHAPES,
+    Columns,
+    DataMapping,
+    LabelRule,
+    Shape,
+    mapping_names,
+    mapping_path,
 )
 from lockgate.constitution._schema import (
     BUCKETS,
@@ -19,16 +28,23 @@ from lockgate.constitution._schema import (
 
 __all__ = [
     "BUCKETS",
+    "SHAPES",
+    "Columns",
     "Constitution",
+    "DataMapping",
     "Finding",
     "HarmfulCategory",
     "Harmless",
     "HarmlessCategory",
+    "LabelRule",
+    "Shape",
     "constitution_path",
     "dump_constitution",
     "lint_constitution",
     "load_constitution",
     "load_mapping",
     "mapping_names",
+    "mapping_path",
+    "read_mapping",
     "shipped_names",
 ]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from lockgate.constitution._document import DocumentError, read_document
+from lockgate.constitution._document import Location
 from lockgate.constitution._lint import check_file
+from lockgate.constitution._mapping import DataMapping, mapping_path, read_document_mapping
 from lockgate.constitution._schema import Constitution
 from lockgate.errors import ConstitutionError
 
@@ -17,11 +18,6 @@ _FOLDER = Path(str(resources.files("lockgate.constitution")))
 def shipped_names() -> list[str]:
     """Names of the constitutions that come with the package, sorted."""
     return sorted(path.stem for path in (_FOLDER / "shipped").glob("*.yaml"))
-
-
-def mapping_names() -> list[str]:
-    """Names of the data sets whose category names are mapped, sorted."""
-    return sorted(path.stem for path in (_FOLDER / "mappings").glob("*.yaml"))
 
 
 def constitution_path(name_or_path: str | os.PathLike[str]) -> Path:
@@ -70,19 +66,45 @@ def load_mapping(name: str) -> dict[str, str]:
     Raises:
         ConstitutionError: no such mapping, or it names an id that its constitution doesn't have.
     """
-    if name not in mapping_names():
-        raise ConstitutionError(
-            f"{name}: no mapping for this data set; there are {', '.join(mapping_names())}"
-        )
-    path = _FOLDER / "mappings" / f"{name}.yaml"
-    try:
-        document = read_document(path)
-    except DocumentError as error:
-        raise ConstitutionError(f"{path}:{error.line}: {error.message}; {error.remedy}") from None
-    known = {category.id for category in load_constitution(document.value["constitution"]).categories}
-    mapping: dict[str, str] = document.value["categories"]
-    for category, target in mapping.items():
+    return dict(read_mapping(name).categories)
+
+
+def read_mapping(
+    name_or_path: str | os.PathLike[str], constitution: str | os.PathLike[str] | None = None
+) -> DataMapping:
+    """Read a mapping by shipped name or path and check where its categories lead.
+
+    Args:
+        constitution: takes the place of the one that the file names. `constitution` of the result is the
+            name or path that was checked against, fit for `load_constitution`.
+
+    Raises:
+        ConstitutionError: `FILE:LINE: FIELD: ...` for a file that doesn't follow the schema or leads to an id
+            that its constitution doesn't have.
+    """
+    path = mapping_path(name_or_path)
+    mapping, document = read_document_mapping(path)
+    named = _beside(path, mapping.constitution) if constitution is None else os.fspath(constitution)
+    if named is None:
+        return mapping
+    known = {category.id for category in load_constitution(named).categories}
+    targets: list[tuple[Location, str]] = [
+        (("categories", name), target) for name, target in mapping.categories.items()
+    ]
+    if mapping.default_category is not None:
+        targets.append((("default_category",), mapping.default_category))
+    for place, target in targets:
         if target not in known:
-            line = document.line(("categories", category))
-            raise ConstitutionError(f"{path}:{line}: `{target}` is not a category of the constitution")
-    return dict(mapping)
+            raise ConstitutionError(
+                f"{path}:{document.line(place)}: {'.'.join(map(str, place))}: `{target}` is not a category "
+                f"of {named}; `lockgate constitution show {named}` lists them"
+            )
+    return mapping.model_copy(update={"constitution": named})
+
+
+def _beside(path: Path, constitution: str | None) -> str | None:
+    """A relative path is meant from the mapping's folder."""
+    if constitution is None or constitution in shipped_names():
+        return constitution
+    found = path.parent / constitution
+    return str(found) if found.is_file() else constitution

@@ -17,6 +17,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 MAX_LINE_BYTES = 64 * 2**20
 
 _READ_BYTES = 2**16
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 # A zstd block can grow 30,000-fold, so what one feed may unpack to is bounded by feeding little: 16 MiB here.
 _ZSTD_FEED_BYTES = 2**9
 
@@ -49,10 +50,10 @@ def read_lines(path: Path, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
     number = 0
     try:
         with path.open("rb") as file:
-            for line in _split(_chunks(file, suffix_of(path)), max_bytes):
+            for line in _split(_chunks(file, path.suffix.lower()), max_bytes):
                 number = line.number
                 yield line
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except _DAMAGE as error:
         raise ExchangeError(
             f"{path}:{number + 1}: the compressed stream is damaged or cut short after line {number} "
             f"({type(error).__name__}); fetch or write the file again"
@@ -61,11 +62,29 @@ def read_lines(path: Path, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
         raise ExchangeError(f"{path}: can't be read: {error.strerror}") from error
 
 
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Bytes of a plain, gzip or zstd file, in memory that doesn't grow with it.
+
+    Raises:
+        ExchangeError: the compressed stream is damaged or cut short, or the file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _chunks(file, path.suffix.lower())
+    except _DAMAGE as error:
+        raise ExchangeError(
+            f"{path}: the compressed stream is damaged or cut short ({type(error).__name__}); "
+            "fetch or write the file again"
+        ) from error
+    except OSError as error:
+        raise ExchangeError(f"{path}: can't be read: {error.strerror}") from error
+
+
 def _chunks(file: BinaryIO, suffix: str) -> Iterator[bytes]:
-    if suffix.endswith(".zst"):
+    if suffix == ".zst":
         yield from _unpack_zstd(file)
         return
-    if suffix.endswith(".gz"):
+    if suffix == ".gz":
         with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
             while chunk := unpacked.read(_READ_BYTES):
                 yield chunk

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,17 +52,17 @@ def read_exchanges(
     suffix = suffix_of(file)
     if not file.is_file():
         raise ExchangeError(f"{file}: no such file")
-    records = _parquet_records(file) if suffix == ".parquet" else _json_records(file)
+    records = _parquet_records(file) if suffix == ".parquet" else json_records(file)
     return _checked(file, records, skip_invalid, on_invalid)
 
 
 # A record is decoded late, so that one bad record does not end the stream that yields the others.
-_Record = tuple[int, Callable[[], object]]
+Record = tuple[int, Callable[[], object]]
 
 
 def _checked(
     file: Path,
-    records: Iterator[_Record],
+    records: Iterator[Record],
     skip_invalid: bool,
     on_invalid: Callable[[ExchangeError], None] | None,
 ) -> Iterator[Exchange]:
@@ -79,20 +79,21 @@ def _checked(
         yield exchange
 
 
-def _json_records(file: Path) -> Iterator[_Record]:
+def json_records(file: Path) -> Iterator[Record]:
+    """Lines of JSON by number, each to be decoded by its caller; empty ones are left out."""
     for line in read_lines(file):
         data = line.data
         if data is not None and line.number == 1:
             data = data.removeprefix(b"\xef\xbb\xbf")
         if data is None or data.strip():
-            yield line.number, partial(_decode_line, data)
+            yield line.number, partial(decode_line, data)
 
 
-def _decode_line(data: bytes | None) -> object:
+def decode_line(data: bytes | None) -> object:
     if data is None:
         raise ExchangeError(f"record: the line is longer than {MAX_LINE_BYTES >> 20} MiB")
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(data.decode("utf-8"), parse_constant=refuse_constant)
     except UnicodeDecodeError as error:
         raise ExchangeError(f"record: not valid UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -103,11 +104,11 @@ def _decode_line(data: bytes | None) -> object:
         raise ExchangeError(f"record: not usable JSON: {error}") from None
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parquet_records(file: Path) -> Iterator[_Record]:
+def _parquet_records(file: Path) -> Iterator[Record]:
     try:
         with pq.ParquetFile(file) as table:
             number = 0
@@ -124,6 +125,15 @@ def _decode_row(row: pa.RecordBatch) -> object:
         record: dict[str, Any] = row.to_pylist()[0]
     except UnicodeDecodeError:
         raise ExchangeError("record: a text column holds bytes that are not UTF-8") from None
+    return unpack_columns(record)
+
+
+def unpack_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of Parquet columns with `meta` and tool calls decoded, where they are JSON text.
+
+    Raises:
+        ExchangeError: they are not; the text starts with the field.
+    """
     record = {key: value for key, value in record.items() if value is not None}
     record["meta"] = _from_json_text(record.get("meta"), "meta")
     messages = record.get("messages")
@@ -140,6 +150,6 @@ def _from_json_text(value: object, where: str) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value, parse_constant=_refuse_constant)
+        return json.loads(value, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         raise ExchangeError(f"{where}: expected JSON text") from None

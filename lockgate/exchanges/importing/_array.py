@@ -1,0 +1,87 @@
+"""Items of one large JSON array, read without holding it."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from lockgate.errors import ExchangeError
+from lockgate.exchanges._files import MAX_LINE_BYTES, read_chunks
+from lockgate.exchanges._read import refuse_constant
+
+_SPACE = " \t\r\n"
+
+
+def array_items(path: Path, max_size: int = MAX_LINE_BYTES) -> Iterator[tuple[int, object]]:
+    """Items by number, from 1, in memory bounded by about twice `max_size` characters.
+
+    Raises:
+        ExchangeError: no valid JSON; a fault in an array has no next line to go on from, so it ends the file.
+    """
+    window = _Window(path)
+    window.next_mark()
+    window.at += 1
+    mark, number = window.next_mark(), 0
+    while mark != "]":
+        number += 1
+        yield number, _item(window, f"{path}:{number}", max_size)
+        mark = window.next_mark()
+        if mark == ",":
+            window.at += 1
+            window.next_mark()
+        elif mark != "]":
+            raise ExchangeError(
+                f"{path}:{number}: expected `,` or `]` after this record; the file is damaged or cut short"
+            )
+
+
+class _Window:
+    """The part of the text that is held, and where in it reading stands."""
+
+    def __init__(self, path: Path) -> None:
+        # Damaged bytes become lone surrogates, which the checks of a row refuse.
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
+        self._chunks = read_chunks(path)
+        self.text, self.at, self.ended = "", 0, False
+
+    def grow(self) -> None:
+        """At least double what is held, so that a long item is tried a few times only."""
+        parts, size = [self.text[self.at :]], 0
+        while not self.ended and size <= len(parts[0]):
+            chunk = next(self._chunks, None)
+            self.ended = chunk is None
+            parts.append(self._decoder.decode(chunk or b"", final=self.ended))
+            size += len(parts[-1])
+        self.text, self.at = "".join(parts), 0
+
+    def next_mark(self) -> str:
+        """The next character that is no white space, without passing it; empty at the end."""
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in _SPACE:
+                self.at += 1
+            if self.at < len(self.text) or self.ended:
+                return self.text[self.at : self.at + 1]
+            self.grow()
+
+
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+
+
+def _item(window: _Window, where: str, max_size: int) -> object:
+    while True:
+        try:
+            value, end = _DECODER.raw_decode(window.text, window.at)
+        except RecursionError:
+            raise ExchangeError(f"{where}: record: the JSON is nested too deep") from None
+        except ValueError:
+            if window.ended or len(window.text) - window.at > max_size:
+                raise ExchangeError(
+                    f"{where}: record: not valid JSON, cut short, or longer than {max_size >> 20} MiB; write "
+                    "the file again, or as one object a line"
+                ) from None
+        else:
+            # A number may go on behind what has been read.
+            if end < len(window.text) or window.ended:
+                window.at = end
+                return value
+        window.grow()

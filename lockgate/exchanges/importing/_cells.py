@@ -1,0 +1,71 @@
+"""One cell of a row, by column name or by a path into nested ones."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lockgate.exchanges.importing._faults import RowFault, kind_name, shown_name
+
+
+def read_cell(row: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401
+    """The value of a column; `a.b` is the column of that name, or else `b` within `a`.
+
+    Raises:
+        RowFault: the row has no such column.
+    """
+    if column in row:
+        return row[column]
+    head, dot, rest = column.partition(".")
+    inner = row[head] if dot and head in row else None
+    if not isinstance(inner, Mapping):
+        there = ", ".join(shown_name(str(name)) for name in list(row)[:20])
+        raise RowFault("missing-column", column, f"no such column; this row has {there or 'none'}")
+    return read_cell(inner, rest)
+
+
+def read_text(row: Mapping[str, Any], column: str) -> str:
+    """A column's text; null is the empty text.
+
+    Raises:
+        RowFault: there is no such column, or it holds something else.
+    """
+    value = read_cell(row, column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RowFault("wrong-type", column, f"expected text, found {kind_name(value)}")
+    return value
+
+
+def plain_text(value: object) -> str | None:
+    """A single value in the words of YAML and JSON, so that a mapping file can name it; else None."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | float):
+        return str(value)
+    return value.strip() if isinstance(value, str) else None
+
+
+def json_value(value: object, column: str) -> Any:  # noqa: ANN401
+    """A value that `meta` can hold; dates become text.
+
+    Raises:
+        RowFault: bytes, or anything else that JSON can't carry.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_dates)
+        text.encode("utf-8")
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        raise RowFault(
+            "wrong-type", column, "holds a value that JSON can't carry; leave it out of `columns.meta`"
+        ) from None
+
+
+def _dates(value: object) -> str:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    raise TypeError

@@ -1,0 +1,40 @@
+"""What is wrong with one row: a word to count it by, and a message without its text."""
+
+import re
+from collections.abc import Mapping
+
+from lockgate.errors import ExchangeError
+
+_PLAIN = re.compile(r"^[A-Za-z_][\w.\- ]{0,39}$")
+
+
+class RowFault(ExchangeError):
+    """A row that can't be imported; the message starts with the field.
+
+    `reason` is one of malformed, missing-column, wrong-type, empty-prompt, empty-answer, unknown-role,
+    unknown-key, unsupported-part, same-sides, label and category.
+    """
+
+    def __init__(self, reason: str, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.reason = reason
+
+
+def shown_name(name: str) -> str:
+    """A column's or key's name if it looks like one; where data are broken a name may be a user's text."""
+    return f"`{name}`" if _PLAIN.match(name) else "one whose name isn't plain"
+
+
+def kind_name(value: object) -> str:
+    """What was found, in JSON's words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, list | tuple) else type(value).__name__

@@ -1,0 +1,108 @@
+"""Labels and categories of a row, by the rules of its mapping."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lockgate.constitution import DataMapping, LabelRule
+from lockgate.exchanges.importing._cells import json_value, plain_text, read_cell
+from lockgate.exchanges.importing._faults import RowFault, kind_name
+from lockgate.exchanges.importing._layouts import Draft
+
+
+def find_label(
+    rule: LabelRule | None, row: Mapping[str, Any], draft: Draft, split: str | None
+) -> float | None:
+    """The label of one conversation of a row; without a rule the record's own, else none.
+
+    Raises:
+        RowFault: the rule doesn't say what to do with this row.
+    """
+    if rule is None:
+        return draft.record.label if draft.record is not None else None
+    if rule.splits is not None:
+        if split not in rule.splits:
+            raise RowFault("label", "label.splits", f"says nothing of split {split}; add it")
+        return rule.splits[split]
+    if rule.sides is not None:
+        if draft.side not in rule.sides:
+            what = "a row that is no preference" if draft.side is None else f"side {draft.side}"
+            raise RowFault("label", "label.sides", f"says nothing of {what}")
+        return rule.sides[draft.side]
+    return rule.constant if rule.column is None else _from_column(rule, rule.column, row)
+
+
+def _from_column(rule: LabelRule, column: str, row: Mapping[str, Any]) -> float | None:
+    value = read_cell(row, column)
+    if rule.equals is not None:
+        name = "null" if value is None else plain_text(value)
+        if name in rule.equals:
+            return rule.equals[name]
+        if rule.lists_all:
+            raise RowFault(
+                "label", column, "a value that `label.equals` doesn't list; add it, or `otherwise`"
+            )
+        return rule.otherwise
+    if value is None or value == "":
+        return None
+    number = _number(value, column)
+    if rule.threshold is not None:
+        return float(number >= rule.threshold if rule.harmful == "above" else number < rule.threshold)
+    if not 0 <= number <= 1:
+        raise RowFault("label", column, "a number outside [0, 1]; give a `threshold` or `equals`")
+    return number
+
+
+def _number(value: object, column: str) -> float:
+    try:
+        # CSV knows text only.
+        number = float(value) if isinstance(value, str | bool | int | float) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RowFault(
+            "label", column, f"expected a number, found {kind_name(value)}; give `equals` for words"
+        )
+    return number
+
+
+class CategoryFinder:
+    """Leads the data set's categories to those of the constitution; `column` None means there are none."""
+
+    def __init__(self, mapping: DataMapping, known: frozenset[str], column: str | None) -> None:
+        self._mapping = mapping
+        self._known = known
+        self._order = {name: place for place, name in enumerate(mapping.categories)}
+        self._column = column
+
+    def names(self, row: Mapping[str, Any], draft: Draft) -> list[str]:
+        """What the data set calls it: one name, several, or none.
+
+        Raises:
+            RowFault: the column holds neither text nor names.
+        """
+        if draft.record is not None and self._column is None:
+            value: object = draft.record.category
+        elif self._column is None:
+            return []
+        else:
+            value = read_cell(row, self._column)
+        if isinstance(value, Mapping):
+            value = [name for name, holds in value.items() if holds is True]
+        names = [
+            plain_text(item) for item in (value if isinstance(value, list) else [value]) if item is not None
+        ]
+        if None in names:
+            raise RowFault("wrong-type", self._column or "category", "expected a name or a list of names")
+        kept: list[str] = json_value([name for name in names if name], self._column or "category")
+        return kept
+
+    def target(self, names: list[str]) -> str | None:
+        """The constitution's id: that of the first name in the mapping's order, or None."""
+        mapped = [name for name in names if name in self._order]
+        if mapped:
+            return self._mapping.categories[min(mapped, key=self._order.__getitem__)]
+        if not self._mapping.categories:
+            # Without a list of names, those that are ids already stand for themselves.
+            return next((name for name in names if name in self._known), None)
+        return None

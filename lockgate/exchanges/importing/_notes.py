@@ -1,0 +1,57 @@
+"""Remarks on an import: what looks wrong, and what to do about it."""
+
+from collections.abc import Iterator
+
+from lockgate.constitution import DataMapping
+from lockgate.exchanges.importing._report import Tally
+from lockgate.exchanges.importing._source import Source
+
+_MANY = 0.1
+
+
+def make_notes(tally: Tally, source: Source, mapping: DataMapping, *, limited: bool) -> tuple[str, ...]:
+    """Remarks by the counts of an import; `limited` says that it stopped before the end."""
+    notes = [*_about_rows(tally, source, limited), *_about_labels(tally, mapping)]
+    if tally.prompts:
+        notes.append(
+            f"{tally.prompts} exchanges have no answer: they are prompts, and can't train or calibrate a "
+            "guard that judges answers"
+        )
+    return tuple(notes)
+
+
+def _about_rows(tally: Tally, source: Source, limited: bool) -> Iterator[str]:
+    rejected = sum(tally.rejected.values())
+    if rejected > _MANY * tally.rows:
+        yield f"{rejected} of {tally.rows} rows rejected: look at the reasons before you use the rest"
+    if limited:
+        yield "stopped at the limit; more rows may follow"
+        return
+    for split, expected in source.expected.items():
+        read = tally.by_split.get(split)
+        if read is not None and read != expected:
+            yield (
+                f"split {split}: {read} rows read, and its metadata speak of {expected}; if it was not "
+                "filtered, fetch it again"
+            )
+
+
+def _about_labels(tally: Tally, mapping: DataMapping) -> Iterator[str]:
+    missed = sum(tally.unmapped.values()) + tally.unnamed
+    if missed:
+        done = "left out" if mapping.unmapped == "skip" else "kept without one"
+        if mapping.default_category is not None:
+            done = f"kept as {mapping.default_category}"
+        yield (
+            f"{len(tally.unmapped)} categories (named {missed} times; rows are {done}) lead nowhere: add "
+            "them to `categories` in the mapping"
+        )
+    if tally.unnamed:
+        yield "more than 1000 different categories: is columns.category the right column?"
+    if tally.harmful_as_harmless:
+        yield (
+            f"{tally.harmful_as_harmless} harmful exchanges have a harmless category: check the label rule "
+            "and `categories`"
+        )
+    if tally.imported and tally.labels["unlabelled"] == tally.imported:
+        yield "no exchange has a label; if the data set has labels, add a `label` rule to the mapping"

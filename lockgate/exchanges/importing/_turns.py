@@ -1,0 +1,155 @@
+"""Turns of a conversation as data sets write them: OpenAI's, ShareGPT's, Human and Assistant in one text."""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lockgate.errors import ExchangeError
+from lockgate.exchanges._read import refuse_constant
+from lockgate.exchanges._record import ROLES, Message, messages_from_list
+from lockgate.exchanges.importing._faults import RowFault, kind_name, shown_name
+
+ROLE_NAMES: Mapping[str, str] = {
+    **{role: role for role in ROLES},
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+}
+_KEPT = ("name", "tool_calls", "tool_call_id")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_MARKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnReader:
+    """Reads lists of turns; `roles` are further names of roles, `ignored` keys that hold no conversation."""
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    ignored: Collection[str] = ()
+
+    def read(self, value: object, where: str) -> tuple[Message, ...]:
+        """Messages of a list of objects with role and content, or `from` and `value`.
+
+        Raises:
+            RowFault: it is no such list, or holds what a message can't carry.
+        """
+        items = list_items(value, where)
+        if not items:
+            raise RowFault("empty-prompt", where, "the list is empty; expected at least one turn")
+        turns = [self._turn(item, f"{where}[{number}]") for number, item in enumerate(items)]
+        return checked_messages(turns, where)
+
+    def _turn(self, item: object, where: str) -> dict[str, Any]:
+        if not isinstance(item, Mapping):
+            raise RowFault(
+                "wrong-type", where, f"expected an object with role and content, found {kind_name(item)}"
+            )
+        role_key, text_key = ("role", "content") if item.get("role") is not None else ("from", "value")
+        for key, value in item.items():
+            if key in (role_key, text_key, *_KEPT, *self.ignored) or value is None or value in ([], {}, ""):
+                continue
+            raise RowFault(
+                "unknown-key",
+                where,
+                f"unknown key: {shown_name(str(key))}; if it holds no part of the conversation, list it in "
+                "`ignore_keys` of the mapping",
+            )
+        role = item.get(role_key)
+        name = self.roles.get(role) or ROLE_NAMES.get(role.strip().lower()) if isinstance(role, str) else None
+        if name is None:
+            raise RowFault(
+                "unknown-role",
+                f"{where}.{role_key}",
+                f"expected one of {', '.join(ROLE_NAMES)}; give other names in `roles` of the mapping",
+            )
+        kept = {key: item[key] for key in _KEPT if item.get(key)}
+        return {"role": name, "content": _content(item.get(text_key), f"{where}.{text_key}", kept), **kept}
+
+
+def _content(value: object, where: str, kept: Mapping[str, object]) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None and "tool_calls" in kept:
+        return ""
+    if not isinstance(value, list):
+        raise RowFault("wrong-type", where, f"expected text, found {kind_name(value)}")
+    texts = []
+    for part in value:
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS else part
+        if not isinstance(text, str):
+            raise RowFault("unsupported-part", where, "holds a part that is not text, such as an image")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def list_items(value: object, where: str) -> Sequence[object]:
+    """A list; also one in JSON text (CSV), and an object of columns (how `datasets` stores lists of objects).
+
+    Raises:
+        RowFault: it is none of these.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, parse_constant=refuse_constant)
+        except (ValueError, RecursionError):
+            raise RowFault(
+                "wrong-type", where, "expected a list of turns, found text that isn't JSON"
+            ) from None
+    if isinstance(value, Mapping):
+        lists = {key: column for key, column in value.items() if isinstance(column, list)}
+        if lists and len(lists) == len(value) and len({len(column) for column in lists.values()}) == 1:
+            return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+    if not isinstance(value, list):
+        raise RowFault("wrong-type", where, f"expected a list of turns, found {kind_name(value)}")
+    return value
+
+
+def has_markers(text: str) -> bool:
+    """Whether a text begins as a dialogue of Human and Assistant."""
+    found = _MARKER.match(text)
+    return found is not None
+
+
+def read_dialogue(text: str, where: str) -> tuple[Message, ...]:
+    """Turns of a text with `Human:` and `Assistant:` at the beginning of its paragraphs, each trimmed.
+
+    An empty last turn of the assistant is dropped: it invites the answer. A paragraph of an answer that
+    begins with such a word itself can't be told from a turn.
+
+    Raises:
+        RowFault: the text doesn't begin with a marker, or an earlier turn is empty.
+    """
+    _, *pieces = _MARKER.split(text)
+    if not has_markers(text):
+        raise RowFault("wrong-type", where, "expected a dialogue that begins with `Human:` or `Assistant:`")
+    turns = list(zip(pieces[::2], (piece.strip() for piece in pieces[1::2]), strict=True))
+    if turns[-1] == ("Assistant", ""):
+        turns.pop()
+    if not turns:
+        raise RowFault("empty-prompt", where, "the dialogue holds no text")
+    if not all(content for _, content in turns):
+        raise RowFault("malformed", where, "a turn of the dialogue is empty")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return checked_messages([{"role": roles[name], "content": content} for name, content in turns], where)
+
+
+def checked_messages(turns: Sequence[Mapping[str, Any]], where: str) -> tuple[Message, ...]:
+    """Messages by the record's own checks.
+
+    Raises:
+        RowFault: they don't pass, for example since a text is not valid Unicode.
+    """
+    try:
+        return messages_from_list(turns)
+    except ExchangeError as error:
+        place, _, message = str(error).partition(": ")
+        raise RowFault("malformed", where + place.removeprefix("messages"), message) from None

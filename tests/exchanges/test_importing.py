@@ -1,0 +1,492 @@
+"""Layouts of rows: golden cases, round trips and malformed rows. Subjects are harmless stand-ins."""
+
+import csv
+import gzip
+import json
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lockgate.exchanges.importing as importing
+from lockgate.constitution import DataMapping
+from lockgate.errors import ExchangeError
+from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
+from lockgate.exchanges.importing import DataImport, import_data, inspect_data
+from lockgate.exchanges.importing._array import array_items
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def imported(path: Path, **mapping) -> list[Exchange]:
+    return list(DataImport(path, DataMapping.model_validate(mapping)))
+
+
+def turns(*texts: str, system: str | None = None) -> tuple[Message, ...]:
+    first = () if system is None else (Message("system", system),)
+    return first + tuple(Message("assistant" if n % 2 else "user", text) for n, text in enumerate(texts))
+
+
+def test_exports_are_sorted_and_there() -> None:
+    names = importing.__all__
+    assert names == sorted(names, key=lambda name: (name[0].islower(), name))
+    assert all(hasattr(importing, name) for name in names)
+
+
+PART = {"type": "text", "text": "a coin"}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+HUMAN = "\n\nHuman: a coin?\n\nAssistant: Which?\n\nHuman: this\n\nAssistant: Gold."
+ROWS = {
+    "prompt": ({"goal": "a coin"}, [turns("a coin")]),
+    "text": ({"text": "a coin", "label": 1}, [turns("a coin")]),
+    "prompt_response": (
+        {"question": "a coin?", "answer": "gold", "system": "be kind"},
+        [turns("a coin?", "gold")],
+    ),
+    "alpaca": (
+        {"instruction": "sum up", "input": "a coin", "output": "gold"},
+        [turns("sum up\n\na coin", "gold")],
+    ),
+    "alpaca_without_input": (
+        {"instruction": "sum up", "input": "", "output": "gold"},
+        [turns("sum up", "gold")],
+    ),
+    "messages": (
+        {
+            "messages": [
+                {"role": "system", "content": "be kind"},
+                {"role": "user", "content": [PART, PART], "name": None},
+                {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "content": "gold", "tool_call_id": "c"},
+            ]
+        },
+        [
+            (
+                Message("system", "be kind"),
+                Message("user", "a coin\na coin"),
+                Message("assistant", "", tool_calls=(CALL,)),
+                Message("tool", "gold", tool_call_id="c"),
+            )
+        ],
+    ),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": "a coin?"}, {"from": "gpt", "value": "gold"}]},
+        [turns("a coin?", "gold")],
+    ),
+    "sharegpt_in_columns": (
+        {"conversations": {"from": ["system", "human", "gpt"], "value": ["be kind", "a coin?", "gold"]}},
+        [turns("a coin?", "gold", system="be kind")],
+    ),
+    "conversation_with_roles": (
+        {"conversation": [{"role": "user", "content": "a coin?"}, {"role": "assistant", "content": "gold"}]},
+        [turns("a coin?", "gold")],
+    ),
+    "human_and_assistant": (
+        {"chosen": HUMAN, "rejected": "\n\nHuman: a coin?\n\nAssistant: No."},
+        [turns("a coin?", "Which?", "this", "Gold."), turns("a coin?", "No.")],
+    ),
+    "answers_to_a_prompt": (
+        {"prompt": "a coin?", "chosen": "gold", "rejected": "no"},
+        [turns("a coin?", "gold"), turns("a coin?", "no")],
+    ),
+    "answers_to_a_dialogue": (
+        {"prompt": "\n\nHuman: a coin?\n\nAssistant:", "chosen": " gold", "rejected": " no"},
+        [turns("a coin?", " gold"), turns("a coin?", " no")],
+    ),
+    "lists_of_turns": (
+        {
+            "prompt": [{"role": "user", "content": "a coin?"}],
+            "chosen": [{"role": "assistant", "content": "gold"}],
+            "rejected": [{"role": "user", "content": "a coin?"}, {"role": "assistant", "content": "no"}],
+        },
+        [turns("a coin?", "gold"), turns("a coin?", "no")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_layouts_are_found_by_their_columns(tmp_path: Path, name: str) -> None:
+    row, expected = ROWS[name]
+    path = write_rows(tmp_path / "set.jsonl", [row])
+    found = imported(path)
+    assert [exchange.messages for exchange in found] == expected
+    assert {exchange.source for exchange in found} == {"set"}
+    assert {exchange.label for exchange in found} == {None}
+    if len(expected) == 2:
+        assert [exchange.meta["side"] for exchange in found] == ["chosen", "rejected"]
+
+
+def test_named_columns_and_roles(tmp_path: Path) -> None:
+    path = write_rows(
+        tmp_path / "set.jsonl",
+        [{"x": {"ask": "a coin?"}, "y": "gold", "z": "be kind", "who": "shop", "lang": "en", "more": [1]}],
+    )
+    columns = {"prompt": "x.ask", "response": "y", "system": "z", "source": "who", "meta": ["lang", "none"]}
+    (found,) = imported(path, columns=columns)
+    assert found == Exchange(turns("a coin?", "gold", system="be kind"), source="shop", meta={"lang": "en"})
+    path = write_rows(tmp_path / "set.jsonl", [{"log": [{"from": "Bot", "value": "gold", "score": 3}]}])
+    rules = {"shape": "sharegpt", "columns": {"messages": "log"}, "source": "mine"}
+    report = DataImport(path, DataMapping.model_validate(rules))
+    with pytest.raises(ExchangeError, match=r"set.jsonl:1: log\[0\]: unknown key: `score`.*ignore_keys"):
+        list(report)
+    with pytest.raises(ExchangeError, match=r"log\[0\].from: expected one of .*`roles`"):
+        imported(path, **rules, ignore_keys=["score"])
+    (found,) = imported(
+        write_rows(
+            tmp_path / "set.jsonl", [{"log": [{"from": "me", "value": "hi"}, {"from": "Bot", "value": "x"}]}]
+        ),
+        **rules,
+        roles={"Bot": "assistant", "me": "user"},
+    )
+    assert found == Exchange(turns("hi", "x"), source="mine")
+
+
+@pytest.mark.parametrize(
+    ("rule", "labels"),
+    [
+        ({"constant": 1}, [1, 1, 1, 1]),
+        ({"column": "safe", "equals": {"true": 0, "false": 1, "null": None}}, [0, 1, 1, None]),
+        ({"column": "kind", "equals": {"bad": 1}, "otherwise": 0}, [0, 1, 0, 0]),
+        ({"column": "risk", "threshold": 0.5}, [0, 1, 1, None]),
+        ({"column": "risk", "threshold": 0.5, "harmful": "below"}, [1, 0, 0, None]),
+        ({"column": "risk"}, [0.1, 0.5, 0.9, None]),
+        ({"column": "safe"}, [1, 0, 0, None]),
+        ({"splits": {"test": 0}}, [0, 0, 0, 0]),
+    ],
+)
+def test_label_rules(tmp_path: Path, rule: dict, labels: list) -> None:
+    rows = [
+        {"prompt": "a", "safe": True, "kind": "good", "risk": 0.1},
+        {"prompt": "b", "safe": False, "kind": "bad", "risk": "0.5"},
+        {"prompt": "c", "safe": False, "kind": "odd", "risk": 0.9},
+        {"prompt": "d", "safe": None, "kind": "odd", "risk": None},
+    ]
+    found = imported(write_rows(tmp_path / "set_test.jsonl", rows), label=rule)
+    assert [exchange.label for exchange in found] == labels
+    assert {exchange.meta["split"] for exchange in found} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        ({"column": "kind", "equals": {"good": 0}}, "kind: a value that `label.equals` doesn't list"),
+        ({"column": "kind"}, "kind: expected a number"),
+        ({"column": "big"}, r"big: a number outside \[0, 1\]"),
+        ({"column": "nan", "threshold": 1}, "nan: expected a number"),
+        ({"column": "nowhere"}, "nowhere: no such column; this row has `prompt`, `kind`, `big`, `nan`"),
+        ({"splits": {"train": 0}}, "label.splits: says nothing of split None"),
+        ({"sides": {"chosen": 0}}, "label.sides: says nothing of a row that is no preference"),
+    ],
+)
+def test_rows_that_a_label_rule_does_not_cover(tmp_path: Path, rule: dict, field: str) -> None:
+    path = write_rows(
+        tmp_path / "set.jsonl", [{"prompt": "secret", "kind": "secret", "big": 2, "nan": "nan"}]
+    )
+    with pytest.raises(ExchangeError, match=f"set.jsonl:1: {field}") as raised:
+        imported(path, label=rule)
+    assert "secret" not in str(raised.value)
+
+
+def test_sides_of_a_preference_get_labels(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.jsonl", [ROWS["human_and_assistant"][0]])
+    found = imported(path, label={"sides": {"chosen": 0, "rejected": None}})
+    assert [exchange.label for exchange in found] == [0, None]
+
+
+def test_categories_lead_to_the_constitution(tmp_path: Path) -> None:
+    kinds = [
+        "cards",
+        "cards",
+        ["odd", "coins", "cards"],
+        {"cards": False, "coins": True},
+        "odd",
+        "odd",
+        7,
+        None,
+    ]
+    path = write_rows(
+        tmp_path / "set.jsonl", [{"prompt": f"p{n}", "kind": kind} for n, kind in enumerate(kinds)]
+    )
+    rules = {
+        "constitution": "stage-magic",
+        "columns": {"category": "kind"},
+        "categories": {"cards": "card-methods", "coins": "coin-and-sleight-methods", "7": "magic-history"},
+        "label": {"constant": 1},
+    }
+    data = DataImport(path, DataMapping.model_validate(rules))
+    found = list(data)
+    cards, coins = "card-methods", "coin-and-sleight-methods"
+    assert [exchange.category for exchange in found] == [
+        *[cards, cards, cards, coins],
+        *[None, None, "magic-history", None],
+    ]
+    assert found[2].meta == {"source_category": ["odd", "coins", "cards"]}
+    assert found[4].meta == {"source_category": "odd"}
+    report = data.report
+    assert report.unmapped == {"odd": 2}
+    assert report.harmful_as_harmless == 1
+    assert report.categories == {cards: 3, coins: 1, "magic-history": 1}
+    assert any("lead nowhere" in note for note in report.notes)
+    data = DataImport(path, DataMapping.model_validate({**rules, "unmapped": "skip"}))
+    assert len(list(data)) == 6
+    assert data.report.skipped == 2
+    found = imported(path, **rules, default_category="show-secrets")
+    assert [exchange.category for exchange in found].count("show-secrets") == 3
+    rules.pop("columns")
+    with pytest.raises(ExchangeError, match=r"columns\.category: the mapping lists categories"):
+        imported(path, **rules)
+
+
+def test_names_that_are_ids_stand_for_themselves(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.jsonl", [{"prompt": "a", "category": c} for c in ("card-methods", "x")])
+    assert [row.category for row in imported(path, constitution="stage-magic")] == ["card-methods", None]
+
+
+def test_own_exchanges_keep_what_they_say(tmp_path: Path) -> None:
+    rows = [Exchange(turns("a", "b"), 1.0, "x", "here", {"n": 1}), Exchange(turns("a"), None, None, "there")]
+    for suffix in (".jsonl", ".parquet"):
+        write_exchanges(tmp_path / f"set{suffix}", rows)
+        assert imported(tmp_path / f"set{suffix}") == rows
+    (first, second) = imported(tmp_path / "set.jsonl", label={"constant": 0}, constitution="stage-magic")
+    assert (first.label, first.category, first.meta) == (0, None, {"n": 1, "source_category": "x"})
+    assert second.label == 0
+
+
+GOOD = {"prompt": "fine", "response": "fine"}
+BAD = {
+    b"{": "malformed",
+    b"[1]": "malformed",
+    b'{"prompt": "secret", "response": "\xff"}': "malformed",
+    b'{"prompt": "secret", "response": "\\ud800"}': "malformed",
+    b'{"prompt": "secret"}': "missing-column",
+    b'{"prompt": 3, "response": "secret"}': "wrong-type",
+    b'{"prompt": " ", "response": "secret"}': "empty-prompt",
+    b'{"prompt": "secret", "response": null}': "empty-answer",
+    b'{"prompt": [{"role": "nobody", "content": "secret"}], "response": "x"}': "unknown-role",
+    b'{"prompt": [{"role": "user", "content": "x", "secret key, long": 1}], "response": "x"}': "unknown-key",
+    b'{"prompt": [{"role": "user", "content": [{"type": "image"}]}], "response": "x"}': "unsupported-part",
+    b'{"prompt": [], "response": "x"}': "empty-prompt",
+    b'{"prompt": [3], "response": "x"}': "wrong-type",
+}
+
+
+def test_malformed_rows_are_counted_by_reason_and_located(tmp_path: Path) -> None:
+    path, output, rejects = tmp_path / "set.jsonl", tmp_path / "out.jsonl", tmp_path / "rejects.jsonl"
+    good = json.dumps(GOOD).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([good, *BAD, b"", good]) + b"\n")
+    report = import_data(path, output, rejects=rejects)
+    assert [row.messages for row in read_exchanges(output)] == [turns("fine", "fine")] * 2
+    assert sum(report.rejected.values()) == len(BAD)
+    assert report.rows == len(BAD) + 2
+    lines = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(2, len(BAD) + 2))
+    assert [line["reason"] for line in lines] == list(BAD.values())
+    assert "secret" not in rejects.read_text().replace("secret key", "")
+    assert "secret key, long" not in rejects.read_text()
+    assert len(report.first) == 5
+    assert "rows rejected" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": "same", "rejected": "same", "prompt": "p"}, "same-sides"),
+        ({"chosen": "a", "rejected": "b"}, "empty-prompt"),
+        ({"chosen": "\n\nHuman: x", "rejected": "\n\nHuman: x\n\nAssistant: y"}, "empty-answer"),
+        ({"chosen": None, "rejected": "\n\nHuman: x\n\nAssistant: y"}, "empty-answer"),
+        ({"chosen": "\n\nHuman: \n\nAssistant: y", "rejected": "b", "prompt": "p"}, "malformed"),
+        ({"chosen": "\n\nAssistant:", "rejected": "b", "prompt": "p"}, "empty-prompt"),
+        ({"messages": "text"}, "wrong-type"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "empty-prompt"),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]},
+            "empty-answer",
+        ),
+        ({"messages": [{"role": "user", "content": None}]}, "wrong-type"),
+    ],
+)
+def test_conversations_that_are_none(tmp_path: Path, row: dict, reason: str) -> None:
+    data = DataImport(write_rows(tmp_path / "set.jsonl", [row]))
+    with pytest.raises(ExchangeError, match="nothing to import: 1 rows, 1 of them rejected"):
+        list(data)
+    assert data.report.rejected == {reason: 1}
+
+
+def test_nothing_is_written_where_nothing_is_imported(tmp_path: Path) -> None:
+    output, rejects = tmp_path / "out.jsonl", tmp_path / "rejects.jsonl"
+    output.write_text("before")
+    path = write_rows(tmp_path / "set.jsonl", [{"prompt": ""}])
+    with pytest.raises(ExchangeError, match="nothing to import"):
+        import_data(path, output, rejects=rejects)
+    assert output.read_text() == "before"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.jsonl", "set.jsonl"]
+    with pytest.raises(ExchangeError, match="lies within the source"):
+        import_data(write_rows(path, [GOOD]), path)
+    with pytest.raises(ExchangeError, match="no row with columns among the first 0"):
+        import_data(write_rows(path, []), output)
+
+
+def test_limit_counts_exchanges(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.jsonl", [{**ROWS["answers_to_a_prompt"][0], "n": n} for n in range(5)])
+    for limit in (1, 2, 3):
+        report = inspect_data(path, limit=limit)
+        assert report.imported == limit
+        assert "stopped at the limit; more rows may follow" in report.notes
+    assert inspect_data(path).imported == 10
+
+
+def test_columns_that_fit_no_layout(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.jsonl", [{"a": 1, "b c, d": 2}])
+    with pytest.raises(
+        ExchangeError, match="no known layout; the columns are `a`, one whose name isn't plain"
+    ):
+        imported(path)
+    with pytest.raises(
+        ExchangeError, match="preference: a column it needs is not there; the columns are `a`"
+    ):
+        imported(path, shape="preference", columns={"chosen": "a"})
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
+PAIRS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5)
+
+
+def dialogue(messages: tuple[Message, ...]) -> str:
+    names = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{names[message.role]}: {message.content}" for message in messages)
+
+
+@given(st.lists(PAIRS, min_size=1, max_size=4), st.sampled_from(["jsonl", "json", "parquet", "csv", "arrow"]))
+def test_round_trips_through_every_shape_and_kind(tmp_path_factory, conversations, kind) -> None:
+    folder = tmp_path_factory.mktemp("import")
+    wanted = [turns(*[text for pair in pairs for text in pair]) for pairs in conversations]
+    openai = [[message.to_dict() for message in messages] for messages in wanted]
+    shares = [
+        [{"from": "human" if m.role == "user" else "gpt", "value": m.content} for m in messages]
+        for messages in wanted
+    ]
+    path = write_table(folder / f"a.{kind}", {"messages": openai})
+    assert [row.messages for row in imported(path)] == wanted
+    path = write_table(folder / f"b.{kind}", {"conversations": shares})
+    assert [row.messages for row in imported(path)] == wanted
+    first = [messages[:2] for messages in wanted]
+    sides = {"prompt": [m[0].content for m in first], "response": [m[1].content for m in first]}
+    assert [row.messages for row in imported(write_table(folder / f"c.{kind}", sides))] == first
+
+
+@given(PAIRS)
+def test_dialogues_in_one_text_round_trip(tmp_path_factory, pairs) -> None:
+    wanted = turns(*[text.strip() for pair in pairs for text in pair])
+    other = (*wanted[:-1], Message("assistant", wanted[-1].content + "!"))
+    path = tmp_path_factory.mktemp("import") / "set.jsonl"
+    write_rows(path, [{"chosen": dialogue(wanted), "rejected": dialogue(other)}])
+    assert [row.messages for row in imported(path)] == [wanted, other]
+
+
+def write_table(path: Path, columns: dict[str, list]) -> Path:
+    """The same columns as a file of the kind that the name says; lists become JSON text in CSV."""
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    kind = path.suffix
+    if kind == ".jsonl":
+        return write_rows(path, rows)
+    if kind == ".json":
+        path.write_text(json.dumps(rows, indent=1), "utf-8")
+    elif kind == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            for row in rows:
+                writer.writerow(
+                    [cell if isinstance(cell, str) else json.dumps(cell) for cell in row.values()]
+                )
+    elif kind == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        table = pa.table(columns)
+        with path.open("wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+    return path
+
+
+def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{n} " + "x" * 1000, "response": "y" * 1000} for n in range(6000)]
+    for path in (tmp_path / "a.jsonl", tmp_path / "a.json", tmp_path / "a.csv"):
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        write_table(path, columns)
+        inspect_data(path, limit=10)
+        tracemalloc.start()
+        try:
+            assert inspect_data(path).imported == len(rows)
+            assert tracemalloc.get_traced_memory()[1] < 3_000_000
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_packed_files_and_cut_ones(tmp_path: Path, pack) -> None:
+    ending = "gz" if pack is gzip.compress else "zst"
+    plain = write_table(
+        tmp_path / "a.csv", {"prompt": ["a\nb", "c"], "response": ['x "y"', "z"]}
+    ).read_bytes()
+    path = tmp_path / f"a.csv.{ending}"
+    path.write_bytes(pack(plain))
+    assert [row.messages for row in imported(path)] == [turns("a\nb", 'x "y"'), turns("c", "z")]
+    path.write_bytes(pack(plain)[:-3])
+    with pytest.raises(ExchangeError, match="damaged or cut short"):
+        imported(path)
+
+
+def test_csv_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,response\na,b\nc\n"d"x,e\n\nf,g\n')
+    data = DataImport(path)
+    assert [row.messages for row in data] == [turns("a", "b"), turns("f", "g")]
+    assert data.report.rejected == {"malformed": 2}
+    assert "a.csv:3: row: expected 2 cells as in the header, found 1" in data.report.first[0]
+    assert "a.csv:4: row: not valid CSV" in data.report.first[1]
+    path.write_text('prompt,response\na,b\n"c,d\n')
+    with pytest.raises(ExchangeError, match="a quoted cell has no end"):
+        imported(path)
+    path.write_text("prompt,prompt\na,b\n")
+    with pytest.raises(ExchangeError, match="a column stands twice"):
+        imported(path)
+    path.with_suffix(".tsv").write_bytes(b"prompt\tresponse\r\na, b\tc\xff\r\nd\te\r\n")
+    data = DataImport(path.with_suffix(".tsv"))
+    assert [row.messages for row in data] == [turns("d", "e")]
+    assert data.report.rejected == {"malformed": 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[1", '[{"a": 1}', '[{"a": 1},', '[{"a": 1} {"a": 2}]', "[nul]", "[NaN]"]
+)
+def test_arrays_that_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ExchangeError):
+        imported(path, shape="prompt", columns={"prompt": "a"})
+
+
+@given(
+    st.lists(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=5))
+)
+def test_arrays_are_read_item_by_item(tmp_path_factory, items) -> None:
+    path = tmp_path_factory.mktemp("import") / "a.json"
+    path.write_text(" \n" + json.dumps(items), "utf-8")
+    assert list(array_items(path)) == list(enumerate(items, 1))
+
+
+def test_a_long_item_is_refused_before_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(["x" * 100_000, "y" * 4_000_000]))
+    items = array_items(path, max_size=500_000)
+    assert len(next(items)[1]) == 100_000
+    with pytest.raises(ExchangeError, match=r"a\.json:2: record: not valid JSON, cut short, or longer than"):
+        next(items)
