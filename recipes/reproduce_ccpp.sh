@@ -1,19 +1,36 @@
 #!/usr/bin/env bash
 # The paper's four systems on open data, from data to report: recipes/reproduce_ccpp.sh DATA [OUT]
-# DATA holds the public data sets (see recipes/embedded_guard/sources.py), OUT takes what is made (runs).
-# Every step goes on where it was interrupted and does nothing when it is done. On two cores: the data and the probe
-# about two hours, each classifier half an hour, scoring five hours in steps of at most two.
+#
+# DATA holds the public data sets (see recipes/embedded_guard/sources.py), OUT takes what is made (runs). Every step goes
+# on where it was interrupted and does nothing when it is done. Reckoned on two cores: data and probe of the embedded
+# guard five hours, if they are not there; six classifiers half an hour each; scoring an hour and a half for the probe
+# with the exchange classifier, half an hour or less for each other model; the stand-ins (`disguise_`) fifty minutes from
+# training to scores; the rest some minutes. No step is longer than two hours.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-data="$1" out="${2:-runs}"
+data="${1:?usage: reproduce_ccpp.sh DATA [OUT]}" out="${2:-runs}"
 python=.venv/bin/python
+here=recipes/reproduce_ccpp
+study="$out/four_systems"
+
+# Data: the parts of the embedded guard, the study's choice of them, the stand-ins.
 [ -e "$out/embedded/train.jsonl" ] || recipes/embedded_guard/run.sh "$data" "$out/embedded"
-[ -e "$out/four_systems/train.jsonl" ] || $python recipes/reproduce_ccpp/dataset.py --embedded "$out/embedded" --out "$out/four_systems"
-[ -e "$out/four_systems/disguise_train.jsonl" ] || $python recipes/reproduce_ccpp/disguise.py --out "$out/four_systems"
-for model in exchange input output small; do
-  $python recipes/reproduce_ccpp/train.py --out "$out/four_systems" --only "$model"
+[ -e "$study/train.jsonl" ] || $python $here/dataset.py --embedded "$out/embedded" --out "$study"
+[ -e "$study/disguise_train.jsonl" ] || $python $here/disguise.py --out "$study"
+
+# Training.
+for model in exchange input output small medium value disguise_exchange disguise_input disguise_output; do
+  $python $here/train.py --out "$study" --only "$model"
 done
-for model in probe_exchange input output small; do
-  $python recipes/reproduce_ccpp/score.py --out "$out/four_systems" --model "$model" --workers 2
+$python $here/probe.py --out "$study"
+
+# Scores: tables and traces go to results/four_systems/.
+$python $here/baselines.py --out "$study"
+for model in probe_exchange input output small medium value \
+  disguise_probe_exchange disguise_input disguise_output; do
+  $python $here/score.py --out "$study" --model "$model" --workers 2
 done
-$python recipes/reproduce_ccpp/report.py
+$python $here/cost.py --out "$study"
+
+# Figures: results/four_systems.json, two reports, the README's tables.
+$python $here/report.py

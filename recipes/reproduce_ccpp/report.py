@@ -1,10 +1,11 @@
 """Last step: every figure of the four systems, from the committed tables alone.
 
-python recipes/reproduce_ccpp/report.py             # results/four_systems.json, the report, the README's tables
+python recipes/reproduce_ccpp/report.py             # results/four_systems.json, the reports, the README's tables
 python recipes/reproduce_ccpp/report.py --check     # fail if the committed figures differ
 
-systems.yaml says which tables these are and how they are named. In the README the tables stand between
-`<!-- systems:start -->` and `<!-- systems:end -->`.
+systems.yaml says which tables these are and how they are named; disguise.yaml does so for the stand-ins, a study of
+their own by models of their own. What representation re-use saves comes from cost.json. In the README the tables
+stand between `<!-- systems:start -->` and `<!-- systems:end -->`.
 """
 
 import argparse
@@ -35,30 +36,57 @@ AIM = 40.0
 MARKERS = re.compile(r"(<!-- systems:start -->\n).*?(<!-- systems:end -->)", re.S)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--spec", type=Path, default=HERE / "systems.yaml")
+    parser.add_argument("--disguise", type=Path, default=HERE / "disguise.yaml")
     parser.add_argument("--summary", type=Path, default=ROOT / "results" / "four_systems.json")
-    parser.add_argument("--report", type=Path, default=ROOT / "results" / "four_systems" / "report.html")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    arguments = parser.parse_args()
-    spec = StudySpec.read(arguments.spec)
-    provenance = {
-        "command": "python recipes/reproduce_ccpp/report.py",
-        "seeds": {"bootstrap": spec.seed},
-        "inputs": {str(path.relative_to(spec.root)): file_sha256(path) for path in StudyData(spec).files()},
-    }
-    result = study(spec, provenance=provenance)
-    found = rounded(summarise(result))
+    arguments = parser.parse_args(argv)
+    spec, disguise = StudySpec.read(arguments.spec), StudySpec.read(arguments.disguise)
+    results = [study(own, provenance=provenance_of(own)) for own in (spec, disguise)]
+    found = rounded(
+        {
+            **summarise(results[0]),
+            "shared": shared_figures(results[0], spec),
+            "precision": {name: read_scoring(spec, name).get("dtype") for name in models_of(spec)},
+            "disguise": disguise_figures(results[1]),
+        }
+    )
     if arguments.check:
         check(found, arguments.summary, arguments.readme)
         return
     arguments.summary.write_text(json.dumps(found, indent=1) + "\n")
-    arguments.report.write_text(render_study(result))
+    for own, result, name in zip((spec, disguise), results, ("report", "disguise"), strict=True):
+        (own.root / f"{name}.html").write_text(render_study(result))
     write_readme(arguments.readme, found)
+
+
+def provenance_of(spec: StudySpec) -> dict[str, Any]:
+    """The study's inputs. Exits where the tables were made by a probe of another size than the spec says."""
+    counted = read_scoring(spec, spec.exchange).get("probe_flops", spec.probe_flops)
+    if counted != spec.probe_flops:
+        sys.exit(f"{spec.exchange}: its probe takes {counted} FLOPs a token; set probe_flops to that")
+    return {
+        "command": "python recipes/reproduce_ccpp/report.py",
+        "seeds": {"bootstrap": spec.seed},
+        "inputs": {str(path.relative_to(spec.root)): file_sha256(path) for path in StudyData(spec).files()},
+    }
+
+
+def models_of(spec: StudySpec) -> list[str]:
+    names = (spec.exchange, spec.input, spec.output, spec.screen, *spec.others)
+    return [name for name in names if name is not None and read_scoring(spec, name).get("dtype")]
+
+
+def read_scoring(spec: StudySpec, model: str) -> dict[str, Any]:
+    """What score.py notes beside a model's tables."""
+    path = spec.root / model / "scoring.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def check(found: dict[str, Any], summary: Path, readme: Path) -> None:
@@ -201,6 +229,48 @@ def point_figures(point: PointRates) -> dict[str, Any]:
     }
 
 
+def shared_figures(result: StudyResult, spec: StudySpec) -> dict[str, Any] | None:
+    """The exchange classifier on activations of the backbone: its scores, at less compute. None: not measured.
+
+    In front of an upstream the backbone's own reading, which stage 1 has too, counts.
+    """
+    path = spec.root / "cost.json"
+    if not path.exists():
+        return None
+    cost = json.loads(path.read_text())
+    exchange, probe = result.system("exchange"), result.system("probe")
+    ratio = cost["shared_over_alone"]
+    engine = exchange.relative_compute_engine * ratio["flops"]
+    reading = probe.relative_compute_front - probe.relative_compute_engine
+    return {
+        "n": cost["n"],
+        "flops_over_exchange": ratio["flops"],
+        "cpu_over_exchange": ratio["cpu"],
+        "largest_difference": cost["largest_difference"],
+        "relative_compute_engine": engine,
+        "relative_compute_front": engine + reading,
+    }
+
+
+def disguise_figures(result: StudyResult) -> dict[str, Any]:
+    """The stand-ins: what each system finds of them, and of their harmless twins, at its cut on ordinary traffic."""
+    shown = {
+        system.name: {**point_figures(system.points[0]), **rate("escalated", system.escalated)}
+        for system in result.systems
+    }
+    return {
+        "operating_point": result.operating_point,
+        "n_calibration": result.n_calibration,
+        "n_benign": result.n_benign,
+        "systems": {
+            name: {key: own[key] for key in ("flagged", "flagged_ci", "escalated", "cut", "sets")}
+            for name, own in shown.items()
+        },
+        "warnings": list(result.warnings),
+        "inputs": result.provenance["inputs"],
+    }
+
+
 def delay_figures(delay: Delay) -> dict[str, Any]:
     return {
         **rate("halted", delay.halted),
@@ -264,25 +334,35 @@ def readme_tables(found: dict[str, Any]) -> str:
         f"{found['n_harmful']} harmful and {found['n_benign']} other benign exchanges. Compute is relative to "
         f"{found['compute_reference'].replace('_', ' ')}. Intervals are 95 %.",
     ]
-    return "\n".join(lines + disguise_table(found))
+    if found["shared"] is not None:
+        lines += [
+            "",
+            f"On the backbone's own lower layers the exchange classifier gives the same scores for "
+            f"{found['shared']['relative_compute_engine']:.3g} % in the engine.",
+        ]
+    return "\n".join([*lines, *disguise_table(found["disguise"])])
 
 
 def disguise_table(found: dict[str, Any]) -> list[str]:
-    shown = [name for name in ("last_generation", "exchange", "production") if name in found["systems"]]
-    sets = {name: found["systems"][name]["at_claim_point"]["sets"] for name in shown}
-    parts = [part for part, own in sets["exchange"].items() if own["kind"] == "disguised"]
-    if not parts:
-        return []
+    systems = found["systems"]
+    shown = [name for name in ("last_generation", "exchange", "production") if name in systems]
     heads = [f"{name.replace('_', ' ')}: found | false alarms" for name in shown]
-    lines = ["", f"| disguised set | {' | '.join(heads)} |", f"|---|{'--:|' * 2 * len(shown)}"]
-    for part in parts:
+    lines = ["", f"| stand-ins | {' | '.join(heads)} |", f"|---|{'--:|' * 2 * len(shown)}"]
+    for part in systems["exchange"]["sets"]:
         cells = []
         for name in shown:
-            own = sets[name][part]
+            own = systems[name]["sets"][part]
             for key in ("detected", "false_alarms"):
                 cells.append(percent([own[key], *own[f"{key}_ci"]]) if key in own else "–")
         lines.append(f"| {part.removeprefix('disguise_').replace('_', ' ')} | {' | '.join(cells)} |")
-    return [*lines, "", f"Disguised sets at {found['claim_point']:.0%} of benign traffic."]
+    counts = [own["n_detected"] for own in systems["exchange"]["sets"].values() if "n_detected" in own]
+    return [
+        *lines,
+        "",
+        f"Harmless stand-ins for a policy of their own, in disguises unseen in training, and permitted twins in the "
+        f"same disguise (false alarms); {' + '.join(map(str, counts))} attacks. Cuts at "
+        f"{found['operating_point']:.0%} of {found['n_calibration']} ordinary prompts.",
+    ]
 
 
 def percent(values: list[float], digits: int = 1) -> str:

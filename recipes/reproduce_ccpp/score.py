@@ -26,13 +26,12 @@ import torch
 from parts import MODELS, Model, Part
 from places import DISGUISE_GUARD, Places, make_parser, read_places
 
-import lockgate
-from lockgate.backbones import Backbone
+from lockgate.backbones import Backbone, derive
 from lockgate.cascade import Cascade
 from lockgate.classifiers import BlockScores, ExchangeClassifier, score_blocks
 from lockgate.evaluation import BlockTrace, ScoresTable, file_sha256
 from lockgate.exchanges import prompt_group, read_exchanges
-from lockgate.guards import Guard
+from lockgate.guards import EMBEDDED, Guard, read_bundle
 
 CHUNK = 64
 
@@ -93,13 +92,13 @@ def describe(places: Places, model: Model) -> dict[str, Any]:
     classifier = file_sha256(places.model(model.classifier) / "classifier.yaml")
     if not model.probe:
         return {"classifier": classifier, "dtype": "bfloat16"}
-    head = first_stage(places, model).head
+    bundle = read_bundle(first_stage(places, model))
     # A product and a sum for every weight, at every token.
     return {
         "classifier": classifier,
         "dtype": "float32",
-        "probe": head.sha256,
-        "probe_flops": 2 * head.weights.numel(),
+        "probe": bundle.record.probe_sha256,
+        "probe_flops": 2 * bundle.head.weights.numel(),
     }
 
 
@@ -117,15 +116,16 @@ def write_record(folder: Path, of: dict[str, Any], part: str, rows: str) -> None
     (folder / "scoring.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def first_stage(places: Places, model: Model) -> Guard:
+def first_stage(places: Places, model: Model) -> Path:
     """The guard whose probe reads along."""
-    source = places.guard if model.classifier == "exchange" else places.out / DISGUISE_GUARD
-    return lockgate.load(source, backbone=Backbone.load(places.backbone))
+    if model.classifier != "exchange":
+        return places.out / DISGUISE_GUARD
+    return EMBEDDED if places.guard == "embedded" else Path(places.guard)
 
 
 def two_stages(places: Places, name: str, model: Model) -> Guard:
     """A probe and a classifier as one guard; its thresholds come later, from the traces."""
-    guard = first_stage(places, model)
+    guard = Guard.load(first_stage(places, model), backbone=places.backbone)
     classifier = ExchangeClassifier.load(places.model(model.classifier), guard.backbone)
     open_gate = Cascade(escalate=0.0, flag=1e9, weight=0.5)
     return guard.with_cascade(classifier, open_gate).save(places.out / f"{name}.guard")
@@ -156,8 +156,9 @@ def score_classifier(
 def work(places: Places, name: str, source: Path, parts: Path, worker: int, workers: int) -> None:
     """One worker's chunks of a file."""
     torch.set_num_threads(1)
-    backbone = Backbone.load(places.backbone, dtype=torch.bfloat16)
-    classifier = ExchangeClassifier.load(places.model(name), backbone)
+    classifier = ExchangeClassifier.load(places.model(name), Backbone.load(places.backbone))
+    # The adapter is merged in float32, then all is rounded once.
+    classifier.backbone = derive(classifier.backbone, dtype=torch.bfloat16)
     rows = read_exchanges(source)
     for number in itertools.count():
         chunk = list(itertools.islice(rows, CHUNK))
