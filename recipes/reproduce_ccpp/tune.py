@@ -61,7 +61,7 @@ def attempt(places: Places, changes: dict[str, Any]) -> dict[str, Any]:
 def sample(places: Places) -> list[Exchange]:
     """Some short development exchanges of either label."""
     rows = list(read_exchanges(places.out / "dev.jsonl"))
-    Random(0).shuffle(rows)  # noqa: S311
+    Random(0).shuffle(rows)
     short = [row for row in rows if sum(len(message.content) for message in row.messages) < LONGEST]
     return [
         row
