@@ -143,7 +143,9 @@ def score_classifier(
             for job in jobs:
                 job.result()
     rows = [
-        json.loads(line) for path in sorted(parts.glob("*.jsonl")) for line in path.open(encoding="utf-8")
+        json.loads(line)
+        for path in sorted(parts.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
     ]
     traced = [
         (row["row"], row.pop("ends"), [float("nan")] * len(row["logits"]), row.pop("logits")) for row in rows
