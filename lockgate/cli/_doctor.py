@@ -90,14 +90,16 @@ def _bundle() -> Check:
         record = read_bundle(EMBEDDED).record
     except LockgateError as error:
         return Check("embedded guard", False, str(error), "install lockgate again")
+    stages = "one stage" if record.cascade is None else "two stages"
     state = "calibrated" if record.calibration else "uncalibrated"
-    return Check("embedded guard", True, f"{record.name}, {state}")
+    return Check("embedded guard", True, f"{record.name}, {stages}, {state}")
 
 
 def _offline() -> Check:
     import socket
 
     import lockgate
+    from lockgate.exchanges import Exchange, Message
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     original = socket.socket.connect
@@ -107,9 +109,15 @@ def _offline() -> Check:
 
     socket.socket.connect = refuse  # type: ignore[method-assign]
     try:
-        score = lockgate.load("embedded").score([{"role": "user", "content": "hello"}])
+        guard = lockgate.load("embedded")
+        greeting = Exchange((Message("user", "hello"), Message("assistant", "hello")))
+        # Stage 2 is asked whatever stage 1 says: both have to work.
+        score = next(iter(guard.score_many([greeting], all_blocks=guard.cascade is not None)))
+        stages = "" if guard.cascade is None else f", {len(score.blocks)} verdicts given"
         return Check(
-            "works offline", True, f"guard loaded and scored {score.tokens} tokens without the network"
+            "works offline",
+            True,
+            f"guard loaded and scored {score.tokens} tokens without the network{stages}",
         )
     except (lockgate.LockgateError, OSError) as error:
         return Check("works offline", False, str(error), "see the lines above")

@@ -178,7 +178,11 @@ async def _readyz(request: Request) -> Response:
         "mode": gateway.mode,
         "guard": gateway.about_guard,
         "problems": problems,
-        "faults": {"total": engine.faults.total, "last": engine.faults.last},
+        "faults": {
+            "total": engine.faults.total,
+            "second_stage": engine.faults.second_stage,
+            "last": engine.faults.last,
+        },
         "streams": {"active": engine.active_streams, "waiting": engine.waiting},
         "verdicts": {
             "waiting": engine.waiting_verdicts,

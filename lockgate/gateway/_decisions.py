@@ -14,6 +14,7 @@ import msgspec
 logger = logging.getLogger("lockgate.gateway")
 
 DecisionKind = Literal["pass", "halt", "block", "error", "cancelled"]
+Fault = Literal["scoring", "second stage"]
 # Lines that a full disk refused are kept, this many of them, and written when there is room again.
 MOST_UNWRITTEN = 10_000
 
@@ -38,7 +39,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     not be checked), `cancelled` (the client left), `pass`. `enforced` says whether the client felt it: in
     shadow mode a `halt` is recorded and the answer goes on. `token_index` is the flag's place, from 0, in the
     last user turn (`block`) or in the answer (`halt`). `stage` is the last stage that was asked, None without
-    a guard, and `verdicts` says how often the second was.
+    a guard, and `verdicts` says how often the second was. `reason` and `fault` say of an `error` what failed
+    and where: `scoring` is the first stage or the engine itself.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: float | None
     total_ms: float
     reason: str | None = None
+    fault: Fault | None = None
     stage: int | None = None
     verdicts: int = 0
 

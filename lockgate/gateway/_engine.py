@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 
-from lockgate.backbones import Backbone, SessionPool
+from lockgate.backbones import Backbone, RenderedChat, SessionPool
 from lockgate.errors import ConfigError, ContextOverflow, LockgateError, PoolFull
-from lockgate.gateway._decisions import DecisionLog
+from lockgate.gateway._decisions import Decision, DecisionLog
 from lockgate.gateway._events import Released
 from lockgate.gateway._jobs import Ending, Job, Scoring, Stream, decision_record, finished_event
 from lockgate.gateway._stepper import Stepper, Turn
@@ -71,9 +71,13 @@ class EngineOptions:
 
 @dataclass(slots=True)
 class Faults:
-    """What has gone wrong since the start. `open` holds what is wrong now."""
+    """What has gone wrong since the start. `open` holds what is wrong now.
+
+    `total` counts answers that could not be checked; of them, `second_stage` for want of a verdict.
+    """
 
     total: int = 0
+    second_stage: int = 0
     last: str | None = None
     open: dict[str, str] = field(default_factory=dict)
 
@@ -133,6 +137,11 @@ class Engine:
             thread.start()
         if self._verdicts is not None:
             self._verdicts.start()
+
+    def warm_second_stage(self, chat: RenderedChat) -> None:
+        """Have the second stage, if there is one, judge a prompt. Only before `start`."""
+        if self._verdicts is not None and not math.isfinite(self._verdicts.warm(chat)):
+            self.faults.open["second stage"] = "it gave no finite verdict"
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -383,18 +392,22 @@ class Engine:
             event = finished_event(job, stream, ending, self.options.mode, self.scoring)
             record = decision_record(job, stream, ending, event, self.options.mode, self.scoring)
             self.decisions.write(record)
-            self._note(event.decision == "error", record.reason)
+            self._note(record)
             if job.started is not None:
                 self._service_time += 0.2 * (time.monotonic() - job.started - self._service_time)
             job.deliver(event)
 
-    def _note(self, failed: bool, reason: str | None) -> None:
-        if failed:
-            self.faults.total += 1
-            self.faults.last = reason or "the guard failed"
-            self.faults.open["scoring"] = self.faults.last
-        else:
+    def _note(self, record: Decision) -> None:
+        if record.decision != "error":
             self.faults.open.pop("scoring", None)
+            return
+        self.faults.total += 1
+        self.faults.last = record.reason or "the guard failed"
+        if record.fault == "second stage":
+            # What is wrong with it now, its own verdicts say.
+            self.faults.second_stage += 1
+        else:
+            self.faults.open["scoring"] = self.faults.last
 
     def _retry_after(self) -> int:
         rounds = 1 + len(self._waiting) / self.options.max_streams

@@ -110,13 +110,14 @@ class Gateway:
         self.engine.start()
 
     def warm(self) -> None:
-        """Take one step before the engine starts, so that the first request does not pay for it."""
+        """Take one step of each stage before the engine starts, so that no request pays for the first one."""
         with torch.inference_mode():
             chat = self.backbone.render([Message("user", "Hello")], add_generation_prompt=True)
             session = self.engine.pool.open(len(chat.token_ids), chat.token_ids[: chat.prefix_length])
             feed = Feed(session, chat.token_ids[chat.prefix_length :], want_logits=True)
             self.engine.pool.step([feed], self.engine.scoring.tap if self.engine.scoring else None)
             session.close()
+        self.engine.warm_second_stage(chat)
 
     def close(self, timeout: float = 10.0) -> None:
         """End what is open, write every decision, stop the engine."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lockgate.backbones import RenderedChat, Session, Tap
 from lockgate.cascade import CascadeState, Regions
-from lockgate.gateway._decisions import Decision, DecisionKind, Scores, timestamp
+from lockgate.gateway._decisions import Decision, DecisionKind, Fault, Scores, timestamp
 from lockgate.gateway._events import Event, Finished
 from lockgate.gateway._sampling import Sample, Sampler, SamplingParams
 from lockgate.gateway._stream import AnswerGate, State
@@ -135,10 +135,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a stream is over. `error` names a fault, in words without user text."""
+    """Why a stream is over. `error` names a fault, in words without user text, and `fault` where it lies."""
 
     reason: str
     error: str | None = None
+    fault: Fault = "scoring"
     cancelled: bool = False
 
 
@@ -171,6 +172,10 @@ def decision_record(
     """The line of the decision log that belongs to `event`."""
     now = time.monotonic()
     started = now if job.started is None else job.started
+    gate = stream.gate
+    reason, fault = ending.error, ending.fault
+    if reason is None and gate is not None and event.decision == "error":  # noted in shadow mode
+        reason, fault = gate.broken, gate.fault
     return Decision(
         id=job.id,
         choice=stream.choice,
@@ -192,7 +197,8 @@ def decision_record(
         if stream.first_token is None
         else _milliseconds(stream.first_token - job.arrived),
         total_ms=_milliseconds(now - job.arrived),
-        reason=ending.error,
+        reason=reason,
+        fault=fault if event.decision == "error" else None,
     )
 
 

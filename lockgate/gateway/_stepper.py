@@ -24,6 +24,10 @@ class ScoringFault(Exception):
     """The guard gave no usable score."""
 
 
+class VerdictFault(ScoringFault):
+    """The second stage gave no usable verdict."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What one stream feeds into a step."""
@@ -131,7 +135,7 @@ class Stepper:
         if error is None and ticket.logit is not None:
             out = gate.judge(ticket.logit)
         elif self._enforce:
-            raise ScoringFault(error)
+            raise VerdictFault(error)
         else:
             out = gate.give_up(error or "")
         stream.note_flag()
@@ -256,7 +260,7 @@ class Stepper:
             stream.read = first.read
             stream.flagged_at = first.flagged_at
             gate = AnswerGate(job.fork_state(), self._text(job), enforce=self._enforce)
-            gate.broken = _gate(first).broken
+            gate.broken, gate.fault = _gate(first).broken, _gate(first).fault
             self._equip(job, stream, gate)
 
     def _take_answer(self, turn: Turn, reading: Reading) -> None:
@@ -332,12 +336,15 @@ class Stepper:
     def _fail(self, turn: Turn, error: Exception) -> None:
         logger.error("stream %s/%d stopped: %s", turn.job.id, turn.stream.choice, type(error).__name__)
         reason = str(error) if isinstance(error, ScoringFault) else type(error).__name__
+        ending = Ending(
+            "content_filter", reason, "second stage" if isinstance(error, VerdictFault) else "scoring"
+        )
         streams = turn.job.streams if turn.is_prompt else [turn.stream]
         for stream in streams:
             if stream.gate is not None:
                 stream.gate.shut()
             if not stream.done:
-                self._end(turn.job, stream, Ending("content_filter", error=reason))
+                self._end(turn.job, stream, ending)
 
     def _text(self, job: Job) -> AnswerText:
         return AnswerText(self._backbone.decode, job.stops)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockgate.cascade import CascadeState, StreamState
+from lockgate.gateway._decisions import Fault
 from lockgate.gateway._events import ReleasedToken
 from lockgate.gateway._text import Detokeniser, StopMatcher
 
@@ -86,6 +87,7 @@ class AnswerGate:
     def __init__(self, state: State | None, text: AnswerText, *, enforce: bool) -> None:
         self.state = state
         self.broken: str | None = None
+        self.fault: Fault = "scoring"  # where it broke
         self._text = text
         self._enforce = enforce
         self._uncleared: deque[tuple[int, float | None, float | None]] = deque()
@@ -130,8 +132,9 @@ class AnswerGate:
         return NOTHING if self._close_if_halted() else self._release()
 
     def give_up(self, reason: str) -> Outflow:
-        """In shadow mode: the guard can't go on with this stream; note why, and let all out."""
-        self.broken = self.broken or reason
+        """In shadow mode: no verdict can be had on this stream; note why, and let all out."""
+        if not self.broken:
+            self.broken, self.fault = reason, "second stage"
         return NOTHING if self._close_if_halted() else self._release()
 
     def finish(self) -> Outflow:

@@ -23,6 +23,7 @@ logger = logging.getLogger("lockgate.gateway")
 # A long prompt is read in pieces, so that other verdicts need not wait for all of it.
 TOKENS_PER_PIECE = 256
 TOKENS_PER_STEP = 1024
+ENDED = "the second stage's thread has ended"
 
 
 @dataclass(slots=True, eq=False)
@@ -101,11 +102,21 @@ class VerdictWorker:
         self._batch: list[Ticket] = []  # those that the running round may open sessions for
         self._left: list[Stream] = []
         self._closing = False
+        self._ended = False  # no verdict can be given any more
         self._sessions: OrderedDict[Stream, VerdictSession] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name="lockgate-verdicts", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def warm(self, chat: RenderedChat) -> float:
+        """Give one verdict on a prompt before the thread starts, so that no stream pays for the first one."""
+        with torch.inference_mode():
+            session = self._source.open(chat, len(chat.token_ids))
+            try:
+                return self._source.judge([(session, [])])[0]
+            finally:
+                session.close()
 
     def ask(self, ticket: Ticket) -> None:
         held = self._sessions.get(ticket.stream)
@@ -114,6 +125,9 @@ class VerdictWorker:
         with self._wake:
             self._waiting.append(ticket)
             self._wake.notify()
+            ended = self._ended
+        if ended:
+            self._return(ticket, error=ENDED)
 
     def forget(self, stream: Stream) -> None:
         """The stream is over: drop its ticket, and give its memory back as soon as the thread is free."""
@@ -136,7 +150,7 @@ class VerdictWorker:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._ended
 
     @property
     def oldest(self) -> float:
@@ -151,11 +165,23 @@ class VerdictWorker:
         return sum(not ticket.dropped for ticket in tuple(self._waiting))
 
     def _run(self) -> None:
-        with torch.inference_mode():
-            while self._round():
-                pass
-            for session in self._sessions.values():
-                session.close()
+        try:
+            with torch.inference_mode():
+                while self._round():
+                    pass
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Whatever the thread ends of, nobody is left to wait for it."""
+        with self._wake:
+            self._ended = True
+            left = [] if self._closing else list(self._waiting)
+        for ticket in left:
+            self._return(ticket, error=ENDED)
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
         self._source.close()
 
     def _round(self) -> bool:

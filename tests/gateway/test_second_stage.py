@@ -189,13 +189,18 @@ def test_a_verdict_that_comes_too_late_halts(tmp_path, backbone, head):
     with running_engine(backbone, scoring, tmp_path, verdict_timeout=0.2) as engine:
         made[0].stuck.set()
         start(engine, victim).finish()
+        # It is not taken for a fault of the first stage.
+        assert engine.faults.open == {"second stage": "the second stage's verdict came too late"}
         assert start(engine, mate).finish().end.decision == "pass"
         # A stream that never asked says nothing about the second stage.
         assert engine.faults.open == {"second stage": "the second stage's verdict came too late"}
         made[0].go.set()
     assert (victim.end.decision, victim.end.refusal, victim.text()) == ("error", UNCHECKED, "")
     assert victim.events.empty()
-    assert decisions(tmp_path)[0]["reason"] == "the second stage's verdict came too late"
+    line = decisions(tmp_path)[0]
+    assert (line["reason"], line["fault"]) == ("the second stage's verdict came too late", "second stage")
+    assert decisions(tmp_path)[1]["fault"] is None
+    assert (engine.faults.total, engine.faults.second_stage) == (1, 1)
     assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
 
 
@@ -232,11 +237,53 @@ async def test_a_second_stage_that_hangs_or_dies_is_seen_until_it_gives_a_verdic
         engine.options = replace(engine.options, verdict_timeout=600)
         decision, healed = await after(TEXTS[2])
         assert (decision, healed["status"], healed["problems"]) == ("pass", "ready", [])
-        engine.options = replace(engine.options, verdict_timeout=0.1)
         made[0].broken = SystemExit()
         _, dead = await after(TEXTS[0])
         assert (dead["status"], dead["verdicts"]["alive"]) == ("degraded", False)
         assert "its thread has ended" in str(dead["problems"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it dies here
+def test_a_thread_that_ends_fails_all_that_wait_or_ask_at_once(tmp_path, backbone, head):
+    victims = [new_run(backbone, text, max_tokens=20) for text in TEXTS[:2]]
+    mate = new_run(backbone, TEXTS[2], max_tokens=20)
+    scoring, made = staged(backbone, head, calm=[mate.job.regions])
+    with running_engine(backbone, scoring, tmp_path, verdict_timeout=600) as engine:
+        made[0].stuck.set()
+        start(engine, victims[0])
+        assert made[0].entered.wait(30)
+        start(engine, victims[1])
+        until(lambda: engine.waiting_verdicts == 2)
+        made[0].broken = SystemExit()
+        made[0].stuck.clear()
+        made[0].go.set()
+        late = new_run(backbone, TEXTS[0], max_tokens=21)
+        for run in (*victims, late):
+            if run is late:
+                start(engine, run)
+            assert (run.finish().end.decision, run.text()) == ("error", "")
+        assert start(engine, mate).finish().end.decision == "pass"
+        assert engine.second_stage_alive is False
+        assert engine.waiting_verdicts == 0
+        assert engine.faults.open == {"second stage": "the second stage's thread has ended"}
+    assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
+    errors = [line for line in decisions(tmp_path) if line["decision"] == "error"]
+    assert {(line["reason"], line["fault"]) for line in errors} == {
+        ("the second stage's thread has ended", "second stage")
+    }
+    assert len(errors) == 3
+
+
+@pytest.mark.parametrize("constant", [None, math.nan])
+def test_starting_up_takes_a_step_of_both_stages(make_gateway, backbone, head, constant):
+    scoring, made = staged(backbone, head)
+    gateway = make_gateway(backbone, scoring)
+    made[0].constant = constant
+    gateway.warm()
+    assert made[0].sizes == [1]
+    assert made[0].kv_used_tokens == gateway.engine.pool.kv_used_tokens == 0
+    found = ["second stage: it gave no finite verdict"] if constant is not None else []
+    assert gateway.problems() == found
 
 
 def test_a_second_stage_that_hangs_gathers_nothing(tmp_path, backbone, head):
@@ -315,6 +362,7 @@ def test_a_verdict_that_fails_halts_its_stream_alone(tmp_path, backbone, head, f
         assert not engine.faults.open
     lines = [line for line in decisions(tmp_path) if line["decision"] == "error"]
     assert all(reason in line["reason"] for line in lines)
+    assert {line["fault"] for line in lines} == {"second stage"}
     assert "private" not in str(lines)
     assert [victim.text() for victim in victims] == ["", ""]
 
@@ -448,6 +496,8 @@ def test_in_shadow_mode_a_second_stage_changes_no_answer(tmp_path, backbone, hea
         assert run.text() == backbone.decode(oracle_answer(backbone, run.job.prompt, 20))
         line = decisions(tmp_path / folder)[0]
         assert (line["decision"], line["enforced"]) == ("error" if fault else "halt", False)
+        assert line["fault"] == ("second stage" if fault else None)
+        assert (line["reason"] is not None) == (fault is not None)
 
 
 def test_the_decision_says_which_stage_decided(tmp_path, backbone, head):
