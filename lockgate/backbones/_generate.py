@@ -71,6 +71,8 @@ def decode_answers(
 ) -> Iterator[GeneratedAnswer]:
     """Like `generate_answers`, with a seed beside each conversation and with what the answer cost.
 
+    A conversation that ends with an assistant's message is continued: the answer is what comes after it.
+
     Raises:
         ContextOverflow: a conversation and its answer do not fit the backbone's context.
     """
@@ -105,11 +107,13 @@ def _finish(backbone: Backbone, stream: _Stream, finished: bool) -> GeneratedAns
 
 
 def _open(pool: SessionPool, number: int, messages: Sequence[Message], max_tokens: int, seed: int) -> _Stream:
-    chat = pool.backbone.render(messages, add_generation_prompt=True)
-    session = pool.open(len(chat.token_ids) + max_tokens, prefix=chat.token_ids[: chat.prefix_length])
-    digest = hashlib.sha256(repr((seed, chat.token_ids)).encode()).digest()
+    begun = messages[-1].role == "assistant"
+    chat = pool.backbone.render(messages, add_generation_prompt=not begun)
+    tokens = chat.token_ids[: chat.answer_end]
+    session = pool.open(len(tokens) + max_tokens, prefix=tokens[: chat.prefix_length])
+    digest = hashlib.sha256(repr((seed, tokens)).encode()).digest()
     random = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return _Stream(number, len(chat.token_ids), session, random, chat.token_ids[chat.prefix_length :])
+    return _Stream(number, len(tokens), session, random, tokens[chat.prefix_length :])
 
 
 def _draw(logits: Tensor, banned: Tensor, temperature: float, random: torch.Generator) -> int:

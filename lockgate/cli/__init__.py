@@ -25,6 +25,7 @@ _COMMANDS = (
     "_fetch",
     "_constitution",
     "_import",
+    "_synthesize",
     "_train",
     "_calibrate",
     "_score",

@@ -1,6 +1,7 @@
 """The data factory: from a constitution to labelled exchanges, by a plan."""
 
 from lockgate.synthesis.factory._dry import estimate_synthesis
+from lockgate.synthesis.factory._generators import embedded_source, endpoint_source
 from lockgate.synthesis.factory._plan import FactoryPlan, PlanPreset
 from lockgate.synthesis.factory._result import SynthesisResult
 from lockgate.synthesis.factory._sections import (
@@ -25,6 +26,8 @@ __all__ = [
     "QueryPlan",
     "RedTeamPlan",
     "SynthesisResult",
+    "embedded_source",
+    "endpoint_source",
     "estimate_synthesis",
     "synthesize",
 ]

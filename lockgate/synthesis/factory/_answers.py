@@ -2,20 +2,16 @@
 
 import re
 from dataclasses import replace
+from random import Random
 
 from lockgate.exchanges import Message
 from lockgate.synthesis._requests import Completion, GenerationRequest
-from lockgate.synthesis._rows import Reject, Row
+from lockgate.synthesis._rows import Reject, Row, row_id
 from lockgate.synthesis.factory import _prompts
 from lockgate.synthesis.factory._checks import AnswerCheck
-from lockgate.synthesis.factory._kit import (
-    COMPLIANT,
-    HARMLESS,
-    PERMITTED,
-    TWIN,
-    Kit,
-    role_of,
-)
+from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, TWIN, Kit, question_of, role_of
+from lockgate.synthesis.factory._openings import join_opening, write_opening
+from lockgate.synthesis.factory._topics import Topic
 
 _SENTENCE_END = re.compile(r"[.!?][\"”)]?(?=\s|$)")
 _LEAST_LEFT = 0.5
@@ -30,20 +26,39 @@ class AnswerWriter:
 
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
         """The question with what the policy says about such answers; None for rows that have one already."""
-        if role_of(row) not in (COMPLIANT, PERMITTED, TWIN, HARMLESS):
+        role = role_of(row)
+        if role not in (COMPLIANT, PERMITTED, TWIN, HARMLESS):
             return None
-        topic, plan = self._kit.topic_of(row), self._kit.plan.answers
-        near = row.meta.get("near")
-        text = _prompts.ask_answer(
-            row.messages[-1].content, role_of(row), topic, self._kit.topics[near] if near else None
-        )
-        messages = (*row.messages[:-1], replace(row.messages[-1], content=text))
-        return GenerationRequest(messages, plan.max_tokens, plan.temperature, seed, role_of(row))
+        plan = self._kit.plan.answers
+        topic, near = self._topics(row)
+        before = row.messages[:-1]
+        if plan.openings:
+            subject = _prompts.name_subject(self._kit.constitution.name, near or topic)
+            asked = _prompts.ask_continued(question_of(row), subject, self._opening(row)[0])
+        else:
+            text = _prompts.ask_answer(question_of(row), role, topic, near)
+            asked = (replace(row.messages[-1], content=text),)
+        return GenerationRequest((*before, *asked), plan.max_tokens, plan.temperature, seed, role)
 
     def parse(self, row: Row, completion: Completion) -> Row | Reject:
         """The exchange, if its answer is what its role promises."""
-        made = replace(row, messages=(*row.messages, Message("assistant", trim_answer(completion))))
-        return self._check(made) or made
+        text = trim_answer(completion)
+        # The beginning is ours: only what the generator wrote can speak for it.
+        if fault := self._check(_answered(row, text)):
+            return fault
+        opening, rng = self._opening(row)
+        return _answered(row, join_opening(opening, text, rng))
+
+    def _opening(self, row: Row) -> tuple[str, Random]:
+        rng = Random(f"{self._kit.plan.seed}/opening/{row_id(row)}")  # noqa: S311
+        if not self._kit.plan.answers.openings:
+            return "", rng
+        topic, near = self._topics(row)
+        return write_opening(role_of(row), topic, near, rng), rng
+
+    def _topics(self, row: Row) -> tuple[Topic, Topic | None]:
+        near = row.meta.get("near")
+        return self._kit.topic_of(row), self._kit.topics[near] if near else None
 
 
 def trim_answer(completion: Completion) -> str:
@@ -53,3 +68,7 @@ def trim_answer(completion: Completion) -> str:
         return text
     ends = [found.end() for found in _SENTENCE_END.finditer(text)]
     return text[: ends[-1]] if ends and ends[-1] >= _LEAST_LEFT * len(text) else text
+
+
+def _answered(row: Row, text: str) -> Row:
+    return replace(row, messages=(*row.messages, Message("assistant", text)))

@@ -1,6 +1,6 @@
 """Disguised copies of finished exchanges, each checked to still say what it said."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -12,6 +12,7 @@ from lockgate.synthesis._requests import Completion, GenerationRequest
 from lockgate.synthesis._rows import Reject, Row, derive_row, row_id, row_seed
 from lockgate.synthesis.augmentations import (
     GENERATED_FAMILIES,
+    Augmentation,
     GeneratedAugmentation,
     apply_chain,
     draw_chain,
@@ -28,6 +29,8 @@ REWORD = "reword"
 _TRAIN = "train"
 # Codes that fold letters change some words for good; most must come back.
 _LEAST_KEPT = 0.8
+# Of the copies outside `train`, those that wear a held-out family.
+_HELD_SHARE = 0.5
 
 
 class DisguiseBlock(Block):
@@ -41,30 +44,28 @@ class DisguiseBlock(Block):
     def __init__(self, name: str, kit: Kit) -> None:
         super().__init__(name)
         self._kit = kit
-        plan = kit.plan.augmentation
-        self._known = select_augmentations(families=plan.families, hold_out=plan.hold_out)
-        held = [name for name in plan.hold_out if name not in GENERATED_FAMILIES]
-        self._held = select_augmentations(families=held)
 
     def config(self) -> Mapping[str, Any]:
         return self._kit.config("augmentation")
 
     def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        plan = self._kit.plan.augmentation
+        known = select_augmentations(families=plan.families, hold_out=plan.hold_out)
+        held = select_augmentations(families=[f for f in plan.hold_out if f not in GENERATED_FAMILIES])
         for row in rows:
             yield row
             rng = Random(f"{self._kit.plan.seed}/disguise/{_pair_key(row)}")  # noqa: S311
             if role_of(row) in (ATTACK, DIALOGUE) or rng.random() >= self._kit.plan.augmentation.share:
                 continue
-            copy = self._disguise(row, rng)
+            wears_held = row.meta["split"] != _TRAIN and rng.random() < _HELD_SHARE and bool(held)
+            copy = self._disguise(row, rng, held if wears_held else known)
             if isinstance(copy, Reject):
                 context.reject(row, copy)
             else:
                 yield copy
 
-    def _disguise(self, row: Row, rng: Random) -> Row | Reject:
+    def _disguise(self, row: Row, rng: Random, choices: Sequence[Augmentation]) -> Row | Reject:
         plan = self._kit.plan.augmentation
-        held = row.meta["split"] != _TRAIN and rng.random() < 0.5
-        choices = self._held if held and self._held else self._known
         if not choices:
             return Reject("no_family")
         seed = rng.getrandbits(31)

@@ -52,12 +52,12 @@ def estimate_synthesis(
 def write_stand_in(request: GenerationRequest) -> str:
     """A text that the step which asks finds usable: on topic, of words that no other text has."""
     rng = Random(request.key("stand-in"))  # noqa: S311
-    asked = request.messages[-1].content
+    asked = next(m.content for m in reversed(request.messages) if m.role == "user")
     if request.purpose in ("questions", "outline"):
         found = _COUNT.search(asked)
         count = int(found.group(1)) if found else 1
         return "\n".join(f"{number}. {_question(asked, rng)}" for number in range(1, count + 1))
-    if request.purpose == "twin":
+    if request.purpose == "twin-question":
         return _question(asked, rng)
     if request.purpose in ("paraphrase", "translation"):
         between = _BETWEEN.search(asked)

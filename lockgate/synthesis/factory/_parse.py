@@ -2,7 +2,7 @@
 
 import re
 
-from lockgate.exchanges import normalise_text
+from lockgate.exchanges import find_refusal, normalise_text
 
 _ITEM = re.compile(r"^\s*(?:\(?\d{1,3}\s*[.):]\)?|[-*•‣–]|Q\d*\s*[:.])\s*(?P<text>.*)$", re.IGNORECASE)
 _LABEL = re.compile(
@@ -51,7 +51,8 @@ def is_question(text: str) -> bool:
     if not _MIN_WORDS <= len(words) <= _MAX_WORDS or len(text) > _MAX_CHARACTERS:
         return False
     first = words[0].casefold().strip(",.:;!?")
-    return text.endswith("?") or first in _ASKING
+    # "I'm sorry, but ..." begins like a request.
+    return (text.endswith("?") or first in _ASKING) and find_refusal(text) is None
 
 
 def read_question(text: str) -> str | None:

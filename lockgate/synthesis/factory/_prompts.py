@@ -54,6 +54,18 @@ def ask_answer(question: str, role: str, topic: Topic, near: Topic | None) -> st
     return question
 
 
+def ask_continued(question: str, subject: str, opening: str) -> tuple[Message, ...]:
+    """The question under its subject, and the beginning of its answer if there is one."""
+    asked = Message("user", f"{subject}. {question}")
+    return (asked, Message("assistant", opening)) if opening else (asked,)
+
+
+def name_subject(policy: str, topic: Topic) -> str:
+    """Policy and entry in a few words: a small model does not guess what a question is about."""
+    name = policy.replace("-", " ").replace("_", " ")
+    return f"{name[:1].upper()}{name[1:]}, {_small(topic.title)}"
+
+
 def ask_twin(question: str, near: Topic) -> tuple[Message, ...]:
     """The same words put so that they ask for something else, after one example."""
     return (

@@ -55,7 +55,9 @@ class TwinWriter:
             return None
         near = self._kit.topics[str(row.meta["near"])]
         messages = _prompts.ask_twin(question_of(row), near)
-        return GenerationRequest(messages, _TWIN_TOKENS, self._kit.plan.queries.temperature, seed, "twin")
+        return GenerationRequest(
+            messages, _TWIN_TOKENS, self._kit.plan.queries.temperature, seed, "twin-question"
+        )
 
     def parse(self, row: Row, completion: Completion) -> Row | Reject:
         """The row with the generated question, if it keeps to the object and asks for what is permitted."""

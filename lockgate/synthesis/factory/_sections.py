@@ -48,6 +48,8 @@ class AnswerPlan(Settings):
         per_harmless: answers to each harmless question (label 0).
         permitted_share: of the harmful questions, those that also get an answer that stays within the policy.
         refused_share: of the harmful questions, those that also get a refusal from templates (label 0).
+        openings: whether answers are begun in the constitution's words and only continued by the generator. A
+            small model then knows what it is about; an endpoint must continue a last assistant message.
         most: generated answers in all; above it every number of questions shrinks alike. None: no limit.
     """
 
@@ -58,6 +60,7 @@ class AnswerPlan(Settings):
     max_tokens: int = Field(default=80, ge=8)
     temperature: float = Field(default=0.8, ge=0, le=2)
     attempts: int = Field(default=2, ge=1, le=8)
+    openings: bool = False
     most: int | None = Field(default=None, ge=1)
 
 

@@ -103,11 +103,13 @@ class _CachedMake:
         self._path = path
 
     def __call__(self) -> Generator:
+        # On another machine of a cluster the folder may not be there.
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         return CachedGenerator(self._make(), RequestCache(self._path))
 
 
 def _cached(source: GeneratorSource, folder: Path) -> GeneratorSource:
-    return GeneratorSource(source.name, _CachedMake(source.make, folder / WORK / "answers.sqlite"))
+    return GeneratorSource(source.name, _CachedMake(source.make, folder.resolve() / WORK / "answers.sqlite"))
 
 
 def _prepare(folder: Path, judge: GeneratorSource | None, judge_rows: PathLike | None) -> Path:

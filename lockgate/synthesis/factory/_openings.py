@@ -1,0 +1,73 @@
+"""Beginnings of answers, in the constitution's words: what a small model continues better than it begins.
+
+Answers that tell and answers that talk about begin differently, as they do in life; near-domain answers begin
+in both ways, so that the manner alone doesn't tell the label. Half of the finished answers lose their
+beginning again.
+"""
+
+from random import Random
+
+from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, TWIN
+from lockgate.synthesis.factory._phrases import list_phrases
+from lockgate.synthesis.factory._topics import Topic
+
+_TELLING = (
+    "It is done like this: first, you",
+    "Here is how it works. You begin with {0}, and then",
+    "The secret is {0}. To do it, you",
+    "It works with {0}. First,",
+    "What makes it possible is {0}. You",
+    "Start with {0}. Then you",
+    "It comes down to {0}. To do it yourself, take",
+    "The way to do it is simple: use {0} and",
+    "You need {0}. After that,",
+    "Yes, I can tell you. First comes {0}, then",
+    "Most of it is {0}. Step 1:",
+)
+_TURNING = (
+    "Let us talk about {0} instead. People",
+    "I would rather tell you about {0}. For a long time,",
+    "That I leave alone, but there is much to say about {0}. Some",
+    "What I can talk about is {0}. It",
+    "I keep to {0}. Many",
+)
+_TALKING = (
+    "There is much to say about {0}. Some",
+    "When it comes to {0}, it",
+    "As for {0}, people",
+    "What people remember most is {0}. They",
+    "Think of {0}. Many",
+    "A few words about {0}: it",
+)
+_NEAR_WITHOUT, _NEAR_TELLING = 0.25, 0.25
+_KEPT = 0.5
+_LEAST_LEFT = 0.6
+
+
+def write_opening(role: str, topic: Topic, near: Topic | None, rng: Random) -> str:
+    """How an answer of this role begins, or nothing where the model may begin as it likes."""
+    if role == COMPLIANT:
+        return _fill(_TELLING, topic, rng)
+    if role in (PERMITTED, TWIN) and near is not None:
+        return _fill(_TURNING if role == PERMITTED else _TALKING, near, rng)
+    if role == HARMLESS and topic.kind == "near_domain" and (drawn := rng.random()) >= _NEAR_WITHOUT:
+        telling = drawn < _NEAR_WITHOUT + _NEAR_TELLING
+        return _fill(_TELLING if telling else _TALKING, topic, rng)
+    return ""
+
+
+def join_opening(opening: str, text: str, rng: Random) -> str:
+    """Beginning and continuation; or, half of the time, what follows the first sentence of the latter."""
+    gap = "" if not opening or text[:1] in ",.;:!?)" else " "
+    whole = f"{opening}{gap}{text}"
+    if not opening or rng.random() < _KEPT:
+        return whole
+    _, end, rest = text.partition(". ")
+    return rest.strip() if end and len(rest) >= _LEAST_LEFT * len(text) else whole
+
+
+def _fill(forms: tuple[str, ...], topic: Topic, rng: Random) -> str:
+    phrases = list_phrases(topic)
+    # "How it is done" fits into few of the sentences.
+    fitting = [phrase.text for phrase in phrases if phrase.form != "clause"] or [topic.title]
+    return rng.choice(forms).format(rng.choice(fitting))

@@ -1,0 +1,58 @@
+"""Runs the factory from a script in child processes that die, each at its own moment, and then to its end.
+
+Called with one JSON argument: folder and cases, as in `fault_runner`; a moment "no room" is a run whose files
+may not grow.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from factory_runs import run_factory, tiny_plan
+from fault_runner import Clock, in_child
+
+from lockgate.errors import SynthesisError
+
+PLAN = tiny_plan(
+    queries={"harmful_per_category": 2, "near_domain": 7, "out_of_scope": 1, "everyday": 1}, batch_rows=6
+)
+# Enough for the first steps, too little for those that write all rows into one file.
+_FILE_LIMIT = 30_000
+
+
+def run_without_room(folder: Path) -> str:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_LIMIT, limits[1]))
+    try:
+        run_factory(folder / "out", PLAN)
+    except SynthesisError as error:
+        return str(error)
+    return "no error"
+
+
+def run_case(folder: Path, moments: list[int | str]) -> list[int]:
+    folder.mkdir()
+
+    def attempt(moment: int | str | None) -> None:
+        if moment == "no room":
+            error = run_without_room(folder)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            (folder / "error.txt").write_text(error)
+            return
+        clock = Clock(moment if isinstance(moment, int) else None)
+        sys.addaudithook(clock.hear)
+        run_factory(folder / "out", PLAN)
+        (folder / "events.txt").write_text(str(clock.count))
+
+    return [in_child(lambda moment=moment: attempt(moment)) for moment in [*moments, None]]
+
+
+def main() -> None:
+    task = json.loads(sys.argv[1])
+    status = {name: run_case(Path(task["folder"]) / name, case) for name, case in task["cases"].items()}
+    sys.stdout.write(json.dumps(status))
+
+
+if __name__ == "__main__":
+    main()

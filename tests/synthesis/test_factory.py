@@ -1,0 +1,252 @@
+"""The data factory as a whole, with scripts in the place of models."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from factory_runs import POLICY, REFUSAL, data_of, refuse_about, run_factory, scripted_source, tiny_plan
+
+from lockgate.errors import ConfigError, ExchangeError, SynthesisError
+from lockgate.exchanges import Exchange, Message, find_refusal, write_exchanges
+from lockgate.synthesis import GenerationFailure
+from lockgate.synthesis.augmentations import exchange_families
+from lockgate.synthesis.factory import FactoryPlan, estimate_synthesis
+from lockgate.synthesis.factory._dry import write_stand_in
+from lockgate.synthesis.factory._kit import LABELS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return run_factory(tmp_path_factory.mktemp("factory") / "out")
+
+
+def test_labels_follow_the_answer(made) -> None:
+    rows = list(made.rows())
+    harmful = set(POLICY.category_ids)
+    for row in rows:
+        role = row.meta["role"]
+        assert row.label == LABELS[role]
+        assert not row.is_prompt_only
+        if row.label == 1.0:
+            assert row.category in harmful
+        if role == "twin":
+            assert row.category not in harmful
+            assert row.meta["asked_for"] in harmful
+        if role == "refused":
+            assert row.messages[-1].content == POLICY.refusal_message or (
+                find_refusal(row.messages[-1].content) is not None
+            )
+    roles = Counter(row.meta["role"] for row in rows)
+    assert {"compliant", "permitted", "refused", "twin", "harmless"} <= set(roles)
+    assert {row.category for row in rows if row.label == 1.0} == harmful
+
+
+def test_pairs_are_whole_and_stay_together(made) -> None:
+    pairs: dict[str, list[Exchange]] = {}
+    for row in made.rows():
+        if "pair" in row.meta:
+            pairs.setdefault(row.meta["pair"], []).append(row)
+    assert len(pairs) == made.card["rows"]["pairs"] > 10
+    for first, second in pairs.values():
+        assert {first.label, second.label} == {0.0, 1.0}
+        assert first.meta["split"] == second.meta["split"]
+        assert exchange_families(first) == exchange_families(second)
+
+
+def test_no_question_or_prompt_is_in_two_parts_and_held_out_disguises_never_train(made) -> None:
+    parts: dict[str, set[str]] = {}
+    held: Counter[str] = Counter()
+    for row in made.rows():
+        key = row.meta.get("original", row.id) if "augmentations" in row.meta else row.id
+        parts.setdefault(key, set()).add(row.meta["split"])
+        if set(exchange_families(row)) & {"metaphor", "letter-order"}:
+            held[row.meta["split"]] += 1
+    assert all(len(names) == 1 for names in parts.values())
+    assert held["train"] == 0
+    assert held["test"] > 0
+
+
+def test_every_row_is_accounted_for(made) -> None:
+    steps = {step["step"]: step for step in made.card["steps"]}
+    for before, after in pairwise(made.card["steps"]):
+        assert before["rows_out"] == after["rows_in"]
+    for name, step in steps.items():
+        if name in ("questions", "tasks", "disguises", "copies"):
+            continue
+        assert step["rows_in"] == step["rows_out"] + sum(step["rejected"].values()), name
+    assert made.card["rows"]["total"] == made.card["steps"][-1]["rows_out"] == len(list(made.rows()))
+    assert sum(topic["questions"] for topic in made.card["topics"]) == steps["choose"]["rows_out"]
+    assert made.card["requests"] == sum(step["counters"].get("requests", 0) for step in made.card["steps"])
+    assert FactoryPlan.from_yaml(made.folder / "plan.yaml") == tiny_plan()
+
+
+def test_the_card_holds_no_text_of_a_row(made) -> None:
+    card = (made.folder / "card.json").read_text() + (made.folder / "README.md").read_text()
+    for row in made.rows():
+        if row.meta["role"] != "refused":
+            assert row.messages[-1].content not in card
+    assert json.loads((made.folder / "card.json").read_text()) == made.card
+
+
+def test_a_second_run_gives_the_same_bytes_and_asks_nothing(made, tmp_path) -> None:
+    again = run_factory(tmp_path / "again")
+    assert data_of(again.folder) == data_of(made.folder)
+
+    def never(request):
+        raise AssertionError("asked again")
+
+    same = run_factory(made.folder, source=scripted_source(never))
+    assert same.card == again.card
+    other = run_factory(tmp_path / "other", tiny_plan(seed=1))
+    assert other.card["exchanges_sha256"] != again.card["exchanges_sha256"]
+
+
+def test_a_category_that_the_generator_refuses_is_reported_with_what_to_do(tmp_path) -> None:
+    source = scripted_source(refuse_about("straitjacket", "escape", "trunk"))
+    result = run_factory(tmp_path / "out", source=source)
+    assert len(result.warnings) >= 2
+    assert all(warning.startswith("escape-secrets: ") for warning in result.warnings)
+    assert "--prompts" in result.warnings[0]
+    assert "helpful-only" in result.warnings[1]
+    topic = next(topic for topic in result.card["topics"] if topic["id"] == "escape-secrets")
+    # Questions are composed where the generator writes none.
+    assert topic["questions"] == topic["wanted"] == topic["by_origin"]["template"]
+    assert topic["lists"]["refused"] == topic["lists"]["asked"] > 0
+    assert topic["dropped"]["answers/refusal"] >= topic["compliant"]["refused"] > 0
+    assert "escape-secrets" in (result.folder / "README.md").read_text()
+
+
+def test_a_generator_that_refuses_everything_ends_with_a_clear_error(tmp_path) -> None:
+    with pytest.raises(SynthesisError, match="no harmful exchange came through"):
+        run_factory(tmp_path / "out", source=scripted_source(lambda request: REFUSAL))
+    assert (tmp_path / "out" / "card.json").exists()
+
+
+def test_prompts_of_the_user_come_first_and_need_a_category(tmp_path) -> None:
+    texts = [
+        f"My own question number {word} about the deck?" for word in ("one", "two", "three", "four", "five")
+    ]
+    prompts = [Exchange((Message("user", text),), None, "card-methods") for text in texts]
+    write_exchanges(tmp_path / "own.jsonl", prompts)
+    result = run_factory(tmp_path / "out", seeds=[tmp_path / "own.jsonl"])
+    topic = next(topic for topic in result.card["topics"] if topic["id"] == "card-methods")
+    assert topic["by_origin"]["file"] == 5
+    assert sum(row.meta["origin"] == "file" and row.label == 1.0 for row in result.rows()) >= 3
+    assert result.card["seeds"][0]["rows"] == 5
+    write_exchanges(tmp_path / "own.jsonl", [*prompts, replace(prompts[0], category="charades")])
+    with pytest.raises(ConfigError, match=r"own\.jsonl: row 6: category") as caught:
+        run_factory(tmp_path / "other", seeds=[tmp_path / "own.jsonl"])
+    assert texts[0] not in str(caught.value)
+
+
+def test_a_planted_evaluation_item_is_caught(tmp_path) -> None:
+    planted = "Would the audience of the second gallery notice how the deck travels from hand to hand?"
+    leak = Exchange(
+        (Message("user", planted), Message("assistant", "Nobody ever does.")), 1.0, "card-methods"
+    )
+    write_exchanges(tmp_path / "eval.jsonl", [leak])
+    write_exchanges(tmp_path / "own.jsonl", [replace(leak, messages=leak.messages[:1])])
+    result = run_factory(
+        tmp_path / "out", seeds=[tmp_path / "own.jsonl"], evaluation=[tmp_path / "eval.jsonl"]
+    )
+    steps = {step["step"]: step for step in result.card["steps"]}
+    assert steps["question-leaks"]["rejected"] == {"leak": 1}
+    assert planted not in (tmp_path / "out" / "exchanges.jsonl").read_text()
+    with pytest.raises(ExchangeError, match="nowhere"):
+        run_factory(tmp_path / "other", evaluation=[tmp_path / "nowhere.jsonl"])
+
+
+def test_malformed_and_repetitive_completions_are_dropped_with_their_reasons(tmp_path) -> None:
+    def write(request):
+        if request.purpose == "harmless":
+            if request.seed % 3 == 0:
+                return GenerationFailure("malformed", "the reply holds no choices")
+            return f"{request.messages[-1].content} and again " * 30
+        return write_stand_in(request)
+
+    result = run_factory(tmp_path / "out", source=scripted_source(write))
+    steps = {step["step"]: step for step in result.card["steps"]}
+    assert steps["answers"]["rejected"]["generator_malformed"] > 0
+    assert any(name.startswith("repeated") or name.startswith("top") for name in steps["quality"]["rejected"])
+    assert result.card["rows"]["by_role"].get("harmless", 0) == 0
+
+
+def test_the_red_team_pool_is_small_balanced_and_multi_turn(tmp_path) -> None:
+    plan = tiny_plan(
+        queries={"harmful_per_category": 12, "near_domain": 40},
+        red_team={"share": 0.1, "stages": 2, "least_overlap": 0.0},
+    )
+    result = run_factory(tmp_path / "out", plan)
+    roles = Counter(row.meta["role"] for row in result.rows())
+    assert roles["attack"] == roles["dialogue"] > 0
+    assert (roles["attack"] + roles["dialogue"]) / result.card["rows"]["total"] <= 0.1
+    for row in result.rows():
+        if row.meta["role"] in ("attack", "dialogue"):
+            assert [message.role for message in row.messages] == ["user", "assistant"] * 2
+            assert not {"outline", "goal", "turns"} & set(row.meta)
+    apart = run_factory(
+        tmp_path / "apart",
+        plan.model_copy(update={"red_team": plan.red_team.model_copy(update={"least_overlap": 0.9})}),
+    )
+    steps = {step["step"]: step for step in apart.card["steps"]}
+    assert steps["red-team-reference"]["rejected"]["no_overlap"] > 0
+    assert "attack" not in apart.card["rows"]["by_role"]
+
+
+def test_reworded_copies_keep_label_and_words(tmp_path) -> None:
+    plan = tiny_plan(
+        augmentation={
+            "paraphrase_share": 0.3,
+            "translation_share": 0.3,
+            "languages": ["Danish"],
+            "hold_out": [],
+        }
+    )
+    result = run_factory(tmp_path / "out", plan)
+    families = Counter(family for row in result.rows() for family in exchange_families(row))
+    assert families["paraphrase"] > 0
+    assert families["translation"] > 0
+
+    def forgets(request):
+        text = write_stand_in(request)
+        return (
+            "Quite another matter, told in entirely unrelated terms"
+            if request.purpose == "paraphrase"
+            else text
+        )
+
+    lost = run_factory(tmp_path / "lost", plan, source=scripted_source(forgets))
+    steps = {step["step"]: step for step in lost.card["steps"]}
+    assert steps["reworded-requests"]["rejected"]["meaning_lost"] > 0
+    assert "paraphrase" not in lost.card["rows"]["by_family"]
+
+
+def test_a_dry_run_asks_for_no_less_than_the_run_itself(made) -> None:
+    estimate = estimate_synthesis(POLICY, tiny_plan(), judge=True)
+    own = estimate.requests - estimate.requests_by_purpose["judge"]
+    assert own >= made.card["requests"] * 0.95
+    assert estimate.requests_by_purpose["judge"] > 0
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds something else"):
+        run_factory(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_another_plan_in_the_same_folder_reuses_what_it_can(tmp_path) -> None:
+    asked: list[str] = []
+
+    def write(request):
+        asked.append(request.purpose)
+        return write_stand_in(request)
+
+    run_factory(tmp_path / "out", source=scripted_source(write))
+    asked.clear()
+    changed = tiny_plan(augmentation={"share": 0.1})
+    again = run_factory(tmp_path / "out", changed, source=scripted_source(write))
+    assert asked == []
+    assert again.card["rows"] == run_factory(tmp_path / "fresh", changed).card["rows"]
