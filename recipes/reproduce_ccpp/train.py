@@ -3,7 +3,7 @@
     python recipes/reproduce_ccpp/train.py --out runs/four_systems            # all of them, one after the other
     python recipes/reproduce_ccpp/train.py --out runs/four_systems --only exchange
 
-Each takes about half an hour on two cores (those named `disguise_` together as long), goes on where it was
+Each takes about forty minutes on two cores (those named `disguise_` together as long), goes on where it was
 interrupted, and is not trained again while data and settings are the same. `exchange`, `input`, `output` and `small`
 are kept in `results/four_systems/models/` (3 MB each), the others in `--out`; the records of all are kept.
 
