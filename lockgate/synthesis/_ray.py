@@ -101,12 +101,12 @@ class RayEngine:
         self, window: Sequence[Batch], workers: int, arguments: dict[str, Any]
     ) -> Iterator["pa.Table"]:
         """The outputs of these batches in order, each as soon as those before it are there."""
-        data = self._ray.data.from_arrow([_batch_table(batch) for batch in window])
+        data = self._ray.data.from_blocks([_batch_table(batch) for batch in window])
         data.context.enable_progress_bars = False
         data.context.print_on_execution_start = False
         data.context.execution_options.preserve_order = True
         with warnings.catch_warnings():
-            # The only way to bound retries, endless by default; it goes after the releases that pyproject allows.
+            # The only way to bound retries, which are endless by default. It goes after the releases allowed.
             warnings.simplefilter("ignore", self._ray.util.annotations.RayDeprecationWarning)
             outputs = data.map_batches(
                 _run_table,
@@ -190,7 +190,13 @@ def _block_at_hand(digest: str, payload: list[Any]) -> Block:
         ray = importlib.import_module("ray")
         # The block before it goes first: two models may not fit.
         _AT_HAND.clear()
-        _AT_HAND[digest] = ray.cloudpickle.loads(ray.get(payload[0]))
+        try:
+            _AT_HAND[digest] = ray.cloudpickle.loads(ray.get(payload[0]))
+        except (ImportError, AttributeError) as error:
+            raise SynthesisError(
+                f"a Ray worker can't load the block ({error}); have the same packages on every machine, and "
+                "modules of your own on PYTHONPATH before Ray starts"
+            ) from error
     return _AT_HAND[digest]
 
 
