@@ -14,6 +14,7 @@ from lockgate.calibration._cascade import (
     WeightRow,
     calibrate_cascade,
 )
+from lockgate.calibration._overlap import refuse_training_prompts
 from lockgate.calibration._threshold import (
     BudgetRow,
     Calibration,
@@ -39,5 +40,6 @@ __all__ = [
     "clopper_pearson",
     "clopper_pearson_upper",
     "plain_quantile_threshold",
+    "refuse_training_prompts",
     "required_n",
 ]

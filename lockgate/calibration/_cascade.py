@@ -13,9 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lockgate.calibration._threshold import Calibration, choose_threshold, plain_quantile_threshold
+from lockgate.calibration._overlap import refuse_training_prompts
+from lockgate.calibration._threshold import (
+    Calibration,
+    Exclusion,
+    choose_threshold,
+    plain_quantile_threshold,
+)
 from lockgate.cascade import Cascade, FlagOn, simulate
 from lockgate.errors import CalibrationError
+from lockgate.exchanges import PromptMatch, PromptPrints
 
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 # Batch mates and builds of the libraries move a score by less than this share of its spread.
@@ -80,6 +87,7 @@ def calibrate_cascade(
     stride: int = 8,
     calm_blocks: int = 2,
     escalate: float | None = None,
+    training: PromptPrints | None = None,
     **description: Any,  # noqa: ANN401 - passed on to `choose_threshold` as it is
 ) -> CascadeCalibration:
     """Calibrate two stages from traces with a verdict for every block, or for those above `escalate`.
@@ -97,11 +105,14 @@ def calibrate_cascade(
         escalate: the escalation threshold, chosen before. Traces then need verdicts only where a cascade with
             it asks for them; an exchange that can't be escalated may be traced by the maxima of its prompt
             and its answer. Logits are then scaled by what is judged.
+        training: the prompts that the stages were trained on, to refuse them among `groups`. Near-duplicates
+            are for `refuse_training_prompts`, since no text is known here.
         description: `ids`, `exclusions`, `lengths`, `sources`, `languages`, `confidence` of
             `choose_threshold`.
 
     Raises:
-        CalibrationError: a sample too small for its budget, development prompts among the calibration ones,
+        CalibrationError: a sample too small for its budget, prompts of development or training among the
+            calibration ones,
             several weights and nothing to choose by (also where no more of `development_benign` is escalated
             than `selection_fpr` allows to flag), readings that failed, or more of `benign` above `escalate`
             than `escalation`.
@@ -114,6 +125,10 @@ def calibrate_cascade(
             f"{len(shared)} prompts are in both development and calibration; the weight would be chosen on "
             "the rows that carry the budget. Split them by prompt"
         )
+    if training is not None:
+        matches = [PromptMatch("equal", 1.0) if known else None for known in training.holds(groups)]
+        left_out = {Exclusion(*row).id for row in description.get("exclusions", ())}
+        refuse_training_prompts(matches, description.get("ids") or groups, excluded=left_out)
     draft = _screened(benign, escalation, flag_on, escalate, stride, calm_blocks)
     sets = (benign, development_benign, development_harmful)
     calibration, quiet, loud = (_Judged(traces, draft, flag_on) for traces in sets)
@@ -169,7 +184,8 @@ def _screened(
         probe, classifier = _arrays(trace)
         if blocks := list(simulate(probe, classifier, draft, flag_on=flag_on).judged_blocks):
             judged.append(Trace(probe[blocks], classifier[blocks]))
-    return replace(draft, **_scales(judged, 0))
+    scales = _scales(judged, 0)
+    return Cascade(escalate, math.inf, 0.5, **scales, stride=stride, calm_blocks=calm_blocks)
 
 
 class _Judged:

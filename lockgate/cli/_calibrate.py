@@ -2,18 +2,20 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lockgate.cli._common import GuardArgument, JsonFlag, print_json, print_table
+from lockgate.cli._overlap import describe_overlap, known_prompts, refuse_known_groups
 from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, read_scores, score_with_progress
 
 if TYPE_CHECKING:
     from lockgate.calibration import BudgetRow, Calibration, Exclusion
     from lockgate.evaluation import ScoresTable
+    from lockgate.exchanges import PromptPrints
     from lockgate.guards import Guard
 
 _HIGHEST = 30
@@ -28,6 +30,12 @@ BudgetOption = Annotated[float, typer.Option(help="Largest share of benign excha
 OutputOption = Annotated[Path | None, typer.Option(help="Folder for the re-thresholded guard.")]
 ExcludeOption = Annotated[
     Path | None, typer.Option(help='JSON lines {"id", "reason"}: rows left out of calibration.')
+]
+TrainingOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--training", help="Exchanges that the guard was trained on, if it does not know them by itself."
+    ),
 ]
 SaveScoresOption = Annotated[Path | None, typer.Option(help="Keep the scores table here (Parquet).")]
 ToleranceOption = Annotated[float | None, typer.Option(help="Logit tolerance; by default the guard's own.")]
@@ -44,6 +52,7 @@ def calibrate(
     budget: BudgetOption = 0.0005,
     output: OutputOption = None,
     exclude: ExcludeOption = None,
+    training: TrainingOption = None,
     save_scores: SaveScoresOption = None,
     tolerance: ToleranceOption = None,
     backbone: BackboneOption = None,
@@ -53,35 +62,36 @@ def calibrate(
     """Set a guard's threshold on your own traffic and print budget against threshold.
 
     The traffic counts as benign: what you give is what the guard will let pass. Rows labelled harmful are
-    refused, rows without a scored answer are left out, and one exchange a prompt counts.
+    refused, as are prompts that the guard was trained on, equal or near. Rows without a scored answer are
+    left out, and one exchange a prompt counts.
     """
-    from lockgate.calibration import budget_table
     from lockgate.evaluation import collect_provenance
 
     given = _one_kind(inputs, scores)
-    loaded = None
-    if inputs or output is not None or tolerance is None:
-        loaded = load_guard(guard, backbone)
-        decides = loaded.cascade or loaded.thresholds
-        tolerance = decides.tolerance if tolerance is None else tolerance
+    needed = bool(inputs) or output is not None or tolerance is None
+    loaded = load_guard(guard, backbone) if needed else None
+    if loaded is not None and tolerance is None:
+        tolerance = (loaded.cascade or loaded.thresholds).tolerance
+    exclusions, known = _exclusions(exclude), known_prompts(loaded, training)
+    listed = {row.id for row in exclusions}
+    for path in inputs or []:
+        _check_traffic(path, known, listed)
     table = _score(loaded, given, save_scores, workers) if loaded and inputs else read_scores(given)
     table, unanswered = _benign(table)
-    tolerance = tolerance or 0.0
-    exclusions = _exclusions(exclude)
-    listed = {row.id for row in exclusions}
-    counted = table.select([identity not in listed for identity in table.ids])
-    budgets = budget_table(
-        counted.floats("mixed_max"), groups=counted.groups, unjudged=_has_two_stages(counted)
-    )
+    if known is not None:
+        refuse_known_groups(table, known, listed)
+    overlap = describe_overlap(known, loaded is not None, by_text=bool(inputs))
+    budgets = _budgets(table, listed)
     if not json:
         typer.echo(
             f"{len(table)} exchanges are taken as benign traffic; {unanswered} without an answer left out."
         )
-        _print_budgets(budgets, tolerance)
-    calibration = _choose(table, budget, tolerance, exclusions)
+        typer.echo(f"Overlap with training: {overlap}.")
+        _print_budgets(budgets, tolerance or 0.0)
+    calibration = _choose(table, budget, tolerance or 0.0, exclusions)
     highest = _highest(table)
     if loaded is not None and output is not None:
-        loaded.with_calibration(calibration, claim=_claim(calibration)).save(output)
+        loaded.with_calibration(calibration, claim=_claim(calibration, overlap)).save(output)
     if not json:
         _print_calibration(calibration, highest, output)
         return
@@ -90,11 +100,20 @@ def calibrate(
             "calibration": calibration.to_dict(),
             "budgets": [row._asdict() for row in budgets],
             "without_answer": unanswered,
+            "overlap_with_training": overlap,
             "highest": highest,
             "output": None if output is None else str(output),
             "provenance": collect_provenance(["lockgate", *sys.argv[1:]], {}, given),
         }
     )
+
+
+def _budgets(table: "ScoresTable", listed: Collection[str]) -> list["BudgetRow"]:
+    from lockgate.calibration import budget_table
+
+    counted = table.select([identity not in listed for identity in table.ids])
+    scores = counted.floats("mixed_max")
+    return budget_table(scores, groups=counted.groups, unjudged=_has_two_stages(counted))
 
 
 def _choose(
@@ -130,8 +149,6 @@ def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path
 
 
 def _score(guard: "Guard", inputs: Sequence[Path], keep: Path | None, workers: int) -> "ScoresTable":
-    for path in inputs:
-        _refuse_harmful_file(path)
     with tempfile.TemporaryDirectory() as folder:
         made = [Path(folder) / f"{number}.parquet" for number in range(len(inputs))]
         for path, target in zip(inputs, made, strict=True):
@@ -142,17 +159,24 @@ def _score(guard: "Guard", inputs: Sequence[Path], keep: Path | None, workers: i
     return table
 
 
-def _refuse_harmful_file(path: Path) -> None:
+def _check_traffic(path: Path, known: "PromptPrints | None", listed: Collection[str]) -> None:
     # Scoring takes long: what would be refused after it is refused before it.
+    from lockgate.calibration import refuse_training_prompts
     from lockgate.errors import CalibrationError
-    from lockgate.exchanges import read_exchanges
+    from lockgate.exchanges import prompt_text, read_exchanges
 
+    ids, prompts = [], []
     for number, exchange in enumerate(read_exchanges(path), 1):
         if exchange.label is not None and exchange.label >= 0.5:
             raise CalibrationError(
                 f"{path}: exchange {number} is labelled harmful; calibration takes benign traffic only, "
                 "leave such rows out"
             )
+        if known is not None and not exchange.is_prompt_only:
+            ids.append(exchange.id)
+            prompts.append(prompt_text(exchange))
+    if known is not None:
+        refuse_training_prompts(known.find(prompts), ids, excluded=listed)
 
 
 def _benign(table: "ScoresTable") -> tuple["ScoresTable", int]:
@@ -178,7 +202,7 @@ def _languages(table: "ScoresTable") -> list[str] | None:
     return [value or "unknown" for value in table.texts("language")] if table.has("language") else None
 
 
-def _claim(calibration: "Calibration") -> list[str]:
+def _claim(calibration: "Calibration", overlap: str) -> list[str]:
     """What the threshold has seen, for the model card."""
     shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
     shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
@@ -187,6 +211,7 @@ def _claim(calibration: "Calibration") -> list[str]:
         f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
         f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
         f"languages: {languages or 'not recorded'}",
+        f"overlap with training: {overlap}",
     ]
 
 

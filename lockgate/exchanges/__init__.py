@@ -7,10 +7,12 @@ from lockgate.exchanges._duplicates import (
     MinHash,
     find_duplicates,
     prompt_group,
+    prompt_text,
     shingle_jaccard,
 )
 from lockgate.exchanges._files import open_atomic
 from lockgate.exchanges._groups import join_groups
+from lockgate.exchanges._prints import PromptMatch, PromptPrints
 from lockgate.exchanges._quality import (
     DOCUMENT_RULES,
     QUALITY_RULES,
@@ -40,6 +42,8 @@ __all__ = [
     "Leak",
     "Message",
     "MinHash",
+    "PromptMatch",
+    "PromptPrints",
     "TextFault",
     "TextRule",
     "content_stems",
@@ -57,6 +61,7 @@ __all__ = [
     "normalise_text",
     "open_atomic",
     "prompt_group",
+    "prompt_text",
     "read_exchanges",
     "shingle_jaccard",
     "text_hash",

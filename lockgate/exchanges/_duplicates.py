@@ -61,10 +61,15 @@ def prompt_group(exchange: Exchange) -> str:
 
     Without a user message: of all messages' text.
     """
+    return text_hash(prompt_text(exchange))
+
+
+def prompt_text(exchange: Exchange) -> str:
+    """What `prompt_group` hashes: the last user message, without one all messages' text."""
     for message in reversed(exchange.messages):
         if message.role == "user":
-            return text_hash(message.content)
-    return text_hash("\n".join(message.content for message in exchange.messages))
+            return message.content
+    return "\n".join(message.content for message in exchange.messages)
 
 
 def find_duplicates(

@@ -3,7 +3,15 @@
 from lockgate.guards._bundle import EMBEDDED, check_target, read_bundle
 from lockgate.guards._cascading import score_cascade
 from lockgate.guards._guard import Guard
-from lockgate.guards._record import CascadeRecord, GuardRecord, SecondStageRecord, TrainingRecord
+from lockgate.guards._record import (
+    CascadeRecord,
+    GuardRecord,
+    PromptsRecord,
+    ProvisionalRecord,
+    SecondStageRecord,
+    TrainingRecord,
+)
+from lockgate.guards._score_block import ScoreBlock
 from lockgate.guards._scoring import BlockRow, ExchangeScore, regions_of, score_exchanges
 from lockgate.guards._stream import GuardStream
 from lockgate.guards._training import config_dict, train_guard, training_counts
@@ -17,6 +25,9 @@ __all__ = [
     "Guard",
     "GuardRecord",
     "GuardStream",
+    "PromptsRecord",
+    "ProvisionalRecord",
+    "ScoreBlock",
     "SecondStageRecord",
     "TrainingRecord",
     "VerdictSession",

@@ -11,13 +11,15 @@ from pydantic import ValidationError
 
 from lockgate.classifiers import ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution, load_constitution
-from lockgate.errors import ConfigError, GuardError
-from lockgate.guards._record import GuardRecord, SecondStageRecord
+from lockgate.errors import ConfigError, ExchangeError, GuardError
+from lockgate.exchanges import PromptPrints
+from lockgate.guards._record import GuardRecord, PromptsRecord, SecondStageRecord
 
 EMBEDDED = Path(__file__).parent / "embedded"
 _SEAL = "sha256: "
 FILES = ("guard.yaml", "constitution.yaml", "probe.safetensors", "README.md")
 CLASSIFIER = "classifier"
+PROMPTS = "training.safetensors"
 
 
 class Bundle(NamedTuple):
@@ -27,6 +29,7 @@ class Bundle(NamedTuple):
     constitution: Constitution
     constitution_yaml: str
     head: ProbeHead
+    prompts: PromptPrints | None = None
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -51,11 +54,12 @@ def read_bundle(path: Path) -> Bundle:
             f"{path}/probe.safetensors is damaged or replaced (SHA-256 {found[:12]}…); restore it"
         )
     _check_classifier(path / CLASSIFIER, record.classifier)
+    prompts = _read_prompts(path / PROMPTS, record.training_prompts)
     head = ProbeHead.load(path / "probe.safetensors")
     if head.gamma != record.gamma:
         raise GuardError(f"{path}/guard.yaml: gamma {record.gamma} differs from the probe's {head.gamma}")
     text = (path / "constitution.yaml").read_bytes().decode("utf-8")
-    return Bundle(record, load_constitution(path / "constitution.yaml"), text, head)
+    return Bundle(record, load_constitution(path / "constitution.yaml"), text, head, prompts)
 
 
 def check_target(path: Path) -> None:
@@ -68,20 +72,13 @@ def check_target(path: Path) -> None:
         raise GuardError(f"{path}: is not a folder; a guard is a folder, choose another name")
     if path.is_dir():
         found = {entry.name for entry in path.iterdir()}
-        if found and ("guard.yaml" not in found or found - {*FILES, CLASSIFIER}):
+        if found and ("guard.yaml" not in found or found - {*FILES, CLASSIFIER, PROMPTS}):
             raise GuardError(
                 f"{path}: holds other files, and a guard would replace them; choose another folder"
             )
 
 
-def write_bundle(
-    path: Path,
-    record: GuardRecord,
-    constitution_yaml: str,
-    head: ProbeHead,
-    card: str,
-    classifier: ExchangeClassifier | None = None,
-) -> None:
+def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClassifier | None = None) -> None:
     """Write a bundle beside `path` and move it there; an existing one is replaced as a whole.
 
     Raises:
@@ -89,12 +86,13 @@ def write_bundle(
     """
     path = path.absolute()
     check_target(path)
+    record = bundle.record
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         made = Path(scratch) / "bundle"
         made.mkdir()
-        head.save(made / "probe.safetensors")
-        (made / "constitution.yaml").write_bytes(constitution_yaml.encode("utf-8"))
+        bundle.head.save(made / "probe.safetensors")
+        (made / "constitution.yaml").write_bytes(bundle.constitution_yaml.encode("utf-8"))
         hashes: dict[str, object] = {
             "probe_sha256": file_sha256(made / "probe.safetensors"),
             "constitution": record.constitution.model_copy(
@@ -105,10 +103,16 @@ def write_bundle(
             classifier.save(made / CLASSIFIER)
             update = {"files": _hash_files(made / CLASSIFIER)}
             hashes["classifier"] = record.classifier.model_copy(update=update)
+        if bundle.prompts is not None:
+            bundle.prompts.save(made / PROMPTS)
+            hashes["training_prompts"] = PromptsRecord(
+                count=len(bundle.prompts), sha256=file_sha256(made / PROMPTS)
+            )
         content = record.model_copy(update=hashes).model_dump(mode="json")
-        if record.classifier is None:
-            # A guard of one stage stays readable for versions that know no other.
-            del content["classifier"], content["cascade"]
+        # What a guard does not have is not named, so that versions that do not know of it can read the rest.
+        for name in ("provisional", "classifier", "cascade", "training_prompts"):
+            if content[name] is None:
+                del content[name]
         (made / "guard.yaml").write_bytes(_sealed(yaml.safe_dump(content, sort_keys=False, width=110)))
         (made / "README.md").write_text(card, encoding="utf-8")
         if path.exists():
@@ -145,6 +149,21 @@ def _check_classifier(folder: Path, record: SecondStageRecord | None) -> None:
     for name, expected in record.files.items():
         if (found := file_sha256(folder / name)) != expected:
             raise GuardError(f"{folder}/{name} is damaged or replaced (SHA-256 {found[:12]}…); restore it")
+
+
+def _read_prompts(path: Path, record: PromptsRecord | None) -> PromptPrints | None:
+    if record is None:
+        if path.exists():
+            raise GuardError(f"{path}: the guard's record names no such file; take it away")
+        return None
+    if not path.is_file() or file_sha256(path) != record.sha256:
+        raise GuardError(
+            f"{path}: the guard's fingerprints of training prompts are missing or damaged; restore it"
+        )
+    try:
+        return PromptPrints.load(path)
+    except ExchangeError as error:
+        raise GuardError(str(error)) from error
 
 
 def _sealed(text: str) -> bytes:

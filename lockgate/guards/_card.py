@@ -11,12 +11,19 @@ from lockgate.guards._record import GuardRecord, TrainingRecord
 
 
 def write_card(
-    record: GuardRecord, constitution: Constitution, results: Mapping[str, Any] | None = None
+    record: GuardRecord,
+    constitution: Constitution,
+    results: Mapping[str, Any] | None = None,
+    *,
+    training_prompts: int = 0,
+    measured: str = "",
 ) -> str:
     """The card as Markdown with the front matter that model hubs read.
 
     Args:
+        training_prompts: of how many the bundle holds fingerprints.
         results: content of a result file with a `sets` entry, as the embedded guard's recipe writes it.
+        measured: a section in Markdown that a build wrote from its report; it stands in their place.
     """
     front = {
         "library_name": "lockgate",
@@ -32,8 +39,8 @@ def write_card(
         _stages(record),
         _policy(constitution),
         _calibration(record),
-        _results(results),
-        _training(record.training) if record.training else "",
+        measured or _results(results),
+        _training(record.training, training_prompts) if record.training else "",
         _limits(record),
     ]
     return "\n".join(part for part in parts if part)
@@ -82,7 +89,7 @@ def _calibration(record: GuardRecord) -> str:
     if record.calibration is None:
         return (
             head + "**Uncalibrated.** The threshold is provisional and no false-refusal rate is claimed. Run "
-            "`lockgate calibrate` on your own traffic before you rely on it.\n"
+            "`lockgate calibrate` on your own traffic before you rely on it.\n" + _provisional(record)
         )
     found = Calibration.from_dict(record.calibration)
     score = "smoothed logit" if record.cascade is None else "mixed score"
@@ -95,6 +102,17 @@ def _calibration(record: GuardRecord) -> str:
         f"- lengths (deciles, tokens): {deciles or 'not recorded'}\n- traffic: {sources or 'not recorded'}\n"
         f"- excluded by hand, in calibration only: {len(found.excluded)}\n"
         + "".join(f"- {line}\n" for line in record.claim)
+    )
+
+
+def _provisional(record: GuardRecord) -> str:
+    found = record.provisional
+    if found is None:
+        return ""
+    return (
+        f"\nWhy: {found.reason}. The threshold {record.thresholds.flag:.4f} stands above all but "
+        f"{found.quantile:.0%} of {found.n} {found.source}; how often it refuses what people really ask is not "
+        "known.\n"
     )
 
 
@@ -148,12 +166,19 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _training(training: TrainingRecord) -> str:
+def _training(training: TrainingRecord, prompts: int) -> str:
     rows = "\n".join(
         f"| {source} | {count.get('harmful', 0)} | {count.get('harmless', 0)} |"
         for source, count in sorted(training.exchanges.items())
     )
-    notes = "".join(f"- {note}\n" for note in training.notes)
+    known = (
+        f"The bundle holds fingerprints of {prompts} training prompts: traffic that holds them is refused in "
+        "calibration."
+        if prompts
+        else "The bundle holds no fingerprints of its training prompts: whether calibration traffic overlaps "
+        "them can't be checked."
+    )
+    notes = "".join(f"- {note}\n" for note in [*training.notes, known])
     return (
         f"## Training\n\nRecipe: `{training.recipe}`; seeds {training.seeds}; data SHA-256 "
         f"`{training.data_sha256[:16]}…`.\n\n| source | harmful | harmless |\n|---|--:|--:|\n"

@@ -13,7 +13,7 @@ from lockgate.classifiers import ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution
 from lockgate.errors import CalibrationError, GuardError
 from lockgate.evaluation import ScoresTable
-from lockgate.exchanges import Exchange, Message, messages_from_list
+from lockgate.exchanges import Exchange, Message, PromptPrints, messages_from_list
 from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, Bundle, file_sha256, read_bundle, write_bundle
 from lockgate.guards._card import write_card
 from lockgate.guards._cascading import score_cascade
@@ -23,6 +23,7 @@ from lockgate.guards._record import (
     CascadeRecord,
     ConstitutionRecord,
     GuardRecord,
+    ProvisionalRecord,
     SecondStageRecord,
     ThresholdRecord,
     TrainingRecord,
@@ -38,6 +39,7 @@ class Guard:
     """A loaded guard. `lockgate.load` makes one from a bundle, `Guard.create` from what was trained.
 
     A guard of two stages has a `classifier` and a `cascade`; otherwise both are None and the probe decides.
+    `training_prompts` are fingerprints of what it was trained on, None where the bundle holds none.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Guard:
             raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
         self.backbone = backbone
         self.path = path
+        self.training_prompts = bundle.prompts
+        self._bundle = bundle
         self._constitution_yaml = bundle.constitution_yaml
 
     @classmethod
@@ -97,12 +101,15 @@ class Guard:
         head: ProbeHead,
         thresholds: Thresholds,
         training: TrainingRecord | None = None,
+        training_prompts: PromptPrints | None = None,
         classifier: ExchangeClassifier | None = None,
         cascade: Cascade | None = None,
+        provisional: ProvisionalRecord | None = None,
     ) -> "Guard":
         """Bind freshly trained parts together; uncalibrated until `with_calibration`.
 
         Args:
+            training_prompts: fingerprints of what all parts were trained on.
             classifier, cascade: the second stage and how both decide; both or neither.
 
         Raises:
@@ -122,9 +129,10 @@ class Guard:
             gamma=head.gamma,
             window=WINDOW,
             thresholds=_threshold_record(thresholds),
+            provisional=provisional,
             training=training,
         )
-        guard = cls(Bundle(record, constitution, constitution_yaml, head), backbone)
+        guard = cls(Bundle(record, constitution, constitution_yaml, head, training_prompts), backbone)
         if classifier is None and cascade is None:
             return guard
         if classifier is None or cascade is None:
@@ -264,8 +272,7 @@ class Guard:
             "claim": [],
         }
         record = self.record.model_copy(update=update)
-        bundle = Bundle(record, self.constitution, self._constitution_yaml, self.head)
-        return Guard(bundle, self.backbone, classifier=classifier)
+        return Guard(self._bundle._replace(record=record), self.backbone, classifier=classifier)
 
     def with_calibration(
         self, calibration: Calibration, *, flag_on: str | None = None, claim: Sequence[str] = ()
@@ -278,15 +285,40 @@ class Guard:
             raise CalibrationError("tolerance: expected a number >= 0")
         found: dict[str, Any] = {"flag": calibration.threshold, "tolerance": calibration.tolerance}
         thresholds: dict[str, Any] = {} if flag_on is None else {"flag_on": flag_on}
-        update: dict[str, Any] = {"calibration": calibration.to_dict(), "claim": list(claim)}
+        update: dict[str, Any] = {
+            "calibration": calibration.to_dict(),
+            "provisional": None,
+            "claim": list(claim),
+        }
         if self.record.cascade is None:
             thresholds |= found
         else:
             update["cascade"] = self.record.cascade.model_copy(update=found)
         update["thresholds"] = self.record.thresholds.model_copy(update=thresholds)
         record = self.record.model_copy(update=update)
-        bundle = Bundle(record, self.constitution, self._constitution_yaml, self.head)
-        return Guard(bundle, self.backbone, classifier=self.classifier)
+        return Guard(self._bundle._replace(record=record), self.backbone, classifier=self.classifier)
+
+    def with_provisional(self, thresholds: Thresholds, provisional: ProvisionalRecord) -> "Guard":
+        """The same guard of one stage with another threshold that nothing may be claimed by.
+
+        Raises:
+            GuardError: a guard of two stages.
+        """
+        if self.record.cascade is not None:
+            raise GuardError("a guard of two stages takes its threshold from a calibration")
+        update: dict[str, Any] = {
+            "thresholds": _threshold_record(thresholds),
+            "calibration": None,
+            "provisional": provisional,
+            "claim": [],
+        }
+        record = self.record.model_copy(update=update)
+        return Guard(self._bundle._replace(record=record), self.backbone)
+
+    def with_training_prompts(self, prompts: PromptPrints) -> "Guard":
+        """The same guard with fingerprints of more prompts that a part of it was trained on."""
+        known = prompts if self.training_prompts is None else self.training_prompts | prompts
+        return Guard(self._bundle._replace(prompts=known), self.backbone, classifier=self.classifier)
 
     def _check_flag_on(self, found: CascadeCalibration) -> None:
         if found.flag_on != self.thresholds.flag_on:
@@ -295,14 +327,22 @@ class Guard:
                 f"{self.thresholds.flag_on}; calibrate with the guard's own"
             )
 
-    def save(self, path: str | Path, *, results: Mapping[str, Any] | None = None) -> "Guard":
+    def save(
+        self, path: str | Path, *, results: Mapping[str, Any] | None = None, measured: str = ""
+    ) -> "Guard":
         """Write the bundle, with a model card made from its record and, if given, evaluation results.
+
+        Args:
+            results, measured: see `write_card`.
 
         Returns:
             The guard as loaded from there.
         """
-        card = write_card(self.record, self.constitution, results)
-        write_bundle(Path(path), self.record, self._constitution_yaml, self.head, card, self.classifier)
+        prompts = 0 if self.training_prompts is None else len(self.training_prompts)
+        card = write_card(
+            self.record, self.constitution, results, training_prompts=prompts, measured=measured
+        )
+        write_bundle(Path(path), self._bundle, card, self.classifier)
         return Guard.load(path, backbone=self.backbone)
 
 

@@ -90,10 +90,32 @@ class TrainingRecord(_Strict):
     notes: list[str] = []
 
 
+class ProvisionalRecord(_Strict):
+    """Where the threshold of a guard without calibration comes from. Nothing may be claimed by it.
+
+    Attributes:
+        source: the rows it stands above; `n` of them, of which a share of `quantile` may lie higher.
+        reason: why it is not calibrated.
+    """
+
+    source: str
+    n: int
+    quantile: float
+    reason: str
+
+
+class PromptsRecord(_Strict):
+    """Fingerprints of the prompts that the guard was trained on, which lie in `training.safetensors`."""
+
+    count: int
+    sha256: str
+
+
 class GuardRecord(_Strict):
     """All of `guard.yaml`.
 
-    `calibration` is None for a guard that may claim no budget yet. `classifier` and `cascade` stand there
+    `calibration` is None for a guard that may claim no budget yet; `provisional` then says, where it is known,
+    what its threshold comes from. `classifier` and `cascade` stand there
     together or not at all; with them the mixed score decides, and `thresholds.flag` is what the probe alone
     would flag at.
     """
@@ -108,8 +130,10 @@ class GuardRecord(_Strict):
     window: int
     thresholds: ThresholdRecord
     calibration: dict[str, Any] | None = None
+    provisional: ProvisionalRecord | None = None
     claim: list[str] = []
     training: TrainingRecord | None = None
+    training_prompts: PromptsRecord | None = None
     classifier: SecondStageRecord | None = None
     cascade: CascadeRecord | None = None
 

@@ -13,7 +13,7 @@ from lockgate.cascade import Thresholds
 from lockgate.classifiers import ProbeHead
 from lockgate.constitution import dump_constitution, load_constitution
 from lockgate.errors import TrainingError
-from lockgate.exchanges import Exchange, grouped_split, prompt_group
+from lockgate.exchanges import Exchange, PromptPrints, grouped_split, prompt_group
 from lockgate.guards._guard import Guard
 from lockgate.guards._record import TrainingRecord
 from lockgate.guards._scoring import score_exchanges
@@ -79,6 +79,7 @@ def train_guard(
         head=head,
         thresholds=provisional_thresholds(backbone, head, held),
         training=_record(usable, cache, config),
+        training_prompts=PromptPrints.of(usable),
     )
 
 

@@ -28,6 +28,7 @@ from lockgate.calibration import (
 )
 from lockgate.errors import CalibrationError
 from lockgate.evaluation import Estimate, EvaluationResult, ScoresTable, collect_provenance, evaluate
+from lockgate.exchanges import PromptPrints, read_exchanges
 from lockgate.guards import EMBEDDED, Guard
 
 ROOT = Path(__file__).parents[2]
@@ -371,6 +372,7 @@ def write_readme(found: dict[str, Any]) -> None:
 def install(source: Path, found: dict[str, Any]) -> None:
     """Write the calibrated guard and its card into the package."""
     guard = Guard.load(source)
+    guard = guard.with_training_prompts(PromptPrints.of(read_exchanges(source.parent / "train.jsonl")))
     calibration = calibrate(found["flag_on"], found["budget"], read_exclusions())
     counts = found["realised"]
     claim = [

@@ -21,12 +21,12 @@ from typing import Any
 from two_stages import PARTS, SETTINGS, Screen, calibrate, choose_screen, read_part
 
 from lockgate.backbones import Backbone
-from lockgate.calibration import Exclusion
+from lockgate.calibration import Exclusion, refuse_training_prompts
 from lockgate.cascade import Cascade
 from lockgate.classifiers import ExchangeClassifier
 from lockgate.errors import LockgateError
 from lockgate.evaluation import collect_provenance
-from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
+from lockgate.exchanges import Exchange, PromptPrints, prompt_text, read_exchanges, write_exchanges
 from lockgate.guards import EMBEDDED, Guard
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,12 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="where the other steps have put their parts")
     parser.add_argument("--classifier", type=Path, default=CLASSIFIER)
+    parser.add_argument(
+        "--training",
+        type=Path,
+        nargs="+",
+        help="what probe and classifier learned from; by default OUT/train.jsonl",
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--parts", nargs="*", choices=PARTS, help="score these alone, and stop")
     parser.add_argument("--install", action="store_true", help="also write the guard into the package")
@@ -68,6 +74,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = write_settings(scorer, screen, RESULTS)
     subprocess.run([sys.executable, Path(__file__).with_name("report.py")], check=True)
     found = json.loads(SUMMARY.read_text())
+    training = arguments.training or [out / "train.jsonl"]
+    guard = guard.with_training_prompts(training_prompts(training, out / "calibration.jsonl"))
     made = calibrated_guard(guard, classifier, head, found, settings, out, RESULTS)
     print(f"guard of two stages in {made.path}, {bundle_bytes(out) / 1e6:.1f} MB", flush=True)
     if arguments.install:
@@ -82,7 +90,7 @@ def check_inputs(out: Path, classifier: Path) -> None:
             f"{classifier}: no exchange classifier there yet; train it first: "
             "python recipes/reproduce_ccpp/train.py --out runs/four_systems --only exchange"
         )
-    if missing := [part for part in PARTS if not (out / f"{part}.jsonl").is_file()]:
+    if missing := [part for part in ("train", *PARTS) if not (out / f"{part}.jsonl").is_file()]:
         sys.exit(
             f"{out}: lacks {', '.join(f'{part}.jsonl' for part in missing)}; run recipes/embedded_guard/run.sh first"
         )
@@ -180,7 +188,13 @@ def calibrated_guard(
     """
     two = found["two_stage"]
     calibration = calibrate(
-        results, head, found["flag_on"], found["budget"], read_exclusions(results), settings=settings
+        results,
+        head,
+        found["flag_on"],
+        found["budget"],
+        read_exclusions(results),
+        settings=settings,
+        training=guard.training_prompts,
     )
     ready = guard.with_cascade(classifier, calibration)
     counts = two["points"]["budget"]["benign"]["benign_test"]["two_stages"]
@@ -192,6 +206,14 @@ def calibrated_guard(
     ]
     ready = ready.with_calibration(calibration.calibration, claim=claim)
     return ready.save(out / "two_stage" / "guard", results=found)
+
+
+def training_prompts(training: list[Path], calibration: Path) -> PromptPrints:
+    """Fingerprints of what was learned from. Raises CalibrationError if calibration holds any of it, or nearly."""
+    known = PromptPrints.of(row for path in training for row in read_exchanges(path))
+    rows = list(read_exchanges(calibration))
+    refuse_training_prompts(known.find([prompt_text(row) for row in rows]), [row.id for row in rows])
+    return known
 
 
 def read_exclusions(results: Path) -> list[Exclusion]:

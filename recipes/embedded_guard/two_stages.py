@@ -28,6 +28,7 @@ from lockgate.calibration import (
 from lockgate.cascade import Cascade, simulate
 from lockgate.errors import CalibrationError
 from lockgate.evaluation import BlockTrace, Detections, ScoresTable, at_least_as_robust, macro_rate, wilson
+from lockgate.exchanges import PromptPrints
 
 FlagOn = Literal["answer", "both"]
 Floats = NDArray[np.float64]
@@ -141,6 +142,7 @@ def calibrate(
     exclusions: Sequence[Exclusion] = (),
     *,
     settings: dict[str, Any],
+    training: PromptPrints | None = None,
 ) -> CascadeCalibration:
     """Both stages by the rule of the budget; the weight is chosen on development exchanges."""
     first, dev = (read_part(results, part, head) for part in ("calibration", "dev"))
@@ -164,6 +166,7 @@ def calibrate(
         development_groups=ScoresTable.read(results / "two_stage" / "dev.parquet").groups,
         stride=settings["stride"],
         calm_blocks=settings["calm_blocks"],
+        training=training,
         ids=first.ids,
         exclusions=exclusions,
         lengths=first.lengths,

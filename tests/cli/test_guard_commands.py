@@ -19,7 +19,8 @@ WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", 
 
 
 def exchange(number: int, label: float | None) -> Exchange:
-    words = " ".join(WORDS[(number * k + k) % len(WORDS)] for k in range(1, 5 + number % 9))
+    # Numbers between the words, so that no two prompts are near-duplicates.
+    words = f" {number} ".join(WORDS[(number * k + k) % len(WORDS)] for k in range(1, 5 + number % 9))
     answer = "boat " * 12 if label else f"the {words} is old"
     return Exchange(
         (Message("user", f"tell me of {words} {number}"), Message("assistant", answer)), label, None, "made"
@@ -63,8 +64,11 @@ def test_from_labelled_rows_to_a_report(run, files, architecture) -> None:
     assert read_bundle(guard).record.calibration is None
     assert not (files / "guard.work").exists()
     ok("calibrate", guard, "--input", files / "traffic.jsonl", "--budget", "0.1", "--output", calibrated)
-    record = read_bundle(calibrated).record
+    bundle = read_bundle(calibrated)
+    record = bundle.record
     assert record.calibration is not None
+    assert len(bundle.prompts) == 60
+    assert "none of 60 training prompts is in this traffic, nor a near-duplicate of one" in record.claim[-1]
     assert record.training == read_bundle(guard).record.training
     summary = ok("score", calibrated, "--input", files / "test.jsonl", "--output", files / "scores.parquet")
     table = ScoresTable.read(files / "scores.parquet")

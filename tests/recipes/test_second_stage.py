@@ -176,13 +176,23 @@ def test_the_guard_is_installed_only_when_asked_and_never_when_worse(made, tmp_p
     alone = {"auroc": 0.5, "tpr_at_0.001": 0.1, "ci": [0, 1]}
     sets = {"x": {"n": 3, "probe": alone, "baseline": alone}}
     found = {"flag_on": "answer", "budget": BUDGET, "sets": sets, "two_stage": made.figures()}
+    prints = second_stage.training_prompts([made.out / "dev.jsonl"], made.out / "calibration.jsonl")
+    with pytest.raises(CalibrationError, match="500 of 500 calibration exchanges"):
+        second_stage.training_prompts([made.out / "calibration.jsonl"], made.out / "calibration.jsonl")
     ready = second_stage.calibrated_guard(
-        made.guard, made.scorer.classifier, "tiny", found, made.settings, made.out, made.results
+        made.guard.with_training_prompts(prints),
+        made.scorer.classifier,
+        "tiny",
+        found,
+        made.settings,
+        made.out,
+        made.results,
     )
     calibration = made.calibrate()
     assert (ready.cascade, ready.calibration) == (calibration.cascade, calibration.calibration)
     card = (ready.path / "README.md").read_text()
     assert "## Two stages" in card
+    assert len(ready.training_prompts) == 120
     assert "One stage against two, both at the budget of 1.00%" in card
     target = tmp_path / "embedded"
     made.guard.save(target)
@@ -209,5 +219,5 @@ def test_without_a_classifier_the_recipe_says_what_to_run_first(tmp_path, monkey
     with pytest.raises(SystemExit, match=r"no exchange classifier there yet.*reproduce_ccpp/train\.py"):
         second_stage.main()
     (tmp_path / "classifier.yaml").touch()
-    with pytest.raises(SystemExit, match=r"lacks dev\.jsonl, calibration\.jsonl"):
+    with pytest.raises(SystemExit, match=r"lacks train\.jsonl, dev\.jsonl, calibration\.jsonl"):
         second_stage.check_inputs(tmp_path, tmp_path)

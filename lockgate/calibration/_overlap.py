@@ -1,0 +1,37 @@
+"""Calibration traffic must not be what the guard was trained on: there it errs less than anywhere else."""
+
+from collections.abc import Collection, Sequence
+
+from lockgate.errors import CalibrationError
+from lockgate.exchanges import PromptMatch
+
+_NAMED = 3
+
+
+def refuse_training_prompts(
+    matches: Sequence[PromptMatch | None], ids: Sequence[str], *, excluded: Collection[str] = ()
+) -> None:
+    """Refuse calibration exchanges whose prompts were trained on.
+
+    Args:
+        matches: for each exchange [N] what `PromptPrints.find` says of its prompt.
+        ids: of the exchanges [N].
+        excluded: ids that calibration leaves out anyway.
+
+    Raises:
+        CalibrationError: how many there are, the first ids, and what to do.
+    """
+    found = [
+        (identity, match)
+        for identity, match in zip(ids, matches, strict=True)
+        if match is not None and identity not in excluded
+    ]
+    if not found:
+        return
+    near = sum(match.kind == "near" for _, match in found)
+    first = ", ".join(identity for identity, _ in found[:_NAMED])
+    raise CalibrationError(
+        f"{len(found)} of {len(ids)} calibration exchanges have prompts that the guard was trained on "
+        f"({len(found) - near} equal, {near} near-duplicates), the first with ids {first}: no budget can be "
+        "claimed on them. Drop these rows, or list their ids with --exclude"
+    )

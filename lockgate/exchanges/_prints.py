@@ -1,0 +1,145 @@
+"""Fingerprints of prompts: enough to recognise them and their near-duplicates, without their text."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from lockgate.errors import ExchangeError
+from lockgate.exchanges._duplicates import SHINGLE_WORDS, prompt_text
+from lockgate.exchanges._record import Exchange
+from lockgate.exchanges._shingles import normalise_text, shingle_text, sign_shingles, text_hash
+
+# The lowest byte of each MinHash: equal by chance once in 256, in an eighth of a kilobyte a prompt.
+_BANDS, _ROWS = 32, 4
+_SIZE = _BANDS * _ROWS
+# `find_duplicates` verifies a Jaccard index of 0.7. Without text there is only the estimate, whose deviation
+# is 0.04: this much must agree, so that what is called near is near.
+NEAR = 0.78
+
+Kind = Literal["equal", "near"]
+
+
+class PromptMatch(NamedTuple):
+    """A prompt that is known: the same after normalisation, or near by `value`, the estimated likeness."""
+
+    kind: Kind
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class PromptPrints:
+    """Distinct prompts as 64-bit hashes and one-byte MinHash signatures: 136 bytes each.
+
+    A prompt is the last user message of an exchange, as in `prompt_group`. The hash of a text that somebody
+    guesses can be looked up here; nothing else can be read from it.
+
+    Attributes:
+        hashes: of the normalised prompts, ascending [N].
+        signatures: of their word 5-grams, in the same order [N, 128].
+    """
+
+    hashes: NDArray[np.uint64]
+    signatures: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, exchanges: Iterable[Exchange]) -> "PromptPrints":
+        """Prints of all distinct prompts."""
+        return cls.of_texts(prompt_text(row) for row in exchanges)
+
+    @classmethod
+    def of_texts(cls, prompts: Iterable[str]) -> "PromptPrints":
+        """The same for prompts that are taken out already."""
+        found: dict[int, NDArray[np.uint8]] = {}
+        for text in prompts:
+            key = int(text_hash(text), 16)
+            if key not in found:
+                found[key] = _sign(text)
+        return cls._sorted(list(found), list(found.values()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "PromptPrints":
+        """Read a file that `save` wrote. Raises ExchangeError naming it when it is damaged or another one."""
+        source = Path(path)
+        try:
+            content = load_file(source)
+            hashes, signatures = content["hashes"], content["signatures"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ExchangeError(f"{source}: no fingerprints of prompts ({type(error).__name__})") from None
+        fits = hashes.dtype == np.uint64 and signatures.dtype == np.uint8
+        if not fits or signatures.shape != (*hashes.shape, _SIZE):
+            raise ExchangeError(f"{source}: expected a hash of 64 bits and {_SIZE} bytes for each prompt")
+        return cls(hashes, signatures)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file."""
+        Path(path).write_bytes(save({"hashes": self.hashes, "signatures": self.signatures}))
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def __or__(self, other: "PromptPrints") -> "PromptPrints":
+        """The prompts of both."""
+        found = dict(zip(self.hashes.tolist(), self.signatures, strict=True))
+        found |= dict(zip(other.hashes.tolist(), other.signatures, strict=True))
+        return self._sorted(list(found), list(found.values()))
+
+    def holds(self, groups: Sequence[str]) -> NDArray[np.bool_]:
+        """Which prompts, given by `prompt_group` [M], are equal to one of these. Other keys never are."""
+        keys = [int(group, 16) if _is_hash(group) else None for group in groups]
+        known = set(self.hashes.tolist())
+        return np.array([key in known for key in keys], dtype=bool)
+
+    def find(self, prompts: Sequence[str]) -> list[PromptMatch | None]:
+        """For each prompt the plainest match, if any: equality first, then the most alike."""
+        equal = self.holds([text_hash(text) for text in prompts])
+        return [
+            PromptMatch("equal", 1.0) if same else self._find_near(_sign(text))
+            for text, same in zip(prompts, equal, strict=True)
+        ]
+
+    def _find_near(self, signature: NDArray[np.uint8]) -> PromptMatch | None:
+        met: set[int] = set()
+        for key, (keys, rows) in zip(_band_keys(signature[None])[0], self._bands, strict=True):
+            start, end = np.searchsorted(keys, key, "left"), np.searchsorted(keys, key, "right")
+            met.update(rows[start:end].tolist())
+        if not met:
+            return None
+        agreeing = (self.signatures[sorted(met)] == signature).mean(axis=1)
+        value = float((agreeing.max() - 1 / 256) / (1 - 1 / 256))
+        return PromptMatch("near", value) if value >= NEAR else None
+
+    @cached_property
+    def _bands(self) -> list[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
+        """For each band the sorted keys of all prompts, and their rows."""
+        keys = _band_keys(self.signatures)
+        orders = np.argsort(keys, axis=0, kind="stable")
+        return [(keys[orders[:, band], band], orders[:, band]) for band in range(_BANDS)]
+
+    @classmethod
+    def _sorted(cls, keys: list[int], signatures: list[NDArray[np.uint8]]) -> "PromptPrints":
+        hashes = np.array(keys, dtype=np.uint64)
+        order = np.argsort(hashes)
+        rows = np.array(signatures, dtype=np.uint8).reshape(len(keys), _SIZE)
+        return cls(hashes[order], rows[order])
+
+
+def _sign(text: str) -> NDArray[np.uint8]:
+    signature = sign_shingles(shingle_text(normalise_text(text), SHINGLE_WORDS), _SIZE)
+    return (signature & np.uint32(255)).astype(np.uint8)
+
+
+def _band_keys(signatures: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """One number a band `[N, bands]`, equal where all of the band's bytes are."""
+    return np.ascontiguousarray(signatures).view(np.uint32).reshape(len(signatures), _BANDS)
+
+
+def _is_hash(group: str) -> bool:
+    return len(group) == 16 and all(letter in "0123456789abcdef" for letter in group)
