@@ -19,5 +19,5 @@ test:  ## Run the tests (the browser's too, where Chromium is found)
 check:  ## Lint, formatting and types
 	@scripts/check
 
-bench:  ## Measure what the probe costs per token
+bench:  ## Measure what the probe costs per token, and how fast data are made
 	@scripts/bench $(ARGS)
