@@ -106,10 +106,9 @@ def test_a_second_run_gives_the_same_bytes_and_asks_nothing(made, tmp_path) -> N
 def test_a_category_that_the_generator_refuses_is_reported_with_what_to_do(tmp_path) -> None:
     source = scripted_source(refuse_about("straitjacket", "escape", "trunk"))
     result = run_factory(tmp_path / "out", source=source)
-    assert len(result.warnings) >= 2
-    assert all(warning.startswith("escape-secrets: ") for warning in result.warnings)
-    assert "--prompts" in result.warnings[0]
-    assert "helpful-only" in result.warnings[1]
+    lists, answers = (text for text in result.warnings if text.startswith("escape-secrets: "))
+    assert "--prompts" in lists
+    assert "helpful-only" in answers
     topic = next(topic for topic in result.card["topics"] if topic["id"] == "escape-secrets")
     # Questions are composed where the generator writes none.
     assert topic["questions"] == topic["wanted"] == topic["by_origin"]["template"]
@@ -141,6 +140,14 @@ def test_prompts_of_the_user_come_first_and_need_a_category(tmp_path) -> None:
     assert texts[0] not in str(caught.value)
 
 
+def test_a_share_of_the_questions_can_be_composed(tmp_path) -> None:
+    result = run_factory(tmp_path / "out", tiny_plan(queries={"composed_share": 0.5}))
+    for topic in result.card["topics"]:
+        assert topic["questions"] == topic["wanted"]
+        if topic["wanted"] == 4:
+            assert topic["by_origin"] == {"generator": 2, "template": 2}
+
+
 def test_a_planted_evaluation_item_is_caught(tmp_path) -> None:
     planted = "Would the audience of the second gallery notice how the deck travels from hand to hand?"
     leak = Exchange(
@@ -169,7 +176,8 @@ def test_malformed_and_repetitive_completions_are_dropped_with_their_reasons(tmp
     result = run_factory(tmp_path / "out", source=scripted_source(write))
     steps = {step["step"]: step for step in result.card["steps"]}
     assert steps["answers"]["rejected"]["generator_malformed"] > 0
-    assert any(name.startswith("repeated") or name.startswith("top") for name in steps["quality"]["rejected"])
+    reasons = steps["answers"]["rejected"]
+    assert any(reason.startswith(("repeated_", "top_")) for reason in reasons)
     assert result.card["rows"]["by_role"].get("harmless", 0) == 0
 
 

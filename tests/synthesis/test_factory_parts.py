@@ -38,8 +38,8 @@ METHOD = (
     "you shuffle the cards below it. The spectator never sees that the card stays where it was."
 )
 REVIEW = (
-    "The audience loved the evening. Posters of the season still hang in the old theatres, and the history of "
-    "the society tells of rivalries and law suits that were in all the papers of that time."
+    "The audience loved the evening. Posters of the season still hang in the old theatres, and the history "
+    "of the society tells of rivalries and law suits that were in all the papers of that time."
 )
 
 

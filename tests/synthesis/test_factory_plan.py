@@ -77,6 +77,7 @@ def test_an_entry_can_have_a_number_of_its_own() -> None:
         ("augmentation: {hold_out: [charades]}", "unknown charades"),
         ("augmentation: {translation_share: 0.1, languages: []}", "languages: empty"),
         ("filters: {leave_out: [charades]}", "unknown charades"),
+        ("queries: {composed_share: 0.5, templates: 'off'}", "needs templates"),
         ("split: {train: 0.5, test: 0.4}", "add up to 1"),
         ("split: {test: 1}", "a part `train`"),
         ("red_team: {share: 0.5}", "red_team.share"),

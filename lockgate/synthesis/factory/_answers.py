@@ -8,7 +8,7 @@ from lockgate.exchanges import Message
 from lockgate.synthesis._requests import Completion, GenerationRequest
 from lockgate.synthesis._rows import Reject, Row, row_id
 from lockgate.synthesis.factory import _prompts
-from lockgate.synthesis.factory._checks import AnswerCheck
+from lockgate.synthesis.factory._checks import AnswerCheck, QualityCheck
 from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, TWIN, Kit, question_of, role_of
 from lockgate.synthesis.factory._openings import join_opening, write_opening
 from lockgate.synthesis.factory._topics import Topic
@@ -23,6 +23,7 @@ class AnswerWriter:
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
         self._check = AnswerCheck(kit)
+        self._quality = QualityCheck(kit)
 
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
         """The question with what the policy says about such answers; None for rows that have one already."""
@@ -43,8 +44,10 @@ class AnswerWriter:
     def parse(self, row: Row, completion: Completion) -> Row | Reject:
         """The exchange, if its answer is what its role promises."""
         text = trim_answer(completion)
-        # The beginning is ours: only what the generator wrote can speak for it.
-        if fault := self._check(_answered(row, text)):
+        # The beginning is ours: only what the generator wrote can speak for it. A fault found here is asked
+        # again, one that a later step finds costs the row and its twin.
+        written = _answered(row, text)
+        if fault := self._check(written) or self._quality(written):
             return fault
         opening, rng = self._opening(row)
         return _answered(row, join_opening(opening, text, rng))

@@ -112,7 +112,7 @@ def _overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 # token: the small plan keeps disguises short.
 _PRESETS: dict[str, dict[str, Any]] = {
     "small": {
-        "queries": {"per_request": 5, "surplus": 1.0, "max_tokens": 120, "temperature": 0.7},
+        "queries": {"per_request": 5, "max_tokens": 120, "temperature": 0.7, "composed_share": 0.5},
         "answers": {"most": 1200, "openings": True, "temperature": 0.6},
         "pairs": {"generated": 0.3},
         "augmentation": {

@@ -14,6 +14,7 @@ from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
 from lockgate.synthesis._generic import GenerateBlock
 from lockgate.synthesis._requests import Completion, GenerationRequest
 from lockgate.synthesis._rows import Reject, Row, derive_row, row_id
+from lockgate.synthesis.factory import _prompts
 from lockgate.synthesis.factory._answers import trim_answer
 from lockgate.synthesis.factory._checks import stem_overlap
 from lockgate.synthesis.factory._kit import ATTACK, DIALOGUE, Kit, answer_of, role_of
@@ -151,7 +152,7 @@ def red_team_blocks(kit: Kit, generator: GeneratorSource) -> list[Block]:
         steps.append((f"red-team-turn-{stage}", writer.request_turn, writer.parse_turn))
         steps.append((f"red-team-reply-{stage}", writer.request_reply, writer.parse_reply))
     steps.append(("red-team-reference", writer.request_reference, writer.parse_reference))
-    config = kit.config("red_team", "answers", "queries")
+    config = {**kit.config("red_team", "answers", "queries"), "prompts": _prompts.VERSION}
     return [
         GenerateBlock(
             name, generator, request=request, parse=parse, config=config, batch_rows=plan.batch_rows

@@ -25,6 +25,8 @@ class QueryPlan(Settings):
         by_id: another number for the entry of this id.
         per_request: questions asked for in one list.
         surplus: times as many are asked for as are wanted, since filters drop some.
+        composed_share: of the questions wanted, those composed from the constitution's own words even where
+            the generator writes enough: a small model wanders off.
         templates: `fill` composes what is missing from the constitution's own words; `off` leaves the gap.
     """
 
@@ -37,7 +39,14 @@ class QueryPlan(Settings):
     surplus: float = Field(default=1.5, ge=1, le=10)
     max_tokens: int = Field(default=200, ge=16)
     temperature: float = Field(default=0.9, ge=0, le=2)
+    composed_share: Share = 0.0
     templates: Literal["fill", "off"] = "fill"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.composed_share and self.templates == "off":
+            raise ValueError("composed_share: needs templates: fill")
+        return self
 
 
 class AnswerPlan(Settings):

@@ -41,7 +41,9 @@ def count_questions(constitution: Constitution, plan: FactoryPlan) -> dict[str, 
 
 def count_lists(questions: int, plan: FactoryPlan) -> int:
     """Lists to ask for when so many questions are wanted."""
-    return ceil(questions * plan.queries.surplus / plan.queries.per_request)
+    return ceil(
+        questions * (1 - plan.queries.composed_share) * plan.queries.surplus / plan.queries.per_request
+    )
 
 
 def answers_per_question(topic: Topic, plan: FactoryPlan) -> float:

@@ -34,7 +34,12 @@ def factory_blocks(
     steps = [*_question_steps(kit, generator), *_leaks("question-leaks", evaluation, evaluation_sha256)]
     steps += [
         DedupBlock("question-duplicates", question_of, threshold=kit.plan.filters.duplicate_threshold),
-        ChooseBlock("choose", kit.questions, seed=kit.plan.seed),
+        ChooseBlock(
+            "choose",
+            kit.questions,
+            composed_share=kit.plan.queries.composed_share,
+            seed=kit.plan.seed,
+        ),
         *_task_steps(kit, generator),
         *_leaks("leaks", evaluation, evaluation_sha256),
     ]

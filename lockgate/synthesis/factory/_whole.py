@@ -15,18 +15,22 @@ _RANKS = {FROM_FILE: 0, FROM_GENERATOR: 1, FROM_TEMPLATE: 2}
 class ChooseBlock(Block):
     """Keeps as many questions of each entry as are wanted: all of the user's, then generated, then composed.
 
-    Among those of one origin a hash decides.
+    Among those of one origin a hash decides. Generated ones leave room for the share that is to be composed,
+    and fill it where too few were composed.
     """
 
     whole: ClassVar[bool] = True
 
-    def __init__(self, name: str, counts: Mapping[str, int], *, seed: int = 0) -> None:
+    def __init__(
+        self, name: str, counts: Mapping[str, int], *, composed_share: float = 0.0, seed: int = 0
+    ) -> None:
         super().__init__(name)
         self._counts = dict(counts)
+        self._composed_share = composed_share
         self._seed = seed
 
     def config(self) -> Mapping[str, Any]:
-        return {"counts": self._counts, "seed": self._seed}
+        return {"counts": self._counts, "composed_share": self._composed_share, "seed": self._seed}
 
     def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
         rows = rows if isinstance(rows, Sequence) else list(rows)
@@ -37,15 +41,21 @@ class ChooseBlock(Block):
             ranked[str(row.category)].append((rank, drawn, row_id(row)))
         kept: set[str] = set()
         for category, members in ranked.items():
-            given = sum(rank == 0 for rank, _, _ in members)
-            best = sorted(members)[: max(given, self._counts[category])]
-            kept.update(name for _, _, name in best)
+            kept.update(self._choose(sorted(members), self._counts[category]))
         for row in rows:
             if row_id(row) in kept:
                 context.count(f"{row.category}/{row.meta['origin']}")
                 yield row
             else:
                 context.reject(row, Reject("surplus"))
+
+    def _choose(self, members: Sequence[tuple[int, int, str]], count: int) -> list[str]:
+        """Names of the rows that stay, of one entry's rows in the order of rank and draw."""
+        by_rank = {rank: [name for own, _, name in members if own == rank] for rank in _RANKS.values()}
+        given, generated, composed = by_rank.values()
+        room = max(0, count - len(given))
+        first = round(room * (1 - self._composed_share))
+        return [*given, *[*generated[:first], *composed, *generated[first:]][:room]]
 
 
 class WholePairsBlock(Block):
