@@ -3,6 +3,7 @@
 Run it across ALL data sets before any split. Translations are not found: give them a group key of their own.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,12 +91,9 @@ def find_duplicates(
     """
     hashes, firsts, signatures = _read_signatures(texts, minhash)
     sets = _join_near(texts, firsts, signatures, threshold, minhash)
-    smallest: dict[int, str] = {}
-    for index, row in enumerate(firsts):
-        root = sets.find(index)
-        smallest[root] = min(smallest.get(root, hashes[row]), hashes[row])
-    position = {hashes[row]: index for index, row in enumerate(firsts)}
-    return [smallest[sets.find(position[digest])] for digest in hashes]
+    # By far the largest part goes before names are given.
+    del signatures
+    return _name_groups(hashes, firsts, sets)
 
 
 def shingle_jaccard(first: str, second: str, *, words: int = SHINGLE_WORDS) -> float:
@@ -105,34 +103,53 @@ def shingle_jaccard(first: str, second: str, *, words: int = SHINGLE_WORDS) -> f
     )
 
 
-def _read_signatures(texts: Sequence[str], minhash: MinHash) -> tuple[list[str], list[int], Signatures]:
+def _read_signatures(texts: Sequence[str], minhash: MinHash) -> tuple[Hashes, NDArray[np.int64], Signatures]:
     """Every text's hash, the rows where a text stands first, and the signatures of those."""
-    hashes: list[str] = []
-    firsts: list[int] = []
-    seen: set[str] = set()
+    # Arrays rather than lists: an index of a row's text must not cost more than its signature.
+    hashes, firsts = array("Q"), array("q")
+    seen: set[int] = set()
     size = minhash.bands * minhash.rows
     signatures = np.empty((0, size), dtype=np.uint32)
     for row, text in enumerate(texts):
-        hashes.append(text_hash(text))
-        if hashes[-1] in seen:
+        digest = int(text_hash(text), 16)
+        hashes.append(digest)
+        if digest in seen:
             continue
-        seen.add(hashes[-1])
+        seen.add(digest)
         if len(firsts) == len(signatures):
             # In place, and by a fixed share: a copy or a doubling would set the peak of memory.
             signatures.resize((len(signatures) + len(signatures) // 8 + _GROWTH_ROWS, size), refcheck=False)
         signatures[len(firsts)] = sign_shingles(shingle_text(normalise_text(text), minhash.words), size)
         firsts.append(row)
-    return hashes, firsts, signatures[: len(firsts)]
+    # Not a view of it: the rows to spare are given back.
+    signatures.resize((len(firsts), size), refcheck=False)
+    return np.array(hashes, dtype=np.uint64), np.array(firsts, dtype=np.int64), signatures
+
+
+def _name_groups(hashes: Hashes, firsts: NDArray[np.int64], sets: DisjointSets) -> list[str]:
+    """For each row the smallest hash of its group, in hex; rows of a group share one string."""
+    smallest: dict[int, int] = {}
+    for index, digest in enumerate(hashes[firsts].tolist()):
+        root = sets.find(index)
+        smallest[root] = min(smallest.get(root, digest), digest)
+    names = {root: f"{digest:016x}" for root, digest in smallest.items()}
+    order = np.argsort(hashes[firsts])
+    places = order[np.searchsorted(hashes[firsts], hashes, sorter=order)]
+    return [names[sets.find(int(place))] for place in places]
 
 
 def _join_near(
-    texts: Sequence[str], firsts: Sequence[int], signatures: Signatures, threshold: float, minhash: MinHash
+    texts: Sequence[str],
+    firsts: NDArray[np.int64],
+    signatures: Signatures,
+    threshold: float,
+    minhash: MinHash,
 ) -> DisjointSets:
     sets = DisjointSets(len(firsts))
 
     @lru_cache(_CACHED_ROWS)
     def shingles(index: int) -> Hashes:
-        return shingle_text(normalise_text(texts[firsts[index]]), minhash.words)
+        return shingle_text(normalise_text(texts[int(firsts[index])]), minhash.words)
 
     for bucket in _buckets(signatures, minhash):
         own = signatures[bucket]

@@ -1,5 +1,6 @@
 """Groups of rows that belong together: a union-find that keeps the smallest member as the root."""
 
+from array import array
 from collections.abc import Iterable, Sequence
 
 
@@ -7,7 +8,7 @@ class DisjointSets:
     """Union-find over 0 .. size-1; the root of a set is its smallest member, whatever the order of unions."""
 
     def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
+        self._parent = array("q", range(size))
 
     def find(self, item: int) -> int:
         """Smallest member of the item's set."""
