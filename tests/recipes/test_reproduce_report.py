@@ -15,20 +15,13 @@ SCRIPT = Path(__file__).parents[2] / "recipes" / "reproduce_ccpp" / "report.py"
 
 @pytest.fixture
 def run(tmp_path):
-    files = {name: tmp_path / name for name in ("four.json", "report.html", "README.md")}
+    files = {name: tmp_path / name for name in ("four.json", "README.md")}
     files["README.md"].write_text("# x\n<!-- systems:start -->\nold\n<!-- systems:end -->\nend\n")
-    options = [
-        "--summary",
-        files["four.json"],
-        "--report",
-        files["report.html"],
-        "--readme",
-        files["README.md"],
-    ]
+    options = ["--summary", files["four.json"], "--readme", files["README.md"]]
     spec = make_study(tmp_path)
 
     def run(*arguments):
-        command = [sys.executable, SCRIPT, "--spec", spec, *options, *arguments]
+        command = [sys.executable, SCRIPT, "--spec", spec, "--disguise", spec, *options, *arguments]
         return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
 
     return run
@@ -44,6 +37,9 @@ def test_figures_are_written_and_checked(run, tmp_path):
         assert wanted | {"escalated"} <= system.keys()
     assert found["systems"]["exchange"]["escalated"] is None
     assert {"operating_point", "n_benign", "spearman", "delay"} <= found.keys()
+    assert found["shared"] is None
+    keys = found["disguise"]["systems"]["production"]["sets"]["disguise_keys"]
+    assert keys == found["systems"]["production"]["sets"]["disguise_keys"]
     claimed = found["claim"]
     ratio = [found["systems"][name]["relative_compute_engine"] for name in ("exchange", "production")]
     assert claimed["exchange_compute_over_production"] == pytest.approx(ratio[0] / ratio[1], rel=1e-4)
@@ -65,8 +61,11 @@ def test_figures_are_written_and_checked(run, tmp_path):
     assert "four.json differs from the tables: " in run("--check").stderr
 
 
-def test_the_recipes_own_spec_is_read():
+def test_the_recipes_own_specs_are_read():
     spec = StudySpec.read(SCRIPT.parent / "systems.yaml")
+    disguise = StudySpec.read(SCRIPT.parent / "disguise.yaml")
+    assert disguise.root.resolve() == spec.root.resolve()
+    assert not spec.disguised
     assert spec.operating_point == 0.001
     assert [len(parts) for parts in spec.harmful_sets] == [1, 1, 4]
     assert spec.root.resolve() == SCRIPT.parents[2] / "results" / "four_systems"
