@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_head
 from policy_figures import SCHEMA, SCORERS, figures
@@ -87,6 +87,7 @@ def test_order_within_a_pair_needs_no_threshold() -> None:
     assert found["balanced_accuracy"]["value"] == 0.5
 
 
+@settings(max_examples=25)
 @given(st.lists(st.booleans(), min_size=16, max_size=16))
 def test_shares_stay_in_their_bounds(verdicts) -> None:
     found = figures(scripted(verdicts))["scorers"]["guard"]
