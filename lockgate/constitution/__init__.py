@@ -1,6 +1,6 @@
 """Constitutions: the written policy from which data, probes and reports take their categories."""
 
-from lockgate.constitution._lint import Finding, lint_constitution
+from lockgate.constitution._lint import Finding, lint_constitution, lint_text
 from lockgate.constitution._load import (
     constitution_path,
     dump_constitution,
@@ -41,6 +41,7 @@ __all__ = [
     "constitution_path",
     "dump_constitution",
     "lint_constitution",
+    "lint_text",
     "load_constitution",
     "load_mapping",
     "mapping_names",

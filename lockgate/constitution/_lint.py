@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lockgate.constitution._document import Document, DocumentError, Location, read_document
+from lockgate.constitution._document import Document, DocumentError, Location, parse_document, read_document
 from lockgate.constitution._overlap import SAME, Entry, find_overlaps
 from lockgate.constitution._schema import (
     BUCKETS,
@@ -65,14 +65,25 @@ def lint_constitution(path: str | os.PathLike[str]) -> list[Finding]:
     return check_file(Path(path)).findings
 
 
+def lint_text(text: str) -> list[Finding]:
+    """`lint_constitution` of YAML text, before it becomes a file."""
+    try:
+        return _check(parse_document(text)).findings
+    except DocumentError as error:
+        return [Finding(error.line, "error", error.message, error.remedy)]
+
+
 def check_file(path: Path) -> Checked:
     """Lint a file and build its `Constitution`."""
     try:
-        document = read_document(path)
+        return _check(read_document(path))
     except DocumentError as error:
         return Checked(None, [Finding(error.line, "error", error.message, error.remedy)])
     except OSError as error:
         raise ConstitutionError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _check(document: Document) -> Checked:
     constitution, findings = _validate(document)
     if isinstance(document.value, dict):
         categories = list(_categories(document.value))

@@ -35,6 +35,8 @@ from lockgate.evaluation._study_result import (
 )
 from lockgate.evaluation._study_spec import Escalation, StudySpec
 from lockgate.evaluation._traces import TRACE_SCHEMA, BlockTrace
+from lockgate.evaluation._update import CategoryChange, GuardComparison, compare_guards
+from lockgate.evaluation._update_rule import UpdateRule, UpdateVerdict
 
 __all__ = [
     "SCORES_SCHEMA",
@@ -42,6 +44,7 @@ __all__ = [
     "Baseline",
     "BlockTrace",
     "Breakdown",
+    "CategoryChange",
     "Comparison",
     "Delay",
     "Detections",
@@ -50,6 +53,7 @@ __all__ = [
     "Estimate",
     "EvaluationResult",
     "FrontierPoint",
+    "GuardComparison",
     "Mixing",
     "MixingPoint",
     "OperatingPoint",
@@ -66,12 +70,15 @@ __all__ = [
     "StudyResult",
     "StudySpec",
     "SystemResult",
+    "UpdateRule",
+    "UpdateVerdict",
     "View",
     "at_least_as_robust",
     "auroc",
     "benign_prompts",
     "collect_provenance",
     "compare",
+    "compare_guards",
     "evaluate",
     "file_sha256",
     "log_auroc",

@@ -48,7 +48,7 @@ def pool(parts: Sequence[Detections]) -> Detections:
 def macro_rate(sets: Sequence[Detections], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate | None:
     """Mean over sets of each set's TPR, prompts resampled within sets; None without rows."""
     values = [found.flags.astype(np.float64) for found in sets]
-    return _macro(values, [found.groups for found in sets], resamples, seed, lowest=0.0)
+    return mean_over_sets(values, [found.groups for found in sets], resamples, seed, lowest=0.0)
 
 
 def at_least_as_robust(
@@ -75,7 +75,7 @@ def at_least_as_robust(
     if not macro:
         pairs = [(np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))]
         groups = [np.concatenate(groups)]
-    difference = _macro([a - b for a, b in pairs], groups, resamples, seed, lowest=-1.0)
+    difference = mean_over_sets([a - b for a, b in pairs], groups, resamples, seed, lowest=-1.0)
     if difference is None:
         raise ExchangeError("no harmful row to compare systems on")
     means = [float(np.mean([side[i].mean() for side in pairs if len(side[i])])) for i in range(2)]
@@ -83,7 +83,7 @@ def at_least_as_robust(
     return Robustness(*names, fpr, macro, means[0], means[1], difference, margin, lower > -margin)
 
 
-def _macro(
+def mean_over_sets(
     values: Sequence[Floats], groups: Sequence[Groups], resamples: int, seed: int, *, lowest: float
 ) -> Estimate | None:
     """Mean over sets of the mean over rows of `values`, each from `lowest` to 1."""
