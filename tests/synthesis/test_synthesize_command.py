@@ -34,7 +34,7 @@ def run(capsys, tmp_path):
 def test_from_a_policy_to_a_data_set_and_on_after_a_used_up_budget(run, tmp_path, monkeypatch) -> None:
     with serving_endpoint(manners=lambda body, attempt: write_reply(body)) as endpoint:
         at = ("--generator", endpoint.url, "--model", "writer", "--json")
-        code, _, err = run(*at, "--budget-tokens", 2000)
+        code, _, err = run(*at, "--budget-tokens", 500)
         assert code == 2
         assert "the budget is used up" in err
         code, out, err = run(*at)
