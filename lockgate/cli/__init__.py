@@ -26,6 +26,7 @@ _COMMANDS = (
     "_constitution",
     "_import",
     "_synthesize",
+    "_build",
     "_train",
     "_calibrate",
     "_score",

@@ -104,7 +104,6 @@ class Guard:
         training_prompts: PromptPrints | None = None,
         classifier: ExchangeClassifier | None = None,
         cascade: Cascade | None = None,
-        provisional: ProvisionalRecord | None = None,
     ) -> "Guard":
         """Bind freshly trained parts together; uncalibrated until `with_calibration`.
 
@@ -129,7 +128,6 @@ class Guard:
             gamma=head.gamma,
             window=WINDOW,
             thresholds=_threshold_record(thresholds),
-            provisional=provisional,
             training=training,
         )
         guard = cls(Bundle(record, constitution, constitution_yaml, head, training_prompts), backbone)
@@ -269,6 +267,7 @@ class Guard:
             ),
             "cascade": CascadeRecord(**asdict(cascade)),
             "calibration": None,
+            "provisional": None,
             "claim": [],
         }
         record = self.record.model_copy(update=update)

@@ -1,0 +1,266 @@
+"""From a constitution to a guard: synthesize, part the rows, train, set the threshold, measure, write."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lockgate.build._folder import BuildFolder, hash_path
+from lockgate.build._inputs import BuildInputs, BuildProgress, file_hashes
+from lockgate.build._measure import measure, score_part, summarise, with_baseline
+from lockgate.build._report import write_measured, write_reports
+from lockgate.build._rows import BuildRows, gather_rows
+from lockgate.build._threshold import describe_claim, set_threshold, with_flags
+from lockgate.build._training import bind_guard, train_head
+from lockgate.build._update import Update, compare_with_previous, keep_previous
+from lockgate.build._words import describe_generator, list_changes, list_limits, list_steps
+from lockgate.evaluation import EvaluationResult, ScoresTable, collect_provenance, write_report
+from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
+from lockgate.guards import Guard, check_target
+from lockgate.synthesis import StepProgress
+from lockgate.synthesis._pipeline import room_on
+from lockgate.synthesis.factory import SynthesisResult, synthesize
+
+DATA, CANDIDATE, GUARD = "data", "candidate", "guard"
+_PARTS = ("training", "held_out", "provisional", "calibration", "reviews", "dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        guard: the bundle, in place; None where the update was refused: then it lies in `candidate`.
+        folder: holds data, scores and reports. `report`: contents of `report.json`.
+        refused: sentences that say why the guard before was not replaced.
+    """
+
+    guard: Path | None
+    candidate: Path
+    folder: Path
+    report: Mapping[str, Any]
+    pages: Mapping[str, Path]
+    refused: tuple[str, ...] = ()
+
+
+def build_guard(
+    inputs: BuildInputs, out: str | Path, *, work: str | Path | None = None, command: tuple[str, ...] = ()
+) -> BuildResult:
+    """Make a guard for a policy. Run again after any end, it goes on where it stopped, to the same guard.
+
+    Args:
+        out: the bundle's folder; it appears when all is done.
+        work: everything else (default: `out` with `.build` behind its name).
+        command: for the provenance.
+
+    Raises:
+        LockgateError: of the step that can't go on; what is done is kept.
+    """
+    out = Path(out)
+    check_target(out)
+    folder = BuildFolder(Path(work) if work is not None else out.with_name(out.name + ".build"))
+    with folder.lock(), room_on(folder.path):
+        return _Build(inputs, out, folder, command).run()
+
+
+class _Build:
+    def __init__(self, inputs: BuildInputs, out: Path, folder: BuildFolder, command: tuple[str, ...]) -> None:
+        self.inputs, self.out, self.folder, self.command = inputs, out, folder, command
+
+    def run(self) -> BuildResult:
+        inputs, folder = self.inputs, self.folder
+        if inputs.update is not None:
+            keep_previous(folder, inputs.update, GUARD)
+        data = self._synthesize()
+        rows = self._gather(data)
+        seen = train_head(folder, inputs, rows.training)
+        candidate = bind_guard(folder, inputs, rows.training, seen).save(folder.path / CANDIDATE)
+        tables = {name: self._score(candidate, name) for name in ("held_out", "provisional", "calibration")}
+        guard = set_threshold(candidate, rows, tables, provisional_fpr=inputs.training.provisional_fpr)
+        decided = {name: with_flags(table, guard) for name, table in tables.items()}
+        results = self._measure(candidate, guard, rows, decided)
+        update = self._compare(candidate, guard, rows, decided)
+        content = self._describe(data, rows, guard, results, update)
+        saved = guard.save(folder.path / GUARD, measured=write_measured(content))
+        refused = update.verdict.reasons if update and update.verdict.worse and not inputs.accept else ()
+        if not refused:
+            guard.save(self.out, measured=write_measured(content))
+        content["guard_sha256"] = saved.sha256
+        pages = write_reports(folder.path, content)
+        return BuildResult(
+            guard=None if refused else self.out,
+            candidate=folder.path / GUARD,
+            folder=folder.path,
+            report=content,
+            pages=pages,
+            refused=tuple(refused),
+        )
+
+    def _path(self, part: str) -> Path:
+        return self.folder.path / f"{part}.jsonl"
+
+    def _synthesize(self) -> SynthesisResult:
+        inputs, folder = self.inputs, self.folder
+        key = {
+            "constitution": inputs.constitution.sha256,
+            "generator": inputs.generator.name,
+            "plan": inputs.factory.model_dump(mode="json"),
+            "prompts": file_hashes(inputs.prompts),
+            "evaluation": file_hashes(inputs.evaluation),
+            "judge": None if inputs.judge is None else inputs.judge.name,
+            "judge_rows": None if inputs.judge_rows is None else hash_path(inputs.judge_rows),
+        }
+        made: list[SynthesisResult] = []
+
+        def make() -> dict[str, Any]:
+            made.append(
+                synthesize(
+                    inputs.constitution,
+                    inputs.generator,
+                    inputs.factory,
+                    folder.path / DATA,
+                    engine=inputs.engine,
+                    seeds=inputs.prompts,
+                    evaluation=inputs.evaluation,
+                    judge=inputs.judge,
+                    judge_rows=inputs.judge_rows,
+                    progress=self._watch_step,
+                )
+            )
+            return {"warnings": list(made[0].warnings), "card": dict(made[0].card)}
+
+        outputs = [f"{DATA}/exchanges.jsonl", f"{DATA}/card.json"]
+        found = folder.step("synthesize", key, outputs, make)
+        data = folder.path / DATA
+        return SynthesisResult(data, data / "exchanges.jsonl", found["card"], tuple(found["warnings"]))
+
+    def _watch_step(self, state: StepProgress) -> None:
+        self.inputs.watch(
+            BuildProgress(f"synthesize: {state.step}", state.rows_done, state.rows_total, "rows")
+        )
+
+    def _gather(self, data: SynthesisResult) -> BuildRows:
+        inputs, plan = self.inputs, self.inputs.training
+        key = {
+            "exchanges": hash_path(data.exchanges),
+            "benign": file_hashes(inputs.benign),
+            "data": file_hashes(inputs.data),
+            "evaluation": file_hashes(inputs.evaluation),
+            "feedback": None if inputs.feedback is None else hash_path(inputs.feedback),
+            "constitution": inputs.constitution.sha256,
+            "hold_out": list(inputs.factory.augmentation.hold_out),
+            "plan": [
+                plan.seed,
+                plan.max_rows,
+                plan.least_rows,
+                plan.benign_share,
+                plan.max_benign,
+                plan.budget,
+            ],
+        }
+
+        def make() -> dict[str, Any]:
+            self.inputs.watch(BuildProgress("part the rows", 0, None, "rows"))
+            rows = gather_rows(inputs, data)
+            for part in _PARTS:
+                write_exchanges(self._path(part), getattr(rows, part))
+            return {"budget": rows.budget, "reason": rows.reason, "counts": dict(rows.counts)}
+
+        found = self.folder.step("rows", key, [f"{part}.jsonl" for part in _PARTS], make)
+        parts = {part: list(read_exchanges(self._path(part))) for part in _PARTS}
+        sources: dict[str, Any] = {**parts, **found}
+        return BuildRows(**sources)
+
+    def _score(self, candidate: Guard, name: str) -> ScoresTable:
+        return score_part(self.folder, candidate, self._path(name), name, self.inputs)
+
+    def _measure(
+        self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
+    ) -> list[EvaluationResult]:
+        """The held-out rows first, then each labelled evaluation file; the full reports lie in the folder."""
+        benign_part = "calibration" if rows.budget is not None else "provisional"
+        benign_rows: list[Exchange] = getattr(rows, benign_part)
+        compared = with_baseline(
+            rows.training,
+            {"held_out": (rows.held_out, tables["held_out"]), "benign": (benign_rows, tables[benign_part])},
+            self.inputs.training,
+        )
+        provenance = self._provenance()
+        results = []
+        if rows.held_out:
+            name = "held-out synthetic exchanges"
+            results.append(
+                measure(compared["held_out"], compared["benign"], name=name, provenance=provenance)
+            )
+        for number, path in enumerate(self.inputs.evaluation):
+            table = score_part(self.folder, candidate, path, f"evaluation_{number}", self.inputs)
+            own = measure(
+                with_flags(table, guard), tables[benign_part], name=path.name, provenance=provenance
+            )
+            results.append(own)
+        found = [result for result in results if result is not None]
+        for number, result in enumerate(found):
+            write_report(result, self.folder.path / "evaluation" / str(number))
+        return found
+
+    def _compare(
+        self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
+    ) -> Update | None:
+        inputs = self.inputs
+        if inputs.update is None:
+            return None
+        benign_part = "calibration" if rows.budget is not None else "provisional"
+        compared = {"held_out": tables["held_out"], "benign": tables[benign_part]}
+        sources = {"held_out": self._path("held_out"), "benign": self._path(benign_part)}
+        for number, path in enumerate(inputs.evaluation):
+            name = f"evaluation_{number}"
+            compared[name] = with_flags(score_part(self.folder, candidate, path, name, inputs), guard)
+            sources[name] = path
+        if rows.reviews:
+            compared["reviews"] = with_flags(self._score(candidate, "reviews"), guard)
+            sources["reviews"] = self._path("reviews")
+        return compare_with_previous(self.folder, inputs, guard, compared, sources)
+
+    def _describe(
+        self,
+        data: SynthesisResult,
+        rows: BuildRows,
+        guard: Guard,
+        results: list[EvaluationResult],
+        update: Update | None,
+    ) -> dict[str, Any]:
+        inputs = self.inputs
+        held = [summarise(result) for result in results]
+        own = held.pop(0) if rows.held_out and held else None
+        content: dict[str, Any] = {
+            "format": 1,
+            "guard": str(self.out),
+            "backbone": inputs.backbone.name,
+            "constitution": {
+                "name": inputs.constitution.name,
+                "version": inputs.constitution.version,
+                "sha256": inputs.constitution.sha256,
+            },
+            "calibrated": guard.calibration is not None,
+            "claim": describe_claim(guard, rows, inputs.training.budget),
+            "threshold": guard.thresholds.flag,
+            "rows": dict(rows.counts),
+            "held_out": own,
+            "evaluation": held,
+            "update": None if update is None else update.to_dict(accepted=inputs.accept),
+            "generator": describe_generator(data.card),
+            "warnings": list(data.warnings),
+            "seconds": self.folder.seconds(),
+            "provenance": self._provenance(),
+        }
+        content["limits"] = list_limits(content)
+        content["changes"] = list_changes(content["generator"])
+        content["next"] = list_steps(content)
+        return content
+
+    def _provenance(self) -> dict[str, Any]:
+        inputs = self.inputs
+        files = [*inputs.benign, *inputs.data, *inputs.prompts, *inputs.evaluation]
+        files += [path for path in (inputs.feedback, inputs.judge_rows) if path is not None]
+        seeds = {"factory": inputs.factory.seed, "training": inputs.training.seed}
+        return collect_provenance(self.command, seeds, files)

@@ -1,0 +1,112 @@
+"""How good the guard is, on rows that neither trained it nor set its threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lockgate.build._folder import BuildFolder, hash_path
+from lockgate.build._inputs import BuildInputs, BuildProgress
+from lockgate.build._plan import TrainingPlan
+from lockgate.classifiers import TextBaseline
+from lockgate.evaluation import Breakdown, Estimate, EvaluationResult, ScorerResult, ScoresTable, evaluate
+from lockgate.exchanges import Exchange, prompt_group, read_exchanges
+from lockgate.guards import Guard
+
+SCORES = "scores"
+OWN = "guard"
+# Below it a share says little.
+_FEW = 10
+
+
+def score_part(
+    folder: BuildFolder, guard: Guard, source: Path, name: str, inputs: BuildInputs, *, of: str = ""
+) -> ScoresTable:
+    """Scores of a file by a guard, from the folder where they are there already.
+
+    Args:
+        of: what the guard is called in progress, where it isn't the new one.
+    """
+    (folder.path / SCORES).mkdir(exist_ok=True)
+    target = f"{SCORES}/{name}.parquet"
+    key = {"guard": guard.sha256, "source": hash_path(source)}
+    total = sum(1 for _ in read_exchanges(source))
+
+    def score() -> dict[str, Any]:
+        guard.score_file(
+            source,
+            folder.path / target,
+            workers=inputs.workers,
+            report=lambda done: inputs.watch(
+                BuildProgress(f"score {name}{of}", min(done, total), total, "exchanges")
+            ),
+        )
+        return {"rows": total}
+
+    folder.step(f"score-{name}", key, [target], score)
+    return ScoresTable.read(folder.path / target)
+
+
+def with_baseline(
+    training: Sequence[Exchange],
+    parts: Mapping[str, tuple[Sequence[Exchange], ScoresTable]],
+    plan: TrainingPlan,
+) -> dict[str, ScoresTable]:
+    """The tables with a column of the text baseline, trained on the same rows: what a probe has to beat."""
+    # Copies of reviewed exchanges share their prompt, so that folds stay honest.
+    baseline = TextBaseline.fit(training, [prompt_group(row) for row in training], plan.baseline)
+    return {
+        name: table.with_column("baseline_text", baseline.decision_function(rows)) if len(table) else table
+        for name, (rows, table) in parts.items()
+    }
+
+
+def measure(
+    table: ScoresTable, benign: ScoresTable, *, name: str, provenance: Mapping[str, Any]
+) -> EvaluationResult | None:
+    """All figures of labelled rows; None where no row has a label."""
+    if np.isnan(table.labels).all():
+        return None
+    return evaluate(table, name=name, calibration=benign, provenance=provenance)
+
+
+def summarise(result: EvaluationResult) -> dict[str, Any]:
+    """The figures of a build's report: at the guard's own threshold, with intervals."""
+    deciding = result.scorers[0]
+    point = next(point for point in deciding.operating_points if point.name == OWN)
+    baseline = next((scorer for scorer in result.scorers if scorer.name == "text"), None)
+    return {
+        "name": result.name,
+        "n_harmful": result.n_harmful,
+        "n_harmless": result.n_benign,
+        "n_prompts": result.n_prompts,
+        "tpr": _plain(point.tpr),
+        "fpr": _plain(point.realised_fpr),
+        "auroc": _plain(deciding.auroc),
+        "tpr_by_category": _parts(deciding.tpr_by_category),
+        "fpr_by_category": _parts(deciding.fpr_by_category),
+        "tpr_by_kind": _parts(deciding.tpr_by_source),
+        "fpr_by_kind": _parts(deciding.fpr_by_source),
+        "at_one_percent": {"probe": _at(deciding), "text_baseline": _at(baseline)},
+        "text_baseline_auroc": None if baseline is None else _plain(baseline.auroc),
+        "thin": [part.key for part in deciding.tpr_by_category if part.n_prompts < _FEW],
+    }
+
+
+def _at(scorer: ScorerResult | None) -> dict[str, Any] | None:
+    if scorer is None:
+        return None
+    return next((_plain(point.tpr) for point in scorer.operating_points if point.name == "0.01"), None)
+
+
+def _parts(parts: Sequence[Breakdown]) -> list[dict[str, Any]]:
+    return [
+        {"key": part.key, "n": part.n, "n_prompts": part.n_prompts, "rate": _plain(part.rates.get(OWN))}
+        for part in parts
+    ]
+
+
+def _plain(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else asdict(estimate)

@@ -1,0 +1,107 @@
+"""What decides a guard beside its data: how a build trains and calibrates."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from lockgate.classifiers import TextBaselineConfig
+from lockgate.errors import ConfigError
+from lockgate.training import ProbeConfig
+
+ReadingDtype = Literal["auto", "float32", "bfloat16"]
+# Where a band of layers ranked best on the embedded backbone (LOG.md): 12 to 26 of 30.
+_BAND = (0.4, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """Everything that decides training and calibration beside the rows and the backbone.
+
+    Attributes:
+        layers: 0-based layers that the probe reads; None takes a band of middle layers.
+        epochs, learning_rate, weight_decay, seed: of the fit.
+        max_tokens: longer exchanges keep their last tokens in training.
+        max_rows: training rows at most; labelled files of the user give way first.
+        least_rows: of each label; with fewer nothing is trained.
+        benign_share: of the prompts of the user's traffic that train; the others calibrate.
+        max_benign: such prompts at most.
+        reading: precision in which training reads; `auto` is bfloat16 where the processor computes in it.
+        budget: the refusal budget that is wished for.
+        provisional_fpr: share of held-out harmless rows above the threshold of a guard without traffic.
+        baseline: settings of the text baseline that stands beside the probe in the report.
+    """
+
+    layers: tuple[int, ...] | None = None
+    epochs: int = 20
+    learning_rate: float = 3e-4
+    weight_decay: float = 1.0
+    seed: int = 0
+    max_tokens: int = 384
+    max_rows: int = 4500
+    least_rows: int = 30
+    benign_share: float = 0.2
+    max_benign: int = 1000
+    reading: ReadingDtype = "auto"
+    budget: float = 0.0005
+    provisional_fpr: float = 0.01
+    baseline: TextBaselineConfig = TextBaselineConfig(cs=(3.0, 30.0), folds=3)  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value outside its range."""
+        for name in ("budget", "provisional_fpr"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected a share between 0 and 1")
+        if not 0 <= self.benign_share < 1:
+            raise ConfigError("benign_share: expected a share from 0 to less than 1")
+        for name in ("epochs", "max_tokens", "max_rows", "least_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1")
+        if self.reading not in ("auto", "float32", "bfloat16"):
+            raise ConfigError("reading: expected auto, float32 or bfloat16")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:  # noqa: ANN401 - any of the attributes
+        """`small` fits two cores and an hour, `large` a machine that trains overnight.
+
+        Raises:
+            ConfigError: no preset of this name, or a value outside its range.
+        """
+        if name not in _PRESETS:
+            raise ConfigError(f"preset: expected one of {', '.join(_PRESETS)}")
+        return cls(**{**_PRESETS[name], **changes})
+
+    def probe(self, n_layers: int) -> ProbeConfig:
+        """The probe's settings on a backbone of so many layers. Raises ConfigError for layers it lacks."""
+        first, end = int(_BAND[0] * n_layers), max(int(_BAND[0] * n_layers) + 1, round(_BAND[1] * n_layers))
+        layers = tuple(range(first, end)) if self.layers is None else self.layers
+        if not layers or min(layers) < 0 or max(layers) >= n_layers:
+            raise ConfigError(f"layers: the backbone has layers 0 to {n_layers - 1}")
+        return ProbeConfig(
+            name="probe",
+            layers=layers,
+            epochs=self.epochs,
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            seed=self.seed,
+        )
+
+    def reading_dtype(self) -> str:
+        """float32 or bfloat16, decided."""
+        if self.reading != "auto":
+            return self.reading
+        return "bfloat16" if _computes_in_bfloat16() else "float32"
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether the processor has instructions for it; without them bfloat16 is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "large": {"max_tokens": 1024, "max_rows": 60_000, "max_benign": 10_000},
+}

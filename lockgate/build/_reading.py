@@ -1,0 +1,145 @@
+"""Activations of the training rows, read by one or several processes; finished parts are not read again."""
+
+import fcntl
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lockgate.backbones import Backbone
+from lockgate.errors import TrainingError
+from lockgate.exchanges import Exchange
+from lockgate.training import WindowCache, build_cache
+
+PART = 64
+_REPORT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How training reads: layers of the residual stream, longest exchange, precision."""
+
+    layers: tuple[int, ...]
+    max_tokens: int
+    dtype: str
+
+
+def read_windows(
+    backbone: Backbone,
+    rows: Sequence[Exchange],
+    folder: Path,
+    reading: Reading,
+    *,
+    workers: int = 1,
+    report: Callable[[int], None] = lambda _: None,
+) -> WindowCache:
+    """Read rows into a cache of windows, in parts of 64 that are the same for any number of processes.
+
+    One process uses all threads and several use one each, so that last bits may differ between the two.
+
+    Raises:
+        TrainingError: a process ended by itself, or what `build_cache` raises. Finished parts are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [rows[start : start + PART] for start in range(0, len(rows), PART)]
+    with _in_use(folder, fcntl.LOCK_EX):
+        # Processes of a build that was killed end at their next part: until then they write here.
+        pass
+    if workers == 1:
+        own = _in_dtype(backbone, reading.dtype)
+        for number in range(len(parts)):
+            _read_part(own, parts[number], folder, number, reading)
+            report(min((number + 1) * PART, len(rows)))
+    else:
+        _spawn(backbone.source, parts, folder, reading, workers, report)
+    return WindowCache.join([WindowCache(_part(folder, number)) for number in range(len(parts))])
+
+
+def _in_dtype(backbone: Backbone, dtype: str) -> Backbone:
+    wanted = getattr(torch, dtype)
+    if next(backbone.model.parameters()).dtype == wanted or not backbone.source:
+        return backbone
+    return Backbone.load(backbone.source, dtype=wanted)
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}"
+
+
+def _read_part(
+    backbone: Backbone, rows: Sequence[Exchange], folder: Path, number: int, reading: Reading
+) -> None:
+    done = build_cache(
+        backbone,
+        rows,
+        _part(folder, number),
+        layers=reading.layers,
+        site="residual",
+        max_tokens=reading.max_tokens,
+        shard_size=PART,
+    )
+    for _ in done:
+        pass
+
+
+def _spawn(
+    source: str,
+    parts: Sequence[Sequence[Exchange]],
+    folder: Path,
+    reading: Reading,
+    workers: int,
+    report: Callable[[int], None],
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        pending = {
+            pool.submit(
+                _work,
+                source,
+                [(number, parts[number]) for number in range(worker, len(parts), workers)],
+                folder,
+                reading,
+                os.getpid(),
+            )
+            for worker in range(workers)
+        }
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                report(sum(len(parts[n]) for n in range(len(parts)) if any(_part(folder, n).glob("*.json"))))
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a process that reads training rows ended by itself (memory?); run the same command to go "
+                "on, "
+                "with fewer --workers if it happens again"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _work(
+    source: str, parts: Sequence[tuple[int, Sequence[Exchange]]], folder: Path, reading: Reading, parent: int
+) -> None:
+    torch.set_num_threads(1)
+    backbone = Backbone.load(source, dtype=getattr(torch, reading.dtype))
+    with _in_use(folder, fcntl.LOCK_SH):
+        for number, rows in parts:
+            if os.getppid() != parent:
+                return
+            _read_part(backbone, rows, folder, number, reading)
+
+
+@contextmanager
+def _in_use(folder: Path, how: int) -> Iterator[None]:
+    with (folder / ".in-use").open("a") as file:
+        fcntl.flock(file, how)
+        yield

@@ -1,0 +1,124 @@
+"""What the user gives, without what must not train or calibrate: each row dropped has a reason."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lockgate.errors import CalibrationError, ExchangeError
+from lockgate.exchanges import (
+    EvaluationIndex,
+    Exchange,
+    PromptPrints,
+    find_duplicates,
+    prompt_text,
+    read_exchanges,
+)
+
+REJECTED = "rejected"
+
+
+@dataclass(slots=True)
+class Dropped:
+    """Rows that go no further, each with where and why in `meta.rejected`."""
+
+    rows: list[Exchange] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Exchange, source: str, reason: str) -> None:
+        """Drop a row of this source."""
+        self.counts[f"{source}/{reason}"] += 1
+        why = {"step": source, "reason": reason}
+        self.rows.append(replace(row, meta={**row.meta, REJECTED: why}))
+
+    def unless(self, rows: Sequence[Exchange], reasons: Iterable[str | None], source: str) -> list[Exchange]:
+        """The rows without a reason; the others are dropped."""
+        kept = []
+        for row, reason in zip(rows, reasons, strict=True):
+            if reason is None:
+                kept.append(row)
+            else:
+                self.add(row, source, reason)
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """What must neither train nor calibrate: evaluation items, and the held-out synthetic prompts."""
+
+    index: EvaluationIndex | None
+    held_out: PromptPrints
+
+    def check(self, rows: Sequence[Exchange]) -> Iterator[str | None]:
+        """For each row the reason to leave it out, if any."""
+        met = self.held_out.find([prompt_text(row) for row in rows]) if len(self.held_out) else []
+        for place, row in enumerate(rows):
+            if self.index is not None and self.index.find_leak(row) is not None:
+                yield "evaluation_leak"
+            elif met and met[place] is not None:
+                yield "held_out_prompt"
+            else:
+                yield None
+
+
+def read_labelled(
+    paths: Sequence[Path], synthetic: Sequence[Exchange], guarded: Guarded, dropped: Dropped
+) -> list[Exchange]:
+    """The user's labelled exchanges, without those that can't train or that stand in the data already."""
+    rows = [row for path in paths for row in read_exchanges(path)]
+    rows = dropped.unless(rows, (_unusable(row) for row in rows), "data")
+    rows = dropped.unless(rows, guarded.check(rows), "data")
+    return dropped.unless(rows, _repeated(synthetic, rows), "data")
+
+
+def read_traffic(paths: Sequence[Path], guarded: Guarded, dropped: Dropped) -> list[Exchange]:
+    """The user's own traffic, taken as benign.
+
+    Raises:
+        CalibrationError: a row is labelled harmful; the message names file and row.
+        ExchangeError: a file without exchanges.
+    """
+    rows = []
+    for path in paths:
+        count = 0
+        for count, row in enumerate(read_exchanges(path), 1):
+            if row.label is not None and row.label >= 0.5:
+                raise CalibrationError(
+                    f"{path}: exchange {count} is labelled harmful; --benign takes benign traffic only. "
+                    "Leave "
+                    "such rows out, or give them with --data"
+                )
+            rows.append(row)
+        if not count:
+            raise ExchangeError(f"{path}: no exchange; expected benign traffic, one exchange a line")
+    rows = dropped.unless(rows, (None if _has_answer(row) else "no_answer" for row in rows), "benign")
+    return dropped.unless(rows, guarded.check(rows), "benign")
+
+
+def _unusable(row: Exchange) -> str | None:
+    if row.label is None:
+        return "no_label"
+    return None if _has_answer(row) else "no_answer"
+
+
+def _has_answer(row: Exchange) -> bool:
+    return not row.is_prompt_only and bool(row.messages[-1].content.strip())
+
+
+def _repeated(before: Sequence[Exchange], rows: Sequence[Exchange]) -> Iterator[str | None]:
+    """Which rows repeat, nearly word by word, what stands before them."""
+    texts = [_text(row) for row in (*before, *rows)]
+    first: dict[str, Exchange] = {}
+    for place, (row, group) in enumerate(zip((*before, *rows), find_duplicates(texts), strict=True)):
+        earlier = first.setdefault(group, row)
+        if place < len(before):
+            continue
+        if earlier is row:
+            yield None
+        else:
+            same = (earlier.label or 0.0) >= 0.5, (row.label or 0.0) >= 0.5
+            yield "duplicate" if same[0] == same[1] else "duplicate_of_another_label"
+
+
+def _text(row: Exchange) -> str:
+    return "\n".join(message.content for message in row.messages)

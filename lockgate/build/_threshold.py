@@ -1,0 +1,96 @@
+"""The threshold: from the user's traffic with a claim, or provisional and without one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lockgate.build._rows import BuildRows
+from lockgate.calibration import Calibration, choose_threshold, plain_quantile_threshold, required_n
+from lockgate.calibration._threshold import _stored_threshold
+from lockgate.cascade import Thresholds
+from lockgate.errors import TrainingError
+from lockgate.evaluation import ScoresTable
+from lockgate.guards import Guard, ProvisionalRecord
+
+# What batch mates and builds of the libraries may move a logit, as a share of the scores' spread.
+_TOLERANCE_SHARE = 1e-3
+HELD_OUT_BENIGN = "held-out synthetic harmless exchanges"
+
+
+def set_threshold(
+    guard: Guard,
+    rows: BuildRows,
+    tables: dict[str, ScoresTable],
+    *,
+    provisional_fpr: float,
+) -> Guard:
+    """The guard with a threshold and what stands behind it.
+
+    Args:
+        tables: scores of `calibration` or of `provisional` rows, and of the held-out ones for the tolerance.
+
+    Raises:
+        CalibrationError, TrainingError: scores that are not finite.
+    """
+    spread = [table.floats("mixed_max") for name, table in sorted(tables.items()) if len(table)]
+    tolerance = _TOLERANCE_SHARE * float(np.concatenate(spread).std())
+    if not np.isfinite(tolerance):
+        raise TrainingError(
+            "the probe gives scores that are not finite; train with other layers or fewer epochs"
+        )
+    if rows.budget is not None:
+        calibration = _calibrate(tables["calibration"], rows.budget, tolerance)
+        return guard.with_calibration(calibration, claim=_claim(calibration, guard))
+    table = tables["provisional"]
+    scores = table.floats("mixed_max")[~(table.labels >= 0.5)]
+    cut = plain_quantile_threshold(scores, provisional_fpr)
+    found = ProvisionalRecord(
+        source=HELD_OUT_BENIGN, n=len(scores), quantile=provisional_fpr, reason=str(rows.reason)
+    )
+    return guard.with_provisional(Thresholds(_stored_threshold(cut, tolerance), tolerance), found)
+
+
+def with_flags(table: ScoresTable, guard: Guard) -> ScoresTable:
+    """Scores read before the threshold was known, with the guard's decisions and no flagged token."""
+    cut = guard.thresholds.flag - guard.thresholds.tolerance
+    answered = ~np.isnan(table.floats("max_answer"))
+    return table.with_column("flagged", (table.floats("mixed_max") > cut) & answered)
+
+
+def describe_claim(guard: Guard, rows: BuildRows, wished: float) -> dict[str, Any]:
+    """What the guard claims, for the report: a budget with its sample, or null and why."""
+    wish = {"wished": wished, "wished_needs": required_n(wished)}
+    found = guard.calibration
+    if found is None:
+        return {**wish, "budget": None, "false_refusal_rate": None, "reason": rows.reason}
+    flagged = {"flagged": found.flagged, "n": found.n, "bound": found.bound, "confidence": found.confidence}
+    own = {"budget": found.budget, "false_refusal_rate": flagged, "k": found.k}
+    return {**wish, **own, "reason": None, "length_deciles": list(found.length_deciles)}
+
+
+def _calibrate(table: ScoresTable, budget: float, tolerance: float) -> Calibration:
+    return choose_threshold(
+        table.floats("mixed_max"),
+        table.groups,
+        budget,
+        tolerance,
+        ids=table.ids,
+        lengths=table.lengths,
+        sources=[str(source) for source in table.texts("source")],
+    )
+
+
+def _claim(calibration: Calibration, guard: Guard) -> Sequence[str]:
+    """What the threshold has seen, for the model card."""
+    shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
+    shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
+    known = 0 if guard.training_prompts is None else len(guard.training_prompts)
+    return [
+        f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
+        f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
+        "languages: not recorded",
+        f"overlap with training: none of {known} training prompts is in this traffic, nor a near-duplicate "
+        "of "
+        "one; those that were have been left out",
+    ]
