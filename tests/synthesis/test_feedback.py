@@ -254,7 +254,7 @@ def test_a_constitution_is_never_replaced(tmp_path: Path) -> None:
 
 
 # Each proposal is checked as a whole, which takes a while.
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     st.sampled_from(["stage-magic", "general-harms"]),
     st.lists(
