@@ -18,6 +18,13 @@ def test_embedded_guard_figures_and_readme_follow_from_the_scores_tables() -> No
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_the_ablation_follows_from_its_scores_tables() -> None:
+    # --out is not read: the tables hold all that the figures need.
+    command = [sys.executable, "recipes/embedded_guard/ablate.py", "--out", "unused", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.skipif(not (ROOT / "results" / "four_systems.json").exists(), reason="not measured yet")
 def test_the_four_systems_figures_and_readme_follow_from_the_tables() -> None:
     command = [sys.executable, "recipes/reproduce_ccpp/report.py", "--check"]
