@@ -12,10 +12,11 @@ from lockgate.constitution import Constitution
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.synthesis import Estimate, estimate_tokens
 from lockgate.synthesis.factory import FactoryPlan, estimate_synthesis
+from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, TWIN
 
 # Of a synthetic exchange beside its answer: the question and the turns' frames.
 _QUESTION_TOKENS = 40
-_ANSWERS = ("answer", "dialogue", "attack")
+_ANSWERS = (COMPLIANT, PERMITTED, TWIN, HARMLESS)
 
 
 @dataclass(frozen=True, slots=True)

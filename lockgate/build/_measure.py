@@ -11,6 +11,7 @@ from lockgate.build._folder import BuildFolder, hash_path
 from lockgate.build._inputs import BuildInputs, BuildProgress
 from lockgate.build._plan import TrainingPlan
 from lockgate.classifiers import TextBaseline
+from lockgate.errors import TrainingError
 from lockgate.evaluation import Breakdown, Estimate, EvaluationResult, ScorerResult, ScoresTable, evaluate
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import Guard
@@ -33,6 +34,9 @@ def score_part(
     target = f"{SCORES}/{name}.parquet"
     key = {"guard": guard.sha256, "source": hash_path(source)}
     total = sum(1 for _ in read_exchanges(source))
+    if not total:
+        # Processes that load a model to score nothing would take their time all the same.
+        return ScoresTable.from_rows([])
 
     def score() -> dict[str, Any]:
         guard.score_file(
@@ -55,8 +59,12 @@ def with_baseline(
     plan: TrainingPlan,
 ) -> dict[str, ScoresTable]:
     """The tables with a column of the text baseline, trained on the same rows: what a probe has to beat."""
-    # Copies of reviewed exchanges share their prompt, so that folds stay honest.
-    baseline = TextBaseline.fit(training, [prompt_group(row) for row in training], plan.baseline)
+    try:
+        # Copies of reviewed exchanges share their prompt, so that folds stay honest.
+        baseline = TextBaseline.fit(training, [prompt_group(row) for row in training], plan.baseline)
+    except TrainingError:
+        # Too few groups for its folds: the guard stands without it, and the report has no such line.
+        return {name: table for name, (_, table) in parts.items()}
     return {
         name: table.with_column("baseline_text", baseline.decision_function(rows)) if len(table) else table
         for name, (rows, table) in parts.items()

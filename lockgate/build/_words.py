@@ -30,6 +30,8 @@ def describe_generator(card: Mapping[str, Any]) -> dict[str, Any]:
         "questions": questions,
         "rows_by_origin": dict(origins),
         "compliant_answers": compliant,
+        "composed_share": card["plan"]["queries"].get("composed_share", 0.0),
+        "openings": card["plan"]["answers"]["openings"],
         "mean_answer_words": dict(card["rows"]["mean_answer_words"]),
         "dropped_by_step": steps,
         "refused_categories": [t["id"] for t in topics if _refuses(t["compliant"])],
@@ -80,12 +82,20 @@ def list_changes(generator: Mapping[str, Any]) -> list[str]:
     questions = generator["questions"]
     asked = sum(questions.values())
     if asked and questions["template"]:
-        share = questions["template"] / asked
+        wanted = generator["composed_share"]
+        why = f"the plan wants {wanted:.0%} so, and " if wanted else ""
         changes.append(
-            f"{questions['template']} of {asked} questions ({share:.0%}) are composed from the "
-            "constitution's own "
-            "words, since the generator's were too few, off topic or alike; a stronger one words them as "
-            "people do."
+            f"{questions['template']} of {asked} questions ({questions['template'] / asked:.0%}) are "
+            "composed from "
+            f"the constitution's own words: {why}what the generator wrote was too little, off topic or "
+            "alike. A "
+            "stronger one words them as people do."
+        )
+    if generator["openings"]:
+        changes.append(
+            "Answers are begun in the constitution's own words, since this generator strays; one that "
+            "keeps to a "
+            "subject says things that the constitution doesn't, and a guard then learns more than its words."
         )
     compliant = generator["compliant_answers"]
     if compliant["refused"]:

@@ -103,4 +103,8 @@ class _PlainProgress:
     def report(self) -> None:
         self._last = time.monotonic()
         share = f"/{self._total} ({self._done / self._total:.0%})" if self._total else ""
-        typer.echo(f"{self._label}: {self._done}{share}, {self._last - self._start:.0f} s", err=True)
+        passed = self._last - self._start
+        left = ""
+        if self._total and 0 < self._done < self._total:
+            left = f", about {passed * (self._total - self._done) / self._done:.0f} s left"
+        typer.echo(f"{self._label}: {self._done}{share}, {passed:.0f} s{left}", err=True)

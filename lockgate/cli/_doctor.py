@@ -3,11 +3,15 @@
 import importlib.metadata
 import os
 import platform
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, print_json, print_table
+
+if TYPE_CHECKING:
+    from lockgate.guards import GuardRecord
 
 
 class Check(NamedTuple):
@@ -24,6 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    guard: Annotated[
+        Path | None, typer.Option(help="Also check this guard's bundle, and say whether it is calibrated.")
+    ] = None,
     offline: Annotated[
         bool,
         typer.Option("--offline", help="Also load the embedded guard with every hub and proxy switched off."),
@@ -32,6 +39,8 @@ def doctor(
 ) -> None:
     """Say what is there, what is missing and how to get it. Exit code 1 if something needed is missing."""
     checks = [_python(), *_packages(), _home(), _weights(), _bundle()]
+    if guard is not None:
+        checks.append(_own_bundle(guard))
     if offline:
         checks.append(_offline())
     if json:
@@ -90,9 +99,26 @@ def _bundle() -> Check:
         record = read_bundle(EMBEDDED).record
     except LockgateError as error:
         return Check("embedded guard", False, str(error), "install lockgate again")
+    return Check("embedded guard", True, _describe(record))
+
+
+def _own_bundle(path: Path) -> Check:
+    from lockgate.errors import LockgateError
+    from lockgate.guards import read_bundle
+
+    try:
+        record = read_bundle(path).record
+    except LockgateError as error:
+        return Check(str(path), False, str(error), "restore it, or make the guard again")
+    remedy = "" if record.calibration else f"lockgate calibrate {path} --input TRAFFIC --output {path}"
+    return Check(str(path), True, _describe(record), remedy)
+
+
+def _describe(record: "GuardRecord") -> str:
     stages = "one stage" if record.cascade is None else "two stages"
     state = "calibrated" if record.calibration else "uncalibrated"
-    return Check("embedded guard", True, f"{record.name}, {stages}, {state}")
+    why = "" if record.provisional is None else f": {record.provisional.reason}"
+    return f"{record.name}, {stages}, {state}{why}"
 
 
 def _offline() -> Check:

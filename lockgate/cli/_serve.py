@@ -162,5 +162,8 @@ def _announce(url: str, guard: str, gateway: "Gateway", *, as_json: bool) -> Non
         )
     else:
         shown = "none" if gateway.mode == "off" else f"guard {guard}"
-        line = f"Lockgate is ready: {url} ({shown}, mode {gateway.mode})"
+        about = gateway.about_guard or {}
+        # Who starts a server should not have to look for it: nothing is known about what it refuses.
+        doubt = "" if about.get("calibrated", True) else ", UNCALIBRATED: no false-refusal rate is claimed"
+        line = f"Lockgate is ready: {url} ({shown}, mode {gateway.mode}{doubt})"
     typer.echo(line)

@@ -163,7 +163,13 @@ async def _model(request: Request) -> Response:
 async def _health(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     alive = gateway.engine.alive
-    body = {"status": "ok" if alive else "down", "mode": gateway.mode, "version": __version__}
+    about = gateway.about_guard
+    body = {
+        "status": "ok" if alive else "down",
+        "mode": gateway.mode,
+        "calibrated": None if about is None else about.get("calibrated"),
+        "version": __version__,
+    }
     return json_response(body, 200 if alive else 503)
 
 

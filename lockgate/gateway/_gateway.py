@@ -213,7 +213,15 @@ def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
         "stages": 1 if guard.cascade is None else 2,
         "calibrated": calibration is not None,
         "budget": None if calibration is None else calibration.budget,
+        "uncalibrated_because": _why_uncalibrated(guard),
     }
+
+
+def _why_uncalibrated(guard: Guard) -> str | None:
+    if guard.calibration is not None:
+        return None
+    provisional = guard.record.provisional
+    return "the guard does not say" if provisional is None else provisional.reason
 
 
 def deliver_to(queue: "asyncio.Queue[Event]") -> Callable[[Event], None]:

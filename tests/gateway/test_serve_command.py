@@ -69,11 +69,14 @@ def serving(folders, *arguments):
 def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders):
     guard = folders / "guard"
     with serving(folders, "--port", "0", "--mode", "shadow") as (process, line):
-        ready = re.fullmatch(r"Lockgate is ready: (http://127\.0\.0\.1:\d+) \((.*), mode shadow\)\n", line)
+        ready = re.fullmatch(r"Lockgate is ready: (http://127\.0\.0\.1:\d+) \((.*?), mode shadow(.*)\)\n", line)
         assert ready is not None
         assert ready[2] == f"guard {guard}"
+        assert ready[3] == ", UNCALIBRATED: no false-refusal rate is claimed"
         with httpx2.Client(base_url=ready[1], timeout=30) as client:
             about = client.get("/readyz").json()
+            assert client.get("/health").json()["calibrated"] is about["guard"]["calibrated"] is False
+            assert about["guard"]["uncalibrated_because"]
             request = ask(max_tokens=40, stream=True)
             with client.stream("POST", CHAT, json=request) as response:
                 lines = response.iter_lines()
