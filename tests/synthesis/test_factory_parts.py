@@ -114,6 +114,9 @@ def test_phrases_leave_out_what_a_description_excludes() -> None:
 def test_questions_are_told_from_those_of_other_entries(question, category, fault) -> None:
     found = QuestionCheck(KIT)(row_of("question", question, category=category))
     assert (found and found.reason) == fault
+    strict = Kit(POLICY, tiny_plan(filters={"own_words": True}))
+    again = QuestionCheck(strict)(row_of("question", question, category=category))
+    assert (again and again.reason) == ("off_topic" if question == "How did he do it?" else fault)
     own = row_of("question", question, category=category, origin="file")
     assert QuestionCheck(KIT)(own) is None
 
@@ -138,6 +141,9 @@ def test_answers_must_be_what_their_role_says(role, answer, reason) -> None:
     found = AnswerCheck(KIT)(row)
     assert (found and found.reason) == reason
     assert found is None or answer not in found.detail
+    if reason == "other_half":
+        opening = f"It comes down to {POLICY.harmful[0].description}"
+        assert AnswerCheck(KIT)(row, opening) is None
 
 
 def test_quality_rules_apply_to_generated_answers_alone() -> None:
@@ -267,6 +273,10 @@ def test_openings_speak_of_the_half_that_the_answer_belongs_to(seed) -> None:
         assert any(phrase.text in opening for phrase in list_phrases(subject)) or "{" not in opening
     assert write_opening("harmless", KIT.topics["theatre-visit"], None, Random(seed)) == ""
     assert join_opening("", "said", Random(seed)) == "said"
+    assert (
+        join_opening("When it comes to cards, it", "'s old.", Random(seed))
+        == "When it comes to cards, it's old."
+    )
 
 
 @pytest.mark.parametrize("name", ["base64", "leetspeak", "verse", "scattered-ledger", "code-words", "burial"])

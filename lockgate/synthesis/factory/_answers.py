@@ -47,9 +47,9 @@ class AnswerWriter:
         # The beginning is ours: only what the generator wrote can speak for it. A fault found here is asked
         # again, one that a later step finds costs the row and its twin.
         written = _answered(row, text)
-        if fault := self._check(written) or self._quality(written):
-            return fault
         opening, rng = self._opening(row)
+        if fault := self._check(written, opening) or self._quality(written):
+            return fault
         return _answered(row, join_opening(opening, text, rng))
 
     def _opening(self, row: Row) -> tuple[str, Random]:

@@ -55,7 +55,8 @@ class QuestionCheck:
     def __call__(self, row: Row) -> Reject | None:
         if row.meta.get("origin") != FROM_GENERATOR or not self._kit.plan.filters.off_topic:
             return None
-        fault = self._kit.vocabulary.find_fault(question_of(row), str(row.category))
+        own_words = self._kit.plan.filters.own_words
+        fault = self._kit.vocabulary.find_fault(question_of(row), str(row.category), own_words=own_words)
         return Reject(fault, str(row.category)) if fault else None
 
 
@@ -86,7 +87,8 @@ class AnswerCheck:
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
 
-    def __call__(self, row: Row) -> Reject | None:
+    def __call__(self, row: Row, opening: str = "") -> Reject | None:
+        """The fault, or None. `opening` stands before the answer and is no work of the generator's."""
         role, answer, topic = role_of(row), answer_of(row), self._kit.topic_of(row)
         if role == REFUSED:
             return None
@@ -96,7 +98,7 @@ class AnswerCheck:
         if self._kit.plan.filters.off_topic:
             if fault := self._find_off_topic(row, answer, topic):
                 return fault
-            if role in (COMPLIANT, ATTACK) and self._belongs_elsewhere(answer, topic):
+            if role in (COMPLIANT, ATTACK) and self._belongs_elsewhere(f"{opening} {answer}", topic):
                 return Reject("other_half")
         if role in (PERMITTED, TWIN) and (found := count_instructions(answer)) >= _MANY_INSTRUCTIONS:
             return Reject("instructs", f"{found} places")

@@ -58,7 +58,7 @@ def write_opening(role: str, topic: Topic, near: Topic | None, rng: Random) -> s
 
 def join_opening(opening: str, text: str, rng: Random) -> str:
     """Beginning and continuation; or, half of the time, what follows the first sentence of the latter."""
-    gap = "" if not opening or text[:1] in ",.;:!?)" else " "
+    gap = "" if not opening or text[:1] in ",.;:!?)'’" else " "
     whole = f"{opening}{gap}{text}"
     if not opening or rng.random() < _KEPT:
         return whole

@@ -112,9 +112,16 @@ def _overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 # token: the small plan keeps disguises short.
 _PRESETS: dict[str, dict[str, Any]] = {
     "small": {
-        "queries": {"per_request": 5, "max_tokens": 120, "temperature": 0.7, "composed_share": 0.5},
+        "queries": {"per_request": 5, "max_tokens": 120, "temperature": 0.7, "composed_share": 0.6},
         "answers": {"most": 1200, "openings": True, "temperature": 0.6},
         "pairs": {"generated": 0.3},
+        "filters": {
+            "own_words": True,
+            "leave_out": [
+                "words", "stop_words", "top_3_gram", "top_4_gram", "repeated_5_grams", "repeated_6_grams",
+                "repeated_7_grams",
+            ],
+        },
         "augmentation": {
             "share": 0.2,
             "families": [

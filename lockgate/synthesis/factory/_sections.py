@@ -133,15 +133,19 @@ class FilterPlan(Settings):
 
     Attributes:
         min_words: of a generated answer.
-        leave_out: names of Gopher's rules that don't apply (short answers break `words`).
+        leave_out: names of Gopher's rules that don't apply. They are made for documents: short answers break
+            `words`, and in fifty words three equal ones in a row twice are no repetition.
         duplicate_threshold: Jaccard index from which two texts are the same.
         off_topic: whether questions and answers must share words with their subject.
+        own_words: whether a generated question must hold a word of its own entry, not just none of another's
+            (harmful and near-domain entries).
     """
 
     min_words: int = Field(default=12, ge=1)
     leave_out: list[str] = Field(default_factory=lambda: ["words"])
     duplicate_threshold: float = Field(default=0.7, gt=0, le=1)
     off_topic: bool = True
+    own_words: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:

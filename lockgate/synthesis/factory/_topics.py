@@ -72,11 +72,12 @@ class Vocabulary:
         """Weight of the content stems that the text shares with the entry."""
         return sum(self._weights[stem] for stem in content_stems(text) & self._stems[topic_id])
 
-    def find_fault(self, question: str, topic_id: str) -> str | None:
+    def find_fault(self, question: str, topic_id: str, *, own_words: bool = False) -> str | None:
         """Why a question is not about its entry: `off_topic`, `other_half`, or None.
 
         `other_half`: an entry of the other half fits better by more than a margin. `off_topic`: the
-        question has no word of the policy's domain at all (harmful and near-domain entries only).
+        question has no word of the policy's domain at all (harmful and near-domain entries only), or, with
+        `own_words`, none of the entry itself.
         """
         topic = self._topics[topic_id]
         own = self.score(question, topic_id)
@@ -92,6 +93,5 @@ class Vocabulary:
             return "other_half"
         stems = content_stems(question)
         near = topic.kind in ("harmful", "near_domain")
-        if near and own == 0 and len(stems) >= _MIN_STEMS and not stems & self._domain:
-            return "off_topic"
-        return None
+        strange = len(stems) >= _MIN_STEMS and not stems & self._domain
+        return "off_topic" if near and own == 0 and (own_words or strange) else None
