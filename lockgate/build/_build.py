@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lockgate.build._folder import BuildFolder, hash_path
+from lockgate.build._folder import BuildFolder, digest, hash_path
 from lockgate.build._inputs import BuildInputs, BuildProgress, file_hashes
 from lockgate.build._measure import measure, score_part, summarise, with_baseline
 from lockgate.build._report import write_measured, write_reports
@@ -50,7 +50,8 @@ def build_guard(
 
     Args:
         out: the bundle's folder; it appears when all is done.
-        work: everything else (default: `out` with `.build` behind its name).
+        work: everything else (default: `out` with `.build` behind its name, or that of the guard to update,
+            whose data then need not be made again).
         command: for the provenance.
 
     Raises:
@@ -58,9 +59,15 @@ def build_guard(
     """
     out = Path(out)
     check_target(out)
-    folder = BuildFolder(Path(work) if work is not None else out.with_name(out.name + ".build"))
+    folder = BuildFolder(Path(work) if work is not None else _folder_of(out, inputs.update))
     with folder.lock(), room_on(folder.path):
         return _Build(inputs, out, folder, command).run()
+
+
+def _folder_of(out: Path, update: Path | None) -> Path:
+    own = out.with_name(out.name + ".build")
+    earlier = None if update is None else update.with_name(update.name + ".build")
+    return earlier if earlier is not None and earlier.is_dir() and not own.exists() else own
 
 
 class _Build:
@@ -70,7 +77,7 @@ class _Build:
     def run(self) -> BuildResult:
         inputs, folder = self.inputs, self.folder
         if inputs.update is not None:
-            keep_previous(folder, inputs.update, GUARD)
+            keep_previous(folder, inputs.update, GUARD, digest(self._made_from()))
         data = self._synthesize()
         rows = self._gather(data)
         seen = train_head(folder, inputs, rows.training)
@@ -95,6 +102,19 @@ class _Build:
             pages=pages,
             refused=tuple(refused),
         )
+
+    def _made_from(self) -> dict[str, Any]:
+        inputs = self.inputs
+        return {
+            "constitution": inputs.constitution.sha256,
+            "generator": inputs.generator.name,
+            "plans": [inputs.factory.model_dump(mode="json"), repr(inputs.training)],
+            "files": [
+                file_hashes(paths)
+                for paths in (inputs.benign, inputs.data, inputs.prompts, inputs.evaluation)
+            ],
+            "feedback": None if inputs.feedback is None else hash_path(inputs.feedback),
+        }
 
     def _path(self, part: str) -> Path:
         return self.folder.path / f"{part}.jsonl"

@@ -23,13 +23,9 @@ _FEW = 10
 
 
 def score_part(
-    folder: BuildFolder, guard: Guard, source: Path, name: str, inputs: BuildInputs, *, of: str = ""
+    folder: BuildFolder, guard: Guard, source: Path, name: str, inputs: BuildInputs
 ) -> ScoresTable:
-    """Scores of a file by a guard, from the folder where they are there already.
-
-    Args:
-        of: what the guard is called in progress, where it isn't the new one.
-    """
+    """Scores of a file by a guard, from the folder where they are there already."""
     (folder.path / SCORES).mkdir(exist_ok=True)
     target = f"{SCORES}/{name}.parquet"
     key = {"guard": guard.sha256, "source": hash_path(source)}
@@ -44,7 +40,7 @@ def score_part(
             folder.path / target,
             workers=inputs.workers,
             report=lambda done: inputs.watch(
-                BuildProgress(f"score {name}{of}", min(done, total), total, "exchanges")
+                BuildProgress(f"score {name}", min(done, total), total, "exchanges")
             ),
         )
         return {"rows": total}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lockgate.build._folder import BuildFolder, digest, hash_path
+from lockgate.build._folder import BuildFolder, hash_path
 from lockgate.build._inputs import BuildInputs
 from lockgate.build._measure import score_part
 from lockgate.evaluation import (
@@ -55,11 +55,12 @@ class Update:
         }
 
 
-def keep_previous(folder: BuildFolder, update: Path, made: str) -> Path:
+def keep_previous(folder: BuildFolder, update: Path, made: str, inputs: str) -> Path:
     """A copy of the guard that is to be replaced, as it was before this build first replaced it.
 
     Args:
         made: name of the folder with what this build has made, where it got so far.
+        inputs: digest of what it is made from; another one is another update.
 
     Raises:
         GuardError: no guard there, or a damaged one.
@@ -68,7 +69,7 @@ def keep_previous(folder: BuildFolder, update: Path, made: str) -> Path:
     target = folder.path / PREVIOUS
     now, published = hash_path(update), hash_path(folder.path / made)
     known = folder.find(PREVIOUS, None, [PREVIOUS])
-    if known is not None and now in (known["guard"], published):
+    if known is not None and (now == known["guard"] or (now, inputs) == (published, known["inputs"])):
         return target
 
     def copy() -> dict[str, Any]:
@@ -77,9 +78,9 @@ def keep_previous(folder: BuildFolder, update: Path, made: str) -> Path:
         shutil.copytree(update, part)
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
-        return {"guard": now}
+        return {"guard": now, "inputs": inputs}
 
-    folder.step(PREVIOUS, {"guard": digest(now)}, [PREVIOUS], copy)
+    folder.step(PREVIOUS, {"guard": now, "inputs": inputs}, [PREVIOUS], copy)
     return target
 
 

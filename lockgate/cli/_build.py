@@ -87,7 +87,8 @@ def build(
         int | None, typer.Option(help="Longer exchanges keep their last tokens in training.", min=32)
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Folder for data, scores and reports. [default: OUT.build]")
+        Path | None,
+        typer.Option(help="Folder for data, scores and reports. [default: OUT.build, or UPDATE.build]"),
     ] = None,
     engine: Annotated[str, typer.Option(help="Where the factory's batches run: local or ray.")] = "local",
     dry_run: Annotated[
