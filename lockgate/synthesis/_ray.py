@@ -24,8 +24,12 @@ _WINDOW = 8
 # A batch that brings its worker down as often as this is given up.
 _RETRIES = 3
 _READ_AT_IMPORT = {"RAY_USAGE_STATS_ENABLED": "0"}
-# Ray's own switch for machines that are no cluster, where it listens on the loopback address alone.
-_READ_AT_IMPORT_LOCALLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_READ_AT_IMPORT_LOCALLY = {
+    # Ray's own switch for machines that are no cluster, where it listens on the loopback address alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Half a minute is too short on a busy machine.
+    "RAY_gcs_server_port_wait_time_s": "120",
+}
 
 # In a worker process: the block it works on, with the generator or guard that it has loaded.
 _AT_HAND: dict[str, Block] = {}
@@ -113,7 +117,7 @@ class RayEngine:
                 batch_size=None,
                 batch_format="pyarrow",
                 fn_kwargs=arguments,
-                compute=self._ray.data.TaskPoolStrategy(size=workers),
+                compute=self._ray.data.TaskPoolStrategy(size=min(workers, len(window))),
                 num_cpus=1,
                 max_retries=_RETRIES,
             )
@@ -126,20 +130,26 @@ class RayEngine:
         ray = self._ray
         if not ray.is_initialized():
             quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-            if self._address is None:
-                cores = self._workers or os.cpu_count() or 1
-                # "local", or the environment's RAY_ADDRESS would be followed.
-                ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
-            else:
-                try:
+            try:
+                if self._address is None:
+                    cores = self._workers or os.cpu_count() or 1
+                    # "local", or the environment's RAY_ADDRESS would be followed.
+                    ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
+                else:
                     ray.init(self._address, **quiet)
-                except (ConnectionError, ValueError, RuntimeError) as error:
-                    raise SynthesisError(
-                        f"address {self._address}: no Ray cluster answers there; start one with "
-                        "`ray start --head`, or leave the address out for a Ray on this machine"
-                    ) from error
+            # Where the raylet is late, Ray raises Exception itself.
+            except Exception as error:
+                raise SynthesisError(self._no_ray(error)) from error
             self._started = True
         return self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def _no_ray(self, error: Exception) -> str:
+        if self._address is None:
+            return f"Ray did not start on this machine ({error}); it may be too busy for now. Run again"
+        return (
+            f"address {self._address}: no Ray cluster answers there ({type(error).__name__}); start one with "
+            "`ray start --head`, or leave the address out for a Ray on this machine"
+        )
 
     def _send(self, block: Block) -> dict[str, Any]:
         """Put the block where workers find it."""
