@@ -24,7 +24,14 @@ from lockgate.exchanges._quality import (
     measure_text,
 )
 from lockgate.exchanges._read import InvalidCounter, read_exchanges
-from lockgate.exchanges._record import ROLES, Exchange, Message, exchange_from_dict, messages_from_list
+from lockgate.exchanges._record import (
+    ROLES,
+    Exchange,
+    Message,
+    exchange_from_dict,
+    json_type,
+    messages_from_list,
+)
 from lockgate.exchanges._shingles import normalise_text, text_hash
 from lockgate.exchanges._splits import crossed_split, grouped_split
 from lockgate.exchanges._write import write_exchanges
@@ -55,6 +62,7 @@ __all__ = [
     "find_refusal",
     "grouped_split",
     "join_groups",
+    "json_type",
     "leave_out",
     "measure_text",
     "messages_from_list",

@@ -93,7 +93,7 @@ def exchange_from_dict(obj: object) -> Exchange:
         ExchangeError: the message starts with the field, as in `messages[0].role: ...`.
     """
     if not isinstance(obj, Mapping):
-        raise ExchangeError(f"record: expected an object with `messages`, found {_kind(obj)}")
+        raise ExchangeError(f"record: expected an object with `messages`, found {json_type(obj)}")
     if "messages" not in obj:
         raise ExchangeError("messages: missing; expected a list of {role, content} objects")
     return Exchange(
@@ -112,7 +112,7 @@ def messages_from_list(obj: object) -> tuple[Message, ...]:
         ExchangeError: the list is empty or a message is malformed; the text starts with the field.
     """
     if isinstance(obj, str | bytes) or not isinstance(obj, Sequence):
-        raise ExchangeError(f"messages: expected a list of {{role, content}} objects, found {_kind(obj)}")
+        raise ExchangeError(f"messages: expected a list of {{role, content}} objects, found {json_type(obj)}")
     if not obj:
         raise ExchangeError("messages: the list is empty; an exchange needs at least one message")
     return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(obj))
@@ -122,7 +122,7 @@ def _message(obj: object, where: str) -> Message:
     if isinstance(obj, Message):
         obj = obj.to_dict()
     if not isinstance(obj, Mapping):
-        raise ExchangeError(f"{where}: expected an object with role and content, found {_kind(obj)}")
+        raise ExchangeError(f"{where}: expected an object with role and content, found {json_type(obj)}")
     unknown = [key for key, value in obj.items() if key not in _MESSAGE_KEYS and value is not None]
     if unknown:
         # Text under a key nobody reads would pass unscored, so it is refused rather than dropped.
@@ -138,7 +138,7 @@ def _message(obj: object, where: str) -> Message:
     if content is None and calls:
         content = ""
     if not isinstance(content, str):
-        raise ExchangeError(f"{where}.content: expected text, found {_kind(content)}")
+        raise ExchangeError(f"{where}.content: expected text, found {json_type(content)}")
     return Message(
         role=str(role),
         content=_valid_text(content, f"{where}.content"),
@@ -162,7 +162,7 @@ def _label(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ExchangeError(f"label: expected a number in [0, 1] or null, found {_kind(value)}")
+        raise ExchangeError(f"label: expected a number in [0, 1] or null, found {json_type(value)}")
     if not 0.0 <= value <= 1.0 or math.isnan(value):
         raise ExchangeError("label: expected a number in [0, 1] or null, found a number outside")
     return float(value)
@@ -171,7 +171,7 @@ def _label(value: object) -> float | None:
 def _meta(record: Mapping[str, Any]) -> dict[str, Any]:
     given = record.get("meta")
     if given is not None and not isinstance(given, Mapping):
-        raise ExchangeError(f"meta: expected an object, found {_kind(given)}")
+        raise ExchangeError(f"meta: expected an object, found {json_type(given)}")
     meta = dict(given or {})
     for key, value in record.items():
         if key in _RECORD_KEYS:
@@ -188,7 +188,7 @@ def _optional_text(value: object, where: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ExchangeError(f"{where}: expected text or null, found {_kind(value)}")
+        raise ExchangeError(f"{where}: expected text or null, found {json_type(value)}")
     return _valid_text(value, where)
 
 
@@ -212,8 +212,8 @@ def _check_json(value: object, where: str) -> None:
         raise ExchangeError(f"{where}: holds a value that JSON can't carry (or is nested too deep)") from None
 
 
-def _kind(value: object) -> str:
-    """The JSON name of a value's type."""
+def json_type(value: object) -> str:
+    """The JSON name of a value's type, for messages; what isn't JSON's has Python's name."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lockgate.exchanges import Message
+from lockgate.exchanges import Message, json_type
 from lockgate.gateway._errors import ApiError, invalid
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -68,16 +68,3 @@ def _part(part: object, role: str, where: str) -> str:
 
 def unsupported(param: str, what: str) -> ApiError:
     return invalid(param, f"{what} are not supported by this server", "unsupported_value")
-
-
-def json_type(value: object) -> str:
-    """The JSON name of a value's type, for messages."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    return "a list" if isinstance(value, list) else "an object"

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from lockgate.exchanges import Message
+from lockgate.exchanges import Message, json_type
 from lockgate.gateway._errors import ApiError, invalid
-from lockgate.gateway._messages import json_type, parse_messages, unsupported
+from lockgate.gateway._messages import parse_messages, unsupported
 from lockgate.gateway._sampling import SamplingParams
 
 MAX_STOPS = 4

@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lockgate.exchanges.importing._faults import RowFault, kind_name, shown_name
+from lockgate.exchanges._record import json_type
+from lockgate.exchanges.importing._faults import RowFault, shown_name
 
 
 def read_cell(row: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401
@@ -34,7 +35,7 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise RowFault("wrong-type", column, f"expected text, found {kind_name(value)}")
+        raise RowFault("wrong-type", column, f"expected text, found {json_type(value)}")
     return value
 
 

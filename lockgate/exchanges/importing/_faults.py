@@ -1,7 +1,6 @@
 """What is wrong with one row: a word to count it by, and a message without its text."""
 
 import re
-from collections.abc import Mapping
 
 from lockgate.errors import ExchangeError
 
@@ -23,18 +22,3 @@ class RowFault(ExchangeError):
 def shown_name(name: str) -> str:
     """A column's or key's name if it looks like one; where data are broken a name may be a user's text."""
     return f"`{name}`" if _PLAIN.match(name) else "one whose name isn't plain"
-
-
-def kind_name(value: object) -> str:
-    """What was found, in JSON's words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, Mapping):
-        return "an object"
-    return "a list" if isinstance(value, list | tuple) else type(value).__name__

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lockgate.constitution import DataMapping, LabelRule
+from lockgate.exchanges._record import json_type
 from lockgate.exchanges.importing._cells import json_value, plain_text, read_cell
-from lockgate.exchanges.importing._faults import RowFault, kind_name
+from lockgate.exchanges.importing._faults import RowFault
 from lockgate.exchanges.importing._layouts import Draft
 
 
@@ -61,7 +62,7 @@ def _number(value: object, column: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise RowFault(
-            "label", column, f"expected a number, found {kind_name(value)}; give `equals` for words"
+            "label", column, f"expected a number, found {json_type(value)}; give `equals` for words"
         )
     return number
 

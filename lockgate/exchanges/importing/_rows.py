@@ -10,9 +10,10 @@ from typing import Any
 from lockgate.errors import ExchangeError
 from lockgate.exchanges._files import MAX_LINE_BYTES, read_chunks, read_lines
 from lockgate.exchanges._read import json_records
+from lockgate.exchanges._record import json_type
 from lockgate.exchanges.importing._array import array_items
 from lockgate.exchanges.importing._arrow import arrow_rows, ipc_batches, parquet_batches
-from lockgate.exchanges.importing._faults import RowFault, kind_name
+from lockgate.exchanges.importing._faults import RowFault
 from lockgate.exchanges.importing._source import DataFile
 
 Row = Mapping[str, Any]
@@ -48,7 +49,7 @@ def _json_row(decode: Callable[[], object]) -> Row:
 
 def _object(value: object) -> Row:
     if not isinstance(value, Mapping):
-        raise RowFault("malformed", "record", f"expected an object with columns, found {kind_name(value)}")
+        raise RowFault("malformed", "record", f"expected an object with columns, found {json_type(value)}")
     return value
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from lockgate.errors import ExchangeError
 from lockgate.exchanges._read import refuse_constant
-from lockgate.exchanges._record import ROLES, Message, messages_from_list
-from lockgate.exchanges.importing._faults import RowFault, kind_name, shown_name
+from lockgate.exchanges._record import ROLES, Message, json_type, messages_from_list
+from lockgate.exchanges.importing._faults import RowFault, shown_name
 
 ROLE_NAMES: Mapping[str, str] = {
     **{role: role for role in ROLES},
@@ -51,7 +51,7 @@ class TurnReader:
     def _turn(self, item: object, where: str) -> dict[str, Any]:
         if not isinstance(item, Mapping):
             raise RowFault(
-                "wrong-type", where, f"expected an object with role and content, found {kind_name(item)}"
+                "wrong-type", where, f"expected an object with role and content, found {json_type(item)}"
             )
         role_key, text_key = ("role", "content") if item.get("role") is not None else ("from", "value")
         for key, value in item.items():
@@ -81,7 +81,7 @@ def _content(value: object, where: str, kept: Mapping[str, object]) -> str:
     if value is None and "tool_calls" in kept:
         return ""
     if not isinstance(value, list):
-        raise RowFault("wrong-type", where, f"expected text, found {kind_name(value)}")
+        raise RowFault("wrong-type", where, f"expected text, found {json_type(value)}")
     texts = []
     for part in value:
         text = part.get("text") if isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS else part
@@ -109,7 +109,7 @@ def list_items(value: object, where: str) -> Sequence[object]:
         if lists and len(lists) == len(value) and len({len(column) for column in lists.values()}) == 1:
             return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
     if not isinstance(value, list):
-        raise RowFault("wrong-type", where, f"expected a list of turns, found {kind_name(value)}")
+        raise RowFault("wrong-type", where, f"expected a list of turns, found {json_type(value)}")
     return value
 
 
