@@ -186,7 +186,7 @@ def test_what_cannot_train_or_calibrate_is_refused(tmp_path, backbone) -> None:
     with pytest.raises(CalibrationError, match="exchange 2 is labelled harmful"):
         build(tmp_path, backbone, benign=(harmful,))
     assert not (tmp_path / "guard").exists()
-    with pytest.raises(TrainingError, match=r"\d+ harmful and \d+ harmless training .* at least 500") as caught:
+    with pytest.raises(TrainingError, match=r"\d+ harmful and \d+ harmless .* at least 500") as caught:
         build(tmp_path, backbone, replace(QUICK, least_rows=500))
     assert "--data" in str(caught.value)
     with pytest.raises(ConfigError, match="no such file"):

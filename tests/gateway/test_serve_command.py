@@ -69,7 +69,9 @@ def serving(folders, *arguments):
 def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders):
     guard = folders / "guard"
     with serving(folders, "--port", "0", "--mode", "shadow") as (process, line):
-        ready = re.fullmatch(r"Lockgate is ready: (http://127\.0\.0\.1:\d+) \((.*?), mode shadow(.*)\)\n", line)
+        ready = re.fullmatch(
+            r"Lockgate is ready: (http://127\.0\.0\.1:\d+) \((.*?), mode shadow(.*)\)\n", line
+        )
         assert ready is not None
         assert ready[2] == f"guard {guard}"
         assert ready[3] == ", UNCALIBRATED: no false-refusal rate is claimed"

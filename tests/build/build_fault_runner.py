@@ -1,0 +1,62 @@
+"""Runs a build in child processes that die, each at its own moment, and then to its end.
+
+Called with one JSON argument: folder, backbone and cases, as in `fault_runner`. A moment is a number of files
+renamed (what is half-written lies beside its place then) or a name of a step during which the process ends.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from build_runs import build, labelled_row, traffic_row, write_rows
+from factory_runs import tiny_plan
+from fault_runner import in_child
+
+PLAN = tiny_plan(queries={"harmful_per_category": 5, "near_domain": 7, "everyday": 1, "out_of_scope": 1})
+
+
+def sources(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Traffic and labelled rows, the same for every case."""
+    return {
+        "benign": (write_rows(folder / "traffic.jsonl", [traffic_row(i) for i in range(80)]),),
+        "data": (write_rows(folder / "data.jsonl", [labelled_row(i, float(i % 2)) for i in range(40)]),),
+    }
+
+
+def attempt(folder: Path, backbone: Path, moment: int | str | None) -> None:
+    renames = 0
+
+    def hear(event: str, _: object) -> None:
+        nonlocal renames
+        if event == "os.rename":
+            renames += 1
+            if renames == moment:
+                os._exit(9)
+
+    def watch(state) -> None:
+        if state.step == moment:
+            os._exit(9)
+
+    sys.addaudithook(hear)
+    build(folder, backbone, factory=PLAN, watch=watch, **sources(folder))
+    (folder / "renames.txt").write_text(str(renames))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    task = json.loads(sys.argv[1])
+    status = {}
+    for name, moments in task["cases"].items():
+        folder = Path(task["folder"]) / name
+        folder.mkdir()
+        status[name] = [
+            in_child(lambda moment=moment, folder=folder: attempt(folder, Path(task["backbone"]), moment))
+            for moment in [*moments, None]
+        ]
+    sys.stdout.write(json.dumps(status))
+
+
+if __name__ == "__main__":
+    main()

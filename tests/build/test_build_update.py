@@ -1,0 +1,106 @@
+"""`--update`: what a retrained guard changes, and whether it may take the old one's place."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from build_runs import QUICK, build, labelled_row, traffic_row, write_rows
+
+from lockgate.build import summarise_build
+from lockgate.build._folder import hash_path
+from lockgate.exchanges import read_exchanges
+from lockgate.guards import Guard
+
+
+@pytest.fixture(scope="module")
+def backbone(saved_backbone) -> Path:
+    return saved_backbone("llama")
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory, backbone) -> dict[str, Path]:
+    """A guard, its sources, and reviews of its verdicts."""
+    folder = tmp_path_factory.mktemp("before")
+    data = write_rows(folder / "data.jsonl", [labelled_row(i, float(i % 2)) for i in range(30)])
+    traffic = write_rows(folder / "traffic.jsonl", [traffic_row(i) for i in range(90)])
+    judged = write_rows(folder / "judged.jsonl", [labelled_row(i, float(i % 2)) for i in range(200, 240)])
+    learns = replace(QUICK, epochs=10)
+    build(folder, backbone, learns, data=(data,), benign=(traffic,), evaluation=(judged,))
+    lines = []
+    for number in range(300, 324):
+        row = labelled_row(number, 1.0)
+        verdict = "harmful" if number % 2 else "harmless"
+        lines.append({"exchange": replace(row, label=None, category=None).to_dict(), "verdict": verdict})
+    # One that trained as harmless and is said to be harmful.
+    lines.append({"id": labelled_row(2, 0.0).id, "verdict": "harmful"})
+    reviews = folder / "reviews.jsonl"
+    reviews.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"guard": folder / "guard", "data": data, "traffic": traffic, "judged": judged, "reviews": reviews}
+
+
+def update(before, folder: Path, backbone: Path, training=QUICK, **options):
+    return build(
+        folder,
+        backbone,
+        training,
+        data=(before["data"],),
+        benign=(before["traffic"],),
+        evaluation=(before["judged"],),
+        update=before["guard"],
+        out=folder / "new",
+        **options,
+    )
+
+
+def test_reviews_train_and_each_category_is_compared(before, tmp_path, backbone) -> None:
+    result = update(before, tmp_path, backbone, feedback=before["reviews"], accept=True)
+    assert result.guard == tmp_path / "new"
+    counts = result.report["rows"]["feedback"]
+    assert counts["relabelled"] == 1
+    assert counts["trained"] + counts["held_out"] == 25
+    training = list(read_exchanges(result.folder / "training.jsonl"))
+    assert [row.label for row in training if row.id == labelled_row(2, 0.0).id] == [1.0] * counts["copies"]
+    found = result.report["update"]
+    assert found["verdict"] in ("no worse", "unclear", "worse")
+    assert found["point"] == "guard"
+    kinds = {(change["category"], change["harmful"]) for change in found["categories"]}
+    assert {harmful for _, harmful in kinds} == {True, False}
+    assert sum(c["n"] for c in found["categories"]) == found["n"]
+    assert found["reviews"]["n"] == counts["held_out"]
+    assert any(line.startswith("against the guard before") for line in summarise_build(result.report))
+    assert "Against the guard before" in result.pages["html"].read_text()
+
+
+def test_what_is_worse_is_not_put_in_place_unless_accepted(before, tmp_path, backbone) -> None:
+    # Weights that never leave zero: the same score for everything, so that nothing is caught.
+    blind = replace(QUICK, epochs=1, learning_rate=1e-30)
+    result = update(before, tmp_path, backbone, blind)
+    assert result.report["update"]["verdict"] == "worse"
+    assert result.guard is None
+    assert not (tmp_path / "new").exists()
+    assert any("TPR falls" in reason for reason in result.refused)
+    assert Guard.load(result.candidate, backbone=backbone).calibration is not None
+    accepted = update(before, tmp_path, backbone, blind, accept=True)
+    assert accepted.refused == ()
+    assert hash_path(tmp_path / "new") == hash_path(result.candidate)
+    assert accepted.report["update"]["accepted"]
+
+
+def test_an_update_in_place_keeps_what_was_before(before, tmp_path, backbone) -> None:
+    shutil.copytree(before["guard"], tmp_path / "guard")
+    was = hash_path(tmp_path / "guard")
+    options = {
+        "data": (before["data"],), "benign": (before["traffic"],), "feedback": before["reviews"],
+        "update": tmp_path / "guard", "accept": True,
+    }  # fmt: skip
+    build(tmp_path, backbone, **options)
+    now = hash_path(tmp_path / "guard")
+    assert now != was
+    # Run again after it was replaced, it still compares with the guard of before, and ends the same.
+    first = json.loads((tmp_path / "guard.build" / "report.json").read_text())["update"]
+    build(tmp_path, backbone, **options)
+    assert hash_path(tmp_path / "guard") == now
+    assert hash_path(tmp_path / "guard.build" / "previous") == was
+    assert json.loads((tmp_path / "guard.build" / "report.json").read_text())["update"] == first
