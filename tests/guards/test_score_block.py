@@ -7,6 +7,7 @@ import torch
 from models import tiny_backbone
 from parts import make_exchange, make_guard
 
+from lockgate.backbones import Backbone
 from lockgate.errors import GuardError
 from lockgate.exchanges import Message
 from lockgate.guards import ScoreBlock
@@ -15,12 +16,10 @@ from lockgate.synthesis import BlockContext, LocalEngine, Pipeline
 
 @pytest.fixture
 def saved(tmp_path, saved_backbone):
-    """Path of a guard, the path of its backbone, and the guard."""
-    from lockgate.backbones import Backbone
-
-    backbone = Backbone.load(saved_backbone("llama"))
-    guard = make_guard(backbone).save(tmp_path / "guard")
-    return tmp_path / "guard", saved_backbone("llama"), guard
+    """Path of a guard, the path of its backbone, and the guard. Its template wants roles that alternate."""
+    path = saved_backbone("gemma2")
+    guard = make_guard(Backbone.load(path)).save(tmp_path / "guard")
+    return tmp_path / "guard", path, guard
 
 
 def test_rows_get_the_scores_that_the_guard_gives(saved, tmp_path) -> None:
@@ -50,7 +49,9 @@ def test_a_prompt_alone_is_scored_and_an_unreadable_row_dropped(saved, tmp_path)
     result = Pipeline([block], tmp_path / "run").run([prompt, bad])
     [row] = result.rows()
     assert row.meta["scores"]["max_answer"] is None
-    assert row.meta["scores"]["mixed_max"] is None
+    assert (
+        row.meta["scores"]["mixed_max"] == row.meta["scores"]["probe_max"] == row.meta["scores"]["max_prompt"]
+    )
     assert row.meta["scores"]["flagged"] is False
     [dropped] = result.rejected()
     assert dropped.meta["rejected"]["reason"] == "unreadable"
@@ -58,9 +59,10 @@ def test_a_prompt_alone_is_scored_and_an_unreadable_row_dropped(saved, tmp_path)
 
 def test_the_guard_is_known_by_its_hash_and_loaded_anew_elsewhere(saved, tmp_path) -> None:
     path, backbone, guard = saved
+    sha256 = guard.sha256
     moved = path.rename(tmp_path / "moved")
     block = ScoreBlock("score", moved, backbone=backbone)
-    assert block.config()["guard"] == guard.sha256
+    assert block.config()["guard"] == sha256
     other = make_guard(tiny_backbone(), seed=1).save(tmp_path / "other")
     assert ScoreBlock("score", other.path).config() != block.config()
     list(block.run([], BlockContext("score", print)))
