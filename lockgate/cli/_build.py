@@ -2,20 +2,39 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lockgate.cli._common import EXIT_CHECK_FAILED, Advance, JsonFlag, print_error, print_json, progress
+from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, print_error, print_json
+from lockgate.cli._factory import (
+    BudgetTokensOption,
+    ConcurrencyOption,
+    DtypeOption,
+    EngineOption,
+    Files,
+    GeneratorOption,
+    GeneratorSettings,
+    KeyEnvOption,
+    ModelOption,
+    PlanOption,
+    PolicyArgument,
+    PresetOption,
+    PromptsOption,
+    RayAddressOption,
+    StreamsOption,
+    generator_source,
+    open_engine,
+    preset_for,
+    read_plan,
+    show_steps,
+)
 
 if TYPE_CHECKING:
     from lockgate.backbones import Backbone
-    from lockgate.build import BuildProgress, BuildResult, TrainingPlan
+    from lockgate.build import BuildResult, TrainingPlan
 
-_Files = list[Path]
 # More processes than this would each hold the weights for little gain.
 _MOST_WORKERS = 8
 
@@ -25,46 +44,32 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
-    constitution: Annotated[
-        str, typer.Argument(metavar="CONSTITUTION", help="A file, or the name of one that is shipped.")
-    ],
+    constitution: PolicyArgument,
     out: Annotated[Path, typer.Option(help="Folder of the guard; it appears when all is done.")],
     benign: Annotated[
-        _Files | None,
+        Files | None,
         typer.Option(help="Your own traffic, unlabelled or harmless: it sets the threshold; several times."),
     ] = None,
     data: Annotated[
-        _Files | None, typer.Option(help="Labelled exchanges that train besides; several times.")
+        Files | None, typer.Option(help="Labelled exchanges that train besides; several times.")
     ] = None,
     feedback: Annotated[Path | None, typer.Option(help="Reviews of a guard's verdicts, JSON lines.")] = None,
     update: Annotated[
         Path | None, typer.Option(help="The guard to replace: compared with first, kept if that is worse.")
     ] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Replace it even where that is worse.")] = False,
-    plan: Annotated[
-        Path | None, typer.Option(help="What to synthesize, as YAML; see lockgate synthesize --show-plan.")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="small (embedded model, two cores) or large (an endpoint).")
-    ] = None,
-    generator: Annotated[
-        str, typer.Option(help="embedded, a local model's folder, or an endpoint's address ending in /v1.")
-    ] = "embedded",
-    model: Annotated[str | None, typer.Option(help="Model's name at the endpoint.")] = None,
-    key_env: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the endpoint's key.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight at the endpoint.", min=1)] = 16,
-    budget_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that this run may use at the endpoint.", min=1)
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="Of a model that writes in process.")] = "float32",
-    streams: Annotated[int, typer.Option(help="Answers that a model in process writes at once.", min=1)] = 32,
-    prompts: Annotated[
-        _Files | None, typer.Option(help="Prompts of your own, with a category each; several times.")
-    ] = None,
+    plan: PlanOption = None,
+    preset: PresetOption = None,
+    generator: GeneratorOption = "embedded",
+    model: ModelOption = None,
+    key_env: KeyEnvOption = None,
+    concurrency: ConcurrencyOption = 16,
+    budget_tokens: BudgetTokensOption = None,
+    dtype: DtypeOption = "float32",
+    streams: StreamsOption = 32,
+    prompts: PromptsOption = None,
     evaluation: Annotated[
-        _Files | None,
+        Files | None,
         typer.Option(
             help="Exchanges to keep out of training and calibration, and to report on; several times."
         ),
@@ -90,7 +95,8 @@ def build(
         Path | None,
         typer.Option(help="Folder for data, scores and reports. [default: OUT.build, or UPDATE.build]"),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Where the factory's batches run: local or ray.")] = "local",
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be asked for and read, and do nothing.")
     ] = False,
@@ -102,28 +108,21 @@ def build(
     the guard is uncalibrated: its threshold is provisional and no false-refusal rate is claimed.
     """
     from lockgate.build import BuildInputs, build_guard
-    from lockgate.cli._synthesize import _engine, _read_plan, _source
     from lockgate.constitution import load_constitution
     from lockgate.guards import check_target
 
-    wanted, policy = _read_plan(plan, preset, generator), load_constitution(constitution)
+    wanted, policy = read_plan(plan, preset, generator), load_constitution(constitution)
     settings = {"epochs": epochs, "max_rows": max_rows, "max_tokens": max_tokens}
     training = _training(preset, generator, {**settings, "budget": budget, "benign_share": benign_share})
     check_target(out)
     if dry_run:
         _print_estimate(policy, wanted, training, (benign, data, prompts), json)
         return
-    source = _source(
-        generator,
-        model,
-        {
-            "key_env": key_env, "concurrency": concurrency, "dtype": dtype, "streams": streams,
-            "prices": None, "max_tokens": budget_tokens, "max_cost": None,
-        },
-        "--generator",
-    )  # fmt: skip
+    source = generator_source(
+        generator, model, GeneratorSettings(key_env, concurrency, dtype, streams, budget_tokens)
+    )
     loaded = _load(backbone)
-    with _engine(engine) as used, _steps() as watch:
+    with open_engine(engine, ray_address) as used, show_steps() as watch:
         inputs = BuildInputs(
             constitution=policy,
             generator=source,
@@ -139,7 +138,7 @@ def build(
             accept=accept,
             engine=used,
             workers=workers or _cores(),
-            watch=watch,
+            watch=lambda state: watch(state.step, state.total, state.done),
         )
         result = build_guard(inputs, out, work=work, command=("lockgate", *sys.argv[1:]))
     _print_result(result, json)
@@ -147,9 +146,8 @@ def build(
 
 def _training(preset: str | None, generator: str, changes: dict[str, Any]) -> "TrainingPlan":
     from lockgate.build import TrainingPlan
-    from lockgate.cli._synthesize import _is_address
 
-    name = preset or ("large" if _is_address(generator) else "small")
+    name: Any = preset_for(preset, generator)
     return TrainingPlan.preset(name, **{key: value for key, value in changes.items() if value is not None})
 
 
@@ -162,29 +160,6 @@ def _load(source: str) -> "Backbone":
 def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_WORKERS)
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[["BuildProgress"], None]]:
-    """A bar, or plain lines, for one step after another."""
-    with ExitStack() as stack:
-        open_step, done = "", 0
-        advance: Advance = _nothing
-
-        def watch(state: "BuildProgress") -> None:
-            nonlocal open_step, done, advance
-            if state.step != open_step:
-                stack.close()
-                open_step, done = state.step, 0
-                advance = stack.enter_context(progress(state.step, state.total))
-            advance(max(0, state.done - done))
-            done = max(done, state.done)
-
-        yield watch
-
-
-def _nothing(count: int) -> None:
-    return
 
 
 def _print_result(result: "BuildResult", json: bool) -> None:
@@ -217,7 +192,7 @@ def _print_estimate(
     policy: Any,  # noqa: ANN401 - a Constitution
     plan: Any,  # noqa: ANN401 - a FactoryPlan
     training: "TrainingPlan",
-    files: tuple[_Files | None, _Files | None, _Files | None],
+    files: tuple[Files | None, Files | None, Files | None],
     json: bool,
 ) -> None:
     from lockgate.build import estimate_build

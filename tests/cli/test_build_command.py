@@ -87,7 +87,7 @@ def test_a_dry_run_reckons_and_does_nothing(run, tmp_path) -> None:
         (("--benign", "no-such.jsonl"), "no-such.jsonl: no such file"),
         (("--update", "no-such-guard"), "no such guard"),
         (("--budget", "0"), "budget: expected a share"),
-        (("--engine", "steam"), "local or ray"),
+        (("--engine", "steam"), "expected one of local, ray"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_asked(run, tmp_path, arguments, words) -> None:

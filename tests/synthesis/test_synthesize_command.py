@@ -82,7 +82,7 @@ def test_plans_are_shown_as_they_would_be_used(run, tmp_path) -> None:
         ),
         (("--budget-tokens", "5"), "a budget is for endpoints"),
         (("--price-prompt", "5"), "give both"),
-        (("--engine", "steam"), "local or ray"),
+        (("--engine", "steam"), "expected one of local, ray"),
         (("--judge", "embedded"), "hand-labelled rows together"),
     ],
 )

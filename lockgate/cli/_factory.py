@@ -1,0 +1,151 @@
+"""What commands that synthesize share: options, the plan, the generator, the engine, progress."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lockgate.cli._common import Advance, progress
+
+if TYPE_CHECKING:
+    from lockgate.synthesis import Engine, GeneratorSource, Prices
+    from lockgate.synthesis.factory import FactoryPlan
+
+Files = list[Path]
+
+PolicyArgument = Annotated[
+    str, typer.Argument(metavar="CONSTITUTION", help="A file, or the name of one that is shipped.")
+]
+PlanOption = Annotated[
+    Path | None, typer.Option(help="What to make, as YAML; see lockgate synthesize --show-plan.")
+]
+PresetOption = Annotated[
+    str | None, typer.Option(help="small (embedded model, two cores) or large (an endpoint).")
+]
+GeneratorOption = Annotated[
+    str, typer.Option(help="embedded, a local model's folder, or an endpoint's address ending in /v1.")
+]
+ModelOption = Annotated[str | None, typer.Option(help="Model's name at the endpoint.")]
+KeyEnvOption = Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")]
+ConcurrencyOption = Annotated[int, typer.Option(help="Requests in flight at the endpoint.", min=1)]
+BudgetTokensOption = Annotated[
+    int | None, typer.Option(help="Tokens that this run may use at the endpoint.", min=1)
+]
+DtypeOption = Annotated[str, typer.Option(help="Of a model that writes in process: float32 or bfloat16.")]
+StreamsOption = Annotated[int, typer.Option(help="Answers that a model in process writes at once.", min=1)]
+PromptsOption = Annotated[
+    Files | None, typer.Option(help="Prompts of your own, with a category each; several times.")
+]
+EngineOption = Annotated[str, typer.Option(help="Where batches run: local or ray.")]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="A Ray cluster's address. [default: Ray on this machine]")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorSettings:
+    """What the options say about any generator."""
+
+    key_env: str | None
+    concurrency: int
+    dtype: str
+    streams: int
+    max_tokens: int | None
+    prices: "Prices | None" = None
+    max_cost: float | None = None
+
+
+def read_plan(path: Path | None, preset: str | None, generator: str) -> "FactoryPlan":
+    """The plan of --plan or --preset; by default the preset that fits the generator."""
+    from lockgate.errors import ConfigError
+    from lockgate.synthesis.factory import FactoryPlan
+
+    if path is not None and preset is not None:
+        raise ConfigError("--plan and --preset: give one of them; a plan's file may name a preset itself")
+    if path is not None:
+        return FactoryPlan.from_yaml(path)
+    name: Any = preset_for(preset, generator)
+    return FactoryPlan.preset(name)
+
+
+def preset_for(preset: str | None, generator: str) -> str:
+    """The preset asked for, or the one that fits the generator."""
+    return preset or ("large" if _is_address(generator) else "small")
+
+
+def generator_source(
+    name: str, model: str | None, settings: GeneratorSettings, option: str = "--generator"
+) -> "GeneratorSource":
+    """The generator that an option names: a model in process, or an endpoint."""
+    from pydantic import ValidationError
+
+    from lockgate.errors import ConfigError
+    from lockgate.synthesis import EndpointConfig
+    from lockgate.synthesis.factory import embedded_source, endpoint_source
+
+    if not _is_address(name):
+        capped = settings.max_tokens is not None or settings.max_cost is not None
+        if option == "--generator" and capped:
+            raise ConfigError(f"{option}: a budget is for endpoints; a model in process costs time alone")
+        return embedded_source(name, dtype=settings.dtype, streams=settings.streams)
+    if model is None:
+        raise ConfigError(f"{option}: an endpoint needs the name of its model ({_model_option(option)})")
+    try:
+        config = EndpointConfig(
+            base_url=name,
+            model=model,
+            api_key_env=settings.key_env,
+            concurrency=settings.concurrency,
+            prices=settings.prices,
+            max_tokens=settings.max_tokens,
+            max_cost=settings.max_cost,
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"])) or "budget"
+        raise ConfigError(f"{option}: {field}: {problem['msg']}") from None
+    return endpoint_source(config)
+
+
+def _model_option(option: str) -> str:
+    return "--model" if option == "--generator" else "--judge-model"
+
+
+@contextmanager
+def open_engine(name: str, address: str | None = None) -> Iterator["Engine"]:
+    """The engine of that name, closed behind the run."""
+    from lockgate.synthesis import engine_named
+
+    with ExitStack() as stack:
+        engine = engine_named(name, address=address)
+        yield stack.enter_context(engine) if isinstance(engine, AbstractContextManager) else engine
+
+
+@contextmanager
+def show_steps() -> Iterator[Callable[[str, int | None, int], None]]:
+    """A bar, or plain lines, for one step after another; it is told step, total and how much is done."""
+    with ExitStack() as stack:
+        open_step, seen = "", 0
+        advance: Advance = _nothing
+
+        def watch(step: str, total: int | None, done: int) -> None:
+            nonlocal open_step, seen, advance
+            if step != open_step:
+                stack.close()
+                open_step, seen = step, 0
+                advance = stack.enter_context(progress(step, total))
+            advance(max(0, done - seen))
+            seen = max(done, seen)
+
+        yield watch
+
+
+def _nothing(count: int) -> None:
+    return
+
+
+def _is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
