@@ -57,7 +57,8 @@ class LabelRule(_Strict):
         column: a column with numbers in [0, 1] or booleans, or
         equals: with values that stand for labels (`true`, `false` and numbers as YAML writes them), or
         threshold: with numbers, harmful from there on; `harmful: below` turns that round.
-        otherwise: the label of values that `equals` doesn't list; without it such a row is rejected.
+        otherwise: the label of values that `equals` doesn't list; without it such a row is rejected. An
+            empty cell is no value: its row is unlabelled then, unless `equals` lists `null`.
     """
 
     constant: Label = None

@@ -195,6 +195,41 @@ def test_rows_that_a_label_rule_does_not_cover(tmp_path: Path, rule: dict, field
     assert "secret" not in str(raised.value)
 
 
+def test_otherwise_says_nothing_of_an_empty_cell(tmp_path: Path) -> None:
+    """What nobody has judged must not become harmless by default."""
+    rule = {"column": "kind", "equals": {"bad": 1}, "otherwise": 0}
+    rows = [{"prompt": "a", "kind": kind} for kind in ("bad", "good", None, "", " ")]
+    path = write_rows(tmp_path / "set.jsonl", rows)
+    assert [row.label for row in imported(path, label=rule)] == [1, 0, None, None, None]
+    rule["equals"]["null"] = 0.5
+    assert [row.label for row in imported(path, label=rule)] == [1, 0, 0.5, 0.5, 0.5]
+    del rule["otherwise"]
+    (tmp_path / "set.csv").write_text("prompt,kind\na,bad\nb,\n")
+    assert [row.label for row in imported(tmp_path / "set.csv", label=rule)] == [1, 0.5]
+    path = write_rows(tmp_path / "lists.jsonl", [{"prompt": "a", "kind": ["bad"]}])
+    with pytest.raises(ExchangeError, match="kind: expected a single value for `equals`, found a list"):
+        imported(path, label={**rule, "otherwise": 0})
+
+
+def test_thresholds_meet_numbers_of_single_precision(tmp_path: Path) -> None:
+    """0.7 stored in four bytes is less than 0.7 in eight."""
+    risk = pa.array([0.7, 0.69, None, float("inf")], pa.float32())
+    pq.write_table(pa.table({"prompt": ["a", "b", "c", "d"], "risk": risk}), tmp_path / "set.parquet")
+    rows = DataImport(
+        tmp_path / "set.parquet",
+        DataMapping.model_validate({"label": {"column": "risk", "threshold": 0.7}}),
+    )
+    assert [row.label for row in rows] == [1, 0, None]
+    assert rows.report.rejected == {"label": 1}
+
+
+def test_one_label_for_both_sides_is_remarked_on(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.jsonl", [ROWS["human_and_assistant"][0]])
+    for rule, remarks in (({"constant": 1}, 1), ({"sides": {"chosen": 0, "rejected": 1}}, 0), (None, 0)):
+        report = inspect_data(path, DataMapping.model_validate({"label": rule}))
+        assert sum("chosen and rejected" in note for note in report.notes) == remarks
+
+
 def test_sides_of_a_preference_get_labels(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "set.jsonl", [ROWS["human_and_assistant"][0]])
     found = imported(path, label={"sides": {"chosen": 0, "rejected": None}})

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,6 +35,9 @@ class ArrowRow(Mapping[str, Any]):
             raise RowFault("malformed", column, "holds bytes that are not UTF-8") from None
         except (ValueError, OverflowError, pa.ArrowException, ImportError):
             raise RowFault("malformed", column, "holds a value that can't be read") from None
+        if isinstance(value, float) and pa.types.is_float32(self._batch.schema.field(place).type):
+            # 0.7 as it was written, and not 0.699999988: thresholds in a mapping are decimal numbers.
+            value = float(str(np.float32(value)))
         names = self._names.get(column)
         if names is None or not isinstance(value, int):
             return value

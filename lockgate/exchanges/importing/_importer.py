@@ -107,7 +107,13 @@ class DataImport:
             categories=dict(tally.categories.most_common()),
             unmapped=dict(tally.unmapped.most_common()),
             harmful_as_harmless=tally.harmful_as_harmless,
-            notes=make_notes(tally, self.source, self.mapping, limited=self._limited),
+            notes=make_notes(
+                tally,
+                self.source,
+                self.mapping,
+                limited=self._limited,
+                sides=self.layout.shape == "preference",
+            ),
         )
 
     @property

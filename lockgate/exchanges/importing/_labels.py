@@ -36,14 +36,7 @@ def find_label(
 def _from_column(rule: LabelRule, column: str, row: Mapping[str, Any]) -> float | None:
     value = read_cell(row, column)
     if rule.equals is not None:
-        name = "null" if value is None else plain_text(value)
-        if name in rule.equals:
-            return rule.equals[name]
-        if rule.lists_all:
-            raise RowFault(
-                "label", column, "a value that `label.equals` doesn't list; add it, or `otherwise`"
-            )
-        return rule.otherwise
+        return _named(rule, rule.equals, value, column)
     if value is None or value == "":
         return None
     number = _number(value, column)
@@ -52,6 +45,21 @@ def _from_column(rule: LabelRule, column: str, row: Mapping[str, Any]) -> float 
     if not 0 <= number <= 1:
         raise RowFault("label", column, "a number outside [0, 1]; give a `threshold` or `equals`")
     return number
+
+
+def _named(rule: LabelRule, labels: Mapping[str, float | None], value: object, column: str) -> float | None:
+    """The label that a value stands for. `otherwise` is for values: it says nothing of an empty cell."""
+    name = "null" if value is None else plain_text(value)
+    if name is None:
+        raise RowFault("label", column, f"expected a single value for `equals`, found {json_type(value)}")
+    if name in labels:
+        return labels[name]
+    empty = value is None or name in ("", "nan")
+    if empty and "null" in labels:  # CSV knows no null, and some writers know only NaN
+        return labels["null"]
+    if rule.lists_all:
+        raise RowFault("label", column, "a value that `label.equals` doesn't list; add it, or `otherwise`")
+    return None if empty else rule.otherwise
 
 
 def _number(value: object, column: str) -> float:

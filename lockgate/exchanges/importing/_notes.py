@@ -9,9 +9,19 @@ from lockgate.exchanges.importing._source import Source
 _MANY = 0.1
 
 
-def make_notes(tally: Tally, source: Source, mapping: DataMapping, *, limited: bool) -> tuple[str, ...]:
-    """Remarks by the counts of an import; `limited` says that it stopped before the end."""
+def make_notes(
+    tally: Tally, source: Source, mapping: DataMapping, *, limited: bool, sides: bool
+) -> tuple[str, ...]:
+    """Remarks by the counts of an import.
+
+    `limited` says that it stopped before the end, `sides` that its rows are preferences.
+    """
     notes = [*_about_rows(tally, source, limited), *_about_labels(tally, mapping)]
+    if sides and mapping.label is not None and mapping.label.sides is None:
+        notes.append(
+            "chosen and rejected answers of a row got the same label, which judges answers only if both are "
+            "alike in it; give `label.sides` if the two differ"
+        )
     if tally.prompts:
         notes.append(
             f"{tally.prompts} exchanges have no answer: they are prompts, and can't train or calibrate a "
