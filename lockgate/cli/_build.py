@@ -118,11 +118,10 @@ def build(
     if dry_run:
         _print_estimate(policy, wanted, training, (benign, data, prompts), json)
         return
-    source = generator_source(
-        generator, model, GeneratorSettings(key_env, concurrency, dtype, streams, budget_tokens)
-    )
+    client = GeneratorSettings(key_env, concurrency, dtype, streams, budget_tokens)
+    source = generator_source(generator, model, client)
     loaded = _load(backbone)
-    with open_engine(engine, ray_address) as used, show_steps() as watch:
+    with open_engine(engine, ray_address, settings=client) as used, show_steps() as watch:
         inputs = BuildInputs(
             constitution=policy,
             generator=source,

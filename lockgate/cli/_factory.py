@@ -115,10 +115,22 @@ def _model_option(option: str) -> str:
 
 
 @contextmanager
-def open_engine(name: str, address: str | None = None) -> Iterator["Engine"]:
-    """The engine of that name, closed behind the run."""
+def open_engine(
+    name: str, address: str | None = None, *, settings: GeneratorSettings | None = None
+) -> Iterator["Engine"]:
+    """The engine of that name, closed behind the run.
+
+    Raises:
+        ConfigError: `settings` cap what a run may use, which only an engine of one process can keep to.
+    """
+    from lockgate.errors import ConfigError
     from lockgate.synthesis import engine_named
 
+    if name == "ray" and settings is not None and (settings.max_tokens, settings.max_cost) != (None, None):
+        raise ConfigError(
+            "--engine ray: each worker would spend the whole budget, and again in each step; leave the "
+            "budget out and cap the endpoint's key, or take the local engine"
+        )
     with ExitStack() as stack:
         engine = engine_named(name, address=address)
         yield stack.enter_context(engine) if isinstance(engine, AbstractContextManager) else engine

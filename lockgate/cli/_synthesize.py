@@ -98,7 +98,7 @@ def synthesize(
     settings = GeneratorSettings(
         key_env, concurrency, dtype, streams, budget_tokens, prices=prices, max_cost=budget_usd
     )
-    with open_engine(engine, ray_address) as used, show_steps() as watch:
+    with open_engine(engine, ray_address, settings=settings) as used, show_steps() as watch:
         result = factory.synthesize(
             policy,
             generator_source(generator, model, settings),

@@ -88,6 +88,19 @@ def test_a_dry_run_reckons_and_does_nothing(run, tmp_path) -> None:
         (("--update", "no-such-guard"), "no such guard"),
         (("--budget", "0"), "budget: expected a share"),
         (("--engine", "steam"), "expected one of local, ray"),
+        (
+            (
+                "--generator",
+                "http://127.0.0.1:1/v1",
+                "--model",
+                "m",
+                "--budget-tokens",
+                "5",
+                "--engine",
+                "ray",
+            ),
+            "each worker would spend the whole budget",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_asked(run, tmp_path, arguments, words) -> None:

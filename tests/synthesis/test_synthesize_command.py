@@ -83,6 +83,19 @@ def test_plans_are_shown_as_they_would_be_used(run, tmp_path) -> None:
         (("--budget-tokens", "5"), "a budget is for endpoints"),
         (("--price-prompt", "5"), "give both"),
         (("--engine", "steam"), "expected one of local, ray"),
+        (
+            (
+                "--generator",
+                "http://127.0.0.1:1/v1",
+                "--model",
+                "m",
+                "--budget-tokens",
+                "5",
+                "--engine",
+                "ray",
+            ),
+            "each worker would spend the whole budget",
+        ),
         (("--judge", "embedded"), "hand-labelled rows together"),
     ],
 )
