@@ -70,6 +70,11 @@ class FirstStage:
     def harmful(self) -> Mask:
         return self.labels >= 0.5
 
+    @property
+    def prompts(self) -> NDArray[np.str_]:
+        """What rows share a prompt [N]."""
+        return np.array(self.groups, dtype=str)
+
 
 @dataclass(frozen=True, slots=True)
 class Screen:
@@ -227,9 +232,11 @@ def figures(
         "head": head,
         "flag_on": flag_on,
         **calibrated(found),
-        "escalated": {part: share(np.isfinite(own)) for part, own in mixed.items()},
+        "escalated": {part: share(np.isfinite(own), parts[part].prompts) for part, own in mixed.items()},
         "escalated_harmful": {
-            part: share(np.isfinite(mixed[part])[parts[part].harmful])
+            part: share(
+                np.isfinite(mixed[part])[parts[part].harmful], parts[part].prompts[parts[part].harmful]
+            )
             for part in PARTS
             if part not in ("calibration", *BENIGN)
         },
@@ -272,23 +279,22 @@ def point(
 
     def detections(part: str) -> list[Detections]:
         rows = parts[part].harmful
-        groups = np.array(parts[part].groups)[rows]
-        return [Detections(own[part][rows], groups) for own in flags]
+        return [Detections(own[part][rows], parts[part].prompts[rows]) for own in flags]
+
+    def harmless(part: str) -> dict[str, Any]:
+        rows = ~parts[part].harmful
+        return pair([share(own[part][rows], parts[part].prompts[rows]) for own in flags])
 
     sets = {name: detections(f"test_{name}") for name in TESTS}
-    quiet = ~parts["dev"].harmful
     return {
         "cuts": [round(cut, 5) for cut in cuts],
-        "benign": {part: pair([share(own[part]) for own in flags]) for part in BENIGN},
-        "harmless_in_sets": {
-            name: pair([share(own[f"test_{name}"][~parts[f"test_{name}"].harmful]) for own in flags])
-            for name in TESTS
-        },
+        "benign": {part: harmless(part) for part in BENIGN},
+        "harmless_in_sets": {name: harmless(f"test_{name}") for name in TESTS},
         "sets": {name: compared([own], fpr, seed) for name, own in sets.items()},
         "macro": compared(list(sets.values()), fpr, seed),
         "development": {
             **compared([detections("dev")], fpr, seed),
-            "harmless": pair([share(own["dev"][quiet]) for own in flags]),
+            "harmless": harmless("dev"),
         },
     }
 
@@ -316,13 +322,19 @@ def rate(sets: list[Detections], seed: int) -> dict[str, Any]:
     return {"n": n, "tpr": round(tpr, 4), "ci": [rounded(end) for end in ends]}
 
 
-def share(hits: Mask) -> dict[str, Any]:
-    """Rows that are flagged, or escalated, with an exact interval."""
+def share(hits: Mask, groups: NDArray[np.str_] | None = None) -> dict[str, Any]:
+    """Rows that are flagged, or escalated, with an exact interval; by prompt where rows share one."""
     if not len(hits):
         return {"n": 0, "hits": 0, "rate": 0.0, "ci": [0.0, 1.0]}
-    interval = clopper_pearson(int(hits.sum()), len(hits))
-    ends = [round(interval.lower, 6), round(interval.upper, 6)]
-    return {"n": len(hits), "hits": int(hits.sum()), "rate": round(float(hits.mean()), 6), "ci": ends}
+    ends: tuple[float | None, float | None]
+    if groups is None or len(np.unique(groups)) == len(hits):
+        interval = clopper_pearson(int(hits.sum()), len(hits))
+        ends = (interval.lower, interval.upper)
+    else:
+        found = macro_rate([Detections(hits, groups)], seed=0)
+        ends = (None, None) if found is None else (found.lower, found.upper)
+    places = [None if end is None else round(end, 6) for end in ends]
+    return {"n": len(hits), "hits": int(hits.sum()), "rate": round(float(hits.mean()), 6), "ci": places}
 
 
 def pair(found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -172,6 +172,17 @@ def test_figures_compare_one_stage_with_two_at_one_budget(made) -> None:
     assert made._replace(results=made.results.parent).figures() is None
 
 
+def test_shares_of_rows_that_share_prompts_are_drawn_by_prompt() -> None:
+    """Ten prompts of ten equal rows each say no more than ten rows."""
+    hits = np.repeat(np.arange(10) < 3, 10)
+    apart = two_stages.share(hits, np.arange(100).astype(str))
+    assert apart == two_stages.share(hits)
+    together = two_stages.share(hits, np.repeat(np.arange(10), 10).astype(str))
+    assert (together["rate"], together["hits"], together["n"]) == (0.3, 30, 100)
+    assert together["ci"][0] < apart["ci"][0] - 0.05
+    assert together["ci"][1] > apart["ci"][1] + 0.05
+
+
 def test_the_guard_is_installed_only_when_asked_and_never_when_worse(made, tmp_path, monkeypatch) -> None:
     alone = {"auroc": 0.5, "tpr_at_0.001": 0.1, "ci": [0, 1]}
     sets = {"x": {"n": 3, "probe": alone, "baseline": alone}}
