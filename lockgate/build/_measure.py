@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lockgate.build._folder import BuildFolder, hash_path
 from lockgate.build._inputs import BuildInputs, BuildProgress
@@ -70,10 +71,16 @@ def with_baseline(
 def measure(
     table: ScoresTable, benign: ScoresTable, *, name: str, provenance: Mapping[str, Any]
 ) -> EvaluationResult | None:
-    """All figures of labelled rows; None where no row has a label."""
+    """All figures of labelled rows with an answer; None where there is none."""
+    table = table.select(answered(table))
     if np.isnan(table.labels).all():
         return None
     return evaluate(table, name=name, calibration=benign, provenance=provenance)
+
+
+def answered(table: ScoresTable) -> NDArray[np.bool_]:
+    """Rows [N] that hold an answer: a prompt alone can't be flagged, and would count as missed."""
+    return ~np.isnan(table.floats("max_answer"))
 
 
 def summarise(result: EvaluationResult) -> dict[str, Any]:

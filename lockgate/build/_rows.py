@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lockgate.exchanges import (
 from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import SynthesisResult
 from lockgate.synthesis.feedback import Feedback, Retraining, apply_feedback, read_feedback
+from lockgate.synthesis.feedback._retraining import FEEDBACK
 
 TRAIN = "train"
 PLAIN, DISGUISED, HELD_OUT_DISGUISE = "plain", "disguised as in training", "held-out disguise"
@@ -83,7 +84,11 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
     check_labels(training, plan, data)
     prints = PromptPrints.of(training)
     rest = dropped.unless(rest, _trained(rest, prints, near=False), "held_out")
+    if retraining is not None:
+        rest = dropped.unless(rest, _related(rest, retraining), "held_out")
     calibration = dropped.unless(calibration, _trained(calibration, prints, near=True), "benign")
+    judged: set[str] = set() if retraining is None else {prompt_group(row) for row in retraining.held_out}
+    calibration = dropped.unless(calibration, _reviewed(calibration, judged), "benign")
     prompts = _prompts(calibration)
     budget = possible_budget(prompts, plan.budget)
     held_out, provisional = (rest, []) if budget is not None else _halves(rest)
@@ -182,6 +187,18 @@ def _trained(rows: Sequence[Exchange], prints: PromptPrints, *, near: bool) -> l
         return [None if match is None else f"trained_prompt_{match.kind}" for match in found]
     known = prints.holds([prompt_group(row) for row in rows])
     return ["trained_prompt" if same else None for same in known.tolist()]
+
+
+def _reviewed(rows: Sequence[Exchange], judged: Set[str]) -> list[str | None]:
+    """Reviews that don't train are reported on: they may not set the threshold, least of all harmful ones."""
+    return ["reviewed" if prompt_group(row) in judged else None for row in rows]
+
+
+def _related(rows: Sequence[Exchange], retraining: Retraining) -> list[str | None]:
+    """Held-out rows that were reviewed, and what the factory's split keeps together with them."""
+    reviewed = [row for row in retraining.rows if FEEDBACK in row.meta]
+    known = {key for row in (*reviewed, *retraining.held_out) for key in _keys(row)}
+    return [None if known.isdisjoint(_keys(row)) else "related_to_review" for row in rows]
 
 
 def _halves(rows: Sequence[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
