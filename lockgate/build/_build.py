@@ -7,7 +7,7 @@ from typing import Any
 
 from lockgate.build._folder import BuildFolder, digest, hash_path
 from lockgate.build._inputs import BuildInputs, BuildProgress, file_hashes
-from lockgate.build._measure import measure, score_part, summarise, with_baseline
+from lockgate.build._measure import answered, measure, score_part, summarise, with_baseline
 from lockgate.build._report import write_measured, write_reports
 from lockgate.build._rows import BuildRows, gather_rows
 from lockgate.build._threshold import describe_claim, set_threshold, with_flags
@@ -107,7 +107,10 @@ class _Build:
         inputs = self.inputs
         return {
             "constitution": inputs.constitution.sha256,
+            "backbone": inputs.backbone.identity.hashes,
             "generator": inputs.generator.name,
+            "judge": None if inputs.judge is None else inputs.judge.name,
+            "judge_rows": None if inputs.judge_rows is None else hash_path(inputs.judge_rows),
             "plans": [inputs.factory.model_dump(mode="json"), repr(inputs.training)],
             "files": [
                 file_hashes(paths)
@@ -234,7 +237,8 @@ class _Build:
         sources = {"held_out": self._path("held_out"), "benign": self._path(benign_part)}
         for number, path in enumerate(inputs.evaluation):
             name = f"evaluation_{number}"
-            compared[name] = with_flags(score_part(self.folder, candidate, path, name, inputs), guard)
+            table = with_flags(score_part(self.folder, candidate, path, name, inputs), guard)
+            compared[name] = table.select(answered(table))
             sources[name] = path
         if rows.reviews:
             compared["reviews"] = with_flags(self._score(candidate, "reviews"), guard)
