@@ -111,8 +111,8 @@ def _provisional(record: GuardRecord) -> str:
         return ""
     return (
         f"\nWhy: {found.reason}. The threshold {record.thresholds.flag:.4f} stands above all but "
-        f"{found.quantile:.0%} of {found.n} {found.source}; how often it refuses what people really ask is not "
-        "known.\n"
+        f"{found.quantile:.0%} of {found.n} {found.source}; how often it refuses what people really ask is "
+        "not known.\n"
     )
 
 
