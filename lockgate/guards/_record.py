@@ -115,8 +115,8 @@ class GuardRecord(_Strict):
     """All of `guard.yaml`.
 
     `calibration` is None for a guard that may claim no budget yet; `provisional` then says, where it is
-    known, what its threshold comes from. `classifier` and `cascade` stand there together or not at all; with them the mixed score decides, and `thresholds.flag` is what the probe alone
-    would flag at.
+    known, what its threshold comes from. `classifier` and `cascade` stand there together or not at all; with
+    them the mixed score decides, and `thresholds.flag` is what the probe alone would flag at.
     """
 
     format: Literal[1]
