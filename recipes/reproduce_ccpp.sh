@@ -3,7 +3,7 @@
 #
 # DATA holds the public data sets (see recipes/embedded_guard/sources.py), OUT takes what is made (runs). Every step goes
 # on where it was interrupted and does nothing when it is done. Reckoned on two cores: data and probe of the embedded
-# guard five hours, if they are not there; six classifiers forty minutes each; scoring an hour and a half for the probe
+# guard five hours, if they are not there; six classifiers forty minutes each; scoring an hour for the probe
 # with the exchange classifier, half an hour or less for each other model; the stand-ins (`disguise_`) an hour from
 # training to scores; the rest some minutes. No step is longer than two hours.
 set -euo pipefail

@@ -2,6 +2,7 @@
 
 from lockgate.guards._bundle import EMBEDDED, check_target, read_bundle
 from lockgate.guards._cascading import score_cascade
+from lockgate.guards._files import score_row
 from lockgate.guards._guard import Guard
 from lockgate.guards._record import (
     CascadeRecord,
@@ -39,6 +40,7 @@ __all__ = [
     "regions_of",
     "score_cascade",
     "score_exchanges",
+    "score_row",
     "train_guard",
     "training_counts",
 ]

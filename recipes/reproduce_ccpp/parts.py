@@ -74,8 +74,7 @@ class Model:
     Attributes:
         classifier: the trained classifier that it is about.
         parts: what it reads.
-        probe: whether a guard's probe reads along, by the code that serves, in float32; other models are
-            classifiers alone, in bfloat16.
+        probe: whether a guard's probe reads along, by the code that serves; other models are classifiers alone.
     """
 
     classifier: str

@@ -2,22 +2,24 @@
 
     python recipes/reproduce_ccpp/score.py --out runs/four_systems --model probe_exchange --workers 2
 
-`probe_exchange` is a guard of two stages that asks its classifier at every block, in float32 and by the code that
-serves. The other models are classifiers alone, for comparison and never shipped: they read in bfloat16, twice as fast
-where the processor has the instructions, in calibration and test alike, so that each is a fair system of its own.
-`scoring.json` beside the tables says which precision, classifier and rows they are of.
+`probe_exchange` is a guard of two stages that asks its classifier at every block, by the code that serves; the other
+models are classifiers alone, for comparison and never shipped. All read in bfloat16, twice as fast where the processor
+has the instructions, in calibration and test alike; guards that are shipped are calibrated in float32 on tables of their
+own. `scoring.json` beside the tables says which precision, classifier and rows they are of.
 
-The long step: on two cores an hour and a half for `probe_exchange`, half an hour or less for each of `input`, `output`
-and `small`, ten minutes for `medium` and for `value`, which read some parts only, fifteen for the `disguise_` models
-together. Interrupted, it goes on where it stopped; finished tables are not made again.
+The long step: on two cores an hour for `probe_exchange`, half an hour or less for each of `input`, `output` and `small`,
+ten minutes for `medium` and for `value`, which read some parts only, fifteen for the `disguise_` models together.
+Interrupted, it goes on where it stopped; finished tables are not made again.
 """
 
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,8 @@ from lockgate.backbones import Backbone, derive
 from lockgate.cascade import Cascade
 from lockgate.classifiers import BlockScores, ExchangeClassifier, score_blocks
 from lockgate.evaluation import BlockTrace, ScoresTable, file_sha256
-from lockgate.exchanges import prompt_group, read_exchanges
-from lockgate.guards import EMBEDDED, Guard, read_bundle
+from lockgate.exchanges import Exchange, prompt_group, read_exchanges
+from lockgate.guards import EMBEDDED, ExchangeScore, Guard, read_bundle, score_row
 
 CHUNK = 64
 
@@ -64,25 +66,9 @@ def score_part(places: Places, name: str, part: str, rows: Part, workers: int) -
         kept = read_record(folder)
         if {entry: kept.get(entry) for entry in of} == of:
             return
-    if model.probe:
-
-        def report(done: int) -> None:
-            print(f"{name} {part}: {done}", flush=True)
-
-        guard = two_stages(places, name, model)
-        guard.score_file(source, table, workers=workers, blocks=trace, all_blocks=True, report=report)
-    else:
-        # Chunks of another model or file must never be taken over.
-        mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        score_classifier(
-            places,
-            model.classifier,
-            source,
-            table,
-            trace,
-            places.out / f"{name}.{part}.{mark}.parts",
-            workers,
-        )
+    # Chunks of another model or file must never be taken over.
+    mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    score_chunks(places, name, source, table, trace, places.out / f"{name}.{part}.{mark}.parts", workers)
     write_record(folder, of, part, key["rows"])
     print(f"{name} {part}: done", flush=True)
 
@@ -96,7 +82,7 @@ def describe(places: Places, model: Model) -> dict[str, Any]:
     # A product and a sum for every weight, at every token.
     return {
         "classifier": classifier,
-        "dtype": "float32",
+        "dtype": "bfloat16",
         "probe": bundle.record.probe_sha256,
         "probe_flops": 2 * bundle.head.weights.numel(),
     }
@@ -123,23 +109,15 @@ def first_stage(places: Places, model: Model) -> Path:
     return EMBEDDED if places.guard == "embedded" else Path(places.guard)
 
 
-def two_stages(places: Places, name: str, model: Model) -> Guard:
-    """A probe and a classifier as one guard; its thresholds come later, from the traces."""
-    guard = Guard.load(first_stage(places, model), backbone=places.backbone)
-    classifier = ExchangeClassifier.load(places.model(model.classifier), guard.backbone)
-    open_gate = Cascade(escalate=0.0, flag=1e9, weight=0.5)
-    return guard.with_cascade(classifier, open_gate).save(places.out / f"{name}.guard")
-
-
-def score_classifier(
-    places: Places, classifier: str, source: Path, table: Path, trace: Path, parts: Path, workers: int
+def score_chunks(
+    places: Places, name: str, source: Path, table: Path, trace: Path, parts: Path, workers: int
 ) -> None:
     parts.mkdir(exist_ok=True)
     if workers == 1:
-        work(places, classifier, source, parts, 0, 1)
+        work(places, name, source, parts, 0, 1)
     else:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(work, places, classifier, source, parts, i, workers) for i in range(workers)]
+            jobs = [pool.submit(work, places, name, source, parts, i, workers) for i in range(workers)]
             for job in jobs:
                 job.result()
     rows = [
@@ -147,9 +125,7 @@ def score_classifier(
         for path in sorted(parts.glob("*.jsonl"))
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
-    traced = [
-        (row["row"], row.pop("ends"), [float("nan")] * len(row["logits"]), row.pop("logits")) for row in rows
-    ]
+    traced = [(row["row"], row.pop("ends"), row.pop("probe"), row.pop("logits")) for row in rows]
     ScoresTable.from_rows(rows).write(table)
     BlockTrace.from_rows(traced).write(trace)
     shutil.rmtree(parts)
@@ -158,9 +134,7 @@ def score_classifier(
 def work(places: Places, name: str, source: Path, parts: Path, worker: int, workers: int) -> None:
     """One worker's chunks of a file."""
     torch.set_num_threads(1)
-    classifier = ExchangeClassifier.load(places.model(name), Backbone.load(places.backbone))
-    # The adapter is merged in float32, then all is rounded once.
-    classifier.backbone = derive(classifier.backbone, dtype=torch.bfloat16)
+    read = open_reader(places, MODELS[name])
     rows = read_exchanges(source)
     for number in itertools.count():
         chunk = list(itertools.islice(rows, CHUNK))
@@ -169,14 +143,39 @@ def work(places: Places, name: str, source: Path, parts: Path, worker: int, work
         target = parts / f"{number:08d}.jsonl"
         if number % workers != worker or target.exists():
             continue
-        lines = [
-            json.dumps(row_of(score))
-            for score in score_blocks(classifier, chunk, first_number=number * CHUNK)
-        ]
+        lines = [json.dumps(row) for row in read(chunk, number * CHUNK)]
         partial = target.with_suffix(".part")
         partial.write_text("".join(line + "\n" for line in lines))
         os.replace(partial, target)
         print(f"{name} {source.stem}: {(number + 1) * CHUNK}", flush=True)
+
+
+def open_reader(places: Places, model: Model) -> Callable[[list[Exchange], int], Iterator[dict[str, Any]]]:
+    """What makes rows of a chunk and the number of its first exchange."""
+    backbone = Backbone.load(places.backbone)
+    classifier = ExchangeClassifier.load(places.model(model.classifier), backbone)
+    # The adapter is merged in float32, then all is rounded once.
+    classifier.backbone = derive(classifier.backbone, dtype=torch.bfloat16)
+    if not model.probe:
+        return lambda chunk, first: map(row_of, score_blocks(classifier, chunk, first_number=first))
+    # Asks about every block and flags nothing: thresholds come later, from the traces.
+    open_gate = Cascade(escalate=0.0, flag=1e9, weight=0.5)
+    guard = Guard.load(first_stage(places, model), backbone=backbone).with_cascade(classifier, open_gate)
+    guard.backbone = derive(backbone, dtype=torch.bfloat16)
+    return lambda chunk, first: (
+        guard_row(score, open_gate) for score in guard.score_many(chunk, first_number=first, all_blocks=True)
+    )
+
+
+def guard_row(score: ExchangeScore, cascade: Cascade) -> dict[str, Any]:
+    row = score_row(score, cascade)
+    blocks = row.pop("blocks")
+    return {
+        **row,
+        "ends": [block.end for block in blocks],
+        "probe": [block.probe for block in blocks],
+        "logits": [block.classifier for block in blocks],
+    }
 
 
 def row_of(score: BlockScores) -> dict[str, Any]:
@@ -198,6 +197,7 @@ def row_of(score: BlockScores) -> dict[str, Any]:
         "prompt_group": prompt_group(exchange),
         "length": score.tokens,
         "ends": score.ends,
+        "probe": [math.nan] * len(score.logits),
         "logits": score.logits,
     }
 

@@ -170,7 +170,7 @@ def test_from_data_to_report(
 def check_tables(results: Path) -> None:
     """Each model has read what it is to read, in the precision that its record tells."""
     assert json.loads((results / "value" / "scoring.json").read_text())["dtype"] == "bfloat16"
-    assert json.loads((results / "probe_exchange" / "scoring.json").read_text())["dtype"] == "float32"
+    assert json.loads((results / "probe_exchange" / "scoring.json").read_text())["dtype"] == "bfloat16"
     assert not (results / "value" / "dev.parquet").exists()
     assert not (results / "models" / "value").exists()
     assert (results / "models" / "exchange" / "classifier.yaml").is_file()
