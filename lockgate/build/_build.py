@@ -9,7 +9,7 @@ from lockgate.build._folder import BuildFolder, digest, hash_path
 from lockgate.build._inputs import BuildInputs, BuildProgress, file_hashes
 from lockgate.build._measure import answered, measure, score_part, summarise, with_baseline
 from lockgate.build._report import write_measured, write_reports
-from lockgate.build._rows import BuildRows, gather_rows
+from lockgate.build._rows import PARTING, BuildRows, gather_rows
 from lockgate.build._threshold import describe_claim, set_threshold, with_flags
 from lockgate.build._training import bind_guard, train_head
 from lockgate.build._update import Update, compare_with_previous, keep_previous
@@ -165,6 +165,7 @@ class _Build:
     def _gather(self, data: SynthesisResult) -> BuildRows:
         inputs, plan = self.inputs, self.inputs.training
         key = {
+            "parting": PARTING,
             "exchanges": hash_path(data.exchanges),
             "benign": file_hashes(inputs.benign),
             "data": file_hashes(inputs.data),

@@ -102,6 +102,8 @@ def _claim_line(claim: Mapping[str, Any]) -> str:
     )
     if claim["budget"] > claim["wished"]:
         text += f" ({claim['wished']:.2%} takes {claim['wished_needs']})"
+    if claim["reviewed"] is not None:
+        text += f"; {claim['reviewed']['prompts']} reviewed prompts are not in that sample"
     return text
 
 

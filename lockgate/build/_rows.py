@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from lockgate.synthesis.factory import SynthesisResult
 from lockgate.synthesis.feedback import Feedback, Retraining, apply_feedback, read_feedback
 from lockgate.synthesis.feedback._retraining import FEEDBACK
 
+# Raised when rows are parted otherwise, so that a folder of before is parted anew.
+PARTING = 2
 TRAIN = "train"
 PLAIN, DISGUISED, HELD_OUT_DISGUISE = "plain", "disguised as in training", "held-out disguise"
 TRAFFIC = "traffic"
@@ -76,6 +78,7 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
     train = _draw(train, room, plan.seed, "synthetic", dropped)
     given = _draw(given, room - len(train), plan.seed, "data", dropped)
     training = [*train, *given, *benign]
+    unreviewed = PromptPrints.of(training)
     retraining = None
     if inputs.feedback is not None:
         reviews = _read_reviews(inputs, inputs.feedback, [*synthetic, *traffic, *given], index)
@@ -86,9 +89,10 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
     rest = dropped.unless(rest, _trained(rest, prints, near=False), "held_out")
     if retraining is not None:
         rest = dropped.unless(rest, _related(rest, retraining), "held_out")
-    calibration = dropped.unless(calibration, _trained(calibration, prints, near=True), "benign")
-    judged: set[str] = set() if retraining is None else {prompt_group(row) for row in retraining.held_out}
-    calibration = dropped.unless(calibration, _reviewed(calibration, judged), "benign")
+    calibration = dropped.unless(calibration, _trained(calibration, unreviewed, near=True), "benign")
+    random = _prompts(calibration)
+    if retraining is not None:
+        calibration = dropped.unless(calibration, _reviewed(calibration, retraining), "benign")
     prompts = _prompts(calibration)
     budget = possible_budget(prompts, plan.budget)
     held_out, provisional = (rest, []) if budget is not None else _halves(rest)
@@ -113,6 +117,7 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
             "data": len(given),
             "benign_training": len(benign),
             "calibration_prompts": prompts,
+            "calibration_reviewed": random - prompts,
             "traffic_prompts": _prompts(traffic),
             "budget_of_all_traffic": possible_budget(_prompts(traffic), plan.budget),
             "held_out": _count(held_out),
@@ -189,9 +194,17 @@ def _trained(rows: Sequence[Exchange], prints: PromptPrints, *, near: bool) -> l
     return ["trained_prompt" if same else None for same in known.tolist()]
 
 
-def _reviewed(rows: Sequence[Exchange], judged: Set[str]) -> list[str | None]:
-    """Reviews that don't train are reported on: they may not set the threshold, least of all harmful ones."""
-    return ["reviewed" if prompt_group(row) in judged else None for row in rows]
+def _reviewed(rows: Sequence[Exchange], retraining: Retraining) -> list[str | None]:
+    """Rows that only the reviews take away. Those that don't train are reported on: they may not set the
+    threshold either, least of all harmful ones.
+    """
+    judged = {prompt_group(row) for row in retraining.held_out}
+    prints = PromptPrints.of([row for row in retraining.rows if FEEDBACK in row.meta])
+    found = prints.find([prompt_text(row) for row in rows]) if len(prints) else [None] * len(rows)
+    return [
+        "reviewed" if prompt_group(row) in judged else None if match is None else f"reviewed_{match.kind}"
+        for row, match in zip(rows, found, strict=True)
+    ]
 
 
 def _related(rows: Sequence[Exchange], retraining: Retraining) -> list[str | None]:

@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from lockgate.build._rows import BuildRows
-from lockgate.calibration import Calibration, choose_threshold, plain_quantile_threshold, required_n
+from lockgate.calibration import (
+    Calibration,
+    choose_threshold,
+    clopper_pearson_upper,
+    plain_quantile_threshold,
+    required_n,
+)
 from lockgate.calibration._threshold import _stored_threshold
 from lockgate.cascade import Thresholds
 from lockgate.errors import TrainingError
@@ -41,7 +47,7 @@ def set_threshold(
         )
     if rows.budget is not None:
         calibration = _calibrate(tables["calibration"], rows.budget, tolerance)
-        return guard.with_calibration(calibration, claim=_claim(calibration, guard))
+        return guard.with_calibration(calibration, claim=_claim(calibration, guard, rows))
     table = tables["provisional"]
     scores = table.floats("mixed_max")[~(table.labels >= 0.5)]
     cut = plain_quantile_threshold(scores, provisional_fpr)
@@ -65,7 +71,9 @@ def describe_claim(guard: Guard, rows: BuildRows, wished: float) -> dict[str, An
     if found is None:
         return {**wish, "budget": None, "false_refusal_rate": None, "reason": rows.reason}
     flagged = {"flagged": found.flagged, "n": found.n, "bound": found.bound, "confidence": found.confidence}
-    own = {"budget": found.budget, "false_refusal_rate": flagged, "k": found.k}
+    own = {"budget": found.budget, "false_refusal_rate": flagged, "k": found.k, "reviewed": None}
+    if left_out := int(rows.counts["calibration_reviewed"]):
+        own["reviewed"] = {"prompts": left_out, "bound_if_flagged": _worst_bound(found, left_out)}
     return {**wish, **own, "reason": None, "length_deciles": list(found.length_deciles)}
 
 
@@ -81,12 +89,28 @@ def _calibrate(table: ScoresTable, budget: float, tolerance: float) -> Calibrati
     )
 
 
-def _claim(calibration: Calibration, guard: Guard) -> Sequence[str]:
+def _worst_bound(found: Calibration, left_out: int) -> float:
+    """The bound over all of the traffic, were each prompt flagged that the reviews have taken away."""
+    return clopper_pearson_upper(found.flagged + left_out, found.n + left_out, found.confidence)
+
+
+def describe_reviewed(left_out: int, bound: float) -> str:
+    """What it does to a claim that reviews have taken prompts out of its sample."""
+    return (
+        f"not a random sample: {left_out} distinct prompts of the traffic were left out since they, or near-"
+        "duplicates, had been reviewed. Reviews pick what a guard got wrong, so that all of the traffic may "
+        f"be flagged more often than claimed: were each of them flagged, the bound would be {bound:.3%}"
+    )
+
+
+def _claim(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[str]:
     """What the threshold has seen, for the model card."""
     shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
     shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
     known = 0 if guard.training_prompts is None else len(guard.training_prompts)
+    left_out = int(rows.counts["calibration_reviewed"])
     return [
+        *([describe_reviewed(left_out, _worst_bound(calibration, left_out))] if left_out else []),
         f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
         f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
         "languages: not recorded",

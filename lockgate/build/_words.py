@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lockgate.build._threshold import describe_reviewed
+
 _FEW_ROWS = 20
 _MANY = 0.25
 # Reasons of the factory that a better writer would give less often; the others are duplicates and counts.
@@ -61,6 +63,9 @@ def list_limits(content: Mapping[str, Any]) -> list[str]:
             "prompts; "
             f"{claim['false_refusal_rate']['n']} carry {claim['budget']:.2%}."
         )
+    if reviewed := claim.get("reviewed"):
+        said = describe_reviewed(reviewed["prompts"], reviewed["bound_if_flagged"])
+        limits.append(f"The calibration is {said}.")
     if held is not None and held["thin"]:
         limits.append(
             f"Fewer than ten held-out prompts each: {', '.join(held['thin'])}. Their shares say little."

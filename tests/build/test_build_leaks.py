@@ -55,6 +55,15 @@ def test_reviewed_traffic_does_not_set_the_threshold(tmp_path) -> None:
     assert rows.reviews
     assert not {row.id for row in rows.calibration} & set(verdicts)
     assert rows.counts["dropped"]["benign/reviewed"] == len(rows.reviews)
+    # Reviewers had judged 40 prompts; a fifth of all was drawn to train anyway, by hash and not by them.
+    drawn = {row.id for row in rows.training if row.source == "shop"}
+    calibrated = {row.id for row in rows.calibration}
+    without = gather(tmp_path, synthetic, benign=(tmp_path / "traffic.jsonl",))
+    lost = {row.id for row in without.calibration} - calibrated
+    assert lost == set(verdicts) & {row.id for row in without.calibration}
+    assert rows.counts["calibration_reviewed"] == len(lost) > 20
+    assert without.counts["calibration_reviewed"] == 0
+    assert lost <= drawn | {row.id for row in rows.reviews}
 
 
 def test_a_reviewed_held_out_row_takes_its_pair_along(tmp_path) -> None:

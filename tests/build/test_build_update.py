@@ -10,6 +10,7 @@ from build_runs import QUICK, build, labelled_row, traffic_row, write_rows
 
 from lockgate.build import summarise_build
 from lockgate.build._folder import hash_path
+from lockgate.calibration import clopper_pearson_upper
 from lockgate.exchanges import read_exchanges
 from lockgate.guards import Guard
 
@@ -35,6 +36,8 @@ def before(tmp_path_factory, backbone) -> dict[str, Path]:
         lines.append({"exchange": replace(row, label=None, category=None).to_dict(), "verdict": verdict})
     # One that trained as harmless and is said to be harmful.
     lines.append({"id": labelled_row(2, 0.0).id, "verdict": "harmful"})
+    # And some of the traffic, which the guard had flagged.
+    lines += [{"id": traffic_row(number).id, "verdict": "harmless"} for number in range(8)]
     reviews = folder / "reviews.jsonl"
     reviews.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {"guard": folder / "guard", "data": data, "traffic": traffic, "judged": judged, "reviews": reviews}
@@ -59,7 +62,7 @@ def test_reviews_train_and_each_category_is_compared(before, tmp_path, backbone)
     assert result.guard == tmp_path / "new"
     counts = result.report["rows"]["feedback"]
     assert counts["relabelled"] == 1
-    assert counts["trained"] + counts["held_out"] == 25
+    assert counts["trained"] + counts["held_out"] == 33
     training = list(read_exchanges(result.folder / "training.jsonl"))
     assert [row.label for row in training if row.id == labelled_row(2, 0.0).id] == [1.0] * counts["copies"]
     found = result.report["update"]
@@ -71,12 +74,29 @@ def test_reviews_train_and_each_category_is_compared(before, tmp_path, backbone)
     assert found["reviews"]["n"] == counts["held_out"]
     assert any(line.startswith("against the guard before") for line in summarise_build(result.report))
     assert "Against the guard before" in result.pages["html"].read_text()
+    # The calibration is no random sample of the traffic any more: everything that states the claim says so.
+    left_out = result.report["rows"]["calibration_reviewed"]
+    assert 0 < left_out <= 8
+    rate, reviewed = (result.report["claim"][name] for name in ("false_refusal_rate", "reviewed"))
+    assert reviewed["prompts"] == left_out
+    assert reviewed["bound_if_flagged"] == clopper_pearson_upper(
+        rate["flagged"] + left_out, rate["n"] + left_out
+    )
+    said = f"not a random sample: {left_out} distinct prompts"
+    card = (result.guard / "README.md").read_text()
+    for text in (card, result.pages["html"].read_text(), "\n".join(result.report["limits"])):
+        assert said in text
+    assert f"; {left_out} reviewed prompts are not in that sample" in "\n".join(
+        summarise_build(result.report)
+    )
 
 
 def test_what_is_worse_is_not_put_in_place_unless_accepted(before, tmp_path, backbone) -> None:
     # Weights that never leave zero: the same score for everything, so that nothing is caught.
     blind = replace(QUICK, epochs=1, learning_rate=1e-30)
     result = update(before, tmp_path, backbone, blind)
+    assert result.report["claim"]["reviewed"] is None
+    assert "random sample" not in (result.candidate / "README.md").read_text()
     assert result.report["update"]["verdict"] == "worse"
     assert result.guard is None
     assert not (tmp_path / "new").exists()
