@@ -20,10 +20,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from families import TEMPLATES, disguised
+from passes import score_heads
 from sources import shuffled
 from train import RESULTS, cache_path, parts_of, read_activations
 from variants import (
@@ -41,8 +40,7 @@ from variants import (
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ProbeHead
-from lockgate.evaluation import collect_provenance, file_sha256
-from lockgate.exchanges import Exchange, prompt_group, read_exchanges
+from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.training import (
     CachedExchange,
     PassConfig,
@@ -50,7 +48,6 @@ from lockgate.training import (
     WindowCache,
     fit_probes,
     read_soft_labels,
-    score_variants,
     soften,
     train_on_the_fly,
 )
@@ -217,37 +214,18 @@ def score(
     source: Path,
     table: str,
 ) -> None:
-    """One float32 pass over a file for all heads; kept while heads and data are the same."""
-    target = arguments.results / "scores" / f"{table}.parquet"
-    files = [work / "heads" / f"{name}.safetensors" for name in heads]
-    key = hashlib.sha256(json.dumps([file_sha256(path) for path in [source, *files]]).encode()).hexdigest()
-    if target.exists() and (pq.read_schema(target).metadata or {}).get(b"key") == key.encode():
-        return
-    dev = shuffled(list(read_exchanges(source)), "dev")
-    backbone = Backbone.load(arguments.backbone)
-    found = []
-    for row in score_variants(backbone, list(heads.values()), [windows.get(name) for name in heads], dev):
-        found.append(row)
-        if len(found) % 100 == 0:
-            print(f"{source.stem}: {len(found)}/{len(dev)}", flush=True)
-    columns: dict[str, Any] = {
-        "id": [row.id for row in dev],
-        "source": [row.source for row in dev],
-        "label": [row.label for row in dev],
-        "prompt_group": [prompt_group(row) for row in dev],
-        "tokens": [row[0].tokens for row in found],
-    }
-    for index, name in enumerate(heads):
-        columns[f"{name}:prompt"] = pa.array([row[index].max_prompt for row in found], pa.float32())
-        columns[f"{name}:answer"] = pa.array([row[index].max_answer for row in found], pa.float32())
-    data = [path for path in (arguments.out / "train.jsonl", source, arguments.teacher) if path]
-    provenance = collect_provenance(
-        ["python", "recipes/embedded_guard/ablate.py"], {"training": arguments.seed, "bootstrap": 0}, []
+    """One pass over a file for all heads."""
+    score_heads(
+        {name: work / "heads" / f"{name}.safetensors" for name in heads},
+        source,
+        arguments.results / "scores" / f"{table}.parquet",
+        backbone=arguments.backbone,
+        record=record,
+        command=["python", "recipes/embedded_guard/ablate.py"],
+        seed=arguments.seed,
+        inputs=[path for path in (arguments.out / "train.jsonl", source, arguments.teacher) if path],
+        windows=windows,
     )
-    # By name, not by path: where the data lay on the machine is nobody's business.
-    record = record | {**provenance, "inputs": {path.name: file_sha256(path) for path in data}}
-    metadata = {"key": key, "run": json.dumps(record)}
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), target, compression="zstd")
 
 
 if __name__ == "__main__":

@@ -25,3 +25,4 @@ head="$("$python" -c "import json; print(json.load(open('$root/results/embedded_
 "$python" "$here/report.py" --install "$out/guard"
 # What needs the guard in place, and the report once more: see live.py, and `make bench`.
 # With an exchange classifier (recipes/reproduce_ccpp/train.py) a second stage can follow: second_stage.py.
+# What synthetic exchanges add to this data: synthetic.py, after `lockgate synthesize general-harms`.

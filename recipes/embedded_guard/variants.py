@@ -1,7 +1,7 @@
 """The ablation's variants, one thing changed at a time, and its figures and table from the committed scores."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,12 @@ def held_out(development: pa.Table, path: Path, names: Iterable[str]) -> dict[st
 
 
 def figures_of(
-    table: pa.Table, reference: str, names: list[str], region: str, resamples: int
+    table: pa.Table,
+    reference: str,
+    names: Sequence[str],
+    region: str,
+    resamples: int,
+    fprs: Sequence[float] = (FPR,),
 ) -> dict[str, dict[str, Any]]:
     """AUROC and TPR with intervals by prompt, and paired differences to the reference, by variant."""
     columns = {name: region_scores(table, name, region) for name in names}
@@ -153,13 +158,16 @@ def figures_of(
     for name in names:
         if name != reference:
             scores = scores.with_column(f"baseline_{name}", columns[name])
-    result = evaluate(scores, name=reference, fprs=(FPR,), resamples=resamples)
-    versus = {comparison.second: differences(comparison) for comparison in result.versus}
+    result = evaluate(scores, name=reference, fprs=fprs, resamples=resamples)
+    versus = {comparison.second: differences(comparison, fprs) for comparison in result.versus}
     found = {}
     for name in names:
         scorer = result.scorer("probe" if name == reference else name)
-        point = scorer.operating_points[0]
-        found[name] = {"auroc": triple(scorer.auroc), f"tpr_at_{FPR:g}": triple(point.tpr)}
+        points = {point.name: triple(point.tpr) for point in scorer.operating_points}
+        found[name] = {
+            "auroc": triple(scorer.auroc),
+            **{f"tpr_at_{fpr:g}": points[f"{fpr:g}"] for fpr in fprs},
+        }
         if name != reference:
             found[name]["minus_reference"] = versus[name]
     return found
@@ -182,11 +190,13 @@ def triple(estimate: Estimate | None) -> list[float | None] | None:
     return [None if value is None else round(value, 4) for value in ends]
 
 
-def differences(comparison: Comparison) -> dict[str, list[float | None] | None]:
+def differences(
+    comparison: Comparison, fprs: Sequence[float] = (FPR,)
+) -> dict[str, list[float | None] | None]:
     """Variant minus reference (the comparison's sign turned round), paired by prompt."""
-    found = {}
+    found, wanted = {}, {"auroc", *(f"tpr_at_{fpr:g}" for fpr in fprs)}
     for row in comparison.differences:
-        if row.metric in ("auroc", f"tpr_at_{FPR:g}"):
+        if row.metric in wanted:
             value = triple(row.difference)
             ends = None if value is None else [value[0], value[2], value[1]]
             found[row.metric] = None if ends is None else [None if v is None else 0.0 - v for v in ends]

@@ -1,34 +1,15 @@
 """The recipe of the ablations from data to table, on a tiny model: interrupted, resumed and checked."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from caches import exchange
 
 from lockgate.exchanges import Exchange, Message, write_exchanges
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "embedded_guard"
 HARM = "boat boat boat boat boat boat boat boat"
-
-
-@pytest.fixture
-def recipe(monkeypatch):
-    """The recipe's main; scripts import one another by name from their folder."""
-    before = set(sys.modules)
-    threads = torch.get_num_threads()
-    monkeypatch.syspath_prepend(str(RECIPE))
-    import ablate
-
-    yield ablate.main
-    torch.set_num_threads(threads)
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(RECIPE)):
-            del sys.modules[name]
 
 
 def rows(start: int, count: int) -> list[Exchange]:
@@ -41,7 +22,8 @@ def rows(start: int, count: int) -> list[Exchange]:
     return made
 
 
-def test_from_data_to_table(tmp_path, recipe, saved_backbone, capsys) -> None:
+def test_from_data_to_table(tmp_path, script, saved_backbone, capsys) -> None:
+    recipe = script("ablate").main
     out, results = tmp_path / "runs", tmp_path / "results"
     out.mkdir()
     train, dev = rows(0, 36), rows(100, 24)
