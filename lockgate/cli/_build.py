@@ -24,7 +24,7 @@ from lockgate.cli._factory import (
     PromptsOption,
     RayAddressOption,
     StreamsOption,
-    generator_source,
+    generator_sources,
     open_engine,
     preset_for,
     read_plan,
@@ -119,7 +119,7 @@ def build(
         _print_estimate(policy, wanted, training, (benign, data, prompts), json)
         return
     client = GeneratorSettings(key_env, concurrency, dtype, streams, budget_tokens)
-    source = generator_source(generator, model, client)
+    source, _ = generator_sources((generator, model), (None, None), client)
     loaded = _load(backbone)
     with open_engine(engine, ray_address, settings=client) as used, show_steps() as watch:
         inputs = BuildInputs(

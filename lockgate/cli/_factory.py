@@ -11,7 +11,7 @@ import typer
 from lockgate.cli._common import Advance, progress
 
 if TYPE_CHECKING:
-    from lockgate.synthesis import Engine, GeneratorSource, Prices
+    from lockgate.synthesis import Budget, Engine, GeneratorSource, Prices
     from lockgate.synthesis.factory import FactoryPlan
 
 Files = list[Path]
@@ -53,7 +53,7 @@ class GeneratorSettings:
     concurrency: int
     dtype: str
     streams: int
-    max_tokens: int | None
+    max_tokens: int | None = None
     prices: "Prices | None" = None
     max_cost: float | None = None
 
@@ -76,10 +76,40 @@ def preset_for(preset: str | None, generator: str) -> str:
     return preset or ("large" if _is_address(generator) else "small")
 
 
-def generator_source(
-    name: str, model: str | None, settings: GeneratorSettings, option: str = "--generator"
+def generator_sources(
+    generator: tuple[str, str | None], judge: tuple[str | None, str | None], settings: GeneratorSettings
+) -> tuple["GeneratorSource", "GeneratorSource | None"]:
+    """The generator and the judge that options name, each with its model's name; both spend one budget.
+
+    Raises:
+        ConfigError: settings that no endpoint takes, or a budget where nothing asks an endpoint.
+    """
+    from lockgate.errors import ConfigError
+
+    capped = settings.max_tokens is not None or settings.max_cost is not None
+    if capped and not any(name is not None and _is_address(name) for name in (generator[0], judge[0])):
+        raise ConfigError("--generator: a budget is for endpoints; a model in process costs time alone")
+    budget = _budget(settings)
+    writer = _source(*generator, settings, "--generator", budget)
+    if judge[0] is None:
+        return writer, None
+    return writer, _source(judge[0], judge[1], settings, "--judge", budget)
+
+
+def _budget(settings: GeneratorSettings) -> "Budget":
+    from lockgate.errors import ConfigError
+    from lockgate.synthesis import Budget
+
+    try:
+        return Budget(max_tokens=settings.max_tokens, max_cost=settings.max_cost, prices=settings.prices)
+    except ValueError as error:
+        raise ConfigError(f"budget: {error}") from None
+
+
+def _source(
+    name: str, model: str | None, settings: GeneratorSettings, option: str, budget: "Budget"
 ) -> "GeneratorSource":
-    """The generator that an option names: a model in process, or an endpoint."""
+    """A model in process, or an endpoint."""
     from pydantic import ValidationError
 
     from lockgate.errors import ConfigError
@@ -87,9 +117,6 @@ def generator_source(
     from lockgate.synthesis.factory import embedded_source, endpoint_source
 
     if not _is_address(name):
-        capped = settings.max_tokens is not None or settings.max_cost is not None
-        if option == "--generator" and capped:
-            raise ConfigError(f"{option}: a budget is for endpoints; a model in process costs time alone")
         return embedded_source(name, dtype=settings.dtype, streams=settings.streams)
     if model is None:
         raise ConfigError(f"{option}: an endpoint needs the name of its model ({_model_option(option)})")
@@ -107,7 +134,7 @@ def generator_source(
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"])) or "budget"
         raise ConfigError(f"{option}: {field}: {problem['msg']}") from None
-    return endpoint_source(config)
+    return endpoint_source(config, budget=budget)
 
 
 def _model_option(option: str) -> str:

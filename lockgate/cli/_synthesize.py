@@ -22,7 +22,7 @@ from lockgate.cli._factory import (
     PromptsOption,
     RayAddressOption,
     StreamsOption,
-    generator_source,
+    generator_sources,
     open_engine,
     read_plan,
     show_steps,
@@ -99,15 +99,16 @@ def synthesize(
         key_env, concurrency, dtype, streams, budget_tokens, prices=prices, max_cost=budget_usd
     )
     with open_engine(engine, ray_address, settings=settings) as used, show_steps() as watch:
+        writer, checker = generator_sources((generator, model), (judge, judge_model), settings)
         result = factory.synthesize(
             policy,
-            generator_source(generator, model, settings),
+            writer,
             wanted,
             out,
             engine=used,
             seeds=prompts or (),
             evaluation=evaluation or (),
-            judge=None if judge is None else generator_source(judge, judge_model, settings, "--judge"),
+            judge=checker,
             judge_rows=judge_rows,
             progress=lambda state: watch(state.step, state.rows_total, state.rows_done),
         )

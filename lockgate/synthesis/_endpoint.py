@@ -9,7 +9,7 @@ from lockgate.errors import MissingExtra
 from lockgate.synthesis._endpoint_call import EndpointCall, Sleep
 from lockgate.synthesis._endpoint_config import EndpointConfig
 from lockgate.synthesis._requests import GenerationRequest, Generator, Outcome
-from lockgate.synthesis._usage import Usage
+from lockgate.synthesis._usage import Budget, Usage
 
 
 class EndpointGenerator(Generator):
@@ -20,6 +20,7 @@ class EndpointGenerator(Generator):
 
     Args:
         config: see `EndpointConfig`.
+        budget: one that other generators spend from too (default: one of its own, by the settings).
         sleep: how to wait; tests replace it.
 
     Raises:
@@ -27,11 +28,13 @@ class EndpointGenerator(Generator):
         GeneratorError: the key's variable is not set.
     """
 
-    def __init__(self, config: EndpointConfig, *, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self, config: EndpointConfig, *, budget: Budget | None = None, sleep: Sleep = asyncio.sleep
+    ) -> None:
         self.name = config.model
         self.config = config
         self.usage = Usage()
-        self.budget = config.budget()
+        self.budget = config.budget() if budget is None else budget
         self.sleep = sleep
         self.headers = config.headers()
         self.http = _load_client()

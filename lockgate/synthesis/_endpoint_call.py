@@ -79,10 +79,10 @@ class EndpointCall:
         ):
             request = self.requests[self.next_index]
             in_flight = [self.requests[index] for index in self.tasks.values()]
-            if not self.owner.budget.has_room(self.owner.usage, [*in_flight, request]):
+            if not self.owner.budget.has_room([*in_flight, request]):
                 # Reservations are larger than what comes back, so there may be room when the others are done.
                 if not self.tasks:
-                    self._stop(self.owner.budget.exhausted(self.owner.usage))
+                    self._stop(self.owner.budget.exhausted())
                 return
             self.tasks[asyncio.ensure_future(self._answer(request))] = self.next_index
             self.next_index += 1
@@ -123,10 +123,12 @@ class EndpointCall:
     def _count(self, request: GenerationRequest, outcome: Outcome) -> None:
         if isinstance(outcome, Completion):
             count_completion(self.owner.usage, request, outcome)
+            self.owner.budget.spend(outcome.prompt_tokens, outcome.completion_tokens)
         else:
             # What a failed answer took is not known; its prompt was read.
             self.owner.usage.failures += 1
             self.owner.usage.add(request, request.estimated_prompt_tokens, 0)
+            self.owner.budget.spend(request.estimated_prompt_tokens, 0)
 
     def _hold(self, seconds: float) -> None:
         """Retry-After speaks of the endpoint, not of one request: everybody waits."""

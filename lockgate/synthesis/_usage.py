@@ -62,10 +62,14 @@ class Usage:
 
 
 class Budget:
-    """A cap on tokens, on cost, or on both, for the life of one generator; cached answers cost nothing.
+    """A cap on tokens, on cost, or on both, over all generators that share it; cached answers cost nothing.
 
     A request reserves its `max_tokens` and its estimated prompt before it is sent, so that the requests in
-    flight together stay within the cap. The prompt's true length is known only afterwards.
+    flight together stay within the cap. The prompt's true length is known only afterwards. Generators that
+    share a budget are asked one after another, as the steps of a pipeline are, and have one price.
+
+    Attributes:
+        prompt_tokens, completion_tokens: spent so far.
     """
 
     def __init__(
@@ -76,12 +80,19 @@ class Budget:
         self.max_tokens = max_tokens
         self.max_cost = max_cost
         self.prices = prices or Prices(prompt=0, completion=0)
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
 
-    def has_room(self, usage: Usage, in_flight: Iterable[GenerationRequest]) -> bool:
-        """Whether what is used and what the requests may still use together stay within the cap."""
+    def spend(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Take off what a request has used."""
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+
+    def has_room(self, in_flight: Iterable[GenerationRequest]) -> bool:
+        """Whether what is spent and what the requests may still use together stay within the cap."""
         if self.max_tokens is None and self.max_cost is None:
             return True
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        prompt, completion = self.prompt_tokens, self.completion_tokens
         for request in in_flight:
             prompt += request.estimated_prompt_tokens
             completion += request.max_tokens
@@ -89,11 +100,12 @@ class Budget:
             return False
         return self.max_cost is None or self.prices.cost(prompt, completion) <= self.max_cost
 
-    def exhausted(self, usage: Usage) -> BudgetExhausted:
-        """The error to raise, with what was used."""
-        cost = self.prices.cost(usage.prompt_tokens, usage.completion_tokens)
+    def exhausted(self) -> BudgetExhausted:
+        """The error to raise, with what was spent."""
+        cost = self.prices.cost(self.prompt_tokens, self.completion_tokens)
+        tokens = self.prompt_tokens + self.completion_tokens
         return BudgetExhausted(
-            f"the budget is used up: {usage.tokens} tokens (cap {self.max_tokens}), cost {cost:.4f} "
+            f"the budget is used up: {tokens} tokens (cap {self.max_tokens}), cost {cost:.4f} "
             f"(cap {self.max_cost}). Finished work is kept; raise max_tokens or max_cost and run again"
         )
 

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from lockgate.errors import BudgetExhausted, GeneratorError, MissingExtra
 from lockgate.exchanges import Message
 from lockgate.synthesis import (
+    Budget,
     CachedGenerator,
     Completion,
     EndpointConfig,
@@ -180,6 +181,16 @@ def test_a_budget_in_money_counts_by_the_prices(endpoint) -> None:
         < generator.budget.prices.cost(generator.usage.prompt_tokens, generator.usage.completion_tokens)
         <= 60
     )
+
+
+def test_generators_that_share_a_budget_spend_it_together(endpoint) -> None:
+    config = EndpointConfig(base_url=endpoint.url, model="m", trust_env=False, concurrency=1)
+    budget = Budget(max_tokens=70)
+    writer, judge = (EndpointGenerator(config, budget=budget) for _ in range(2))
+    writer.generate([ask(f"trick {i}") for i in range(4)])
+    with pytest.raises(BudgetExhausted, match="48 tokens"):
+        judge.generate([ask(f"trick {i}") for i in range(10)])
+    assert (writer.usage.tokens, judge.usage.tokens) == (32, 16)
 
 
 def test_a_consumer_may_stop_early(endpoint) -> None:

@@ -9,7 +9,9 @@ from fake_endpoint import serving_endpoint
 from test_factory_faults import write_reply
 
 from lockgate.cli import main
+from lockgate.cli._factory import GeneratorSettings, generator_sources
 from lockgate.constitution import dump_constitution
+from lockgate.errors import ConfigError
 from lockgate.synthesis.factory import FactoryPlan
 
 PLAN = tiny_plan(queries={"harmful_per_category": 2, "near_domain": 7, "out_of_scope": 1, "everyday": 1})
@@ -48,6 +50,24 @@ def test_from_a_policy_to_a_data_set_and_on_after_a_used_up_budget(run, tmp_path
         assert code == 0
         assert f"{made['rows']['total']} exchanges" in out
         assert len(endpoint.bodies) == asked
+
+
+def test_a_writer_and_its_judge_share_one_budget() -> None:
+    url = "http://127.0.0.1:1/v1"
+    writer, judge = generator_sources((url, "writer"), (url, "judge"), settings_of(max_tokens=500))
+    assert writer.get().budget is judge.get().budget
+    assert judge.get().budget.max_tokens == 500
+    # A writer in process costs time alone: the budget is then the judge's.
+    _, judge = generator_sources(("embedded", None), (url, "judge"), settings_of(max_tokens=500))
+    assert judge.get().budget.max_tokens == 500
+    with pytest.raises(ConfigError, match="a budget is for endpoints"):
+        generator_sources(("embedded", None), ("embedded", None), settings_of(max_tokens=500))
+
+
+def settings_of(**changes: Any) -> GeneratorSettings:
+    return GeneratorSettings(
+        **{"key_env": None, "concurrency": 1, "dtype": "float32", "streams": 1, **changes}
+    )
 
 
 def test_a_dry_run_asks_nobody(run, tmp_path) -> None:

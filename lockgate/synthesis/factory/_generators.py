@@ -8,6 +8,7 @@ from lockgate.synthesis._blocks import GeneratorSource
 from lockgate.synthesis._embedded import EmbeddedGenerator
 from lockgate.synthesis._endpoint import EndpointGenerator
 from lockgate.synthesis._endpoint_config import EndpointConfig
+from lockgate.synthesis._usage import Budget
 
 
 def embedded_source(
@@ -24,9 +25,12 @@ def embedded_source(
     return GeneratorSource(name, make)
 
 
-def endpoint_source(config: EndpointConfig) -> GeneratorSource:
-    """An OpenAI-compatible endpoint; its name in data and cards is the model's."""
-    return GeneratorSource(config.model, partial(EndpointGenerator, config))
+def endpoint_source(config: EndpointConfig, *, budget: Budget | None = None) -> GeneratorSource:
+    """An OpenAI-compatible endpoint; its name in data and cards is the model's.
+
+    Sources with one `budget` spend it together, as a writer and a judge should; it is kept in one process.
+    """
+    return GeneratorSource(config.model, partial(EndpointGenerator, config, budget=budget))
 
 
 def _load_named(name: str, source: str, *, dtype: str, device: str, streams: int) -> EmbeddedGenerator:
