@@ -7,7 +7,15 @@ from typing import Any
 
 from lockgate.build._folder import BuildFolder, digest, hash_path
 from lockgate.build._inputs import BuildInputs, BuildProgress, file_hashes
-from lockgate.build._measure import answered, measure, score_part, summarise, with_baseline
+from lockgate.build._measure import (
+    answered,
+    measure,
+    score_part,
+    summarise,
+    summarise_refusals,
+    with_baseline,
+    without_refusals,
+)
 from lockgate.build._report import write_measured, write_reports
 from lockgate.build._rows import PARTING, BuildRows, gather_rows
 from lockgate.build._threshold import describe_claim, set_threshold, with_flags
@@ -85,9 +93,12 @@ class _Build:
         tables = {name: self._score(candidate, name) for name in ("held_out", "provisional", "calibration")}
         guard = set_threshold(candidate, rows, tables, provisional_fpr=inputs.training.provisional_fpr)
         decided = {name: with_flags(table, guard) for name, table in tables.items()}
-        results = self._measure(candidate, guard, rows, decided)
+        own, results = self._measure(candidate, guard, rows, decided)
         update = self._compare(candidate, guard, rows, decided)
-        content = self._describe(data, rows, guard, results, update)
+        measured = None if own is None else summarise(own)
+        if measured is not None:
+            measured["refusals"] = summarise_refusals(decided["held_out"])
+        content = self._describe(data, rows, guard, (measured, results), update)
         saved = guard.save(folder.path / GUARD, measured=write_measured(content))
         refused = update.verdict.reasons if update and update.verdict.worse and not inputs.accept else ()
         if not refused:
@@ -200,8 +211,8 @@ class _Build:
 
     def _measure(
         self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
-    ) -> list[EvaluationResult]:
-        """The held-out rows first, then each labelled evaluation file; the full reports lie in the folder."""
+    ) -> tuple[EvaluationResult | None, list[EvaluationResult]]:
+        """The held-out rows and each labelled evaluation file; the full reports lie in the folder."""
         benign_part = "calibration" if rows.budget is not None else "provisional"
         benign_rows: list[Exchange] = getattr(rows, benign_part)
         compared = with_baseline(
@@ -209,23 +220,19 @@ class _Build:
             {"held_out": (rows.held_out, tables["held_out"]), "benign": (benign_rows, tables[benign_part])},
             self.inputs.training,
         )
+        held_out, benign = (without_refusals(compared[part]) for part in ("held_out", "benign"))
         provenance = self._provenance()
+        name = "held-out synthetic exchanges"
+        first = measure(held_out, benign, name=name, provenance=provenance)
         results = []
-        if rows.held_out:
-            name = "held-out synthetic exchanges"
-            results.append(
-                measure(compared["held_out"], compared["benign"], name=name, provenance=provenance)
-            )
         for number, path in enumerate(self.inputs.evaluation):
             table = score_part(self.folder, candidate, path, f"evaluation_{number}", self.inputs)
-            own = measure(
-                with_flags(table, guard), tables[benign_part], name=path.name, provenance=provenance
-            )
-            results.append(own)
+            ordinary = without_refusals(tables[benign_part])
+            results.append(measure(with_flags(table, guard), ordinary, name=path.name, provenance=provenance))
         found = [result for result in results if result is not None]
-        for number, result in enumerate(found):
+        for number, result in enumerate([*([first] if first is not None else []), *found]):
             write_report(result, self.folder.path / "evaluation" / str(number))
-        return found
+        return first, found
 
     def _compare(
         self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
@@ -251,12 +258,10 @@ class _Build:
         data: SynthesisResult,
         rows: BuildRows,
         guard: Guard,
-        results: list[EvaluationResult],
+        results: tuple[dict[str, Any] | None, list[EvaluationResult]],
         update: Update | None,
     ) -> dict[str, Any]:
         inputs = self.inputs
-        held = [summarise(result) for result in results]
-        own = held.pop(0) if rows.held_out and held else None
         content: dict[str, Any] = {
             "format": 1,
             "guard": str(self.out),
@@ -270,8 +275,8 @@ class _Build:
             "claim": describe_claim(guard, rows, inputs.training.budget),
             "threshold": guard.thresholds.flag,
             "rows": dict(rows.counts),
-            "held_out": own,
-            "evaluation": held,
+            "held_out": results[0],
+            "evaluation": [summarise(result) for result in results[1]],
             "update": None if update is None else update.to_dict(accepted=inputs.accept),
             "generator": describe_generator(data.card),
             "warnings": list(data.warnings),

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from lockgate.build._folder import BuildFolder, hash_path
 from lockgate.build._inputs import BuildInputs, BuildProgress
 from lockgate.build._plan import TrainingPlan
+from lockgate.build._rows import REFUSAL
 from lockgate.classifiers import TextBaseline
 from lockgate.errors import TrainingError
 from lockgate.evaluation import Breakdown, Estimate, EvaluationResult, ScorerResult, ScoresTable, evaluate
+from lockgate.evaluation._intervals import exact_rate
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import Guard
 
@@ -81,6 +83,23 @@ def measure(
 def answered(table: ScoresTable) -> NDArray[np.bool_]:
     """Rows [N] that hold an answer: a prompt alone can't be flagged, and would count as missed."""
     return ~np.isnan(table.floats("max_answer"))
+
+
+def is_refusal(table: ScoresTable) -> NDArray[np.bool_]:
+    """Rows [N] that are refusals from the factory's templates; only parts that it wrote have any."""
+    return np.array([source == REFUSAL for source in table.texts("source")], dtype=bool)
+
+
+def without_refusals(table: ScoresTable) -> ScoresTable:
+    """The rows that a false-alarm rate and a provisional threshold may rest on."""
+    return table.select(~is_refusal(table))
+
+
+def summarise_refusals(table: ScoresTable) -> dict[str, Any] | None:
+    """How often template refusals are flagged, a figure beside the others; None without any."""
+    found = table.select(is_refusal(table))
+    rate = exact_rate(found.flagged, found.groups)
+    return None if rate is None else {"n": rate.n, "n_prompts": rate.n_prompts, "rate": _plain(rate)}
 
 
 def summarise(result: EvaluationResult) -> dict[str, Any]:

@@ -34,9 +34,9 @@ def write_measured(content: Mapping[str, Any]) -> str:
         f"On {held['n_harmful']} harmful and {held['n_harmless']} harmless synthetic exchanges that "
         "neither trained "
         "nor set the threshold: "
-        f"{show(held['tpr'])} of the harmful flagged, {show(held['fpr'])} of the harmless. They come from "
-        "the same "
-        "generator as the training data: what people write is another matter.\n",
+        f"{show(held['tpr'])} of the harmful flagged, {show(held['fpr'])} of the harmless"
+        f"{_refusals_words(held)}. They come from the same generator as the training data: what people write "
+        "is another matter.\n",
         "| harmful category | exchanges | flagged (95 % interval) |",
         "|---|--:|--:|",
     ]
@@ -61,7 +61,7 @@ def summarise_build(content: Mapping[str, Any]) -> list[str]:
     if held is not None:
         lines.append(
             f"held-out synthetic exchanges: {show(held['tpr'])} of {held['n_harmful']} harmful flagged, "
-            f"{show(held['fpr'])} of {held['n_harmless']} harmless"
+            f"{show(held['fpr'])} of {held['n_harmless']} harmless{_refusals_words(held)}"
         )
         lines += _part_lines(held["tpr_by_category"], "harmful")
         lines += _part_lines([part for part in held["tpr_by_kind"] if "held-out" in part["key"]], "harmful")
@@ -105,6 +105,11 @@ def _claim_line(claim: Mapping[str, Any]) -> str:
     if claim["reviewed"] is not None:
         text += f"; {claim['reviewed']['prompts']} reviewed prompts are not in that sample"
     return text
+
+
+def _refusals_words(held: Mapping[str, Any]) -> str:
+    found = held["refusals"]
+    return "" if found is None else f", and {show(found['rate'])} of {found['n']} refusals from templates"
 
 
 def _part_lines(parts: Sequence[Mapping[str, Any]], what: str) -> list[str]:

@@ -24,13 +24,16 @@ from lockgate.exchanges import (
 )
 from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import SynthesisResult
+from lockgate.synthesis.factory._kit import REFUSED
 from lockgate.synthesis.feedback import Feedback, Retraining, apply_feedback, read_feedback
 from lockgate.synthesis.feedback._retraining import FEEDBACK
 
 # Raised when rows are parted otherwise, so that a folder of before is parted anew.
-PARTING = 2
+PARTING = 3
 TRAIN = "train"
 PLAIN, DISGUISED, HELD_OUT_DISGUISE = "plain", "disguised as in training", "held-out disguise"
+# Template refusals are alike and easy: among ordinary harmless rows they would flatter any rate.
+REFUSAL = "synthetic refusal from a template"
 TRAFFIC = "traffic"
 
 
@@ -40,7 +43,8 @@ class BuildRows:
 
     Attributes:
         training: labelled rows; `held_out`: synthetic rows to judge by, their `source` says how they are
-            disguised; `provisional`: synthetic rows that set the threshold of a guard without traffic.
+            disguised, or that they are refusals; `provisional`: synthetic rows of which the ordinary harmless
+            ones set the threshold of a guard without traffic.
         calibration: the user's traffic that sets the threshold; empty where it carries no budget.
         reviews: feedback that does not train.
         budget: what the number of calibration prompts carries; None: `reason` says why nothing is claimed.
@@ -96,7 +100,7 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
     prompts = _prompts(calibration)
     budget = possible_budget(prompts, plan.budget)
     held_out, provisional = (rest, []) if budget is not None else _halves(rest)
-    if budget is None and not any((row.label or 0.0) < 0.5 for row in provisional):
+    if budget is None and not _count_kinds(provisional)["harmless"]:
         raise TrainingError(
             "no held-out harmless exchange is left to set a provisional threshold by; give traffic "
             "(--benign), "
@@ -120,8 +124,8 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
             "calibration_reviewed": random - prompts,
             "traffic_prompts": _prompts(traffic),
             "budget_of_all_traffic": possible_budget(_prompts(traffic), plan.budget),
-            "held_out": _count(held_out),
-            "provisional": _count(provisional),
+            "held_out": _count_kinds(held_out),
+            "provisional": _count_kinds(provisional),
             "dropped": dict(sorted(dropped.counts.items())),
             "feedback": None if retraining is None else _describe(retraining),
         },
@@ -235,6 +239,8 @@ def _keys(row: Exchange) -> list[str]:
 def _marked(row: Exchange, inputs: BuildInputs) -> Exchange:
     families = exchange_families(row)
     held = sorted(set(families) & set(inputs.factory.augmentation.hold_out))
+    if row.meta.get("role") == REFUSED:
+        return replace(row, source=REFUSAL)
     kind = f"{HELD_OUT_DISGUISE}: {held[0]}" if held else DISGUISED if families else PLAIN
     return replace(row, source=kind)
 
@@ -256,6 +262,12 @@ def _prompts(rows: Sequence[Exchange]) -> int:
 def _count(rows: Sequence[Exchange]) -> dict[str, int]:
     labels = Counter("harmful" if (row.label or 0.0) >= 0.5 else "harmless" for row in rows)
     return {"harmful": labels["harmful"], "harmless": labels["harmless"]}
+
+
+def _count_kinds(rows: Sequence[Exchange]) -> dict[str, int]:
+    """Held-out rows: template refusals apart from the ordinary harmless ones."""
+    refusals = sum(row.source == REFUSAL for row in rows)
+    return {**_count([row for row in rows if row.source != REFUSAL]), "refusals": refusals}
 
 
 def _describe(retraining: Retraining) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lockgate.build._measure import without_refusals
 from lockgate.build._rows import BuildRows
 from lockgate.calibration import (
     Calibration,
@@ -21,7 +22,7 @@ from lockgate.guards import Guard, ProvisionalRecord
 
 # What batch mates and builds of the libraries may move a logit, as a share of the scores' spread.
 _TOLERANCE_SHARE = 1e-3
-HELD_OUT_BENIGN = "held-out synthetic harmless exchanges"
+HELD_OUT_BENIGN = "held-out synthetic harmless exchanges, refusals not counted"
 
 
 def set_threshold(
@@ -48,7 +49,7 @@ def set_threshold(
     if rows.budget is not None:
         calibration = _calibrate(tables["calibration"], rows.budget, tolerance)
         return guard.with_calibration(calibration, claim=_claim(calibration, guard, rows))
-    table = tables["provisional"]
+    table = without_refusals(tables["provisional"])
     scores = table.floats("mixed_max")[~(table.labels >= 0.5)]
     cut = plain_quantile_threshold(scores, provisional_fpr)
     found = ProvisionalRecord(

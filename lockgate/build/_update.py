@@ -10,7 +10,7 @@ import numpy as np
 
 from lockgate.build._folder import BuildFolder, hash_path
 from lockgate.build._inputs import BuildInputs
-from lockgate.build._measure import score_part
+from lockgate.build._measure import score_part, without_refusals
 from lockgate.evaluation import (
     CategoryChange,
     GuardComparison,
@@ -28,7 +28,8 @@ _COMMON_FPR = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The comparison over rows that neither guard was trained on, and what the rule says of it.
+    """The comparison over rows that neither guard was trained on, template refusals left out, and what the
+    rule says of it.
 
     `reviews`: the same over reviewed exchanges that did not train. They were picked since the old guard
     erred, which favours the new one, so that the rule doesn't see them.
@@ -105,8 +106,9 @@ def compare_with_previous(
 
     def score(name: str) -> ScoresTable:
         own = f"{name}-before"
-        return score_part(folder, old, sources[name], own, inputs)
+        return without_refusals(score_part(folder, old, sources[name], own, inputs))
 
+    tables = {name: without_refusals(table) for name, table in tables.items()}
     judged = [name for name in tables if name not in ("benign", "reviews")]
     before = ScoresTable.concat([score(name) for name in judged])
     after = ScoresTable.concat([tables[name] for name in judged])

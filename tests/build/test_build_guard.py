@@ -10,6 +10,7 @@ from factory_runs import refuse_about, tiny_plan
 
 from lockgate.build import BuildInputs, TrainingPlan, estimate_build, summarise_build
 from lockgate.build._folder import hash_path
+from lockgate.build._measure import without_refusals
 from lockgate.build._rows import possible_budget
 from lockgate.calibration import allowed_flags, required_n
 from lockgate.errors import CalibrationError, ConfigError, GuardError, TrainingError
@@ -146,7 +147,18 @@ def test_without_traffic_nothing_is_claimed(tmp_path, backbone) -> None:
     result = build(tmp_path, backbone, watch=lambda state: steps.append(state))
     record = read_bundle(tmp_path / "guard").record
     assert record.calibration is None
-    assert record.provisional.n == sum(row.label == 0 for row in rows_of(tmp_path, "provisional"))
+    # Refusals from templates are too easy to set a threshold or a rate by.
+    ordinary, refused = {}, {}
+    for part in ("held_out", "provisional"):
+        harmless = [row for row in rows_of(tmp_path, part) if row.label == 0]
+        refused[part] = sum(row.meta["role"] == "refused" for row in harmless)
+        ordinary[part] = len(harmless) - refused[part]
+    assert all(refused.values())
+    assert record.provisional.n == ordinary["provisional"]
+    held = result.report["held_out"]
+    assert (held["n_harmless"], held["refusals"]["n"]) == (ordinary["held_out"], refused["held_out"])
+    assert "refusals from templates" in (tmp_path / "guard.build" / "report.html").read_text()
+    assert "refusals from templates" in "\n".join(summarise_build(result.report))
     claim = result.report["claim"]
     assert (claim["budget"], claim["false_refusal_rate"]) == (None, None)
     assert "--benign" in claim["reason"]
@@ -161,7 +173,7 @@ def test_without_traffic_nothing_is_claimed(tmp_path, backbone) -> None:
     # The threshold stands above all of so few rows.
     table = ScoresTable.read(tmp_path / "guard.build" / "scores" / "provisional.parquet")
     cut = record.thresholds.flag - record.thresholds.tolerance
-    assert (table.floats("mixed_max")[table.labels < 0.5] <= cut).all()
+    assert (without_refusals(table).floats("mixed_max")[without_refusals(table).labels < 0.5] <= cut).all()
     names = {step.step for step in steps}
     assert {"read training rows", "fit the probe", "score held_out", "synthesize: answers"} <= names
     assert not list((tmp_path / "guard.build").glob("windows*"))

@@ -1,17 +1,21 @@
 """What reviews and evaluation files must not do to the parts and figures of a build."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from build_runs import POLICY, QUICK, labelled_row, traffic_row, write_rows
 from factory_runs import scripted_source, tiny_plan
 from scores import make_scores
 
 from lockgate.build import BuildInputs
-from lockgate.build._measure import measure
-from lockgate.build._rows import BuildRows, gather_rows
+from lockgate.build._measure import measure, summarise_refusals, without_refusals
+from lockgate.build._rows import PLAIN, REFUSAL, BuildRows, gather_rows
+from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
 from lockgate.synthesis.factory import SynthesisResult
 
@@ -76,6 +80,43 @@ def test_a_reviewed_held_out_row_takes_its_pair_along(tmp_path) -> None:
     assert not judged & trained
     assert not judged & {row.meta["pair"] for row in rows.reviews}
     assert rows.counts["dropped"]["held_out/related_to_review"] >= 10
+
+
+def refused_row(number: int, part: str) -> Exchange:
+    row = synthetic_row(2 * number, part)
+    return replace(row, meta={**row.meta, "role": "refused", "pair": f"refusal {number}"})
+
+
+def test_refusals_from_templates_are_a_kind_of_their_own(tmp_path) -> None:
+    harmful = [synthetic_row(i, "train" if i < 41 else "test") for i in range(1, 81, 2)]
+    harmless = [synthetic_row(i, "train" if i < 41 else "test") for i in range(0, 80, 2)]
+    refused = [refused_row(i, "train" if i < 50 else "test") for i in range(45, 60)]
+    rows = gather(tmp_path, [*harmful, *harmless, *refused])
+    assert sum(row.meta.get("role") == "refused" for row in rows.training) == 5
+    for part in ("held_out", "provisional"):
+        own = getattr(rows, part)
+        kinds = Counter((row.source, row.label) for row in own)
+        assert kinds[REFUSAL, 0.0] == sum(row.meta.get("role") == "refused" for row in own) > 0
+        assert rows.counts[part] == {
+            "harmful": kinds[PLAIN, 1.0],
+            "harmless": kinds[PLAIN, 0.0],
+            "refusals": kinds[REFUSAL, 0.0],
+        }
+    # They can't set a provisional threshold by themselves.
+    few = [row for row in harmless if row.meta["split"] == "train"]
+    with pytest.raises(TrainingError, match="no held-out harmless exchange"):
+        gather(tmp_path, [*harmful, *few, *refused])
+
+
+def test_a_rate_of_false_alarms_rests_on_ordinary_rows() -> None:
+    table = make_scores(90, sources=(PLAIN, REFUSAL, PLAIN), harmful=0.0)
+    refusals = np.arange(90) % 3 == 1
+    flagged = table.with_column("flagged", refusals | (np.arange(90) < 3))
+    assert without_refusals(flagged).flagged.mean() == 2 / 60
+    found = summarise_refusals(flagged)
+    assert found is not None
+    assert (found["n"], found["rate"]["value"]) == (30, 1.0)
+    assert summarise_refusals(without_refusals(flagged)) is None
 
 
 def test_prompts_without_an_answer_are_in_no_figure() -> None:
