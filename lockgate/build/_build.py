@@ -119,8 +119,8 @@ class _Build:
         return {
             "constitution": inputs.constitution.sha256,
             "backbone": inputs.backbone.identity.hashes,
-            "generator": inputs.generator.name,
-            "judge": None if inputs.judge is None else inputs.judge.name,
+            "generator": inputs.generator.identity,
+            "judge": None if inputs.judge is None else inputs.judge.identity,
             "judge_rows": None if inputs.judge_rows is None else hash_path(inputs.judge_rows),
             "plans": [inputs.factory.model_dump(mode="json"), repr(inputs.training)],
             "files": [
@@ -137,11 +137,11 @@ class _Build:
         inputs, folder = self.inputs, self.folder
         key = {
             "constitution": inputs.constitution.sha256,
-            "generator": inputs.generator.name,
+            "generator": inputs.generator.identity,
             "plan": inputs.factory.model_dump(mode="json"),
             "prompts": file_hashes(inputs.prompts),
             "evaluation": file_hashes(inputs.evaluation),
-            "judge": None if inputs.judge is None else inputs.judge.name,
+            "judge": None if inputs.judge is None else inputs.judge.identity,
             "judge_rows": None if inputs.judge_rows is None else hash_path(inputs.judge_rows),
         }
         made: list[SynthesisResult] = []

@@ -13,11 +13,13 @@ from lockgate.synthesis._rows import Reject, Row, reject_row, row_seed
 class GeneratorSource:
     """A generator by name and by how to make it; made once by each process that uses it.
 
-    `name` enters the key of each batch: give the model, so that another model is another input.
+    `identity` (default: `name`) enters the key of each batch: give what the generator's own says, so that
+    another model, or one at another endpoint, is another input. `name` is for data and cards.
     """
 
-    def __init__(self, name: str, make: Callable[[], Generator]) -> None:
+    def __init__(self, name: str, make: Callable[[], Generator], *, identity: str | None = None) -> None:
         self.name = name
+        self.identity = name if identity is None else identity
         self.make = make
         self._made: Generator | None = None
 
@@ -36,7 +38,7 @@ class GeneratorSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # Connections and weights stay where they are; another process makes its own.
-        return {"name": self.name, "make": self.make, "_made": None}
+        return {"name": self.name, "identity": self.identity, "make": self.make, "_made": None}
 
 
 @dataclass(slots=True)

@@ -118,8 +118,12 @@ class CachedGenerator(Generator):
         self._generator = generator
         self._cache = cache
 
+    @property
+    def identity(self) -> str:
+        return self._generator.identity
+
     def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:
-        keys = [request.key(self.name) for request in requests]
+        keys = [request.key(self.identity) for request in requests]
         if self.by_batch:
             plan = hashlib.sha256("".join(keys).encode()).hexdigest()
             keys = [hashlib.sha256(f"{plan}{key}".encode()).hexdigest() for key in keys]

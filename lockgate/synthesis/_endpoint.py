@@ -39,6 +39,10 @@ class EndpointGenerator(Generator):
         self.headers = config.headers()
         self.http = _load_client()
 
+    @property
+    def identity(self) -> str:
+        return self.config.identity
+
     def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:
         with asyncio.Runner() as runner:
             call = EndpointCall(self, requests)

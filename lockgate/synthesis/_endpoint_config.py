@@ -1,12 +1,16 @@
 """Settings of an endpoint: typed, checked, without any secret in them."""
 
+import json
 import os
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lockgate.errors import GeneratorError
 from lockgate.synthesis._usage import Budget, Prices
+
+_OWN_PORTS = {"http": 80, "https": 443}
 
 
 class EndpointConfig(BaseModel):
@@ -55,7 +59,21 @@ class EndpointConfig(BaseModel):
         )
         if taken:
             raise ValueError(f"extra_body may not set {', '.join(taken)}")
+        try:
+            _normalise(self.base_url)
+        except ValueError:
+            raise ValueError("base_url: the port is no number up to 65535") from None
         return self
+
+    @property
+    def identity(self) -> str:
+        """Model, address and further fields of requests: what answers are kept under.
+
+        The address is normalised (case of scheme and host, the scheme's own port, slashes at the end). No key
+        is part of it.
+        """
+        extra = json.dumps(self.extra_body, sort_keys=True) if self.extra_body else ""
+        return " ".join(filter(None, (self.model, "at", _normalise(self.base_url), extra)))
 
     @property
     def url(self) -> str:
@@ -85,3 +103,11 @@ class EndpointConfig(BaseModel):
                 f"api_key_env: the value of {self.api_key_env} holds characters that no key has; set it again"
             )
         return {"Authorization": f"Bearer {key}"}
+
+
+def _normalise(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    port = "" if parts.port in (None, _OWN_PORTS.get(parts.scheme)) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"

@@ -119,7 +119,11 @@ class GenerateBlock(_FunctionBlock):
             self._use(otherwise=otherwise)
 
     def config(self) -> Mapping[str, Any]:
-        own = {"generator": self._generator.name, "attempts": self._attempts, "allow_cut": self._allow_cut}
+        own = {
+            "generator": self._generator.identity,
+            "attempts": self._attempts,
+            "allow_cut": self._allow_cut,
+        }
         return {**super().config(), **own}
 
     def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:

@@ -33,7 +33,7 @@ class GenerationRequest:
     purpose: str = ""
 
     def key(self, model: str) -> str:
-        """64 hex digits of the SHA-256 of the request and the model's name in canonical JSON."""
+        """64 hex digits of the SHA-256 of the request and the generator's `identity` in canonical JSON."""
         record = {
             "model": model,
             "messages": [message.to_dict() for message in self.messages],
@@ -76,13 +76,18 @@ class Generator(Protocol):
     """Writes completions. What is wrong with one request is its outcome; what is wrong with all is raised.
 
     Attributes:
-        name: the model; it enters the request key.
+        name: the model, as data and cards show it.
         by_batch: whether an answer may depend on the requests beside it (batched decoding moves floats), so
             that only a whole call can be repeated.
     """
 
     name: str
     by_batch: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What keys of requests name it by: two that may answer differently have two."""
+        return self.name
 
     @abstractmethod
     def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:

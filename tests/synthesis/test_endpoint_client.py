@@ -1,3 +1,4 @@
+import copy
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from lockgate.synthesis import (
     RequestCache,
 )
 from lockgate.synthesis._reply import error_code, read_completion, retry_after
+from lockgate.synthesis.factory import endpoint_source
 
 
 class Waits(list[float]):
@@ -193,6 +195,37 @@ def test_generators_that_share_a_budget_spend_it_together(endpoint) -> None:
     assert (writer.usage.tokens, judge.usage.tokens) == (32, 16)
 
 
+def test_endpoints_with_one_model_name_share_no_answers(endpoint, tmp_path) -> None:
+    requests = [ask(f"trick {i}") for i in range(3)]
+    with serving_endpoint() as other, RequestCache(tmp_path / "answers.sqlite") as cache:
+        for served in (endpoint, other, endpoint, other):
+            CachedGenerator(generator_for(served), cache).generate(requests)
+        assert (len(endpoint.bodies), len(other.bodies), len(cache)) == (3, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://host/v1/", True),
+        ("https://HOST:443/v1", True),
+        ("https://host:8443/v1", False),
+        ("http://host/v1", False),
+        ("https://host/V1", False),
+        ("https://[::1]/v1", False),
+    ],
+)
+def test_an_endpoint_is_known_by_model_and_address(url, same) -> None:
+    base = EndpointConfig(base_url="https://host/v1", model="m")
+    other = EndpointConfig(base_url=url, model="m")
+    assert (other.identity == base.identity) == same
+    named = base.model_copy(update={"model": "n"})
+    warmer = base.model_copy(update={"extra_body": {"top_p": 0.9}})
+    assert len({base.identity, named.identity, warmer.identity}) == 3
+    assert (endpoint_source(other).name, endpoint_source(other).identity) == ("m", other.identity)
+    # Engines send copies of a source.
+    assert copy.copy(endpoint_source(other)).identity == other.identity
+
+
 def test_a_consumer_may_stop_early(endpoint) -> None:
     stream = generator_for(endpoint, concurrency=2).stream([ask(str(i)) for i in range(20)])
     next(stream)
@@ -211,6 +244,7 @@ def test_the_missing_client_is_named_with_its_extra(endpoint, monkeypatch) -> No
     [
         {"base_url": "ftp://host/v1"},
         {"base_url": "http://user:key@host/v1"},
+        {"base_url": "http://host:port/v1"},
         {"max_cost": 1.0},
         {"extra_body": {"seed": 3}},
     ],

@@ -30,7 +30,8 @@ def endpoint_source(config: EndpointConfig, *, budget: Budget | None = None) -> 
 
     Sources with one `budget` spend it together, as a writer and a judge should; it is kept in one process.
     """
-    return GeneratorSource(config.model, partial(EndpointGenerator, config, budget=budget))
+    make = partial(EndpointGenerator, config, budget=budget)
+    return GeneratorSource(config.model, make, identity=config.identity)
 
 
 def _load_named(name: str, source: str, *, dtype: str, device: str, streams: int) -> EmbeddedGenerator:

@@ -109,7 +109,8 @@ class _CachedMake:
 
 
 def _cached(source: GeneratorSource, folder: Path) -> GeneratorSource:
-    return GeneratorSource(source.name, _CachedMake(source.make, folder.resolve() / WORK / "answers.sqlite"))
+    make = _CachedMake(source.make, folder.resolve() / WORK / "answers.sqlite")
+    return GeneratorSource(source.name, make, identity=source.identity)
 
 
 def _prepare(folder: Path, judge: GeneratorSource | None, judge_rows: PathLike | None) -> Path:
