@@ -103,6 +103,7 @@ def _print(report: "ImportReport", output: Path | None) -> None:
             ("label", report.labels),
             ("category", report.categories),
             ("unmapped", report.unmapped),
+            ("hidden", {"no label by its looks": report.hidden} if report.hidden else {}),
             ("rejected", report.rejected),
         )
         for name, count in list(part.items())[:_SHOWN]

@@ -35,7 +35,7 @@ categories: {cards: card-methods}
 def data(tmp_path: Path) -> Path:
     (tmp_path / "mapping.yaml").write_text(MAPPING)
     path = tmp_path / "data.csv"
-    path.write_text("ask,say,kind,ok\na,b,cards,no\nc,d,hats\x1b[31m,yes\ne,,cards,no\n")
+    path.write_text("ask,say,kind,ok\na,b,cards,no\nc,d,hats & caps,yes\ne,,cards,no\n")
     return path
 
 
@@ -48,11 +48,30 @@ def test_a_data_set_becomes_exchanges(run: Run, data: Path, tmp_path: Path) -> N
     assert rows == [(1, "card-methods", "shop"), (0, None, "shop")]
     assert "shape: prompt_response; prompt: ask; response: say; category: kind\n" in out
     assert "3 rows, 2 exchanges in" in out
-    assert "unmapped\thats?[31m\t1" in out
+    assert "unmapped\thats & caps\t1" in out
     assert "rejected\tempty-answer\t1" in out
     assert f"rejected: {data}:4: say: no text" in err
     assert "1 categories (named 1 times; rows are kept without one) lead nowhere" in err
     assert json.loads(rejects.read_text())["row"] == 4
+
+
+def test_texts_in_the_place_of_categories_are_not_printed(run: Run, data: Path, tmp_path: Path) -> None:
+    said = [
+        "How do I reach Ann at 5551234?",
+        "please\x1b[31m",
+        "tell me, is it on Elm Street, or where is it",
+    ]
+    lines = [f'a{number},b,"{text}",no' for number, text in enumerate(said)]
+    data.write_text("\n".join(["ask,say,kind,ok", *lines, "c,d,hats,yes", ""]))
+    arguments = (data, "--mapping", tmp_path / "mapping.yaml", "--dry-run")
+    code, out, err = run(*arguments)
+    assert code == 0
+    assert "unmapped\thats\t1" in out
+    assert "hidden\tno label by its looks\t3" in out
+    code, report, _ = run(*arguments, "--json")
+    for words in (*said, "Ann", "please", "Elm"):
+        assert words not in out + err + report
+    assert json.loads(report)["unmapped"] == {"hats": 1}
 
 
 def test_a_dry_run_writes_nothing(run: Run, data: Path, tmp_path: Path) -> None:

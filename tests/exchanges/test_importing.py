@@ -19,6 +19,7 @@ from lockgate.errors import ExchangeError
 from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
 from lockgate.exchanges.importing import DataImport, import_data, inspect_data
 from lockgate.exchanges.importing._array import array_items
+from lockgate.exchanges.importing._report import Names
 
 
 def write_rows(path: Path, rows: list) -> Path:
@@ -278,6 +279,47 @@ def test_categories_lead_to_the_constitution(tmp_path: Path) -> None:
     rules.pop("columns")
     with pytest.raises(ExchangeError, match=r"columns\.category: the mapping lists categories"):
         imported(path, **rules)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("hate_speech", True),
+        ("O5: Economic harm", True),
+        ("violence,aiding_and_abetting,incitement", True),
+        ("Sex & drugs (adult)", True),
+        ("Gewalt gegen Personen", True),
+        ("Is this safe?", False),
+        ("I live there. Come", False),
+        ("ann@host", False),
+        ("http://host/ann", False),
+        ("number 5551234", False),
+        ("one two three four five six", False),
+        ("x" * 41, False),
+        ("two\nlines", False),
+        ("hats\x1b[31m", False),
+        ("hats\n", False),
+    ],
+)
+def test_only_what_looks_like_a_label_is_shown(name, shown) -> None:
+    names = Names()
+    names.add(name)
+    assert (names.shown, names.hidden) == (({name: 1}, 0) if shown else ({}, 1))
+
+
+def test_short_texts_that_hardly_repeat_are_no_labels() -> None:
+    names = Names()
+    for number in range(21):
+        names.add(f"short text {number}")
+    assert (names.shown, names.hidden) == ({}, 21)
+    for number in range(21):
+        names.add(f"short text {number}")
+    assert (len(names.shown), names.hidden) == (21, 0)
+    for number in range(5000):
+        names.add(f"text {number}")
+        names.add(f"text {number}")
+    assert (names.shown, names.total) == ({}, 10_042)
+    assert len(names.counts) < 1000
 
 
 def test_names_that_are_ids_stand_for_themselves(tmp_path: Path) -> None:

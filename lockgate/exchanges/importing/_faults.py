@@ -4,7 +4,9 @@ import re
 
 from lockgate.errors import ExchangeError
 
-_PLAIN = re.compile(r"^[A-Za-z_][\w.\- ]{0,39}$")
+_PLAIN = re.compile(r"(?=.{1,40}\Z)[A-Za-z_][\w.\-]*(?: [\w.\-]+){0,3}\Z")
+# Up to five words of letters, digits and what joins them in names; a long number may be somebody's.
+_LABEL = re.compile(r"(?=.{1,40}\Z)(?!.*\d{5})(?!.*//)\w[\w\-/&+,:()]*(?: [\w\-/&+,:()]+){0,4}\Z")
 
 
 class RowFault(ExchangeError):
@@ -17,6 +19,11 @@ class RowFault(ExchangeError):
     def __init__(self, reason: str, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.reason = reason
+
+
+def is_label(name: str) -> bool:
+    """Whether a value looks like a label and may be shown; one that doesn't may be a user's text."""
+    return _LABEL.match(name) is not None
 
 
 def shown_name(name: str) -> str:

@@ -104,8 +104,9 @@ class DataImport:
             skipped=tally.skipped,
             prompts=tally.prompts,
             labels=dict(sorted(tally.labels.items())),
-            categories=dict(tally.categories.most_common()),
-            unmapped=dict(tally.unmapped.most_common()),
+            categories=dict(tally.categories.most_common()) or tally.own.shown,
+            unmapped=tally.unmapped.shown,
+            hidden=tally.own.hidden + tally.unmapped.hidden,
             harmful_as_harmless=tally.harmful_as_harmless,
             notes=make_notes(
                 tally,
@@ -169,7 +170,7 @@ class DataImport:
         for exchange, names in made:
             unmapped = bool(names) and exchange.category is None
             for name in names if self._misses(names) else ():
-                tally.miss(name)
+                tally.unmapped.add(name)
             if unmapped and self.mapping.unmapped == "skip":
                 tally.skipped += 1
             elif not self._limited:

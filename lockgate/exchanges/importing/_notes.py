@@ -47,17 +47,20 @@ def _about_rows(tally: Tally, source: Source, limited: bool) -> Iterator[str]:
 
 
 def _about_labels(tally: Tally, mapping: DataMapping) -> Iterator[str]:
-    missed = sum(tally.unmapped.values()) + tally.unnamed
-    if missed:
+    if tally.unmapped.total:
         done = "left out" if mapping.unmapped == "skip" else "kept without one"
         if mapping.default_category is not None:
             done = f"kept as {mapping.default_category}"
+        many = "some" if tally.unmapped.hidden else len(tally.unmapped.counts)
         yield (
-            f"{len(tally.unmapped)} categories (named {missed} times; rows are {done}) lead nowhere: add "
+            f"{many} categories (named {tally.unmapped.total} times; rows are {done}) lead nowhere: add "
             "them to `categories` in the mapping"
         )
-    if tally.unnamed:
-        yield "more than 1000 different categories: is columns.category the right column?"
+    if hidden := tally.own.hidden + tally.unmapped.hidden:
+        yield (
+            f"{hidden} times the category is long or hardly ever comes twice, and isn't shown: it may be "
+            "a text: is columns.category the right column?"
+        )
     if tally.harmful_as_harmless:
         yield (
             f"{tally.harmful_as_harmless} harmful exchanges have a harmless category: check the label rule "
