@@ -64,8 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             run(arguments)
         except LockgateError as error:
             sys.exit(str(error))
-    target = arguments.results / "value.json"
-    found = compute(arguments.results / "value.parquet", arguments.resamples)
+    table, target = arguments.results / "value.parquet", arguments.results / "value.json"
+    for path in [table, target] if arguments.check else [table]:
+        if not path.is_file():
+            sys.exit(f"{path.name}: not measured yet; run this with --out and --synthetic")
+    found = compute(table, arguments.resamples)
     if arguments.check:
         if json.loads(target.read_text()) != json.loads(json.dumps(found)):
             sys.exit("value.json differs from its scores table; run with --report")

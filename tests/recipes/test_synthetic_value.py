@@ -1,47 +1,18 @@
 """Figures of the comparison of training sets on scores made up by hand, and draws against a plain loop."""
 
-import json
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import value_figures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tables import HARMFUL, SOURCES, separated, write_value
 from value_figures import SETS, compute, draw_macro, draw_weights, markdown
 
 from lockgate.calibration import plain_quantile_threshold
 
-TRAINED = {name: {"exchanges": 30, "harmful": 10} for name in SETS}
-# Two harmful rows in a and six in b; four harmless ones in a and eight in c.
-HARMFUL = np.array([True] * 8 + [False] * 12)
-SOURCES = np.array(["a"] * 2 + ["b"] * 6 + ["a"] * 4 + ["c"] * 8)
-
-
-def write(path, scores, groups=None) -> None:
-    """A scores table; `scores` are of the answer, the prompt has none."""
-    columns = {
-        "id": [f"{i:016x}" for i in range(20)],
-        "source": SOURCES,
-        "label": HARMFUL.astype(float),
-        "prompt_group": [f"g{i}" for i in range(20)] if groups is None else groups,
-        "tokens": [7] * 20,
-    }
-    for name in SETS:
-        columns[f"{name}:prompt"] = pa.array([None] * 20, pa.float32())
-        columns[f"{name}:answer"] = pa.array(scores[name], pa.float32())
-    run = {"training": TRAINED, "removed": {"prompt equal": 2}}
-    pq.write_table(pa.table(columns).replace_schema_metadata({"run": json.dumps(run)}), path)
-
-
-def separated(found: int) -> np.ndarray:
-    """The first `found` harmful rows stand above all harmless ones, the others below."""
-    return np.where(HARMFUL, np.where(np.arange(20) < found, 5.0, -5.0), np.linspace(-1, 1, 20))
-
 
 def test_macro_counts_sources_alike_and_differences_are_to_public(tmp_path) -> None:
-    write(tmp_path / "t.parquet", dict(zip(SETS, map(separated, (2, 8, 5)), strict=True)))
+    write_value(tmp_path / "t.parquet", dict(zip(SETS, map(separated, (2, 8, 5)), strict=True)))
     found = compute(tmp_path / "t.parquet", 200)
     # Both rows of a; everything; both of a and half of b.
     assert found["tpr"] == {"public": 0.5, "synthetic": 1.0, "both": 0.75}
@@ -70,8 +41,10 @@ def test_macro_counts_sources_alike_and_differences_are_to_public(tmp_path) -> N
 
 def test_rows_of_one_prompt_are_drawn_together(tmp_path) -> None:
     scores = dict.fromkeys(SETS, separated(5))
-    write(tmp_path / "t.parquet", scores)
-    write(tmp_path / "g.parquet", scores, ["x"] * 2 + ["y"] * 3 + ["z"] * 3 + [f"g{i}" for i in range(12)])
+    write_value(tmp_path / "t.parquet", scores)
+    write_value(
+        tmp_path / "g.parquet", scores, ["x"] * 2 + ["y"] * 3 + ["z"] * 3 + [f"g{i}" for i in range(12)]
+    )
     alone, grouped = (
         compute(tmp_path / f"{name}.parquet", 500)["regions"]["answer"]["both"] for name in "tg"
     )

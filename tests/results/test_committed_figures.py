@@ -41,6 +41,15 @@ def test_the_value_of_synthetic_data_follows_from_its_scores_table() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.skipif(
+    not (ROOT / "results" / "synthesis.json").exists(), reason="synthesis.json: not measured yet"
+)
+def test_the_summary_of_synthesis_follows_from_the_committed_results() -> None:
+    command = [sys.executable, "recipes/policy_portability/synthesis_report.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_shipped_guard_has_the_threshold_of_the_results() -> None:
     record = read_bundle(EMBEDDED).record
     kept = json.loads((ROOT / "results" / "embedded_guard.json").read_text())

@@ -98,6 +98,8 @@ def test_from_windows_to_figures(made, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit, match=r"not read yet; run: python .*train\.py .*--only-activations"):
         made.main(made.command)
     assert not made.results.exists()
+    with pytest.raises(SystemExit, match=r"value\.parquet: not measured yet; run this with --out"):
+        made.main([*made.command, "--check"])
     made.read()
     made.main(made.command)
     found = json.loads((made.results / "value.json").read_text())

@@ -1,0 +1,72 @@
+"""What the folders of two builds say of how long they took and what they made; no text of exchanges."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lockgate.constitution import Constitution
+from lockgate.errors import ConfigError
+
+# Besides its steps a build loads models, compares and writes pages: this much more is no interruption.
+MORE, SECONDS = 1.1, 300.0
+_KEPT = ("backbone", "guard_sha256", "calibrated", "threshold", "claim", "rows", "held_out", "generator")
+
+
+def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False) -> dict[str, Any]:
+    """A finished build's record.
+
+    `minutes` is the wall time from its first step to its report. A build that was stopped and went on, or that was
+    called again when it was finished, has none: with `interrupted` the sum of its steps stands in, each as long as
+    the run that finished it took, which is too little.
+
+    Raises:
+        ConfigError: no finished build of this policy, or an interrupted one.
+    """
+    source = folder / "report.json"
+    if not source.is_file():
+        raise ConfigError(
+            f"{folder}: no finished build there (report.json); expected the folder in which `lockgate build` worked, "
+            "GUARD.build beside the guard"
+        )
+    report = json.loads(source.read_text(encoding="utf-8"))
+    if report["constitution"]["sha256"] != policy.sha256:
+        raise ConfigError(
+            f"{source}: built from {report['constitution']['name']}, or another version of it than {policy.name} as it "
+            "stands here; build again"
+        )
+    took = time_of(folder, report["seconds"])
+    if not took["in_one_go"] and not interrupted:
+        raise ConfigError(
+            f"{folder}: its steps took {took['minutes_in_steps']:.1f} minutes, but {took['minutes_between']:.1f} lie "
+            "between its first step and its report: it was interrupted, or called again later. Build into a new "
+            "folder in one go, or take the sum of its steps with --interrupted"
+        )
+    made = report["provenance"]
+    return {
+        "constitution": report["constitution"],
+        "minutes": took["minutes_between"] if took["in_one_go"] else took["minutes_in_steps"],
+        **took,
+        "seconds": report["seconds"],
+        "cores": os.cpu_count(),
+        **{key: report[key] for key in _KEPT},
+        "provenance": {
+            **{key: made[key] for key in ("commit", "seeds", "versions")},
+            # By name, not by path: where things lay on the machine is nobody's business.
+            "command": [Path(word).name if os.sep in word else word for word in made["command"]],
+            "inputs": {Path(path).name: digest for path, digest in made["inputs"].items()},
+        },
+    }
+
+
+def time_of(folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Minutes in the steps and minutes from the start of the first to the report, and whether these agree."""
+    first = (folder / "steps" / "synthesize.json").stat().st_mtime - seconds["synthesize"]
+    between, total = (folder / "report.json").stat().st_mtime - first, sum(seconds.values())
+    return {
+        "minutes_in_steps": round(total / 60, 1),
+        "minutes_between": round(between / 60, 1),
+        # Files that were copied have other times, and less than the steps lies between them.
+        "in_one_go": total - 1 <= between <= MORE * total + SECONDS,
+    }

@@ -1,0 +1,215 @@
+"""What making data and guards from a constitution was measured to do: `results/synthesis.json`.
+
+    python recipes/policy_portability/synthesis_report.py --build stage-magic=DIR --build magic-school=DIR
+    python recipes/policy_portability/synthesis_report.py           # the summary from what is committed
+    python recipes/policy_portability/synthesis_report.py --check   # fail if the committed summary differs
+
+`--build` names the folders in which `lockgate build` worked (GUARD.build) and keeps their times and counts in
+`builds.json`. The summary is put together from that, from the scores tables of the policy test and of the comparison of
+training sets, from which all their figures are computed again, and from the benchmarks' files. `--check` also makes the
+table of near-duplicates again. A part that is not measured yet is an error that names the command.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from build_records import read_build
+from policy_figures import figures
+from policy_pairs import POLICIES, RESULTS, load_policies
+
+ROOT = RESULTS.parents[1]
+# Figures of the other recipe, and the benchmark's table.
+sys.path += [str(ROOT / "recipes" / "embedded_guard"), str(ROOT / "benchmarks")]
+
+import value_figures  # noqa: E402
+from dedup import SETTINGS, table  # noqa: E402
+
+from lockgate.errors import LockgateError  # noqa: E402
+from lockgate.evaluation import collect_provenance, file_sha256  # noqa: E402
+from lockgate.exchanges import open_atomic  # noqa: E402
+
+COMMAND = "python recipes/policy_portability/synthesis_report.py"
+BUILD = (
+    "lockgate build CONSTITUTION --out runs/policy/NAME --benign TRAFFIC --evaluation "
+    f"recipes/policy_portability/pairs.jsonl, then {COMMAND} --build NAME=runs/policy/NAME.build, for "
+    + " and ".join(POLICIES)
+)
+NEEDED = {
+    "builds.json": BUILD,
+    "policy.parquet": "python recipes/policy_portability/evaluate.py "
+    + " ".join(f"--guard {name}=runs/policy/{name}" for name in POLICIES),
+    "value.parquet": "python recipes/embedded_guard/synthetic.py --out runs/embedded --synthetic DIR",
+    "dedup.json": "python benchmarks/dedup.py --rows 10000 40000",
+    "throughput.json": "python benchmarks/synthesis.py --only throughput",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse(arguments)
+    try:
+        if options.build:
+            record_builds(options.build, options.results, options.interrupted)
+        require(options.results)
+        found = compute(options.results, options.resamples)
+    except LockgateError as error:
+        sys.exit(str(error))
+    if options.check:
+        check(found, options.summary, options.results)
+        return
+    inputs = {name: file_sha256(options.results / name) for name in NEEDED}
+    provenance = {
+        **collect_provenance(COMMAND.split(), {"bootstrap": value_figures.SEED}, []),
+        "inputs": inputs,
+    }
+    _write(options.summary, {**found, "provenance": provenance})
+    print(
+        json.dumps(
+            {key: found[key] for key in ("build_minutes", "policy", "tpr", "rows_per_second")}, indent=1
+        )
+    )
+
+
+def record_builds(values: Sequence[str], results: Path, interrupted: bool) -> None:
+    """Keep what the builds' folders say. Raises ConfigError as `read_build` does."""
+    target, policies = results / "builds.json", load_policies()
+    builds = json.loads(target.read_text())["builds"] if target.exists() else {}
+    for value in values:
+        name, _, path = value.partition("=")
+        if name not in POLICIES or not path:
+            sys.exit(f"--build: expected NAME=DIR with a name of {', '.join(POLICIES)}")
+        builds[name] = read_build(Path(path), policies[name], interrupted=interrupted)
+    _write(target, {"command": f"{COMMAND} --build NAME=DIR", "builds": builds})
+
+
+def require(results: Path) -> None:
+    """End with an error that says how to measure what is missing."""
+    missing = {name: command for name, command in NEEDED.items() if not (results / name).is_file()}
+    if "builds.json" not in missing:
+        builds = json.loads((results / "builds.json").read_text())["builds"]
+        if lacking := [name for name in POLICIES if name not in builds]:
+            missing[f"builds.json: {', '.join(lacking)}"] = BUILD
+    if missing:
+        lines = [f"  {name}: {command}" for name, command in missing.items()]
+        sys.exit("\n".join([f"not measured yet, in {results.name}/:", *lines]))
+
+
+def compute(results: Path, resamples: int) -> dict[str, Any]:
+    """The summary; figures of the two scores tables are computed again."""
+    builds = json.loads((results / "builds.json").read_text())["builds"]
+    speed = json.loads((results / "throughput.json").read_text())
+    policy = pq.read_table(results / "policy.parquet")
+    same_guards(policy.schema.metadata, builds)
+    value = value_figures.compute(results / "value.parquet", resamples)
+    dedup = json.loads((results / "dedup.json").read_text())
+    own = figures(policy)
+    return {
+        "command": COMMAND,
+        "build_minutes": builds[POLICIES[0]]["minutes"],
+        "builds": {name: _build(builds[name]) for name in POLICIES},
+        "policy": {
+            **own["policy"],
+            "both_right_ci": own["scorers"]["guard"]["together"]["both_right"]["ci"],
+            "n_exchanges": own["n_exchanges"],
+        },
+        "tpr": value["tpr"],
+        "tpr_is": _explain(value),
+        "dedup": {key: part for key, part in dedup.items() if key != "command"},
+        "rows_per_second": {name: row["documents_per_s"] for name, row in speed["blocks"].items()},
+        "rows_per_second_ci": {name: row["ci"] for name, row in speed["blocks"].items()},
+        "rows_per_second_of": {key: speed[key] for key in ("documents", "answer_words", "machine")},
+    }
+
+
+def same_guards(metadata: dict[bytes, bytes] | None, builds: dict[str, Any]) -> None:
+    """End with an error unless the policy test judged the guards of these builds."""
+    judged = json.loads((metadata or {}).get(b"lockgate", b"{}")).get("guards", {})
+    for name in POLICIES:
+        if judged.get(name, {}).get("guard_sha256") != builds[name]["guard_sha256"]:
+            sys.exit(
+                f"policy.parquet: another guard for {name} than builds.json records; judge the pairs again "
+                f"({NEEDED['policy.parquet']}) or record its build again ({COMMAND} --build)"
+            )
+
+
+def check(found: dict[str, Any], summary: Path, results: Path) -> None:
+    """End with an error unless the committed files give this summary, and the seeds the near-duplicates."""
+    if not summary.is_file():
+        sys.exit(f"{summary.name}: not written yet; run: {COMMAND}")
+    kept, again = json.loads(summary.read_text()), json.loads(json.dumps(found))
+    differing = sorted(
+        key for key in again.keys() | kept.keys() - {"provenance"} if again.get(key) != kept.get(key)
+    )
+    if differing:
+        sys.exit(f"{summary.name} differs from the committed results: {', '.join(differing)}; run: {COMMAND}")
+    if json.loads((results / "dedup.json").read_text())["table"] != duplicates():
+        sys.exit(f"dedup.json: its table is not what the seeds give; run: {NEEDED['dedup.json']}")
+    print("every figure follows from the committed results")
+
+
+def duplicates() -> dict[str, Any]:
+    """The benchmark's table, made from seeds."""
+    return {name: table(*setting) for name, setting in SETTINGS.items()}
+
+
+def _build(record: dict[str, Any]) -> dict[str, Any]:
+    kept = ("minutes", "minutes_in_steps", "in_one_go", "cores", "seconds", "rows", "calibrated")
+    return {key: record[key] for key in kept}
+
+
+def _explain(value: dict[str, Any]) -> dict[str, Any]:
+    """What stands behind the three figures, and the same at 1 % and without a threshold."""
+    rows = value["regions"][value_figures.REGION]
+    kept = (
+        "n",
+        "n_harmful",
+        "n_harmless",
+        "n_prompts",
+        "harmful_by_source",
+        "macro",
+        "threshold",
+        "intervals",
+    )
+    wanted = ("auroc", "macro_tpr_at_0.01", "macro_tpr_at_0.001")
+    return {
+        "metric": f"macro TPR at {value_figures.FPR:g} FPR on the development list, score of the {value_figures.REGION}",
+        **{key: value[key] for key in kept},
+        "trained_on": {
+            name: {k: own[k] for k in ("exchanges", "harmful")}
+            for name, own in value["run"]["training"].items()
+        },
+        **{key: {name: rows[name][key] for name in value_figures.SETS} for key in wanted},
+        "minus_public": {
+            name: {key: rows[name]["minus_reference"][key] for key in wanted}
+            for name in value_figures.SETS[1:]
+        },
+    }
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_atomic(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--build", action="append", default=[], metavar="NAME=DIR")
+    parser.add_argument(
+        "--interrupted", action="store_true", help="take the sum of steps where a build was stopped"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--summary", type=Path, default=RESULTS.with_suffix(".json"))
+    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--check", action="store_true")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
