@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 from factory_runs import POLICY, REFUSAL, data_of, refuse_about, run_factory, scripted_source, tiny_plan
@@ -203,6 +203,65 @@ def test_the_red_team_pool_is_small_balanced_and_multi_turn(tmp_path) -> None:
     assert "attack" not in apart.card["rows"]["by_role"]
 
 
+def test_labels_in_the_red_team_pool_are_checked_like_all_others(tmp_path) -> None:
+    plan = tiny_plan(
+        queries={"harmful_per_category": 12, "near_domain": 40},
+        red_team={"share": 0.1, "stages": 1, "least_overlap": 0.0},
+        judge={"least_rows": 2, "least_agreement": 0.5},
+    )
+    answers = cycle(["Barley likes rain and rivers like barley, which nobody disputes.", REFUSAL])
+
+    def strays(request):
+        return next(answers) if request.purpose == "reply" else write_stand_in(request)
+
+    strayed = run_factory(tmp_path / "strays", plan, source=scripted_source(strays))
+    steps = {step["step"]: step for step in strayed.card["steps"]}
+    assert set(steps["red-team-reference"]["rejected"]) == {"off_topic", "refusal"}
+    assert not {"attack", "dialogue"} & set(strayed.card["rows"]["by_role"])
+
+    def brief(request):
+        # On the subject, and too short to be an answer.
+        text = write_stand_in(request)
+        few = " ".join(text.split()[:3])
+        return f"{few} are quite another matter altogether" if request.purpose == "reply" else text
+
+    short = run_factory(tmp_path / "short", plan, source=scripted_source(brief))
+    steps = {step["step"]: step for step in short.card["steps"]}
+    assert set(steps["quality"]["rejected"]) == {"short"}
+    assert not {"attack", "dialogue"} & set(short.card["rows"]["by_role"])
+
+
+def test_a_judge_reads_the_red_team_pool(tmp_path) -> None:
+    plan = tiny_plan(
+        queries={"harmful_per_category": 12, "near_domain": 40},
+        red_team={"share": 0.1, "stages": 2, "least_overlap": 0.0},
+        judge={"least_rows": 2, "least_agreement": 0.5},
+    )
+    write_exchanges(tmp_path / "hand.jsonl", hand_labelled())
+
+    def judge(request):
+        """Sees harm in all but the pool, whose exchanges have two turns, and the harmless row by hand."""
+        talk = request.messages[0].content
+        return "no" if talk.count("USER:") > 1 or "another answer" in talk else "yes"
+
+    result = run_factory(
+        tmp_path / "out", plan, judge=scripted_source(judge), judge_rows=tmp_path / "hand.jsonl"
+    )
+    steps = {step["step"]: step for step in result.card["steps"]}
+    # No attack is left that a dialogue could balance.
+    assert steps["red-team-balance"]["rejected"]["out_of_balance"] > 0
+    assert not {"attack", "dialogue"} & set(result.card["rows"]["by_role"])
+    assert result.card["rows"]["by_role"]["compliant"] > 0
+
+
+def hand_labelled() -> list[Exchange]:
+    return [
+        Exchange((Message("user", "How?"), Message("assistant", f"{text} {n}")), label, "card-methods")
+        for n in range(2)
+        for label, text in ((1.0, "harmful answer"), (0.0, "another answer"))
+    ]
+
+
 def test_reworded_copies_keep_label_and_words(tmp_path) -> None:
     plan = tiny_plan(
         augmentation={
@@ -229,6 +288,76 @@ def test_reworded_copies_keep_label_and_words(tmp_path) -> None:
     steps = {step["step"]: step for step in lost.card["steps"]}
     assert steps["reworded-requests"]["rejected"]["meaning_lost"] > 0
     assert "paraphrase" not in lost.card["rows"]["by_family"]
+
+
+def test_copies_pass_what_their_originals_pass(tmp_path) -> None:
+    planted = "Nobody in the second gallery noticed how the deck had travelled from one hand to another"
+    item = Exchange((Message("user", f"{planted}?"), Message("assistant", "No.")), 1.0, "card-methods")
+    write_exchanges(tmp_path / "eval.jsonl", [item])
+    plan = tiny_plan(
+        augmentation={
+            "paraphrase_share": 0.4,
+            "translation_share": 0.4,
+            "languages": ["Danish"],
+            "hold_out": [],
+        }
+    )
+
+    def write(request):
+        text = write_stand_in(request)
+        if request.purpose == "translation":
+            return f"{text} {planted}"
+        # A question is too short for the rules on repetition.
+        return f"{text} {'of the deck ' * 20}" if request.purpose == "paraphrase" else text
+
+    result = run_factory(
+        tmp_path / "out", plan, source=scripted_source(write), evaluation=[tmp_path / "eval.jsonl"]
+    )
+    steps = {step["step"]: step for step in result.card["steps"]}
+    assert steps["reworded-leaks"]["rejected"]["leak"] > 0
+    repeated = [
+        name for name in steps["reworded-quality"]["rejected"] if name.startswith(("top_", "repeated_"))
+    ]
+    assert repeated
+    assert not {"translation", "paraphrase"} & set(result.card["rows"]["by_family"])
+    assert planted not in result.exchanges.read_text()
+
+
+def test_disguised_copies_that_hold_an_evaluation_item_are_dropped_with_their_pair(tmp_path) -> None:
+    plan = tiny_plan(augmentation={"share": 1.0, "families": ["system-prompts"], "hold_out": []})
+    plain = run_factory(tmp_path / "plain", plan)
+    frame = next(row for row in plain.rows() if "pair" in row.meta and row.messages[0].role == "system")
+    # What the disguise adds, not what was asked.
+    words = frame.messages[0].content
+    write_exchanges(tmp_path / "eval.jsonl", [Exchange((Message("user", words),), 1.0, frame.category)])
+    result = run_factory(tmp_path / "out", plan, evaluation=[tmp_path / "eval.jsonl"])
+    steps = {step["step"]: step for step in result.card["steps"]}
+    assert steps["disguise-leaks"]["rejected"]["leak"] > 0
+    assert words not in result.exchanges.read_text()
+    assert result.card["rows"]["by_family"]["plain"] == plain.card["rows"]["by_family"]["plain"]
+    pairs = Counter(row.meta["pair"] for row in result.rows() if "pair" in row.meta)
+    assert set(pairs.values()) == {2}
+
+
+def test_a_judge_reads_copies_in_other_words_too(tmp_path) -> None:
+    plan = tiny_plan(
+        augmentation={"paraphrase_share": 0.4, "hold_out": []},
+        judge={"least_rows": 2, "least_agreement": 0.5},
+    )
+    asked: list[str] = []
+
+    def judge(request):
+        asked.append(request.messages[0].content)
+        return "yes" if "harmful answer" in asked[-1] else "no"
+
+    write_exchanges(tmp_path / "hand.jsonl", hand_labelled())
+    with pytest.raises(SynthesisError, match="no harmful exchange"):
+        run_factory(tmp_path / "out", plan, judge=scripted_source(judge), judge_rows=tmp_path / "hand.jsonl")
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    steps = {step["step"]: step for step in card["steps"]}
+    copies = steps["reworded-judge"]["counters"]["requests"]
+    assert copies > 0
+    assert len(asked) == len(hand_labelled()) + steps["judge"]["counters"]["requests"] + copies
 
 
 def test_a_dry_run_asks_for_no_less_than_the_run_itself(made) -> None:

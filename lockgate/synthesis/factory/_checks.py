@@ -11,6 +11,7 @@ from lockgate.exchanges import (
     find_off_topic,
     find_refusal,
     leave_out,
+    normalise_text,
 )
 from lockgate.synthesis._rows import Reject, Row
 from lockgate.synthesis.factory._kit import (
@@ -38,6 +39,7 @@ _INSTRUCTING = re.compile(
     re.IGNORECASE,
 )
 _MANY_INSTRUCTIONS = 3
+_ENGLISH_RULES = ("mean_word_length", "stop_words", "words")
 _RIVAL_SHARE, _RIVAL_MARGIN = 1.5, 2.0
 
 
@@ -61,17 +63,22 @@ class QuestionCheck:
 
 
 class QualityCheck:
-    """Whether a generated answer is a text at all: length, and Gopher's rules of quality and repetition."""
+    """Whether a generated answer is a text at all: length, and Gopher's rules of quality and repetition.
 
-    def __init__(self, kit: Kit) -> None:
+    Without `english` the rules on its words don't apply, and scripts without spaces count by characters.
+    """
+
+    def __init__(self, kit: Kit, *, english: bool = True) -> None:
         self._least = kit.plan.filters.min_words
-        self._rules: tuple[TextRule, ...] = leave_out(DOCUMENT_RULES, kit.plan.filters.leave_out)
+        self._english = english
+        names = {*kit.plan.filters.leave_out, *(() if english else _ENGLISH_RULES)}
+        self._rules: tuple[TextRule, ...] = leave_out(DOCUMENT_RULES, sorted(names))
 
     def __call__(self, row: Row) -> Reject | None:
         if role_of(row) == REFUSED:
             return None
         text = answer_of(row)
-        if (words := len(text.split())) < self._least:
+        if (words := len((text if self._english else normalise_text(text)).split())) < self._least:
             return Reject("short", f"{words} words, expected {self._least}")
         faults = find_faults(text, self._rules)
         return Reject(faults[0].rule, faults[0].reason) if faults else None

@@ -21,7 +21,7 @@ from lockgate.synthesis.augmentations import (
     translate_exchange,
     undo_all,
 )
-from lockgate.synthesis.factory._checks import AnswerCheck, stem_overlap
+from lockgate.synthesis.factory._checks import AnswerCheck, QualityCheck, QuestionCheck, stem_overlap
 from lockgate.synthesis.factory._kit import ATTACK, DIALOGUE, REFUSED, Kit, answer_of, question_of, role_of
 from lockgate.synthesis.factory._whole import PAIR
 
@@ -158,6 +158,22 @@ class Reworder:
         if not row.meta[REWORD] and kept < self._kit.plan.augmentation.least_overlap:
             return Reject("meaning_lost", f"{kept:.2g} of the content words kept")
         return read
+
+
+class RewordedCheck:
+    """What originals pass before they are copied, for the copies in other words; all other rows pass."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._question = QuestionCheck(kit)
+        self._quality = QualityCheck(kit)
+        self._translated = QualityCheck(kit, english=False)
+
+    def __call__(self, row: Row) -> Reject | None:
+        if REWORD not in row.meta:
+            return None
+        if row.meta[REWORD]:
+            return self._translated(row)
+        return self._question(row) or self._quality(row)
 
 
 def _pair_key(row: Row) -> str:

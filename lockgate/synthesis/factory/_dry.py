@@ -14,6 +14,7 @@ from lockgate.synthesis._pipeline import Pipeline
 from lockgate.synthesis._requests import GenerationRequest
 from lockgate.synthesis._scripted import DryRunGenerator
 from lockgate.synthesis._usage import Estimate
+from lockgate.synthesis.factory._disguise import REWORD
 from lockgate.synthesis.factory._judge import Judge
 from lockgate.synthesis.factory._kit import REFUSED, Kit, role_of
 from lockgate.synthesis.factory._plan import FactoryPlan
@@ -44,7 +45,7 @@ def estimate_synthesis(
         blocks = factory_blocks(kit, GeneratorSource(generator.name, lambda: generator))
         result = Pipeline(blocks, Path(folder)).run(source_rows(constitution, plan, seeds))
         for number, row in enumerate(result.rows() if judge else ()):
-            if role_of(row) != REFUSED and "augmentations" not in row.meta:
+            if role_of(row) != REFUSED and ("augmentations" not in row.meta or REWORD in row.meta):
                 generator.estimate.add(Judge(kit).ask(row, number))
     return generator.estimate
 

@@ -11,6 +11,7 @@ from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import Exchange, Message, read_exchanges
 from lockgate.synthesis._requests import Completion, GenerationRequest, Generator
 from lockgate.synthesis._rows import Reject, Row
+from lockgate.synthesis.factory._disguise import REWORD
 from lockgate.synthesis.factory._kit import REFUSED, Kit, role_of
 
 _VERDICT = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -48,6 +49,10 @@ class Judge:
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
         """The question about a row; refusals from templates need no judge."""
         return None if role_of(row) == REFUSED else self.ask(row, seed)
+
+    def request_reworded(self, row: Row, seed: int) -> GenerationRequest | None:
+        """The question about a copy in other words; the others have been judged."""
+        return self.request(row, seed) if REWORD in row.meta else None
 
     def parse(self, row: Row, completion: Completion) -> Row | Reject:
         """The row with `meta.judged`, if the judge says what the label says."""

@@ -16,7 +16,7 @@ from lockgate.synthesis._requests import Completion, GenerationRequest
 from lockgate.synthesis._rows import Reject, Row, derive_row, row_id
 from lockgate.synthesis.factory import _prompts
 from lockgate.synthesis.factory._answers import trim_answer
-from lockgate.synthesis.factory._checks import stem_overlap
+from lockgate.synthesis.factory._checks import AnswerCheck, stem_overlap
 from lockgate.synthesis.factory._kit import ATTACK, DIALOGUE, Kit, answer_of, role_of
 from lockgate.synthesis.factory._parse import read_list
 
@@ -28,6 +28,7 @@ class DialogueWriter:
 
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
+        self._check = AnswerCheck(kit)
 
     def request_outline(self, row: Row, seed: int) -> GenerationRequest | None:
         """Ask for the stages of a conversation that ends at the row's question."""
@@ -93,11 +94,13 @@ class DialogueWriter:
         return GenerationRequest((message,), answers.max_tokens, answers.temperature, seed, "reference")
 
     def parse_reference(self, row: Row, completion: Completion) -> Row | Reject:
-        """The row, if what the dialogue ends with overlaps with a plain answer; without its working notes."""
-        answer = answer_of(row)
-        if find_refusal(answer) is not None:
-            return Reject("refusal", str(row.category))
-        overlap = stem_overlap(completion.text, answer)
+        """The row without its working notes, if its last answer is what the label says of the question that
+        the dialogue leads to, and overlaps with a plain answer to it.
+        """
+        question = Message("user", str(row.meta["goal"]))
+        if fault := self._check(replace(row, messages=(question, row.messages[-1]))):
+            return fault
+        overlap = stem_overlap(completion.text, answer_of(row))
         least = self._kit.plan.red_team.least_overlap
         if role_of(row) == ATTACK and overlap < least:
             return Reject("no_overlap", f"{overlap:.2g} of the reference's content words")
@@ -152,10 +155,16 @@ def red_team_blocks(kit: Kit, generator: GeneratorSource) -> list[Block]:
         steps.append((f"red-team-turn-{stage}", writer.request_turn, writer.parse_turn))
         steps.append((f"red-team-reply-{stage}", writer.request_reply, writer.parse_reply))
     steps.append(("red-team-reference", writer.request_reference, writer.parse_reference))
-    config = {**kit.config("red_team", "answers", "queries"), "prompts": _prompts.VERSION}
+    config = {**kit.config("red_team", "answers", "queries", "filters"), "prompts": _prompts.VERSION}
     return [
         GenerateBlock(
-            name, generator, request=request, parse=parse, config=config, batch_rows=plan.batch_rows
+            name,
+            generator,
+            request=request,
+            parse=parse,
+            config=config,
+            batch_rows=plan.batch_rows,
+            version="2",
         )
         for name, request, parse in steps
     ]

@@ -10,7 +10,7 @@ from lockgate.synthesis._rows import Row, row_id
 from lockgate.synthesis.factory import _prompts
 from lockgate.synthesis.factory._answers import AnswerWriter
 from lockgate.synthesis.factory._checks import LeakCheck, QualityCheck, QuestionCheck
-from lockgate.synthesis.factory._disguise import DisguiseBlock, Reworder
+from lockgate.synthesis.factory._disguise import DisguiseBlock, RewordedCheck, Reworder
 from lockgate.synthesis.factory._judge import Judge
 from lockgate.synthesis.factory._kit import REFUSED, Kit, answer_of, question_of, role_of
 from lockgate.synthesis.factory._questions import ASK_STEP, QuestionWriter, TwinWriter
@@ -31,7 +31,11 @@ def factory_blocks(
     judge: GeneratorSource | None = None,
 ) -> list[Block]:
     """All steps from source rows to the exchanges of a data set, without those that the plan leaves out."""
-    steps = [*_question_steps(kit, generator), *_leaks("question-leaks", evaluation, evaluation_sha256)]
+
+    def leaks(name: str) -> list[Block]:
+        return _leaks(name, evaluation, evaluation_sha256)
+
+    steps = [*_question_steps(kit, generator), *leaks("question-leaks")]
     steps += [
         DedupBlock("question-duplicates", question_of, threshold=kit.plan.filters.duplicate_threshold),
         ChooseBlock(
@@ -41,10 +45,10 @@ def factory_blocks(
             seed=kit.plan.seed,
         ),
         *_task_steps(kit, generator),
-        *_leaks("leaks", evaluation, evaluation_sha256),
+        *leaks("leaks"),
     ]
     if judge is not None:
-        steps.append(_judging(kit, judge))
+        steps.append(_judging(kit, judge, "judge"))
     steps.append(DedupBlock("duplicates", exchange_text, threshold=kit.plan.filters.duplicate_threshold))
     if kit.plan.red_team.share:
         steps.append(BalanceBlock("red-team-balance", kit.plan.red_team.share))
@@ -52,9 +56,13 @@ def factory_blocks(
         WholePairsBlock("pairs"),
         SplitBlock("split", split_keys, kit.plan.split, seed=kit.plan.seed),
         DisguiseBlock("disguises", kit),
+        *leaks("disguise-leaks"),
         WholePairsBlock("disguised-pairs"),
-        *_reword_steps(kit, generator),
     ]
+    if rewording := _reword_steps(kit, generator):
+        steps += [*rewording, *leaks("reworded-leaks")]
+        if judge is not None:
+            steps.append(_judging(kit, judge, "reworded-judge"))
     return steps
 
 
@@ -148,7 +156,7 @@ def _reword_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
                 batch_rows=plan.batch_rows,
             )
         )
-    return steps
+    return [*steps, FilterBlock("reworded-quality", RewordedCheck(kit), config=kit.config("filters"))]
 
 
 def _leaks(name: str, index: EvaluationIndex | None, sha256: Sequence[str]) -> list[Block]:
@@ -157,12 +165,12 @@ def _leaks(name: str, index: EvaluationIndex | None, sha256: Sequence[str]) -> l
     return [FilterBlock(name, LeakCheck(index), config={"evaluation": list(sha256)})]
 
 
-def _judging(kit: Kit, judge: GeneratorSource) -> Block:
+def _judging(kit: Kit, judge: GeneratorSource, name: str) -> Block:
     asker = Judge(kit)
     return GenerateBlock(
-        "judge",
+        name,
         judge,
-        request=asker.request,
+        request=asker.request if name == "judge" else asker.request_reworded,
         parse=asker.parse,
         batch_rows=kit.plan.batch_rows,
         config=kit.config("judge"),
