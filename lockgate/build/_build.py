@@ -281,6 +281,7 @@ class _Build:
             "generator": describe_generator(data.card),
             "warnings": list(data.warnings),
             "seconds": self.folder.seconds(),
+            "lost_attempts": self.folder.lost_attempts(),
             "provenance": self._provenance(),
         }
         content["limits"] = list_limits(content)
