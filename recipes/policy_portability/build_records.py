@@ -17,12 +17,12 @@ _KEPT = ("backbone", "guard_sha256", "calibrated", "threshold", "claim", "rows",
 def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False) -> dict[str, Any]:
     """A finished build's record.
 
-    `minutes` is the wall time from its first step to its report. A build that was stopped and went on, or that was
-    called again when it was finished, has none: with `interrupted` the sum of its steps stands in, each as long as
-    the run that finished it took, which is too little.
+    `minutes` is the wall time from its first step to its report. For a build that was stopped and went on, or that was
+    called again when it was finished, the sum of its steps stands in, if the report counts all attempts at them; with
+    `interrupted` even if attempts were lost, which is too little.
 
     Raises:
-        ConfigError: no finished build of this policy, or an interrupted one.
+        ConfigError: no finished build of this policy, or an interrupted one of which some time is not known.
     """
     source = folder / "report.json"
     if not source.is_file():
@@ -37,17 +37,20 @@ def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False)
             "stands here; build again"
         )
     took = time_of(folder, report["seconds"])
-    if not took["in_one_go"] and not interrupted:
+    # Reports of earlier versions don't say what was lost.
+    lost = report.get("lost_attempts", {} if took["in_one_go"] else {"of unknown steps": 1})
+    if lost and not took["in_one_go"] and not interrupted:
         raise ConfigError(
             f"{folder}: its steps took {took['minutes_in_steps']:.1f} minutes, but {took['minutes_between']:.1f} lie "
-            "between its first step and its report: it was interrupted, or called again later. Build into a new "
-            "folder in one go, or take the sum of its steps with --interrupted"
+            "between its first step and its report, and attempts that were killed are not counted "
+            f"({', '.join(lost)}). Build into a new folder in one go, or take the sum with --interrupted"
         )
     made = report["provenance"]
     return {
         "constitution": report["constitution"],
         "minutes": took["minutes_between"] if took["in_one_go"] else took["minutes_in_steps"],
         **took,
+        "lost_attempts": lost,
         "seconds": report["seconds"],
         "cores": os.cpu_count(),
         **{key: report[key] for key in _KEPT},

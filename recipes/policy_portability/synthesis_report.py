@@ -157,7 +157,16 @@ def duplicates() -> dict[str, Any]:
 
 
 def _build(record: dict[str, Any]) -> dict[str, Any]:
-    kept = ("minutes", "minutes_in_steps", "in_one_go", "cores", "seconds", "rows", "calibrated")
+    kept = (
+        "minutes",
+        "minutes_in_steps",
+        "in_one_go",
+        "lost_attempts",
+        "cores",
+        "seconds",
+        "rows",
+        "calibrated",
+    )
     return {key: record[key] for key in kept}
 
 
@@ -202,7 +211,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--build", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument(
-        "--interrupted", action="store_true", help="take the sum of steps where a build was stopped"
+        "--interrupted", action="store_true", help="take the sum of steps where attempts at them were lost"
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--summary", type=Path, default=RESULTS.with_suffix(".json"))

@@ -124,15 +124,21 @@ def test_missing_parts_name_their_commands(made, tmp_path) -> None:
 def test_builds_that_were_interrupted_or_are_of_other_policies_are_refused(tmp_path) -> None:
     policy = load_policies()["stage-magic"]
     later = write_build(tmp_path / "later", "stage-magic", after=9000.0)
-    with pytest.raises(ConfigError, match=r"took 31\.0 minutes, but 150\.0 lie between"):
+    with pytest.raises(ConfigError, match=r"took 31\.0 minutes, but 150\.0 lie between.*unknown"):
         read_build(later, policy)
+    killed = write_build(tmp_path / "killed", "stage-magic", after=9000.0, lost_attempts={"train": 1})
+    with pytest.raises(ConfigError, match=r"attempts that were killed are not counted \(train\)"):
+        read_build(killed, policy)
+    stopped = write_build(tmp_path / "stopped", "stage-magic", after=9000.0, lost_attempts={})
+    assert read_build(stopped, policy)["minutes"] == 31.0
     record = read_build(later, policy, interrupted=True)
     assert (record["minutes"], record["in_one_go"]) == (31.0, False)
     copied = write_build(tmp_path / "copied", "stage-magic", after=1200.0)
-    with pytest.raises(ConfigError, match="interrupted"):
+    with pytest.raises(ConfigError, match=r"took 31\.0 minutes, but 20\.0 lie"):
         read_build(copied, policy)
     whole = read_build(write_build(tmp_path / "whole", "stage-magic"), policy)
     assert (whole["minutes"], whole["minutes_in_steps"], whole["in_one_go"]) == (33.3, 31.0, True)
+    assert whole["lost_attempts"] == {}
     assert whole["provenance"]["command"] == ["lockgate", "build", "stage-magic", "--out", "guard"]
     with pytest.raises(
         ConfigError, match="built from stage-magic, or another version of it than magic-school"
