@@ -42,7 +42,10 @@ BUILD = (
 NEEDED = {
     "builds.json": BUILD,
     "policy.parquet": "python recipes/policy_portability/evaluate.py "
-    + " ".join(f"--guard {name}=runs/policy/{name}" for name in POLICIES),
+    + " ".join(
+        f"--guard {name}=runs/policy/{name} --train {name}=runs/policy/{name}.build/training.jsonl"
+        for name in POLICIES
+    ),
     "value.parquet": "python recipes/embedded_guard/synthetic.py --out runs/embedded --synthetic DIR",
     "dedup.json": "python benchmarks/dedup.py --rows 10000 40000",
     "throughput.json": "python benchmarks/synthesis.py --only throughput",
