@@ -6,13 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from build_runs import QUICK, build, labelled_row, traffic_row, write_rows
+from build_runs import POLICY, QUICK, build, labelled_row, traffic_row, write_rows
+from factory_runs import scripted_source
+from models import tiny_backbone
 
-from lockgate.build import summarise_build
-from lockgate.build._folder import hash_path
+from lockgate.build import BuildInputs, summarise_build
+from lockgate.build._build import _Build
+from lockgate.build._folder import BuildFolder, digest, hash_path
+from lockgate.build._rows import REFUSAL
 from lockgate.calibration import clopper_pearson_upper
 from lockgate.exchanges import read_exchanges
 from lockgate.guards import Guard
+from lockgate.synthesis import GeneratorSource, ScriptedGenerator
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,10 @@ def before(tmp_path_factory, backbone) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("before")
     data = write_rows(folder / "data.jsonl", [labelled_row(i, float(i % 2)) for i in range(30)])
     traffic = write_rows(folder / "traffic.jsonl", [traffic_row(i) for i in range(90)])
-    judged = write_rows(folder / "judged.jsonl", [labelled_row(i, float(i % 2)) for i in range(200, 240)])
+    rows = [labelled_row(i, float(i % 2)) for i in range(200, 248)]
+    # Prompts alone, labelled: nothing in them can be flagged.
+    rows[40:] = [replace(row, messages=row.messages[:1]) for row in rows[40:]]
+    judged = write_rows(folder / "judged.jsonl", rows)
     learns = replace(QUICK, epochs=10)
     build(folder, backbone, learns, data=(data,), benign=(traffic,), evaluation=(judged,))
     lines = []
@@ -71,6 +79,8 @@ def test_reviews_train_and_each_category_is_compared(before, tmp_path, backbone)
     kinds = {(change["category"], change["harmful"]) for change in found["categories"]}
     assert {harmful for _, harmful in kinds} == {True, False}
     assert sum(c["n"] for c in found["categories"]) == found["n"]
+    held_out = [row for row in read_exchanges(result.folder / "held_out.jsonl") if row.source != REFUSAL]
+    assert found["n"] + found["left_out"] == len(held_out) + 40
     assert found["reviews"]["n"] == counts["held_out"]
     assert any(line.startswith("against the guard before") for line in summarise_build(result.report))
     assert "Against the guard before" in result.pages["html"].read_text()
@@ -106,6 +116,31 @@ def test_what_is_worse_is_not_put_in_place_unless_accepted(before, tmp_path, bac
     assert accepted.refused == ()
     assert hash_path(tmp_path / "new") == hash_path(result.candidate)
     assert accepted.report["update"]["accepted"]
+
+
+def test_updates_are_told_apart_by_all_that_they_are_made_from(before, tmp_path) -> None:
+    """What keeps the guard of before: an update that was replaced and is run again, and no other one."""
+    first = BuildInputs(POLICY, scripted_source(), tiny_backbone(), training=QUICK)
+    judge = GeneratorSource("judge", lambda: ScriptedGenerator({}, name="judge"))
+    elsewhere = GeneratorSource("judge", judge.make, identity="judge at another address")
+    judged = replace(first, judge=judge, judge_rows=before["data"])
+    others = [
+        first,
+        replace(first, backbone=tiny_backbone(seed=1)),
+        replace(first, generator=elsewhere),
+        judged,
+        replace(judged, judge=elsewhere),
+        replace(judged, judge_rows=before["judged"]),
+        replace(first, benign=(before["traffic"],)),
+        replace(first, feedback=before["reviews"]),
+        replace(first, training=replace(QUICK, epochs=4)),
+    ]
+
+    def made_from(inputs: BuildInputs) -> str:
+        return digest(_Build(inputs, tmp_path / "guard", BuildFolder(tmp_path / "work"), ())._made_from())
+
+    assert len({made_from(inputs) for inputs in others}) == len(others)
+    assert made_from(first) == made_from(replace(first, backbone=tiny_backbone(), workers=1, accept=True))
 
 
 def test_an_update_in_place_keeps_what_was_before(before, tmp_path, backbone) -> None:
