@@ -10,7 +10,7 @@ from lockgate.build._rows import possible_budget
 from lockgate.calibration import required_n
 from lockgate.constitution import Constitution
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
-from lockgate.synthesis import Estimate, estimate_tokens
+from lockgate.synthesis import Estimate, Prices, estimate_tokens
 from lockgate.synthesis.factory import FactoryPlan, estimate_synthesis
 from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, TWIN
 
@@ -37,10 +37,10 @@ class BuildEstimate:
     possible: float | None
     wished: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
+    def to_dict(self, prices: Prices | None = None) -> dict[str, Any]:
+        """JSON form; the cost of the factory's requests is null without prices."""
         return {
-            "synthesis": self.synthesis.to_dict(),
+            "synthesis": self.synthesis.to_dict(prices),
             "training": dict(zip(("exchanges", "tokens"), self.training, strict=True)),
             "calibration": dict(zip(("exchanges", "tokens"), self.calibration, strict=True)),
             "budget": {
@@ -60,13 +60,14 @@ def estimate_build(
     benign: Sequence[Path] = (),
     data: Sequence[Path] = (),
     prompts: Sequence[Path] = (),
+    judge: bool = False,
 ) -> BuildEstimate:
     """Reckon a build in which nothing is refused or dropped.
 
     Raises:
         ConfigError, ExchangeError: what the build would raise for these files.
     """
-    asked = estimate_synthesis(constitution, plan, seeds=prompts)
+    asked = estimate_synthesis(constitution, plan, seeds=prompts, judge=judge)
     answers = sum(count for name, count in asked.requests_by_purpose.items() if name in _ANSWERS)
     copies = 1 + plan.augmentation.share
     synthetic = int(answers * copies * plan.split["train"])

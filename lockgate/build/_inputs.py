@@ -74,6 +74,8 @@ class BuildInputs:
         for path in (*self.benign, *self.data, *self.prompts, *self.evaluation, *single):
             if not path.is_file():
                 raise ConfigError(f"{path}: no such file")
+        if (self.judge is None) != (self.judge_rows is None):
+            raise ConfigError("judge: give a judge and its hand-labelled rows together, or neither")
         if self.workers < 1:
             raise ConfigError("workers: expected at least 1")
         if self.workers > 1 and not self.backbone.source:

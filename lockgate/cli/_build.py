@@ -10,17 +10,23 @@ import typer
 from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, print_error, print_json
 from lockgate.cli._factory import (
     BudgetTokensOption,
+    BudgetUsdOption,
     ConcurrencyOption,
     DtypeOption,
     EngineOption,
     Files,
     GeneratorOption,
     GeneratorSettings,
+    JudgeModelOption,
+    JudgeOption,
+    JudgeRowsOption,
     KeyEnvOption,
     ModelOption,
     PlanOption,
     PolicyArgument,
     PresetOption,
+    PriceCompletionOption,
+    PricePromptOption,
     PromptsOption,
     RayAddressOption,
     StreamsOption,
@@ -28,12 +34,14 @@ from lockgate.cli._factory import (
     open_engine,
     preset_for,
     read_plan,
+    read_prices,
     show_steps,
 )
 
 if TYPE_CHECKING:
     from lockgate.backbones import Backbone
-    from lockgate.build import BuildResult, TrainingPlan
+    from lockgate.build import BuildEstimate, BuildResult, TrainingPlan
+    from lockgate.synthesis import Prices
 
 # More processes than this would each hold the weights for little gain.
 _MOST_WORKERS = 8
@@ -65,6 +73,12 @@ def build(
     key_env: KeyEnvOption = None,
     concurrency: ConcurrencyOption = 16,
     budget_tokens: BudgetTokensOption = None,
+    budget_usd: BudgetUsdOption = None,
+    price_prompt: PricePromptOption = None,
+    price_completion: PriceCompletionOption = None,
+    judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
+    judge_rows: JudgeRowsOption = None,
     dtype: DtypeOption = "float32",
     streams: StreamsOption = 32,
     prompts: PromptsOption = None,
@@ -107,19 +121,31 @@ def build(
     Interrupted, stopped or killed, the same command goes on where it was, to the same guard. Without --benign
     the guard is uncalibrated: its threshold is provisional and no false-refusal rate is claimed.
     """
-    from lockgate.build import BuildInputs, build_guard
+    from lockgate.build import BuildInputs, build_guard, estimate_build
     from lockgate.constitution import load_constitution
     from lockgate.guards import check_target
 
     wanted, policy = read_plan(plan, preset, generator), load_constitution(constitution)
     settings = {"epochs": epochs, "max_rows": max_rows, "max_tokens": max_tokens}
     training = _training(preset, generator, {**settings, "budget": budget, "benign_share": benign_share})
+    prices = read_prices(price_prompt, price_completion)
     check_target(out)
     if dry_run:
-        _print_estimate(policy, wanted, training, (benign, data, prompts), json)
+        estimate = estimate_build(
+            policy,
+            wanted,
+            training,
+            benign=benign or (),
+            data=data or (),
+            prompts=prompts or (),
+            judge=judge is not None,
+        )
+        _print_estimate(estimate, prices, json)
         return
-    client = GeneratorSettings(key_env, concurrency, dtype, streams, budget_tokens)
-    source, _ = generator_sources((generator, model), (None, None), client)
+    client = GeneratorSettings(
+        key_env, concurrency, dtype, streams, budget_tokens, prices=prices, max_cost=budget_usd
+    )
+    source, checker = generator_sources((generator, model), (judge, judge_model), client)
     loaded = _load(backbone)
     with open_engine(engine, ray_address, settings=client) as used, show_steps() as watch:
         inputs = BuildInputs(
@@ -136,6 +162,8 @@ def build(
             update=update,
             accept=accept,
             engine=used,
+            judge=checker,
+            judge_rows=judge_rows,
             workers=workers or _cores(),
             watch=lambda state: watch(state.step, state.total, state.done),
         )
@@ -187,17 +215,8 @@ def _of(result: "BuildResult") -> dict[str, Any]:
     return {"refused": list(result.refused), "report": dict(result.report)}
 
 
-def _print_estimate(
-    policy: Any,  # noqa: ANN401 - a Constitution
-    plan: Any,  # noqa: ANN401 - a FactoryPlan
-    training: "TrainingPlan",
-    files: tuple[Files | None, Files | None, Files | None],
-    json: bool,
-) -> None:
-    from lockgate.build import estimate_build
-
-    benign, data, prompts = (tuple(paths or ()) for paths in files)
-    content = estimate_build(policy, plan, training, benign=benign, data=data, prompts=prompts).to_dict()
+def _print_estimate(estimate: "BuildEstimate", prices: "Prices | None", json: bool) -> None:
+    content = estimate.to_dict(prices)
     if json:
         print_json(content)
         return
@@ -205,6 +224,7 @@ def _print_estimate(
     typer.echo(
         f"synthesize: up to {asked['requests']} requests, {asked['prompt_tokens']} prompt and "
         f"{asked['completion_tokens']} completion tokens"
+        + ("" if asked["cost"] is None else f", cost {asked['cost']:.2f}")
     )
     for name in ("training", "calibration"):
         part = content[name]

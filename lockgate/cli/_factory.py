@@ -34,6 +34,20 @@ ConcurrencyOption = Annotated[int, typer.Option(help="Requests in flight at the 
 BudgetTokensOption = Annotated[
     int | None, typer.Option(help="Tokens that this run may use at the endpoint.", min=1)
 ]
+BudgetUsdOption = Annotated[
+    float | None, typer.Option(help="What this run may cost; needs both prices.", min=0)
+]
+PricePromptOption = Annotated[float | None, typer.Option(help="Price of a million prompt tokens.", min=0)]
+PriceCompletionOption = Annotated[
+    float | None, typer.Option(help="Price of a million completion tokens.", min=0)
+]
+JudgeOption = Annotated[
+    str | None, typer.Option(help="Who checks labels: embedded, a folder or an endpoint's address.")
+]
+JudgeModelOption = Annotated[str | None, typer.Option(help="The judge's name at its endpoint.")]
+JudgeRowsOption = Annotated[
+    Path | None, typer.Option(help="Hand-labelled exchanges that the judge must agree with.")
+]
 DtypeOption = Annotated[str, typer.Option(help="Of a model that writes in process: float32 or bfloat16.")]
 StreamsOption = Annotated[int, typer.Option(help="Answers that a model in process writes at once.", min=1)]
 PromptsOption = Annotated[
@@ -74,6 +88,18 @@ def read_plan(path: Path | None, preset: str | None, generator: str) -> "Factory
 def preset_for(preset: str | None, generator: str) -> str:
     """The preset asked for, or the one that fits the generator."""
     return preset or ("large" if _is_address(generator) else "small")
+
+
+def read_prices(prompt: float | None, completion: float | None) -> "Prices | None":
+    """The prices of --price-prompt and --price-completion. Raises ConfigError for one without the other."""
+    from lockgate.errors import ConfigError
+    from lockgate.synthesis import Prices
+
+    if prompt is None and completion is None:
+        return None
+    if prompt is None or completion is None:
+        raise ConfigError("--price-prompt and --price-completion: give both")
+    return Prices(prompt=prompt, completion=completion)
 
 
 def generator_sources(

@@ -8,23 +8,30 @@ import typer
 from lockgate.cli._common import JsonFlag, print_json
 from lockgate.cli._factory import (
     BudgetTokensOption,
+    BudgetUsdOption,
     ConcurrencyOption,
     DtypeOption,
     EngineOption,
     Files,
     GeneratorOption,
     GeneratorSettings,
+    JudgeModelOption,
+    JudgeOption,
+    JudgeRowsOption,
     KeyEnvOption,
     ModelOption,
     PlanOption,
     PolicyArgument,
     PresetOption,
+    PriceCompletionOption,
+    PricePromptOption,
     PromptsOption,
     RayAddressOption,
     StreamsOption,
     generator_sources,
     open_engine,
     read_plan,
+    read_prices,
     show_steps,
 )
 
@@ -52,25 +59,15 @@ def synthesize(
     evaluation: Annotated[
         Files | None, typer.Option(help="Evaluation items to keep out of the data; several times.")
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="Who checks labels: embedded, a folder or an endpoint's address.")
-    ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="The judge's name at its endpoint.")] = None,
-    judge_rows: Annotated[
-        Path | None, typer.Option(help="Hand-labelled exchanges that the judge must agree with.")
-    ] = None,
+    judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
+    judge_rows: JudgeRowsOption = None,
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     budget_tokens: BudgetTokensOption = None,
-    budget_usd: Annotated[
-        float | None, typer.Option(help="What this run may cost; needs both prices.", min=0)
-    ] = None,
-    price_prompt: Annotated[
-        float | None, typer.Option(help="Price of a million prompt tokens.", min=0)
-    ] = None,
-    price_completion: Annotated[
-        float | None, typer.Option(help="Price of a million completion tokens.", min=0)
-    ] = None,
+    budget_usd: BudgetUsdOption = None,
+    price_prompt: PricePromptOption = None,
+    price_completion: PriceCompletionOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be asked for, and ask nothing.")
     ] = False,
@@ -90,7 +87,7 @@ def synthesize(
     if show_plan:
         typer.echo(wanted.to_yaml(), nl=False)
         return
-    prices = _prices(price_prompt, price_completion)
+    prices = read_prices(price_prompt, price_completion)
     if dry_run:
         estimate = factory.estimate_synthesis(policy, wanted, seeds=prompts or (), judge=judge is not None)
         _print_estimate(estimate, prices, json)
@@ -113,17 +110,6 @@ def synthesize(
             progress=lambda state: watch(state.step, state.rows_total, state.rows_done),
         )
     _print_result(result, json)
-
-
-def _prices(prompt: float | None, completion: float | None) -> "Prices | None":
-    from lockgate.errors import ConfigError
-    from lockgate.synthesis import Prices
-
-    if prompt is None and completion is None:
-        return None
-    if prompt is None or completion is None:
-        raise ConfigError("--price-prompt and --price-completion: give both")
-    return Prices(prompt=prompt, completion=completion)
 
 
 def _print_estimate(estimate: "Estimate", prices: "Prices | None", json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from fake_endpoint import serving_endpoint
 from test_factory_faults import write_reply
 
 from lockgate.cli import main
+from lockgate.cli._build import build
+from lockgate.cli._synthesize import synthesize
 from lockgate.constitution import dump_constitution
 from lockgate.guards import read_bundle
+from lockgate.synthesis.factory import JudgePlan
 
 PLAN = tiny_plan(queries={"harmful_per_category": 2, "near_domain": 7, "out_of_scope": 1, "everyday": 1})
 
@@ -73,10 +77,33 @@ def test_a_dry_run_reckons_and_does_nothing(run, tmp_path) -> None:
     found = json.loads(out)
     assert found["synthesis"]["requests"] > 0
     assert found["budget"] == {"possible": 0.05, "prompts": 72, "wished": 0.0005, "wished_needs": 5990}
-    code, out, _ = run("--dry-run")
+    code, out, _ = run("--dry-run", "--price-prompt", 1, "--price-completion", 2)
     assert code == 0
     assert "the guard will be uncalibrated" in out
+    assert ", cost " in out
+    code, out, _ = run("--dry-run", "--json", "--judge", "embedded")
+    assert json.loads(out)["synthesis"]["requests_by_purpose"]["judge"] > 0
     assert not (tmp_path / "guard.build").exists()
+
+
+def test_a_judge_that_does_not_agree_ends_a_build(run, tmp_path) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN.model_copy(update={"judge": JudgePlan(least_rows=80)}).to_yaml())
+    with serving_endpoint(manners=lambda body, attempt: write_reply(body)) as endpoint:
+        code, _, err = run(
+            *("--generator", endpoint.url, "--model", "writer"),
+            *("--judge", endpoint.url, "--judge-model", "judge", "--judge-rows", tmp_path / "data.jsonl"),
+        )
+        assert code == 2
+        assert "judge judge: agrees with 50.0% of 80 hand-labelled rows" in err
+        assert {body["model"] for body in endpoint.bodies} == {"judge"}
+
+
+def test_options_of_the_factory_are_the_same_in_both_commands() -> None:
+    both = [signature(command).parameters for command in (build, synthesize)]
+    shared = set(both[0]) & set(both[1])
+    assert {"judge", "judge_model", "judge_rows", "budget_usd", "price_prompt", "price_completion"} <= shared
+    for name in shared - {"out", "evaluation", "dry_run"}:
+        assert both[0][name].annotation is both[1][name].annotation, name
 
 
 @pytest.mark.parametrize(
@@ -84,6 +111,10 @@ def test_a_dry_run_reckons_and_does_nothing(run, tmp_path) -> None:
     [
         (("--preset", "small"), "--plan and --preset"),
         (("--generator", "http://127.0.0.1:1/v1"), "--model"),
+        (("--judge", "embedded"), "hand-labelled rows together"),
+        (("--judge-rows", "no-such.jsonl"), "no-such.jsonl: no such file"),
+        (("--budget-usd", "1"), "a budget is for endpoints"),
+        (("--price-prompt", "1"), "give both"),
         (("--benign", "no-such.jsonl"), "no-such.jsonl: no such file"),
         (("--update", "no-such-guard"), "no such guard"),
         (("--budget", "0"), "budget: expected a share"),
