@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lockgate.evaluation._intervals import Clusters, Estimate, rate_by_prompt
-from lockgate.evaluation._systems import Systems
-
-ESCALATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+from lockgate.evaluation._systems import ESCALATIONS, Systems
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,17 @@ class _Strict(BaseModel):
 
 
 class Escalation(_Strict):
-    """How a two-stage system is set: the share of benign calibration exchanges that may reach stage 2, and
-    stage 1's weight in the mix. Without a weight it is chosen on the development part."""
+    """How a two-stage system is set.
+
+    Attributes:
+        escalation: share of benign calibration exchanges that may reach stage 2.
+        lost: escalate fewer still, as long as stage 2 is never asked about more than this share of the
+            harmful development exchanges that the same mixture flags if it judges every block; None: don't.
+        weight: stage 1's share in the mix; None: chosen on the development part.
+    """
 
     escalation: Share
+    lost: Annotated[float, Field(ge=0, lt=1)] | None = None
     weight: Annotated[float, Field(ge=0, le=1)] | None = None
 
 

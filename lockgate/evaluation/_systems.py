@@ -21,6 +21,7 @@ from lockgate.evaluation._study_spec import Escalation
 _Reader = Callable[[str], Blocks]
 
 WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
+ESCALATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,25 +177,53 @@ class Systems:
 
     def _gate(self, read: _Reader, setting: Escalation) -> Cascade:
         blocks = read(self._data.spec.calibration).select(self.rows)
-        suspicion = self._allowed(blocks.screen, everything=True).max(axis=1, initial=-np.inf)
         gate = Cascade(
-            cut_at(suspicion, setting.escalation),
+            self._suspicious_at(blocks, setting.escalation),
             math.inf,
             setting.weight if setting.weight is not None else 0.5,
             *_moments(blocks.screen),
             *_moments(blocks.verdict),
             calm_blocks=self._data.spec.calm_blocks,
         )
-        return gate if setting.weight is not None else self._weighted(read, gate, blocks)
+        if setting.weight is None:
+            gate = self._weighted(read, gate, blocks)
+        if setting.lost is None:
+            return gate
+        return self._sparing(read, gate, blocks, setting.escalation, setting.lost)
+
+    def _suspicious_at(self, benign: Blocks, share: float) -> float:
+        suspicion = self._allowed(benign.screen, everything=True).max(axis=1, initial=-np.inf)
+        return cut_at(suspicion, share)
+
+    def _sparing(self, read: _Reader, gate: Cascade, benign: Blocks, budget: float, lost: float) -> Cascade:
+        """The gate that escalates least of those within the budget that lose no more than allowed."""
+        spec, harmful = self._data.spec, self._harmful_development(read)
+        whole = replace(gate, escalate=-math.inf)
+        ordinary, found = (judge_blocks(part, whole, spec.flag_on).mixed for part in (benign, harmful))
+        flagged = found.max(axis=1) > cut_at(ordinary.max(axis=1), spec.operating_point)
+        for share in ESCALATIONS:
+            if share >= budget or not flagged.any():
+                break
+            trial = replace(gate, escalate=self._suspicious_at(benign, share))
+            asked = judge_blocks(harmful, trial, spec.flag_on).escalated
+            if float((~asked[flagged]).mean()) <= lost:
+                return trial
+        return gate
+
+    def _harmful_development(self, read: _Reader) -> Blocks:
+        spec = self._data.spec
+        if spec.development is None:
+            raise CalibrationError(
+                "a mixing weight or escalation is to be chosen but no development part is named"
+            )
+        harmful = read(spec.development).select(self._data.reference(spec.development).harmful)
+        if not len(harmful.ends):
+            raise CalibrationError(f"part {spec.development} holds no harmful row to choose by")
+        return harmful
 
     def _weighted(self, read: _Reader, gate: Cascade, benign: Blocks) -> Cascade:
         """The weight that ranks the development part's harmful exchanges best above calibration traffic."""
-        spec = self._data.spec
-        if spec.development is None:
-            raise CalibrationError("a mixing weight is to be chosen but no development part is named")
-        harmful = read(spec.development).select(self._data.reference(spec.development).harmful)
-        if not len(harmful.ends):
-            raise CalibrationError(f"part {spec.development} holds no harmful row to choose a weight by")
+        spec, harmful = self._data.spec, self._harmful_development(read)
         labels = np.arange(len(benign.ends) + len(harmful.ends)) >= len(benign.ends)
 
         def merit(weight: float) -> tuple[float, float]:

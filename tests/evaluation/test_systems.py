@@ -1,6 +1,7 @@
 """Cuts, the joint budget of two classifiers, and what systems cost, against slow loops and by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from studies import MODELS, VERDICT_TOKENS, make_study
 from lockgate.errors import CalibrationError
 from lockgate.evaluation import StudyData, StudySpec
 from lockgate.evaluation._delay import delivered
-from lockgate.evaluation._systems import Systems, cut_at, exceedance
+from lockgate.evaluation._systems import ESCALATIONS, Systems, cut_at, exceedance
 
 # Few distinct values, so that ties are the rule.
 SCORES = arrays.arrays(np.float64, st.integers(2, 40), elements=st.integers(-5, 5).map(float))
@@ -142,3 +143,27 @@ def test_a_fixed_weight_is_kept_and_a_free_one_is_from_the_development_part(tmp_
     assert 0 < chosen < 1
     fixed = make_study(tmp_path, production={"escalation": 0.1, "weight": 0.25})
     assert Systems(StudyData(StudySpec.read(fixed))).gates["production"].weight == 0.25
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.1, 0.5])
+def test_escalating_less_stops_where_it_would_lose_more_than_allowed(tmp_path, lost):
+    data = StudyData(
+        StudySpec.read(make_study(tmp_path, production={"escalation": 0.4, "lost": lost, "weight": 0.25}))
+    )
+    systems, spec = Systems(data), data.spec
+    gate = systems.gates["production"]
+    whole = replace(gate, escalate=-np.inf)
+    cut = systems.cut(systems.gated("production", spec.calibration, whole), spec.operating_point)
+    harmful = systems.harmful(spec.development)
+    flagged = systems.gated("production", spec.development, whole).values[harmful] > cut
+    assert flagged.any()
+
+    def share_lost(escalation: float) -> float:
+        trial = replace(gate, escalate=systems.escalate_at("production", escalation))
+        return float(
+            (~systems.gated("production", spec.development, trial).escalated[harmful][flagged]).mean()
+        )
+
+    enough = [e for e in ESCALATIONS if e < 0.4 and share_lost(e) <= lost]
+    assert gate.escalate == systems.escalate_at("production", min(enough, default=0.4))
+    assert (gate.escalate > systems.escalate_at("production", 0.4)) == bool(enough)
