@@ -33,4 +33,5 @@ done
 $python $here/cost.py --out "$study"
 
 # Figures: results/four_systems.json, two reports, the README's tables.
+$python $here/smoothing.py
 $python $here/report.py

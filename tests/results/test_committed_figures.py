@@ -25,6 +25,12 @@ def test_the_ablation_follows_from_its_scores_tables() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_the_figures_of_smoothed_verdicts_follow_from_the_traces() -> None:
+    command = [sys.executable, "recipes/reproduce_ccpp/smoothing.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not (ROOT / "results" / "four_systems.json").exists(), reason="not measured yet")
 def test_the_four_systems_figures_and_readme_follow_from_the_tables() -> None:
     command = [sys.executable, "recipes/reproduce_ccpp/report.py", "--check"]
