@@ -232,6 +232,9 @@ def test_escape_stops_and_new_chat_forgets(visit, site):
     seen.ask(PASSING, "streaming")
     seen.page.keyboard.press("Escape")
     expect(seen.answer).to_have_attribute("data-state", "stopped")
+    # Until the server has seen the page go, the answer before would take the next one's steps.
+    site.valve.open()
+    seen.wait_for(lambda: site.gateway.engine.active_streams == 0)
     site.valve.let_through(6)
     seen.ask("again", "streaming")
     seen.page.get_by_role("button", name="New chat").click()
