@@ -32,6 +32,11 @@ for model in probe_exchange input output small medium value \
 done
 $python $here/cost.py --out "$study"
 
+# The probe's ablation once more, with soft labels from the exchange classifier.
+$python $here/score.py --out "$study" --model teacher --workers 2
+$python $here/teach.py --out "$study"
+$python recipes/embedded_guard/ablate.py --out "$out/embedded" --teacher results/four_systems/teacher/labels.parquet
+
 # Figures: results/four_systems.json, two reports, the README's tables.
 $python $here/smoothing.py
 $python $here/report.py

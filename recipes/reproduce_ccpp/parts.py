@@ -87,6 +87,8 @@ MODELS = {
     "input": Model("input", FULL),
     "output": Model("output", FULL),
     "small": Model("small", FULL),
+    # Soft labels for probes (teach.py): the training exchanges.
+    "teacher": Model("exchange", {"train": Part("train")}),
     "medium": Model("medium", SOME),
     "value": Model("value", SOME),
     "disguise_probe_exchange": Model("disguise_exchange", DISGUISED, probe=True),

@@ -8,7 +8,7 @@ has the instructions, in calibration and test alike; guards that are shipped are
 own. `scoring.json` beside the tables says which precision, classifier and rows they are of.
 
 The long step: on two cores an hour for `probe_exchange`, half an hour or less for each of `input`, `output` and `small`,
-ten minutes for `medium` and for `value`, which read some parts only, fifteen for the `disguise_` models together.
+ten minutes for `medium` and for `value`, which read some parts only, fifteen for the `disguise_` models together, half an hour for `teacher`.
 Interrupted, it goes on where it stopped; finished tables are not made again.
 """
 

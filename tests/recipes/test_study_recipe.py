@@ -2,25 +2,28 @@
 
 import importlib
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from models import random_head
 
-from lockgate.backbones import Backbone
+from lockgate.backbones import Backbone, derive
 from lockgate.cascade import Thresholds
-from lockgate.classifiers import TextBaselineConfig
+from lockgate.classifiers import ExchangeClassifier, TextBaselineConfig, score_blocks
 from lockgate.constitution import dump_constitution, load_constitution
 from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
 from lockgate.guards import Guard
-from lockgate.training import ProbeConfig
+from lockgate.training import ProbeConfig, read_soft_labels
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "reproduce_ccpp"
 WORDS = [
@@ -156,6 +159,7 @@ def test_from_data_to_report(
     score(list(steps.parts.MODELS))
     steps.cost.measure(places, 12)
     check_tables(results)
+    check_teacher(steps.teach.write_labels, places)
 
     capsys.readouterr()
     stamps = {path: path.stat().st_mtime_ns for path in results.rglob("*.parquet")}
@@ -183,6 +187,20 @@ def check_tables(results: Path) -> None:
     assert cost["n"] == 12
     assert cost["largest_difference"] < 1e-3
     assert cost["shared_over_alone"]["flops"] < 1
+
+
+def check_teacher(write: Callable[[Any], str], places: Any) -> None:
+    """Every training exchange has a soft label, and it is the last verdict's."""
+    rows = list(read_exchanges(places.out / "train.jsonl"))
+    said = write(places)
+    labels = read_soft_labels(places.results / "teacher" / "labels.parquet")
+    assert labels.keys() == {row.id for row in rows}
+    assert said.startswith(f"{len(rows)} exchanges; of {sum(row.label or 0 for row in rows):.0f} harmful")
+    reader = Backbone.load(places.backbone)
+    classifier = ExchangeClassifier.load(places.model("exchange"), reader)
+    classifier.backbone = derive(classifier.backbone, dtype=torch.bfloat16)
+    last = {score.exchange.id: score.logits[-1] for score in score_blocks(classifier, rows)}
+    assert {name: pytest.approx(1 / (1 + math.exp(-logit))) for name, logit in last.items()} == labels
 
 
 def check_report(report: Callable[[list[str]], None], folder: Path, results: Path) -> None:

@@ -1,0 +1,43 @@
+"""Soft labels for probes: what the exchange classifier says of each training exchange once it has read all of it.
+
+    python recipes/reproduce_ccpp/score.py --out runs/four_systems --model teacher   # half an hour on two cores
+    python recipes/reproduce_ccpp/teach.py --out runs/four_systems
+    python recipes/embedded_guard/ablate.py --out runs/embedded --teacher results/four_systems/teacher/labels.parquet
+
+The teacher has learned from these very exchanges, as the probe does: its labels say how sure it is, not how it would
+judge what it has never seen.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from places import Places, make_parser, read_places
+
+from lockgate.evaluation import BlockTrace, ScoresTable
+from lockgate.exchanges import open_atomic
+
+
+def main() -> None:
+    print(write_labels(read_places(make_parser(__doc__).parse_args())))
+
+
+def write_labels(places: Places) -> str:
+    """Write id and probability of harm from the last verdict of each exchange, and say how they fit the labels."""
+    folder = places.results / "teacher"
+    table, trace = (
+        ScoresTable.read(folder / "train.parquet"),
+        BlockTrace.read(folder / "train.blocks.parquet"),
+    )
+    logits = np.array([trace.classifier[trace.of(row)][-1] for row in range(len(table))], dtype=np.float64)
+    probabilities = 1 / (1 + np.exp(-logits))
+    with open_atomic(folder / "labels.parquet") as file:
+        pq.write_table(pa.table({"id": table.ids, "probability": probabilities}), file, compression="zstd")
+    harmful = table.labels >= 0.5
+    return (
+        f"{len(table)} exchanges; of {harmful.sum()} harmful ones {(probabilities[harmful] >= 0.5).sum()} are above a half, "
+        f"of {(~harmful).sum()} harmless ones {(probabilities[~harmful] >= 0.5).sum()}"
+    )
+
+
+if __name__ == "__main__":
+    main()
