@@ -13,6 +13,7 @@ sys.path += [str(Path(__file__).parents[1] / name) for name in ("build", "synthe
 from build_runs import POLICY, labelled_row, traffic_row, write_rows
 from factory_runs import tiny_plan
 from fake_endpoint import serving_endpoint
+from generator_options import REFUSED
 from test_factory_faults import write_reply
 
 from lockgate.cli import main
@@ -109,29 +110,12 @@ def test_options_of_the_factory_are_the_same_in_both_commands() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--preset", "small"), "--plan and --preset"),
-        (("--generator", "http://127.0.0.1:1/v1"), "--model"),
-        (("--judge", "embedded"), "hand-labelled rows together"),
+        *REFUSED,
         (("--judge-rows", "no-such.jsonl"), "no-such.jsonl: no such file"),
         (("--budget-usd", "1"), "a budget is for endpoints"),
-        (("--price-prompt", "1"), "give both"),
         (("--benign", "no-such.jsonl"), "no-such.jsonl: no such file"),
         (("--update", "no-such-guard"), "no such guard"),
         (("--budget", "0"), "budget: expected a share"),
-        (("--engine", "steam"), "expected one of local, ray"),
-        (
-            (
-                "--generator",
-                "http://127.0.0.1:1/v1",
-                "--model",
-                "m",
-                "--budget-tokens",
-                "5",
-                "--engine",
-                "ray",
-            ),
-            "each worker would spend the whole budget",
-        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_asked(run, tmp_path, arguments, words) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from factory_runs import POLICY, tiny_plan
 from fake_endpoint import serving_endpoint
+from generator_options import ENDPOINT, REFUSED
 from test_factory_faults import write_reply
 
 from lockgate.cli import main
@@ -93,30 +94,10 @@ def test_plans_are_shown_as_they_would_be_used(run, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--preset", "small"), "--plan and --preset"),
-        (("--generator", "http://127.0.0.1:1/v1"), "--model"),
+        *REFUSED,
         (("--generator", "http://user@host/v1", "--model", "m"), "base_url"),
-        (
-            ("--generator", "http://127.0.0.1:1/v1", "--model", "m", "--budget-usd", "1"),
-            "max_cost needs prices",
-        ),
+        ((*ENDPOINT, "--model", "m", "--budget-usd", "1"), "max_cost needs prices"),
         (("--budget-tokens", "5"), "a budget is for endpoints"),
-        (("--price-prompt", "5"), "give both"),
-        (("--engine", "steam"), "expected one of local, ray"),
-        (
-            (
-                "--generator",
-                "http://127.0.0.1:1/v1",
-                "--model",
-                "m",
-                "--budget-tokens",
-                "5",
-                "--engine",
-                "ray",
-            ),
-            "each worker would spend the whole budget",
-        ),
-        (("--judge", "embedded"), "hand-labelled rows together"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_asked(run, tmp_path, arguments, words) -> None:
