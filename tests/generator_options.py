@@ -1,4 +1,4 @@
-"""Options of a generator that cannot be meant, whichever command they are given to, and what the error says."""
+"""Options of a generator that cannot be meant, whichever command gets them, and what the error says."""
 
 ENDPOINT = ("--generator", "http://127.0.0.1:1/v1")
 REFUSED = [
