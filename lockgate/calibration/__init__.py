@@ -13,6 +13,7 @@ from lockgate.calibration._cascade import (
     Trace,
     WeightRow,
     calibrate_cascade,
+    escalation_threshold,
 )
 from lockgate.calibration._overlap import refuse_training_prompts
 from lockgate.calibration._threshold import (
@@ -39,6 +40,7 @@ __all__ = [
     "choose_threshold",
     "clopper_pearson",
     "clopper_pearson_upper",
+    "escalation_threshold",
     "plain_quantile_threshold",
     "refuse_training_prompts",
     "required_n",

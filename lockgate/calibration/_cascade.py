@@ -92,7 +92,7 @@ def calibrate_cascade(
 ) -> CascadeCalibration:
     """Calibrate two stages from traces with a verdict for every block, or for those above `escalate`.
 
-    The escalation threshold is the plain quantile of benign exchanges' largest probe logit at which at most a
+    The escalation threshold is `escalation_threshold` of benign exchanges' largest probe logits: at most a
     share `escalation` of them escalates. The weight is the one that catches most of `development_harmful` at
     the threshold that `selection_fpr` of `development_benign` exceed; at a tie the one nearest to a half. The
     final threshold follows from mixed scores by design.md's invariant 6, exchanges never escalated counting
@@ -253,13 +253,28 @@ def _threshold(
     return choose_threshold(mixed, groups, budget, tolerance, unjudged=True, **description)
 
 
+def escalation_threshold(highest: NDArray[np.float64], share: float) -> float:
+    """The logit above which at most a share of exchanges has its largest one `highest` [N].
+
+    It lies half-way between the exchange at the edge and the next one above, in single precision as traces
+    are, so that neither rounding nor the company that an exchange is scored in moves one over it.
+    """
+    cut = plain_quantile_threshold(highest, share, unjudged=True)
+    finite = highest[np.isfinite(highest)]
+    if cut == -math.inf and len(finite):
+        # So many have nothing to judge that all others may be escalated.
+        return math.nextafter(float(finite.min() - _TOLERANCE_SHARE * finite.std()), -math.inf)
+    above = highest[highest > cut]
+    if not len(above):
+        return cut
+    middle = float(np.float32((cut + above.min()) / 2))
+    return middle if cut <= middle < above.min() else cut
+
+
 def _escalate(screen: NDArray[np.float64], share: float) -> float:
-    """The logit above which at most a share of exchanges has its largest one."""
     if not np.isfinite(screen).any() or (screen == np.inf).any():
         raise CalibrationError("benign traces: expected finite probe logits; score those rows again")
-    found = plain_quantile_threshold(screen, share, unjudged=True)
-    # So many have nothing to judge that all others may be escalated.
-    return found if found > -math.inf else math.nextafter(float(screen[np.isfinite(screen)].min()), -math.inf)
+    return escalation_threshold(screen, share)
 
 
 def _scales(benign: Sequence[Trace], first: int) -> dict[str, float]:

@@ -1,24 +1,51 @@
 """`lockgate calibrate`: re-threshold a guard on one's own traffic."""
 
-import sys
+import shutil
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lockgate.cli._common import GuardArgument, JsonFlag, print_json, print_table
+from lockgate.cli._calibration_report import (
+    describe_traffic,
+    has_two_stages,
+    list_budgets,
+    print_budgets,
+    print_traffic,
+    report,
+)
+from lockgate.cli._common import GuardArgument, JsonFlag
 from lockgate.cli._overlap import describe_overlap, known_prompts, refuse_known_groups
-from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, read_scores, score_with_progress
+from lockgate.cli._scoring import (
+    BackboneOption,
+    WorkersOption,
+    languages_of,
+    load_guard,
+    read_scores,
+    state_folder,
+    watch_files,
+)
+from lockgate.cli._second_stage import (
+    ClassifierOption,
+    DevelopmentOption,
+    EscalationOption,
+    SecondStage,
+    WeightOption,
+    calibrate_stages,
+    check_development,
+    describe_stages,
+    print_stages,
+    read_second_stage,
+)
 
 if TYPE_CHECKING:
     from lockgate.calibration import BudgetRow, Calibration, Exclusion
     from lockgate.evaluation import ScoresTable
     from lockgate.exchanges import PromptPrints
     from lockgate.guards import Guard
-
-_HIGHEST = 30
 
 InputOption = Annotated[
     list[Path] | None, typer.Option("--input", help="Exchanges to score: .jsonl[.gz|.zst] or .parquet.")
@@ -51,6 +78,10 @@ def calibrate(
     scores: ScoresOption = None,
     budget: BudgetOption = 0.0005,
     output: OutputOption = None,
+    classifier: ClassifierOption = None,
+    development: DevelopmentOption = None,
+    escalation: EscalationOption = None,
+    weight: WeightOption = None,
     exclude: ExcludeOption = None,
     training: TrainingOption = None,
     save_scores: SaveScoresOption = None,
@@ -64,56 +95,122 @@ def calibrate(
     The traffic counts as benign: what you give is what the guard will let pass. Rows labelled harmful are
     refused, as are prompts that the guard was trained on, equal or near. Rows without a scored answer are
     left out, and one exchange a prompt counts.
-    """
-    from lockgate.evaluation import collect_provenance
 
+    With --classifier the guard gets a second stage; both stages then read all of the traffic once.
+    Interrupted or refused, the same command goes on where it stopped: what was read lies in OUTPUT.state,
+    without text, until it is done.
+    """
     given = _one_kind(inputs, scores)
+    stage = read_second_stage(
+        classifier, development, escalation, weight, scores=bool(scores), output=output, tolerance=tolerance
+    )
     needed = bool(inputs) or output is not None or tolerance is None
     loaded = load_guard(guard, backbone) if needed else None
-    if loaded is not None and tolerance is None:
-        tolerance = (loaded.cascade or loaded.thresholds).tolerance
-    exclusions, known = _exclusions(exclude), known_prompts(loaded, training)
-    listed = {row.id for row in exclusions}
-    for path in inputs or []:
-        _check_traffic(path, known, listed)
-    table = _score(loaded, given, save_scores, workers) if loaded and inputs else read_scores(given)
-    table, unanswered = _benign(table)
-    if known is not None:
-        refuse_known_groups(table, known, listed)
+    known = known_prompts(loaded, training)
     overlap = describe_overlap(known, loaded is not None, by_text=bool(inputs))
-    budgets = _budgets(table, listed)
-    if not json:
-        typer.echo(
-            f"{len(table)} exchanges are taken as benign traffic; {unanswered} without an answer left out."
-        )
-        typer.echo(f"Overlap with training: {overlap}.")
-        _print_budgets(budgets, tolerance or 0.0)
-    calibration = _choose(table, budget, tolerance or 0.0, exclusions)
-    highest = _highest(table)
-    if loaded is not None and output is not None:
-        loaded.with_calibration(calibration, claim=_claim(calibration, overlap)).save(output)
-    if not json:
-        _print_calibration(calibration, highest, output)
-        return
-    print_json(
-        {
-            "calibration": calibration.to_dict(),
+    job = _Job(given, bool(inputs), budget, _exclusions(exclude), known, overlap, save_scores, workers, json)
+    if stage is not None and loaded is not None and output is not None:
+        _two_stages(job, loaded, stage, output)
+    else:
+        _one_threshold(job, loaded, tolerance, output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a calibration is told, whatever it calibrates."""
+
+    files: Sequence[Path]
+    with_text: bool
+    budget: float
+    exclusions: Sequence["Exclusion"]
+    known: "PromptPrints | None"
+    overlap: str
+    save_scores: Path | None
+    workers: int
+    json: bool
+
+    @property
+    def listed(self) -> set[str]:
+        return {row.id for row in self.exclusions}
+
+    def check_traffic(self) -> None:
+        for path in self.files if self.with_text else ():
+            _check_traffic(path, self.known, self.listed)
+
+    def report(
+        self,
+        table: "ScoresTable",
+        calibration: "Calibration",
+        output: Path | None,
+        budgets: Sequence["BudgetRow"],
+        unanswered: int,
+        **more: object,
+    ) -> None:
+        document = {
             "budgets": [row._asdict() for row in budgets],
             "without_answer": unanswered,
-            "overlap_with_training": overlap,
-            "highest": highest,
-            "output": None if output is None else str(output),
-            "provenance": collect_provenance(["lockgate", *sys.argv[1:]], {}, given),
+            "overlap_with_training": self.overlap,
         }
+        report(table, calibration, output=output, files=self.files, json=self.json, **more, **document)
+
+
+def _one_threshold(job: _Job, guard: "Guard | None", tolerance: float | None, output: Path | None) -> None:
+    """Another threshold for a guard as it is."""
+    if guard is not None and tolerance is None:
+        tolerance = (guard.cascade or guard.thresholds).tolerance
+    job.check_traffic()
+    with tempfile.TemporaryDirectory() as scratch:
+        state = state_folder(output or job.save_scores or Path(scratch) / "scores")
+        if guard is not None and job.with_text:
+            table = _score(guard, job.files, state, job.workers)
+        else:
+            table = read_scores(job.files)
+    if job.with_text and job.save_scores is not None:
+        table.write(job.save_scores)
+    table, unanswered = _benign(table)
+    if job.known is not None:
+        refuse_known_groups(table, job.known, job.listed)
+    budgets = list_budgets(table, job.listed)
+    if not job.json:
+        print_traffic(table, unanswered, job.overlap)
+        print_budgets(budgets, tolerance or 0.0)
+    calibration = _choose(table, job.budget, tolerance or 0.0, job.exclusions)
+    if guard is not None and output is not None:
+        guard.with_calibration(calibration, claim=describe_traffic(calibration, job.overlap)).save(output)
+    shutil.rmtree(state, ignore_errors=True)
+    job.report(table, calibration, output, budgets, unanswered)
+
+
+def _two_stages(job: _Job, guard: "Guard", stage: SecondStage, output: Path) -> None:
+    """A second stage, and thresholds for both."""
+    job.check_traffic()
+    check_development(stage, job.files, job.known)
+    made = calibrate_stages(
+        guard,
+        stage,
+        job.files,
+        output,
+        budget=job.budget,
+        exclusions=job.exclusions,
+        known=job.known,
+        workers=job.workers,
     )
-
-
-def _budgets(table: "ScoresTable", listed: Collection[str]) -> list["BudgetRow"]:
-    from lockgate.calibration import budget_table
-
-    counted = table.select([identity not in listed for identity in table.ids])
-    scores = counted.floats("mixed_max")
-    return budget_table(scores, groups=counted.groups, unjudged=_has_two_stages(counted))
+    calibration = made.found.calibration
+    claim = [
+        *describe_traffic(calibration, job.overlap),
+        f"stage 2 is asked about {made.found.escalated:.2%} of this traffic",
+    ]
+    made.guard.with_calibration(calibration, claim=claim).save(output)
+    if job.save_scores is not None:
+        made.table.write(job.save_scores)
+    shutil.rmtree(state_folder(output), ignore_errors=True)
+    budgets = list_budgets(made.table, job.listed)
+    if not job.json:
+        print_traffic(made.table, made.unanswered, job.overlap)
+        print_stages(made.found)
+        print_budgets(budgets, calibration.tolerance)
+    stages = describe_stages(made.found)
+    job.report(made.table, calibration, output, budgets, made.unanswered, second_stage=stages)
 
 
 def _choose(
@@ -130,14 +227,9 @@ def _choose(
         exclusions=exclusions,
         lengths=table.lengths,
         sources=[str(source) for source in table.texts("source")],
-        languages=_languages(table),
-        unjudged=_has_two_stages(table),
+        languages=languages_of(table),
+        unjudged=has_two_stages(table),
     )
-
-
-def _has_two_stages(table: "ScoresTable") -> bool:
-    """Whether rows may be without a mixed score, since a first stage let them pass."""
-    return bool((table.floats("stage") == 2).any())
 
 
 def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path]:
@@ -148,15 +240,14 @@ def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path
     return inputs or scores or []
 
 
-def _score(guard: "Guard", inputs: Sequence[Path], keep: Path | None, workers: int) -> "ScoresTable":
-    with tempfile.TemporaryDirectory() as folder:
-        made = [Path(folder) / f"{number}.parquet" for number in range(len(inputs))]
-        for path, target in zip(inputs, made, strict=True):
-            score_with_progress(guard, path, target, workers)
-        table = read_scores(made)
-    if keep is not None:
-        table.write(keep)
-    return table
+def _score(guard: "Guard", inputs: Sequence[Path], state: Path, workers: int) -> "ScoresTable":
+    from lockgate.guards import score_once
+
+    state.mkdir(parents=True, exist_ok=True)
+    with watch_files("score") as report:
+        return read_scores(
+            [score_once(guard, path, state, workers=workers, report=report) for path in inputs]
+        )
 
 
 def _check_traffic(path: Path, known: "PromptPrints | None", listed: Collection[str]) -> None:
@@ -198,23 +289,6 @@ def _benign(table: "ScoresTable") -> tuple["ScoresTable", int]:
     return table.select(answered), int((~answered).sum())
 
 
-def _languages(table: "ScoresTable") -> list[str] | None:
-    return [value or "unknown" for value in table.texts("language")] if table.has("language") else None
-
-
-def _claim(calibration: "Calibration", overlap: str) -> list[str]:
-    """What the threshold has seen, for the model card."""
-    shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
-    shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
-    languages = ", ".join(f"{name} ({n})" for name, n in calibration.languages.items())
-    return [
-        f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
-        f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
-        f"languages: {languages or 'not recorded'}",
-        f"overlap with training: {overlap}",
-    ]
-
-
 def _exclusions(path: Path | None) -> list["Exclusion"]:
     import json
 
@@ -237,51 +311,3 @@ def _exclusions(path: Path | None) -> list["Exclusion"]:
         except (ValueError, KeyError, TypeError):
             raise CalibrationError(f'{path}:{number}: expected {{"id": ..., "reason": ...}}') from None
     return listed
-
-
-def _highest(table: "ScoresTable") -> list[dict[str, object]]:
-    import numpy as np
-
-    scores = table.floats("mixed_max")
-    rows = np.argsort(-scores, kind="stable")[:_HIGHEST]
-    rows = rows[np.isfinite(scores[rows])]
-    part = table.select(rows)
-    columns = zip(part.ids, part.texts("source"), scores[rows].tolist(), strict=True)
-    return [{"id": identity, "source": source, "score": score} for identity, source, score in columns]
-
-
-def _print_budgets(rows: Sequence["BudgetRow"], tolerance: float) -> None:
-    print_table(
-        ("budget", "flags allowed", "upper bound", "threshold", "prompts needed"),
-        [
-            (
-                f"{row.budget:.2%}",
-                "-" if row.k is None else row.k,
-                "-" if row.bound is None else f"{row.bound:.4%}",
-                "-" if row.cut is None else f"{row.cut + tolerance:.4f}",
-                row.required_n,
-            )
-            for row in rows
-        ],
-    )
-
-
-def _print_calibration(
-    calibration: "Calibration", highest: Sequence[dict[str, object]], output: Path | None
-) -> None:
-    typer.echo(
-        f"budget {calibration.budget:.3%}: threshold {calibration.threshold:.4f} on {calibration.n} distinct "
-        f"prompts, {calibration.flagged} of {calibration.k} allowed flags, upper bound "
-        f"{calibration.bound:.4%} at {calibration.confidence:.0%} confidence "
-        f"({calibration.duplicates_dropped} repeated prompts left out)"
-    )
-    if calibration.threshold_without_exclusions is not None:
-        typer.echo(
-            f"{len(calibration.excluded)} rows excluded; without that the threshold would be "
-            f"{calibration.threshold_without_exclusions:.4f}"
-        )
-    typer.echo("The highest scores: read these rows, since two bad ones can set a threshold.")
-    print_table(
-        ("id", "source", "score"), [(row["id"], row["source"], f"{row['score']:.4f}") for row in highest]
-    )
-    typer.echo("no guard written: give --output" if output is None else f"guard written to {output}")

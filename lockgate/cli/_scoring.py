@@ -1,6 +1,7 @@
 """Scoring inside other commands: load a guard, score files with progress."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,15 +30,26 @@ def load_guard(guard: str, backbone: str | None) -> "Guard":
 
 def score_with_progress(guard: "Guard", source: Path, target: Path, workers: int) -> "ScoresTable":
     """Score one file into a table on disk, with progress on standard error."""
-    with progress(f"score {source.name}") as advance:
-        done = 0
+    with watch_files(f"score {source.name}") as report:
+        return guard.score_file(source, target, workers=workers, report=lambda done: report(source, done))
 
-        def report(total: int) -> None:
-            nonlocal done
-            advance(max(0, total - done))
-            done = max(done, total)
 
-        return guard.score_file(source, target, workers=workers, report=report)
+@contextmanager
+def watch_files(label: str) -> Iterator[Callable[[Path, int], None]]:
+    """Progress on standard error, told how many exchanges of which file are done."""
+    with progress(label) as advance:
+        before: dict[Path, int] = {}
+
+        def report(source: Path, done: int) -> None:
+            advance(max(0, done - before.get(source, 0)))
+            before[source] = max(done, before.get(source, 0))
+
+        yield report
+
+
+def state_folder(output: Path) -> Path:
+    """Where readings for `output` lie until it is written."""
+    return output.with_name(output.name + ".state")
 
 
 def read_scores(paths: Sequence[Path]) -> "ScoresTable":
@@ -45,3 +57,8 @@ def read_scores(paths: Sequence[Path]) -> "ScoresTable":
     from lockgate.evaluation import ScoresTable
 
     return ScoresTable.concat([ScoresTable.read(path) for path in paths])
+
+
+def languages_of(table: "ScoresTable") -> list[str] | None:
+    """The rows' languages; None where nobody has noted them."""
+    return [value or "unknown" for value in table.texts("language")] if table.has("language") else None

@@ -14,6 +14,7 @@ from lockgate.guards._record import (
 )
 from lockgate.guards._score_block import ScoreBlock
 from lockgate.guards._scoring import BlockRow, ExchangeScore, regions_of, score_exchanges
+from lockgate.guards._staging import StagedScores, score_once, score_stages
 from lockgate.guards._stream import GuardStream
 from lockgate.guards._training import config_dict, train_guard, training_counts
 from lockgate.guards._verdicts import Verdicts, VerdictSession, VerdictSource
@@ -30,6 +31,7 @@ __all__ = [
     "ProvisionalRecord",
     "ScoreBlock",
     "SecondStageRecord",
+    "StagedScores",
     "TrainingRecord",
     "VerdictSession",
     "VerdictSource",
@@ -40,7 +42,9 @@ __all__ = [
     "regions_of",
     "score_cascade",
     "score_exchanges",
+    "score_once",
     "score_row",
+    "score_stages",
     "train_guard",
     "training_counts",
 ]

@@ -23,6 +23,7 @@ from lockgate.calibration import (
     calibrate_cascade,
     choose_threshold,
     clopper_pearson,
+    escalation_threshold,
     plain_quantile_threshold,
 )
 from lockgate.cascade import Cascade, simulate
@@ -104,17 +105,12 @@ def read_part(results: Path, part: str, head: str) -> FirstStage:
 
 
 def choose_screen(calibration: FirstStage) -> Screen:
-    """Half-way between the exchange at the budget's edge and the next one above, so that no noise moves either.
-
-    In single precision, as traces are stored: rounding a logit then never carries it over the threshold.
-    """
-    highest = calibration.highest
-    cut = plain_quantile_threshold(highest, ESCALATION, unjudged=True)
-    above = highest[highest > cut]
-    if cut == -np.inf or not len(above):
+    """Where stage 2 is asked about no more than the share of the calibration exchanges that is allowed."""
+    escalate = escalation_threshold(calibration.highest, ESCALATION)
+    if not (calibration.highest > escalate).any():
         raise CalibrationError(f"no threshold escalates {ESCALATION:.1%} of the calibration exchanges")
     margin = NOISE * float(calibration.answer[np.isfinite(calibration.answer)].std())
-    return Screen(float(np.float32((cut + above.min()) / 2)), margin)
+    return Screen(escalate, margin)
 
 
 def read_traces(results: Path, part: str, first: FirstStage, screen: Screen) -> list[Trace]:

@@ -63,7 +63,13 @@ def test_the_rule_by_a_slow_loop(seed, escalation, flag_on) -> None:
     # No more escalate than allowed, and one exchange more would be too many.
     assert found.escalated == pytest.approx(np.isfinite(scores).mean())
     assert found.escalated <= escalation
-    assert np.isfinite(mixed(benign, escalate=cascade.escalate - 1e-6)).sum() > np.isfinite(scores).sum()
+    judged = [trace.probe for trace in benign if flag_on == "both" or len(trace.probe) > 1]
+    highest = [max(np.nan_to_num(probe, nan=-np.inf).tolist()) for probe in judged]
+    below = max(value for value in highest if value <= cascade.escalate)
+    assert np.isfinite(mixed(benign, escalate=below - 1e-6)).mean() > escalation
+    # As far from the one as from the other, so that noise moves neither.
+    above = min(value for value in highest if value > cascade.escalate)
+    assert cascade.escalate == pytest.approx((above + below) / 2, abs=1e-6)
     # Invariant 6 on the mixed score.
     k = allowed_flags(400, 0.02)
     flagged = sum(simulate(*trace, cascade, flag_on=flag_on).flagged for trace in benign)

@@ -93,3 +93,16 @@ def test_a_guard_of_one_stage_has_no_blocks(run, traffic, tmp_path) -> None:
     )
     assert code != 0
     assert "one stage" in err
+
+
+def test_calibrate_does_not_read_again_what_it_has_read(run, guard, traffic, tmp_path, monkeypatch) -> None:
+    words = ("calibrate", guard, "--input", traffic, "--output", tmp_path / "new", "--budget")
+    code, _, err = run(*words, "0.001")
+    assert code == 2
+    assert "distinct prompts" in err
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(Guard, "score_many", None)
+    code, out, err = run(*words, "0.1")
+    assert code == 0, err
+    assert json.loads(out)["calibration"]["n"] == 40
+    assert not (tmp_path / "new.state").exists()

@@ -1,0 +1,127 @@
+"""What `lockgate calibrate` says: the budgets a sample carries, the threshold, the rows that set it."""
+
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from lockgate.cli._common import print_json, print_table
+
+if TYPE_CHECKING:
+    from lockgate.calibration import BudgetRow, Calibration
+    from lockgate.evaluation import ScoresTable
+
+_HIGHEST = 30
+
+
+def list_budgets(table: "ScoresTable", listed: Collection[str]) -> list["BudgetRow"]:
+    """What each budget would cost on these scores; `listed` rows are left out."""
+    from lockgate.calibration import budget_table
+
+    counted = table.select([identity not in listed for identity in table.ids])
+    scores = counted.floats("mixed_max")
+    return budget_table(scores, groups=counted.groups, unjudged=has_two_stages(counted))
+
+
+def has_two_stages(table: "ScoresTable") -> bool:
+    """Whether rows may be without a mixed score, since a first stage let them pass."""
+    return bool((table.floats("stage") == 2).any())
+
+
+def describe_traffic(calibration: "Calibration", overlap: str) -> list[str]:
+    """What the threshold has seen, for the model card."""
+    shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
+    shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
+    languages = ", ".join(f"{name} ({n})" for name, n in calibration.languages.items())
+    return [
+        f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
+        f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
+        f"languages: {languages or 'not recorded'}",
+        f"overlap with training: {overlap}",
+    ]
+
+
+def print_traffic(table: "ScoresTable", unanswered: int, overlap: str) -> None:
+    """What the threshold is taken from."""
+    typer.echo(
+        f"{len(table)} exchanges are taken as benign traffic; {unanswered} without an answer left out."
+    )
+    typer.echo(f"Overlap with training: {overlap}.")
+
+
+def print_budgets(rows: Sequence["BudgetRow"], tolerance: float) -> None:
+    """Budget against threshold."""
+    print_table(
+        ("budget", "flags allowed", "upper bound", "threshold", "prompts needed"),
+        [
+            (
+                f"{row.budget:.2%}",
+                "-" if row.k is None else row.k,
+                "-" if row.bound is None else f"{row.bound:.4%}",
+                "-" if row.cut is None else f"{row.cut + tolerance:.4f}",
+                row.required_n,
+            )
+            for row in rows
+        ],
+    )
+
+
+def report(
+    table: "ScoresTable",
+    calibration: "Calibration",
+    *,
+    output: Path | None,
+    files: Sequence[Path],
+    json: bool,
+    **more: object,
+) -> None:
+    """Print threshold and highest scores, or with `json` one document, `more` in it too."""
+    from lockgate.evaluation import collect_provenance
+
+    highest = _highest(table)
+    if not json:
+        _print_calibration(calibration, highest, output)
+        return
+    print_json(
+        {
+            "calibration": calibration.to_dict(),
+            **more,
+            "highest": highest,
+            "output": None if output is None else str(output),
+            "provenance": collect_provenance(["lockgate", *sys.argv[1:]], {}, files),
+        }
+    )
+
+
+def _highest(table: "ScoresTable") -> list[dict[str, object]]:
+    import numpy as np
+
+    scores = table.floats("mixed_max")
+    rows = np.argsort(-scores, kind="stable")[:_HIGHEST]
+    rows = rows[np.isfinite(scores[rows])]
+    part = table.select(rows)
+    columns = zip(part.ids, part.texts("source"), scores[rows].tolist(), strict=True)
+    return [{"id": identity, "source": source, "score": score} for identity, source, score in columns]
+
+
+def _print_calibration(
+    calibration: "Calibration", highest: Sequence[dict[str, object]], output: Path | None
+) -> None:
+    typer.echo(
+        f"budget {calibration.budget:.3%}: threshold {calibration.threshold:.4f} on {calibration.n} distinct "
+        f"prompts, {calibration.flagged} of {calibration.k} allowed flags, upper bound "
+        f"{calibration.bound:.4%} at {calibration.confidence:.0%} confidence "
+        f"({calibration.duplicates_dropped} repeated prompts left out)"
+    )
+    if calibration.threshold_without_exclusions is not None:
+        typer.echo(
+            f"{len(calibration.excluded)} rows excluded; without that the threshold would be "
+            f"{calibration.threshold_without_exclusions:.4f}"
+        )
+    typer.echo("The highest scores: read these rows, since two bad ones can set a threshold.")
+    print_table(
+        ("id", "source", "score"), [(row["id"], row["source"], f"{row['score']:.4f}") for row in highest]
+    )
+    typer.echo("no guard written: give --output" if output is None else f"guard written to {output}")
