@@ -10,10 +10,11 @@ stand between `<!-- systems:start -->` and `<!-- systems:end -->`.
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from readme import readme_tables, write_readme
 
 from lockgate.evaluation import (
     Delay,
@@ -33,7 +34,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PAPER = ("last_generation", "exchange", "cascade", "production")
 AIM = 40.0
-MARKERS = re.compile(r"(<!-- systems:start -->\n).*?(<!-- systems:end -->)", re.S)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -311,70 +311,6 @@ def rounded(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, list):
         return [rounded(entry) for entry in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def readme_tables(found: dict[str, Any]) -> str:
-    """The four systems, and what each does to disguised requests."""
-    lines = [
-        "| system | compute, in the engine | compute, in front | attack success | benign flagged | escalated |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for name, row in found["systems"].items():
-        escalated = "–" if row["escalated"] is None else f"{row['escalated']:.1%}"
-        misses = [1 - row["tpr"], 1 - row["tpr_ci"][1], 1 - row["tpr_ci"][0]]
-        lines.append(
-            f"| {name.replace('_', ' ')} | {row['relative_compute_engine']:.3g} % | "
-            f"{row['relative_compute_front']:.3g} % | {percent(misses)} | "
-            f"{percent([row['flagged'], *row['flagged_ci']], 2)} | "
-            f"{escalated} |"
-        )
-    lines += [
-        "",
-        f"Cuts at {found['operating_point']:.1%} of {found['n_calibration']} benign calibration prompts; "
-        f"{found['n_harmful']} harmful and {found['n_benign']} other benign exchanges. Compute is relative to "
-        f"{found['compute_reference'].replace('_', ' ')}. Intervals are 95 %.",
-    ]
-    if found["shared"] is not None:
-        lines += [
-            "",
-            f"On the backbone's own lower layers the exchange classifier gives the same scores for "
-            f"{found['shared']['relative_compute_engine']:.3g} % in the engine.",
-        ]
-    return "\n".join([*lines, *disguise_table(found["disguise"])])
-
-
-def disguise_table(found: dict[str, Any]) -> list[str]:
-    systems = found["systems"]
-    shown = [name for name in ("last_generation", "exchange", "production") if name in systems]
-    heads = [f"{name.replace('_', ' ')}: found | false alarms" for name in shown]
-    lines = ["", f"| stand-ins | {' | '.join(heads)} |", f"|---|{'--:|' * 2 * len(shown)}"]
-    for part in systems["exchange"]["sets"]:
-        cells = []
-        for name in shown:
-            own = systems[name]["sets"][part]
-            for key in ("detected", "false_alarms"):
-                cells.append(percent([own[key], *own[f"{key}_ci"]]) if key in own else "–")
-        lines.append(f"| {part.removeprefix('disguise_').replace('_', ' ')} | {' | '.join(cells)} |")
-    counts = [own["n_detected"] for own in systems["exchange"]["sets"].values() if "n_detected" in own]
-    return [
-        *lines,
-        "",
-        f"Harmless stand-ins for a policy of their own, in disguises unseen in training, and permitted twins in the "
-        f"same disguise (false alarms); {' + '.join(map(str, counts))} attacks. Cuts at "
-        f"{found['operating_point']:.0%} of {found['n_calibration']} ordinary prompts.",
-    ]
-
-
-def percent(values: list[float], digits: int = 1) -> str:
-    value, low, high = (f"{value:.{digits}%}" for value in values)
-    return f"{value} ({low} to {high})"
-
-
-def write_readme(path: Path, found: dict[str, Any]) -> None:
-    text = path.read_text()
-    if not MARKERS.search(text):
-        sys.exit(f"{path.name} lacks the lines <!-- systems:start --> and <!-- systems:end -->")
-    path.write_text(MARKERS.sub(lambda match: f"{match[1]}{readme_tables(found)}\n{match[2]}", text))
 
 
 if __name__ == "__main__":
