@@ -8,11 +8,13 @@ from lockgate.calibration._bounds import (
     required_n,
 )
 from lockgate.calibration._cascade import (
+    ESCALATIONS,
     WEIGHTS,
     CascadeCalibration,
     Trace,
     WeightRow,
     calibrate_cascade,
+    calibrate_sparingly,
     escalation_threshold,
 )
 from lockgate.calibration._overlap import refuse_training_prompts
@@ -21,11 +23,13 @@ from lockgate.calibration._threshold import (
     Calibration,
     Exclusion,
     budget_table,
+    check_sample,
     choose_threshold,
     plain_quantile_threshold,
 )
 
 __all__ = [
+    "ESCALATIONS",
     "WEIGHTS",
     "BudgetRow",
     "Calibration",
@@ -37,6 +41,8 @@ __all__ = [
     "allowed_flags",
     "budget_table",
     "calibrate_cascade",
+    "calibrate_sparingly",
+    "check_sample",
     "choose_threshold",
     "clopper_pearson",
     "clopper_pearson_upper",

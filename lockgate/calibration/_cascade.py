@@ -24,6 +24,7 @@ from lockgate.cascade import Cascade, FlagOn, simulate
 from lockgate.errors import CalibrationError
 from lockgate.exchanges import PromptMatch, PromptPrints
 
+ESCALATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 # Batch mates and builds of the libraries move a score by less than this share of its spread.
 _TOLERANCE_SHARE = 1e-3
@@ -96,7 +97,7 @@ def calibrate_cascade(
     share `escalation` of them escalates. The weight is the one that catches most of `development_harmful` at
     the threshold that `selection_fpr` of `development_benign` exceed; at a tie the one nearest to a half. The
     final threshold follows from mixed scores by design.md's invariant 6, exchanges never escalated counting
-    as minus infinity.
+    as minus infinity, and lies half a tolerance higher, so that float noise flags no exchange more.
 
     Args:
         groups, development_groups: which rows share a prompt; the development set must share none with the
@@ -155,6 +156,36 @@ def calibrate_cascade(
         weights=tuple(rows),
         flag_on=flag_on,
     )
+
+
+def calibrate_sparingly(
+    benign: Sequence[Trace],
+    groups: Sequence[str],
+    *,
+    escalation: float,
+    lost: float,
+    **settings: Any,  # noqa: ANN401 - passed on to `calibrate_cascade` as it is
+) -> CascadeCalibration:
+    """The cascade that escalates least of those that lose at most a share `lost` of what it would flag.
+
+    Shares of `ESCALATIONS` below `escalation` are tried in order; if none loses so little, it is that one.
+
+    Args:
+        settings: those of `calibrate_cascade`; development exchanges must be among them.
+
+    Raises:
+        CalibrationError: as `calibrate_cascade` does for `escalation` itself.
+    """
+    for share in ESCALATIONS:
+        if share >= escalation:
+            break
+        try:
+            found = calibrate_cascade(benign, groups, escalation=share, **settings)
+        except CalibrationError:
+            continue  # so little is escalated that nothing can be chosen
+        if found.lost <= lost:
+            return found
+    return calibrate_cascade(benign, groups, escalation=escalation, **settings)
 
 
 def _screened(
@@ -238,8 +269,8 @@ def _weigh(
             raise CalibrationError(
                 f"{int((mixed > cut).sum())} of {len(mixed)} benign development exchanges "
                 f"({_share(mixed > cut):.2%}) are escalated, no more than selection_fpr = {selection_fpr:g} "
-                "allows to flag, so no weight can be chosen. Escalate more, lower selection_fpr, or give one "
-                "weight"
+                "allows to flag, so no weight can be chosen. Escalate more, give more development exchanges, "
+                "or fix the weight"
             )
         rows.append(WeightRow(float(weight), _share(harmful.mixed(weight) > cut)))
     return rows
@@ -250,7 +281,8 @@ def _threshold(
 ) -> Calibration:
     judged = mixed[np.isfinite(mixed)]
     tolerance = _TOLERANCE_SHARE * float(judged.std()) if len(judged) else 0.0
-    return choose_threshold(mixed, groups, budget, tolerance, unjudged=True, **description)
+    # Traces are rounded, and a served stream has other company: what lies at the cut must not flag then.
+    return choose_threshold(mixed + tolerance / 2, groups, budget, tolerance, unjudged=True, **description)
 
 
 def escalation_threshold(highest: NDArray[np.float64], share: float) -> float:

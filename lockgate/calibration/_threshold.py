@@ -121,7 +121,7 @@ def choose_threshold(
     allowed = ~_excluded_rows(listed, ids, len(values))
     kept = _first_of_each_group(groups, allowed)
     n = len(kept)
-    k = _flags_or_error(n, budget, confidence)
+    k = check_sample(n, budget, confidence)
     cut = _largest(values[kept], k)
     if cut == -math.inf:
         raise CalibrationError(
@@ -196,7 +196,8 @@ def plain_quantile_threshold(scores: ArrayLike, fpr: float, *, unjudged: bool = 
     return _largest(values, k)
 
 
-def _flags_or_error(n: int, budget: float, confidence: float) -> int:
+def check_sample(n: int, budget: float, confidence: float = 0.95) -> int:
+    """How many of `n` distinct prompts may flag. Raises CalibrationError if they can't carry the budget."""
     k = allowed_flags(n, budget, confidence)
     if k is None:
         raise CalibrationError(
@@ -211,9 +212,7 @@ def _threshold_of_all(
     values: NDArray[np.float64], groups: Sequence[str], budget: float, tolerance: float, confidence: float
 ) -> float:
     kept = _first_of_each_group(groups, np.ones(len(values), dtype=bool))
-    return _stored_threshold(
-        _largest(values[kept], _flags_or_error(len(kept), budget, confidence)), tolerance
-    )
+    return _stored_threshold(_largest(values[kept], check_sample(len(kept), budget, confidence)), tolerance)
 
 
 def _stored_threshold(cut: float, tolerance: float) -> float:

@@ -25,10 +25,11 @@ from lockgate.classifiers._record import ClassifierRecord, backbone_record, chec
 from lockgate.classifiers._sessions import ClassifierSession
 from lockgate.classifiers._wrapper import Wrapper, make_wrapper, render_for
 from lockgate.errors import ConfigError, GuardError
-from lockgate.exchanges import Message
+from lockgate.exchanges import Message, PromptPrints
 
 VALUE_WEIGHT, VALUE_BIAS = "value.weight", "value.bias"
 _RECORD_FILE = "classifier.yaml"
+_PROMPTS_FILE = "training.safetensors"
 
 
 class ExchangeClassifier:
@@ -43,6 +44,7 @@ class ExchangeClassifier:
         record: what `classifier.yaml` says.
         tensors: the adapter (and value head), float32, under PEFT's names.
         tokens_per_verdict: tokens read for a verdict and forgotten again; 0 with a value head.
+        training_prompts: fingerprints of the prompts that it was trained on, None if it was not told them.
         tokens_per_window: conversation tokens that one session can hold (see `ClassifierSession`).
 
     Raises:
@@ -51,8 +53,15 @@ class ExchangeClassifier:
         GuardError: tensors that do not fit the record.
     """
 
-    def __init__(self, base: Backbone, record: ClassifierRecord, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        base: Backbone,
+        record: ClassifierRecord,
+        tensors: Mapping[str, Tensor],
+        training_prompts: PromptPrints | None = None,
+    ) -> None:
         check_backbone(record, base)
+        self.training_prompts = training_prompts
         self.base, self.record, self.tensors = base, record, dict(tensors)
         self.reads, self.head, self.name = record.reads, record.head, record.name
         self._wrapper: Wrapper | None = None
@@ -79,6 +88,7 @@ class ExchangeClassifier:
 
         Raises:
             GuardError: the folder is incomplete or damaged. BackboneMismatch: made for another backbone.
+            ExchangeError: its fingerprints of training prompts are damaged.
         """
         folder = Path(path)
         record, expected = _read_record(folder / _RECORD_FILE)
@@ -86,12 +96,16 @@ class ExchangeClassifier:
         tensors = read_adapter(folder, value_head=record.head == "value")
         if hash_classifier(record.model_dump(mode="json"), config, tensors) != expected:
             raise GuardError(f"{folder}: the files do not belong together or are damaged; train again")
-        return cls(backbone, record, tensors)
+        prints = folder / _PROMPTS_FILE
+        return cls(backbone, record, tensors, PromptPrints.load(prints) if prints.is_file() else None)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, prompts: bool = True) -> None:
         """Write the folder: a PEFT adapter that other tools read, `classifier.yaml`, a value head's weights.
 
         It is written beside its place and moved there; an older classifier is replaced.
+
+        Args:
+            prompts: write the fingerprints of training prompts too. A guard keeps one file for both stages.
 
         Raises:
             GuardError: the place is taken by something that is no classifier.
@@ -103,6 +117,8 @@ class ExchangeClassifier:
         part.mkdir(parents=True)
         write_adapter(part, self._config(), self.tensors)
         content = {**self.record.model_dump(mode="json"), "sha256": self.sha256}
+        if prompts and self.training_prompts is not None:
+            self.training_prompts.save(part / _PROMPTS_FILE)
         (part / _RECORD_FILE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)

@@ -2,16 +2,17 @@
 
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lockgate.cli._calibration_report import (
+    budget_document,
     describe_traffic,
-    has_two_stages,
+    holds_unjudged,
     list_budgets,
     print_budgets,
     print_traffic,
@@ -32,14 +33,18 @@ from lockgate.cli._second_stage import (
     ClassifierOption,
     DevelopmentOption,
     EscalationOption,
+    LostOption,
     SecondStage,
+    StrideOption,
     WeightOption,
     calibrate_stages,
     check_development,
     describe_stages,
+    load_classifier,
     print_stages,
     read_second_stage,
 )
+from lockgate.cli._traffic import benign_rows, check_places, check_traffic, read_exclusions
 
 if TYPE_CHECKING:
     from lockgate.calibration import BudgetRow, Calibration, Exclusion
@@ -81,7 +86,9 @@ def calibrate(
     classifier: ClassifierOption = None,
     development: DevelopmentOption = None,
     escalation: EscalationOption = None,
+    lost: LostOption = None,
     weight: WeightOption = None,
+    stride: StrideOption = None,
     exclude: ExcludeOption = None,
     training: TrainingOption = None,
     save_scores: SaveScoresOption = None,
@@ -101,14 +108,19 @@ def calibrate(
     without text, until it is done.
     """
     given = _one_kind(inputs, scores)
-    stage = read_second_stage(
-        classifier, development, escalation, weight, scores=bool(scores), output=output, tolerance=tolerance
-    )
+    options = {
+        "--development": development, "--escalation": escalation, "--lost": lost, "--weight": weight,
+        "--stride": stride,
+    }  # fmt: skip
+    refused = {"--scores": scores, "--tolerance": tolerance, "--save-scores": save_scores}
+    stage = read_second_stage(classifier, options, refused, output)
     needed = bool(inputs) or output is not None or tolerance is None
     loaded = load_guard(guard, backbone) if needed else None
     known = known_prompts(loaded, training)
     overlap = describe_overlap(known, loaded is not None, by_text=bool(inputs))
-    job = _Job(given, bool(inputs), budget, _exclusions(exclude), known, overlap, save_scores, workers, json)
+    job = _Job(
+        given, bool(inputs), budget, read_exclusions(exclude), known, overlap, save_scores, workers, json
+    )
     if stage is not None and loaded is not None and output is not None:
         _two_stages(job, loaded, stage, output)
     else:
@@ -133,10 +145,6 @@ class _Job:
     def listed(self) -> set[str]:
         return {row.id for row in self.exclusions}
 
-    def check_traffic(self) -> None:
-        for path in self.files if self.with_text else ():
-            _check_traffic(path, self.known, self.listed)
-
     def report(
         self,
         table: "ScoresTable",
@@ -147,7 +155,7 @@ class _Job:
         **more: object,
     ) -> None:
         document = {
-            "budgets": [row._asdict() for row in budgets],
+            "budgets": [budget_document(row) for row in budgets],
             "without_answer": unanswered,
             "overlap_with_training": self.overlap,
         }
@@ -158,7 +166,9 @@ def _one_threshold(job: _Job, guard: "Guard | None", tolerance: float | None, ou
     """Another threshold for a guard as it is."""
     if guard is not None and tolerance is None:
         tolerance = (guard.cascade or guard.thresholds).tolerance
-    job.check_traffic()
+    check_places(output, job.save_scores)
+    if guard is not None and job.with_text:
+        check_traffic(job.files, job.known, job.listed, job.budget)
     with tempfile.TemporaryDirectory() as scratch:
         state = state_folder(output or job.save_scores or Path(scratch) / "scores")
         if guard is not None and job.with_text:
@@ -167,7 +177,7 @@ def _one_threshold(job: _Job, guard: "Guard | None", tolerance: float | None, ou
             table = read_scores(job.files)
     if job.with_text and job.save_scores is not None:
         table.write(job.save_scores)
-    table, unanswered = _benign(table)
+    table, unanswered = benign_rows(table)
     if job.known is not None:
         refuse_known_groups(table, job.known, job.listed)
     budgets = list_budgets(table, job.listed)
@@ -183,30 +193,31 @@ def _one_threshold(job: _Job, guard: "Guard | None", tolerance: float | None, ou
 
 def _two_stages(job: _Job, guard: "Guard", stage: SecondStage, output: Path) -> None:
     """A second stage, and thresholds for both."""
-    job.check_traffic()
-    check_development(stage, job.files, job.known)
+    check_places(output, None)
+    classifier, known, overlap = load_classifier(stage, guard, job.known, job.overlap)
+    job = replace(job, known=known, overlap=overlap)
+    check_traffic(job.files, known, job.listed, job.budget)
+    check_development(stage, job.files, known)
     made = calibrate_stages(
         guard,
+        classifier,
         stage,
         job.files,
-        output,
+        state_folder(output),
         budget=job.budget,
         exclusions=job.exclusions,
-        known=job.known,
+        known=known,
         workers=job.workers,
     )
-    calibration = made.found.calibration
+    calibration, budgets = made.found.calibration, list_budgets(made.table, job.listed)
     claim = [
-        *describe_traffic(calibration, job.overlap),
+        *describe_traffic(calibration, overlap),
         f"stage 2 is asked about {made.found.escalated:.2%} of this traffic",
     ]
     made.guard.with_calibration(calibration, claim=claim).save(output)
-    if job.save_scores is not None:
-        made.table.write(job.save_scores)
     shutil.rmtree(state_folder(output), ignore_errors=True)
-    budgets = list_budgets(made.table, job.listed)
     if not job.json:
-        print_traffic(made.table, made.unanswered, job.overlap)
+        print_traffic(made.table, made.unanswered, overlap)
         print_stages(made.found)
         print_budgets(budgets, calibration.tolerance)
     stages = describe_stages(made.found)
@@ -228,7 +239,7 @@ def _choose(
         lengths=table.lengths,
         sources=[str(source) for source in table.texts("source")],
         languages=languages_of(table),
-        unjudged=has_two_stages(table),
+        unjudged=holds_unjudged(table),
     )
 
 
@@ -248,66 +259,3 @@ def _score(guard: "Guard", inputs: Sequence[Path], state: Path, workers: int) ->
         return read_scores(
             [score_once(guard, path, state, workers=workers, report=report) for path in inputs]
         )
-
-
-def _check_traffic(path: Path, known: "PromptPrints | None", listed: Collection[str]) -> None:
-    # Scoring takes long: what would be refused after it is refused before it.
-    from lockgate.calibration import refuse_training_prompts
-    from lockgate.errors import CalibrationError
-    from lockgate.exchanges import prompt_text, read_exchanges
-
-    ids, prompts = [], []
-    for number, exchange in enumerate(read_exchanges(path), 1):
-        if exchange.label is not None and exchange.label >= 0.5:
-            raise CalibrationError(
-                f"{path}: exchange {number} is labelled harmful; calibration takes benign traffic only, "
-                "leave such rows out"
-            )
-        if known is not None and not exchange.is_prompt_only:
-            ids.append(exchange.id)
-            prompts.append(prompt_text(exchange))
-    if known is not None:
-        refuse_training_prompts(known.find(prompts), ids, excluded=listed)
-
-
-def _benign(table: "ScoresTable") -> tuple["ScoresTable", int]:
-    import numpy as np
-
-    from lockgate.errors import CalibrationError
-
-    harmful = np.flatnonzero(table.labels >= 0.5)
-    if len(harmful):
-        raise CalibrationError(
-            f"{len(harmful)} rows are labelled harmful, the first with id {table.ids[harmful[0]]}; "
-            "calibration takes benign traffic only, leave such rows out"
-        )
-    if not table.has_groups:
-        raise CalibrationError(
-            "the scores table has no prompt_group column, so distinct prompts cannot be counted; score again"
-        )
-    answered = ~np.isnan(table.floats("max_answer"))
-    return table.select(answered), int((~answered).sum())
-
-
-def _exclusions(path: Path | None) -> list["Exclusion"]:
-    import json
-
-    from lockgate.calibration import Exclusion
-    from lockgate.errors import CalibrationError
-
-    if path is None:
-        return []
-    listed = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"{path}: cannot be read ({type(error).__name__})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            listed.append(Exclusion(str(row["id"]), str(row["reason"])))
-        except (ValueError, KeyError, TypeError):
-            raise CalibrationError(f'{path}:{number}: expected {{"id": ..., "reason": ...}}') from None
-    return listed

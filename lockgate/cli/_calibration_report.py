@@ -1,5 +1,6 @@
 """What `lockgate calibrate` says: the budgets a sample carries, the threshold, the rows that set it."""
 
+import math
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,12 +23,19 @@ def list_budgets(table: "ScoresTable", listed: Collection[str]) -> list["BudgetR
 
     counted = table.select([identity not in listed for identity in table.ids])
     scores = counted.floats("mixed_max")
-    return budget_table(scores, groups=counted.groups, unjudged=has_two_stages(counted))
+    return budget_table(scores, groups=counted.groups, unjudged=holds_unjudged(counted))
 
 
-def has_two_stages(table: "ScoresTable") -> bool:
+def holds_unjudged(table: "ScoresTable") -> bool:
     """Whether rows may be without a mixed score, since a first stage let them pass."""
-    return bool((table.floats("stage") == 2).any())
+    import numpy as np
+
+    return bool((table.floats("stage") == 2).any() or np.isneginf(table.floats("mixed_max")).any())
+
+
+def budget_document(row: "BudgetRow") -> dict[str, object]:
+    """A line of the budget table for `--json`; no cut where all that is judged may flag."""
+    return {**row._asdict(), "cut": row.cut if row.cut is not None and math.isfinite(row.cut) else None}
 
 
 def describe_traffic(calibration: "Calibration", overlap: str) -> list[str]:
@@ -60,12 +68,18 @@ def print_budgets(rows: Sequence["BudgetRow"], tolerance: float) -> None:
                 f"{row.budget:.2%}",
                 "-" if row.k is None else row.k,
                 "-" if row.bound is None else f"{row.bound:.4%}",
-                "-" if row.cut is None else f"{row.cut + tolerance:.4f}",
+                _threshold_words(row, tolerance),
                 row.required_n,
             )
             for row in rows
         ],
     )
+
+
+def _threshold_words(row: "BudgetRow", tolerance: float) -> str:
+    if row.cut is None:
+        return "-"
+    return f"{row.cut + tolerance:.4f}" if math.isfinite(row.cut) else "all that is judged"
 
 
 def report(

@@ -1,15 +1,16 @@
 """`lockgate calibrate --classifier`: a second stage for a guard, and thresholds for both."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from lockgate.cli._common import print_table
-from lockgate.cli._scoring import languages_of, state_folder, watch_files
+from lockgate.cli._overlap import describe_overlap
+from lockgate.cli._scoring import languages_of, watch_files
 
 if TYPE_CHECKING:
     from lockgate.calibration import CascadeCalibration, Exclusion
@@ -34,11 +35,32 @@ EscalationOption = Annotated[
     float | None,
     typer.Option(help="With --classifier: largest share of the traffic that it is asked about (0.025)."),
 ]
+LostOption = Annotated[
+    float | None,
+    typer.Option(
+        help="With --development: ask about as little as loses at most this share of the flags (0.02)."
+    ),
+]
 WeightOption = Annotated[
     float | None,
     typer.Option(help="With --classifier: the probe's share of the mixed score, instead of --development."),
 ]
-ESCALATION = 0.025
+StrideOption = Annotated[
+    int | None, typer.Option(help="With --classifier: answer tokens from one verdict to the next (8).")
+]
+
+
+_RANGES = {
+    "--weight": (0.0, 1.0),
+    "--escalation": (0.0001, 0.9999),
+    "--lost": (0.0, 1.0),
+    "--stride": (1, 1024),
+}
+_REFUSED = {
+    "--scores": "tables made before hold none of its verdicts; give --input",
+    "--tolerance": "two stages take theirs from the spread of the mixed scores",
+    "--save-scores": "what is read here is no table of what serving does; score the new guard instead",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +70,9 @@ class SecondStage:
     classifier: Path
     development: tuple[Path, ...]
     escalation: float
+    lost: float
     weight: float | None
+    stride: int
 
 
 class StagedCalibration(NamedTuple):
@@ -61,46 +85,61 @@ class StagedCalibration(NamedTuple):
 
 
 def read_second_stage(
-    classifier: Path | None,
-    development: Sequence[Path] | None,
-    escalation: float | None,
-    weight: float | None,
-    *,
-    scores: bool,
-    output: Path | None,
-    tolerance: float | None,
+    classifier: Path | None, options: Mapping[str, Any], refused: Mapping[str, Any], output: Path | None
 ) -> SecondStage | None:
-    """The second stage of a command line, or None. Raises ConfigError for options that do not go together."""
+    """The second stage of a command line, or None.
+
+    Args:
+        options: by name those that belong to a second stage; refused: those that do not go with one.
+
+    Raises:
+        ConfigError: options that do not go together, or a value out of range.
+    """
     from lockgate.errors import ConfigError
 
+    given = {name: value for name, value in options.items() if value is not None and value != []}
     if classifier is None:
-        given = {"--development": development, "--escalation": escalation, "--weight": weight}
-        for name, value in given.items():
-            if value is not None and value != []:
-                raise ConfigError(f"{name} belongs to a second stage; give its classifier with --classifier")
+        if given:
+            raise ConfigError(
+                f"{next(iter(given))} belongs to a second stage; give its classifier with --classifier"
+            )
         return None
-    if scores:
-        raise ConfigError("--classifier needs --input: tables made before hold none of its verdicts")
+    for name, why in _REFUSED.items():
+        if refused[name] is not None and refused[name] != []:
+            raise ConfigError(f"{name} does not go with --classifier: {why}")
     if output is None:
         raise ConfigError(
             "--classifier needs --output: what both stages have read is kept there until it is done"
         )
-    if tolerance is not None:
-        raise ConfigError(
-            "--tolerance: two stages take theirs from the spread of the mixed scores; leave it out"
-        )
-    if bool(development) == (weight is not None):
-        raise ConfigError(
-            "give either --development (labelled exchanges that choose the mixing weight) or --weight"
-        )
-    if weight is not None and not 0 <= weight <= 1:
-        raise ConfigError(
-            f"--weight is {weight:g}; expected the probe's share of the mixed score, from 0 to 1"
-        )
-    share = ESCALATION if escalation is None else escalation
-    if not 0 < share < 1:
-        raise ConfigError(f"--escalation is {share:g}; expected a share of the traffic between 0 and 1")
-    return SecondStage(classifier, tuple(development or ()), share, weight)
+    if ("--development" in given) == ("--weight" in given):
+        raise ConfigError("give either --development (labelled exchanges that choose how to mix) or --weight")
+    if "--lost" in given and "--development" not in given:
+        raise ConfigError("--lost is counted on development exchanges; give them with --development")
+    for name, (low, high) in _RANGES.items():
+        if name in given and not low <= given[name] <= high:
+            raise ConfigError(f"{name} is {given[name]:g}; expected a number from {low:g} to {high:g}")
+    return SecondStage(
+        classifier,
+        tuple(given.get("--development", ())),
+        given.get("--escalation", 0.025),
+        given.get("--lost", 0.02),
+        given.get("--weight"),
+        given.get("--stride", 8),
+    )
+
+
+def load_classifier(
+    stage: SecondStage, guard: "Guard", known: "PromptPrints | None", overlap: str
+) -> tuple["ExchangeClassifier", "PromptPrints | None", str]:
+    """The classifier, what both stages were trained on, and what the card says of it."""
+    from lockgate.classifiers import ExchangeClassifier
+
+    classifier = ExchangeClassifier.load(stage.classifier, guard.backbone)
+    prints = classifier.training_prompts
+    if prints is None:
+        return classifier, known, f"{overlap}; the classifier does not say what it was trained on"
+    known = prints if known is None else known | prints
+    return classifier, known, describe_overlap(known, True, by_text=True)
 
 
 def check_development(stage: SecondStage, traffic: Sequence[Path], known: "PromptPrints | None") -> None:
@@ -110,13 +149,14 @@ def check_development(stage: SecondStage, traffic: Sequence[Path], known: "Promp
         CalibrationError: development exchanges without a label or an answer, of one label alone, on prompts
             of the traffic, or on prompts that the stages were trained on.
     """
-    from lockgate.calibration import refuse_training_prompts
     from lockgate.errors import CalibrationError
     from lockgate.exchanges import prompt_group, prompt_text, read_exchanges
 
+    if not stage.development:
+        return
     rows = [row for path in stage.development for row in read_exchanges(path)]
     if not rows:
-        return
+        raise CalibrationError("--development: no exchange in it; expected harmful and harmless ones")
     labels = [row.label for row in rows]
     if any(label is None for label in labels) or any(row.is_prompt_only for row in rows):
         raise CalibrationError("--development: expected a label and an answer in every exchange")
@@ -131,14 +171,25 @@ def check_development(stage: SecondStage, traffic: Sequence[Path], known: "Promp
             "chosen on the rows that carry the budget. Split them by prompt"
         )
     if known is not None:
-        refuse_training_prompts(known.find([prompt_text(row) for row in rows]), [row.id for row in rows])
+        met = [
+            row.id
+            for row, match in zip(rows, known.find([prompt_text(row) for row in rows]), strict=True)
+            if match is not None
+        ]
+        if met:
+            raise CalibrationError(
+                f"--development: {len(met)} of {len(rows)} exchanges have prompts, equal or near, that the "
+                f"stages were trained on, the first with id {met[0]}: the weight would go to what fits them "
+                "best. Leave them out"
+            )
 
 
 def calibrate_stages(
     guard: "Guard",
+    classifier: "ExchangeClassifier",
     stage: SecondStage,
     traffic: Sequence[Path],
-    output: Path,
+    state: Path,
     *,
     budget: float,
     exclusions: Sequence["Exclusion"],
@@ -152,36 +203,43 @@ def calibrate_stages(
     """
     import numpy as np
 
-    from lockgate.calibration import WEIGHTS, calibrate_cascade
-    from lockgate.classifiers import ExchangeClassifier
+    from lockgate.calibration import calibrate_cascade, calibrate_sparingly
 
-    classifier = ExchangeClassifier.load(stage.classifier, guard.backbone)
-    state = state_folder(output)
-    read = _read(guard, classifier, traffic, state, workers)
-    tried = _read(guard, classifier, stage.development, state, workers) if stage.development else None
+    read = _read(guard, classifier, stage, traffic, state, workers)
+    tried = _read(guard, classifier, stage, stage.development, state, workers) if stage.development else None
     benign = read.select(~np.isnan(read.table.floats("max_answer")))
-    harmful = None if tried is None else tried.table.labels >= 0.5
-    found = calibrate_cascade(
-        benign.traces,
-        benign.table.groups,
-        budget=budget,
-        escalation=stage.escalation,
-        flag_on=guard.thresholds.flag_on,
-        development_benign=() if tried is None or harmful is None else tried.select(~harmful).traces,
-        development_harmful=() if tried is None or harmful is None else tried.select(harmful).traces,
-        development_groups=() if tried is None else tried.table.groups,
-        weights=WEIGHTS if stage.weight is None else (stage.weight,),
-        training=known,
-        ids=benign.table.ids,
-        exclusions=exclusions,
-        lengths=benign.table.lengths,
-        sources=[str(source) for source in benign.table.texts("source")],
-        languages=languages_of(benign.table),
-    )
+    settings: dict[str, Any] = {
+        "budget": budget,
+        "escalation": stage.escalation,
+        "flag_on": guard.thresholds.flag_on,
+        "stride": stage.stride,
+        "training": known,
+        "ids": benign.table.ids,
+        "exclusions": exclusions,
+        "lengths": benign.table.lengths,
+        "sources": [str(source) for source in benign.table.texts("source")],
+        "languages": languages_of(benign.table),
+    }
+    if tried is None:
+        found = calibrate_cascade(
+            benign.traces, benign.table.groups, weights=(stage.weight or 0.0,), **settings
+        )
+    else:
+        harmful = tried.table.labels >= 0.5
+        found = calibrate_sparingly(
+            benign.traces,
+            benign.table.groups,
+            lost=stage.lost,
+            development_benign=tried.select(~harmful).traces,
+            development_harmful=tried.select(harmful).traces,
+            development_groups=tried.table.groups,
+            **settings,
+        )
     ready = guard.with_cascade(classifier, found)
     if known is not None:
         ready = ready.with_training_prompts(known)
-    table = benign.mixed_by(found.cascade, guard.thresholds.flag_on)
+    mixed = benign.mixed_by(found.cascade, guard.thresholds.flag_on)
+    table = benign.table.with_column("mixed_max", mixed)
     return StagedCalibration(ready, found, table, len(read.table) - len(table))
 
 
@@ -223,9 +281,16 @@ def print_stages(found: "CascadeCalibration") -> None:
 
 
 def _read(
-    guard: "Guard", classifier: "ExchangeClassifier", sources: Sequence[Path], state: Path, workers: int
+    guard: "Guard",
+    classifier: "ExchangeClassifier",
+    stage: SecondStage,
+    sources: Sequence[Path],
+    state: Path,
+    workers: int,
 ) -> "StagedScores":
     from lockgate.guards import score_stages
 
     with watch_files("both stages read") as report:
-        return score_stages(guard, classifier, sources, state, workers=workers, report=report)
+        return score_stages(
+            guard, classifier, sources, state, stride=stage.stride, workers=workers, report=report
+        )

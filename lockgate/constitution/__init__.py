@@ -4,6 +4,7 @@ from lockgate.constitution._lint import Finding, lint_constitution, lint_text
 from lockgate.constitution._load import (
     constitution_path,
     dump_constitution,
+    hash_constitution,
     load_constitution,
     load_mapping,
     read_mapping,
@@ -40,6 +41,7 @@ __all__ = [
     "Shape",
     "constitution_path",
     "dump_constitution",
+    "hash_constitution",
     "lint_constitution",
     "lint_text",
     "load_constitution",

@@ -1,5 +1,6 @@
 """Loading constitutions by path or shipped name, and the mappings from data sets to their categories."""
 
+import hashlib
 import os
 from importlib import resources
 from pathlib import Path
@@ -56,6 +57,11 @@ def load_constitution(name_or_path: str | os.PathLike[str]) -> Constitution:
 def dump_constitution(constitution: Constitution) -> str:
     """YAML text that loads to an equal constitution, in the order of the schema."""
     return yaml.safe_dump(constitution.model_dump(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def hash_constitution(constitution: Constitution) -> str:
+    """SHA-256 of what a constitution says, whatever comments and layout its file has."""
+    return hashlib.sha256(dump_constitution(constitution).encode()).hexdigest()
 
 
 def load_mapping(name: str) -> dict[str, str]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lockgate.calibration import ESCALATIONS
 from lockgate.evaluation._intervals import Clusters, Estimate, rate_by_prompt
-from lockgate.evaluation._systems import ESCALATIONS, Systems
+from lockgate.evaluation._systems import Systems
 
 
 @dataclass(frozen=True, slots=True)

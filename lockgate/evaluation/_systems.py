@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lockgate.calibration import ESCALATIONS, WEIGHTS
 from lockgate.cascade import Cascade
 from lockgate.errors import CalibrationError, ExchangeError
 from lockgate.evaluation._blocks import Blocks, judge_blocks
@@ -19,9 +20,6 @@ from lockgate.evaluation._study_data import ScoredPart, StudyData
 from lockgate.evaluation._study_spec import Escalation
 
 _Reader = Callable[[str], Blocks]
-
-WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
-ESCALATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

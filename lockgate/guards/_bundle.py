@@ -100,7 +100,7 @@ def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClas
             ),
         }
         if classifier is not None and record.classifier is not None:
-            classifier.save(made / CLASSIFIER)
+            classifier.save(made / CLASSIFIER, prompts=False)
             update = {"files": _hash_files(made / CLASSIFIER)}
             hashes["classifier"] = record.classifier.model_copy(update=update)
         if bundle.prompts is not None:

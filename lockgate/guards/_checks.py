@@ -6,6 +6,7 @@ import numpy as np
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ExchangeClassifier
+from lockgate.constitution import Constitution, hash_constitution
 from lockgate.errors import BackboneMismatch, GuardError
 from lockgate.guards._record import BackboneRecord, GuardRecord
 
@@ -13,7 +14,9 @@ from lockgate.guards._record import BackboneRecord, GuardRecord
 _FINGERPRINT_TOLERANCE = 0.05
 
 
-def check_classifier(record: GuardRecord, backbone: Backbone, classifier: ExchangeClassifier) -> None:
+def check_classifier(
+    record: GuardRecord, constitution: Constitution, backbone: Backbone, classifier: ExchangeClassifier
+) -> None:
     """Refuse a second stage that was not made for the same backbone and policy as the first."""
     if classifier.reads != "exchange":
         raise GuardError(
@@ -40,6 +43,12 @@ def check_classifier(record: GuardRecord, backbone: Backbone, classifier: Exchan
             f"classifier {classifier.name} was trained for the policy {theirs['name']} (version "
             f"{theirs['version']}), the probe for {ours['name']} (version {ours['version']}); train both on "
             "one constitution"
+        )
+    # Classifiers made before the hash was recorded are known by name and version alone.
+    if policy.get("sha256", hash_constitution(constitution)) != hash_constitution(constitution):
+        raise GuardError(
+            f"classifier {classifier.name} was trained for another text of the policy "
+            f"{ours['name']} (version {ours['version']}) than the probe; train both on one constitution"
         )
     if record.classifier is not None and record.classifier.sha256 != classifier.sha256:
         raise GuardError(

@@ -56,7 +56,7 @@ class Guard:
         self.classifier = classifier
         self.cascade: Cascade | None = None
         if bundle.record.cascade is not None and classifier is not None:
-            check_classifier(bundle.record, backbone, classifier)
+            check_classifier(bundle.record, bundle.constitution, backbone, classifier)
             self.cascade = bundle.record.cascade.to_cascade()
         elif bundle.record.cascade is not None or classifier is not None:
             raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
@@ -252,7 +252,7 @@ class Guard:
     def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade | CascadeCalibration) -> "Guard":
         """The same guard with a second stage; what was claimed of its threshold falls away.
 
-        A calibrated cascade brings its own evidence along.
+        A calibrated cascade brings its own evidence along, a classifier the prompts that it was trained on.
 
         Raises:
             BackboneMismatch, GuardError: as `create` does.
@@ -271,7 +271,9 @@ class Guard:
             "claim": [],
         }
         record = self.record.model_copy(update=update)
-        return Guard(self._bundle._replace(record=record), self.backbone, classifier=classifier)
+        guard = Guard(self._bundle._replace(record=record), self.backbone, classifier=classifier)
+        prompts = classifier.training_prompts
+        return guard if prompts is None else guard.with_training_prompts(prompts)
 
     def with_calibration(
         self, calibration: Calibration, *, flag_on: str | None = None, claim: Sequence[str] = ()

@@ -15,16 +15,13 @@ from lockgate.evaluation import BlockTrace, ScoresTable, file_sha256
 from lockgate.exchanges import open_atomic
 from lockgate.guards._guard import Guard
 
-# Every block is judged where all are asked for; this one flags nothing, whatever it reads.
-_OPEN = Cascade(escalate=0.0, flag=1e9, weight=0.5)
-
 
 @dataclass(frozen=True, slots=True)
 class StagedScores:
     """A scores table and, row by row, what both stages read at the end of every block.
 
     Attributes:
-        table: its `mixed_max` means nothing before `mixed_by`.
+        table: stage 1's readings. Its other columns tell of a cascade that asks about everything.
         traces: one a row, with a verdict for every block.
     """
 
@@ -36,15 +33,13 @@ class StagedScores:
         kept = zip(self.traces, mask.tolist(), strict=True)
         return StagedScores(self.table.select(mask), tuple(trace for trace, wanted in kept if wanted))
 
-    def mixed_by(self, cascade: Cascade, flag_on: FlagOn) -> ScoresTable:
-        """The table with the mixed scores and flags of a cascade; minus infinity where it asks nothing."""
+    def mixed_by(self, cascade: Cascade, flag_on: FlagOn) -> NDArray[np.float64]:
+        """Largest mixed score of each row [N] under a cascade; minus infinity where it asks nothing."""
         found = [
             simulate(np.asarray(probe), np.asarray(classifier), cascade, flag_on=flag_on)
             for probe, classifier in self.traces
         ]
-        mixed = np.array([outcome.mixed_max for outcome in found], dtype=np.float64)
-        flagged = mixed > cascade.flag - cascade.tolerance
-        return self.table.with_column("mixed_max", mixed).with_column("flagged", flagged)
+        return np.array([outcome.mixed_max for outcome in found], dtype=np.float64)
 
 
 def score_stages(
@@ -53,6 +48,7 @@ def score_stages(
     sources: Sequence[Path],
     folder: Path,
     *,
+    stride: int = 8,
     workers: int = 1,
     report: Callable[[Path, int], None] = lambda _path, _done: None,
 ) -> StagedScores:
@@ -62,6 +58,7 @@ def score_stages(
     not read again while guard, classifier and file are the same.
 
     Args:
+        stride: answer tokens of a block.
         report: told after each chunk how many exchanges of which file are done.
 
     Raises:
@@ -69,7 +66,9 @@ def score_stages(
             be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scoring = guard.with_cascade(classifier, _OPEN).save(folder / "guard")
+    # Every block is judged where all are asked for; this cascade flags nothing, whatever it reads.
+    asked = Cascade(escalate=0.0, flag=1e9, weight=0.5, stride=stride)
+    scoring = guard.with_cascade(classifier, asked).save(folder / "guard")
     tables, traces = [], []
     for source in sources:
         place = score_once(scoring, source, folder, workers=workers, blocks=True, report=report)

@@ -6,7 +6,7 @@ from pathlib import Path
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ExchangeClassifier
 from lockgate.constitution import Constitution
-from lockgate.exchanges import Exchange
+from lockgate.exchanges import Exchange, PromptPrints
 from lockgate.training._classifier_config import ClassifierConfig
 from lockgate.training._classifier_data import select_examples
 from lockgate.training._classifier_run import ClassifierRun
@@ -29,8 +29,8 @@ def train_classifier(
     result.
 
     Args:
-        constitution: the policy by which the exchanges are labelled. Its name and version go into the record;
-            a guard takes no classifier without them.
+        constitution: the policy by which the exchanges are labelled. Its name, version and hash go into the
+            record; a guard takes no classifier without them.
         report: told of each step: its number, its loss, the tokens so far.
 
     Raises:
@@ -44,4 +44,6 @@ def train_classifier(
         report(f"step {number + 1}/{len(run.steps)} loss {loss:.4f} tokens {run.tokens_through(number)}")
         if checkpoint and ((number + 1) % checkpoint_every == 0 or number + 1 == len(run.steps)):
             run.save(checkpoint, number + 1)
-    return run.classifier()
+    made = run.classifier()
+    made.training_prompts = PromptPrints.of(exchanges)
+    return made

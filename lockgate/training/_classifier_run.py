@@ -21,7 +21,7 @@ from lockgate.backbones import Backbone, TreeBlock, TreeStep, derive, tree_block
 from lockgate.classifiers import AdapterShape, ExchangeClassifier, make_wrapper
 from lockgate.classifiers._adapter import ADAPTER_PREFIX, linear_names
 from lockgate.classifiers._exchange import VALUE_BIAS, VALUE_WEIGHT, classifier_record
-from lockgate.constitution import Constitution
+from lockgate.constitution import Constitution, hash_constitution
 from lockgate.errors import ConfigError
 from lockgate.training._checkpoint import restore_checkpoint, save_checkpoint
 from lockgate.training._classifier_config import DTYPES, ClassifierConfig
@@ -201,11 +201,15 @@ class ClassifierRun:
         harmful = sum(example.label >= 0.5 for example in self.examples)
         config = asdict(self.config)
         policy = self.constitution
-        named = {"name": policy.name, "version": str(policy.version)} if policy else None
+        named = policy and {
+            "name": policy.name,
+            "version": str(policy.version),
+            "sha256": hash_constitution(policy),
+        }
         return {
             "recipe": "lockgate train classifier",
             **({"constitution": named} if named else {}),
-            "config": {**config, "words": list(config["words"])},
+            "config": {**config, "layers": self.shape.layers, "words": list(config["words"])},
             "exchanges": {"harmful": harmful, "harmless": len(self.examples) - harmful},
             "tokens_seen": self.tokens_through(len(self.steps) - 1),
             "steps": len(self.steps),

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,7 @@ from models import random_head, tiny_backbone
 from lockgate.cascade import Thresholds
 from lockgate.cli import main
 from lockgate.constitution import constitution_path, load_constitution
-from lockgate.evaluation import ScoresTable
-from lockgate.exchanges import Exchange, Message, write_exchanges
+from lockgate.exchanges import Exchange, Message, PromptPrints, write_exchanges
 from lockgate.guards import Guard, read_bundle
 
 WORDS = ("mill", "lock", "boat", "orchard", "lantern", "mirror", "kettle", "ladder")
@@ -27,19 +27,23 @@ def row(number: int, label: float | None = None, answer: bool = True) -> Exchang
     return Exchange((asked, said) if answer else (asked,), label)
 
 
-@pytest.fixture
-def parts(tmp_path):
-    """Folders and files that the command reads."""
+def write_guard(path, head):
+    """A guard of one stage."""
     backbone = tiny_backbone()
-    guard = Guard.create(
+    Guard.create(
         name="tiny",
         backbone=backbone,
         constitution=load_constitution("stage-magic"),
         constitution_yaml=constitution_path("stage-magic").read_text(encoding="utf-8"),
-        head=random_head(backbone),
+        head=head,
         thresholds=Thresholds(0.5, flag_on="both"),
-    )
-    guard.save(tmp_path / "guard")
+    ).save(path)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Folders and files that the command reads."""
+    write_guard(tmp_path / "guard", random_head(tiny_backbone()))
     tiny_classifier().save(tmp_path / "classifier")
     write_exchanges(tmp_path / "traffic.jsonl", [row(i) for i in range(N)] + [row(999, answer=False)])
     write_exchanges(tmp_path / "dev.jsonl", [row(1000 + i, float(i % 3 == 0)) for i in range(45)])
@@ -60,17 +64,11 @@ def run(capsys, saved_backbone, parts):
 
 
 def test_the_written_guard_does_on_its_traffic_what_was_calibrated(run, parts, saved_backbone):
-    code, out, err = run(
-        "--development", parts / "dev.jsonl", "--escalation", "0.4", "--save-scores", parts / "s.parquet",
-        "--training", parts / "dev2.jsonl", "--json",
-    )  # fmt: skip
-    assert code == 2
-    assert "dev2.jsonl" in err
     write_exchanges(parts / "train.jsonl", [row(5000 + i, float(i % 2)) for i in range(8)])
     code, out, err = run(
-        "--development", parts / "dev.jsonl", "--escalation", "0.4", "--save-scores", parts / "s.parquet",
-        "--training", parts / "train.jsonl", "--json",
-    )  # fmt: skip
+        *("--development", parts / "dev.jsonl", "--escalation", "0.4", "--lost", "0"),
+        *("--training", parts / "train.jsonl", "--json"),
+    )
     assert code == 0, err
     found = json.loads(out)
     stage, calibration = found["second_stage"], found["calibration"]
@@ -79,11 +77,12 @@ def test_the_written_guard_does_on_its_traffic_what_was_calibrated(run, parts, s
     assert max(share["tpr"] for share in stage["weights"]) == next(
         share["tpr"] for share in stage["weights"] if share["weight"] == stage["weight"]
     )
-    kept = ScoresTable.read(parts / "s.parquet")
     guard = Guard.load(parts / "two", backbone=saved_backbone("llama"))
     again = list(guard.score_many([row(i) for i in range(N)]))
-    np.testing.assert_allclose(kept.floats("mixed_max"), [score.mixed_max for score in again], atol=1e-4)
-    assert kept.flagged.tolist() == [score.flagged for score in again]
+    ranked = sorted((score.mixed_max, score.exchange.id) for score in again)[::-1]
+    best = [(found["id"], found["score"]) for found in found["highest"]]
+    assert [name for name, _ in best] == [name for _, name in ranked[: len(best)]]
+    np.testing.assert_allclose([own for _, own in best], [own for own, _ in ranked[: len(best)]], atol=1e-4)
     assert sum(score.flagged for score in again) == calibration["flagged"] <= calibration["k"]
     assert np.mean([score.stage == 2 for score in again]) == stage["escalated"]
     assert len(guard.training_prompts) == 8
@@ -105,10 +104,20 @@ def test_text_says_how_the_stages_were_put_together(run, parts):
     assert read_bundle(parts / "three").record.cascade.weight == 0.25
 
 
+def test_no_exchange_more_flags_in_serving_than_was_allowed(run, parts, saved_backbone):
+    for number, weight in enumerate(("0", "0.3", "0.5", "0.8", "1")):
+        code, out, err = run("--weight", weight, "--escalation", "0.5", "--json", output=f"two{number}")
+        assert code == 0, err
+        guard = Guard.load(parts / f"two{number}", backbone=saved_backbone("llama"))
+        # Each alone, and so in other company than in the file.
+        flagged = sum(guard.score(row(i).messages).flagged for i in range(N))
+        assert flagged <= json.loads(out)["calibration"]["k"]
+
+
 def test_a_refused_calibration_keeps_what_was_read(run, parts, monkeypatch):
-    code, _, err = run("--weight", "0.5", "--budget", "0.001")
+    code, _, err = run("--development", parts / "dev.jsonl", "--escalation", "0.001")
     assert code == 2
-    assert "distinct prompts" in err
+    assert "the second stage decides nothing" in err
     assert not (parts / "two").exists()
     assert (parts / "two.state").is_dir()
     monkeypatch.setattr(Guard, "score_many", None)
@@ -117,14 +126,50 @@ def test_a_refused_calibration_keeps_what_was_read(run, parts, monkeypatch):
     assert not (parts / "two.state").exists()
 
 
+def test_a_first_stage_below_zero_is_no_fault(run, parts):
+    """All of the traffic below 0, and fewer escalated than a lenient budget could flag."""
+    loud = random_head(tiny_backbone())
+    write_guard(parts / "guard", replace(loud, bias=loud.bias - 200.0))
+    code, out, err = run("--weight", "0.5", "--escalation", "0.12", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [line["cut"] for line in found["budgets"] if line["budget"] == 0.05] != []
+    code, out, err = run("--weight", "0.5", "--escalation", "0.12", output="three")
+    assert code == 0, err
+    assert "nan" not in out
+    assert "inf" not in out
+
+
+def test_traffic_that_the_classifier_learned_from_is_refused(run, parts):
+    classifier = random_classifier(tiny_backbone())
+    classifier.training_prompts = PromptPrints.of([row(3), row(7000)])
+    classifier.save(parts / "classifier")
+    code, _, err = run("--weight", "0.5")
+    assert code == 2
+    assert f"1 of {N} calibration exchanges have prompts that the guard was trained on (1 equal" in err
+    assert not (parts / "two.state").exists()
+    write_exchanges(parts / "other.jsonl", [row(10_000 + i) for i in range(N)])
+    code, out, err = run("--weight", "0.5", "--escalation", "0.4", traffic="other.jsonl")
+    assert code == 0, err
+    assert "none of 2 training prompts is in this traffic" in out
+    assert read_bundle(parts / "two").record.training_prompts.count == 2
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ((), "give either --development"),
         (("--weight", "0.5", "--development", "dev.jsonl"), "give either --development"),
         (("--weight", "1.5"), "from 0 to 1"),
-        (("--weight", "0.5", "--escalation", "1"), "between 0 and 1"),
-        (("--weight", "0.5", "--tolerance", "0.1"), "leave it out"),
+        (("--weight", "0.5", "--escalation", "1"), "from 0.0001 to 0.9999"),
+        (("--weight", "0.5", "--tolerance", "0.1"), "take theirs from the spread"),
+        (("--weight", "0.5", "--save-scores", "s.parquet"), "score the new guard instead"),
+        (("--weight", "0.5", "--lost", "0.1"), "counted on development"),
+        (("--weight", "0.5", "--stride", "0"), "from 1 to 1024"),
+        (("--weight", "0.5", "--budget", "0.001"), "2995 distinct prompts"),
+        (("--weight", "0.5", "--exclude", "listed.jsonl"), "the first is nobody"),
+        (("--weight", "0.5", "--output", "taken"), "holds other files"),
+        (("--development", "empty.jsonl"), "no exchange in it"),
         (("--development", "none.jsonl"), "none.jsonl: no such file"),
         (("--development", "one_label.jsonl"), "all exchanges have one label"),
         (("--development", "unlabelled.jsonl"), "a label and an answer"),
@@ -135,11 +180,16 @@ def test_a_refused_calibration_keeps_what_was_read(run, parts, monkeypatch):
 def test_what_cannot_work_is_refused_before_anything_is_read(run, parts, more, words):
     write_exchanges(parts / "one_label.jsonl", [row(2000 + i, 1.0) for i in range(4)])
     write_exchanges(parts / "unlabelled.jsonl", [row(2000 + i) for i in range(4)])
+    write_exchanges(parts / "empty.jsonl", [])
+    (parts / "listed.jsonl").write_text('{"id": "nobody", "reason": "a test"}\n')
+    (parts / "taken").mkdir()
+    (parts / "taken" / "letter.txt").write_text("mine")
     write_exchanges(parts / "shared.jsonl", [row(2000, 1.0), row(3, 0.0)])
-    code, _, err = run(*(parts / part if part.endswith(".jsonl") else part for part in more))
+    code, _, err = run(*(parts / part if part.endswith((".jsonl", "taken")) else part for part in more))
     assert code == 2
     assert words in err
     assert not (parts / "two.state").exists()
+    assert not (parts / "taken.state").exists()
 
 
 def test_options_of_a_second_stage_want_its_classifier(capsys, parts):
@@ -166,7 +216,7 @@ def test_tables_made_before_hold_no_verdicts(capsys, parts):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    assert "--classifier needs --input" in capsys.readouterr().err
+    assert "--scores does not go with --classifier" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("fields", "words"), [({"reads": "prompt"}, "exchange"), (None, "backbone")])

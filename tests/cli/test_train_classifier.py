@@ -8,7 +8,7 @@ from judges import planted
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ExchangeClassifier
 from lockgate.cli import main
-from lockgate.constitution import load_constitution
+from lockgate.constitution import hash_constitution, load_constitution
 from lockgate.exchanges import write_exchanges
 
 QUICK = ("--layers", 1, "--rank", 2, "--max-tokens", 100, "--tokens", 600, "--tokens-per-step", 200)
@@ -49,8 +49,10 @@ def test_from_labelled_rows_to_a_folder(run, tmp_path, saved_backbone) -> None:
     loaded = ExchangeClassifier.load(tmp_path / "c", Backbone.load(saved_backbone("llama")))
     assert (loaded.sha256, loaded.reads, loaded.head) == (made["sha256"], "answer", "value")
     policy = load_constitution("general-harms")
-    recorded = {"name": policy.name, "version": str(policy.version)}
+    recorded = {"name": policy.name, "version": str(policy.version), "sha256": hash_constitution(policy)}
     assert loaded.record.training["constitution"] == recorded
+    assert len(loaded.training_prompts) == 12
+    assert loaded.record.training["config"]["layers"] == loaded.record.adapter.layers
     assert made["exchanges"] == {"harmful": 6, "harmless": 6}
     assert "train: step 1/" in err
     assert not (tmp_path / "c.state").exists()

@@ -11,8 +11,8 @@ from lockgate.cascade import Cascade, Thresholds
 from lockgate.cli import main
 from lockgate.constitution import constitution_path, load_constitution
 from lockgate.evaluation import BlockTrace, ScoresTable
-from lockgate.exchanges import Exchange, Message, write_exchanges
-from lockgate.guards import Guard, read_bundle
+from lockgate.exchanges import Exchange, Message, PromptPrints, write_exchanges
+from lockgate.guards import Guard, read_bundle, score_once
 
 
 def make_guard(**stages) -> Guard:
@@ -95,14 +95,14 @@ def test_a_guard_of_one_stage_has_no_blocks(run, traffic, tmp_path) -> None:
     assert "one stage" in err
 
 
-def test_calibrate_does_not_read_again_what_it_has_read(run, guard, traffic, tmp_path, monkeypatch) -> None:
-    words = ("calibrate", guard, "--input", traffic, "--output", tmp_path / "new", "--budget")
-    code, _, err = run(*words, "0.001")
-    assert code == 2
-    assert "distinct prompts" in err
-    assert not (tmp_path / "new").exists()
-    monkeypatch.setattr(Guard, "score_many", None)
-    code, out, err = run(*words, "0.1")
-    assert code == 0, err
-    assert json.loads(out)["calibration"]["n"] == 40
-    assert not (tmp_path / "new.state").exists()
+def test_a_file_is_read_once_for_a_guard(guard, traffic, tmp_path, saved_backbone, monkeypatch) -> None:
+    loaded = Guard.load(guard, backbone=saved_backbone("llama"))
+    table = score_once(loaded, traffic, tmp_path)
+    first = ScoresTable.read(table)
+    other = loaded.with_training_prompts(PromptPrints.of(ROWS)).save(tmp_path / "other")
+    with monkeypatch.context() as patched:
+        patched.setattr(Guard, "score_many", None)
+        assert ScoresTable.read(score_once(loaded, traffic, tmp_path)).ids == first.ids
+        with pytest.raises(TypeError):
+            score_once(other, traffic, tmp_path)
+    assert score_once(other, traffic, tmp_path) == table

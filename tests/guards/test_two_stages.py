@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from contextlib import nullcontext
 from functools import cache
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from parts import make_exchange, make_guard, policy
 from lockgate.calibration import choose_threshold
 from lockgate.cascade import Cascade, simulate
 from lockgate.classifiers import ExchangeClassifier, score_blocks
+from lockgate.constitution import hash_constitution
 from lockgate.errors import BackboneMismatch, ConfigError, ExchangeError, GuardError
 from lockgate.evaluation import BlockTrace, ScoresTable
 from lockgate.exchanges import Exchange, Message, write_exchanges
@@ -391,6 +393,12 @@ def test_stages_that_do_not_belong_together_are_refused() -> None:
         "head": make_guard().head, "thresholds": make_guard().thresholds,
     }  # fmt: skip
     assert Guard.create(**parts, classifier=classifier, cascade=make_cascade()).cascade is not None
+    changed = constitution.model_copy(update={"harmful": constitution.harmful[:1]})
+    for told, refused in ((constitution, False), (changed, True)):
+        known = {"constitution": {**same["constitution"], "sha256": hash_constitution(told)}}
+        second = random_classifier(tiny_backbone(), training=known)
+        with pytest.raises(GuardError, match="another text of the policy") if refused else nullcontext():
+            Guard.create(**parts, classifier=second, cascade=make_cascade())
     for half in ({"classifier": classifier}, {"cascade": make_cascade()}):
         with pytest.raises(GuardError, match="needs both a classifier and a cascade"):
             Guard.create(**parts, **half)

@@ -61,11 +61,10 @@ def test_shipped_guard_has_the_threshold_of_the_results() -> None:
     kept = json.loads((ROOT / "results" / "embedded_guard.json").read_text())
     assert record.calibration is not None
     assert record.calibration["n"] == kept["n_calibration"]
-    if record.cascade is None:
-        assert round(record.thresholds.flag, 5) == kept["threshold"]
-    else:
-        assert round(record.cascade.flag, 5) == kept["two_stage"]["threshold"]
-        assert record.classifier.sha256 == kept["two_stage"]["classifier"]["sha256"]
+    # As shipped: the README says that it has two stages.
+    assert record.cascade is not None
+    assert round(record.cascade.flag, 5) == kept["two_stage"]["threshold"]
+    assert record.classifier.sha256 == kept["two_stage"]["classifier"]["sha256"]
     assert record.thresholds.flag_on == kept["flag_on"]
 
 
