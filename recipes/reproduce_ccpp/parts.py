@@ -39,6 +39,9 @@ class Part:
         return path
 
 
+STRIDE = 8
+# Longer than any answer: one verdict before it, one at its end.
+WHOLE = 1_000_000
 HARMFUL = {
     "harmful_saferlhf_mini": Part("test_saferlhf_mini"),
     "harmful_own_sgbench": Part("test_own_sgbench"),
@@ -75,11 +78,13 @@ class Model:
         classifier: the trained classifier that it is about.
         parts: what it reads.
         probe: whether a guard's probe reads along, by the code that serves; other models are classifiers alone.
+        stride: answer tokens from one verdict to the next.
     """
 
     classifier: str
     parts: dict[str, Part]
     probe: bool = False
+    stride: int = STRIDE
 
 
 MODELS = {
@@ -88,7 +93,7 @@ MODELS = {
     "output": Model("output", FULL),
     "small": Model("small", FULL),
     # Soft labels for probes (teach.py): the training exchanges.
-    "teacher": Model("exchange", {"train": Part("train")}),
+    "teacher": Model("exchange", {"train": Part("train")}, stride=WHOLE),
     "medium": Model("medium", SOME),
     "value": Model("value", SOME),
     "disguise_probe_exchange": Model("disguise_exchange", DISGUISED, probe=True),

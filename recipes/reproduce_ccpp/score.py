@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import MODELS, Model, Part
+from parts import MODELS, STRIDE, Model, Part
 from places import DISGUISE_GUARD, Places, make_parser, read_places
 
 from lockgate.backbones import Backbone, derive
@@ -77,7 +77,8 @@ def describe(places: Places, model: Model) -> dict[str, Any]:
     """What made a folder's tables."""
     classifier = file_sha256(places.model(model.classifier) / "classifier.yaml")
     if not model.probe:
-        return {"classifier": classifier, "dtype": "bfloat16"}
+        whole = {} if model.stride == STRIDE else {"stride": model.stride}
+        return {"classifier": classifier, "dtype": "bfloat16", **whole}
     bundle = read_bundle(first_stage(places, model))
     # A product and a sum for every weight, at every token.
     return {
@@ -157,7 +158,9 @@ def open_reader(places: Places, model: Model) -> Callable[[list[Exchange], int],
     # The adapter is merged in float32, then all is rounded once.
     classifier.backbone = derive(classifier.backbone, dtype=torch.bfloat16)
     if not model.probe:
-        return lambda chunk, first: map(row_of, score_blocks(classifier, chunk, first_number=first))
+        return lambda chunk, first: map(
+            row_of, score_blocks(classifier, chunk, stride=model.stride, first_number=first)
+        )
     # Asks about every block and flags nothing: thresholds come later, from the traces.
     open_gate = Cascade(escalate=0.0, flag=1e9, weight=0.5)
     guard = Guard.load(first_stage(places, model), backbone=backbone).with_cascade(classifier, open_gate)
