@@ -1,6 +1,5 @@
 """`lockgate calibrate`: re-threshold a guard on one's own traffic."""
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +22,10 @@ from lockgate.cli._overlap import describe_overlap, known_prompts, refuse_known_
 from lockgate.cli._scoring import (
     BackboneOption,
     WorkersOption,
+    keep_readings,
     languages_of,
     load_guard,
     read_scores,
-    state_folder,
     watch_files,
 )
 from lockgate.cli._second_stage import (
@@ -169,25 +168,32 @@ def _one_threshold(job: _Job, guard: "Guard | None", tolerance: float | None, ou
     check_places(output, job.save_scores)
     if guard is not None and job.with_text:
         check_traffic(job.files, job.known, job.listed, job.budget)
-    with tempfile.TemporaryDirectory() as scratch:
-        state = state_folder(output or job.save_scores or Path(scratch) / "scores")
-        if guard is not None and job.with_text:
-            table = _score(guard, job.files, state, job.workers)
-        else:
-            table = read_scores(job.files)
-    if job.with_text and job.save_scores is not None:
-        table.write(job.save_scores)
+    if guard is None or not job.with_text:
+        _find_threshold(job, guard, read_scores(job.files), tolerance or 0.0, output)
+        return
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        keep_readings(output or job.save_scores or Path(scratch) / "scores") as state,
+    ):
+        table = _score(guard, job.files, state, job.workers)
+        if job.save_scores is not None:
+            table.write(job.save_scores)
+        _find_threshold(job, guard, table, tolerance or 0.0, output)
+
+
+def _find_threshold(
+    job: _Job, guard: "Guard | None", table: "ScoresTable", tolerance: float, output: Path | None
+) -> None:
     table, unanswered = benign_rows(table)
     if job.known is not None:
         refuse_known_groups(table, job.known, job.listed)
     budgets = list_budgets(table, job.listed)
     if not job.json:
         print_traffic(table, unanswered, job.overlap)
-        print_budgets(budgets, tolerance or 0.0)
-    calibration = _choose(table, job.budget, tolerance or 0.0, job.exclusions)
+        print_budgets(budgets, tolerance)
+    calibration = _choose(table, job.budget, tolerance, job.exclusions)
     if guard is not None and output is not None:
         guard.with_calibration(calibration, claim=describe_traffic(calibration, job.overlap)).save(output)
-    shutil.rmtree(state, ignore_errors=True)
     job.report(table, calibration, output, budgets, unanswered)
 
 
@@ -198,24 +204,24 @@ def _two_stages(job: _Job, guard: "Guard", stage: SecondStage, output: Path) -> 
     job = replace(job, known=known, overlap=overlap)
     check_traffic(job.files, known, job.listed, job.budget)
     check_development(stage, job.files, known)
-    made = calibrate_stages(
-        guard,
-        classifier,
-        stage,
-        job.files,
-        state_folder(output),
-        budget=job.budget,
-        exclusions=job.exclusions,
-        known=known,
-        workers=job.workers,
-    )
-    calibration, budgets = made.found.calibration, list_budgets(made.table, job.listed)
-    claim = [
-        *describe_traffic(calibration, overlap),
-        f"stage 2 is asked about {made.found.escalated:.2%} of this traffic",
-    ]
-    made.guard.with_calibration(calibration, claim=claim).save(output)
-    shutil.rmtree(state_folder(output), ignore_errors=True)
+    with keep_readings(output) as state:
+        made = calibrate_stages(
+            guard,
+            classifier,
+            stage,
+            job.files,
+            state,
+            budget=job.budget,
+            exclusions=job.exclusions,
+            known=known,
+            workers=job.workers,
+        )
+        calibration, budgets = made.found.calibration, list_budgets(made.table, job.listed)
+        claim = [
+            *describe_traffic(calibration, overlap),
+            f"stage 2 is asked about {made.found.escalated:.2%} of this traffic",
+        ]
+        made.guard.with_calibration(calibration, claim=claim).save(output)
     if not job.json:
         print_traffic(made.table, made.unanswered, overlap)
         print_stages(made.found)
@@ -254,7 +260,6 @@ def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path
 def _score(guard: "Guard", inputs: Sequence[Path], state: Path, workers: int) -> "ScoresTable":
     from lockgate.guards import score_once
 
-    state.mkdir(parents=True, exist_ok=True)
     with watch_files("score") as report:
         return read_scores(
             [score_once(guard, path, state, workers=workers, report=report) for path in inputs]

@@ -1,5 +1,6 @@
 """Scoring inside other commands: load a guard, score files with progress."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,9 +48,19 @@ def watch_files(label: str) -> Iterator[Callable[[Path, int], None]]:
         yield report
 
 
-def state_folder(output: Path) -> Path:
-    """Where readings for `output` lie until it is written."""
-    return output.with_name(output.name + ".state")
+@contextmanager
+def keep_readings(output: Path) -> Iterator[Path]:
+    """A folder beside `output` for readings. It stays where the block fails, and the next run goes on there.
+
+    Raises:
+        ConfigError: its place is taken.
+    """
+    from lockgate.exchanges import claim_folder
+
+    folder = output.with_name(output.name + ".state")
+    claim_folder(folder, "lockgate calibrate")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_scores(paths: Sequence[Path]) -> "ScoresTable":

@@ -138,7 +138,10 @@ def load_classifier(
     prints = classifier.training_prompts
     if prints is None:
         return classifier, known, f"{overlap}; the classifier does not say what it was trained on"
-    known = prints if known is None else known | prints
+    if known is None:
+        overlap = describe_overlap(prints, True, by_text=True)
+        return classifier, prints, f"{overlap}; the first stage does not say what it was trained on"
+    known |= prints
     return classifier, known, describe_overlap(known, True, by_text=True)
 
 

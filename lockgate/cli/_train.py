@@ -53,7 +53,7 @@ def probe(
 
     from lockgate.backbones import SITES, Backbone
     from lockgate.errors import ConfigError
-    from lockgate.exchanges import InvalidCounter, read_exchanges
+    from lockgate.exchanges import InvalidCounter, claim_folder, read_exchanges
     from lockgate.guards import check_target, train_guard
     from lockgate.training import ProbeConfig
 
@@ -65,6 +65,8 @@ def probe(
     rows = [
         row for path in inputs for row in read_exchanges(path, skip_invalid=skip_invalid, on_invalid=invalid)
     ]
+    work = output.with_name(output.name + ".work")
+    claim_folder(work, "lockgate train probe")
     loaded = Backbone.load(backbone)
     config = ProbeConfig(
         name="probe",
@@ -74,7 +76,6 @@ def probe(
         weight_decay=weight_decay,
         seed=seed,
     )
-    work = output.with_name(output.name + ".work")
     guard = train_guard(
         rows,
         backbone=loaded,

@@ -126,6 +126,8 @@ def _claim(parts: Path, key: dict[str, Any]) -> None:
     """Take over the finished chunks of an interrupted run with the same guard and input; drop any others."""
     header = parts / "header.json"
     if parts.exists():
+        if not header.is_file() and any(parts.iterdir()):
+            raise GuardError(f"{parts}: holds other files, and scoring keeps its own there; move it away")
         with contextlib.suppress(OSError, ValueError):
             if json.loads(header.read_text()) == key:
                 return

@@ -65,8 +65,9 @@ def claims(found: dict[str, Any]) -> list[str]:
         )
         lines += [
             "",
-            f"**No comparison is claimed.** At {lenient:.0%} of benign exchanges the exchange classifier does not "
-            f"beat every scorer that it has to, in the mean over sets: {held}.",
+            "**Whether reading exchanges beats the alternatives: no comparison is claimed.** At "
+            f"{lenient:.0%} of benign exchanges the exchange classifier does not beat every scorer that it has to, "
+            f"in the mean over sets: {held}.",
         ]
     return lines
 

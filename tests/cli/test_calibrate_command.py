@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scores import make_scores
 
@@ -115,3 +116,37 @@ def test_tables_without_prompts_are_refused(run, traffic, tmp_path):
     code, _, err = calibrate(run, tmp_path / "bare.parquet")
     assert code == 2
     assert "prompt_group" in err
+
+
+@pytest.fixture
+def quiet(tmp_path) -> Path:
+    """Traffic of which a first stage let all but 3 % pass, unjudged."""
+    table = make_scores(3000, harmful=0.0)
+    judged = np.arange(3000) % 33 == 0
+    columns = {
+        "mixed_max": np.where(judged, table.floats("mixed_max"), -np.inf).tolist(),
+        "stage": np.where(judged, 2, 1).tolist(),
+    }
+    found = table.table
+    for name, values in columns.items():
+        position = found.column_names.index(name)
+        kind = found.schema.field(name).type
+        found = found.set_column(position, found.schema.field(name), pa.array(values, type=kind))
+    ScoresTable(found).write(tmp_path / "quiet.parquet")
+    return tmp_path / "quiet.parquet"
+
+
+def test_a_budget_that_all_that_is_judged_meets_has_no_cut(run, quiet):
+    code, out, err = calibrate(run, quiet, "--json")
+    assert code == 0, err
+    document = json.loads(out, parse_constant=pytest.fail)
+    cuts = {row["budget"]: row["cut"] for row in document["budgets"]}
+    assert cuts[0.01] is not None
+    assert cuts[0.05] is None
+    judged = ScoresTable.read(quiet).floats("mixed_max")
+    assert document["highest"][0]["score"] == judged.max()
+    code, out, err = calibrate(run, quiet)
+    assert code == 0, err
+    line = next(line for line in out.splitlines() if line.startswith("5.00%"))
+    assert line.split("\t")[3] == "all that is judged"
+    assert "inf" not in out
