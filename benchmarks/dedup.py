@@ -9,7 +9,6 @@ Rows of the memory measurement are made when they are read, as a file's would be
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, overload
+
+from peak import peak_bytes
 
 from lockgate.exchanges import DOCUMENT_MINHASH, MinHash, find_duplicates, shingle_jaccard
 
@@ -137,11 +138,10 @@ def peak(rows: int) -> dict[str, Any]:
     start = time.perf_counter()
     groups = find_duplicates(MadeRows(rows))
     seconds = time.perf_counter() - start
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "rows": rows,
         "groups": len(set(groups)),
-        "peak_bytes": kilobytes * 1024,
+        "peak_bytes": peak_bytes(),
         "rows_per_second": round(rows / seconds),
     }
 

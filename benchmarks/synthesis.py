@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from peak import peak_bytes
 
 from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import (
@@ -198,16 +198,6 @@ def peak(rows: int) -> dict[str, Any]:
         "peak_bytes_after": highest,
         "cpu_s": round(time.process_time() - start, 1),
     }
-
-
-def peak_bytes() -> int:
-    """Of this program; getrusage also remembers the process that started it."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def keep(row: Row) -> None:

@@ -1,6 +1,6 @@
 """The threshold: from the user's traffic with a claim, or provisional and without one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,22 @@ def _claim(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[
         f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
         "languages: not recorded",
         f"overlap with training: none of {known} training prompts is in this traffic, nor a near-duplicate "
-        "of "
-        "one; those that were have been left out",
+        "of one; those that were have been left out",
+        *_describe_dropped(calibration, rows.counts["dropped"]),
     ]
+
+
+def _describe_dropped(calibration: Calibration, counts: Mapping[str, int]) -> list[str]:
+    """Traffic that is not in the sample, since its prompts trained or stand in the held-out exchanges."""
+    trained = sum(n for reason, n in counts.items() if reason.startswith("benign/trained_prompt"))
+    held_out = counts.get("benign/held_out_prompt", 0)
+    lines = []
+    if trained:
+        lines.append(f"left out: {trained} exchanges of the traffic whose prompts are near a training prompt")
+    if held_out:
+        lines.append(
+            f"left out: {held_out} exchanges of the traffic whose prompts are near a held-out synthetic one, "
+            "and so near the policy; were each of them flagged, the bound would be "
+            f"{_worst_bound(calibration, held_out):.3%}"
+        )
+    return lines

@@ -66,11 +66,14 @@ def keep_previous(folder: BuildFolder, update: Path, made: str, inputs: str) -> 
     Raises:
         GuardError: no guard there, or a damaged one.
     """
-    read_bundle(update)
     target = folder.path / PREVIOUS
+    kept = folder.find(PREVIOUS, None, [PREVIOUS])
+    if kept is not None and kept["inputs"] == inputs and not update.exists():
+        # Killed between the two moves that replace a guard in its place.
+        return target
+    read_bundle(update)
     now, published = hash_path(update), hash_path(folder.path / made)
-    known = folder.find(PREVIOUS, None, [PREVIOUS])
-    if known is not None and (now == known["guard"] or (now, inputs) == (published, known["inputs"])):
+    if kept is not None and (now == kept["guard"] or (now, inputs) == (published, kept["inputs"])):
         return target
 
     def copy() -> dict[str, Any]:
@@ -124,7 +127,21 @@ def compare_with_previous(
     reviews = None
     if len(tables.get("reviews", ())):
         reviews = compare_guards(score("reviews"), tables["reviews"], names=("before", "after"))
-    return Update(comparison, UpdateRule().judge(comparison), reviews, int((~unseen).sum()))
+    verdict = UpdateRule().judge(comparison)
+    if (lost := _lost_claim(old, guard)) is not None:
+        verdict = UpdateVerdict("worse", (lost, *(verdict.reasons if verdict.worse else ())))
+    return Update(comparison, verdict, reviews, int((~unseen).sum()))
+
+
+def _lost_claim(old: Guard, new: Guard) -> str | None:
+    """What the old guard claims of its refusals and the new one doesn't: a common cut would hide it."""
+    before, after = old.calibration, new.calibration
+    if before is None or (after is not None and after.budget <= before.budget * (1 + 1e-9)):
+        return None
+    held = f"The guard before keeps a refusal budget of {before.budget:.2%}"
+    if after is None:
+        return f"{held}, and this one is not calibrated; give traffic with --benign."
+    return f"{held}, and this one only {after.budget:.2%}; give more traffic with --benign."
 
 
 def _unseen(table: ScoresTable, old: Guard) -> Any:  # noqa: ANN401 - a mask

@@ -1,5 +1,6 @@
 """The model card of a bundle, written from its record: nothing in it is typed by hand."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,8 +112,8 @@ def _provisional(record: GuardRecord) -> str:
         return ""
     return (
         f"\nWhy: {found.reason}. The threshold {record.thresholds.flag:.4f} stands above all but "
-        f"{found.quantile:.0%} of {found.n} {found.source}; how often it refuses what people really ask is "
-        "not known.\n"
+        f"{math.floor(found.quantile * found.n + 1e-9)} of {found.n} {found.source}; how often it "
+        "refuses what people really ask is not known.\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from lockgate.synthesis._requests import Completion, GenerationRequest, Generato
 
 _VERSION = 1
 _LOOKUP = 500
+_SWITCH_SECONDS = 60
 _CREATE = """CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL) WITHOUT ROWID"""
@@ -34,7 +36,7 @@ class RequestCache:
             raise self._failed(error) from error
         try:
             # With a write-ahead log, NORMAL loses nothing to a killed process, only to a power cut.
-            self._base.execute("PRAGMA journal_mode=WAL")
+            self._keep_a_log()
             self._base.execute("PRAGMA synchronous=NORMAL")
             version = self._base.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
@@ -49,6 +51,18 @@ class RequestCache:
         except SynthesisError:
             self._base.close()
             raise
+
+    def _keep_a_log(self) -> None:
+        """Switching a new file over takes it for oneself at once, and SQLite waits for nobody then."""
+        until = time.monotonic() + _SWITCH_SECONDS
+        while True:
+            try:
+                self._base.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     def get(self, keys: Sequence[str]) -> dict[str, Completion]:
         """The completions that are there."""

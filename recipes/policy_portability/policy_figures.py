@@ -14,6 +14,8 @@ from policy_pairs import POLICIES
 from lockgate.evaluation import wilson
 
 SCORERS = ("guard", "keyword_answer", "keyword_exchange", "text")
+# Beside the cut that training rows give: any word of the list flags.
+ANY_WORD = {name: f"{name}_any" for name in SCORERS if name.startswith("keyword")}
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("pair", "side", "id", "constitution", "category")),
@@ -45,6 +47,8 @@ def figures(table: pa.Table) -> dict[str, Any]:
         scores = table[name].to_numpy()
         flagged = np.array(table[f"{name}_flagged"].to_pylist(), bool)
         found["scorers"][name] = _scorer(base, flipped, flagged, scores)
+        if name in ANY_WORD:
+            found["scorers"][ANY_WORD[name]] = _scorer(base, flipped, scores > 0, scores)
     never = np.zeros(table.num_rows, bool)
     found["scorers"]["pass_everything"] = _scorer(base, flipped, never, never.astype(float))
     found["policy"] = summarise(found)
@@ -52,17 +56,19 @@ def figures(table: pa.Table) -> dict[str, Any]:
 
 
 def summarise(found: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers for the summary of synthesis; of the two keyword lists the better one stands."""
+    """The few numbers for the summary of synthesis; of the keyword lists and their cuts the best one stands."""
     scorers = found["scorers"]
-    guard = scorers["guard"]["together"]
+    guard, nothing = scorers["guard"]["together"], scorers["pass_everything"]["together"]
     keyword = max(
-        (scorers[name]["together"] for name in SCORERS if name.startswith("keyword") and name in scorers),
+        (own["together"] for name, own in scorers.items() if name.startswith("keyword")),
         key=lambda one: one["balanced_accuracy"]["value"],
     )
     summary = {
         "n_pairs": found["n_pairs"],
         "n_flipped": found["n_flipped"],
         "both_right": guard["both_right"]["value"],
+        "both_right_by_passing_everything": nothing["both_right"]["value"],
+        "both_right_opposed": guard["both_right_opposed"]["value"],
         "all_four_right": guard["all_four_right"]["value"],
         "balanced_accuracy": guard["balanced_accuracy"]["value"],
         "balanced_accuracy_ci": guard["balanced_accuracy"]["ci"],
@@ -93,13 +99,14 @@ def _scorer(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     verdicts: dict[str, dict[str, bool]] = {}
+    sided: dict[str, set[str]] = {}
     for name in POLICIES:
         mine = base["constitution"] == name
         pairs, labels = base["pair"][mine], base["label"][mine]
         right = flagged[mine] == labels
         both = {pair: bool(right[pairs == pair].all()) for pair in sorted(set(pairs))}
         opposed = {pair for pair in both if len(set(labels[pairs == pair])) > 1}
-        verdicts[name] = both
+        verdicts[name], sided[name] = both, flipped & opposed
         found[name] = {
             "both_right": _share([both[pair] for pair in sorted(flipped)]),
             "both_right_opposed": _share([both[pair] for pair in sorted(flipped & opposed)]),
@@ -117,9 +124,11 @@ def _scorer(
         }
     chosen = sorted(flipped)
     pooled = [verdicts[name][pair] for name in POLICIES for pair in chosen]
+    facing = [verdicts[name][pair] for name in POLICIES for pair in sorted(sided[name])]
     found["together"] = {
         # Two verdicts on one pair are not independent: the interval counts pairs, so it is on the wide side.
         "both_right": _share(pooled, pairs=len(chosen)),
+        "both_right_opposed": _share(facing, pairs=len(set().union(*sided.values()))),
         "all_four_right": _share([all(verdicts[name][pair] for name in POLICIES) for pair in chosen]),
         "balanced_accuracy": _balanced(base["pair"], base["label"], flagged),
     }

@@ -49,6 +49,7 @@ NEEDED = {
     "value.parquet": "python recipes/embedded_guard/synthetic.py --out runs/embedded --synthetic DIR",
     "dedup.json": "python benchmarks/dedup.py --rows 10000 40000",
     "throughput.json": "python benchmarks/synthesis.py --only throughput",
+    "memory.json": "python benchmarks/synthesis.py --only memory --rows 10000 200000",
 }
 
 
@@ -109,6 +110,7 @@ def compute(results: Path, resamples: int) -> dict[str, Any]:
     same_guards(policy.schema.metadata, builds)
     value = value_figures.compute(results / "value.parquet", resamples)
     dedup = json.loads((results / "dedup.json").read_text())
+    memory = json.loads((results / "memory.json").read_text())
     own = figures(policy)
     return {
         "command": COMMAND,
@@ -122,6 +124,7 @@ def compute(results: Path, resamples: int) -> dict[str, Any]:
         "tpr": value["tpr"],
         "tpr_is": _explain(value),
         "dedup": {key: part for key, part in dedup.items() if key != "command"},
+        "memory": {key: part for key, part in memory.items() if key != "command"},
         "rows_per_second": {name: row["documents_per_s"] for name, row in speed["blocks"].items()},
         "rows_per_second_ci": {name: row["ci"] for name, row in speed["blocks"].items()},
         "rows_per_second_of": {key: speed[key] for key in ("documents", "answer_words", "machine")},

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from build_runs import POLICY, QUICK, build, labelled_row, traffic_row, write_rows
@@ -14,6 +15,7 @@ from lockgate.build import BuildInputs, summarise_build
 from lockgate.build._build import _Build
 from lockgate.build._folder import BuildFolder, digest, hash_path
 from lockgate.build._rows import REFUSAL
+from lockgate.build._update import _lost_claim
 from lockgate.calibration import clopper_pearson_upper
 from lockgate.exchanges import read_exchanges
 from lockgate.guards import Guard
@@ -118,6 +120,26 @@ def test_what_is_worse_is_not_put_in_place_unless_accepted(before, tmp_path, bac
     assert accepted.report["update"]["accepted"]
 
 
+def test_an_update_without_traffic_does_not_replace_a_claim(before, tmp_path, backbone) -> None:
+    result = build(tmp_path, backbone, data=(before["data"],), update=before["guard"], out=tmp_path / "new")
+    assert result.report["claim"]["budget"] is None
+    assert result.report["update"]["verdict"] == "worse"
+    assert result.refused[0].startswith("The guard before keeps a refusal budget of 5.00%")
+    assert "--benign" in result.refused[0]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_looser_budget_is_a_lost_claim() -> None:
+    def claiming(budget):
+        return SimpleNamespace(calibration=None if budget is None else SimpleNamespace(budget=budget))
+
+    assert _lost_claim(claiming(None), claiming(None)) is None
+    assert _lost_claim(claiming(0.01), claiming(0.01)) is None
+    assert _lost_claim(claiming(0.01), claiming(0.001)) is None
+    assert "refusal budget of 0.10%, and this one only 1.00%" in _lost_claim(claiming(0.001), claiming(0.01))
+    assert "not calibrated" in _lost_claim(claiming(0.001), claiming(None))
+
+
 def test_updates_are_told_apart_by_all_that_they_are_made_from(before, tmp_path) -> None:
     """What keeps the guard of before: an update that was replaced and is run again, and no other one."""
     first = BuildInputs(POLICY, scripted_source(), tiny_backbone(), training=QUICK)
@@ -158,4 +180,9 @@ def test_an_update_in_place_keeps_what_was_before(before, tmp_path, backbone) ->
     build(tmp_path, backbone, **options)
     assert hash_path(tmp_path / "guard") == now
     assert hash_path(tmp_path / "guard.build" / "previous") == was
+    assert json.loads((tmp_path / "guard.build" / "report.json").read_text())["update"] == first
+    # Killed between the two moves that replace a guard: nothing stands in its place.
+    shutil.rmtree(tmp_path / "guard")
+    build(tmp_path, backbone, **options)
+    assert hash_path(tmp_path / "guard") == now
     assert json.loads((tmp_path / "guard.build" / "report.json").read_text())["update"] == first

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_head
-from policy_figures import SCHEMA, SCORERS, figures
+from policy_figures import ANY_WORD, SCHEMA, SCORERS, figures
 from policy_pairs import HERE, PAIRS, POLICIES, load_policies, read_pairs
 
 from lockgate.backbones import Backbone
@@ -62,6 +62,22 @@ def test_right_verdicts_are_all_ones_and_passing_everything_is_seen() -> None:
     assert never["magic-school"]["both_right"]["value"] == pytest.approx(1 / 3, abs=1e-4)
     assert never["magic-school"]["both_right_opposed"]["value"] == 0.0
     assert never["stage-magic"]["ordered"]["value"] == 0.5
+    assert never["together"]["both_right_opposed"] == {
+        **never["together"]["both_right_opposed"],
+        "value": 0.0,
+    }
+    assert found["policy"]["both_right_by_passing_everything"] == pytest.approx(1 / 6, abs=1e-4)
+    assert found["policy"]["both_right_opposed"] == 1.0
+
+
+def test_of_the_keyword_cuts_the_better_one_stands() -> None:
+    """Words on every harmful exchange and no other, and a cut that misses all of them."""
+    table = scripted(np.zeros(len(truth()), bool), truth())
+    found = figures(table)
+    assert found["scorers"]["keyword_answer"]["together"]["balanced_accuracy"]["value"] == 0.5
+    assert found["scorers"]["keyword_answer_any"]["together"]["balanced_accuracy"]["value"] == 1.0
+    assert found["policy"]["keyword_balanced_accuracy"] == 1.0
+    assert found["policy"]["balanced_accuracy"] == 0.5
 
 
 def test_one_wrong_verdict_costs_its_pair() -> None:
@@ -153,7 +169,7 @@ def test_from_guards_to_figures_and_back(made, tmp_path, capsys) -> None:
     wanted = [one.mixed_max for one in guard.score_many(read_exchanges(folder / "pairs.jsonl"))]
     np.testing.assert_allclose(table["guard"].to_numpy()[12:], wanted, atol=1e-4)
     found = json.loads((tmp_path / "policy.json").read_text())
-    assert set(found["scorers"]) == {*SCORERS, "pass_everything"}
+    assert set(found["scorers"]) == {*SCORERS, *ANY_WORD.values(), "pass_everything"}
     assert found["policy"]["n_pairs"] == 6
     assert found["made_from"]["guards"]["magic-school"]["calibrated"] is False
 

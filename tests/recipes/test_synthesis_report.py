@@ -55,6 +55,8 @@ def made(tmp_path):
     blocks = {"quality": {"documents_per_s": 640.0, "ci": [600.0, 700.0]}}
     speed = {"documents": 2000, "answer_words": 100, "machine": {"cores": 2}, "blocks": blocks}
     (results / "throughput.json").write_text(json.dumps(speed))
+    memory = {"command": "c", "blocks": ["quality"], "sizes": [], "bytes_per_row": 640}
+    (results / "memory.json").write_text(json.dumps(memory))
     for name in POLICIES:
         write_build(tmp_path / f"{name}.build", name)
     return [f"--results={results}", f"--summary={tmp_path / 'synthesis.json'}", "--resamples=20"]
@@ -77,6 +79,7 @@ def test_the_summary_is_put_together_and_checked(made, tmp_path, capsys) -> None
     assert found["policy"]["keyword_balanced_accuracy"] == 0.5
     assert found["tpr"] == {"public": 0.5, "synthetic": 1.0, "both": 0.75}
     assert found["tpr_is"]["harmful_by_source"] == {"a": 2, "b": 6}
+    assert found["memory"] == {"blocks": ["quality"], "sizes": [], "bytes_per_row": 640}
     assert found["rows_per_second"] == {"quality": 640.0}
     assert set(found["dedup"]["table"]) == {"default", "document"}
     assert str(tmp_path) not in json.dumps(found) + (tmp_path / "synthesis" / "builds.json").read_text()
@@ -113,7 +116,8 @@ def test_missing_parts_name_their_commands(made, tmp_path) -> None:
         "evaluate.py --guard",
         "synthetic.py --out",
         "benchmarks/dedup.py",
-        "benchmarks/synthesis.py",
+        "benchmarks/synthesis.py --only throughput",
+        "benchmarks/synthesis.py --only memory",
     ):
         assert part in text
     assert not (tmp_path / "synthesis.json").exists()

@@ -1,6 +1,8 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 from hypothesis import given
@@ -104,3 +106,17 @@ def test_a_file_that_is_no_cache_is_an_error_that_names_it(tmp_path) -> None:
     base.close()
     with pytest.raises(SynthesisError, match="version 9"):
         RequestCache(newer)
+
+
+def test_a_new_cache_is_opened_by_many_at_once(tmp_path) -> None:
+    """Switching a file to a log, SQLite gives up at once where two do it together."""
+    for number in range(10):
+        place, start = tmp_path / f"{number}.sqlite", Barrier(8)
+
+        def opened(place=place, start=start) -> int:
+            start.wait()
+            with RequestCache(place) as cache:
+                return len(cache.get(["none"]))
+
+        with ThreadPoolExecutor(8) as pool:
+            assert [future.result() for future in [pool.submit(opened) for _ in range(8)]] == [0] * 8
