@@ -36,7 +36,8 @@ _AT_HAND: dict[str, Block] = {}
 
 
 class RayEngine:
-    """Runs batches through Ray Data; the data are the same, byte for byte, as with `LocalEngine`.
+    """Runs batches through Ray Data; the data are the same, byte for byte, as with `LocalEngine`; texts
+    of a model in the process may differ by a word where it has another number of threads.
 
     Blocks are sent to the workers, so they must hold nothing that belongs to one process: functions from
     modules that the workers can import too, generators through `GeneratorSource`. A worker makes its

@@ -12,7 +12,8 @@ from lockgate.build import BuildInputs, TrainingPlan, estimate_build, summarise_
 from lockgate.build._folder import hash_path
 from lockgate.build._measure import without_refusals
 from lockgate.build._rows import possible_budget
-from lockgate.calibration import allowed_flags, required_n
+from lockgate.build._threshold import _describe_dropped
+from lockgate.calibration import allowed_flags, clopper_pearson_upper, required_n
 from lockgate.errors import CalibrationError, ConfigError, GuardError, TrainingError
 from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import PromptPrints, prompt_group, prompt_text, read_exchanges
@@ -77,6 +78,18 @@ def test_a_guard_claims_what_its_traffic_carries(calibrated, backbone) -> None:
     assert "within the budget of 5.000%" in card
     assert "## Measured" in card
     assert "Uncalibrated" not in card
+
+
+def test_a_claim_names_the_traffic_that_is_not_in_its_sample(calibrated, backbone) -> None:
+    folder, _ = calibrated
+    found = Guard.load(folder / "guard", backbone=backbone).calibration
+    assert _describe_dropped(found, {"benign/no_answer": 3, "data/held_out_prompt": 2}) == []
+    counts = {"benign/trained_prompt_near": 2, "benign/trained_prompt_equal": 1, "benign/held_out_prompt": 4}
+    trained, held_out = _describe_dropped(found, counts)
+    assert trained.startswith("left out: 3 exchanges of the traffic whose prompts are near a training prompt")
+    assert held_out.startswith("left out: 4 exchanges")
+    worst = clopper_pearson_upper(found.flagged + 4, found.n + 4, found.confidence)
+    assert held_out.endswith(f"the bound would be {worst:.3%}")
 
 
 def test_no_prompt_stands_in_two_parts(calibrated, sources) -> None:
