@@ -17,6 +17,7 @@ from lockgate.build._measure import (
     without_refusals,
 )
 from lockgate.build._report import write_measured, write_reports
+from lockgate.build._reviews import place_proposal
 from lockgate.build._rows import PARTING, BuildRows, gather_rows
 from lockgate.build._threshold import describe_claim, set_threshold, with_flags
 from lockgate.build._training import bind_guard, train_head
@@ -199,11 +200,13 @@ class _Build:
             rows = gather_rows(inputs, data)
             for part in _PARTS:
                 write_exchanges(self._path(part), getattr(rows, part))
-            return {"budget": rows.budget, "reason": rows.reason, "counts": dict(rows.counts)}
+            told = {"budget": rows.budget, "reason": rows.reason, "counts": dict(rows.counts)}
+            return {**told, "proposal": rows.proposal}
 
         found = self.folder.step("rows", key, [f"{part}.jsonl" for part in _PARTS], make)
         parts = {part: list(read_exchanges(self._path(part))) for part in _PARTS}
-        sources: dict[str, Any] = {**parts, **found}
+        placed = place_proposal(self.folder, found["proposal"])
+        sources: dict[str, Any] = {**parts, **found, "proposal": placed}
         return BuildRows(**sources)
 
     def _score(self, candidate: Guard, name: str) -> ScoresTable:
@@ -275,6 +278,7 @@ class _Build:
             "claim": describe_claim(guard, rows, inputs.training.budget),
             "threshold": guard.thresholds.flag,
             "rows": dict(rows.counts),
+            "proposal": rows.proposal,
             "held_out": results[0],
             "evaluation": [summarise(result) for result in results[1]],
             "update": None if update is None else update.to_dict(accepted=inputs.accept),

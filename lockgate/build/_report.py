@@ -57,6 +57,8 @@ def summarise_build(content: Mapping[str, Any]) -> list[str]:
         "your "
         "traffic",
         _claim_line(claim),
+        *_review_lines(rows["feedback"], rows["dropped"]),
+        *_proposal_lines(content["proposal"]),
     ]
     if held is not None:
         lines.append(
@@ -114,6 +116,45 @@ def _refusals_words(held: Mapping[str, Any]) -> str:
 
 def _part_lines(parts: Sequence[Mapping[str, Any]], what: str) -> list[str]:
     return [f"  {part['key']}: {show(part['rate'])} of {part['n']} {what}" for part in parts]
+
+
+def _review_lines(found: Mapping[str, Any] | None, dropped: Mapping[str, int]) -> list[str]:
+    if found is None:
+        return []
+    again = [line for lines in found["repeated"] for line in lines[1:]]
+    parts = [f"reviews: {found['lines']} lines", f"repeated: {len(again)}{_at(again)}"]
+    for about, effect in (("verdict", "teaching nothing"), ("category", "left without one")):
+        conflicts = [conflict for conflict in found["conflicts"] if conflict["about"] == about]
+        lines = [line for conflict in conflicts for said in conflict["lines"].values() for line in said]
+        parts.append(f"in conflict over the {about}: {len(conflicts)}{_at(lines)}")
+        parts[-1] += f", {effect}" if conflicts else ""
+    if leaked := dropped.get("feedback/evaluation_leak"):
+        parts.append(f"meeting evaluation items: {leaked}, left out")
+    return [
+        "; ".join(parts),
+        f"  {found['trained']} train, {found['held_out']} are kept out; of the training rows "
+        f"{found['relabelled']} are turned round with {found['followed']} disguised copies, "
+        f"{found['confirmed']} confirmed, {found['withdrawn']} withdrawn as related",
+    ]
+
+
+def _at(lines: Sequence[int]) -> str:
+    if not lines:
+        return ""
+    shown = ", ".join(str(line) for line in sorted(lines)[:_SHOWN])
+    return f" (lines {shown}{', ...' if len(lines) > _SHOWN else ''})"
+
+
+def _proposal_lines(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    lines = []
+    if found["path"] is not None:
+        lines.append(
+            f"proposed entries: {len(found['additions'])} in {found['path']}; read them, then build with "
+            "that file"
+        )
+    return lines + [f"  {note}" for note in found["notes"][:_SHOWN]]
 
 
 def _update_lines(update: Mapping[str, Any] | None) -> list[str]:

@@ -4,11 +4,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lockgate.build._inputs import BuildInputs
 from lockgate.build._plan import TrainingPlan
+from lockgate.build._reviews import lay_reviews
 from lockgate.build._sources import Dropped, Guarded, read_labelled, read_traffic
 from lockgate.calibration import allowed_flags, required_n
 from lockgate.calibration._threshold import DEFAULT_BUDGETS
@@ -20,16 +20,15 @@ from lockgate.exchanges import (
     grouped_split,
     prompt_group,
     prompt_text,
-    read_exchanges,
 )
 from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import SynthesisResult
 from lockgate.synthesis.factory._kit import REFUSED
-from lockgate.synthesis.feedback import Feedback, Retraining, apply_feedback, read_feedback
+from lockgate.synthesis.feedback import Retraining
 from lockgate.synthesis.feedback._retraining import FEEDBACK
 
 # Raised when rows are parted otherwise, so that a folder of before is parted anew.
-PARTING = 3
+PARTING = 4
 TRAIN = "train"
 PLAIN, DISGUISED, HELD_OUT_DISGUISE = "plain", "disguised as in training", "held-out disguise"
 # Template refusals are alike and easy: among ordinary harmless rows they would flatter any rate.
@@ -49,6 +48,7 @@ class BuildRows:
         reviews: feedback that does not train.
         budget: what the number of calibration prompts carries; None: `reason` says why nothing is claimed.
         dropped: what none of them got. counts: for the report.
+        proposal: entries for the constitution that the reviews propose; None without reviews.
     """
 
     training: list[Exchange]
@@ -60,6 +60,7 @@ class BuildRows:
     reason: str | None
     dropped: list[Exchange]
     counts: Mapping[str, Any]
+    proposal: Mapping[str, Any] | None
 
 
 def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
@@ -83,10 +84,9 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
     given = _draw(given, room - len(train), plan.seed, "data", dropped)
     training = [*train, *given, *benign]
     unreviewed = PromptPrints.of(training)
-    retraining = None
-    if inputs.feedback is not None:
-        reviews = _read_reviews(inputs, inputs.feedback, [*synthetic, *traffic, *given], index)
-        retraining = apply_feedback(reviews, training)
+    reviews = lay_reviews(inputs, synthetic, training, index, dropped)
+    retraining = None if reviews is None else reviews.retraining
+    if retraining is not None:
         training = list(retraining.rows)
     check_labels(training, plan, data)
     prints = PromptPrints.of(training)
@@ -127,8 +127,9 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
             "held_out": _count_kinds(held_out),
             "provisional": _count_kinds(provisional),
             "dropped": dict(sorted(dropped.counts.items())),
-            "feedback": None if retraining is None else _describe(retraining),
+            "feedback": None if reviews is None else reviews.counts,
         },
+        proposal=None if reviews is None else reviews.proposal,
     )
 
 
@@ -175,18 +176,6 @@ def _draw(rows: Sequence[Exchange], room: int, seed: int, source: str, dropped: 
     order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{seed}/{rows[i].id}".encode()).digest())
     chosen = set(order[: max(0, room)])
     return dropped.unless(rows, (None if i in chosen else "surplus" for i in range(len(rows))), source)
-
-
-def _read_reviews(
-    inputs: BuildInputs, path: Path, rows: Sequence[Exchange], index: EvaluationIndex | None
-) -> Feedback:
-    known = [*rows, *(row for file in inputs.data for row in read_exchanges(file))]
-    feedback = read_feedback(path, inputs.constitution, known)
-    if index is None:
-        return feedback
-    # A review of an evaluation item would train on what the guard is reported on.
-    kept = tuple(review for review in feedback.reviews if index.find_leak(review.exchange) is None)
-    return replace(feedback, reviews=kept)
 
 
 def _trained(rows: Sequence[Exchange], prints: PromptPrints, *, near: bool) -> list[str | None]:
@@ -268,14 +257,3 @@ def _count_kinds(rows: Sequence[Exchange]) -> dict[str, int]:
     """Held-out rows: template refusals apart from the ordinary harmless ones."""
     refusals = sum(row.source == REFUSAL for row in rows)
     return {**_count([row for row in rows if row.source != REFUSAL]), "refusals": refusals}
-
-
-def _describe(retraining: Retraining) -> dict[str, Any]:
-    return {
-        "trained": retraining.reviewed,
-        "copies": retraining.copies,
-        "held_out": len(retraining.held_out),
-        "relabelled": retraining.relabelled,
-        "confirmed": retraining.confirmed,
-        "share": retraining.share,
-    }

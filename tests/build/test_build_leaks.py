@@ -35,7 +35,7 @@ def write_reviews(folder: Path, verdicts: dict[str, str]) -> Path:
 def gather(folder: Path, synthetic: list[Exchange], **options: Any) -> BuildRows:
     unread: Any = None
     inputs = BuildInputs(
-        constitution=POLICY,
+        constitution=options.pop("constitution", POLICY),
         generator=scripted_source(),
         backbone=unread,
         factory=tiny_plan(),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_reviews_by_id_and_whole(tmp_path: Path) -> None:
         Review(made(7), "harmful", "show-secrets", (), (3,)),
     )
     assert [review.label for review in found.reviews] == [0, 1]
-    assert (found.lines, found.repeated, found.conflicts) == (2, 0, ())
+    assert (found.lines, found.repeated, found.conflicts) == (2, (), ())
     assert "private" not in repr(found)
 
 
@@ -120,7 +121,7 @@ def test_repetitions_merge_and_conflicts_stand_apart(tmp_path: Path) -> None:
         Conflict(made(1).id, "verdict", {"harmless": (3,), "harmful": (4, 5)}),
         Conflict(made(2).id, "category", {"show-secrets": (6,), "card-methods": (7,)}),
     )
-    assert (found.lines, found.repeated) == (7, 3)
+    assert (found.lines, found.repeated) == (7, ((1, 2), (4, 5), (6, 7)))
 
 
 def test_a_category_that_contradicts_the_verdict_is_not_inherited(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_category_that_contradicts_the_verdict_is_not_inherited(tmp_path: Path
 
 
 def reviews(*items: Review) -> Feedback:
-    return Feedback("reviews.jsonl", len(items), 0, items, ())
+    return Feedback("reviews.jsonl", len(items), (), items, ())
 
 
 def review(number: int, verdict="harmless", category=None, *topics: str) -> Review:
@@ -149,6 +150,55 @@ def test_reviews_take_the_place_of_training_labels() -> None:
     assert added[0].meta["feedback"] == {"verdict": "harmless", "label_before": 1.0, "copy": 0}
     assert found.share == pytest.approx(8 / 106)
     assert found.held_out == ()
+    assert (found.followed, found.withdrawn) == (0, ())
+
+
+def disguised(row: Exchange, name: str) -> Exchange:
+    messages = tuple(Message(m.role, f"{name} {m.content}") for m in row.messages)
+    return replace(row, messages=messages, meta={**row.meta, "original": row.id})
+
+
+def test_disguised_copies_follow_the_review_of_their_original() -> None:
+    row, agreed = made(0, 1.0, "show-secrets"), made(1, 0.0)
+    copies = [disguised(row, "rot"), disguised(row, "poem")]
+    others = [disguised(agreed, "rot"), disguised(made(2, 1.0), "rot")]
+    given = reviews(review(0, "harmless", "card-methods"), Review(agreed, "harmless", None, (), (2,)))
+    # The original of the first needn't train itself: a row that was surplus was reviewed all the same.
+    for training in ([row, agreed, *copies, *others], [*copies, *others]):
+        found = apply_feedback(given, training, FeedbackRule(copies=1, hold_out=0.99))
+        followed = [row for row in found.rows if "follows_review" in row.meta]
+        assert [(row.id, row.label, row.category) for row in followed] == [
+            (copy.id, 0.0, "card-methods") for copy in copies
+        ]
+        assert followed[0].meta["follows_review"] == {
+            "verdict": "harmless",
+            "label_before": 1.0,
+            "review_of": row.id,
+        }
+        assert (found.followed, found.withdrawn) == (2, ())
+        assert [row for row in found.rows if row in others] == others
+        # What its disguises train is no test of it.
+        assert found.held_out == ()
+
+
+def test_rows_that_only_a_disguise_speaks_against_train_no_more() -> None:
+    row = made(0, 1.0)
+    one, two, three = (disguised(row, name) for name in ("rot", "poem", "table"))
+    of_one = Review(one, "harmless", None, (), (1,))
+    found = apply_feedback(reviews(of_one), [row, one, two], FeedbackRule(copies=1))
+    assert (found.withdrawn, found.followed, found.relabelled) == ((row, two), 0, 1)
+    assert [row.label for row in found.rows] == [0.0]
+    # A verdict that agrees leaves the others where they are.
+    found = apply_feedback(reviews(replace(of_one, verdict="harmful")), [row, one, two])
+    assert (found.withdrawn, found.followed, found.confirmed) == ((), 0, 1)
+    # An original and its disguise that are said to differ leave the third open.
+    differ = reviews(of_one, Review(row, "harmful", None, (), (2,)))
+    found = apply_feedback(differ, [row, one, three], FeedbackRule(copies=1))
+    assert (found.withdrawn, found.followed) == ((three,), 0)
+    # Given whole, without the row's meta, it is known by the row that says the same.
+    bare = replace(one, meta={})
+    found = apply_feedback(reviews(replace(of_one, exchange=bare)), [row, one], FeedbackRule(copies=1))
+    assert found.withdrawn == (row,)
 
 
 @given(st.integers(1, 30), st.integers(0, 200), st.integers(1, 8), st.floats(0.01, 0.5), st.floats(0, 0.9))

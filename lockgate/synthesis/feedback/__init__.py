@@ -1,6 +1,12 @@
 """Feedback: what reviewers say of a guard's verdicts becomes training data and proposals for the policy."""
 
-from lockgate.synthesis.feedback._proposal import Addition, Proposal, propose_constitution, write_proposal
+from lockgate.synthesis.feedback._proposal import (
+    Addition,
+    Proposal,
+    propose_constitution,
+    render_proposal,
+    write_proposal,
+)
 from lockgate.synthesis.feedback._retraining import FeedbackRule, Retraining, apply_feedback
 from lockgate.synthesis.feedback._reviews import Conflict, Feedback, Review, Verdict, read_feedback
 
@@ -16,5 +22,6 @@ __all__ = [
     "apply_feedback",
     "propose_constitution",
     "read_feedback",
+    "render_proposal",
     "write_proposal",
 ]

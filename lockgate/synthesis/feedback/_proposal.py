@@ -107,6 +107,12 @@ def write_proposal(proposal: Proposal, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.exists() and not _is_proposal(target):
         raise ConfigError(f"{target}: is there and is no proposal; name another file, then compare the two")
+    with open_atomic(target) as file:
+        file.write(render_proposal(proposal).encode("utf-8"))
+
+
+def render_proposal(proposal: Proposal) -> str:
+    """The file of a proposal: YAML that `load_constitution` reads."""
     lines = [_HEAD]
     for addition in proposal.additions:
         ids = ", ".join(addition.exchange_ids[:_SHOWN_IDS])
@@ -116,9 +122,7 @@ def write_proposal(proposal: Proposal, path: str | os.PathLike[str]) -> None:
             f"# {addition.half} {addition.category}{new}: {len(addition.topics)} examples from "
             f"{len(addition.exchange_ids)} exchanges: {ids}{rest}"
         )
-    text = "\n".join(lines) + "\n" + dump_constitution(proposal.constitution)
-    with open_atomic(target) as file:
-        file.write(text.encode("utf-8"))
+    return "\n".join(lines) + "\n" + dump_constitution(proposal.constitution)
 
 
 def _is_proposal(path: Path) -> bool:

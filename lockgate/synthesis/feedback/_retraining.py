@@ -1,6 +1,7 @@
 """Reviews as training data: how often each stands there, and which are kept back for the comparison."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lockgate.errors import ConfigError
@@ -8,6 +9,7 @@ from lockgate.exchanges import Exchange, grouped_split, prompt_group
 from lockgate.synthesis.feedback._reviews import Feedback, Review, exchange_key
 
 FEEDBACK = "feedback"
+FOLLOWS = "follows_review"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,11 @@ class Retraining:
 
     Attributes:
         rows: the rows given, without those that were reviewed, then the reviewed ones, copy by copy.
-        held_out: reviewed exchanges with their new labels that no row shares a prompt with.
+        held_out: reviewed exchanges with their new labels that no row shares a prompt or an original with.
         reviewed: reviews that went into training; `copies`: how often each stands there.
         relabelled: rows given whose label the reviewers turned round; `confirmed`: those they agree with.
+        followed: rows in `rows` that took the new label of the reviewed exchange which they disguise.
+        withdrawn: rows given that a review contradicts without saying what they are, and that train no more.
         share: of the reviewed rows in `rows`; above the rule's where one copy is too much already.
     """
 
@@ -52,6 +56,8 @@ class Retraining:
     copies: int
     relabelled: int
     confirmed: int
+    followed: int
+    withdrawn: tuple[Exchange, ...]
     share: float
 
 
@@ -60,44 +66,92 @@ def apply_feedback(
 ) -> Retraining:
     """Lay reviews over training rows. Run it after removing duplicates, or the copies are removed too.
 
-    A reviewer's label takes the place of the one that a row had; exchanges in conflict stay as they are. A
-    review whose prompt is among the rows trains always: held out, it would be no test.
+    A reviewer's label takes the place of the one that a row had; exchanges in conflict stay as they are. Rows
+    with the same `meta.original` say the same in disguise (see `augmentations`): those that no review speaks
+    of take the label of their reviewed original, and are withdrawn where only another disguise was reviewed,
+    or where reviews of them disagree. A review whose prompt or original is among the rows trains always: held
+    out, it would be no test.
     """
     rule = rule or FeedbackRule()
     reviewed = {exchange_key(review.exchange): review for review in feedback.reviews}
-    kept, trained_prompts, relabelled, confirmed = [], set(), 0, 0
-    for row in training:
-        trained_prompts.add(prompt_group(row))
-        review = reviewed.get(exchange_key(row))
+    rows = [(row, reviewed.get(exchange_key(row))) for row in training]
+    said = _said(feedback.reviews, rows)
+    kept: list[Exchange] = []
+    withdrawn: list[Exchange] = []
+    followed = relabelled = confirmed = 0
+    for row, review in rows:
         if review is None:
-            kept.append(row)
-        elif row.label is not None and (row.label >= 0.5) == (review.label >= 0.5):
+            follows = _follow(row, said.get(_original(row), {}))
+            (withdrawn if follows is None else kept).append(follows or row)
+            followed += follows is not None and follows is not row
+        elif _agree(row, review):
             confirmed += 1
         else:
             relabelled += row.label is not None
-    train, held_out = _split(feedback.reviews, trained_prompts, rule)
+    train, held_out = _split(feedback.reviews, {key for row, _ in rows for key in _keys(row)}, rule)
     copies = _copies(len(train), len(kept), rule)
     added = [_row(review, copy) for copy in range(copies) for review in train]
-    rows = (*kept, *added)
+    laid = (*kept, *added)
     return Retraining(
-        rows=rows,
+        rows=laid,
         held_out=tuple(_row(review) for review in held_out),
         reviewed=len(train),
         copies=copies,
         relabelled=relabelled,
         confirmed=confirmed,
-        share=len(added) / len(rows) if rows else 0.0,
+        followed=followed,
+        withdrawn=tuple(withdrawn),
+        share=len(added) / len(laid) if laid else 0.0,
     )
 
 
+def _said(
+    reviews: Iterable[Review], rows: Iterable[tuple[Exchange, Review | None]]
+) -> Mapping[str, Mapping[str, Review]]:
+    """The reviews of each original and its disguises, by the id of what was reviewed.
+
+    An exchange given whole may lack the `meta.original` that its row has.
+    """
+    said: dict[str, dict[str, Review]] = defaultdict(dict)
+    for review in reviews:
+        said[_original(review.exchange)][review.exchange.id] = review
+    for row, found in rows:
+        if found is not None:
+            said[_original(row)][row.id] = found
+    return said
+
+
+def _follow(row: Exchange, said: Mapping[str, Review]) -> Exchange | None:
+    """A row that wasn't reviewed, after the reviews of what says the same; None if they leave it open."""
+    if all(_agree(row, review) for review in said.values()):
+        return row
+    review = said.get(_original(row))
+    if review is None or len({review.verdict for review in said.values()}) > 1:
+        return None
+    known = {"verdict": review.verdict, "label_before": row.label, "review_of": review.exchange.id}
+    return replace(row, label=review.label, category=review.category, meta={**row.meta, FOLLOWS: known})
+
+
+def _original(row: Exchange) -> str:
+    return str(row.meta.get("original", row.id))
+
+
+def _keys(row: Exchange) -> list[str]:
+    return [f"prompt/{prompt_group(row)}", f"says/{_original(row)}"]
+
+
+def _agree(row: Exchange, review: Review) -> bool:
+    return row.label is not None and (row.label >= 0.5) == (review.label >= 0.5)
+
+
 def _split(
-    reviews: Iterable[Review], trained_prompts: set[str], rule: FeedbackRule
+    reviews: Sequence[Review], trained: set[str], rule: FeedbackRule
 ) -> tuple[list[Review], list[Review]]:
     train: list[Review] = []
     free: list[Review] = []
     for review in reviews:
-        (train if prompt_group(review.exchange) in trained_prompts else free).append(review)
-    keys = [[prompt_group(review.exchange)] for review in free]
+        (free if trained.isdisjoint(_keys(review.exchange)) else train).append(review)
+    keys = [_keys(review.exchange) for review in free]
     shares = {"train": 1 - rule.hold_out, "held_out": rule.hold_out}
     parts = grouped_split(keys, shares, seed=rule.seed)
     train += [review for review, part in zip(free, parts, strict=True) if part == "train"]

@@ -16,6 +16,7 @@ from lockgate.exchanges import Exchange, exchange_from_dict, normalise_text
 from lockgate.exchanges._read import json_records
 
 Verdict = Literal["harmless", "harmful"]
+_ADVICE = "name the files that were reviewed, or put whole exchanges under `exchange`"
 
 
 class _Line(BaseModel):
@@ -75,20 +76,25 @@ class Feedback:
     """The reviews of one file, one for each exchange.
 
     Attributes:
-        file: its name. `lines`: reviews read; `repeated`: those that said again what another had said.
+        file: its name. `lines`: how many reviews were read.
+        repeated: lines with one verdict on one exchange, the first of them included, where there are several.
         reviews: in the order of their first lines, without those in conflict over the verdict.
         conflicts: what reviewers have to settle.
     """
 
     file: str
     lines: int
-    repeated: int
+    repeated: tuple[tuple[int, ...], ...]
     reviews: tuple[Review, ...]
     conflicts: tuple[Conflict, ...]
 
 
 def read_feedback(
-    path: str | os.PathLike[str], constitution: Constitution, exchanges: Iterable[Exchange] = ()
+    path: str | os.PathLike[str],
+    constitution: Constitution,
+    exchanges: Iterable[Exchange] = (),
+    *,
+    advice: str = _ADVICE,
 ) -> Feedback:
     """Read a review file: JSON lines with a verdict on an exchange, given whole or by its id.
 
@@ -97,7 +103,9 @@ def read_feedback(
 
     Args:
         path: .jsonl[.gz|.zst].
-        exchanges: where ids are looked up; read once, and only what is asked for is kept.
+        exchanges: where ids are looked up; read once, and only what is asked for is kept. Of several with
+            one id the last counts.
+        advice: what to do about an id that isn't among them.
 
     Raises:
         ExchangeError: `FILE:LINE: FIELD: ...` for a line that isn't in this form, an exchange without an
@@ -116,8 +124,7 @@ def read_feedback(
         if exchange is None:
             missing = sum(given is None and line.id not in found for _, line, given in lines)
             raise ExchangeError(
-                f"{file}:{number}: id: not among the exchanges given, like {missing} in all; name the files "
-                "that were reviewed, or put whole exchanges under `exchange`"
+                f"{file}:{number}: id: not among the exchanges given, like {missing} in all; {advice}"
             )
         if exchange.is_prompt_only:
             raise ExchangeError(f"{file}:{number}: exchange: has no answer; a verdict speaks of an answer")
@@ -125,7 +132,7 @@ def read_feedback(
         topics = () if line.topic is None else (line.topic,)
         reviews.append(Review(exchange, line.verdict, category, topics, (number,)))
     merged, conflicts = _merge(reviews)
-    return Feedback(str(file), len(lines), len(lines) - _distinct(reviews), merged, conflicts)
+    return Feedback(str(file), len(lines), _repeated(reviews), merged, conflicts)
 
 
 def _read_lines(file: Path, constitution: Constitution) -> Iterator[tuple[int, _Line, Exchange | None]]:
@@ -194,8 +201,12 @@ def exchange_key(exchange: Exchange) -> str:
     return json.dumps(turns)
 
 
-def _distinct(reviews: Iterable[Review]) -> int:
-    return len({(exchange_key(review.exchange), review.verdict) for review in reviews})
+def _repeated(reviews: Iterable[Review]) -> tuple[tuple[int, ...], ...]:
+    said: dict[tuple[str, Verdict], tuple[int, ...]] = {}
+    for review in reviews:
+        key = exchange_key(review.exchange), review.verdict
+        said[key] = (*said.get(key, ()), *review.lines)
+    return tuple(lines for lines in said.values() if len(lines) > 1)
 
 
 def _merge(reviews: Iterable[Review]) -> tuple[tuple[Review, ...], tuple[Conflict, ...]]:
