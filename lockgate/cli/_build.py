@@ -61,7 +61,13 @@ def build(
     data: Annotated[
         Files | None, typer.Option(help="Labelled exchanges that train besides; several times.")
     ] = None,
-    feedback: Annotated[Path | None, typer.Option(help="Reviews of a guard's verdicts, JSON lines.")] = None,
+    feedback: Annotated[
+        Path | None,
+        typer.Option(
+            help="Reviews of a guard's verdicts, JSON lines; policy entries that they propose are written "
+            "beside the report."
+        ),
+    ] = None,
     update: Annotated[
         Path | None, typer.Option(help="The guard to replace: compared with first, kept if that is worse.")
     ] = None,
