@@ -14,13 +14,15 @@ class GeneratorSource:
     """A generator by name and by how to make it; made once by each process that uses it.
 
     `identity` (default: `name`) enters the key of each batch: give what the generator's own says, so that
-    another model, or one at another endpoint, is another input. `name` is for data and cards.
+    another model, or one at another endpoint, is another input. `name` is for data and cards. `answered`:
+    whether anything was answered, kept by the blocks that ask and taken for granted in other processes.
     """
 
     def __init__(self, name: str, make: Callable[[], Generator], *, identity: str | None = None) -> None:
         self.name = name
         self.identity = name if identity is None else identity
         self.make = make
+        self.answered = False
         self._made: Generator | None = None
 
     def get(self) -> Generator:
@@ -37,8 +39,10 @@ class GeneratorSource:
         self._made = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Connections and weights stay where they are; another process makes its own.
-        return {"name": self.name, "identity": self.identity, "make": self.make, "_made": None}
+        # Connections and weights stay where they are; another process makes its own. It can't know what was
+        # answered elsewhere, and a few bad rows at the end of a run must not count as a broken generator.
+        kept = {"name": self.name, "identity": self.identity, "make": self.make}
+        return {**kept, "answered": True, "_made": None}
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from types import ModuleType
 from lockgate.errors import MissingExtra
 from lockgate.synthesis._endpoint_call import EndpointCall, Sleep
 from lockgate.synthesis._endpoint_config import EndpointConfig
+from lockgate.synthesis._endpoint_health import Health
 from lockgate.synthesis._requests import GenerationRequest, Generator, Outcome
 from lockgate.synthesis._usage import Budget, Usage
 
@@ -35,6 +36,7 @@ class EndpointGenerator(Generator):
         self.config = config
         self.usage = Usage()
         self.budget = config.budget() if budget is None else budget
+        self.health = Health(config.stop_after_failures)
         self.sleep = sleep
         self.headers = config.headers()
         self.http = _load_client()

@@ -27,6 +27,9 @@ class EndpointConfig(BaseModel):
         longest_wait_s: a Retry-After beyond it stops the run.
         give_up: what becomes of a request whose attempts are used up although the endpoint is there: `stop`
             ends the run (a later one goes on), `reject` records it as a failure.
+        stop_after_failures: requests in a row that are turned away or answered with junk, none answered
+            between, after which the run ends; None: each is a failure of its own, however many they are. An
+            answer that the endpoint's own filter stops is none of them.
         extra_body: further fields of each request, such as `top_p`.
         prices, max_tokens, max_cost: the budget, see `Budget`.
         trust_env: whether proxy settings of the environment count.
@@ -44,6 +47,7 @@ class EndpointConfig(BaseModel):
     backoff_s: float = Field(default=0.5, ge=0)
     longest_wait_s: float = Field(default=120.0, gt=0)
     give_up: Literal["stop", "reject"] = "stop"
+    stop_after_failures: int | None = Field(default=32, ge=2)
     extra_body: dict[str, Any] = Field(default_factory=dict)
     prices: Prices | None = None
     max_tokens: int | None = Field(default=None, ge=1)

@@ -6,10 +6,14 @@ from typing import Any, ClassVar
 
 from lockgate.exchanges import find_duplicates, grouped_split, text_hash
 from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
-from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest
+from lockgate.synthesis._endpoint_health import all_unusable, broken
+from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest, Outcome
 from lockgate.synthesis._rows import Mapped, Reject, Row, row_id
 
 Result = Row | Reject | Sequence[Row]
+
+# Of a generator that has answered before, so many rows of a call may all be bad by themselves.
+_FEW = 8
 
 
 class _FunctionBlock(Block):
@@ -81,7 +85,9 @@ class GenerateBlock(_FunctionBlock):
     """Asks a generator something about each row and builds rows from what it wrote.
 
     A row for which nothing usable came back is asked again with another seed, `attempts` times in all, then
-    dropped with the last reason.
+    dropped with the last reason. A batch of which every row is turned away or answered with junk is an error
+    instead (GeneratorError): recorded, it would stay lost when the generator is mended. Batches of one row,
+    and of less than eight once anything was answered, are taken as they are.
 
     Args:
         generator: made once per process.
@@ -111,7 +117,7 @@ class GenerateBlock(_FunctionBlock):
         self._request = request
         self._parse = parse
         self.batch_rows = batch_rows
-        self._attempts = attempts
+        self.attempts = attempts
         self._allow_cut = allow_cut
         self._otherwise = otherwise
         self._use(request=request, parse=parse)
@@ -121,7 +127,7 @@ class GenerateBlock(_FunctionBlock):
     def config(self) -> Mapping[str, Any]:
         own = {
             "generator": self._generator.identity,
-            "attempts": self._attempts,
+            "attempts": self.attempts,
             "allow_cut": self._allow_cut,
         }
         return {**super().config(), **own}
@@ -130,7 +136,7 @@ class GenerateBlock(_FunctionBlock):
         rows = list(rows)
         results: dict[int, Result] = {}
         open_rows = list(range(len(rows)))
-        for attempt in range(self._attempts):
+        for attempt in range(self.attempts):
             open_rows = self._ask(rows, open_rows, results, attempt, context)
         for index, row in enumerate(rows):
             result = results[index]
@@ -158,6 +164,8 @@ class GenerateBlock(_FunctionBlock):
         if not asked:
             return []
         outcomes = self._generator.get().generate(list(asked.values()))
+        if attempt == 0:
+            self._refuse_silence(outcomes)
         context.count("requests", len(asked))
         again: list[int] = []
         for index, outcome in zip(asked, outcomes, strict=True):
@@ -165,6 +173,13 @@ class GenerateBlock(_FunctionBlock):
             if isinstance(results[index], Reject):
                 again.append(index)
         return again
+
+    def _refuse_silence(self, outcomes: Sequence[Outcome]) -> None:
+        # Only first attempts are judged: further ones hold nothing but what failed before.
+        source = self._generator
+        source.answered = source.answered or any(isinstance(outcome, Completion) for outcome in outcomes)
+        if len(outcomes) >= (_FEW if source.answered else 2) and all_unusable(outcomes):
+            raise broken(f"generator {source.name}", outcomes)
 
     def _read(self, row: Row, outcome: Completion | GenerationFailure, context: BlockContext) -> Result:
         if isinstance(outcome, GenerationFailure):
@@ -181,7 +196,11 @@ class GenerateBlock(_FunctionBlock):
 class DedupBlock(_FunctionBlock):
     """Keeps the first row of each group of equal or nearly equal texts (`find_duplicates`).
 
-    `meta.duplicate_group` names the group of each row that stays, for grouped splits.
+    `meta.duplicate_group` (`note`: another name) names the group of each row that stays, for grouped splits.
+
+    Args:
+        text: what is compared.
+        apart: what must be equal besides, after normalisation; rows that differ in it all stay.
     """
 
     whole: ClassVar[bool] = True
@@ -192,25 +211,33 @@ class DedupBlock(_FunctionBlock):
         text: Callable[[Row], str],
         *,
         threshold: float = 0.7,
+        apart: Callable[[Row], str] | None = None,
+        note: str = "duplicate_group",
         version: str = "1",
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(name, version=version, config={**(config or {}), "threshold": threshold})
+        own = {"threshold": threshold, "note": note}
+        super().__init__(name, version=version, config={**(config or {}), **own})
         self._text = text
         self._threshold = threshold
+        self._apart = apart
+        self._note = note
         self._use(text=text)
+        if apart is not None:
+            self._use(apart=apart)
 
     def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
         rows = rows if isinstance(rows, Sequence) else list(rows)
         groups = find_duplicates(Mapped(rows, self._text), threshold=self._threshold)
-        first: dict[str, tuple[str, str]] = {}
+        first: dict[tuple[str, str], tuple[str, str]] = {}
         for row, group in zip(rows, groups, strict=True):
             exact = text_hash(self._text(row))
-            if group not in first:
-                first[group] = (row_id(row), exact)
-                yield replace(row, meta={**row.meta, "duplicate_group": group})
+            own = group, "" if self._apart is None else text_hash(self._apart(row))
+            if own not in first:
+                first[own] = (row_id(row), exact)
+                yield replace(row, meta={**row.meta, self._note: group})
                 continue
-            kept, kept_exact = first[group]
+            kept, kept_exact = first[own]
             reason = "exact_duplicate" if exact == kept_exact else "near_duplicate"
             context.reject(row, Reject(reason, f"of row {kept}"))
 

@@ -16,6 +16,7 @@ from lockgate.synthesis._requests import (
 )
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_CONTENT = re.compile(r"content|policy|safety|moderat|filter|flagged|invalid_prompt", re.IGNORECASE)
 _NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "quota_exceeded")
 
 
@@ -73,6 +74,11 @@ def error_code(body: bytes) -> str:
 def is_out_of_quota(code: str) -> bool:
     """Whether a 429 means that the account is empty, which no waiting helps."""
     return code in _NO_QUOTA
+
+
+def is_content_code(code: str) -> bool:
+    """Whether an error's code says that the endpoint read the request and dislikes what it is about."""
+    return _CONTENT.search(code) is not None
 
 
 def retry_after(value: str | None) -> float | None:

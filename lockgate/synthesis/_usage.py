@@ -1,4 +1,4 @@
-"""Accounting: tokens used, what they cost, and a budget that is never overdrawn."""
+"""Accounting: tokens used, what they cost, and a budget that stops before it would be overdrawn."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -65,11 +65,15 @@ class Budget:
     """A cap on tokens, on cost, or on both, over all generators that share it; cached answers cost nothing.
 
     A request reserves its `max_tokens` and its estimated prompt before it is sent, so that the requests in
-    flight together stay within the cap. The prompt's true length is known only afterwards. Generators that
-    share a budget are asked one after another, as the steps of a pipeline are, and have one price.
+    flight together stay within the cap. An attempt whose reply is lost (a time-out, a connection that breaks
+    behind the request, 504 and 524, a reply that can't be read) is spent as it was reserved, since it may
+    have been written and billed. Not counted: attempts that reach no server or break while they are sent,
+    408, 409, 425, 429 and the other 5xx. So the cap is exceeded only by what an endpoint bills beyond that:
+    prompts longer than estimated, completions longer than `max_tokens`, errors. Generators that share a
+    budget are asked one after another, as the steps of a pipeline are, and have one price.
 
     Attributes:
-        prompt_tokens, completion_tokens: spent so far.
+        prompt_tokens, completion_tokens: spent so far, lost replies at their most.
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Budget:
 
 @dataclass(slots=True)
 class Estimate:
-    """What a run would ask for, were all of it answered at full length: an upper figure."""
+    """What a run would ask for, were all of it answered at full length."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -125,6 +129,14 @@ class Estimate:
         self.prompt_tokens += request.estimated_prompt_tokens
         self.completion_tokens += request.max_tokens
         self.requests_by_purpose[request.purpose] += 1
+
+    def add_alike(self, purpose: str, count: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count requests of one purpose, each with so many tokens."""
+        if count:
+            self.requests += count
+            self.prompt_tokens += count * prompt_tokens
+            self.completion_tokens += count * completion_tokens
+            self.requests_by_purpose[purpose] += count
 
     def to_dict(self, prices: Prices | None = None) -> dict[str, Any]:
         """JSON form; `cost` is null without prices."""

@@ -61,7 +61,7 @@ def test_completions_come_back_in_order_and_are_counted(endpoint, monkeypatch) -
     assert outcomes == [Completion(text, "stop", 5, 3) for text in wanted]
     assert generator.usage.to_dict()["tokens_by_purpose"] == {"query": 40}
     assert {headers["authorization"] for headers in endpoint.headers} == {"Bearer sesame-42"}
-    assert {key for _, key in endpoint.attempts} == {request.key("m") for request in requests}
+    assert {key for _, key in endpoint.attempts} == {request.key(generator.identity) for request in requests}
     assert endpoint.bodies[0]["top_p"] == 0.9
     assert endpoint.bodies[0]["max_tokens"] == 20
 

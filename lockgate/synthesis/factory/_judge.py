@@ -9,6 +9,7 @@ from typing import Any
 
 from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import Exchange, Message, read_exchanges
+from lockgate.synthesis._endpoint_health import all_unusable, broken
 from lockgate.synthesis._requests import Completion, GenerationRequest, Generator
 from lockgate.synthesis._rows import Reject, Row
 from lockgate.synthesis.factory._disguise import REWORD
@@ -86,10 +87,13 @@ class Judge:
 
         Raises:
             ConfigError: too few rows, rows without a label, or none of one label.
+            GeneratorError: no question was answered.
             SynthesisError: the judge agrees too seldom to be used; the message gives the measured share.
         """
         _check_rows(rows, self._kit.plan.judge.least_rows, where)
         outcomes = generator.generate([self.ask(row, number) for number, row in enumerate(rows)])
+        if all_unusable(outcomes):
+            raise broken(f"judge {generator.name}", outcomes)
         verdicts = [read_verdict(o.text) if isinstance(o, Completion) else None for o in outcomes]
         found = list(zip(rows, verdicts, strict=True))
         right = {

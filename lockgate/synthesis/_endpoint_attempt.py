@@ -1,0 +1,163 @@
+"""One attempt at a request: what is sent, and what the status, the headers and the body mean."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lockgate.errors import GeneratorError
+from lockgate.synthesis._reply import (
+    error_code,
+    is_content_code,
+    is_out_of_quota,
+    read_completion,
+    retry_after,
+)
+from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest, Outcome
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from lockgate.synthesis._endpoint import EndpointGenerator
+
+_MAX_BODY_BYTES = 8 * 2**20
+_REFUSED_KEY = (401, 403)
+_NOT_THERE = (404, 405)
+_TRY_AGAIN = (408, 409, 425, 429)
+_NOT_REACHED = ("ConnectError", "ConnectTimeout")
+_NOT_SENT = (
+    "PoolTimeout", "WriteTimeout", "WriteError", "ProxyError", "LocalProtocolError", "UnsupportedProtocol",
+)  # fmt: skip
+# A proxy gave up waiting: the server behind it may have written the answer all the same.
+_LOST_BEHIND_PROXY = (504, 524)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """An attempt that may go better next time."""
+
+    reason: str
+    wait: float | None = None
+    reached: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of an attempt. `lost`: a completion may have been written, and billed, that didn't arrive."""
+
+    result: Outcome | Retry
+    lost: bool = False
+
+
+class Sender:
+    """Sends attempts over connections that are opened with the first."""
+
+    def __init__(self, owner: "EndpointGenerator") -> None:
+        self._owner = owner
+        self._client: httpx2.AsyncClient | None = None
+
+    @property
+    def where(self) -> str:
+        """The endpoint, as messages name it."""
+        return f"the endpoint {self._owner.config.base_url}"
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def send(self, request: GenerationRequest) -> Attempt:
+        """Make one attempt.
+
+        Raises:
+            GeneratorError: what is wrong is wrong with all requests.
+        """
+        http = self._owner.http
+        try:
+            status, headers, body = await self._post(request)
+        except http.DecodingError:
+            failure = GenerationFailure("malformed", "the reply's compression is damaged")
+            return Attempt(failure, lost=True)
+        except http.InvalidURL as error:
+            raise GeneratorError(
+                "base_url: not a valid address; expected http(s)://HOST[:PORT]/v1"
+            ) from error
+        except http.TransportError as error:
+            return _break(type(error).__name__, timed_out=isinstance(error, http.TimeoutException))
+        if body is None:
+            reason = f"the reply is longer than {_MAX_BODY_BYTES >> 20} MiB"
+            return Attempt(GenerationFailure("malformed", reason), lost=True)
+        if status == 200:
+            outcome = read_completion(body, request)
+            return Attempt(outcome, lost=not isinstance(outcome, Completion))
+        return Attempt(self._judge(status, headers, body), lost=status in _LOST_BEHIND_PROXY)
+
+    async def _post(self, request: GenerationRequest) -> tuple[int, Mapping[str, str], bytes | None]:
+        config = self._owner.config
+        if self._client is None:
+            http = self._owner.http
+            self._client = http.AsyncClient(
+                timeout=http.Timeout(config.timeout_s, connect=config.connect_timeout_s),
+                limits=http.Limits(max_connections=config.concurrency),
+                headers=self._owner.headers,
+                trust_env=config.trust_env,
+            )
+        content = {
+            **config.extra_body,
+            "model": config.model,
+            "messages": [message.to_dict() for message in request.messages],
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed,
+        }
+        # What answers are kept under: one key for two different bodies would bring one answer for both.
+        key = {"Idempotency-Key": request.key(config.identity)}
+        # A time-out of the client's counts each read; a server that trickles must end too.
+        try:
+            async with asyncio.timeout(config.timeout_s + config.connect_timeout_s):
+                async with self._client.stream("POST", config.url, json=content, headers=key) as response:
+                    return response.status_code, response.headers, await _read(response)
+        except TimeoutError as error:
+            raise self._owner.http.ReadTimeout("the whole reply") from error
+
+    def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Retry:
+        code = error_code(body)
+        named = f"HTTP {status}" + (f", {code}" if code else "")
+        config = self._owner.config
+        if status in _REFUSED_KEY:
+            setting = (
+                f"the key in the environment variable {config.api_key_env} (setting api_key_env)"
+                if config.api_key_env
+                else "api_key_env: no key was sent; name the variable that holds it"
+            )
+            raise GeneratorError(f"{self.where} refused access ({named}); check {setting}")
+        if status == 402 or (status == 429 and is_out_of_quota(code)):
+            raise GeneratorError(
+                f"{self.where}: the account's quota is used up ({named}). Finished work is kept"
+            )
+        if status in _NOT_THERE:
+            raise GeneratorError(
+                f"{self.where} knows no such address or model ({named}); check base_url (it ends in /v1) "
+                f"and model ({config.model})"
+            )
+        if status in _TRY_AGAIN or status >= 500:
+            return Retry(named, wait=retry_after(headers.get("Retry-After")))
+        if 300 <= status < 400:
+            raise GeneratorError(f"{self.where} redirects ({named}); give the final address as base_url")
+        return GenerationFailure("filtered" if is_content_code(code) else "not_accepted", named)
+
+
+def _break(kind: str, *, timed_out: bool) -> Attempt:
+    if kind in _NOT_REACHED:
+        return Attempt(Retry("no connection", reached=False))
+    return Attempt(Retry("timed out" if timed_out else kind), lost=kind not in _NOT_SENT)
+
+
+async def _read(response: "httpx2.Response") -> bytes | None:
+    pieces, size = [], 0
+    async for piece in response.aiter_bytes():
+        size += len(piece)
+        if size > _MAX_BODY_BYTES:
+            return None
+        pieces.append(piece)
+    return b"".join(pieces)
