@@ -58,6 +58,12 @@ def question_of(row: Row) -> str:
     return next((m.content for m in reversed(row.messages) if m.role == "user"), "")
 
 
+def context_of(row: Row) -> str:
+    """What stands before the last user message, with roles, as one text."""
+    asked = max((place for place, m in enumerate(row.messages) if m.role == "user"), default=0)
+    return "\n".join(f"{m.role}: {m.content}" for m in row.messages[:asked])
+
+
 def answer_of(row: Row) -> str:
     """The answer, or nothing."""
     return "" if row.is_prompt_only else row.messages[-1].content

@@ -81,9 +81,11 @@ class FactoryPlan(Settings):
         if not isinstance(content, dict):
             raise ConfigError(f"{os.fspath(path)}: expected a mapping of settings")
         base = content.pop("preset", None)
-        if base is not None and base not in _PRESETS:
+        if base is None:
+            return cls._read(content, os.fspath(path))
+        if not isinstance(base, str) or base not in _PRESETS:
             raise ConfigError(f"{os.fspath(path)}: preset: expected one of {', '.join(_PRESETS)}")
-        return cls._read(_overlay(_PRESETS.get(base, {}), content), os.fspath(path))
+        return cls._read(_overlay(_PRESETS[base], content), os.fspath(path))
 
     def to_yaml(self) -> str:
         """YAML text from which `from_yaml` makes an equal plan."""

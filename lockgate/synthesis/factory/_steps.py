@@ -12,7 +12,7 @@ from lockgate.synthesis.factory._answers import AnswerWriter
 from lockgate.synthesis.factory._checks import LeakCheck, QualityCheck, QuestionCheck
 from lockgate.synthesis.factory._disguise import DisguiseBlock, RewordedCheck, Reworder
 from lockgate.synthesis.factory._judge import Judge
-from lockgate.synthesis.factory._kit import REFUSED, Kit, answer_of, question_of, role_of
+from lockgate.synthesis.factory._kit import REFUSED, Kit, answer_of, context_of, question_of, role_of
 from lockgate.synthesis.factory._questions import ASK_STEP, QuestionWriter, TwinWriter
 from lockgate.synthesis.factory._redteam import BalanceBlock, red_team_blocks
 from lockgate.synthesis.factory._tasks import STEP as TASK_STEP
@@ -20,6 +20,7 @@ from lockgate.synthesis.factory._tasks import TaskPlanner
 from lockgate.synthesis.factory._whole import ChooseBlock, WholePairsBlock
 
 ANSWER_STEP = "answers"
+QUESTION_GROUP = "question_group"
 
 
 def factory_blocks(
@@ -37,7 +38,13 @@ def factory_blocks(
 
     steps = [*_question_steps(kit, generator), *leaks("question-leaks")]
     steps += [
-        DedupBlock("question-duplicates", question_of, threshold=kit.plan.filters.duplicate_threshold),
+        DedupBlock(
+            "question-duplicates",
+            question_of,
+            threshold=kit.plan.filters.duplicate_threshold,
+            apart=context_of,
+            note=QUESTION_GROUP,
+        ),
         ChooseBlock(
             "choose",
             kit.questions,
@@ -49,7 +56,14 @@ def factory_blocks(
     ]
     if judge is not None:
         steps.append(_judging(kit, judge, "judge"))
-    steps.append(DedupBlock("duplicates", exchange_text, threshold=kit.plan.filters.duplicate_threshold))
+    steps.append(
+        DedupBlock(
+            "duplicates",
+            exchange_text,
+            threshold=kit.plan.filters.duplicate_threshold,
+            apart=refused_context,
+        )
+    )
     if kit.plan.red_team.share:
         steps.append(BalanceBlock("red-team-balance", kit.plan.red_team.share))
     steps += [
@@ -72,9 +86,17 @@ def exchange_text(row: Row) -> str:
     return f"refused {question}" if role_of(row) == REFUSED else f"{question}\n{answer_of(row)}"
 
 
+def refused_context(row: Row) -> str:
+    """What came before a refused question: without it, dialogues that end alike would count as one."""
+    return context_of(row) if role_of(row) == REFUSED else ""
+
+
 def split_keys(row: Row) -> list[str]:
-    """What must not be parted: one question's exchanges, equal prompts, and questions about one phrase."""
+    """What must not be parted: one question's exchanges, equal prompts, questions about one phrase, and those
+    that would be near-duplicates but for what came before them.
+    """
     keys = [f"prompt/{prompt_group(row)}", f"question/{row.meta['asked']}"]
+    keys.append(f"{QUESTION_GROUP}/{row.meta[QUESTION_GROUP]}")
     if "phrase" in row.meta:
         keys.append(f"phrase/{row.meta['asked_for']}/{row.meta['phrase']}")
     return keys

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,14 @@ from lockgate.synthesis.factory._plan import FactoryPlan
 from lockgate.synthesis.factory._readme import write_readme
 from lockgate.synthesis.factory._result import SynthesisResult
 from lockgate.synthesis.factory._source import source_rows
-from lockgate.synthesis.factory._steps import factory_blocks
+from lockgate.synthesis.factory._steps import QUESTION_GROUP, factory_blocks
 
 EXCHANGES, CARD, WORK = "exchanges.jsonl", "card.json", "work"
 # What steps note for each other and no reader needs.
-_WORKING = (PARENT, STEPS, "number", "focus", "take", "asked", "duplicate_group", "judged")
+_WORKING = (
+    PARENT, STEPS, QUESTION_GROUP, "number", "focus", "take", "asked", "duplicate_group", "judged",
+)  # fmt: skip
+_SHOWN_REASONS = 5
 
 PathLike = str | os.PathLike[str]
 
@@ -151,8 +155,21 @@ def _finish(kit: Kit, folder: Path, result: PipelineResult, origins: Origins) ->
         raise SynthesisError(
             f"{folder}: no harmful exchange came through the filters, so that nothing can be trained on it; "
             + ("; ".join(warnings[:3]) or f"see {CARD}")
+            + _most_dropped(card)
         )
     return SynthesisResult(folder, target, card, warnings)
+
+
+def _most_dropped(card: Mapping[str, Any]) -> str:
+    """Why rows of the harmful entries were dropped, the most frequent reasons first."""
+    lost: Counter[str] = Counter()
+    for topic in card["topics"]:
+        if topic["kind"] == "harmful":
+            lost.update(topic["dropped"])
+    # Whatever is wrong, there are more questions than wanted.
+    lost.pop("choose/surplus", None)
+    shown = ", ".join(f"{reason}: {count}" for reason, count in lost.most_common(_SHOWN_REASONS))
+    return f". Most often dropped for {shown}" if shown else ""
 
 
 def _plain(kit: Kit, rows: Iterable[Row]) -> Iterable[Exchange]:
