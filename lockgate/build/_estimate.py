@@ -10,8 +10,8 @@ from lockgate.build._rows import possible_budget
 from lockgate.calibration import required_n
 from lockgate.constitution import Constitution
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
-from lockgate.synthesis import Estimate, Prices, estimate_tokens
-from lockgate.synthesis.factory import FactoryPlan, estimate_synthesis
+from lockgate.synthesis import Prices, estimate_tokens
+from lockgate.synthesis.factory import FactoryPlan, SynthesisEstimate, estimate_synthesis
 from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, TWIN
 
 # Of a synthetic exchange beside its answer: the question and the turns' frames.
@@ -21,16 +21,16 @@ _ANSWERS = (COMPLIANT, PERMITTED, TWIN, HARMLESS)
 
 @dataclass(frozen=True, slots=True)
 class BuildEstimate:
-    """Upper figures of a build.
+    """Figures of a build in which nothing is refused or dropped.
 
     Attributes:
-        synthesis: requests and tokens of the factory.
+        synthesis: requests and tokens of the factory, and how many they are at most.
         training, calibration: exchanges and the tokens that are read of them.
         prompts: distinct prompts that calibrate; `possible`: the budget that they carry.
         wished: the budget wished for.
     """
 
-    synthesis: Estimate
+    synthesis: SynthesisEstimate
     training: tuple[int, int]
     calibration: tuple[int, int]
     prompts: int
@@ -61,14 +61,15 @@ def estimate_build(
     data: Sequence[Path] = (),
     prompts: Sequence[Path] = (),
     judge: bool = False,
+    judge_rows: Path | None = None,
 ) -> BuildEstimate:
     """Reckon a build in which nothing is refused or dropped.
 
     Raises:
         ConfigError, ExchangeError: what the build would raise for these files.
     """
-    asked = estimate_synthesis(constitution, plan, seeds=prompts, judge=judge)
-    answers = sum(count for name, count in asked.requests_by_purpose.items() if name in _ANSWERS)
+    asked = estimate_synthesis(constitution, plan, seeds=prompts, judge=judge, judge_rows=judge_rows)
+    answers = sum(count for name, count in asked.expected.requests_by_purpose.items() if name in _ANSWERS)
     copies = 1 + plan.augmentation.share
     synthetic = int(answers * copies * plan.split["train"])
     each = plan.answers.max_tokens + _QUESTION_TOKENS

@@ -30,6 +30,7 @@ from lockgate.cli._factory import (
     PromptsOption,
     RayAddressOption,
     StreamsOption,
+    describe_requests,
     generator_sources,
     open_engine,
     preset_for,
@@ -145,6 +146,7 @@ def build(
             data=data or (),
             prompts=prompts or (),
             judge=judge is not None,
+            judge_rows=judge_rows,
         )
         _print_estimate(estimate, prices, json)
         return
@@ -226,12 +228,8 @@ def _print_estimate(estimate: "BuildEstimate", prices: "Prices | None", json: bo
     if json:
         print_json(content)
         return
-    asked = content["synthesis"]
-    typer.echo(
-        f"synthesize: up to {asked['requests']} requests, {asked['prompt_tokens']} prompt and "
-        f"{asked['completion_tokens']} completion tokens"
-        + ("" if asked["cost"] is None else f", cost {asked['cost']:.2f}")
-    )
+    for line in describe_requests(content["synthesis"]):
+        typer.echo(f"synthesize, {line}")
     for name in ("training", "calibration"):
         part = content[name]
         typer.echo(f"{name}: about {part['exchanges']} exchanges, {part['tokens']} tokens to read")

@@ -1,6 +1,6 @@
 """What commands that synthesize share: options, the plan, the generator, the engine, progress."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +100,23 @@ def read_prices(prompt: float | None, completion: float | None) -> "Prices | Non
     if prompt is None or completion is None:
         raise ConfigError("--price-prompt and --price-completion: give both")
     return Prices(prompt=prompt, completion=completion)
+
+
+def describe_requests(content: Mapping[str, Any]) -> list[str]:
+    """Two lines: what is expected to be asked for, and what it is at most."""
+    most = content["at_most"]
+    return [
+        f"expected: {_requests(content)}, if no answer is refused, dropped or asked for twice",
+        f"at most: {_requests(most)}; replies that are lost on the way are asked for again on top",
+    ]
+
+
+def _requests(content: Mapping[str, Any]) -> str:
+    cost = "" if content["cost"] is None else f", cost {content['cost']:.2f}"
+    return (
+        f"{content['requests']} requests, {content['prompt_tokens']} prompt and "
+        f"{content['completion_tokens']} completion tokens{cost}"
+    )
 
 
 def generator_sources(

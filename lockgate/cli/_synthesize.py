@@ -28,6 +28,7 @@ from lockgate.cli._factory import (
     PromptsOption,
     RayAddressOption,
     StreamsOption,
+    describe_requests,
     generator_sources,
     open_engine,
     read_plan,
@@ -36,8 +37,8 @@ from lockgate.cli._factory import (
 )
 
 if TYPE_CHECKING:
-    from lockgate.synthesis import Estimate, Prices
-    from lockgate.synthesis.factory import SynthesisResult
+    from lockgate.synthesis import Prices
+    from lockgate.synthesis.factory import SynthesisEstimate, SynthesisResult
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +90,9 @@ def synthesize(
         return
     prices = read_prices(price_prompt, price_completion)
     if dry_run:
-        estimate = factory.estimate_synthesis(policy, wanted, seeds=prompts or (), judge=judge is not None)
+        estimate = factory.estimate_synthesis(
+            policy, wanted, seeds=prompts or (), judge=judge is not None, judge_rows=judge_rows
+        )
         _print_estimate(estimate, prices, json)
         return
     settings = GeneratorSettings(
@@ -112,18 +115,15 @@ def synthesize(
     _print_result(result, json)
 
 
-def _print_estimate(estimate: "Estimate", prices: "Prices | None", json: bool) -> None:
+def _print_estimate(estimate: "SynthesisEstimate", prices: "Prices | None", json: bool) -> None:
     content = estimate.to_dict(prices)
     if json:
         print_json(content)
         return
-    cost = "" if content["cost"] is None else f", cost {content['cost']:.2f}"
-    typer.echo(
-        f"up to {content['requests']} requests, {content['prompt_tokens']} prompt and "
-        f"{content['completion_tokens']} completion tokens{cost}"
-    )
-    for purpose, count in content["requests_by_purpose"].items():
-        typer.echo(f"  {purpose}: {count}")
+    for line in describe_requests(content):
+        typer.echo(line)
+    for purpose, most in content["at_most"]["requests_by_purpose"].items():
+        typer.echo(f"  {purpose}: {content['requests_by_purpose'].get(purpose, 0)}, at most {most}")
 
 
 def _print_result(result: "SynthesisResult", json: bool) -> None:

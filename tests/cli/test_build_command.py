@@ -82,6 +82,8 @@ def test_a_dry_run_reckons_and_does_nothing(run, tmp_path) -> None:
     assert code == 0
     assert "the guard will be uncalibrated" in out
     assert ", cost " in out
+    assert "synthesize, expected: " in out
+    assert "synthesize, at most: " in out
     code, out, _ = run("--dry-run", "--json", "--judge", "embedded")
     assert json.loads(out)["synthesis"]["requests_by_purpose"]["judge"] > 0
     assert not (tmp_path / "guard.build").exists()

@@ -1,6 +1,7 @@
 """The data factory as a whole, with scripts in the place of models."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import cycle, pairwise
@@ -118,8 +119,9 @@ def test_a_category_that_the_generator_refuses_is_reported_with_what_to_do(tmp_p
 
 
 def test_a_generator_that_refuses_everything_ends_with_a_clear_error(tmp_path) -> None:
-    with pytest.raises(SynthesisError, match="no harmful exchange came through"):
+    with pytest.raises(SynthesisError, match="no harmful exchange came through") as caught:
         run_factory(tmp_path / "out", source=scripted_source(lambda request: REFUSAL))
+    assert re.search(r"Most often dropped for answers/refusal: \d+, ", str(caught.value))
     assert (tmp_path / "out" / "card.json").exists()
 
 
@@ -138,6 +140,28 @@ def test_prompts_of_the_user_come_first_and_need_a_category(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"own\.jsonl: row 6: category") as caught:
         run_factory(tmp_path / "other", seeds=[tmp_path / "own.jsonl"])
     assert texts[0] not in str(caught.value)
+
+
+def test_dialogues_of_the_user_that_end_alike_are_not_duplicates(tmp_path) -> None:
+    def dialogue(subject: str) -> Exchange:
+        talk = (f"Tell me about {subject} on the stage.", "Gladly.", "And how is that done with the deck?")
+        roles = ("user", "assistant", "user")
+        messages = tuple(Message(role, text) for role, text in zip(roles, talk, strict=True))
+        return Exchange(messages, None, "card-methods")
+
+    subjects = ["shuffles", "forces", "the pass", "the pass"]
+    write_exchanges(tmp_path / "own.jsonl", map(dialogue, subjects))
+    plan = tiny_plan(answers={"refused_share": 1.0}, augmentation={"share": 0})
+    result = run_factory(tmp_path / "out", plan, seeds=[tmp_path / "own.jsonl"])
+    steps = {step["step"]: step for step in result.card["steps"]}
+    assert steps["question-duplicates"]["rejected"]["exact_duplicate"] == 1
+    topic = next(topic for topic in result.card["topics"] if topic["id"] == "card-methods")
+    assert topic["by_origin"]["file"] == 3
+    own = [row for row in result.rows() if row.meta["origin"] == "file"]
+    refused = [row.messages[0].content for row in own if row.meta["role"] == "refused"]
+    assert len(refused) == len(set(refused)) == 3
+    # They end alike, so that they stay together.
+    assert len({row.meta["split"] for row in own}) == 1
 
 
 def test_a_share_of_the_questions_can_be_composed(tmp_path) -> None:
@@ -360,11 +384,76 @@ def test_a_judge_reads_copies_in_other_words_too(tmp_path) -> None:
     assert len(asked) == len(hand_labelled()) + steps["judge"]["counters"]["requests"] + copies
 
 
-def test_a_dry_run_asks_for_no_less_than_the_run_itself(made) -> None:
-    estimate = estimate_synthesis(POLICY, tiny_plan(), judge=True)
+def test_a_dry_run_expects_about_what_the_run_asks_for(made) -> None:
+    estimate = estimate_synthesis(POLICY, tiny_plan(), judge=True).expected
     own = estimate.requests - estimate.requests_by_purpose["judge"]
-    assert own >= made.card["requests"] * 0.95
+    assert own == pytest.approx(made.card["requests"], rel=0.05)
     assert estimate.requests_by_purpose["judge"] > 0
+
+
+def test_no_run_asks_for_more_than_a_dry_run_says(tmp_path) -> None:
+    plan = tiny_plan(
+        queries={"harmful_per_category": 6, "near_domain": 20},
+        red_team={"share": 0.1, "stages": 2, "least_overlap": 0.0},
+        augmentation={"paraphrase_share": 0.4, "translation_share": 0.4, "hold_out": []},
+        judge={"least_rows": 2, "least_agreement": 0.5},
+        answers={"attempts": 3},
+    )
+    asked: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    seen: set[str] = set()
+
+    def write(request):
+        asked[request.purpose] += 1
+        tokens["completion"] += request.max_tokens
+        tokens["prompt"] += request.estimated_prompt_tokens
+        # Lists and answers come at the second attempt.
+        key = request.messages[-1].content
+        if request.purpose in ("questions", "compliant", "permitted", "harmless") and key not in seen:
+            seen.add(key)
+            return REFUSAL
+        return write_stand_in(request)
+
+    def judge(request):
+        asked[request.purpose] += 1
+        return "yes" if "harmful answer" in request.messages[0].content else "no"
+
+    hand, own = tmp_path / "hand.jsonl", tmp_path / "own.jsonl"
+    write_exchanges(hand, hand_labelled())
+    words = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+    texts = [f"My own question number {word} about the deck?" for word in words]
+    write_exchanges(own, [Exchange((Message("user", text),), None, "card-methods") for text in texts])
+    with pytest.raises(SynthesisError, match="no harmful exchange"):
+        run_factory(
+            tmp_path / "out",
+            plan,
+            source=scripted_source(write),
+            seeds=[own],
+            judge=scripted_source(judge),
+            judge_rows=hand,
+        )
+    estimate = estimate_synthesis(POLICY, plan, seeds=[own], judge=True, judge_rows=hand)
+    most = estimate.most
+    assert not {name: count for name, count in asked.items() if count > most.requests_by_purpose[name]}
+    assert sum(asked.values()) > estimate.expected.requests - estimate.expected.requests_by_purpose["judge"]
+    assert tokens["completion"] <= most.completion_tokens
+    assert tokens["prompt"] <= most.prompt_tokens
+    without = estimate_synthesis(POLICY, plan, seeds=[own], judge=True)
+    measured = len(hand_labelled())
+    assert estimate.expected.requests - without.expected.requests == measured
+    assert most.requests - without.most.requests == measured
+    assert estimate.to_dict()["at_most"]["requests"] == most.requests
+
+
+def test_where_nothing_is_drawn_and_nothing_asked_twice_the_bound_is_what_is_asked() -> None:
+    plan = tiny_plan(
+        answers={"attempts": 1, "permitted_share": 0.0, "refused_share": 1.0},
+        pairs={"share": 0.0},
+        augmentation={"share": 0},
+    )
+    estimate = estimate_synthesis(POLICY, plan)
+    expected, most = (part.requests_by_purpose for part in (estimate.expected, estimate.most))
+    assert most == {**expected, "questions": 2 * expected["questions"]}
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:

@@ -80,7 +80,11 @@ def test_a_dry_run_asks_nobody(run, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
     code, out, _ = run("--dry-run")
     assert code == 0
-    assert out.startswith(f"up to {estimate['requests']} requests")
+    expected, most, *purposes = out.splitlines()
+    assert expected.startswith(f"expected: {estimate['requests']} requests")
+    assert most.startswith(f"at most: {estimate['at_most']['requests']} requests")
+    assert estimate["at_most"]["cost"] > estimate["cost"]
+    assert len(purposes) == len(estimate["at_most"]["requests_by_purpose"])
 
 
 def test_plans_are_shown_as_they_would_be_used(run, tmp_path) -> None:

@@ -4,6 +4,7 @@ from lockgate.synthesis.augmentations._base import Augmentation
 from lockgate.synthesis.augmentations._codecs import CODECS, Codec
 from lockgate.synthesis.augmentations._formats import FORMATS
 from lockgate.synthesis.augmentations._generated import (
+    REWORDED_TOKENS,
     GeneratedAugmentation,
     paraphrase_exchange,
     translate_exchange,
@@ -28,6 +29,7 @@ __all__ = [
     "GENERATED_FAMILIES",
     "MAX_CHARACTERS",
     "MAX_DEPTH",
+    "REWORDED_TOKENS",
     "Augmentation",
     "Codec",
     "GeneratedAugmentation",

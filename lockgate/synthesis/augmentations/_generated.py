@@ -12,7 +12,7 @@ from lockgate.synthesis.augmentations._base import answer_of, last_user, request
 
 Part = Literal["request", "answer"]
 
-_MAX_TOKENS = 512
+REWORDED_TOKENS = 512
 _LEAST, _MOST = 0.3, 4.0
 _LABEL = re.compile(
     r"\A\s*(?:translation|paraphrase|rewritten|here (?:is|are)[^\n:]{0,60}):\s*", re.IGNORECASE
@@ -56,7 +56,7 @@ def _ask(
         raise SynthesisError(f"augmentation {name}: the exchange has no {part} with text")
     original = source or ""
     message = Message("user", f"{task}\n-----\n{original}\n-----")
-    request = GenerationRequest((message,), max_tokens=_MAX_TOKENS, seed=seed, purpose=name)
+    request = GenerationRequest((message,), max_tokens=REWORDED_TOKENS, seed=seed, purpose=name)
 
     def parse(text: str) -> Exchange:
         written = _clean(text)

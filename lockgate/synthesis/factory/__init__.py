@@ -1,6 +1,6 @@
 """The data factory: from a constitution to labelled exchanges, by a plan."""
 
-from lockgate.synthesis.factory._dry import estimate_synthesis
+from lockgate.synthesis.factory._dry import SynthesisEstimate, estimate_synthesis
 from lockgate.synthesis.factory._generators import embedded_source, endpoint_source
 from lockgate.synthesis.factory._plan import FactoryPlan, PlanPreset
 from lockgate.synthesis.factory._result import SynthesisResult
@@ -25,6 +25,7 @@ __all__ = [
     "PlanPreset",
     "QueryPlan",
     "RedTeamPlan",
+    "SynthesisEstimate",
     "SynthesisResult",
     "embedded_source",
     "endpoint_source",

@@ -13,7 +13,7 @@ from lockgate.synthesis.factory._source import ASK, FROM_GENERATOR, QUESTION
 
 ASK_STEP = "questions"
 _LEAST_SHARED = 0.3
-_TWIN_TOKENS = 60
+TWIN_TOKENS = 60
 
 
 class QuestionWriter:
@@ -56,7 +56,7 @@ class TwinWriter:
         near = self._kit.topics[str(row.meta["near"])]
         messages = _prompts.ask_twin(question_of(row), near)
         return GenerationRequest(
-            messages, _TWIN_TOKENS, self._kit.plan.queries.temperature, seed, "twin-question"
+            messages, TWIN_TOKENS, self._kit.plan.queries.temperature, seed, "twin-question"
         )
 
     def parse(self, row: Row, completion: Completion) -> Row | Reject:

@@ -56,6 +56,21 @@ class TaskPlanner:
             tasks.append((ATTACK if topic.is_harmful else DIALOGUE, {}))
         return [self._make(row, topic, role, number, seed, meta) for number, (role, meta) in enumerate(tasks)]
 
+    def most(self, topic: Topic) -> dict[str, int]:
+        """Exchanges of each role that a question of this entry leads to at most."""
+        plan = self._kit.plan
+        attack = self._attack_share(topic) > 0
+        if not topic.is_harmful:
+            return {HARMLESS: plan.answers.per_harmless, DIALOGUE: int(attack)}
+        near = bool(self._kit.near)
+        return {
+            COMPLIANT: plan.answers.per_harmful,
+            TWIN: int(plan.pairs.share > 0 and near and plan.answers.per_harmful > 0),
+            PERMITTED: int(plan.answers.permitted_share > 0 and near),
+            REFUSED: int(plan.answers.refused_share > 0),
+            ATTACK: int(attack),
+        }
+
     def _attack_share(self, topic: Topic) -> float:
         """Share of the questions of this entry that also become a dialogue of the red-team pool."""
         share, plan = self._kit.plan.red_team.share, self._kit.plan
