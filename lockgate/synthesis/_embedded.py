@@ -17,20 +17,37 @@ class EmbeddedGenerator(Generator):
 
     Draws come from the request's own seed. Floats depend on what is decoded beside a request, so only equal
     calls give equal answers (`by_batch`): keep the batches of a pipeline fixed.
+
+    Args:
+        name, identity: instead of the backbone's name, number format and streams, and of the name.
     """
 
     by_batch = True
 
-    def __init__(self, backbone: "Backbone", *, streams: int = 32) -> None:
+    def __init__(
+        self, backbone: "Backbone", *, streams: int = 32, name: str | None = None, identity: str | None = None
+    ) -> None:
         dtype = str(next(backbone.model.parameters()).dtype).removeprefix("torch.")
-        self.name = f"{backbone.name}/{dtype}/{streams}"
+        self.name = name or f"{backbone.name}/{dtype}/{streams}"
+        self._identity = identity or self.name
         self.usage = Usage()
         self._backbone = backbone
         self._streams = streams
 
+    @property
+    def identity(self) -> str:
+        return self._identity
+
     @classmethod
     def load(
-        cls, source: str = "embedded", *, dtype: str = "float32", device: str = "cpu", streams: int = 32
+        cls,
+        source: str = "embedded",
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        streams: int = 32,
+        name: str | None = None,
+        identity: str | None = None,
     ) -> "EmbeddedGenerator":
         """Load a backbone for writing. `bfloat16` halves the memory; whether it is faster depends on the CPU.
 
@@ -44,7 +61,8 @@ class EmbeddedGenerator(Generator):
 
         if dtype not in _DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}")
-        return cls(Backbone.load(source, device=device, dtype=getattr(torch, dtype)), streams=streams)
+        backbone = Backbone.load(source, device=device, dtype=getattr(torch, dtype))
+        return cls(backbone, streams=streams, name=name, identity=identity)
 
     def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:
         groups: dict[tuple[int, float], list[int]] = {}

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from models import tiny_backbone
+
+from lockgate.synthesis import EmbeddedGenerator
 from lockgate.synthesis.factory import embedded_source
 
 
@@ -29,6 +32,22 @@ def test_the_shipped_model_keeps_its_name(tmp_path, monkeypatch) -> None:
     assert embedded_source(dtype="bfloat16", streams=4).name == "embedded/bfloat16/4"
 
 
+def test_answers_of_the_shipped_model_are_kept_under_what_it_is_made_from(monkeypatch) -> None:
+    before = embedded_source()
+    assert before.identity.startswith("embedded/float32/32 ")
+    assert embedded_source().identity == before.identity
+    monkeypatch.setattr("lockgate.backbones._embedded.GGUF_SHA256", "0" * 64)
+    after = embedded_source()
+    assert after.name == before.name
+    assert after.identity != before.identity
+
+
 def test_answers_are_kept_under_the_sources_name(saved_backbone) -> None:
     source = embedded_source(str(saved_backbone("llama")), streams=2)
     assert source.get().name == source.name
+    assert source.get().identity == source.identity
+    backbone = tiny_backbone()
+    plain = EmbeddedGenerator(backbone, streams=2)
+    assert plain.identity == plain.name == f"{backbone.name}/float32/2"
+    named = EmbeddedGenerator(backbone, name="writer", identity="writer 1")
+    assert (named.name, named.identity) == ("writer", "writer 1")

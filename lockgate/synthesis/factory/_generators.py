@@ -1,6 +1,7 @@
 """Generators by name and by how to make them, as the factory and other processes need them."""
 
 import hashlib
+import json
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,23 @@ def embedded_source(
     """A backbone in process; loaded at the first question. See `EmbeddedGenerator.load`.
 
     A folder goes by its own name and a hash of its files: answers of another model are never taken for its.
+    The embedded model's name is the same in every version; answers are kept under a hash of what it is made
+    from besides.
     """
     folder = source != "embedded" and Path(source).is_dir()
     model = _name_folder(Path(source)) if folder else source
     name = f"{model}/{dtype}/{streams}"
-    make = partial(_load_named, name, source, dtype=dtype, device=device, streams=streams)
-    return GeneratorSource(name, make)
+    identity = f"{name} {_embedded_version()}" if source == "embedded" else name
+    make = partial(
+        EmbeddedGenerator.load,
+        source,
+        dtype=dtype,
+        device=device,
+        streams=streams,
+        name=name,
+        identity=identity,
+    )
+    return GeneratorSource(name, make, identity=identity)
 
 
 def endpoint_source(config: EndpointConfig, *, budget: Budget | None = None) -> GeneratorSource:
@@ -34,11 +46,12 @@ def endpoint_source(config: EndpointConfig, *, budget: Budget | None = None) -> 
     return GeneratorSource(config.model, make, identity=config.identity)
 
 
-def _load_named(name: str, source: str, *, dtype: str, device: str, streams: int) -> EmbeddedGenerator:
-    generator = EmbeddedGenerator.load(source, dtype=dtype, device=device, streams=streams)
-    # Kept answers are keyed by it.
-    generator.name = name
-    return generator
+def _embedded_version() -> str:
+    """12 hex digits of what pins the embedded model; no weights are read."""
+    from lockgate.backbones import embedded_identity
+
+    text = json.dumps(embedded_identity(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _name_folder(folder: Path) -> str:
