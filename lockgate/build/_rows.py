@@ -89,23 +89,11 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
     if retraining is not None:
         training = list(retraining.rows)
     check_labels(training, plan, data)
-    prints = PromptPrints.of(training)
-    rest = dropped.unless(rest, _trained(rest, prints, near=False), "held_out")
-    if retraining is not None:
-        rest = dropped.unless(rest, _related(rest, retraining), "held_out")
-    calibration = dropped.unless(calibration, _trained(calibration, unreviewed, near=True), "benign")
-    random = _prompts(calibration)
-    if retraining is not None:
-        calibration = dropped.unless(calibration, _reviewed(calibration, retraining), "benign")
+    rest = _left_to_judge(rest, PromptPrints.of(training), retraining, dropped)
+    calibration, reviewed = _left_to_calibrate(calibration, unreviewed, retraining, dropped)
     prompts = _prompts(calibration)
     budget = possible_budget(prompts, plan.budget)
     held_out, provisional = (rest, []) if budget is not None else _halves(rest)
-    if budget is None and not _count_kinds(provisional)["harmless"]:
-        raise TrainingError(
-            "no held-out harmless exchange is left to set a provisional threshold by; give traffic "
-            "(--benign), "
-            "or keep a part beside `train` in the plan's `split`"
-        )
     return BuildRows(
         training=training,
         held_out=held_out,
@@ -121,7 +109,7 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
             "data": len(given),
             "benign_training": len(benign),
             "calibration_prompts": prompts,
-            "calibration_reviewed": random - prompts,
+            "calibration_reviewed": reviewed,
             "traffic_prompts": _prompts(traffic),
             "budget_of_all_traffic": possible_budget(_prompts(traffic), plan.budget),
             "held_out": _count_kinds(held_out),
@@ -207,13 +195,42 @@ def _related(rows: Sequence[Exchange], retraining: Retraining) -> list[str | Non
     return [None if known.isdisjoint(_keys(row)) else "related_to_review" for row in rows]
 
 
+def _left_to_judge(
+    rows: list[Exchange], trained: PromptPrints, retraining: Retraining | None, dropped: Dropped
+) -> list[Exchange]:
+    """The held-out rows whose prompts neither train nor have been reviewed."""
+    rows = dropped.unless(rows, _trained(rows, trained, near=False), "held_out")
+    return rows if retraining is None else dropped.unless(rows, _related(rows, retraining), "held_out")
+
+
+def _left_to_calibrate(
+    rows: list[Exchange], trained: PromptPrints, retraining: Retraining | None, dropped: Dropped
+) -> tuple[list[Exchange], int]:
+    """The traffic that sets the threshold, and how many prompts of it only the reviews have taken away."""
+    rows = dropped.unless(rows, _trained(rows, trained, near=True), "benign")
+    if retraining is None:
+        return rows, 0
+    kept = dropped.unless(rows, _reviewed(rows, retraining), "benign")
+    return kept, _prompts(rows) - _prompts(kept)
+
+
 def _halves(rows: Sequence[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
-    """Rows to judge by, and rows to set a provisional threshold by; what belongs together stays together."""
+    """Rows to judge by, and rows to set a provisional threshold by; what belongs together stays together.
+
+    Raises:
+        TrainingError: none of the latter is harmless.
+    """
     parts = grouped_split([_keys(row) for row in rows], {"judge": 0.5, "threshold": 0.5})
-    return (
+    halves = (
         [row for row, part in zip(rows, parts, strict=True) if part == "judge"],
         [row for row, part in zip(rows, parts, strict=True) if part == "threshold"],
     )
+    if not _count_kinds(halves[1])["harmless"]:
+        raise TrainingError(
+            "no held-out harmless exchange is left to set a provisional threshold by; give traffic "
+            "(--benign), or keep a part beside `train` in the plan's `split`"
+        )
+    return halves
 
 
 def _keys(row: Exchange) -> list[str]:

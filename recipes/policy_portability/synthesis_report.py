@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from build_records import read_build
 from policy_figures import figures
 from policy_pairs import POLICIES, RESULTS, load_policies
+from synthesis_words import readme_words, write_readme
 
 ROOT = RESULTS.parents[1]
 # Figures of the other recipe, and the benchmark's table.
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LockgateError as error:
         sys.exit(str(error))
     if options.check:
-        check(found, options.summary, options.results)
+        check(found, options.summary, options.results, options.readme)
         return
     inputs = {name: file_sha256(options.results / name) for name in NEEDED}
     provenance = {
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "inputs": inputs,
     }
     _write(options.summary, {**found, "provenance": provenance})
+    write_readme(options.readme, found)
     print(
         json.dumps(
             {key: found[key] for key in ("build_minutes", "policy", "tpr", "rows_per_second")}, indent=1
@@ -121,6 +123,7 @@ def compute(results: Path, resamples: int) -> dict[str, Any]:
             "both_right_ci": own["scorers"]["guard"]["together"]["both_right"]["ci"],
             "n_exchanges": own["n_exchanges"],
         },
+        "policy_by_constitution": {name: _policy(own["scorers"], name) for name in POLICIES},
         "tpr": value["tpr"],
         "tpr_is": _explain(value),
         "dedup": {key: part for key, part in dedup.items() if key != "command"},
@@ -142,8 +145,10 @@ def same_guards(metadata: dict[bytes, bytes] | None, builds: dict[str, Any]) -> 
             )
 
 
-def check(found: dict[str, Any], summary: Path, results: Path) -> None:
-    """End with an error unless the committed files give this summary, and the seeds the near-duplicates."""
+def check(found: dict[str, Any], summary: Path, results: Path, readme: Path) -> None:
+    """End with an error unless the committed files give this summary and what the README says of it, and the
+    seeds the near-duplicates.
+    """
     if not summary.is_file():
         sys.exit(f"{summary.name}: not written yet; run: {COMMAND}")
     kept, again = json.loads(summary.read_text()), json.loads(json.dumps(found))
@@ -152,6 +157,8 @@ def check(found: dict[str, Any], summary: Path, results: Path) -> None:
     )
     if differing:
         sys.exit(f"{summary.name} differs from the committed results: {', '.join(differing)}; run: {COMMAND}")
+    if readme_words(found) not in readme.read_text():
+        sys.exit(f"{readme.name} says something else than {summary.name}; run: {COMMAND}")
     if json.loads((results / "dedup.json").read_text())["table"] != duplicates():
         sys.exit(f"dedup.json: its table is not what the seeds give; run: {NEEDED['dedup.json']}")
     print("every figure follows from the committed results")
@@ -174,6 +181,17 @@ def _build(record: dict[str, Any]) -> dict[str, Any]:
         "calibrated",
     )
     return {key: record[key] for key in kept}
+
+
+def _policy(scorers: dict[str, Any], name: str) -> dict[str, Any]:
+    """The guard of one constitution on the pairs, and the keyword list that does best under it."""
+    kept = ("both_right", "both_right_opposed", "balanced_accuracy", "tpr", "fpr", "ordered")
+    lists = [own[name] for scorer, own in scorers.items() if scorer.startswith("keyword")]
+    keyword = max(lists, key=lambda own: own["balanced_accuracy"]["value"])
+    return {
+        who: {key: own[key] for key in kept}
+        for who, own in (("guard", scorers["guard"][name]), ("keyword", keyword))
+    }
 
 
 def _explain(value: dict[str, Any]) -> dict[str, Any]:
@@ -221,6 +239,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--summary", type=Path, default=RESULTS.with_suffix(".json"))
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--check", action="store_true")
     return parser.parse_args(arguments)
