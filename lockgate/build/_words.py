@@ -157,10 +157,11 @@ def list_steps(content: Mapping[str, Any]) -> list[str]:
         f"Judge it on exchanges labelled by people: lockgate evaluate {guard} --input FILE --output DIR"
     )
     steps.append(f"Watch it without consequences: lockgate serve --guard {guard} --mode shadow")
+    # Without the traffic the new guard would claim nothing, and be refused for it.
+    traffic = "" if claim["budget"] is None else "--benign FILE "
     steps.append(
-        "Have its verdicts reviewed and retrain: lockgate build CONSTITUTION --out GUARD --update GUARD "
-        "--feedback "
-        "REVIEWS.jsonl"
+        f"Have its verdicts reviewed and retrain: lockgate build CONSTITUTION --out {guard} {traffic}"
+        f"--update {guard} --feedback REVIEWS.jsonl"
     )
     return steps
 

@@ -132,7 +132,7 @@ def test_the_report_says_how_good_it_is_and_what_limits_it(calibrated) -> None:
     assert sum(part["n"] for part in held["tpr_by_kind"]) == held["n_harmful"]
     assert report["evaluation"][0]["name"] == "judged.jsonl"
     assert report["limits"]
-    assert report["next"]
+    assert f"--out {report['guard']} --benign FILE --update {report['guard']}" in report["next"][-1]
     page = (folder / "guard.build" / "report.html").read_text()
     assert "What limits it" in page
     texts = [m.content for row in rows_of(folder, "training") for m in row.messages]
@@ -175,6 +175,7 @@ def test_without_traffic_nothing_is_claimed(tmp_path, backbone) -> None:
     claim = result.report["claim"]
     assert (claim["budget"], claim["false_refusal_rate"]) == (None, None)
     assert "--benign" in claim["reason"]
+    assert "--benign" not in result.report["next"][-1]
     assert "**Uncalibrated.**" in (tmp_path / "guard" / "README.md").read_text()
     assert "UNCALIBRATED" in summarise_build(result.report)[0]
     assert "uncalibrated" in (tmp_path / "guard.build" / "report.html").read_text()
