@@ -68,7 +68,8 @@ def keep_previous(folder: BuildFolder, update: Path, made: str, inputs: str) -> 
     """
     target = folder.path / PREVIOUS
     kept = folder.find(PREVIOUS, None, [PREVIOUS])
-    if kept is not None and kept["inputs"] == inputs and not update.exists():
+    place = str(update.absolute())
+    if kept is not None and (kept["inputs"], kept.get("place")) == (inputs, place) and not update.exists():
         # Killed between the two moves that replace a guard in its place.
         return target
     read_bundle(update)
@@ -82,7 +83,7 @@ def keep_previous(folder: BuildFolder, update: Path, made: str, inputs: str) -> 
         shutil.copytree(update, part)
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
-        return {"guard": now, "inputs": inputs}
+        return {"guard": now, "inputs": inputs, "place": place}
 
     folder.step(PREVIOUS, {"guard": now, "inputs": inputs}, [PREVIOUS], copy)
     return target

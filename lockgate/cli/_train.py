@@ -65,8 +65,6 @@ def probe(
     rows = [
         row for path in inputs for row in read_exchanges(path, skip_invalid=skip_invalid, on_invalid=invalid)
     ]
-    work = output.with_name(output.name + ".work")
-    claim_folder(work, "lockgate train probe")
     loaded = Backbone.load(backbone)
     config = ProbeConfig(
         name="probe",
@@ -76,6 +74,8 @@ def probe(
         weight_decay=weight_decay,
         seed=seed,
     )
+    work = output.with_name(output.name + ".work")
+    claim_folder(work, "lockgate train probe")
     guard = train_guard(
         rows,
         backbone=loaded,

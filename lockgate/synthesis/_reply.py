@@ -16,7 +16,7 @@ from lockgate.synthesis._requests import (
 )
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_CONTENT = re.compile(r"content|policy|safety|moderat|filter|flagged|invalid_prompt", re.IGNORECASE)
+_CONTENT = re.compile(r"content(?!.?type)|policy|safety|moderat|filter|flagged|invalid_prompt", re.IGNORECASE)
 _NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "quota_exceeded")
 
 

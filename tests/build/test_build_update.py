@@ -17,6 +17,7 @@ from lockgate.build._folder import BuildFolder, digest, hash_path
 from lockgate.build._rows import REFUSAL
 from lockgate.build._update import _lost_claim
 from lockgate.calibration import clopper_pearson_upper
+from lockgate.errors import GuardError
 from lockgate.exchanges import read_exchanges
 from lockgate.guards import Guard
 from lockgate.synthesis import GeneratorSource, ScriptedGenerator
@@ -183,6 +184,8 @@ def test_an_update_in_place_keeps_what_was_before(before, tmp_path, backbone) ->
     assert json.loads((tmp_path / "guard.build" / "report.json").read_text())["update"] == first
     # Killed between the two moves that replace a guard: nothing stands in its place.
     shutil.rmtree(tmp_path / "guard")
+    with pytest.raises(GuardError, match="gaurd"):
+        build(tmp_path, backbone, **{**options, "update": tmp_path / "gaurd"})
     build(tmp_path, backbone, **options)
     assert hash_path(tmp_path / "guard") == now
     assert json.loads((tmp_path / "guard.build" / "report.json").read_text())["update"] == first

@@ -140,10 +140,11 @@ def test_a_budget_that_all_that_is_judged_meets_has_no_cut(run, quiet):
     code, out, err = calibrate(run, quiet, "--json")
     assert code == 0, err
     document = json.loads(out, parse_constant=pytest.fail)
-    cuts = {row["budget"]: row["cut"] for row in document["budgets"]}
-    assert cuts[0.01] is not None
-    assert cuts[0.05] is None
+    rows = {row["budget"]: row for row in document["budgets"]}
     judged = ScoresTable.read(quiet).floats("mixed_max")
+    assert 0 < rows[0.01]["k"] < np.isfinite(judged).sum() < rows[0.05]["k"]
+    assert rows[0.01]["cut"] == sorted(judged, reverse=True)[rows[0.01]["k"]]
+    assert rows[0.05]["cut"] is None
     assert document["highest"][0]["score"] == judged.max()
     code, out, err = calibrate(run, quiet)
     assert code == 0, err

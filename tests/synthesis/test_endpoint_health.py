@@ -25,6 +25,7 @@ from lockgate.synthesis import (
     ScriptedGenerator,
 )
 from lockgate.synthesis._endpoint_call import EndpointCall
+from lockgate.synthesis._reply import is_content_code
 from lockgate.synthesis.factory import endpoint_source
 
 TURNED_AWAY = {"error": {"code": "unsupported_parameter", "message": "say rabbit otherwise"}}
@@ -222,3 +223,18 @@ def test_the_idempotency_key_is_what_answers_are_kept_under(endpoint) -> None:
     for top_p in (0.5, 0.9):
         generator_for(endpoint, extra_body={"top_p": top_p}).generate([ask("a")])
     assert len(endpoint.attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "about_content"),
+    [
+        ("content_policy_violation", True),
+        ("invalid_prompt", True),
+        ("moderation_blocked", True),
+        ("unsupported_content_type", False),
+        ("context_length_exceeded", False),
+        ("unsupported_parameter", False),
+    ],
+)
+def test_codes_about_content_are_told_from_those_about_the_form(code, about_content) -> None:
+    assert is_content_code(code) is about_content
