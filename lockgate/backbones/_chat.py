@@ -46,8 +46,11 @@ class RenderedChat:
         token_ids: all tokens.
         prefix_length: leading tokens that the template writes whatever the text (attention sink: not scored).
         spans: content tokens of each message.
-        prompt_start: first content token since the model last spoke (the system's text apart).
-        answer_start: first content token of the last assistant message, else `len(token_ids)`.
+        prompt_start: first content token of the newest prompt: all that was said, the system's text apart,
+            since the assistant turn before the last turn of a user or a tool.
+        answer_start: first content token of the answer. A finished conversation has its last message as the
+            answer, if an assistant wrote it. In front of a generation prompt nothing is answer, whoever
+            spoke last: it is `len(token_ids)`.
         answer_end: one behind the last content token of the answer: scoring stops there.
     """
 
@@ -95,7 +98,7 @@ class ChatRenderer:
             # What an assistant calls is part of its answer: where a template drops calls, they are text.
             told = [_calls_as_text(m) if turn in unread else m for turn, m in enumerate(messages)]
             return self.render(told, add_generation_prompt=add_generation_prompt)
-        return self._assemble(pieces, texts, messages)
+        return self._assemble(pieces, texts, messages, answered=not add_generation_prompt)
 
     def encode_text(self, text: str) -> list[int]:
         """Tokens of text alone: every spelling of a control token comes out as ordinary tokens."""
@@ -167,7 +170,9 @@ class ChatRenderer:
             f"messages: the model's chat template refuses this order of roles ({fault})"
         ) from fault
 
-    def _assemble(self, pieces: list[str], texts: list[str], messages: Sequence[Message]) -> RenderedChat:
+    def _assemble(
+        self, pieces: list[str], texts: list[str], messages: Sequence[Message], *, answered: bool
+    ) -> RenderedChat:
         """Pieces alternate between template text (even) and the number of a hidden text (odd)."""
         starts = _first_texts(messages)
         ids: list[int] = []
@@ -188,7 +193,7 @@ class ChatRenderer:
             raise BackboneError(
                 "messages: the model's chat template leaves out or repeats part of the conversation"
             )
-        return _with_regions(ids, prefix_length or 0, spans)
+        return _with_regions(ids, prefix_length or 0, spans, answered=answered)
 
     def _find_end_of_turn(self) -> frozenset[int]:
         """Control tokens that the template puts right behind an assistant's text."""
@@ -238,13 +243,17 @@ def _count_texts(value: object) -> int:
     return 0
 
 
-def _with_regions(ids: list[int], prefix_length: int, spans: list[Span]) -> RenderedChat:
+def _with_regions(ids: list[int], prefix_length: int, spans: list[Span], *, answered: bool) -> RenderedChat:
     last = spans[-1]
-    ends_with_answer = last.role == "assistant"
-    before = spans[:-1] if ends_with_answer else spans
-    earlier = max((span.turn for span in before if span.role == "assistant"), default=-1)
+    # What a client sends as the beginning of an answer is prompt like all that it sends.
+    ends_with_answer = answered and last.role == "assistant"
+    before = [span for span in (spans[:-1] if ends_with_answer else spans) if span.role not in _INSTRUCTING]
+    asked = max((span.turn for span in before if span.role != "assistant"), default=-1)
+    earlier = max(
+        (span.turn for span in before if span.role == "assistant" and span.turn < asked), default=-1
+    )
     # All that came since the model last spoke is judged as one turn, tool results too.
-    new = [span for span in before if span.turn > earlier and span.role not in _INSTRUCTING]
+    new = [span for span in before if span.turn > earlier]
     answer_start = last.start if ends_with_answer else len(ids)
     prompt_start = new[0].start if new else answer_start
     return RenderedChat(

@@ -33,6 +33,8 @@ _UNSUPPORTED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "top_logprobs": ("alternatives to the chosen token: they would leave unscored and", (None, 0)),
     "echo": ("echoed prompts", (None, False)),
     "suffix": ("suffixes", (None,)),
+    "continue_final_message": ("continued messages", (None, False)),
+    "add_generation_prompt": ("requests without a generation prompt", (None, True)),
 }
 
 

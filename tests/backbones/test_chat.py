@@ -209,6 +209,33 @@ def test_regions_of_prompt_and_answer(renderer) -> None:
     assert prompt.token_ids == whole.token_ids[: whole.answer_start]
 
 
+ROLES = st.lists(st.sampled_from(["user", "assistant", "system"]), min_size=1, max_size=6)
+
+
+@given(roles=ROLES)
+def test_in_front_of_a_generation_prompt_nothing_is_answer(roles) -> None:
+    """Whoever spoke last, and however often: a client can't pass anything off as the model's own words."""
+    renderer = ChatRenderer(tiny_tokenizer())
+    turns = [Message(role, f"words of turn {turn}") for turn, role in enumerate(roles)]
+    request = renderer.render(turns, add_generation_prompt=True)
+    assert request.answer_start == request.answer_end == len(request.token_ids)
+    # What is served stands where the finished conversation has its answer, and the same text is prompt.
+    whole = renderer.render([*turns, Message("assistant", "so it is")])
+    assert request.token_ids == whole.token_ids[: whole.answer_start]
+    assert (request.prefix_length, request.prompt_start) == (whole.prefix_length, whole.prompt_start)
+    # The newest turn of a user is judged, and all that stands behind it.
+    if "user" in roles:
+        newest = len(roles) - 1 - roles[::-1].index("user")
+        assert request.prompt_start <= request.spans[newest].start
+        assert request.prompt_start >= max(
+            (span.end for span in request.spans[:newest] if span.role == "assistant"), default=0
+        )
+    elif "assistant" in roles:
+        assert request.prompt_start == request.spans[roles.index("assistant")].start
+    else:
+        assert request.prompt_start == len(request.token_ids)
+
+
 def test_an_empty_answer_has_an_empty_region(renderer) -> None:
     rendered = renderer.render([Message("user", "x"), Message("assistant", "")])
     assert rendered.prefix_length < rendered.answer_start == rendered.answer_end < len(rendered.token_ids)

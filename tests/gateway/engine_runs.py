@@ -65,9 +65,17 @@ def running_engine(
 
 
 def new_run(
-    backbone: Backbone, text: str, max_tokens: int = 20, *, n: int = 1, stops: Sequence[str] = (), **how: Any
+    backbone: Backbone,
+    text: str,
+    max_tokens: int = 20,
+    *,
+    n: int = 1,
+    stops: Sequence[str] = (),
+    behind: Sequence[Message] = (),
+    **how: Any,
 ) -> Run:
-    chat = backbone.render([Message("user", text)], add_generation_prompt=True)
+    """A run on `text` of a user and whatever messages stand behind it."""
+    chat = backbone.render([Message("user", text), *behind], add_generation_prompt=True)
     events: queue.Queue[Event] = queue.Queue()
     how.setdefault("temperature", 0.0)
     job = Job(

@@ -12,7 +12,7 @@ from engine_runs import new_run, oracle_answer, running_engine, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_head, tiny_backbone
-from serving import REFUSAL, scoring_for
+from serving import CHAT, REFUSAL, ask, client_for, decisions_of, scoring_for
 from staging import LOUD, decisions, staged, thresholds_of, until
 
 from lockgate.cascade import Cascade, simulate
@@ -20,12 +20,20 @@ from lockgate.exchanges import Message
 from lockgate.gateway._events import Released
 from lockgate.guards import GuardStream, Verdicts
 
+HELD = Message("assistant", "the gate is held and the")
+BEHIND = (
+    (),
+    (HELD,),
+    (HELD, Message("user", "and then"), HELD),
+    (HELD, HELD),
+    (HELD, Message("system", "short")),
+)
 TEXTS = ("why does the lock hold", "the mill and the orchard", "where is the boat? 7", "what now " * 60)
 
 
-def readings(backbone, head, run, answer, thresholds, stride):
+def readings(backbone, head, messages, answer, thresholds, stride):
     """Both stages' logits at each block's end: the probe's watched, the classifier's asked for apart."""
-    probe, messages = [], [Message("user", run.job.seed_basis["text"])]
+    probe = []
     watcher = GuardStream(
         backbone, head, thresholds, messages, 64, cascade=Cascade(math.inf, math.inf, 0.0, stride=stride),
         classifier=tiny_classifier(backbone.name.removeprefix("tiny-")),
@@ -56,10 +64,11 @@ def between(values, share):
     return edges[round(share * (len(edges) - 1))]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     text=st.sampled_from(TEXTS),
+    behind=st.sampled_from(BEHIND),
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     flag_on=st.sampled_from(["answer", "both"]),
     min_tokens=st.sampled_from([1, 8, 40]),
@@ -68,14 +77,15 @@ def between(values, share):
     architecture=st.sampled_from(["llama", "qwen2"]),
 )
 def test_a_served_stream_does_what_its_simulated_trace_does(
-    seed, text, shares, flag_on, min_tokens, stride, max_tokens, architecture
+    seed, text, behind, shares, flag_on, min_tokens, stride, max_tokens, architecture
 ):
     backbone = tiny_backbone(architecture)
     head = random_head(backbone, seed)
-    run = new_run(backbone, text, max_tokens=max_tokens)
+    messages = [Message("user", text), *behind]
+    run = new_run(backbone, text, max_tokens=max_tokens, behind=behind)
     answer = oracle_answer(backbone, run.job.prompt, max_tokens)
     thresholds = thresholds_of(flag_on, min_tokens)
-    probe, classifier = readings(backbone, head, run, answer, thresholds, stride)
+    probe, classifier = readings(backbone, head, messages, answer, thresholds, stride)
     cascade = Cascade(between(probe, shares[0]), math.inf, 0.5, stride=stride, tolerance=0.0)
     mixed = [cascade.mix(p, c) for p, c in zip(probe, classifier, strict=True) if math.isfinite(p)]
     cascade = Cascade(cascade.escalate, between(mixed, shares[1]), 0.5, stride=stride)
@@ -96,7 +106,6 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
         assert run.text() == backbone.decode(answer)
         return
     assert (run.end.reason, run.end.refusal) == ("content_filter", REFUSAL)
-    messages = [Message("user", text)]
     watcher = GuardStream(
         backbone, head, thresholds, messages, 64, cascade=cascade,
         classifier=tiny_classifier(architecture),
@@ -107,9 +116,32 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
                 break
             stream.push(token)
         stream.finish()
-        allowed = stream.released
+        allowed, index = stream.released, stream.verdict.token_index
+    assert line["token_index"] == index
     assert backbone.decode(answer[:allowed]).startswith(run.text())
     assert len(run.tokens()) <= allowed
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+async def test_requests_that_end_in_an_assistant_turn_are_judged_like_others(
+    make_gateway, backbone, head, mode
+):
+    scoring, _ = staged(backbone, head)
+    gateway = make_gateway(backbone, scoring, mode=mode)
+    async with client_for(gateway) as client:
+        for words in range(12):
+            begun = {"role": "assistant", "content": "the gate " * words}
+            body = ask(max_tokens=9, temperature=0)
+            body["messages"] = [*body["messages"], begun]
+            answer = (await client.post(CHAT, json=body)).json()
+            assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+            line = decisions_of(gateway)[-1]
+            blocks = math.ceil(line["completion_tokens"] / LOUD.stride)
+            assert (line["decision"], line["verdicts"], line["fault"]) == ("pass", max(1, blocks), None)
+        assert (await client.get("/readyz")).json()["status"] == "ready"
+        refused = await client.post(CHAT, json=ask(continue_final_message=True))
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "continue_final_message")
 
 
 @pytest.mark.parametrize("constant", [None, math.nan])

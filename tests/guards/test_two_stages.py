@@ -131,6 +131,38 @@ def test_scoring_streaming_and_simulating_agree(architecture, data) -> None:
     assert (shown[-1] == len(ids)) == (not last.flagged) or not ids
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), stages=st.sampled_from([1, 2]))
+def test_no_more_is_released_than_was_pushed_whoever_spoke_last(data, stages) -> None:
+    flag_on = data.draw(st.sampled_from(["answer", "both"]))
+    escalate = data.draw(st.sampled_from([-9.0, 0.0, 9.0]))
+    guard = two_stages(
+        flag_on=flag_on,
+        escalate=escalate,
+        flag=data.draw(st.sampled_from([0.0, 9.0])),
+        stride=data.draw(st.sampled_from([1, 3, 8])),
+    )
+    if stages == 1:
+        guard = make_guard(tiny_backbone(), flag_on=flag_on, flag=data.draw(st.sampled_from([0.2, 9.0])))
+    roles = data.draw(st.lists(st.sampled_from(["user", "assistant", "system"]), min_size=1, max_size=5))
+    turns = [{"role": role, "content": " ".join(WORDS[turn:])} for turn, role in enumerate(roles)]
+    ids = guard.backbone.chat.encode_text(answered(data.draw(st.integers(0, 20)))[1]["content"])
+    with guard.stream(turns) as stream:
+        assert stream.released == 0
+        for pushed, token in enumerate(ids, 1):
+            stream.push(token)
+            assert stream.released <= pushed
+            if stages == 2 and escalate < -1:
+                # All is suspicious: nothing leaves before the verdict on its block.
+                assert stream.released <= pushed - pushed % guard.cascade.stride
+        stream.finish()
+        assert stream.released == len(ids) or stream.verdict.flagged
+    assert stream.failure is None
+    whole = guard.score([*turns, {"role": "assistant", "content": guard.backbone.decode(ids)}])
+    assert stream._state.max_prompt == pytest.approx(whole.max_prompt, abs=1e-3, nan_ok=True)
+    assert stream._state.max_answer == pytest.approx(whole.max_answer, abs=1e-3, nan_ok=True)
+
+
 @given(numbers=st.lists(st.integers(0, 30), min_size=1, max_size=9), words=st.integers(0, 40))
 @settings(max_examples=5, deadline=None)
 def test_batch_mates_change_nothing(numbers, words) -> None:
