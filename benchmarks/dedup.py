@@ -17,8 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, overload
 
-from peak import peak_bytes
-
+from benchmarks.peak import peak_bytes
 from lockgate.exchanges import DOCUMENT_MINHASH, MinHash, find_duplicates, shingle_jaccard
 
 TARGET = Path(__file__).parents[1] / "results" / "synthesis" / "dedup.json"

@@ -24,8 +24,8 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from peak import peak_bytes
 
+from benchmarks.peak import peak_bytes
 from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import (
     QUALITY_RULES,

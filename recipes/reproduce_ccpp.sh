@@ -16,31 +16,31 @@ study="$out/four_systems"
 # Data: the parts of the embedded guard, the study's choice of them, the stand-ins.
 # The guard that the package ships stays as it is: recipes/embedded_guard/run.sh makes another.
 if [ ! -e "$out/embedded/train.jsonl" ]; then
-  $python recipes/embedded_guard/generate.py --data "$data" --out "$out/embedded"
-  $python recipes/embedded_guard/dataset.py --data "$data" --out "$out/embedded"
+  $python -m recipes.embedded_guard.generate --data "$data" --out "$out/embedded"
+  $python -m recipes.embedded_guard.dataset --data "$data" --out "$out/embedded"
 fi
-[ -e "$study/train.jsonl" ] || $python $here/dataset.py --embedded "$out/embedded" --out "$study"
-[ -e "$study/disguise_train.jsonl" ] || $python $here/disguise.py --out "$study"
+[ -e "$study/train.jsonl" ] || $python -m recipes.reproduce_ccpp.dataset --embedded "$out/embedded" --out "$study"
+[ -e "$study/disguise_train.jsonl" ] || $python -m recipes.reproduce_ccpp.disguise --out "$study"
 
 # Training.
 for model in exchange input output small medium value disguise_exchange disguise_input disguise_output; do
-  $python $here/train.py --out "$study" --only "$model"
+  $python -m recipes.reproduce_ccpp.train --out "$study" --only "$model"
 done
-$python $here/probe.py --out "$study"
+$python -m recipes.reproduce_ccpp.probe --out "$study"
 
 # Scores: tables and traces go to results/four_systems/.
-$python $here/baselines.py --out "$study"
+$python -m recipes.reproduce_ccpp.baselines --out "$study"
 for model in probe_exchange input output small medium value \
   disguise_probe_exchange disguise_input disguise_output; do
-  $python $here/score.py --out "$study" --model "$model" --workers 2
+  $python -m recipes.reproduce_ccpp.score --out "$study" --model "$model" --workers 2
 done
-$python $here/cost.py --out "$study"
+$python -m recipes.reproduce_ccpp.cost --out "$study"
 
 # The probe's ablation once more, with soft labels from the exchange classifier.
-$python $here/score.py --out "$study" --model teacher --workers 2
-$python $here/teach.py --out "$study"
-$python recipes/embedded_guard/ablate.py --out "$out/embedded" --teacher results/four_systems/teacher/labels.parquet
+$python -m recipes.reproduce_ccpp.score --out "$study" --model teacher --workers 2
+$python -m recipes.reproduce_ccpp.teach --out "$study"
+$python -m recipes.embedded_guard.ablate --out "$out/embedded" --teacher results/four_systems/teacher/labels.parquet
 
 # Figures: results/four_systems.json, two reports, the README's tables.
-$python $here/smoothing.py
-$python $here/report.py
+$python -m recipes.reproduce_ccpp.smoothing
+$python -m recipes.reproduce_ccpp.report

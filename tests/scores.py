@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lockgate.evaluation import ScoresTable
+from lockgate.tables import ScoresTable
 
 
 def make_scores(n=400, *, seed=0, gap=2.0, repeat=1, harmful=0.5, prefix="p", sources=("alpha", "beta")):

@@ -3,7 +3,7 @@
 import numpy as np
 import yaml
 
-from lockgate.evaluation import BlockTrace, ScoresTable
+from lockgate.tables import BlockTrace, ScoresTable
 
 STRIDE = 8
 VERDICT_TOKENS = 4

@@ -19,6 +19,7 @@ from lockgate.calibration._cascade import (
 )
 from lockgate.calibration._overlap import refuse_training_prompts
 from lockgate.calibration._threshold import (
+    DEFAULT_BUDGETS,
     BudgetRow,
     Calibration,
     Exclusion,
@@ -26,9 +27,11 @@ from lockgate.calibration._threshold import (
     check_sample,
     choose_threshold,
     plain_quantile_threshold,
+    stored_threshold,
 )
 
 __all__ = [
+    "DEFAULT_BUDGETS",
     "ESCALATIONS",
     "WEIGHTS",
     "BudgetRow",
@@ -50,4 +53,5 @@ __all__ = [
     "plain_quantile_threshold",
     "refuse_training_prompts",
     "required_n",
+    "stored_threshold",
 ]

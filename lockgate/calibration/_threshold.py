@@ -128,7 +128,7 @@ def choose_threshold(
             f"{int(np.isfinite(values[kept]).sum())} of {n} exchanges were escalated, and the budget allows "
             f"{k} flags: the second stage decides nothing. Escalate more, or claim a smaller budget."
         )
-    threshold = _stored_threshold(cut, tolerance)
+    threshold = stored_threshold(cut, tolerance)
     return Calibration(
         budget=budget,
         confidence=confidence,
@@ -212,10 +212,10 @@ def _threshold_of_all(
     values: NDArray[np.float64], groups: Sequence[str], budget: float, tolerance: float, confidence: float
 ) -> float:
     kept = _first_of_each_group(groups, np.ones(len(values), dtype=bool))
-    return _stored_threshold(_largest(values[kept], check_sample(len(kept), budget, confidence)), tolerance)
+    return stored_threshold(_largest(values[kept], check_sample(len(kept), budget, confidence)), tolerance)
 
 
-def _stored_threshold(cut: float, tolerance: float) -> float:
+def stored_threshold(cut: float, tolerance: float) -> float:
     """The float t with t - tolerance >= cut that lies closest to cut + tolerance."""
     threshold = cut + tolerance
     # Rounding may put (cut + tolerance) - tolerance one step below the cut; serving would then flag the cut.

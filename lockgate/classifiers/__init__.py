@@ -1,36 +1,60 @@
 """Classifiers: what turns activations, or text, into logits of harm."""
 
+from lockgate.classifiers._adapter import ADAPTER_PREFIX, linear_names
 from lockgate.classifiers._blocks import STRIDE, BlockScores, block_ends, score_blocks
-from lockgate.classifiers._exchange import ExchangeClassifier, check_classifier_target
-from lockgate.classifiers._probe import ProbeHead, ProbeTap
+from lockgate.classifiers._exchange import (
+    VALUE_BIAS,
+    VALUE_WEIGHT,
+    ExchangeClassifier,
+    check_classifier_target,
+    classifier_record,
+)
+from lockgate.classifiers._probe import WINDOW, ProbeHead, ProbeTap
 from lockgate.classifiers._record import AdapterShape, ClassifierRecord
-from lockgate.classifiers._sessions import ClassifierSession, judge
-from lockgate.classifiers._shared import LayerTap, SharedReader, SharedSession
+from lockgate.classifiers._sessions import ClassifierSession, RunningVerdict, judge, verdict_of
 from lockgate.classifiers._text import TextBaseline, TextBaselineConfig
-from lockgate.classifiers._wrapper import HEADS, READS, HeadName, Reads, Wrapper, make_wrapper
+from lockgate.classifiers._wrapper import (
+    HEADS,
+    QUESTION,
+    READS,
+    WORDS,
+    HeadName,
+    Reads,
+    Wrapper,
+    make_wrapper,
+    render_for,
+)
 
 __all__ = [
+    "ADAPTER_PREFIX",
     "HEADS",
+    "QUESTION",
     "READS",
     "STRIDE",
+    "VALUE_BIAS",
+    "VALUE_WEIGHT",
+    "WINDOW",
+    "WORDS",
     "AdapterShape",
     "BlockScores",
     "ClassifierRecord",
     "ClassifierSession",
     "ExchangeClassifier",
     "HeadName",
-    "LayerTap",
     "ProbeHead",
     "ProbeTap",
     "Reads",
-    "SharedReader",
-    "SharedSession",
+    "RunningVerdict",
     "TextBaseline",
     "TextBaselineConfig",
     "Wrapper",
     "block_ends",
     "check_classifier_target",
+    "classifier_record",
     "judge",
+    "linear_names",
     "make_wrapper",
+    "render_for",
     "score_blocks",
+    "verdict_of",
 ]

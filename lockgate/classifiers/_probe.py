@@ -13,6 +13,9 @@ from torch import Tensor
 from lockgate.backbones import SITES, Site
 from lockgate.errors import BackboneMismatch, GuardError
 
+# Tokens of a window in training (CC++ section 5); gamma of the serving average follows from it.
+WINDOW = 16
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeHead:

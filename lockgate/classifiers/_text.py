@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from lockgate.durable import open_atomic
 from lockgate.errors import GuardError, TrainingError
-from lockgate.exchanges import Exchange, Message, open_atomic
+from lockgate.exchanges import Exchange, Message
 
 if TYPE_CHECKING:  # scikit-learn takes seconds to import, and serving never needs it
     import scipy.sparse as sp

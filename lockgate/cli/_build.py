@@ -40,8 +40,8 @@ from lockgate.cli._factory import (
 )
 
 if TYPE_CHECKING:
+    from lockgate.assembly import BuildEstimate, BuildResult, TrainingPlan
     from lockgate.backbones import Backbone
-    from lockgate.build import BuildEstimate, BuildResult, TrainingPlan
     from lockgate.synthesis import Prices
 
 # More processes than this would each hold the weights for little gain.
@@ -128,7 +128,7 @@ def build(
     Interrupted, stopped or killed, the same command goes on where it was, to the same guard. Without --benign
     the guard is uncalibrated: its threshold is provisional and no false-refusal rate is claimed.
     """
-    from lockgate.build import BuildInputs, build_guard, estimate_build
+    from lockgate.assembly import BuildInputs, build_guard, estimate_build
     from lockgate.constitution import load_constitution
     from lockgate.guards import check_target
 
@@ -180,7 +180,7 @@ def build(
 
 
 def _training(preset: str | None, generator: str, changes: dict[str, Any]) -> "TrainingPlan":
-    from lockgate.build import TrainingPlan
+    from lockgate.assembly import TrainingPlan
 
     name: Any = preset_for(preset, generator)
     return TrainingPlan.preset(name, **{key: value for key, value in changes.items() if value is not None})
@@ -198,7 +198,7 @@ def _cores() -> int:
 
 
 def _print_result(result: "BuildResult", json: bool) -> None:
-    from lockgate.build import summarise_build
+    from lockgate.assembly import summarise_build
 
     if json:
         pages = {kind: str(path) for kind, path in result.pages.items()}

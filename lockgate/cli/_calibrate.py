@@ -47,9 +47,9 @@ from lockgate.cli._traffic import benign_rows, check_places, check_traffic, read
 
 if TYPE_CHECKING:
     from lockgate.calibration import BudgetRow, Calibration, Exclusion
-    from lockgate.evaluation import ScoresTable
     from lockgate.exchanges import PromptPrints
     from lockgate.guards import Guard
+    from lockgate.tables import ScoresTable
 
 InputOption = Annotated[
     list[Path] | None, typer.Option("--input", help="Exchanges to score: .jsonl[.gz|.zst] or .parquet.")
@@ -258,7 +258,7 @@ def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path
 
 
 def _score(guard: "Guard", inputs: Sequence[Path], state: Path, workers: int) -> "ScoresTable":
-    from lockgate.guards import score_once
+    from lockgate.traffic import score_once
 
     with watch_files("score") as report:
         return read_scores(

@@ -12,7 +12,7 @@ from lockgate.cli._common import print_json, print_table
 
 if TYPE_CHECKING:
     from lockgate.calibration import BudgetRow, Calibration
-    from lockgate.evaluation import ScoresTable
+    from lockgate.tables import ScoresTable
 
 _HIGHEST = 30
 

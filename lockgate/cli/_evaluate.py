@@ -11,10 +11,10 @@ import typer
 
 from lockgate.cli._common import JsonFlag, print_json, print_table
 from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, read_scores, score_with_progress
-from lockgate.cli._systems import compare_systems
 
 if TYPE_CHECKING:
-    from lockgate.evaluation import Baseline, Comparison, Estimate, EvaluationResult, ScoresTable
+    from lockgate.evaluation import Baseline, Comparison, Estimate, EvaluationResult
+    from lockgate.tables import ScoresTable
 
 GuardName = Annotated[str, typer.Argument(metavar="GUARD", help="A guard's folder, or `embedded`.")]
 SecondName = Annotated[str | None, typer.Argument(metavar="[GUARD_B]", help="A second guard to compare.")]
@@ -35,10 +35,6 @@ BaselineCalibration = Annotated[
     list[str] | None,
     typer.Option("--baseline-calibration", metavar="NAME=FILE", help="That baseline's calibration scores."),
 ]
-SystemsOption = Annotated[
-    Path | None,
-    typer.Option("--systems", metavar="SPEC.yaml", help="Compare systems from the tables that a spec names."),
-]
 OutputOption = Annotated[Path, typer.Option(help="Folder for the report (HTML and JSON) and scores.")]
 
 
@@ -57,7 +53,6 @@ def evaluate(
     calibration_b: SecondCalibration = None,
     baseline: BaselineOption = None,
     baseline_calibration: BaselineCalibration = None,
-    systems: SystemsOption = None,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     backbone: BackboneOption = None,
@@ -67,16 +62,11 @@ def evaluate(
     """Evaluate a guard on labelled exchanges, or on scores tables made from them.
 
     With --scores no model is loaded and GUARD is a name only. Two guards give paired differences as well; the
-    second one's report goes to the folder `second`. With --systems the spec names tables and settings, and
-    GUARD is a name only.
+    second one's report goes to the folder `second`.
     """
     from lockgate.evaluation import collect_provenance, compare
     from lockgate.evaluation import evaluate as evaluate_table
 
-    if systems is not None:
-        tables_given = (inputs, scores, scores_b, calibration, calibration_b, baseline, baseline_calibration)
-        compare_systems(guard, systems, output, alone=second is None and not any(tables_given), json=json)
-        return
     files = _Files(inputs, scores, scores_b, second, output)
     tables = files.tables(guard, second, backbone, workers)
     calibrations = [_read(calibration), _read(calibration_b)]
@@ -195,7 +185,8 @@ def _paths_of(values: Sequence[str] | None) -> list[Path]:
 
 def _baselines(scores: Sequence[str] | None, calibrations: Sequence[str] | None) -> list["Baseline"]:
     from lockgate.errors import ConfigError
-    from lockgate.evaluation import Baseline, ScoresTable
+    from lockgate.evaluation import Baseline
+    from lockgate.tables import ScoresTable
 
     named, calibrated = _named(scores), _named(calibrations)
     unknown = sorted(calibrated.keys() - named.keys())

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lockgate.evaluation import ScoresTable
     from lockgate.exchanges import PromptPrints
     from lockgate.guards import Guard
+    from lockgate.tables import ScoresTable
 
 
 def known_prompts(guard: "Guard | None", files: Sequence[Path] | None) -> "PromptPrints | None":

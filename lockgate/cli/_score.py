@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lockgate.cli._common import GuardArgument, JsonFlag, print_json, print_skipped, progress
+from lockgate.traffic import score_file
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +46,8 @@ def score(
             advance(max(0, total - done))
             done = max(done, total)
 
-        table = loaded.score_file(
+        table = score_file(
+            loaded,
             input,
             output,
             skip_invalid=skip_invalid,

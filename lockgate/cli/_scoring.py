@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lockgate.cli._common import progress
+from lockgate.traffic import score_file
 
 if TYPE_CHECKING:
-    from lockgate.evaluation import ScoresTable
     from lockgate.guards import Guard
+    from lockgate.tables import ScoresTable
 
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="The guard's backbone, if not the embedded one.")
@@ -32,7 +33,7 @@ def load_guard(guard: str, backbone: str | None) -> "Guard":
 def score_with_progress(guard: "Guard", source: Path, target: Path, workers: int) -> "ScoresTable":
     """Score one file into a table on disk, with progress on standard error."""
     with watch_files(f"score {source.name}") as report:
-        return guard.score_file(source, target, workers=workers, report=lambda done: report(source, done))
+        return score_file(guard, source, target, workers=workers, report=lambda done: report(source, done))
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def keep_readings(output: Path) -> Iterator[Path]:
 
 def read_scores(paths: Sequence[Path]) -> "ScoresTable":
     """Several scores tables, one after the other."""
-    from lockgate.evaluation import ScoresTable
+    from lockgate.tables import ScoresTable
 
     return ScoresTable.concat([ScoresTable.read(path) for path in paths])
 

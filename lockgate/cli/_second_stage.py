@@ -15,9 +15,10 @@ from lockgate.cli._scoring import languages_of, watch_files
 if TYPE_CHECKING:
     from lockgate.calibration import CascadeCalibration, Exclusion
     from lockgate.classifiers import ExchangeClassifier
-    from lockgate.evaluation import ScoresTable
     from lockgate.exchanges import PromptPrints
-    from lockgate.guards import Guard, StagedScores
+    from lockgate.guards import Guard
+    from lockgate.tables import ScoresTable
+    from lockgate.traffic import StagedScores
 
 ClassifierOption = Annotated[
     Path | None,
@@ -291,7 +292,7 @@ def _read(
     state: Path,
     workers: int,
 ) -> "StagedScores":
-    from lockgate.guards import score_stages
+    from lockgate.traffic import score_stages
 
     with watch_files("both stages read") as report:
         return score_stages(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lockgate.calibration import Exclusion
-    from lockgate.evaluation import ScoresTable
     from lockgate.exchanges import PromptPrints
+    from lockgate.tables import ScoresTable
 
 
 def check_traffic(

@@ -54,8 +54,8 @@ def probe(
     from lockgate.backbones import SITES, Backbone
     from lockgate.errors import ConfigError
     from lockgate.exchanges import InvalidCounter, claim_folder, read_exchanges
-    from lockgate.guards import check_target, train_guard
-    from lockgate.training import ProbeConfig
+    from lockgate.guards import check_target
+    from lockgate.training import ProbeConfig, train_guard
 
     chosen = next((known for known in SITES if known == site), None)
     if chosen is None:

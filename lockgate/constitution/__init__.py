@@ -19,13 +19,7 @@ from lockgate.constitution._mapping import (
     mapping_names,
     mapping_path,
 )
-from lockgate.constitution._schema import (
-    BUCKETS,
-    Constitution,
-    HarmfulCategory,
-    Harmless,
-    HarmlessCategory,
-)
+from lockgate.constitution._schema import BUCKETS, Constitution, HarmfulCategory, Harmless, HarmlessCategory
 
 __all__ = [
     "BUCKETS",

@@ -11,13 +11,7 @@ from pydantic_core import ErrorDetails
 
 from lockgate.constitution._document import Document, DocumentError, Location, parse_document, read_document
 from lockgate.constitution._overlap import SAME, Entry, find_overlaps
-from lockgate.constitution._schema import (
-    BUCKETS,
-    Constitution,
-    HarmfulCategory,
-    Harmless,
-    HarmlessCategory,
-)
+from lockgate.constitution._schema import BUCKETS, Constitution, HarmfulCategory, Harmless, HarmlessCategory
 from lockgate.errors import ConstitutionError
 
 Level = Literal["error", "warning"]

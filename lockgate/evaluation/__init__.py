@@ -1,14 +1,22 @@
 """Evaluation: scores tables and block traces, figures with intervals by prompt, and reports from them."""
 
+from lockgate.evaluation._breakdowns import by_key, by_length
 from lockgate.evaluation._compare import compare
-from lockgate.evaluation._curves import auroc, log_auroc
-from lockgate.evaluation._delay import Delay
+from lockgate.evaluation._curves import Floats, Mask, auroc, log_auroc
+from lockgate.evaluation._delay import Delay, summarise_delay
 from lockgate.evaluation._evaluate import evaluate
-from lockgate.evaluation._frontier import FrontierPoint
-from lockgate.evaluation._intervals import Estimate, wilson
-from lockgate.evaluation._mixing import Mixing, MixingPoint
-from lockgate.evaluation._provenance import collect_provenance, file_sha256
-from lockgate.evaluation._report import render_report, render_study, write_report, write_study_report
+from lockgate.evaluation._intervals import (
+    RESAMPLES,
+    Clusters,
+    Estimate,
+    exact_rate,
+    percentiles,
+    rate_by_prompt,
+    wilson,
+)
+from lockgate.evaluation._pages import inline_svg, page_environment, write_page
+from lockgate.evaluation._provenance import collect_provenance
+from lockgate.evaluation._report import render_report, write_report
 from lockgate.evaluation._result import (
     Breakdown,
     Comparison,
@@ -19,75 +27,59 @@ from lockgate.evaluation._result import (
     ScorerResult,
     SourceAuroc,
 )
-from lockgate.evaluation._robust import Detections, Robustness, at_least_as_robust, macro_rate
-from lockgate.evaluation._scorers import Baseline, benign_prompts
-from lockgate.evaluation._scores import SCORES_SCHEMA, ScoresTable
-from lockgate.evaluation._spearman import RankCorrelations, rank_correlations
-from lockgate.evaluation._study import study
-from lockgate.evaluation._study_data import StudyData
-from lockgate.evaluation._study_result import (
-    PointRates,
-    ScorerComparison,
-    SetRates,
-    StudyResult,
-    SystemResult,
-    View,
+from lockgate.evaluation._robust import (
+    MARGIN,
+    Detections,
+    Robustness,
+    at_least_as_robust,
+    macro_rate,
+    mean_over_sets,
+    pool,
 )
-from lockgate.evaluation._study_spec import Escalation, StudySpec
-from lockgate.evaluation._traces import TRACE_SCHEMA, BlockTrace
-from lockgate.evaluation._update import CategoryChange, GuardComparison, compare_guards
-from lockgate.evaluation._update_rule import UpdateRule, UpdateVerdict
+from lockgate.evaluation._scorers import Baseline, align, benign_prompts, collect_scorers, threshold_of
 
 __all__ = [
-    "SCORES_SCHEMA",
-    "TRACE_SCHEMA",
+    "MARGIN",
+    "RESAMPLES",
     "Baseline",
-    "BlockTrace",
     "Breakdown",
-    "CategoryChange",
+    "Clusters",
     "Comparison",
     "Delay",
     "Detections",
     "Difference",
-    "Escalation",
     "Estimate",
     "EvaluationResult",
-    "FrontierPoint",
-    "GuardComparison",
-    "Mixing",
-    "MixingPoint",
+    "Floats",
+    "Mask",
     "OperatingPoint",
-    "PointRates",
-    "RankCorrelations",
     "RankedRow",
     "Robustness",
-    "ScorerComparison",
     "ScorerResult",
-    "ScoresTable",
-    "SetRates",
     "SourceAuroc",
-    "StudyData",
-    "StudyResult",
-    "StudySpec",
-    "SystemResult",
-    "UpdateRule",
-    "UpdateVerdict",
-    "View",
+    "align",
     "at_least_as_robust",
     "auroc",
     "benign_prompts",
+    "by_key",
+    "by_length",
     "collect_provenance",
+    "collect_scorers",
     "compare",
-    "compare_guards",
     "evaluate",
-    "file_sha256",
+    "exact_rate",
+    "inline_svg",
     "log_auroc",
     "macro_rate",
-    "rank_correlations",
+    "mean_over_sets",
+    "page_environment",
+    "percentiles",
+    "pool",
+    "rate_by_prompt",
     "render_report",
-    "render_study",
-    "study",
+    "summarise_delay",
+    "threshold_of",
     "wilson",
+    "write_page",
     "write_report",
-    "write_study_report",
 ]

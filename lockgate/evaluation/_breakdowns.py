@@ -7,7 +7,7 @@ import numpy as np
 from lockgate.evaluation._curves import Floats, Mask, tpr_on_grid
 from lockgate.evaluation._intervals import Clusters, Estimate, exact_rate, rate_by_prompt
 from lockgate.evaluation._result import Breakdown, Histogram, RankedRow, RocPoints
-from lockgate.evaluation._scores import ScoresTable
+from lockgate.tables import ScoresTable
 
 _BINS = 40
 _GRID = 121

@@ -10,7 +10,7 @@ from lockgate.evaluation._curves import Floats, Mask, area, log_area, weighted_r
 from lockgate.evaluation._intervals import RESAMPLES, Clusters, Estimate, curve_statistic, percentiles
 from lockgate.evaluation._result import Comparison, Difference
 from lockgate.evaluation._scorers import Scorer, align, collect_scorers, threshold_of
-from lockgate.evaluation._scores import ScoresTable
+from lockgate.tables import ScoresTable
 
 RANKINGS = (area, log_area)
 

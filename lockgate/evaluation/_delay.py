@@ -6,7 +6,6 @@ import numpy as np
 
 from lockgate.evaluation._curves import Floats, Mask
 from lockgate.evaluation._intervals import Clusters, Estimate, rate_by_prompt
-from lockgate.evaluation._systems import SystemScores
 
 _GRID = tuple(round(0.05 * i, 2) for i in range(21))
 
@@ -37,19 +36,6 @@ class Delay:
     share: tuple[float, float] | None
     grid: tuple[float, ...]
     curve: tuple[float, ...]
-
-
-def delivered(scores: SystemScores, cut: float) -> tuple[Mask, Floats]:
-    """Which exchanges [N] are halted, and the answer tokens that may have left before [N], NaN if not."""
-    above = scores.scores > cut
-    halted = np.asarray(above.any(axis=1))
-    block = np.argmax(above, axis=1)
-    rows = np.arange(len(block))
-    tokens = scores.ends[rows, np.maximum(block - 1, 0)].astype(np.float64)
-    if scores.began is not None:
-        begun_here = scores.began[rows, block] & (block > 0)
-        tokens = np.where(begun_here, scores.ends[rows, block] - 1, tokens)
-    return halted, np.where(halted, np.where(block == 0, 0.0, tokens), np.nan)
 
 
 def summarise_delay(system: str, halted: Mask, tokens: Floats, share: Floats, clusters: Clusters) -> Delay:

@@ -19,7 +19,7 @@ from lockgate.evaluation._result import (
     SourceAuroc,
 )
 from lockgate.evaluation._scorers import Baseline, Scorer, benign_prompts, collect_scorers, threshold_of
-from lockgate.evaluation._scores import ScoresTable
+from lockgate.tables import ScoresTable
 
 _READ_ROWS = 50
 

@@ -1,6 +1,5 @@
 """Where a result comes from: the code, the command, the seeds and the bytes it read."""
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lockgate._version as own
-from lockgate.errors import ExchangeError
+from lockgate.durable import file_sha256
 
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "torch", "transformers")
 
@@ -28,15 +27,6 @@ def collect_provenance(
         "inputs": {str(path): file_sha256(path) for path in inputs},
         "versions": _versions(),
     }
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hex. Raises ExchangeError when it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ExchangeError(f"{path}: cannot be read ({type(error).__name__})") from None
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lockgate.calibration import plain_quantile_threshold
 from lockgate.errors import ExchangeError
 from lockgate.evaluation._curves import Floats
-from lockgate.evaluation._scores import ScoresTable
+from lockgate.tables import ScoresTable
 
 BASELINE_PREFIX = "baseline_"
 

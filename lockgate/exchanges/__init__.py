@@ -10,7 +10,7 @@ from lockgate.exchanges._duplicates import (
     prompt_text,
     shingle_jaccard,
 )
-from lockgate.exchanges._files import claim_folder, open_atomic
+from lockgate.exchanges._files import claim_folder
 from lockgate.exchanges._groups import join_groups
 from lockgate.exchanges._prints import PromptMatch, PromptPrints
 from lockgate.exchanges._quality import (
@@ -23,7 +23,7 @@ from lockgate.exchanges._quality import (
     leave_out,
     measure_text,
 )
-from lockgate.exchanges._read import InvalidCounter, read_exchanges
+from lockgate.exchanges._read import InvalidCounter, json_records, read_exchanges
 from lockgate.exchanges._record import (
     ROLES,
     Exchange,
@@ -63,12 +63,12 @@ __all__ = [
     "find_refusal",
     "grouped_split",
     "join_groups",
+    "json_records",
     "json_type",
     "leave_out",
     "measure_text",
     "messages_from_list",
     "normalise_text",
-    "open_atomic",
     "prompt_group",
     "prompt_text",
     "read_exchanges",

@@ -1,16 +1,14 @@
 """Byte streams under the readers and writers: compression by suffix, bounded lines, atomic replacement."""
 
 import gzip
-import os
-import secrets
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import zstandard
 
+from lockgate.durable import open_atomic
 from lockgate.errors import ConfigError, ExchangeError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -148,24 +146,3 @@ def claim_folder(path: Path, owner: str) -> None:
     path.mkdir(parents=True, exist_ok=True)
     with open_atomic(marker) as file:
         file.write(owner.encode())
-
-
-@contextmanager
-def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends, and leaves no trace when it fails.
-
-    Raises:
-        ExchangeError: the folder does not exist.
-    """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise ExchangeError(f"{target}: the folder {target.parent} does not exist; make it first")
-    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)

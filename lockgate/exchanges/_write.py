@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from lockgate.durable import open_atomic
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._files import open_atomic, suffix_of
+from lockgate.exchanges._files import suffix_of
 from lockgate.exchanges._record import Exchange
 
 _ROW_GROUP_ROWS = 1024

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from lockgate.classifiers import ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution, load_constitution
+from lockgate.durable import file_sha256
 from lockgate.errors import ConfigError, ExchangeError, GuardError
 from lockgate.exchanges import PromptPrints
 from lockgate.guards._record import GuardRecord, PromptsRecord, SecondStageRecord
@@ -125,12 +126,6 @@ def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClas
                 raise
         else:
             os.replace(made, path)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A guard: a policy, a probe and its thresholds, bound to the backbone they were made for."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,12 @@ from lockgate._version import __version__
 from lockgate.backbones import Backbone
 from lockgate.calibration import Calibration, CascadeCalibration
 from lockgate.cascade import Cascade, CascadeState, Regions, StreamState, Thresholds
-from lockgate.classifiers import ExchangeClassifier, ProbeHead
+from lockgate.classifiers import WINDOW, ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution
+from lockgate.durable import file_sha256
 from lockgate.errors import CalibrationError, GuardError
-from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, Message, PromptPrints, messages_from_list
-from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, Bundle, file_sha256, read_bundle, write_bundle
+from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, Bundle, read_bundle, write_bundle
 from lockgate.guards._card import write_card
 from lockgate.guards._cascading import score_cascade
 from lockgate.guards._checks import check_classifier, verify_backbone
@@ -30,7 +30,6 @@ from lockgate.guards._record import (
 )
 from lockgate.guards._scoring import ExchangeScore, new_cascade, new_stream, score_exchanges
 from lockgate.guards._stream import GuardStream
-from lockgate.training import WINDOW
 
 Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
 
@@ -212,41 +211,6 @@ class Guard:
             max_tokens,
             cascade=self.cascade,
             classifier=self.classifier,
-        )
-
-    def score_file(
-        self,
-        input: str | Path,  # noqa: A002
-        output: str | Path,
-        *,
-        skip_invalid: bool = False,
-        workers: int = 1,
-        blocks: str | Path | None = None,
-        all_blocks: bool = False,
-        report: Callable[[int], None] = lambda _: None,
-    ) -> ScoresTable:
-        """Score a file of exchanges into a scores table; an interrupted run goes on where it stopped.
-
-        Args:
-            workers: processes, one thread each; the table is the same whatever their number.
-            blocks: where to write the block trace, what both stages say at each block's end.
-            all_blocks: have stage 2 judge every block, also those it would not be asked about.
-            report: told after each chunk how many exchanges are done.
-
-        Raises:
-            GuardError: a block trace, or verdicts for all blocks, of a guard with one stage.
-        """
-        from lockgate.guards._files import score_file
-
-        return score_file(
-            self,
-            Path(input),
-            Path(output),
-            skip_invalid=skip_invalid,
-            workers=workers,
-            blocks=None if blocks is None else Path(blocks),
-            all_blocks=all_blocks,
-            report=report,
         )
 
     def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade | CascadeCalibration) -> "Guard":

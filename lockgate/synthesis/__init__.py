@@ -8,7 +8,7 @@ from lockgate.synthesis._endpoint_config import EndpointConfig
 from lockgate.synthesis._engine import Batch, BatchOutput, Engine, LocalEngine, run_batch
 from lockgate.synthesis._engines import engine_named
 from lockgate.synthesis._generic import DedupBlock, FilterBlock, GenerateBlock, MapBlock, SplitBlock
-from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, StepReport
+from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, StepReport, room_on
 from lockgate.synthesis._ray import RayEngine
 from lockgate.synthesis._requests import (
     Completion,
@@ -19,6 +19,7 @@ from lockgate.synthesis._requests import (
     estimate_tokens,
 )
 from lockgate.synthesis._rows import Reject, Row, derive_row, row_id, row_seed
+from lockgate.synthesis._score_block import ScoreBlock
 from lockgate.synthesis._scripted import DryRunGenerator, ScriptedGenerator
 from lockgate.synthesis._usage import Budget, Estimate, Prices, Usage, estimate_requests
 
@@ -53,6 +54,7 @@ __all__ = [
     "Reject",
     "RequestCache",
     "Row",
+    "ScoreBlock",
     "ScriptedGenerator",
     "SplitBlock",
     "StepProgress",
@@ -62,6 +64,7 @@ __all__ = [
     "engine_named",
     "estimate_requests",
     "estimate_tokens",
+    "room_on",
     "row_id",
     "row_seed",
     "run_batch",

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lockgate.durable import open_atomic
 from lockgate.errors import ConfigError, SynthesisError
-from lockgate.exchanges import Exchange, open_atomic
+from lockgate.exchanges import Exchange
 from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._engine import Batch, BatchOutput, Engine, LocalEngine, check_rows, cut_batches
 from lockgate.synthesis._rows import Mapped, Row, decode_row, encode_row, number_rows

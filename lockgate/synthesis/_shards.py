@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, overload
 
-from lockgate.exchanges import open_atomic
+from lockgate.durable import open_atomic
 
 
 @dataclass(frozen=True, slots=True)

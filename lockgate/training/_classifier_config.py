@@ -5,8 +5,7 @@ from typing import Literal
 
 import torch
 
-from lockgate.classifiers import HeadName, Reads
-from lockgate.classifiers._wrapper import QUESTION, WORDS
+from lockgate.classifiers import QUESTION, WORDS, HeadName, Reads
 from lockgate.errors import ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lockgate.backbones import Backbone
-from lockgate.classifiers import Reads
-from lockgate.classifiers._wrapper import render_for
+from lockgate.classifiers import Reads, render_for
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange, text_hash
 

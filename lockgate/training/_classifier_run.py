@@ -18,9 +18,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lockgate.backbones import Backbone, TreeBlock, TreeStep, derive, tree_block
-from lockgate.classifiers import AdapterShape, ExchangeClassifier, make_wrapper
-from lockgate.classifiers._adapter import ADAPTER_PREFIX, linear_names
-from lockgate.classifiers._exchange import VALUE_BIAS, VALUE_WEIGHT, classifier_record
+from lockgate.classifiers import (
+    ADAPTER_PREFIX,
+    VALUE_BIAS,
+    VALUE_WEIGHT,
+    AdapterShape,
+    ExchangeClassifier,
+    classifier_record,
+    linear_names,
+    make_wrapper,
+)
 from lockgate.constitution import Constitution, hash_constitution
 from lockgate.errors import ConfigError
 from lockgate.training._checkpoint import restore_checkpoint, save_checkpoint

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lockgate.backbones import Backbone, Reading, SessionPool, Site, read_packed
+from lockgate.classifiers import WINDOW
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
 
-WINDOW = 16
 STRIDE = 8
 
 

@@ -1,8 +1,8 @@
 """The probe's ablations in one command: every variant trained, scored on development exchanges and tabled.
 
-    python recipes/embedded_guard/ablate.py --out runs/embedded            # train.jsonl, dev.jsonl and windows/ lie there
-    python recipes/embedded_guard/ablate.py --out runs/embedded --report   # figures again from the committed scores
-    python recipes/embedded_guard/ablate.py --out runs/embedded --check    # fail if the committed figures differ
+    python -m recipes.embedded_guard.ablate --out runs/embedded            # train.jsonl, dev.jsonl and windows/ lie there
+    python -m recipes.embedded_guard.ablate --out runs/embedded --report   # figures again from the committed scores
+    python -m recipes.embedded_guard.ablate --out runs/embedded --check    # fail if the committed figures differ
 
 Each step resumes. What means over 16 tokens can serve is fitted on the window cache of train.py (read here if it is
 missing); what needs single tokens or other sites is trained on the fly, all of it in one pass. Then one pass over the
@@ -21,11 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families import TEMPLATES, disguised
-from passes import score_heads
-from sources import shuffled
-from train import RESULTS, cache_path, parts_of, read_activations
-from variants import (
+
+from lockgate.backbones import Backbone
+from lockgate.classifiers import ProbeHead
+from lockgate.exchanges import Exchange, read_exchanges
+from lockgate.training import CachedExchange, ProbeConfig, WindowCache, fit_probes
+from recipes.embedded_guard.families import TEMPLATES, disguised
+from recipes.embedded_guard.passes import score_heads
+from recipes.embedded_guard.sources import shuffled
+from recipes.embedded_guard.teacher import read_soft_labels, soften
+from recipes.embedded_guard.train import RESULTS, cache_path, parts_of, read_activations
+from recipes.embedded_guard.variant_training import PassConfig, train_on_the_fly
+from recipes.embedded_guard.variants import (
     CACHED,
     FRESH,
     HELD_OUT,
@@ -36,20 +43,6 @@ from variants import (
     fresh_variants,
     markdown,
     share_config,
-)
-
-from lockgate.backbones import Backbone
-from lockgate.classifiers import ProbeHead
-from lockgate.exchanges import Exchange, read_exchanges
-from lockgate.training import (
-    CachedExchange,
-    PassConfig,
-    ProbeConfig,
-    WindowCache,
-    fit_probes,
-    read_soft_labels,
-    soften,
-    train_on_the_fly,
 )
 
 
@@ -221,7 +214,7 @@ def score(
         arguments.results / "scores" / f"{table}.parquet",
         backbone=arguments.backbone,
         record=record,
-        command=["python", "recipes/embedded_guard/ablate.py"],
+        command=["python", "-m", "recipes.embedded_guard.ablate"],
         seed=arguments.seed,
         inputs=[path for path in (arguments.out / "train.jsonl", source, arguments.teacher) if path],
         windows=windows,

@@ -1,6 +1,6 @@
 """How far two readers agree: the published error of the labels made by reading.
 
-    python recipes/embedded_guard/agreement.py
+    python -m recipes.embedded_guard.agreement
 
 Compares `labels/*.tsv` with the blind second reading in `labels/second/`, and the two readings of the live server's
 answers in `labels/live/`; writes `results/embedded_guard/label_agreement.json`.
@@ -24,7 +24,7 @@ def main() -> None:
     second = read(HERE / "labels" / "second" / "reading.tsv")
     live = [read(HERE / "labels" / "live" / f"{name}.tsv") for name in ("first", "second")]
     content = {
-        "command": "python recipes/embedded_guard/agreement.py",
+        "command": "python -m recipes.embedded_guard.agreement",
         **agreement(first, second),
         "live": agreement(*live),
     }

@@ -1,6 +1,6 @@
 """Step 5: what a probe has to beat, trained on the same rows: text of the exchange, and the prompt alone.
 
-    python recipes/embedded_guard/baselines.py --out runs/embedded
+    python -m recipes.embedded_guard.baselines --out runs/embedded
 
 Writes `results/embedded_guard/scores/baselines.parquet`: id, part, text, prompt (logits), words.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from score import PARTS
-from train import RESULTS
 
 from lockgate.classifiers import TextBaseline, TextBaselineConfig
 from lockgate.exchanges import prompt_group, read_exchanges
+from recipes.embedded_guard.score import PARTS
+from recipes.embedded_guard.train import RESULTS
 
 
 def main() -> None:

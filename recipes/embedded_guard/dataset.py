@@ -1,6 +1,6 @@
 """Step 2: training, development, calibration and test exchanges, split by prompt across all data sets at once.
 
-    python recipes/embedded_guard/dataset.py --data DIR --out runs/embedded
+    python -m recipes.embedded_guard.dataset --data DIR --out runs/embedded
 
 Writes `train.jsonl`, `dev.jsonl`, `calibration.jsonl`, `benign_test.jsonl`, `hard_benign.jsonl` and `test_NAME.jsonl`
 into `--out` (text stays there), and counts and hashes into `results/embedded_guard/dataset.json`.
@@ -17,8 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sources import read, shuffled
-
 from lockgate.backbones import Backbone
 from lockgate.constitution import load_mapping
 from lockgate.exchanges import (
@@ -30,6 +28,7 @@ from lockgate.exchanges import (
     read_exchanges,
     write_exchanges,
 )
+from recipes.embedded_guard.sources import read, shuffled
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "results" / "embedded_guard"
@@ -284,7 +283,7 @@ def write_parts(parts: dict[str, list[Exchange]], out: Path, data: Path) -> None
         print(part, summary[part]["rows"], {k: dict(v) for k, v in summary[part]["sources"].items()})
     sources = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(data.glob("*.jsonl.gz"))}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    content = {"command": "python recipes/embedded_guard/dataset.py", "parts": summary, "inputs": sources}
+    content = {"command": "python -m recipes.embedded_guard.dataset", "parts": summary, "inputs": sources}
     (RESULTS / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

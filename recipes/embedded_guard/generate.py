@@ -1,6 +1,6 @@
 """Step 1 of the embedded guard: the backbone answers prompts, so that training meets text it would itself write.
 
-    python recipes/embedded_guard/generate.py --data DIR --out runs/embedded
+    python -m recipes.embedded_guard.generate --data DIR --out runs/embedded
 
 Writes `answers_NAME.jsonl` for each list of prompts; a list that is complete is not done again, one that was cut
 short goes on where it stopped. Labels come later, from readers.
@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 
 import torch
-from sources import PROMPT_LISTS, prompts_of
 
 from lockgate.backbones import Backbone, generate_answers
 from lockgate.exchanges import Exchange, Message
+from recipes.embedded_guard.sources import PROMPT_LISTS, prompts_of
 
 MAX_TOKENS = 80
 GROUP = 96

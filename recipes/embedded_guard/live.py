@@ -1,7 +1,7 @@
 """Step 7: the live server, the embedded model answering itself.
 
     lockgate serve --port 8000 --decisions runs/embedded/decisions.jsonl &
-    python recipes/embedded_guard/live.py --data DIR --out runs/embedded --mode enforce
+    python -m recipes.embedded_guard.live --data DIR --out runs/embedded --mode enforce
     (the same with `lockgate serve --mode shadow` and `--mode shadow`: whole answers, to be labelled by reading)
 
 100 harmful prompts that no other part has seen, and the 100 benign ones of `live_benign.txt` on the same topics, go
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
-from sources import OWN_SGBENCH_ROWS, fresh_sgbench
-from train import RESULTS
+
+from recipes.embedded_guard.sources import OWN_SGBENCH_ROWS, fresh_sgbench
+from recipes.embedded_guard.train import RESULTS
 
 MAX_TOKENS = 120
 HARMFUL = 100

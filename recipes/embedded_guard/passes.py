@@ -8,13 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sources import shuffled
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ProbeHead
-from lockgate.evaluation import collect_provenance, file_sha256
-from lockgate.exchanges import open_atomic, prompt_group, read_exchanges
-from lockgate.training import score_variants
+from lockgate.durable import file_sha256, open_atomic
+from lockgate.evaluation import collect_provenance
+from lockgate.exchanges import prompt_group, read_exchanges
+from recipes.embedded_guard.sources import shuffled
+from recipes.embedded_guard.variant_scores import score_variants
 
 
 def score_heads(

@@ -1,8 +1,8 @@
 """Step 6: every figure of the embedded guard, from the committed tables alone.
 
-python recipes/embedded_guard/report.py             # recompute results/embedded_guard.json, the README's table
-python recipes/embedded_guard/report.py --check     # fail if the committed figures differ
-python recipes/embedded_guard/report.py --install runs/embedded/guard   # also write the guard into the package
+python -m recipes.embedded_guard.report             # recompute results/embedded_guard.json, the README's table
+python -m recipes.embedded_guard.report --check     # fail if the committed figures differ
+python -m recipes.embedded_guard.report --install runs/embedded/guard   # also write the guard into the package
 """
 
 import argparse
@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import two_stages
-from agreement import read
 from numpy.typing import NDArray
 
 from lockgate.calibration import (
@@ -27,9 +25,12 @@ from lockgate.calibration import (
     plain_quantile_threshold,
 )
 from lockgate.errors import CalibrationError
-from lockgate.evaluation import Estimate, EvaluationResult, ScoresTable, collect_provenance, evaluate
+from lockgate.evaluation import Estimate, EvaluationResult, collect_provenance, evaluate
 from lockgate.exchanges import PromptPrints, read_exchanges
 from lockgate.guards import EMBEDDED, Guard
+from lockgate.tables import ScoresTable
+from recipes.embedded_guard import two_stages
+from recipes.embedded_guard.agreement import read
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "embedded_guard"
@@ -127,7 +128,7 @@ def compute() -> dict[str, Any]:
         "live": live_figures(),
         "bench": bench_figures(),
         "seed": SEED,
-        "command": "python recipes/embedded_guard/report.py",
+        "command": "python -m recipes.embedded_guard.report",
     }
 
 

@@ -11,20 +11,20 @@ here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
 data="${1:?usage: run.sh DATA [OUT]}"
 out="${2:-$root/runs/embedded}"
-export PYTHONPATH="$here"
+cd "$root"
 python="$root/.venv/bin/python"
 
-"$python" "$here/generate.py" --data "$data" --out "$out"   # the backbone answers prompts
+"$python" -m recipes.embedded_guard.generate --data "$data" --out "$out"   # the backbone answers prompts
 # Between these two, readers label the answers: labelling.md; the labels of the shipped guard are in labels/.
-"$python" "$here/dataset.py" --data "$data" --out "$out"    # split by prompt across all sets
-"$python" "$here/train.py" --out "$out" --workers 2         # activations, all variants side by side, comparison
+"$python" -m recipes.embedded_guard.dataset --data "$data" --out "$out"    # split by prompt across all sets
+"$python" -m recipes.embedded_guard.train --out "$out" --workers 2         # activations, all variants side by side, comparison
 head="$("$python" -c "import json; print(json.load(open('$root/results/embedded_guard/choice.json'))['head'])")"
-"$python" "$here/score.py" --out "$out" --head "$head" --workers 2
-"$python" "$here/baselines.py" --out "$out"
-"$python" "$here/agreement.py"
-"$python" "$here/report.py" --install "$out/guard"
+"$python" -m recipes.embedded_guard.score --out "$out" --head "$head" --workers 2
+"$python" -m recipes.embedded_guard.baselines --out "$out"
+"$python" -m recipes.embedded_guard.agreement
+"$python" -m recipes.embedded_guard.report --install "$out/guard"
 # A guard of one stage is in the package now. The second one takes the exchange classifier that
 # recipes/reproduce_ccpp/train.py makes; it is not installed where two stages catch less than one.
-"$python" "$here/second_stage.py" --out "$out" --workers 2 --install
+"$python" -m recipes.embedded_guard.second_stage --out "$out" --workers 2 --install
 # What needs the guard in place, and the report once more: see live.py, and `make bench`.
 # What synthetic exchanges add to this data: synthetic.py, after `lockgate synthesize general-harms`.

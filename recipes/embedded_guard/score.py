@@ -1,6 +1,6 @@
 """Step 4: one head, every calibration and test exchange, by the code that serves. The long step: hours on two cores.
 
-    python recipes/embedded_guard/score.py --out runs/embedded --head NAME --workers 2
+    python -m recipes.embedded_guard.score --out runs/embedded --head NAME --workers 2
 
 Writes scores tables (ids and scores, no text) to `results/embedded_guard/scores/`. Interrupted, it goes on where it
 stopped; finished tables are not made again while the head is the same.
@@ -13,14 +13,15 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from train import MAX_TOKENS, RESULTS, configs
-
 from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
 from lockgate.classifiers import ProbeHead
 from lockgate.constitution import dump_constitution, load_constitution
 from lockgate.exchanges import read_exchanges
-from lockgate.guards import Guard, TrainingRecord, config_dict, training_counts
+from lockgate.guards import Guard, TrainingRecord
+from lockgate.traffic import score_file
+from lockgate.training import config_dict, training_counts
+from recipes.embedded_guard.train import MAX_TOKENS, RESULTS, configs
 
 PARTS = (
     "test_own_sgbench",
@@ -52,7 +53,8 @@ def main() -> None:
         key = f"{guard.record.probe_sha256} {hashlib.sha256(source.read_bytes()).hexdigest()}"
         if target.exists() and stamp.exists() and stamp.read_text() == key:
             continue
-        table = guard.score_file(
+        table = score_file(
+            guard,
             source,
             source.with_suffix(".parquet"),
             workers=arguments.workers,

@@ -1,7 +1,7 @@
 """After the steps of run.sh: the embedded guard with an exchange classifier as its second stage.
 
-    python recipes/embedded_guard/second_stage.py --out runs/embedded --workers 2           # score, calibrate, report
-    python recipes/embedded_guard/second_stage.py --out runs/embedded --install             # and ship it
+    python -m recipes.embedded_guard.second_stage --out runs/embedded --workers 2           # score, calibrate, report
+    python -m recipes.embedded_guard.second_stage --out runs/embedded --install             # and ship it
 
 Only exchanges that may be escalated are scored, by the code that serves; on two cores about an hour. Interrupted, it
 goes on where it stopped; what is finished is not scored again. Scores tables and block traces, without text, go to
@@ -18,8 +18,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from two_stages import PARTS, SETTINGS, Screen, calibrate, choose_screen, read_part
-
 from lockgate.backbones import Backbone
 from lockgate.calibration import Exclusion, refuse_training_prompts
 from lockgate.cascade import Cascade
@@ -28,6 +26,8 @@ from lockgate.errors import LockgateError
 from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import Exchange, PromptPrints, prompt_text, read_exchanges, write_exchanges
 from lockgate.guards import EMBEDDED, Guard
+from lockgate.traffic import score_file
+from recipes.embedded_guard.two_stages import PARTS, SETTINGS, Screen, calibrate, choose_screen, read_part
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "embedded_guard"
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.parts:
         return
     settings = write_settings(scorer, screen, RESULTS)
-    subprocess.run([sys.executable, Path(__file__).with_name("report.py")], check=True)
+    subprocess.run([sys.executable, "-m", "recipes.embedded_guard.report"], check=True)
     found = json.loads(SUMMARY.read_text())
     training = arguments.training or [out / "train.jsonl"]
     guard = guard.with_training_prompts(training_prompts(training, out / "calibration.jsonl"))
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"guard of two stages in {made.path}, {bundle_bytes(out) / 1e6:.1f} MB", flush=True)
     if arguments.install:
         install(made, found, EMBEDDED)
-        subprocess.run([sys.executable, Path(__file__).with_name("report.py")], check=True)
+        subprocess.run([sys.executable, "-m", "recipes.embedded_guard.report"], check=True)
 
 
 def check_inputs(out: Path, classifier: Path) -> None:
@@ -88,7 +88,7 @@ def check_inputs(out: Path, classifier: Path) -> None:
     if not (classifier / "classifier.yaml").is_file():
         sys.exit(
             f"{classifier}: no exchange classifier there yet; train it first: "
-            "python recipes/reproduce_ccpp/train.py --out runs/four_systems --only exchange"
+            "python -m recipes.reproduce_ccpp.train --out runs/four_systems --only exchange"
         )
     if missing := [part for part in ("train", *PARTS) if not (out / f"{part}.jsonl").is_file()]:
         sys.exit(
@@ -118,7 +118,8 @@ def score_part(
     if stamp.exists() and stamp.read_text() == key and table.exists() and blocks.exists():
         return
     made, traced = source.with_suffix(".parquet"), source.with_suffix(".blocks.parquet")
-    guard.score_file(
+    score_file(
+        guard,
         source,
         made,
         workers=workers,
@@ -166,7 +167,7 @@ def write_settings(guard: Guard, screen: Screen, results: Path) -> dict[str, Any
         kept: dict[str, Any] = json.loads(path.read_text())
         if content == {key: kept.get(key) for key in content}:
             return kept
-    command = ["python", "recipes/embedded_guard/second_stage.py", "--out", "runs/embedded"]
+    command = ["python", "-m", "recipes.embedded_guard.second_stage", "--out", "runs/embedded"]
     content["provenance"] = collect_provenance(command, {}, [])
     path.write_text(json.dumps(content, indent=1) + "\n")
     return content

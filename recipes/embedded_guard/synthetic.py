@@ -1,9 +1,9 @@
 """Does synthetic data help on real data? The shipped probe on three training sets, scored in one pass.
 
     lockgate synthesize general-harms --out runs/policy/general-harms --evaluation runs/embedded/dev.jsonl
-    python recipes/embedded_guard/synthetic.py --out runs/embedded --synthetic runs/policy/general-harms
-    python recipes/embedded_guard/synthetic.py --report   # figures again from the committed scores
-    python recipes/embedded_guard/synthetic.py --check    # fail if the committed figures differ
+    python -m recipes.embedded_guard.synthetic --out runs/embedded --synthetic runs/policy/general-harms
+    python -m recipes.embedded_guard.synthetic --report   # figures again from the committed scores
+    python -m recipes.embedded_guard.synthetic --check    # fail if the committed figures differ
 
 `public` is what the embedded guard learned from: `train.jsonl` under `--out`, whose windows train.py has read. `synthetic`
 is the training part of the data set. `both` is the two together. Layers, loss and all else are the shipped guard's; a
@@ -24,18 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passes import score_heads
-from sources import shuffled
-from train import MAX_TOKENS, cache_path, parts_of, read_activations
-from value_figures import SETS, compute, markdown
-from variants import cached_configs
 
 from lockgate.constitution import load_constitution
+from lockgate.durable import file_sha256
 from lockgate.errors import LockgateError, SynthesisError, TrainingError
-from lockgate.evaluation import file_sha256
 from lockgate.exchanges import EvaluationIndex, Exchange, PromptPrints, prompt_text, read_exchanges
 from lockgate.synthesis.augmentations import undo_all
 from lockgate.training import CachedExchange, ProbeConfig, WindowCache, fit_probes
+from recipes.embedded_guard.passes import score_heads
+from recipes.embedded_guard.sources import shuffled
+from recipes.embedded_guard.train import MAX_TOKENS, cache_path, parts_of, read_activations
+from recipes.embedded_guard.value_figures import SETS, compute, markdown
+from recipes.embedded_guard.variants import cached_configs
 
 RESULTS = Path(__file__).parents[2] / "results" / "synthesis"
 POLICY = "general-harms"
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     train = shuffled(list(read_exchanges(arguments.out / "train.jsonl")), "train")
     card, made = read_synthetic(arguments.synthetic)
     made, removed = leave_out_known(made, list(read_exchanges(dev)))
-    hint = f"run: python recipes/embedded_guard/train.py --out {arguments.out} --workers {arguments.workers} --only-activations"
+    hint = f"run: python -m recipes.embedded_guard.train --out {arguments.out} --workers {arguments.workers} --only-activations"
     public = finished_windows(train, arguments.out / "windows", arguments.workers, hint)
     # Never more processes than rows to deal.
     workers = min(arguments.workers, len(made))
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.results / "value.parquet",
         backbone=arguments.backbone,
         record=record,
-        command=["python", "recipes/embedded_guard/synthetic.py"],
+        command=["python", "-m", "recipes.embedded_guard.synthetic"],
         seed=arguments.seed,
         inputs=[arguments.out / "train.jsonl", dev, arguments.synthetic / "exchanges.jsonl"],
     )

@@ -1,6 +1,6 @@
 """Step 3: activations of the training exchanges, several probes fitted side by side, scored on development exchanges.
 
-    python recipes/embedded_guard/train.py --out runs/embedded --workers 2
+    python -m recipes.embedded_guard.train --out runs/embedded --workers 2
 
 Each step is resumable. Writes heads to `--out/heads/NAME.safetensors` and the comparison on development prompts, by
 the moving average that serving uses, to `results/embedded_guard/selection.json`.
@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from sources import shuffled
 
 from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
@@ -27,6 +26,7 @@ from lockgate.evaluation import auroc
 from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.guards import score_exchanges
 from lockgate.training import ProbeConfig, WindowCache, build_cache, fit_probes
+from recipes.embedded_guard.sources import shuffled
 
 RESULTS = Path(__file__).parents[2] / "results" / "embedded_guard"
 LAYERS = tuple(range(30))
@@ -193,7 +193,7 @@ def summarise() -> None:
             flush=True,
         )
     content = {
-        "command": "python recipes/embedded_guard/train.py",
+        "command": "python -m recipes.embedded_guard.train",
         "n": len(harmful),
         "harmful": int(harmful.sum()),
         "configs": [asdict(config) for config in configs()],

@@ -28,8 +28,9 @@ from lockgate.calibration import (
 )
 from lockgate.cascade import Cascade, simulate
 from lockgate.errors import CalibrationError
-from lockgate.evaluation import BlockTrace, Detections, ScoresTable, at_least_as_robust, macro_rate, wilson
+from lockgate.evaluation import Detections, at_least_as_robust, macro_rate, wilson
 from lockgate.exchanges import PromptPrints
+from lockgate.tables import BlockTrace, ScoresTable
 
 FlagOn = Literal["answer", "both"]
 Floats = NDArray[np.float64]
@@ -126,7 +127,7 @@ def read_traces(results: Path, part: str, first: FirstStage, screen: Screen) -> 
     if table.ids != [first.ids[row] for row in rows]:
         raise CalibrationError(
             f"two_stage/{part}.parquet: expected the {len(rows)} exchanges that may be escalated; "
-            "run recipes/embedded_guard/second_stage.py again"
+            "run python -m recipes.embedded_guard.second_stage again"
         )
     traces = [Trace([p, a], [np.nan, np.nan]) for p, a in zip(first.prompt, first.answer, strict=True)]
     for number, row in enumerate(rows):
@@ -151,7 +152,7 @@ def calibrate(
     if settings["escalate"] != screen.escalate:
         raise CalibrationError(
             f"two_stage/{SETTINGS}: scored with another escalation threshold than scores/calibration.parquet asks "
-            "for; run recipes/embedded_guard/second_stage.py again"
+            "for; run python -m recipes.embedded_guard.second_stage again"
         )
     traces = read_traces(results, "calibration", first, screen)
     tried = read_traces(results, "dev", dev, screen)

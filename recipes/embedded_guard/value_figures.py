@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from variants import REGIONS, figures_of, region_scores, shown, triple
 
 from lockgate.calibration import plain_quantile_threshold
 from lockgate.evaluation import Detections, Estimate, at_least_as_robust, macro_rate, wilson
+from recipes.embedded_guard.variants import REGIONS, figures_of, region_scores, shown, triple
 
 REFERENCE = "public"
 SETS = (REFERENCE, "synthetic", "both")
@@ -38,7 +38,7 @@ def compute(path: Path, resamples: int) -> dict[str, Any]:
     n_benign = int((~harmful).sum())
     regions = {region: of_region(table, harmful, sources, region, resamples) for region in REGIONS}
     return {
-        "command": "python recipes/embedded_guard/synthetic.py",
+        "command": "python -m recipes.embedded_guard.synthetic",
         "n": len(harmful),
         "n_harmful": int(harmful.sum()),
         "n_harmless": n_benign,

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lockgate.calibration import plain_quantile_threshold
-from lockgate.evaluation import Comparison, Estimate, ScoresTable, evaluate, wilson
-from lockgate.training import ProbeConfig, SequenceLoss, VariantConfig
+from lockgate.evaluation import Comparison, Estimate, evaluate, wilson
+from lockgate.tables import ScoresTable
+from lockgate.training import ProbeConfig, SequenceLoss
+from recipes.embedded_guard.variant_training import VariantConfig
 
 CACHED, FRESH = "all", "fly"
 REGIONS = ("answer", "both")

@@ -1,6 +1,6 @@
 """How far the second reading of the pairs agrees with their labels.
 
-    python recipes/policy_portability/agreement.py [--check]
+    python -m recipes.policy_portability.agreement [--check]
 
 Writes `results/synthesis/policy_agreement.json` from `second_reading.tsv`, or fails if that differs.
 """
@@ -10,9 +10,8 @@ import json
 import sys
 from typing import Any
 
-from policy_pairs import HERE, POLICIES, RESULTS, read_pairs
-
 from lockgate.evaluation import wilson
+from recipes.policy_portability.policy_pairs import HERE, POLICIES, RESULTS, read_pairs
 
 READING = HERE / "second_reading.tsv"
 TARGET = RESULTS / "policy_agreement.json"
@@ -48,7 +47,7 @@ def compute() -> dict[str, Any]:
     }
     differing = [row for row, *same in zip(rows, *agreed.values(), strict=True) if not all(same)]
     return {
-        "command": "python recipes/policy_portability/agreement.py",
+        "command": "python -m recipes.policy_portability.agreement",
         "note": NOTE,
         "n": len(rows),
         "agreement": {name: round(sum(same) / len(same), 4) for name, same in agreed.items()},

@@ -1,8 +1,8 @@
 """The policy test: two guards, built in the same way from two constitutions, judge the same pairs of exchanges.
 
-    python recipes/policy_portability/evaluate.py --guard stage-magic=DIR --guard magic-school=DIR \
+    python -m recipes.policy_portability.evaluate --guard stage-magic=DIR --guard magic-school=DIR \
         [--train stage-magic=FILE --train magic-school=FILE] [--backbone DIR]
-    python recipes/policy_portability/evaluate.py --check
+    python -m recipes.policy_portability.evaluate --check
 
 Writes `results/synthesis/policy.parquet` (ids, scores and labels, no text) and the figures in
 `results/synthesis/policy.json`. `--train` names the exchanges that each guard was trained on: the keyword list takes its
@@ -20,16 +20,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from policy_figures import SCHEMA, SCORERS, figures
-from policy_keywords import VIEWS, best_cut, keyword_scores
-from policy_pairs import PAIRS, POLICIES, RESULTS, PairedExchange, load_policies, read_pairs
 
 from lockgate.classifiers import TextBaseline
 from lockgate.constitution import Constitution
+from lockgate.durable import file_sha256, open_atomic
 from lockgate.errors import LockgateError
-from lockgate.evaluation import file_sha256
-from lockgate.exchanges import EvaluationIndex, Exchange, open_atomic, prompt_group, read_exchanges
+from lockgate.exchanges import EvaluationIndex, Exchange, prompt_group, read_exchanges
 from lockgate.guards import Guard
+from recipes.policy_portability.policy_figures import SCHEMA, SCORERS, figures
+from recipes.policy_portability.policy_keywords import VIEWS, best_cut, keyword_scores
+from recipes.policy_portability.policy_pairs import (
+    PAIRS,
+    POLICIES,
+    RESULTS,
+    PairedExchange,
+    load_policies,
+    read_pairs,
+)
 
 METADATA = b"lockgate"
 Columns = dict[str, NDArray[Any]]
@@ -66,7 +73,7 @@ def compute(table: Path) -> dict[str, Any]:
     """All figures of a table, with what it says of the guards and files behind it."""
     content = pq.read_table(table)
     made = json.loads((content.schema.metadata or {}).get(METADATA, b"{}"))
-    return {"command": "python recipes/policy_portability/evaluate.py", **figures(content), "made_from": made}
+    return {"command": "python -m recipes.policy_portability.evaluate", **figures(content), "made_from": made}
 
 
 def score(

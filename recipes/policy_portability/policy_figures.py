@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from policy_pairs import POLICIES
 
 from lockgate.evaluation import wilson
+from recipes.policy_portability.policy_pairs import POLICIES
 
 SCORERS = ("guard", "keyword_answer", "keyword_exchange", "text")
 # Beside the cut that training rows give: any word of the list flags.

@@ -1,8 +1,8 @@
 """What making data and guards from a constitution was measured to do: `results/synthesis.json`.
 
-    python recipes/policy_portability/synthesis_report.py --build stage-magic=DIR --build magic-school=DIR
-    python recipes/policy_portability/synthesis_report.py           # the summary from what is committed
-    python recipes/policy_portability/synthesis_report.py --check   # fail if the committed summary differs
+    python -m recipes.policy_portability.synthesis_report --build stage-magic=DIR --build magic-school=DIR
+    python -m recipes.policy_portability.synthesis_report           # the summary from what is committed
+    python -m recipes.policy_portability.synthesis_report --check   # fail if the committed summary differs
 
 `--build` names the folders in which `lockgate build` worked (GUARD.build) and keeps their times and counts in
 `builds.json`. The summary is put together from that, from the scores tables of the policy test and of the comparison of
@@ -18,23 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from build_records import read_build
-from policy_figures import figures
-from policy_pairs import POLICIES, RESULTS, load_policies
-from synthesis_words import readme_words, write_readme
+
+from benchmarks.dedup import SETTINGS, table
+from lockgate.durable import file_sha256, open_atomic
+from lockgate.errors import LockgateError
+from lockgate.evaluation import collect_provenance
+from recipes.embedded_guard import value_figures
+from recipes.policy_portability.build_records import read_build
+from recipes.policy_portability.policy_figures import figures
+from recipes.policy_portability.policy_pairs import POLICIES, RESULTS, load_policies
+from recipes.policy_portability.synthesis_words import readme_words, write_readme
 
 ROOT = RESULTS.parents[1]
-# Figures of the other recipe, and the benchmark's table.
-sys.path += [str(ROOT / "recipes" / "embedded_guard"), str(ROOT / "benchmarks")]
-
-import value_figures  # noqa: E402
-from dedup import SETTINGS, table  # noqa: E402
-
-from lockgate.errors import LockgateError  # noqa: E402
-from lockgate.evaluation import collect_provenance, file_sha256  # noqa: E402
-from lockgate.exchanges import open_atomic  # noqa: E402
-
-COMMAND = "python recipes/policy_portability/synthesis_report.py"
+COMMAND = "python -m recipes.policy_portability.synthesis_report"
 BUILD = (
     "lockgate build CONSTITUTION --out runs/policy/NAME --benign TRAFFIC --evaluation "
     f"recipes/policy_portability/pairs.jsonl, then {COMMAND} --build NAME=runs/policy/NAME.build, for "
@@ -42,12 +38,12 @@ BUILD = (
 )
 NEEDED = {
     "builds.json": BUILD,
-    "policy.parquet": "python recipes/policy_portability/evaluate.py "
+    "policy.parquet": "python -m recipes.policy_portability.evaluate "
     + " ".join(
         f"--guard {name}=runs/policy/{name} --train {name}=runs/policy/{name}.build/training.jsonl"
         for name in POLICIES
     ),
-    "value.parquet": "python recipes/embedded_guard/synthetic.py --out runs/embedded --synthetic DIR",
+    "value.parquet": "python -m recipes.embedded_guard.synthetic --out runs/embedded --synthetic DIR",
     "dedup.json": "python benchmarks/dedup.py --rows 10000 40000",
     "throughput.json": "python benchmarks/synthesis.py --only throughput",
     "memory.json": "python benchmarks/synthesis.py --only memory --rows 10000 200000",

@@ -1,6 +1,6 @@
 """What counting words and characters finds, learned from the same rows: the study's text baseline.
 
-    python recipes/reproduce_ccpp/baselines.py --out runs/four_systems
+    python -m recipes.reproduce_ccpp.baselines --out runs/four_systems
 
 Writes `results/four_systems/text/PART.parquet` (scores, no text) for every part that the four systems read, in a minute
 or two. Its threshold comes from the same calibration rows as theirs.
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from parts import FULL
-from places import Places, make_parser, read_places
 
 from lockgate.classifiers import TextBaseline, TextBaselineConfig
-from lockgate.evaluation import ScoresTable, file_sha256
+from lockgate.durable import file_sha256
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
+from lockgate.tables import ScoresTable
+from recipes.reproduce_ccpp.parts import FULL
+from recipes.reproduce_ccpp.places import Places, make_parser, read_places
 
 
 def main() -> None:

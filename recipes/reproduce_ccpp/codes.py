@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from topics import Book, Fact
+from recipes.reproduce_ccpp.topics import Book, Fact
 
 # own: the list holds the words of one topic, so the prompt shows it. named: it holds those of a forbidden and of a
 # permitted topic, and the request names one of the two in code. open: the same, and the request does not say which.

@@ -1,6 +1,6 @@
 """What representation re-use saves: the exchange classifier alone, and on activations that the backbone has computed.
 
-    python recipes/reproduce_ccpp/cost.py --out runs/four_systems
+    python -m recipes.reproduce_ccpp.cost --out runs/four_systems
 
 Both give verdicts at every block of the same benign test exchanges, in turn within one run, in float32. The scores are the
 same by construction (the largest difference is recorded); FLOPs follow by formula, CPU seconds are measured. Writes
@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from parts import Part
-from places import Places, make_parser, read_places
 
 from lockgate.backbones import Backbone, Feed, SessionPool
-from lockgate.classifiers import ExchangeClassifier, SharedReader, block_ends, score_blocks
-from lockgate.evaluation import collect_provenance, file_sha256
+from lockgate.classifiers import ExchangeClassifier, block_ends, score_blocks
+from lockgate.durable import file_sha256
+from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import Exchange
+from recipes.reproduce_ccpp.parts import Part
+from recipes.reproduce_ccpp.places import Places, make_parser, read_places
+from recipes.reproduce_ccpp.shared_reader import SharedReader
 
 EXCHANGES = 96
 # Exchanges that are read side by side; both ways then fill their steps about alike.
@@ -55,7 +57,7 @@ def measure(places: Places, exchanges: int) -> None:
     while group := list(itertools.islice(rows, GROUP)):
         compare(classifier, reader, group, spent)
         print(f"cost: {spent.exchanges}", flush=True)
-    command = ["python", "recipes/reproduce_ccpp/cost.py", "--out", "runs/four_systems"]
+    command = ["python", "-m", "recipes.reproduce_ccpp.cost", "--out", "runs/four_systems"]
     content = {
         "n": spent.exchanges,
         "shared_over_alone": {

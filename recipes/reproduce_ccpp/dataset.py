@@ -1,6 +1,6 @@
 """The study's parts, chosen from those that the recipe `embedded_guard` has prepared.
 
-    python recipes/reproduce_ccpp/dataset.py --embedded runs/embedded --out runs/four_systems
+    python -m recipes.reproduce_ccpp.dataset --embedded runs/embedded --out runs/four_systems
 
 Reads the JSONL parts in `--embedded`; writes `train`, `dev`, `calibration`, `benign_test`, `hard_benign`, `test_NAME`
 and `long_NAME` as JSONL into `--out`, and counts and hashes into `results/four_systems/dataset.json`.
@@ -142,7 +142,7 @@ def check_disjoint(parts: dict[str, list[Exchange]]) -> None:
     for (kind, _), group in zip(rows, groups, strict=True):
         if owner.setdefault(group, kind) != kind:
             raise ExchangeError(
-                f"{owner[group]} and {kind} share a prompt; run recipes/embedded_guard/dataset.py again"
+                f"{owner[group]} and {kind} share a prompt; run python -m recipes.embedded_guard.dataset again"
             )
 
 
@@ -175,7 +175,7 @@ def write_parts(
         for name in HARMFUL_SETS
     }
     content = {
-        "command": "python recipes/reproduce_ccpp/dataset.py",
+        "command": "python -m recipes.reproduce_ccpp.dataset",
         "limit_tokens": sizes.limit,
         "parts": summary,
         "inputs": dict(sorted(inputs.items())),

@@ -1,6 +1,6 @@
 """Reconstruction and input-keyed obfuscation as harmless stand-ins, with benign twins in the same disguise.
 
-    python recipes/reproduce_ccpp/disguise.py --out runs/four_systems
+    python -m recipes.reproduce_ccpp.disguise --out runs/four_systems
 
 Writes `disguise_train.jsonl` and `disguise_test.jsonl` into `--out`, and counts and hashes into
 `results/four_systems/disguise.json`. The policy is `stage-magic`: it forbids telling how tricks are done. All text is
@@ -21,11 +21,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from codes import LEVELS, TABLES, Code
-from fragments import FORMATS
-from topics import Fact, Topic, read_books, read_topics, read_wording
-
 from lockgate.exchanges import Exchange, Message, crossed_split, write_exchanges
+from recipes.reproduce_ccpp.codes import LEVELS, TABLES, Code
+from recipes.reproduce_ccpp.fragments import FORMATS
+from recipes.reproduce_ccpp.topics import Fact, Topic, read_books, read_topics, read_wording
 
 RESULTS = Path(__file__).parents[2] / "results" / "four_systems"
 # The smallest seed with which test holds every forbidden and every near-domain category.
@@ -293,7 +292,7 @@ def write_parts(parts: dict[str, list[Exchange]], out: Path, results: Path = RES
         }
         print(part, summary[part]["sources"], summary[part]["disguises"])
     results.mkdir(parents=True, exist_ok=True)
-    content = {"command": "python recipes/reproduce_ccpp/disguise.py", "seed": SEED, "parts": summary}
+    content = {"command": "python -m recipes.reproduce_ccpp.disguise", "seed": SEED, "parts": summary}
     (results / "disguise.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

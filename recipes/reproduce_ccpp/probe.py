@@ -1,6 +1,6 @@
 """Step 2, beside train.py: the first stage of the stand-in policy, a probe on what the disguise classifiers learn from.
 
-    python recipes/reproduce_ccpp/probe.py --out runs/four_systems
+    python -m recipes.reproduce_ccpp.probe --out runs/four_systems
 
 Same layers and loss as the embedded guard's probe. Writes a guard that flags nothing to `--out/disguise_guard`: it is
 scored, never shipped. Ten minutes on two cores; it goes on where it was interrupted.
@@ -11,16 +11,25 @@ import json
 from collections.abc import Sequence
 
 import torch
-from places import DISGUISE_GUARD, Places, make_parser, read_places
-from train import DISGUISE, policy_of, read_training, sources_of
 
 from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
 from lockgate.constitution import dump_constitution, load_constitution
-from lockgate.evaluation import collect_provenance, file_sha256
+from lockgate.durable import file_sha256
+from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import Exchange
-from lockgate.guards import Guard, TrainingRecord, config_dict, training_counts
-from lockgate.training import STRIDE, ProbeConfig, WindowCache, build_cache, fit_probes
+from lockgate.guards import Guard, TrainingRecord
+from lockgate.training import (
+    STRIDE,
+    ProbeConfig,
+    WindowCache,
+    build_cache,
+    config_dict,
+    fit_probes,
+    training_counts,
+)
+from recipes.reproduce_ccpp.places import DISGUISE_GUARD, Places, make_parser, read_places
+from recipes.reproduce_ccpp.train import DISGUISE, policy_of, read_training, sources_of
 
 CONFIG = ProbeConfig("12-26", tuple(range(12, 27)))
 TOKENS = 250_000
@@ -77,7 +86,7 @@ def train_probe(places: Places, config: ProbeConfig, tokens: int) -> None:
             notes=["Made for a comparison on harmless stand-ins; it guards nothing."],
         ),
     ).save(target)
-    command = ["python", "recipes/reproduce_ccpp/probe.py", "--out", "runs/four_systems"]
+    command = ["python", "-m", "recipes.reproduce_ccpp.probe", "--out", "runs/four_systems"]
     content = {
         "inputs": inputs,
         "sha256": guard.record.probe_sha256,

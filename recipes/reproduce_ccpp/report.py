@@ -1,7 +1,7 @@
 """Last step: every figure of the four systems, from the committed tables alone.
 
-python recipes/reproduce_ccpp/report.py             # results/four_systems.json, the reports, the README's tables
-python recipes/reproduce_ccpp/report.py --check     # fail if the committed figures differ
+python -m recipes.reproduce_ccpp.report             # results/four_systems.json, the reports, the README's tables
+python -m recipes.reproduce_ccpp.report --check     # fail if the committed figures differ
 
 systems.yaml says which tables these are and how they are named; disguise.yaml does so for the stand-ins, a study of
 their own by models of their own. What representation re-use saves comes from cost.json. In the README the tables
@@ -14,18 +14,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from readme import readme_tables, write_readme
-
-from lockgate.evaluation import (
-    Delay,
-    Estimate,
+from lockgate.durable import file_sha256
+from lockgate.evaluation import Delay, Estimate
+from recipes.reproduce_ccpp.readme import readme_tables, write_readme
+from recipes.reproduce_ccpp.study import (
     PointRates,
     RankCorrelations,
     StudyData,
     StudyResult,
     StudySpec,
     SystemResult,
-    file_sha256,
     render_study,
     study,
 )
@@ -71,7 +69,7 @@ def provenance_of(spec: StudySpec) -> dict[str, Any]:
     if counted != spec.probe_flops:
         sys.exit(f"{spec.exchange}: its probe takes {counted} FLOPs a token; set probe_flops to that")
     return {
-        "command": "python recipes/reproduce_ccpp/report.py",
+        "command": "python -m recipes.reproduce_ccpp.report",
         "seeds": {"bootstrap": spec.seed},
         "inputs": {str(path.relative_to(spec.root)): file_sha256(path) for path in StudyData(spec).files()},
     }
@@ -95,7 +93,7 @@ def check(found: dict[str, Any], summary: Path, readme: Path) -> None:
     if differing:
         sys.exit(f"{summary.name} differs from the tables: {', '.join(differing)}")
     if readme_tables(found) not in readme.read_text():
-        sys.exit(f"{readme.name} differs from {summary.name}: run recipes/reproduce_ccpp/report.py")
+        sys.exit(f"{readme.name} differs from {summary.name}: run python -m recipes.reproduce_ccpp.report")
     print("every figure follows from the committed tables")
 
 

@@ -1,6 +1,6 @@
 """Step 3: every exchange of the study through every model; scores tables and block traces without text.
 
-    python recipes/reproduce_ccpp/score.py --out runs/four_systems --model probe_exchange --workers 2
+    python -m recipes.reproduce_ccpp.score --out runs/four_systems --model probe_exchange --workers 2
 
 `probe_exchange` is a guard of two stages that asks its classifier at every block, by the code that serves; the other
 models are classifiers alone, for comparison and never shipped. All read in bfloat16, twice as fast where the processor
@@ -25,15 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import MODELS, STRIDE, Model, Part
-from places import DISGUISE_GUARD, Places, make_parser, read_places
 
 from lockgate.backbones import Backbone, derive
 from lockgate.cascade import Cascade
 from lockgate.classifiers import BlockScores, ExchangeClassifier, score_blocks
-from lockgate.evaluation import BlockTrace, ScoresTable, file_sha256
+from lockgate.durable import file_sha256
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
-from lockgate.guards import EMBEDDED, ExchangeScore, Guard, read_bundle, score_row
+from lockgate.guards import EMBEDDED, ExchangeScore, Guard, read_bundle
+from lockgate.tables import BlockTrace, ScoresTable
+from lockgate.traffic import score_row
+from recipes.reproduce_ccpp.parts import MODELS, STRIDE, Model, Part
+from recipes.reproduce_ccpp.places import DISGUISE_GUARD, Places, make_parser, read_places
 
 CHUNK = 64
 

@@ -1,7 +1,7 @@
 """Should verdicts be smoothed over blocks, as the probe's logits are over tokens? From the committed traces.
 
-    python recipes/reproduce_ccpp/smoothing.py           # results/four_systems/smoothing.json
-    python recipes/reproduce_ccpp/smoothing.py --check   # fail if the committed figures differ
+    python -m recipes.reproduce_ccpp.smoothing           # results/four_systems/smoothing.json
+    python -m recipes.reproduce_ccpp.smoothing --check   # fail if the committed figures differ
 
 The exchange classifier alone: the largest running mean of its last verdicts, for several lengths of the mean, and the
 verdict on the whole answer, which no stream can wait for. Cuts lie at shares of the calibration exchanges; what is
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from places import RESULTS
 
-from lockgate.evaluation import BlockTrace, Detections, Estimate, ScoresTable, at_least_as_robust, macro_rate
+from lockgate.evaluation import Detections, Estimate, at_least_as_robust, macro_rate
+from lockgate.tables import BlockTrace, ScoresTable
+from recipes.reproduce_ccpp.places import RESULTS
 
 MODEL = "probe_exchange"
 LENGTHS = (1, 2, 4, 8)

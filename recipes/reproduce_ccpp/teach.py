@@ -1,8 +1,8 @@
 """Soft labels for probes: what the exchange classifier says of each training exchange once it has read all of it.
 
-    python recipes/reproduce_ccpp/score.py --out runs/four_systems --model teacher   # half an hour on two cores
-    python recipes/reproduce_ccpp/teach.py --out runs/four_systems
-    python recipes/embedded_guard/ablate.py --out runs/embedded --teacher results/four_systems/teacher/labels.parquet
+    python -m recipes.reproduce_ccpp.score --out runs/four_systems --model teacher   # half an hour on two cores
+    python -m recipes.reproduce_ccpp.teach --out runs/four_systems
+    python -m recipes.embedded_guard.ablate --out runs/embedded --teacher results/four_systems/teacher/labels.parquet
 
 The teacher has learned from these very exchanges, as the probe does: its labels say how sure it is, not how it would
 judge what it has never seen.
@@ -11,10 +11,10 @@ judge what it has never seen.
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from places import Places, make_parser, read_places
 
-from lockgate.evaluation import BlockTrace, ScoresTable
-from lockgate.exchanges import open_atomic
+from lockgate.durable import open_atomic
+from lockgate.tables import BlockTrace, ScoresTable
+from recipes.reproduce_ccpp.places import Places, make_parser, read_places
 
 
 def main() -> None:

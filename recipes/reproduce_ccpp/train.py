@@ -1,7 +1,7 @@
 """Step 2: the study's classifiers, all by the same recipe.
 
-    python recipes/reproduce_ccpp/train.py --out runs/four_systems            # all of them, one after the other
-    python recipes/reproduce_ccpp/train.py --out runs/four_systems --only exchange
+    python -m recipes.reproduce_ccpp.train --out runs/four_systems            # all of them, one after the other
+    python -m recipes.reproduce_ccpp.train --out runs/four_systems --only exchange
 
 Each takes about forty minutes on two cores (those named `disguise_` together as long), goes on where it was
 interrupted, and is not trained again while data and settings are the same. `exchange`, `input`, `output` and `small`
@@ -16,13 +16,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from places import Places, make_parser, read_places
-
 from lockgate.backbones import Backbone
 from lockgate.constitution import load_constitution
-from lockgate.evaluation import collect_provenance, file_sha256
+from lockgate.durable import file_sha256
+from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.training import ClassifierConfig, train_classifier
+from recipes.reproduce_ccpp.places import Places, make_parser, read_places
 
 TOKENS = 600_000
 DISGUISE = "disguise_"
@@ -85,7 +85,7 @@ def train(places: Places, config: ClassifierConfig) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)
     classifier.save(target)
-    command = ["python", "recipes/reproduce_ccpp/train.py", "--out", "runs/four_systems", "--only", name]
+    command = ["python", "-m", "recipes.reproduce_ccpp.train", "--out", "runs/four_systems", "--only", name]
     content = {
         "inputs": inputs,
         "sha256": classifier.sha256,

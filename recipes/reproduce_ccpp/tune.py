@@ -1,6 +1,6 @@
 """Before step 2: the training recipe, tried at a fifth of its tokens and judged on development exchanges.
 
-    python recipes/reproduce_ccpp/tune.py --out runs/four_systems --threads 1
+    python -m recipes.reproduce_ccpp.tune --out runs/four_systems --threads 1
 
 Short exchanges of `dev.jsonl` only. Each try takes about ten minutes and is kept in `results/four_systems/tuning.json`.
 Intervals of the area under the curve are Hanley and McNeil's.
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from places import Places, make_parser, read_places
 from sklearn.metrics import roc_auc_score
 
 from lockgate.backbones import Backbone
@@ -21,6 +20,7 @@ from lockgate.classifiers import ExchangeClassifier, score_blocks
 from lockgate.constitution import load_constitution
 from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.training import ClassifierConfig, train_classifier
+from recipes.reproduce_ccpp.places import Places, make_parser, read_places
 
 TOKENS = 120_000
 LONGEST = 1600

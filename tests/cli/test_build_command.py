@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("build", "synthesis")]
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("assembly", "synthesis")]
 
 from build_runs import POLICY, labelled_row, traffic_row, write_rows
 from factory_runs import tiny_plan

@@ -8,7 +8,7 @@ from scores import make_scores
 
 from lockgate.calibration import choose_threshold
 from lockgate.cli import main
-from lockgate.evaluation import ScoresTable
+from lockgate.tables import ScoresTable
 
 
 @pytest.fixture

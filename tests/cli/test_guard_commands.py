@@ -11,9 +11,9 @@ from lockgate.backbones import embedded_identity, embedded_path
 from lockgate.cli import main
 from lockgate.cli._train import parse_layers
 from lockgate.errors import ConfigError
-from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, Message, write_exchanges
 from lockgate.guards import read_bundle
+from lockgate.tables import ScoresTable
 
 WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", "path", "towpath"]
 

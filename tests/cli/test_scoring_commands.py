@@ -10,9 +10,10 @@ from models import random_head, tiny_backbone, tiny_model, tiny_tokenizer
 from lockgate.cascade import Thresholds
 from lockgate.cli import main
 from lockgate.constitution import constitution_path, load_constitution
-from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, Message, write_exchanges
 from lockgate.guards import Guard
+from lockgate.tables import ScoresTable
+from lockgate.traffic import score_file
 
 WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", "path", "towpath"]
 
@@ -66,7 +67,7 @@ def test_calibrate_writes_a_guard_that_keeps_the_budget_on_its_traffic(run, fold
     assert guard.calibration.to_dict() == document["calibration"]
     assert guard.thresholds.flag == document["calibration"]["threshold"]
     assert any("80 distinct prompts" in line for line in guard.record.claim)
-    again = guard.score_file(folder / "traffic.jsonl", tmp_path / "again.parquet")
+    again = score_file(guard, folder / "traffic.jsonl", tmp_path / "again.parquet")
     assert again.flagged.sum() == document["calibration"]["flagged"] <= document["calibration"]["k"]
     kept = ScoresTable.read(tmp_path / "scores.parquet")
     assert np.allclose(kept.floats("mixed_max"), again.floats("mixed_max"))

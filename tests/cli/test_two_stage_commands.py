@@ -10,9 +10,10 @@ from models import random_head, tiny_backbone
 from lockgate.cascade import Cascade, Thresholds
 from lockgate.cli import main
 from lockgate.constitution import constitution_path, load_constitution
-from lockgate.evaluation import BlockTrace, ScoresTable
 from lockgate.exchanges import Exchange, Message, PromptPrints, write_exchanges
-from lockgate.guards import Guard, read_bundle, score_once
+from lockgate.guards import Guard, read_bundle
+from lockgate.tables import BlockTrace, ScoresTable
+from lockgate.traffic import score_once
 
 
 def make_guard(**stages) -> Guard:

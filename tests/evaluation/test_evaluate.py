@@ -7,7 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 from lockgate.calibration import clopper_pearson, plain_quantile_threshold
 from lockgate.errors import ExchangeError
-from lockgate.evaluation import Baseline, ScoresTable, compare, evaluate
+from lockgate.evaluation import Baseline, compare, evaluate
+from lockgate.tables import ScoresTable
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,9 @@ import pytest
 from scores import make_scores
 
 import lockgate
+from lockgate.durable import file_sha256
 from lockgate.errors import ExchangeError
-from lockgate.evaluation import (
-    Baseline,
-    collect_provenance,
-    compare,
-    evaluate,
-    file_sha256,
-    render_report,
-    write_report,
-)
+from lockgate.evaluation import Baseline, collect_provenance, compare, evaluate, render_report, write_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 

@@ -11,13 +11,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lockgate.durable import open_atomic
 from lockgate.errors import ConfigError, ExchangeError
 from lockgate.exchanges import (
     Exchange,
     InvalidCounter,
     Message,
     claim_folder,
-    open_atomic,
     read_exchanges,
     write_exchanges,
 )

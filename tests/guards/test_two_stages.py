@@ -20,9 +20,10 @@ from lockgate.cascade import Cascade, simulate
 from lockgate.classifiers import ExchangeClassifier, score_blocks
 from lockgate.constitution import hash_constitution
 from lockgate.errors import BackboneMismatch, ConfigError, ExchangeError, GuardError
-from lockgate.evaluation import BlockTrace, ScoresTable
 from lockgate.exchanges import Exchange, Message, write_exchanges
-from lockgate.guards import Guard, _files, _guard, read_bundle
+from lockgate.guards import Guard, _guard, read_bundle
+from lockgate.tables import BlockTrace, ScoresTable
+from lockgate.traffic import _files, score_file
 
 ARCHITECTURES = ("llama", "qwen2_sliding", "gemma2")
 PROMPT = [{"role": "user", "content": "why does the canal run past the mill"}]
@@ -294,10 +295,10 @@ def source(tmp_path, monkeypatch):
 
 def test_a_file_says_what_score_says_and_its_trace_too(source, tmp_path) -> None:
     guard = two_stages(escalate=0.0, flag=0.5)
-    table = guard.score_file(source, tmp_path / "a.parquet", blocks=tmp_path / "a.blocks.parquet")
+    table = score_file(guard, source, tmp_path / "a.parquet", blocks=tmp_path / "a.blocks.parquet")
     assert set(table.floats("stage")) == {1.0, 2.0}
-    full = guard.score_file(
-        source, tmp_path / "b.parquet", blocks=tmp_path / "b.blocks.parquet", all_blocks=True
+    full = score_file(
+        guard, source, tmp_path / "b.parquet", blocks=tmp_path / "b.blocks.parquet", all_blocks=True
     )
     asked, everything = (BlockTrace.read(tmp_path / f"{name}.blocks.parquet") for name in "ab")
     assert not np.isnan(everything.classifier).any()
@@ -324,19 +325,19 @@ def test_a_run_with_other_blocks_is_no_run_to_go_on_with(source, tmp_path) -> No
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        guard.score_file(source, tmp_path / "a.parquet", report=stop)
-    table = guard.score_file(source, tmp_path / "a.parquet", all_blocks=True)
+        score_file(guard, source, tmp_path / "a.parquet", report=stop)
+    table = score_file(guard, source, tmp_path / "a.parquet", all_blocks=True)
     assert (table.floats("tokens_stage2") > 0).all()
 
 
 def test_a_guard_of_one_stage_has_no_trace(source, tmp_path) -> None:
     guard = make_guard()
     with pytest.raises(GuardError, match="one stage"):
-        guard.score_file(source, tmp_path / "a.parquet", blocks=tmp_path / "b.parquet")
+        score_file(guard, source, tmp_path / "a.parquet", blocks=tmp_path / "b.parquet")
     with pytest.raises(GuardError, match="one stage"):
         list(guard.score_many([make_exchange(1)], all_blocks=True))
     with pytest.raises(ConfigError, match="does not exist"):
-        two_stages().score_file(source, tmp_path / "a.parquet", blocks=tmp_path / "no" / "b.parquet")
+        score_file(two_stages(), source, tmp_path / "a.parquet", blocks=tmp_path / "no" / "b.parquet")
 
 
 # The bundle

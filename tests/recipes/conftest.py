@@ -1,10 +1,16 @@
-"""The recipes are scripts, run from their folders; their tests import them from there."""
+"""Steps of the embedded guard's recipe by name."""
 
-import sys
-from pathlib import Path
+import importlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-# The other recipe's scripts have names of their own, or are run as programs.
-sys.path[:0] = [str(RECIPES / "reproduce_ccpp")]
-sys.path.append(str(RECIPES / "embedded_guard"))
-sys.path.append(str(RECIPES / "policy_portability"))
+import pytest
+import torch
+
+
+@pytest.fixture
+def script() -> Iterator[Callable[[str], ModuleType]]:
+    """A step of the recipe by its name."""
+    threads = torch.get_num_threads()
+    yield lambda name: importlib.import_module(f"recipes.embedded_guard.{name}")
+    torch.set_num_threads(threads)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from policy_figures import SCHEMA, SCORERS
-from policy_pairs import POLICIES
-from value_figures import SETS
+
+from recipes.embedded_guard.value_figures import SETS
+from recipes.policy_portability.policy_figures import SCHEMA, SCORERS
+from recipes.policy_portability.policy_pairs import POLICIES
 
 TRAINED = {name: {"exchanges": 30, "harmful": 10} for name in SETS}
 # Two harmful rows in a and six in b; four harmless ones in a and eight in c.

@@ -5,19 +5,19 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-import disguise
 import pytest
-from codes import LEVELS, TABLES, Code
-from fragments import FORMATS, cut_letters, cut_words
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from topics import FOLDER, read_books, read_topics, read_wording
 
 from lockgate.constitution import constitution_path, lint_constitution, load_constitution
 from lockgate.exchanges import Exchange, exchange_from_dict
+from recipes.reproduce_ccpp import disguise
+from recipes.reproduce_ccpp.codes import LEVELS, TABLES, Code
+from recipes.reproduce_ccpp.fragments import FORMATS, cut_letters, cut_words
+from recipes.reproduce_ccpp.topics import FOLDER, read_books, read_topics, read_wording
 
 POLICY = load_constitution("stage-magic")
 TOPICS = {topic.name: topic for name in ("tricks", "permitted") for topic in read_topics(name)}

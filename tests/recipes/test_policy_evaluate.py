@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import evaluate
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_head
-from policy_figures import ANY_WORD, SCHEMA, SCORERS, figures
-from policy_pairs import HERE, PAIRS, POLICIES, load_policies, read_pairs
 
 from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
 from lockgate.constitution import dump_constitution
 from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
 from lockgate.guards import Guard
+from recipes.policy_portability import evaluate
+from recipes.policy_portability.policy_figures import ANY_WORD, SCHEMA, SCORERS, figures
+from recipes.policy_portability.policy_pairs import HERE, PAIRS, POLICIES, load_policies, read_pairs
 
 # (labels under both constitutions of side a, of side b)
 KINDS = [((1, 0), (0, 1)), ((1, 0), (0, 0)), ((0, 1), (1, 1)), ((1, 1), (0, 0))]

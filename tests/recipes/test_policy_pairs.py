@@ -10,12 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_keywords import VIEWS, best_cut, keyword_scores, keywords
-from policy_pairs import HERE, PAIRS, POLICIES, flipped_pairs, load_policies, read_pairs
 
 from lockgate.constitution import lint_constitution
 from lockgate.errors import ExchangeError
 from lockgate.exchanges import EvaluationIndex, Exchange, Message, normalise_text
+from recipes.policy_portability.policy_keywords import VIEWS, best_cut, keyword_scores, keywords
+from recipes.policy_portability.policy_pairs import (
+    HERE,
+    PAIRS,
+    POLICIES,
+    flipped_pairs,
+    load_policies,
+    read_pairs,
+)
 
 ROWS = read_pairs()
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from studies import make_study
 
-from lockgate.evaluation import ScoresTable, StudySpec
+from lockgate.tables import ScoresTable
+from recipes.reproduce_ccpp.study import StudySpec
 
-SCRIPT = Path(__file__).parents[2] / "recipes" / "reproduce_ccpp" / "report.py"
+RECIPE = Path(__file__).parents[2] / "recipes" / "reproduce_ccpp"
 
 
 @pytest.fixture
@@ -21,8 +22,24 @@ def run(tmp_path):
     spec = make_study(tmp_path)
 
     def run(*arguments):
-        command = [sys.executable, SCRIPT, "--spec", spec, "--disguise", spec, *options, *arguments]
-        return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "recipes.reproduce_ccpp.report",
+            "--spec",
+            spec,
+            "--disguise",
+            spec,
+            *options,
+            *arguments,
+        ]
+        return subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=RECIPE.parents[1],
+        )
 
     return run
 
@@ -62,10 +79,10 @@ def test_figures_are_written_and_checked(run, tmp_path):
 
 
 def test_the_recipes_own_specs_are_read():
-    spec = StudySpec.read(SCRIPT.parent / "systems.yaml")
-    disguise = StudySpec.read(SCRIPT.parent / "disguise.yaml")
+    spec = StudySpec.read(RECIPE / "systems.yaml")
+    disguise = StudySpec.read(RECIPE / "disguise.yaml")
     assert disguise.root.resolve() == spec.root.resolve()
     assert not spec.disguised
     assert spec.operating_point == 0.001
     assert [len(parts) for parts in spec.harmful_sets] == [1, 1, 4]
-    assert spec.root.resolve() == SCRIPT.parents[2] / "results" / "four_systems"
+    assert spec.root.resolve() == RECIPE.parents[1] / "results" / "four_systems"

@@ -1,13 +1,13 @@
 import json
 from pathlib import Path
 
-import dataset
 import pytest
-from dataset import Sizes, choose_judged, choose_parts, marked, write_parts
 from models import tiny_backbone
 
 from lockgate.errors import ExchangeError
 from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
+from recipes.reproduce_ccpp import dataset
+from recipes.reproduce_ccpp.dataset import Sizes, choose_judged, choose_parts, marked, write_parts
 
 SIZES = Sizes(calibration=6, benign_test=5, harmful=7, limit=90)
 WORDS = (

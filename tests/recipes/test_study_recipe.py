@@ -4,8 +4,7 @@ import importlib
 import json
 import math
 import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,10 +19,11 @@ from lockgate.backbones import Backbone, derive
 from lockgate.cascade import Thresholds
 from lockgate.classifiers import ExchangeClassifier, TextBaselineConfig, score_blocks
 from lockgate.constitution import dump_constitution, load_constitution
-from lockgate.evaluation import ScoresTable
 from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
 from lockgate.guards import Guard
-from lockgate.training import ProbeConfig, read_soft_labels
+from lockgate.tables import ScoresTable
+from lockgate.training import ProbeConfig
+from recipes.embedded_guard.teacher import read_soft_labels
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "reproduce_ccpp"
 WORDS = [
@@ -34,20 +34,14 @@ WORDS = [
 HARM = "boat boat boat boat boat"
 
 
-@pytest.fixture
-def steps() -> Iterator[SimpleNamespace]:
-    """The recipe's scripts. They import one another by name; other recipes have some of these names."""
-    names = [path.stem for path in RECIPE.glob("*.py")]
-    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.path.insert(0, str(RECIPE))
-    try:
-        found: dict[str, ModuleType] = {name: importlib.import_module(name) for name in names}
-        yield SimpleNamespace(**found)
-    finally:
-        sys.path.remove(str(RECIPE))
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(others)
+@pytest.fixture(scope="module")
+def steps() -> SimpleNamespace:
+    """The recipe's steps by name."""
+    names = [path.stem for path in RECIPE.glob("*.py") if path.stem != "__init__"]
+    found: dict[str, ModuleType] = {
+        name: importlib.import_module(f"recipes.reproduce_ccpp.{name}") for name in names
+    }
+    return SimpleNamespace(**found)
 
 
 def row(number: int, label: float = 0.0, source: str = "some", words: int = 8, **meta: object) -> Exchange:

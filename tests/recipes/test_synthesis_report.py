@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import synthesis_report
-from build_records import read_build
 from made_tables import separated, write_policy, write_value
-from policy_pairs import POLICIES, RESULTS, load_policies
-from value_figures import SETS
 
 from lockgate.errors import ConfigError
+from recipes.embedded_guard.value_figures import SETS
+from recipes.policy_portability import synthesis_report
+from recipes.policy_portability.build_records import read_build
+from recipes.policy_portability.policy_pairs import POLICIES, RESULTS, load_policies
 
 SECONDS = {"synthesize": 1200.0, "train": 600.0, "score-calibration": 60.0}
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import value_figures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_tables import HARMFUL, SOURCES, separated, write_value
-from value_figures import SETS, compute, draw_macro, draw_weights, markdown
 
 from lockgate.calibration import plain_quantile_threshold
+from recipes.embedded_guard import value_figures
+from recipes.embedded_guard.value_figures import SETS, compute, draw_macro, draw_weights, markdown
 
 
 def test_macro_counts_sources_alike_and_differences_are_to_public(tmp_path) -> None:

@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import second_stage
-import two_stages
 from classifying import random_classifier
 from models import random_head, tiny_backbone
 
@@ -19,9 +17,11 @@ from lockgate.calibration import Trace, calibrate_cascade
 from lockgate.cascade import Thresholds
 from lockgate.constitution import constitution_path, load_constitution
 from lockgate.errors import CalibrationError
-from lockgate.evaluation import BlockTrace
 from lockgate.exchanges import Exchange, Message, write_exchanges
 from lockgate.guards import Guard, read_bundle
+from lockgate.tables import BlockTrace
+from lockgate.traffic import score_file
+from recipes.embedded_guard import second_stage, two_stages
 
 WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", "path", "towpath"]
 SIZES = {"calibration": 500, "dev": 120, "benign_test": 60, "hard_benign": 12}
@@ -81,7 +81,7 @@ def made(tmp_path_factory):
         ]
         number += size
         write_exchanges(out / f"{part}.jsonl", rows)
-        table = guard.score_file(out / f"{part}.jsonl", results / "scores" / f"{part}.parquet")
+        table = score_file(guard, out / f"{part}.jsonl", results / "scores" / f"{part}.parquet")
         if part == "dev":
             columns = {"id": table.ids, "source": table.texts("source"), "label": table.labels}
             for region in ("prompt", "answer"):
@@ -102,7 +102,7 @@ def test_scoring_what_may_be_escalated_equals_scoring_everything(made, tmp_path)
     whole: dict[str, list[Trace]] = {}
     table_path, trace_path = tmp_path / "t.parquet", tmp_path / "b.parquet"
     for part in two_stages.PARTS:
-        table = made.scorer.score_file(made.out / f"{part}.jsonl", table_path, blocks=trace_path)
+        table = score_file(made.scorer, made.out / f"{part}.jsonl", table_path, blocks=trace_path)
         left_out = np.setdiff1d(np.arange(len(table)), made.screen.suspects(made.part(part)))
         assert (table.floats("mixed_max")[left_out] == -np.inf).all()
         seen += len(left_out)

@@ -13,27 +13,27 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_embedded_guard_figures_and_readme_follow_from_the_scores_tables() -> None:
-    command = [sys.executable, "recipes/embedded_guard/report.py", "--check"]
+    command = [sys.executable, "-m", "recipes.embedded_guard.report", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_ablation_follows_from_its_scores_tables() -> None:
     # --out is not read: the tables hold all that the figures need.
-    command = [sys.executable, "recipes/embedded_guard/ablate.py", "--out", "unused", "--check"]
+    command = [sys.executable, "-m", "recipes.embedded_guard.ablate", "--out", "unused", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_figures_of_smoothed_verdicts_follow_from_the_traces() -> None:
-    command = [sys.executable, "recipes/reproduce_ccpp/smoothing.py", "--check"]
+    command = [sys.executable, "-m", "recipes.reproduce_ccpp.smoothing", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not (ROOT / "results" / "four_systems.json").exists(), reason="not measured yet")
 def test_the_four_systems_figures_and_readme_follow_from_the_tables() -> None:
-    command = [sys.executable, "recipes/reproduce_ccpp/report.py", "--check"]
+    command = [sys.executable, "-m", "recipes.reproduce_ccpp.report", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -42,7 +42,7 @@ def test_the_four_systems_figures_and_readme_follow_from_the_tables() -> None:
     not (ROOT / "results" / "synthesis" / "value.json").exists(), reason="value.json: not measured yet"
 )
 def test_the_value_of_synthetic_data_follows_from_its_scores_table() -> None:
-    command = [sys.executable, "recipes/embedded_guard/synthetic.py", "--check"]
+    command = [sys.executable, "-m", "recipes.embedded_guard.synthetic", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -51,7 +51,7 @@ def test_the_value_of_synthetic_data_follows_from_its_scores_table() -> None:
     not (ROOT / "results" / "synthesis.json").exists(), reason="synthesis.json: not measured yet"
 )
 def test_the_summary_of_synthesis_follows_from_the_committed_results() -> None:
-    command = [sys.executable, "recipes/policy_portability/synthesis_report.py", "--check"]
+    command = [sys.executable, "-m", "recipes.policy_portability.synthesis_report", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -14,8 +14,16 @@ from stage_pipeline import stage_blocks, topic_rows
 
 from lockgate.errors import ConfigError, MissingExtra, SynthesisError
 from lockgate.exchanges import Exchange, Message
-from lockgate.guards import ScoreBlock
-from lockgate.synthesis import Batch, Engine, FilterBlock, LocalEngine, Pipeline, RayEngine, engine_named
+from lockgate.synthesis import (
+    Batch,
+    Engine,
+    FilterBlock,
+    LocalEngine,
+    Pipeline,
+    RayEngine,
+    ScoreBlock,
+    engine_named,
+)
 
 # CI has Ray and must not leave these out.
 needs_ray = pytest.mark.skipif(

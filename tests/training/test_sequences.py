@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lockgate.training import RollingAttention, SequenceLoss
+from lockgate.training import SequenceLoss
 from lockgate.training._sequences import (
     rolling_attention,
     sliding_mean,
@@ -16,6 +16,7 @@ from lockgate.training._sequences import (
     top_mean,
     valid_positions,
 )
+from recipes.embedded_guard.variant_scores import RollingAttention
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 KINDS = ("softmax", "mean", "max", "cummax", "annealed", "topk")

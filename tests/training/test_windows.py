@@ -9,9 +9,10 @@ from caches import exchange
 from models import tiny_backbone
 
 from lockgate.backbones import Feed, SessionPool
+from lockgate.classifiers import WINDOW
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange, Message
-from lockgate.training import STRIDE, WINDOW, WindowCache, build_cache
+from lockgate.training import STRIDE, WindowCache, build_cache
 from lockgate.training._windows import ActivationTap, _window_means
 
 LAYERS = (2, 0)

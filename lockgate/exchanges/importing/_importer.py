@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.constitution import DataMapping, load_constitution
+from lockgate.durable import open_atomic
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._files import open_atomic
 from lockgate.exchanges._record import Exchange
 from lockgate.exchanges._write import write_exchanges
 from lockgate.exchanges.importing._cells import json_value, read_cell, read_text

@@ -2,6 +2,7 @@
 
 from lockgate.synthesis.factory._dry import SynthesisEstimate, estimate_synthesis
 from lockgate.synthesis.factory._generators import embedded_source, endpoint_source
+from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, REFUSED, TWIN
 from lockgate.synthesis.factory._plan import FactoryPlan, PlanPreset
 from lockgate.synthesis.factory._result import SynthesisResult
 from lockgate.synthesis.factory._sections import (
@@ -16,6 +17,11 @@ from lockgate.synthesis.factory._sections import (
 from lockgate.synthesis.factory._synthesize import synthesize
 
 __all__ = [
+    "COMPLIANT",
+    "HARMLESS",
+    "PERMITTED",
+    "REFUSED",
+    "TWIN",
     "AnswerPlan",
     "AugmentationPlan",
     "FactoryPlan",

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.constitution import Constitution, dump_constitution
+from lockgate.durable import open_atomic
 from lockgate.errors import ConfigError, SynthesisError
-from lockgate.exchanges import EvaluationIndex, Exchange, open_atomic, read_exchanges, write_exchanges
+from lockgate.exchanges import EvaluationIndex, Exchange, read_exchanges, write_exchanges
 from lockgate.synthesis._blocks import GeneratorSource
 from lockgate.synthesis._cache import CachedGenerator, RequestCache
 from lockgate.synthesis._engine import Engine

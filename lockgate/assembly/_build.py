@@ -1,0 +1,301 @@
+"""From a constitution to a guard: synthesize, part the rows, train, set the threshold, measure, write."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lockgate.assembly._folder import BuildFolder, digest, hash_path
+from lockgate.assembly._inputs import BuildInputs, BuildProgress, file_hashes
+from lockgate.assembly._measure import (
+    answered,
+    measure,
+    score_part,
+    summarise,
+    summarise_refusals,
+    with_baseline,
+    without_refusals,
+)
+from lockgate.assembly._report import write_measured, write_reports
+from lockgate.assembly._reviews import place_proposal
+from lockgate.assembly._rows import PARTING, BuildRows, gather_rows
+from lockgate.assembly._threshold import describe_claim, set_threshold, with_flags
+from lockgate.assembly._training import bind_guard, train_head
+from lockgate.assembly._update import Update, compare_with_previous, keep_previous
+from lockgate.assembly._words import describe_generator, list_changes, list_limits, list_steps
+from lockgate.evaluation import EvaluationResult, collect_provenance, write_report
+from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
+from lockgate.guards import Guard, check_target
+from lockgate.synthesis import StepProgress, room_on
+from lockgate.synthesis.factory import SynthesisResult, synthesize
+from lockgate.tables import ScoresTable
+
+DATA, CANDIDATE, GUARD = "data", "candidate", "guard"
+_PARTS = ("training", "held_out", "provisional", "calibration", "reviews", "dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        guard: the bundle, in place; None where the update was refused: then it lies in `candidate`.
+        folder: holds data, scores and reports. `report`: contents of `report.json`.
+        refused: sentences that say why the guard before was not replaced.
+    """
+
+    guard: Path | None
+    candidate: Path
+    folder: Path
+    report: Mapping[str, Any]
+    pages: Mapping[str, Path]
+    refused: tuple[str, ...] = ()
+
+
+def build_guard(
+    inputs: BuildInputs, out: str | Path, *, work: str | Path | None = None, command: tuple[str, ...] = ()
+) -> BuildResult:
+    """Make a guard for a policy. Run again after any end, it goes on where it stopped, to the same guard.
+
+    Args:
+        out: the bundle's folder; it appears when all is done.
+        work: everything else (default: `out` with `.build` behind its name, or that of the guard to update,
+            whose data then need not be made again).
+        command: for the provenance.
+
+    Raises:
+        LockgateError: of the step that can't go on; what is done is kept.
+    """
+    out = Path(out)
+    check_target(out)
+    folder = BuildFolder(Path(work) if work is not None else _folder_of(out, inputs.update))
+    with folder.lock(), room_on(folder.path):
+        return _Build(inputs, out, folder, command).run()
+
+
+def _folder_of(out: Path, update: Path | None) -> Path:
+    own = out.with_name(out.name + ".build")
+    earlier = None if update is None else update.with_name(update.name + ".build")
+    return earlier if earlier is not None and earlier.is_dir() and not own.exists() else own
+
+
+class _Build:
+    def __init__(self, inputs: BuildInputs, out: Path, folder: BuildFolder, command: tuple[str, ...]) -> None:
+        self.inputs, self.out, self.folder, self.command = inputs, out, folder, command
+
+    def run(self) -> BuildResult:
+        inputs, folder = self.inputs, self.folder
+        if inputs.update is not None:
+            keep_previous(folder, inputs.update, GUARD, digest(self._made_from()))
+        data = self._synthesize()
+        rows = self._gather(data)
+        seen = train_head(folder, inputs, rows.training)
+        candidate = bind_guard(folder, inputs, rows.training, seen).save(folder.path / CANDIDATE)
+        tables = {name: self._score(candidate, name) for name in ("held_out", "provisional", "calibration")}
+        guard = set_threshold(candidate, rows, tables, provisional_fpr=inputs.training.provisional_fpr)
+        decided = {name: with_flags(table, guard) for name, table in tables.items()}
+        own, results = self._measure(candidate, guard, rows, decided)
+        update = self._compare(candidate, guard, rows, decided)
+        measured = None if own is None else summarise(own)
+        if measured is not None:
+            measured["refusals"] = summarise_refusals(decided["held_out"])
+        content = self._describe(data, rows, guard, (measured, results), update)
+        saved = guard.save(folder.path / GUARD, measured=write_measured(content))
+        refused = update.verdict.reasons if update and update.verdict.worse and not inputs.accept else ()
+        if not refused:
+            guard.save(self.out, measured=write_measured(content))
+        content["guard_sha256"] = saved.sha256
+        pages = write_reports(folder.path, content)
+        return BuildResult(
+            guard=None if refused else self.out,
+            candidate=folder.path / GUARD,
+            folder=folder.path,
+            report=content,
+            pages=pages,
+            refused=tuple(refused),
+        )
+
+    def _made_from(self) -> dict[str, Any]:
+        inputs = self.inputs
+        return {
+            "constitution": inputs.constitution.sha256,
+            "backbone": inputs.backbone.identity.hashes,
+            "generator": inputs.generator.identity,
+            "judge": None if inputs.judge is None else inputs.judge.identity,
+            "judge_rows": None if inputs.judge_rows is None else hash_path(inputs.judge_rows),
+            "plans": [inputs.factory.model_dump(mode="json"), repr(inputs.training)],
+            "files": [
+                file_hashes(paths)
+                for paths in (inputs.benign, inputs.data, inputs.prompts, inputs.evaluation)
+            ],
+            "feedback": None if inputs.feedback is None else hash_path(inputs.feedback),
+        }
+
+    def _path(self, part: str) -> Path:
+        return self.folder.path / f"{part}.jsonl"
+
+    def _synthesize(self) -> SynthesisResult:
+        inputs, folder = self.inputs, self.folder
+        key = {
+            "constitution": inputs.constitution.sha256,
+            "generator": inputs.generator.identity,
+            "plan": inputs.factory.model_dump(mode="json"),
+            "prompts": file_hashes(inputs.prompts),
+            "evaluation": file_hashes(inputs.evaluation),
+            "judge": None if inputs.judge is None else inputs.judge.identity,
+            "judge_rows": None if inputs.judge_rows is None else hash_path(inputs.judge_rows),
+        }
+        made: list[SynthesisResult] = []
+
+        def make() -> dict[str, Any]:
+            made.append(
+                synthesize(
+                    inputs.constitution,
+                    inputs.generator,
+                    inputs.factory,
+                    folder.path / DATA,
+                    engine=inputs.engine,
+                    seeds=inputs.prompts,
+                    evaluation=inputs.evaluation,
+                    judge=inputs.judge,
+                    judge_rows=inputs.judge_rows,
+                    progress=self._watch_step,
+                )
+            )
+            return {"warnings": list(made[0].warnings), "card": dict(made[0].card)}
+
+        outputs = [f"{DATA}/exchanges.jsonl", f"{DATA}/card.json"]
+        found = folder.step("synthesize", key, outputs, make)
+        data = folder.path / DATA
+        return SynthesisResult(data, data / "exchanges.jsonl", found["card"], tuple(found["warnings"]))
+
+    def _watch_step(self, state: StepProgress) -> None:
+        self.inputs.watch(
+            BuildProgress(f"synthesize: {state.step}", state.rows_done, state.rows_total, "rows")
+        )
+
+    def _gather(self, data: SynthesisResult) -> BuildRows:
+        inputs, plan = self.inputs, self.inputs.training
+        key = {
+            "parting": PARTING,
+            "exchanges": hash_path(data.exchanges),
+            "benign": file_hashes(inputs.benign),
+            "data": file_hashes(inputs.data),
+            "evaluation": file_hashes(inputs.evaluation),
+            "feedback": None if inputs.feedback is None else hash_path(inputs.feedback),
+            "constitution": inputs.constitution.sha256,
+            "hold_out": list(inputs.factory.augmentation.hold_out),
+            "plan": [
+                plan.seed,
+                plan.max_rows,
+                plan.least_rows,
+                plan.benign_share,
+                plan.max_benign,
+                plan.budget,
+            ],
+        }
+
+        def make() -> dict[str, Any]:
+            self.inputs.watch(BuildProgress("part the rows", 0, None, "rows"))
+            rows = gather_rows(inputs, data)
+            for part in _PARTS:
+                write_exchanges(self._path(part), getattr(rows, part))
+            told = {"budget": rows.budget, "reason": rows.reason, "counts": dict(rows.counts)}
+            return {**told, "proposal": rows.proposal}
+
+        found = self.folder.step("rows", key, [f"{part}.jsonl" for part in _PARTS], make)
+        parts = {part: list(read_exchanges(self._path(part))) for part in _PARTS}
+        placed = place_proposal(self.folder, found["proposal"])
+        sources: dict[str, Any] = {**parts, **found, "proposal": placed}
+        return BuildRows(**sources)
+
+    def _score(self, candidate: Guard, name: str) -> ScoresTable:
+        return score_part(self.folder, candidate, self._path(name), name, self.inputs)
+
+    def _measure(
+        self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
+    ) -> tuple[EvaluationResult | None, list[EvaluationResult]]:
+        """The held-out rows and each labelled evaluation file; the full reports lie in the folder."""
+        benign_part = "calibration" if rows.budget is not None else "provisional"
+        benign_rows: list[Exchange] = getattr(rows, benign_part)
+        compared = with_baseline(
+            rows.training,
+            {"held_out": (rows.held_out, tables["held_out"]), "benign": (benign_rows, tables[benign_part])},
+            self.inputs.training,
+        )
+        held_out, benign = (without_refusals(compared[part]) for part in ("held_out", "benign"))
+        provenance = self._provenance()
+        name = "held-out synthetic exchanges"
+        first = measure(held_out, benign, name=name, provenance=provenance)
+        results = []
+        for number, path in enumerate(self.inputs.evaluation):
+            table = score_part(self.folder, candidate, path, f"evaluation_{number}", self.inputs)
+            ordinary = without_refusals(tables[benign_part])
+            results.append(measure(with_flags(table, guard), ordinary, name=path.name, provenance=provenance))
+        found = [result for result in results if result is not None]
+        for number, result in enumerate([*([first] if first is not None else []), *found]):
+            write_report(result, self.folder.path / "evaluation" / str(number))
+        return first, found
+
+    def _compare(
+        self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
+    ) -> Update | None:
+        inputs = self.inputs
+        if inputs.update is None:
+            return None
+        benign_part = "calibration" if rows.budget is not None else "provisional"
+        compared = {"held_out": tables["held_out"], "benign": tables[benign_part]}
+        sources = {"held_out": self._path("held_out"), "benign": self._path(benign_part)}
+        for number, path in enumerate(inputs.evaluation):
+            name = f"evaluation_{number}"
+            table = with_flags(score_part(self.folder, candidate, path, name, inputs), guard)
+            compared[name] = table.select(answered(table))
+            sources[name] = path
+        if rows.reviews:
+            compared["reviews"] = with_flags(self._score(candidate, "reviews"), guard)
+            sources["reviews"] = self._path("reviews")
+        return compare_with_previous(self.folder, inputs, guard, compared, sources)
+
+    def _describe(
+        self,
+        data: SynthesisResult,
+        rows: BuildRows,
+        guard: Guard,
+        results: tuple[dict[str, Any] | None, list[EvaluationResult]],
+        update: Update | None,
+    ) -> dict[str, Any]:
+        inputs = self.inputs
+        content: dict[str, Any] = {
+            "format": 1,
+            "guard": str(self.out),
+            "backbone": inputs.backbone.name,
+            "constitution": {
+                "name": inputs.constitution.name,
+                "version": inputs.constitution.version,
+                "sha256": inputs.constitution.sha256,
+            },
+            "calibrated": guard.calibration is not None,
+            "claim": describe_claim(guard, rows, inputs.training.budget),
+            "threshold": guard.thresholds.flag,
+            "rows": dict(rows.counts),
+            "proposal": rows.proposal,
+            "held_out": results[0],
+            "evaluation": [summarise(result) for result in results[1]],
+            "update": None if update is None else update.to_dict(accepted=inputs.accept),
+            "generator": describe_generator(data.card),
+            "warnings": list(data.warnings),
+            "seconds": self.folder.seconds(),
+            "lost_attempts": self.folder.lost_attempts(),
+            "provenance": self._provenance(),
+        }
+        content["limits"] = list_limits(content)
+        content["changes"] = list_changes(content["generator"])
+        content["next"] = list_steps(content)
+        return content
+
+    def _provenance(self) -> dict[str, Any]:
+        inputs = self.inputs
+        files = [*inputs.benign, *inputs.data, *inputs.prompts, *inputs.evaluation]
+        files += [path for path in (inputs.feedback, inputs.judge_rows) if path is not None]
+        seeds = {"factory": inputs.factory.seed, "training": inputs.training.seed}
+        return collect_provenance(self.command, seeds, files)

@@ -1,0 +1,144 @@
+"""How good the guard is, on rows that neither trained it nor set its threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockgate.assembly._folder import BuildFolder, hash_path
+from lockgate.assembly._inputs import BuildInputs, BuildProgress
+from lockgate.assembly._plan import TrainingPlan
+from lockgate.assembly._rows import REFUSAL
+from lockgate.classifiers import TextBaseline
+from lockgate.errors import TrainingError
+from lockgate.evaluation import Breakdown, Estimate, EvaluationResult, ScorerResult, evaluate, exact_rate
+from lockgate.exchanges import Exchange, prompt_group, read_exchanges
+from lockgate.guards import Guard
+from lockgate.tables import ScoresTable
+from lockgate.traffic import score_file
+
+SCORES = "scores"
+OWN = "guard"
+# Below it a share says little.
+_FEW = 10
+
+
+def score_part(
+    folder: BuildFolder, guard: Guard, source: Path, name: str, inputs: BuildInputs
+) -> ScoresTable:
+    """Scores of a file by a guard, from the folder where they are there already."""
+    (folder.path / SCORES).mkdir(exist_ok=True)
+    target = f"{SCORES}/{name}.parquet"
+    key = {"guard": guard.sha256, "source": hash_path(source)}
+    total = sum(1 for _ in read_exchanges(source))
+    if not total:
+        # Processes that load a model to score nothing would take their time all the same.
+        return ScoresTable.from_rows([])
+
+    def score() -> dict[str, Any]:
+        score_file(
+            guard,
+            source,
+            folder.path / target,
+            workers=inputs.workers,
+            report=lambda done: inputs.watch(
+                BuildProgress(f"score {name}", min(done, total), total, "exchanges")
+            ),
+        )
+        return {"rows": total}
+
+    folder.step(f"score-{name}", key, [target], score)
+    return ScoresTable.read(folder.path / target)
+
+
+def with_baseline(
+    training: Sequence[Exchange],
+    parts: Mapping[str, tuple[Sequence[Exchange], ScoresTable]],
+    plan: TrainingPlan,
+) -> dict[str, ScoresTable]:
+    """The tables with a column of the text baseline, trained on the same rows: what a probe has to beat."""
+    try:
+        # Copies of reviewed exchanges share their prompt, so that folds stay honest.
+        baseline = TextBaseline.fit(training, [prompt_group(row) for row in training], plan.baseline)
+    except TrainingError:
+        # Too few groups for its folds: the guard stands without it, and the report has no such line.
+        return {name: table for name, (_, table) in parts.items()}
+    return {
+        name: table.with_column("baseline_text", baseline.decision_function(rows)) if len(table) else table
+        for name, (rows, table) in parts.items()
+    }
+
+
+def measure(
+    table: ScoresTable, benign: ScoresTable, *, name: str, provenance: Mapping[str, Any]
+) -> EvaluationResult | None:
+    """All figures of labelled rows with an answer; None where there is none."""
+    table = table.select(answered(table))
+    if np.isnan(table.labels).all():
+        return None
+    return evaluate(table, name=name, calibration=benign, provenance=provenance)
+
+
+def answered(table: ScoresTable) -> NDArray[np.bool_]:
+    """Rows [N] that hold an answer: a prompt alone can't be flagged, and would count as missed."""
+    return ~np.isnan(table.floats("max_answer"))
+
+
+def is_refusal(table: ScoresTable) -> NDArray[np.bool_]:
+    """Rows [N] that are refusals from the factory's templates; only parts that it wrote have any."""
+    return np.array([source == REFUSAL for source in table.texts("source")], dtype=bool)
+
+
+def without_refusals(table: ScoresTable) -> ScoresTable:
+    """The rows that a false-alarm rate and a provisional threshold may rest on."""
+    return table.select(~is_refusal(table))
+
+
+def summarise_refusals(table: ScoresTable) -> dict[str, Any] | None:
+    """How often template refusals are flagged, a figure beside the others; None without any."""
+    found = table.select(is_refusal(table))
+    rate = exact_rate(found.flagged, found.groups)
+    return None if rate is None else {"n": rate.n, "n_prompts": rate.n_prompts, "rate": _plain(rate)}
+
+
+def summarise(result: EvaluationResult) -> dict[str, Any]:
+    """The figures of a build's report: at the guard's own threshold, with intervals."""
+    deciding = result.scorers[0]
+    point = next(point for point in deciding.operating_points if point.name == OWN)
+    baseline = next((scorer for scorer in result.scorers if scorer.name == "text"), None)
+    return {
+        "name": result.name,
+        "n_harmful": result.n_harmful,
+        "n_harmless": result.n_benign,
+        "n_prompts": result.n_prompts,
+        "tpr": _plain(point.tpr),
+        "fpr": _plain(point.realised_fpr),
+        "auroc": _plain(deciding.auroc),
+        "tpr_by_category": _parts(deciding.tpr_by_category),
+        "fpr_by_category": _parts(deciding.fpr_by_category),
+        "tpr_by_kind": _parts(deciding.tpr_by_source),
+        "fpr_by_kind": _parts(deciding.fpr_by_source),
+        "at_one_percent": {"probe": _at(deciding), "text_baseline": _at(baseline)},
+        "text_baseline_auroc": None if baseline is None else _plain(baseline.auroc),
+        "thin": [part.key for part in deciding.tpr_by_category if part.n_prompts < _FEW],
+    }
+
+
+def _at(scorer: ScorerResult | None) -> dict[str, Any] | None:
+    if scorer is None:
+        return None
+    return next((_plain(point.tpr) for point in scorer.operating_points if point.name == "0.01"), None)
+
+
+def _parts(parts: Sequence[Breakdown]) -> list[dict[str, Any]]:
+    return [
+        {"key": part.key, "n": part.n, "n_prompts": part.n_prompts, "rate": _plain(part.rates.get(OWN))}
+        for part in parts
+    ]
+
+
+def _plain(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else asdict(estimate)

@@ -1,0 +1,179 @@
+"""The report of a build: one page, one file for machines, a section of the card, and a few lines to print."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from lockgate.evaluation import page_environment, write_page
+
+_SHOWN = 8
+
+
+def write_reports(folder: Path, content: Mapping[str, Any]) -> dict[str, Path]:
+    """Write `report.json` and `report.html`, which hold ids and no text of exchanges; returns the paths."""
+    page = _environment().get_template("build.html").render(report=content)
+    return write_page(folder, "report", content, page)
+
+
+def write_measured(content: Mapping[str, Any]) -> str:
+    """The section of the model card: the held-out figures and where they come from."""
+    held = content["held_out"]
+    if held is None:
+        return ""
+    lines = [
+        "## Measured\n",
+        f"On {held['n_harmful']} harmful and {held['n_harmless']} harmless synthetic exchanges that "
+        "neither trained "
+        "nor set the threshold: "
+        f"{show(held['tpr'])} of the harmful flagged, {show(held['fpr'])} of the harmless"
+        f"{_refusals_words(held)}. They come from the same generator as the training data: what people write "
+        "is another matter.\n",
+        "| harmful category | exchanges | flagged (95 % interval) |",
+        "|---|--:|--:|",
+    ]
+    lines += [f"| {part['key']} | {part['n']} | {show(part['rate'])} |" for part in held["tpr_by_category"]]
+    lines += [f"| {part['key']} | {part['n']} | {show(part['rate'])} |" for part in held["tpr_by_kind"]]
+    return "\n".join(lines) + "\n"
+
+
+def summarise_build(content: Mapping[str, Any]) -> list[str]:
+    """The same in plain lines for a terminal."""
+    rows, claim, held = content["rows"], content["claim"], content["held_out"]
+    lines = [
+        f"guard: {content['guard']} ({content['constitution']['name']} {content['constitution']['version']}, "
+        f"{'calibrated' if content['calibrated'] else 'UNCALIBRATED'})",
+        f"trained on {rows['training']['harmful']} harmful and {rows['training']['harmless']} harmless "
+        "exchanges: "
+        f"{rows['synthetic']} synthetic, {rows['data']} of yours with labels, {rows['benign_training']} of "
+        "your "
+        "traffic",
+        _claim_line(claim),
+        *_review_lines(rows["feedback"], rows["dropped"]),
+        *_proposal_lines(content["proposal"]),
+    ]
+    if held is not None:
+        lines.append(
+            f"held-out synthetic exchanges: {show(held['tpr'])} of {held['n_harmful']} harmful flagged, "
+            f"{show(held['fpr'])} of {held['n_harmless']} harmless{_refusals_words(held)}"
+        )
+        lines += _part_lines(held["tpr_by_category"], "harmful")
+        lines += _part_lines([part for part in held["tpr_by_kind"] if "held-out" in part["key"]], "harmful")
+    for found in content["evaluation"]:
+        lines.append(
+            f"{found['name']}: {show(found['tpr'])} of {found['n_harmful']} harmful flagged, "
+            f"{show(found['fpr'])} of "
+            f"{found['n_harmless']} harmless"
+        )
+    lines += _update_lines(content["update"])
+    for title, entries in (
+        ("what limits it", content["limits"]),
+        ("what a stronger generator would change", content["changes"]),
+        ("next", content["next"]),
+    ):
+        lines += [f"{title}:", *(f"  - {entry}" for entry in entries)] if entries else []
+    return lines
+
+
+def show(estimate: Mapping[str, Any] | None) -> str:
+    """A share with its interval, in per cent."""
+    if estimate is None:
+        return "-"
+    value = f"{estimate['value']:.1%}"
+    if estimate["lower"] is None or estimate["upper"] is None:
+        return value
+    return f"{value} [{estimate['lower']:.1%}, {estimate['upper']:.1%}]"
+
+
+def _claim_line(claim: Mapping[str, Any]) -> str:
+    if claim["budget"] is None:
+        return f"no false-refusal rate is claimed: {claim['reason']}; the threshold is provisional"
+    found = claim["false_refusal_rate"]
+    text = (
+        f"refusal budget {claim['budget']:.2%}: {found['flagged']} of {found['n']} distinct prompts of "
+        "your traffic "
+        f"flagged, upper bound {found['bound']:.3%} at {found['confidence']:.0%} confidence"
+    )
+    if claim["budget"] > claim["wished"]:
+        text += f" ({claim['wished']:.2%} takes {claim['wished_needs']})"
+    if claim["reviewed"] is not None:
+        text += f"; {claim['reviewed']['prompts']} reviewed prompts are not in that sample"
+    return text
+
+
+def _refusals_words(held: Mapping[str, Any]) -> str:
+    found = held["refusals"]
+    return "" if found is None else f", and {show(found['rate'])} of {found['n']} refusals from templates"
+
+
+def _part_lines(parts: Sequence[Mapping[str, Any]], what: str) -> list[str]:
+    return [f"  {part['key']}: {show(part['rate'])} of {part['n']} {what}" for part in parts]
+
+
+def _review_lines(found: Mapping[str, Any] | None, dropped: Mapping[str, int]) -> list[str]:
+    if found is None:
+        return []
+    again = [line for lines in found["repeated"] for line in lines[1:]]
+    parts = [f"reviews: {found['lines']} lines", f"repeated: {len(again)}{_at(again)}"]
+    for about, effect in (("verdict", "teaching nothing"), ("category", "left without one")):
+        conflicts = [conflict for conflict in found["conflicts"] if conflict["about"] == about]
+        lines = [line for conflict in conflicts for said in conflict["lines"].values() for line in said]
+        parts.append(f"in conflict over the {about}: {len(conflicts)}{_at(lines)}")
+        parts[-1] += f", {effect}" if conflicts else ""
+    if leaked := dropped.get("feedback/evaluation_leak"):
+        parts.append(f"meeting evaluation items: {leaked}, left out")
+    return [
+        "; ".join(parts),
+        f"  {found['trained']} train, {found['held_out']} are kept out; of the training rows "
+        f"{found['relabelled']} are turned round with {found['followed']} disguised copies, "
+        f"{found['confirmed']} confirmed, {found['withdrawn']} withdrawn as related",
+    ]
+
+
+def _at(lines: Sequence[int]) -> str:
+    if not lines:
+        return ""
+    shown = ", ".join(str(line) for line in sorted(lines)[:_SHOWN])
+    return f" (lines {shown}{', ...' if len(lines) > _SHOWN else ''})"
+
+
+def _proposal_lines(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    lines = []
+    if found["path"] is not None:
+        lines.append(
+            f"proposed entries: {len(found['additions'])} in {found['path']}; read them, then build with "
+            "that file"
+        )
+    return lines + [f"  {note}" for note in found["notes"][:_SHOWN]]
+
+
+def _update_lines(update: Mapping[str, Any] | None) -> list[str]:
+    if update is None:
+        return []
+    lines = [f"against the guard before, on {update['n']} exchanges neither trained on: {update['verdict']}"]
+    lines += [f"  {reason}" for reason in update["reasons"][:_SHOWN]]
+    for change in (*update["overall"], *update["categories"]):
+        kind = "harmful" if change["harmful"] else "harmless"
+        lines.append(
+            f"  {change['category']} ({kind}, {change['n']}): {change['before']['value']:.1%} to "
+            f"{change['after']['value']:.1%} flagged; {len(change['gained'])} mended, "
+            f"{len(change['lost'])} lost"
+        )
+    if update["reviews"] is not None:
+        found = update["reviews"]
+        lines.append(
+            f"  of {found['n']} reviewed exchanges kept out of training {found['mended']} are mended and "
+            f"{found['spoilt']} spoilt"
+        )
+    return lines
+
+
+@cache
+def _environment() -> Environment:
+    environment = page_environment("lockgate.assembly")
+    environment.filters.update(show=show, claim=_claim_line)
+    return environment

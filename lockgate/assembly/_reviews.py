@@ -1,0 +1,162 @@
+"""Reviews in a build: where ids are looked up, what must not teach, and the entries that they propose."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from lockgate.assembly._folder import BuildFolder, digest
+from lockgate.assembly._inputs import BuildInputs
+from lockgate.assembly._sources import Dropped
+from lockgate.constitution import Constitution
+from lockgate.durable import open_atomic
+from lockgate.errors import ConstitutionError
+from lockgate.exchanges import EvaluationIndex, Exchange, read_exchanges
+from lockgate.feedback import (
+    Conflict,
+    Feedback,
+    Retraining,
+    apply_feedback,
+    propose_constitution,
+    read_feedback,
+    render_proposal,
+)
+
+PROPOSAL = "proposal"
+
+
+@dataclass(frozen=True, slots=True)
+class LaidReviews:
+    """Reviews over the training rows: `counts` for the report, `proposal` for `place_proposal`."""
+
+    retraining: Retraining
+    counts: Mapping[str, Any]
+    proposal: Mapping[str, Any]
+
+
+def lay_reviews(
+    inputs: BuildInputs,
+    synthetic: Sequence[Exchange],
+    training: Sequence[Exchange],
+    index: EvaluationIndex | None,
+    dropped: Dropped,
+) -> LaidReviews | None:
+    """Read the reviews of a build and lay them over its training rows; None where it has none.
+
+    Raises:
+        ExchangeError: a line in another form, or an id that stands nowhere.
+    """
+    if inputs.feedback is None:
+        return None
+    feedback = _read(inputs, inputs.feedback, synthetic, index, dropped)
+    retraining = apply_feedback(feedback, training)
+    for row in retraining.withdrawn:
+        dropped.add(row, "training", "related_to_review")
+    return LaidReviews(retraining, _describe(feedback, retraining), _propose(inputs.constitution, feedback))
+
+
+def _read(
+    inputs: BuildInputs,
+    path: Path,
+    synthetic: Sequence[Exchange],
+    index: EvaluationIndex | None,
+    dropped: Dropped,
+) -> Feedback:
+    """The reviews without those that meet an evaluation item. Ids are looked up in the files as they were
+    given, since what was reviewed may be a row that went no further.
+    """
+    files = (*inputs.evaluation, *inputs.benign, *inputs.data)
+    known = chain((row for file in files for row in read_exchanges(file)), synthetic)
+    feedback = read_feedback(path, inputs.constitution, known, advice=_advice(inputs))
+    if index is None:
+        return feedback
+    kept = []
+    for review in feedback.reviews:
+        if index.find_leak(review.exchange) is None:
+            kept.append(review)
+        else:
+            dropped.add(review.exchange, "feedback", "evaluation_leak")
+    return replace(feedback, reviews=tuple(kept))
+
+
+def _describe(feedback: Feedback, retraining: Retraining) -> dict[str, Any]:
+    """What the reviews did, and what people have to settle: numbers of lines, no text."""
+    return {
+        "lines": feedback.lines,
+        "repeated": [list(lines) for lines in feedback.repeated],
+        "conflicts": [_conflict(conflict) for conflict in feedback.conflicts],
+        "trained": retraining.reviewed,
+        "copies": retraining.copies,
+        "held_out": len(retraining.held_out),
+        "relabelled": retraining.relabelled,
+        "confirmed": retraining.confirmed,
+        "followed": retraining.followed,
+        "withdrawn": len(retraining.withdrawn),
+        "share": retraining.share,
+    }
+
+
+def _propose(constitution: Constitution, feedback: Feedback) -> dict[str, Any]:
+    """The entries that reviews propose, as JSON; `text` is the file, None where there is nothing to add."""
+    try:
+        proposal = propose_constitution(constitution, feedback)
+    except ConstitutionError:
+        # The check's message may hold words of a reviewer.
+        note = "what the reviews add doesn't pass `lockgate constitution check`; choose other topics"
+        return {"text": None, "additions": [], "notes": [note]}
+    additions = [
+        {
+            "half": addition.half,
+            "category": addition.category,
+            "new": addition.new,
+            "examples": len(addition.topics),
+            "exchange_ids": list(addition.exchange_ids),
+        }
+        for addition in proposal.additions
+    ]
+    text = render_proposal(proposal) if additions else None
+    return {"text": text, "additions": additions, "notes": list(proposal.notes)}
+
+
+def place_proposal(folder: BuildFolder, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Write the file of a proposal, and what the report says of it: all but the text, and the `path`.
+
+    A file that is there is never written over: a person may have edited it, or made it the policy. Another
+    proposal takes the next free name.
+    """
+    if found is None:
+        return None
+    text, told = found["text"], {name: value for name, value in found.items() if name != "text"}
+    if text is None:
+        return {"path": None, **told}
+    content = text.encode("utf-8")
+    name = folder.step(PROPOSAL, {"text": digest(text)}, [], lambda: {"file": _name(folder.path, content)})
+    path = folder.path / name["file"]
+    if not path.exists():
+        with open_atomic(path) as file:
+            file.write(content)
+    return {"path": str(path), **told}
+
+
+def _name(folder: Path, content: bytes) -> str:
+    names = (f"{PROPOSAL}.yaml" if number == 1 else f"{PROPOSAL}-{number}.yaml" for number in count(1))
+    return next(
+        name for name in names if not (folder / name).exists() or (folder / name).read_bytes() == content
+    )
+
+
+def _advice(inputs: BuildInputs) -> str:
+    options = {"--benign": ("traffic", inputs.benign), "--data": ("labelled exchanges", inputs.data)}
+    lacking = [
+        f"give {what} that were reviewed with {option}"
+        for option, (what, files) in options.items()
+        if not files
+    ]
+    advice = [*lacking, "name the files that were reviewed" if not lacking else "", "or put whole exchanges"]
+    return ", ".join(filter(None, advice)) + " under `exchange`"
+
+
+def _conflict(conflict: Conflict) -> dict[str, Any]:
+    said = {name: list(lines) for name, lines in conflict.lines.items()}
+    return {"id": conflict.exchange_id, "about": conflict.about, "lines": said}

@@ -1,0 +1,273 @@
+"""Who trains, who calibrates, who is only judged: the rows of a build, parted before anything is scored."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lockgate.assembly._inputs import BuildInputs
+from lockgate.assembly._plan import TrainingPlan
+from lockgate.assembly._reviews import lay_reviews
+from lockgate.assembly._sources import Dropped, Guarded, read_labelled, read_traffic
+from lockgate.calibration import DEFAULT_BUDGETS, allowed_flags, required_n
+from lockgate.errors import TrainingError
+from lockgate.exchanges import (
+    EvaluationIndex,
+    Exchange,
+    PromptPrints,
+    grouped_split,
+    prompt_group,
+    prompt_text,
+)
+from lockgate.feedback import FEEDBACK, Retraining
+from lockgate.synthesis.augmentations import exchange_families
+from lockgate.synthesis.factory import REFUSED, SynthesisResult
+
+# Raised when rows are parted otherwise, so that a folder of before is parted anew.
+PARTING = 4
+TRAIN = "train"
+PLAIN, DISGUISED, HELD_OUT_DISGUISE = "plain", "disguised as in training", "held-out disguise"
+# Template refusals are alike and easy: among ordinary harmless rows they would flatter any rate.
+REFUSAL = "synthetic refusal from a template"
+TRAFFIC = "traffic"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRows:
+    """The parts of a build; no prompt of another part is in `training`.
+
+    Attributes:
+        training: labelled rows; `held_out`: synthetic rows to judge by, their `source` says how they are
+            disguised, or that they are refusals; `provisional`: synthetic rows of which the ordinary harmless
+            ones set the threshold of a guard without traffic.
+        calibration: the user's traffic that sets the threshold; empty where it carries no budget.
+        reviews: feedback that does not train.
+        budget: what the number of calibration prompts carries; None: `reason` says why nothing is claimed.
+        dropped: what none of them got. counts: for the report.
+        proposal: entries for the constitution that the reviews propose; None without reviews.
+    """
+
+    training: list[Exchange]
+    held_out: list[Exchange]
+    provisional: list[Exchange]
+    calibration: list[Exchange]
+    reviews: list[Exchange]
+    budget: float | None
+    reason: str | None
+    dropped: list[Exchange]
+    counts: Mapping[str, Any]
+    proposal: Mapping[str, Any] | None
+
+
+def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
+    """Read all sources and part them.
+
+    Raises:
+        TrainingError: too few rows of a label; says what the factory had to drop.
+        CalibrationError, ExchangeError: a file that isn't what its option asks for.
+    """
+    plan, dropped = inputs.training, Dropped()
+    synthetic = list(data.rows())
+    train = [row for row in synthetic if row.meta.get("split") == TRAIN]
+    rest = [_marked(row, inputs) for row in synthetic if row.meta.get("split") != TRAIN]
+    index = EvaluationIndex.from_files(inputs.evaluation) if inputs.evaluation else None
+    guarded = Guarded(index, PromptPrints.of(rest))
+    traffic = read_traffic(inputs.benign, guarded, dropped)
+    benign, calibration = _part_traffic(traffic, plan)
+    given = read_labelled(inputs.data, train, guarded, dropped)
+    room = plan.max_rows - len(benign)
+    train = _draw(train, room, plan.seed, "synthetic", dropped)
+    given = _draw(given, room - len(train), plan.seed, "data", dropped)
+    training = [*train, *given, *benign]
+    unreviewed = PromptPrints.of(training)
+    reviews = lay_reviews(inputs, synthetic, training, index, dropped)
+    retraining = None if reviews is None else reviews.retraining
+    if retraining is not None:
+        training = list(retraining.rows)
+    check_labels(training, plan, data)
+    rest = _left_to_judge(rest, PromptPrints.of(training), retraining, dropped)
+    calibration, reviewed = _left_to_calibrate(calibration, unreviewed, retraining, dropped)
+    prompts = _prompts(calibration)
+    budget = possible_budget(prompts, plan.budget)
+    held_out, provisional = (rest, []) if budget is not None else _halves(rest)
+    return BuildRows(
+        training=training,
+        held_out=held_out,
+        provisional=provisional,
+        calibration=calibration if budget is not None else [],
+        reviews=list(retraining.held_out) if retraining is not None else [],
+        budget=budget,
+        reason=None if budget is not None else _no_claim(prompts, bool(inputs.benign)),
+        dropped=dropped.rows,
+        counts={
+            "training": _count(training),
+            "synthetic": len(train),
+            "data": len(given),
+            "benign_training": len(benign),
+            "calibration_prompts": prompts,
+            "calibration_reviewed": reviewed,
+            "traffic_prompts": _prompts(traffic),
+            "budget_of_all_traffic": possible_budget(_prompts(traffic), plan.budget),
+            "held_out": _count_kinds(held_out),
+            "provisional": _count_kinds(provisional),
+            "dropped": dict(sorted(dropped.counts.items())),
+            "feedback": None if reviews is None else reviews.counts,
+        },
+        proposal=None if reviews is None else reviews.proposal,
+    )
+
+
+def possible_budget(prompts: int, wished: float) -> float | None:
+    """The budget that so many distinct prompts carry: the one wished for, else the smallest, if any."""
+    if not prompts:
+        return None
+    budgets = [wished, *(budget for budget in DEFAULT_BUDGETS if budget > wished)]
+    return next((budget for budget in budgets if allowed_flags(prompts, budget) is not None), None)
+
+
+def check_labels(training: Sequence[Exchange], plan: TrainingPlan, data: SynthesisResult) -> None:
+    """Refuse rows that can't train a probe. Raises TrainingError."""
+    harmful = sum((row.label or 0.0) >= 0.5 for row in training)
+    counts = {"harmful": harmful, "harmless": len(training) - harmful}
+    short = [f"{count} {label}" for label, count in counts.items() if count < plan.least_rows]
+    if short:
+        notes = "; ".join(data.warnings[:3])
+        raise TrainingError(
+            f"{' and '.join(short)} training exchanges; at least {plan.least_rows} of each label are needed. "
+            "Plan more questions, take another generator, or give labelled exchanges with --data"
+            + (f". The factory says: {notes}" if notes else "")
+        )
+
+
+def _part_traffic(traffic: Sequence[Exchange], plan: TrainingPlan) -> tuple[list[Exchange], list[Exchange]]:
+    """Some prompts, drawn by their hash, train with their first exchange; all others calibrate."""
+    groups = [prompt_group(row) for row in traffic]
+    drawn = sorted(set(groups), key=lambda group: hashlib.sha256(f"{plan.seed}/{group}".encode()).digest())
+    chosen = set(drawn[: min(int(plan.benign_share * len(drawn)), plan.max_benign)])
+    first: dict[str, Exchange] = {}
+    for row, group in zip(traffic, groups, strict=True):
+        if group in chosen:
+            first.setdefault(group, replace(row, label=0.0, source=row.source or TRAFFIC))
+    return list(first.values()), [
+        row for row, group in zip(traffic, groups, strict=True) if group not in chosen
+    ]
+
+
+def _draw(rows: Sequence[Exchange], room: int, seed: int, source: str, dropped: Dropped) -> list[Exchange]:
+    """As many rows as there is room for, by hash."""
+    if len(rows) <= room:
+        return list(rows)
+    order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{seed}/{rows[i].id}".encode()).digest())
+    chosen = set(order[: max(0, room)])
+    return dropped.unless(rows, (None if i in chosen else "surplus" for i in range(len(rows))), source)
+
+
+def _trained(rows: Sequence[Exchange], prints: PromptPrints, *, near: bool) -> list[str | None]:
+    """Synthetic rows are told by equality: disguises frame many requests in the same words."""
+    if near:
+        found = prints.find([prompt_text(row) for row in rows])
+        return [None if match is None else f"trained_prompt_{match.kind}" for match in found]
+    known = prints.holds([prompt_group(row) for row in rows])
+    return ["trained_prompt" if same else None for same in known.tolist()]
+
+
+def _reviewed(rows: Sequence[Exchange], retraining: Retraining) -> list[str | None]:
+    """Rows that only the reviews take away. Those that don't train are reported on: they may not set the
+    threshold either, least of all harmful ones.
+    """
+    judged = {prompt_group(row) for row in retraining.held_out}
+    prints = PromptPrints.of([row for row in retraining.rows if FEEDBACK in row.meta])
+    found = prints.find([prompt_text(row) for row in rows]) if len(prints) else [None] * len(rows)
+    return [
+        "reviewed" if prompt_group(row) in judged else None if match is None else f"reviewed_{match.kind}"
+        for row, match in zip(rows, found, strict=True)
+    ]
+
+
+def _related(rows: Sequence[Exchange], retraining: Retraining) -> list[str | None]:
+    """Held-out rows that were reviewed, and what the factory's split keeps together with them."""
+    reviewed = [row for row in retraining.rows if FEEDBACK in row.meta]
+    known = {key for row in (*reviewed, *retraining.held_out) for key in _keys(row)}
+    return [None if known.isdisjoint(_keys(row)) else "related_to_review" for row in rows]
+
+
+def _left_to_judge(
+    rows: list[Exchange], trained: PromptPrints, retraining: Retraining | None, dropped: Dropped
+) -> list[Exchange]:
+    """The held-out rows whose prompts neither train nor have been reviewed."""
+    rows = dropped.unless(rows, _trained(rows, trained, near=False), "held_out")
+    return rows if retraining is None else dropped.unless(rows, _related(rows, retraining), "held_out")
+
+
+def _left_to_calibrate(
+    rows: list[Exchange], trained: PromptPrints, retraining: Retraining | None, dropped: Dropped
+) -> tuple[list[Exchange], int]:
+    """The traffic that sets the threshold, and how many prompts of it only the reviews have taken away."""
+    rows = dropped.unless(rows, _trained(rows, trained, near=True), "benign")
+    if retraining is None:
+        return rows, 0
+    kept = dropped.unless(rows, _reviewed(rows, retraining), "benign")
+    return kept, _prompts(rows) - _prompts(kept)
+
+
+def _halves(rows: Sequence[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
+    """Rows to judge by, and rows to set a provisional threshold by; what belongs together stays together.
+
+    Raises:
+        TrainingError: none of the latter is harmless.
+    """
+    parts = grouped_split([_keys(row) for row in rows], {"judge": 0.5, "threshold": 0.5})
+    halves = (
+        [row for row, part in zip(rows, parts, strict=True) if part == "judge"],
+        [row for row, part in zip(rows, parts, strict=True) if part == "threshold"],
+    )
+    if not _count_kinds(halves[1])["harmless"]:
+        raise TrainingError(
+            "no held-out harmless exchange is left to set a provisional threshold by; give traffic "
+            "(--benign), or keep a part beside `train` in the plan's `split`"
+        )
+    return halves
+
+
+def _keys(row: Exchange) -> list[str]:
+    keys = [f"prompt/{prompt_group(row)}", f"exchange/{row.meta.get('original', row.id)}"]
+    if "pair" in row.meta:
+        keys.append(f"pair/{str(row.meta['pair']).partition('/')[0]}")
+    if "phrase" in row.meta:
+        keys.append(f"phrase/{row.meta.get('asked_for') or row.category}/{row.meta['phrase']}")
+    return keys
+
+
+def _marked(row: Exchange, inputs: BuildInputs) -> Exchange:
+    families = exchange_families(row)
+    held = sorted(set(families) & set(inputs.factory.augmentation.hold_out))
+    if row.meta.get("role") == REFUSED:
+        return replace(row, source=REFUSAL)
+    kind = f"{HELD_OUT_DISGUISE}: {held[0]}" if held else DISGUISED if families else PLAIN
+    return replace(row, source=kind)
+
+
+def _no_claim(prompts: int, given: bool) -> str:
+    if not given:
+        return "no traffic of the user's own was given (--benign)"
+    return (
+        f"{prompts} distinct prompts of traffic carry no budget; the loosest, {DEFAULT_BUDGETS[-1]:.0%}, "
+        "takes "
+        f"{required_n(DEFAULT_BUDGETS[-1])}"
+    )
+
+
+def _prompts(rows: Sequence[Exchange]) -> int:
+    return len({prompt_group(row) for row in rows})
+
+
+def _count(rows: Sequence[Exchange]) -> dict[str, int]:
+    labels = Counter("harmful" if (row.label or 0.0) >= 0.5 else "harmless" for row in rows)
+    return {"harmful": labels["harmful"], "harmless": labels["harmless"]}
+
+
+def _count_kinds(rows: Sequence[Exchange]) -> dict[str, int]:
+    """Held-out rows: template refusals apart from the ordinary harmless ones."""
+    refusals = sum(row.source == REFUSAL for row in rows)
+    return {**_count([row for row in rows if row.source != REFUSAL]), "refusals": refusals}

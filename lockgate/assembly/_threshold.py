@@ -1,0 +1,137 @@
+"""The threshold: from the user's traffic with a claim, or provisional and without one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lockgate.assembly._measure import without_refusals
+from lockgate.assembly._rows import BuildRows
+from lockgate.calibration import (
+    Calibration,
+    choose_threshold,
+    clopper_pearson_upper,
+    plain_quantile_threshold,
+    required_n,
+    stored_threshold,
+)
+from lockgate.cascade import Thresholds
+from lockgate.errors import TrainingError
+from lockgate.guards import Guard, ProvisionalRecord
+from lockgate.tables import ScoresTable
+
+# What batch mates and builds of the libraries may move a logit, as a share of the scores' spread.
+_TOLERANCE_SHARE = 1e-3
+HELD_OUT_BENIGN = "held-out synthetic harmless exchanges, refusals not counted"
+
+
+def set_threshold(
+    guard: Guard,
+    rows: BuildRows,
+    tables: dict[str, ScoresTable],
+    *,
+    provisional_fpr: float,
+) -> Guard:
+    """The guard with a threshold and what stands behind it.
+
+    Args:
+        tables: scores of `calibration` or of `provisional` rows, and of the held-out ones for the tolerance.
+
+    Raises:
+        CalibrationError, TrainingError: scores that are not finite.
+    """
+    spread = [table.floats("mixed_max") for name, table in sorted(tables.items()) if len(table)]
+    tolerance = _TOLERANCE_SHARE * float(np.concatenate(spread).std())
+    if not np.isfinite(tolerance):
+        raise TrainingError(
+            "the probe gives scores that are not finite; train with other layers or fewer epochs"
+        )
+    if rows.budget is not None:
+        calibration = _calibrate(tables["calibration"], rows.budget, tolerance)
+        return guard.with_calibration(calibration, claim=_claim(calibration, guard, rows))
+    table = without_refusals(tables["provisional"])
+    scores = table.floats("mixed_max")[~(table.labels >= 0.5)]
+    cut = plain_quantile_threshold(scores, provisional_fpr)
+    found = ProvisionalRecord(
+        source=HELD_OUT_BENIGN, n=len(scores), quantile=provisional_fpr, reason=str(rows.reason)
+    )
+    return guard.with_provisional(Thresholds(stored_threshold(cut, tolerance), tolerance), found)
+
+
+def with_flags(table: ScoresTable, guard: Guard) -> ScoresTable:
+    """Scores read before the threshold was known, with the guard's decisions and no flagged token."""
+    cut = guard.thresholds.flag - guard.thresholds.tolerance
+    answered = ~np.isnan(table.floats("max_answer"))
+    return table.with_column("flagged", (table.floats("mixed_max") > cut) & answered)
+
+
+def describe_claim(guard: Guard, rows: BuildRows, wished: float) -> dict[str, Any]:
+    """What the guard claims, for the report: a budget with its sample, or null and why."""
+    wish = {"wished": wished, "wished_needs": required_n(wished)}
+    found = guard.calibration
+    if found is None:
+        return {**wish, "budget": None, "false_refusal_rate": None, "reason": rows.reason}
+    flagged = {"flagged": found.flagged, "n": found.n, "bound": found.bound, "confidence": found.confidence}
+    own = {"budget": found.budget, "false_refusal_rate": flagged, "k": found.k, "reviewed": None}
+    if left_out := int(rows.counts["calibration_reviewed"]):
+        own["reviewed"] = {"prompts": left_out, "bound_if_flagged": _worst_bound(found, left_out)}
+    return {**wish, **own, "reason": None, "length_deciles": list(found.length_deciles)}
+
+
+def _calibrate(table: ScoresTable, budget: float, tolerance: float) -> Calibration:
+    return choose_threshold(
+        table.floats("mixed_max"),
+        table.groups,
+        budget,
+        tolerance,
+        ids=table.ids,
+        lengths=table.lengths,
+        sources=[str(source) for source in table.texts("source")],
+    )
+
+
+def _worst_bound(found: Calibration, left_out: int) -> float:
+    """The bound over all of the traffic, were each prompt flagged that the reviews have taken away."""
+    return clopper_pearson_upper(found.flagged + left_out, found.n + left_out, found.confidence)
+
+
+def describe_reviewed(left_out: int, bound: float) -> str:
+    """What it does to a claim that reviews have taken prompts out of its sample."""
+    return (
+        f"not a random sample: {left_out} distinct prompts of the traffic were left out since they, or near-"
+        "duplicates, had been reviewed. Reviews pick what a guard got wrong, so that all of the traffic may "
+        f"be flagged more often than claimed: were each of them flagged, the bound would be {bound:.3%}"
+    )
+
+
+def _claim(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[str]:
+    """What the threshold has seen, for the model card."""
+    shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
+    shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
+    known = 0 if guard.training_prompts is None else len(guard.training_prompts)
+    left_out = int(rows.counts["calibration_reviewed"])
+    return [
+        *([describe_reviewed(left_out, _worst_bound(calibration, left_out))] if left_out else []),
+        f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
+        f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
+        "languages: not recorded",
+        f"overlap with training: none of {known} training prompts is in this traffic, nor a near-duplicate "
+        "of one; those that were have been left out",
+        *_describe_dropped(calibration, rows.counts["dropped"]),
+    ]
+
+
+def _describe_dropped(calibration: Calibration, counts: Mapping[str, int]) -> list[str]:
+    """Traffic that is not in the sample, since its prompts trained or stand in the held-out exchanges."""
+    trained = sum(n for reason, n in counts.items() if reason.startswith("benign/trained_prompt"))
+    held_out = counts.get("benign/held_out_prompt", 0)
+    lines = []
+    if trained:
+        lines.append(f"left out: {trained} exchanges of the traffic whose prompts are near a training prompt")
+    if held_out:
+        lines.append(
+            f"left out: {held_out} exchanges of the traffic whose prompts are near a held-out synthetic one, "
+            "and so near the policy; were each of them flagged, the bound would be "
+            f"{_worst_bound(calibration, held_out):.3%}"
+        )
+    return lines

@@ -1,0 +1,125 @@
+"""From training rows to a guard that decides nothing yet: its threshold is infinite."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from lockgate.assembly._folder import BuildFolder, hash_path
+from lockgate.assembly._inputs import BuildInputs, BuildProgress
+from lockgate.assembly._reading import Reading, read_windows
+from lockgate.backbones import Backbone
+from lockgate.cascade import Thresholds
+from lockgate.classifiers import ProbeHead
+from lockgate.constitution import dump_constitution
+from lockgate.exchanges import Exchange, PromptPrints
+from lockgate.guards import Guard, TrainingRecord
+from lockgate.synthesis import room_on
+from lockgate.training import STRIDE, ProbeConfig, config_dict, fit_probes, training_counts
+
+HEAD, WINDOWS, FIT = "probe.safetensors", "windows", "fit.safetensors"
+
+
+def train_head(folder: BuildFolder, inputs: BuildInputs, training: Sequence[Exchange]) -> dict[str, Any]:
+    """Leave the probe in the folder; activations are read and thrown away. Returns what it was shown."""
+    backbone, plan = inputs.backbone, inputs.training
+    config = plan.probe(backbone.n_layers)
+    reading = Reading(config.layers, plan.max_tokens, plan.reading_dtype())
+    key = {
+        "backbone": backbone.identity.hashes,
+        "training": hash_path(folder.path / "training.jsonl"),
+        "categories": inputs.constitution.category_ids,
+        "config": config_dict(config),
+        "reading": [reading.max_tokens, reading.dtype],
+        "one_process": inputs.workers == 1,
+    }
+    return folder.step("train", key, [HEAD], lambda: _train(folder, inputs, training, config, reading))
+
+
+def _train(
+    folder: BuildFolder,
+    inputs: BuildInputs,
+    training: Sequence[Exchange],
+    config: ProbeConfig,
+    reading: Reading,
+) -> dict[str, Any]:
+    # Windows of other rows or settings have a folder of another name; what an earlier build left goes.
+    own = _windows_name(training, inputs.backbone, reading, inputs.workers)
+    for stale in folder.path.glob(f"{WINDOWS}-*"):
+        if stale.name != own:
+            folder.remove(stale.name)
+
+    def advance(done: int) -> None:
+        inputs.watch(BuildProgress("read training rows", done, len(training), "exchanges"))
+
+    with room_on(folder.path):
+        cache = read_windows(
+            inputs.backbone,
+            training,
+            folder.path / own,
+            reading,
+            workers=inputs.workers,
+            report=advance,
+        )
+        named = {row.category for row in training if (row.label or 0.0) >= 0.5}
+        head = fit_probes(
+            cache,
+            cache.exchanges,
+            [config],
+            category_ids=[name for name in inputs.constitution.category_ids if name in named],
+            checkpoint=folder.path / FIT,
+            report=lambda line: inputs.watch(_epoch(line, config.epochs)),
+        )[0]
+        head.save(folder.path / HEAD)
+    tokens = STRIDE * sum(row.end - row.start + 1 for row in cache.exchanges)
+    del cache
+    folder.remove(own)
+    (folder.path / FIT).unlink(missing_ok=True)
+    return {"tokens": tokens, "dtype": reading.dtype}
+
+
+def bind_guard(
+    folder: BuildFolder, inputs: BuildInputs, rows: Sequence[Exchange], seen: dict[str, Any]
+) -> Guard:
+    """A guard of the trained probe without a threshold."""
+    policy, plan = inputs.constitution, inputs.training
+    config = plan.probe(inputs.backbone.n_layers)
+    return Guard.create(
+        name=f"{policy.name} on {inputs.backbone.name}",
+        backbone=inputs.backbone,
+        constitution=policy,
+        constitution_yaml=dump_constitution(policy),
+        head=ProbeHead.load(folder.path / HEAD),
+        thresholds=Thresholds(flag=float("inf")),
+        training=TrainingRecord(
+            recipe="lockgate build",
+            config={
+                "probe": config_dict(config),
+                "site": "residual",
+                "max_tokens": plan.max_tokens,
+                "dtype": seen["dtype"],
+                "generator": inputs.generator.name,
+                "plan": inputs.factory.model_dump(mode="json"),
+            },
+            exchanges=training_counts(rows),
+            tokens_seen=int(seen["tokens"]),
+            data_sha256=hash_path(folder.path / "training.jsonl") or "",
+            seeds=[inputs.factory.seed, config.seed],
+            notes=[
+                f"Synthetic exchanges were written by {inputs.generator.name}; they train, they never judge."
+            ],
+        ),
+        training_prompts=PromptPrints.of(rows),
+    )
+
+
+def _windows_name(rows: Sequence[Exchange], backbone: Backbone, reading: Reading, workers: int) -> str:
+    content = [
+        *(f"{row.id} {row.label} {row.category} {row.source}" for row in rows),
+        repr((sorted(backbone.identity.hashes.items()), reading, workers == 1)),
+    ]
+    return f"{WINDOWS}-{hashlib.sha256(chr(10).join(content).encode()).hexdigest()[:12]}"
+
+
+def _epoch(line: str, epochs: int) -> BuildProgress:
+    done = int(line.split()[1].partition("/")[0])
+    return BuildProgress("fit the probe", done, epochs, "epochs")

@@ -1,0 +1,170 @@
+"""What a retrained guard changes against the one that it is to replace, and whether it may."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lockgate.assembly._folder import BuildFolder, hash_path
+from lockgate.assembly._inputs import BuildInputs
+from lockgate.assembly._measure import score_part, without_refusals
+from lockgate.feedback import CategoryChange, GuardComparison, UpdateRule, UpdateVerdict, compare_guards
+from lockgate.guards import Guard, read_bundle
+from lockgate.tables import ScoresTable
+
+PREVIOUS = "previous"
+# Where two guards have no budget in common, both are cut here.
+_COMMON_FPR = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The comparison over rows that neither guard was trained on, template refusals left out, and what the
+    rule says of it.
+
+    `reviews`: the same over reviewed exchanges that did not train. They were picked since the old guard
+    erred, which favours the new one, so that the rule doesn't see them.
+    """
+
+    comparison: GuardComparison
+    verdict: UpdateVerdict
+    reviews: GuardComparison | None
+    left_out: int
+
+    def to_dict(self, *, accepted: bool) -> dict[str, Any]:
+        """JSON form for the report."""
+        return {
+            "verdict": self.verdict.level,
+            "reasons": list(self.verdict.reasons),
+            "accepted": accepted,
+            "point": self.comparison.point,
+            "n": self.comparison.n,
+            "n_prompts": self.comparison.n_prompts,
+            "left_out": self.left_out,
+            "overall": [_change(c) for c in (self.comparison.tpr, self.comparison.fpr) if c is not None],
+            "categories": [_change(change) for change in self.comparison.categories],
+            "reviews": None if self.reviews is None else _reviews(self.reviews),
+        }
+
+
+def keep_previous(folder: BuildFolder, update: Path, made: str, inputs: str) -> Path:
+    """A copy of the guard that is to be replaced, as it was before this build first replaced it.
+
+    Args:
+        made: name of the folder with what this build has made, where it got so far.
+        inputs: digest of what it is made from; another one is another update.
+
+    Raises:
+        GuardError: no guard there, or a damaged one.
+    """
+    target = folder.path / PREVIOUS
+    kept = folder.find(PREVIOUS, None, [PREVIOUS])
+    place = str(update.absolute())
+    if kept is not None and (kept["inputs"], kept.get("place")) == (inputs, place) and not update.exists():
+        # Killed between the two moves that replace a guard in its place.
+        return target
+    read_bundle(update)
+    now, published = hash_path(update), hash_path(folder.path / made)
+    if kept is not None and (now == kept["guard"] or (now, inputs) == (published, kept["inputs"])):
+        return target
+
+    def copy() -> dict[str, Any]:
+        part = target.with_name(f".{PREVIOUS}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(update, part)
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        return {"guard": now, "inputs": inputs, "place": place}
+
+    folder.step(PREVIOUS, {"guard": now, "inputs": inputs}, [PREVIOUS], copy)
+    return target
+
+
+def compare_with_previous(
+    folder: BuildFolder,
+    inputs: BuildInputs,
+    guard: Guard,
+    tables: Mapping[str, ScoresTable],
+    sources: Mapping[str, Path],
+) -> Update:
+    """Score the old guard on the same rows and judge.
+
+    Args:
+        guard: the new one, with its threshold.
+        tables: its scores, with its decisions, by part; `benign` sets a common cut where budgets differ.
+        sources: the file behind each table.
+
+    Raises:
+        ExchangeError: no labelled exchange that the old guard wasn't trained on.
+    """
+    old = Guard.load(folder.path / PREVIOUS, backbone=inputs.backbone)
+
+    def score(name: str) -> ScoresTable:
+        own = f"{name}-before"
+        return without_refusals(score_part(folder, old, sources[name], own, inputs))
+
+    tables = {name: without_refusals(table) for name, table in tables.items()}
+    judged = [name for name in tables if name not in ("benign", "reviews")]
+    before = ScoresTable.concat([score(name) for name in judged])
+    after = ScoresTable.concat([tables[name] for name in judged])
+    unseen = _unseen(before, old)
+    budgets = [None if g.calibration is None else g.calibration.budget for g in (old, guard)]
+    options: dict[str, Any] = {"names": ("before", "after")}
+    if budgets[0] is not None and budgets[0] == budgets[1]:
+        options["budgets"] = tuple(budgets)
+    else:
+        options["calibrations"] = (score("benign"), tables["benign"])
+        options["fpr"] = _COMMON_FPR
+    comparison = compare_guards(before.select(unseen), after, **options)
+    reviews = None
+    if len(tables.get("reviews", ())):
+        reviews = compare_guards(score("reviews"), tables["reviews"], names=("before", "after"))
+    verdict = UpdateRule().judge(comparison)
+    if (lost := _lost_claim(old, guard)) is not None:
+        verdict = UpdateVerdict("worse", (lost, *(verdict.reasons if verdict.worse else ())))
+    return Update(comparison, verdict, reviews, int((~unseen).sum()))
+
+
+def _lost_claim(old: Guard, new: Guard) -> str | None:
+    """What the old guard claims of its refusals and the new one doesn't: a common cut would hide it."""
+    before, after = old.calibration, new.calibration
+    if before is None or (after is not None and after.budget <= before.budget * (1 + 1e-9)):
+        return None
+    held = f"The guard before keeps a refusal budget of {before.budget:.2%}"
+    if after is None:
+        return f"{held}, and this one is not calibrated; give traffic with --benign."
+    return f"{held}, and this one only {after.budget:.2%}; give more traffic with --benign."
+
+
+def _unseen(table: ScoresTable, old: Guard) -> Any:  # noqa: ANN401 - a mask
+    if old.training_prompts is None:
+        return np.ones(len(table), dtype=bool)
+    return ~old.training_prompts.holds(table.groups)
+
+
+def _change(change: CategoryChange) -> dict[str, Any]:
+    return {
+        "category": change.category,
+        "harmful": change.harmful,
+        "n": change.n,
+        "n_prompts": change.n_prompts,
+        "before": asdict(change.old),
+        "after": asdict(change.new),
+        "difference": asdict(change.difference),
+        "lost": list(change.lost),
+        "gained": list(change.gained),
+        "p_worse": change.p_worse,
+    }
+
+
+def _reviews(found: GuardComparison) -> dict[str, Any]:
+    parts: Sequence[CategoryChange | None] = (found.tpr, found.fpr)
+    rows = [part for part in parts if part is not None]
+    return {
+        "n": found.n,
+        "mended": sum(len(part.gained) for part in rows),
+        "spoilt": sum(len(part.lost) for part in rows),
+    }

@@ -1,0 +1,141 @@
+"""Plots as inline SVG. Lines and words take the page's own colour, so one drawing serves light and dark."""
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from lockgate._extras import need
+from lockgate.evaluation._result import Breakdown, EvaluationResult, Histogram, ScorerResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Readable on white and on near-black alike.
+COLOURS = ("#2f7fd0", "#d9730d", "#2a9d6f", "#a35bd1", "#c2416b", "#8a8f98", "#b08a00", "#4aa3a3")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+# A colour that no plot uses, replaced by the page's text colour in the finished drawing.
+INK = "#010203"
+
+
+def roc_plot(result: EvaluationResult) -> str | None:
+    """ROC curves of all scorers over a logarithmic false-positive axis."""
+    drawn = [scorer for scorer in result.scorers if scorer.roc is not None]
+    if not drawn:
+        return None
+    drawing, axes = new_figure(6.4, 4.4)
+    for i, scorer in enumerate(drawn):
+        if scorer.roc is not None:
+            style = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
+            axes.plot(scorer.roc.fpr, scorer.roc.tpr, label=words(scorer.name), linewidth=1.8, **style)
+    axes.set_xscale("log")
+    axes.set_xlim(1e-4, 1)
+    axes.set_xticks([1e-4, 1e-3, 1e-2, 1e-1, 1], ["0.01 %", "0.1 %", "1 %", "10 %", "100 %"])
+    axes.set_ylim(0, 1.01)
+    axes.set_xlabel("false-positive rate (log)")
+    axes.set_ylabel("true-positive rate")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    return svg(drawing, "roc", "ROC curves on a logarithmic false-positive axis")
+
+
+def histogram_plot(scorer: ScorerResult) -> str | None:
+    """Score histograms by label, each as a share of its own label's rows, with the thresholds."""
+    if scorer.histogram is None:
+        return None
+    drawing, axes = new_figure(6.4, 3.2)
+    _bars(axes, scorer.histogram)
+    for point in scorer.operating_points:
+        if point.threshold is not None and point.fpr is not None:
+            axes.axvline(point.threshold, color=INK, linewidth=1, linestyle=":")
+            axes.annotate(
+                f"{100 * point.fpr:g} % FPR",
+                (point.threshold, 1.0),
+                xycoords=("data", "axes fraction"),
+                fontsize=8,
+                color=INK,
+                rotation=90,
+                va="top",
+                ha="right",
+            )
+    axes.set_xlabel("score (logit)")
+    axes.set_ylabel("share of the label's rows")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return svg(drawing, f"histogram-{scorer.name}", f"Histogram of {scorer.name} scores by label")
+
+
+def length_plot(scorer: ScorerResult, point: str) -> str | None:
+    """False-positive rate by length decile with exact intervals, at one operating point."""
+    parts = [part for part in scorer.fpr_by_length if point in part.rates]
+    if not parts:
+        return None
+    drawing, axes = new_figure(6.4, 3.2)
+    rates = [part.rates[point] for part in parts]
+    values = [100 * rate.value for rate in rates]
+    below = [100 * (rate.value - (rate.lower or 0.0)) for rate in rates]
+    above = [100 * ((rate.upper if rate.upper is not None else rate.value) - rate.value) for rate in rates]
+    axes.errorbar(
+        range(len(parts)), values, yerr=[below, above], fmt="o", color=COLOURS[0], capsize=3, linewidth=1.4
+    )
+    axes.set_xticks(range(len(parts)), _length_labels(parts), rotation=35, ha="right", fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("length (tokens), by decile")
+    axes.set_ylabel("benign rows flagged (%)")
+    return svg(drawing, f"length-{point}", f"False-positive rate by length decile at {point}")
+
+
+def _bars(axes: Any, histogram: Histogram) -> None:  # noqa: ANN401
+    for counts, name, colour in (
+        (histogram.benign, "benign", COLOURS[0]),
+        (histogram.harmful, "harmful", COLOURS[1]),
+    ):
+        total = sum(counts)
+        if total:
+            shares = [count / total for count in counts]
+            axes.stairs(
+                shares, histogram.edges, fill=True, alpha=0.45, color=colour, label=f"{name} ({total})"
+            )
+
+
+def _length_labels(parts: Sequence[Breakdown]) -> list[str]:
+    return [part.key.replace("-", "–") for part in parts]
+
+
+def new_figure(width: float, height: float) -> tuple["Figure", Any]:
+    figure = need("matplotlib.figure", extra="report", feature="a report with plots").Figure(
+        figsize=(width, height), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=INK, which="both", labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for name, spine in axes.spines.items():
+        spine.set_color(INK)
+        spine.set_visible(name in ("left", "bottom"))
+    axes.grid(True, color=INK, alpha=0.12, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def svg(figure: "Figure", key: str, title: str) -> str:
+    buffer = io.StringIO()
+    # The salt makes ids differ between the drawings of one page and agree between two runs.
+    with need("matplotlib", extra="report", feature="a report with plots").rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}
+    ):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
+    drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
+    # Group ids such as figure_1 recur in each drawing, but a page may hold an id once; none is used.
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
+    label = f'role="img" aria-label="{escape(title, quote=True)}"'
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', label, drawing, count=1)
+
+
+def words(name: str) -> str:
+    # The drawing library reads text between dollar signs as mathematics.
+    return name.replace("_", " ").replace("$", r"\$")

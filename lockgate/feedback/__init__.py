@@ -1,0 +1,35 @@
+"""Feedback: what reviewers say of a guard's verdicts becomes training data and proposals for the policy."""
+
+from lockgate.feedback._comparison import CategoryChange, GuardComparison, compare_guards
+from lockgate.feedback._proposal import (
+    Addition,
+    Proposal,
+    propose_constitution,
+    render_proposal,
+    write_proposal,
+)
+from lockgate.feedback._retraining import FEEDBACK, FeedbackRule, Retraining, apply_feedback
+from lockgate.feedback._reviews import Conflict, Feedback, Review, Verdict, read_feedback
+from lockgate.feedback._rule import UpdateRule, UpdateVerdict
+
+__all__ = [
+    "FEEDBACK",
+    "Addition",
+    "CategoryChange",
+    "Conflict",
+    "Feedback",
+    "FeedbackRule",
+    "GuardComparison",
+    "Proposal",
+    "Retraining",
+    "Review",
+    "UpdateRule",
+    "UpdateVerdict",
+    "Verdict",
+    "apply_feedback",
+    "compare_guards",
+    "propose_constitution",
+    "read_feedback",
+    "render_proposal",
+    "write_proposal",
+]

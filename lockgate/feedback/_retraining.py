@@ -1,0 +1,175 @@
+"""Reviews as training data: how often each stands there, and which are kept back for the comparison."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lockgate.errors import ConfigError
+from lockgate.exchanges import Exchange, grouped_split, prompt_group
+from lockgate.feedback._reviews import Feedback, Review, exchange_key
+
+FEEDBACK = "feedback"
+FOLLOWS = "follows_review"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRule:
+    """How reviews enter the training data.
+
+    Attributes:
+        copies: how often each reviewed exchange stands there: its weight, since training knows no other.
+        max_share: of the training rows; above it there are fewer copies, but always one.
+        hold_out: share of the reviews' prompts kept out of training, for the comparison with the old guard.
+        seed: another seed, other prompts held out.
+    """
+
+    copies: int = 4
+    max_share: float = 0.1
+    hold_out: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value outside its range."""
+        if self.copies < 1:
+            raise ConfigError("copies: expected at least 1")
+        if not 0 < self.max_share < 1 or not 0 <= self.hold_out < 1:
+            raise ConfigError("max_share and hold_out: expected shares between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """Training rows with reviews among them.
+
+    Attributes:
+        rows: the rows given, without those that were reviewed, then the reviewed ones, copy by copy.
+        held_out: reviewed exchanges with their new labels that no row shares a prompt or an original with.
+        reviewed: reviews that went into training; `copies`: how often each stands there.
+        relabelled: rows given whose label the reviewers turned round; `confirmed`: those they agree with.
+        followed: rows in `rows` that took the new label of the reviewed exchange which they disguise.
+        withdrawn: rows given that a review contradicts without saying what they are, and that train no more.
+        share: of the reviewed rows in `rows`; above the rule's where one copy is too much already.
+    """
+
+    rows: tuple[Exchange, ...]
+    held_out: tuple[Exchange, ...]
+    reviewed: int
+    copies: int
+    relabelled: int
+    confirmed: int
+    followed: int
+    withdrawn: tuple[Exchange, ...]
+    share: float
+
+
+def apply_feedback(
+    feedback: Feedback, training: Iterable[Exchange], rule: FeedbackRule | None = None
+) -> Retraining:
+    """Lay reviews over training rows. Run it after removing duplicates, or the copies are removed too.
+
+    A reviewer's label takes the place of the one that a row had; exchanges in conflict stay as they are. Rows
+    with the same `meta.original` say the same in disguise (see `augmentations`): those that no review speaks
+    of take the label of their reviewed original, and are withdrawn where only another disguise was reviewed,
+    or where reviews of them disagree. A review whose prompt or original is among the rows trains always: held
+    out, it would be no test.
+    """
+    rule = rule or FeedbackRule()
+    reviewed = {exchange_key(review.exchange): review for review in feedback.reviews}
+    rows = [(row, reviewed.get(exchange_key(row))) for row in training]
+    said = _said(feedback.reviews, rows)
+    kept: list[Exchange] = []
+    withdrawn: list[Exchange] = []
+    followed = relabelled = confirmed = 0
+    for row, review in rows:
+        if review is None:
+            follows = _follow(row, said.get(_original(row), {}))
+            (withdrawn if follows is None else kept).append(follows or row)
+            followed += follows is not None and follows is not row
+        elif _agree(row, review):
+            confirmed += 1
+        else:
+            relabelled += row.label is not None
+    train, held_out = _split(feedback.reviews, {key for row, _ in rows for key in _keys(row)}, rule)
+    copies = _copies(len(train), len(kept), rule)
+    added = [_row(review, copy) for copy in range(copies) for review in train]
+    laid = (*kept, *added)
+    return Retraining(
+        rows=laid,
+        held_out=tuple(_row(review) for review in held_out),
+        reviewed=len(train),
+        copies=copies,
+        relabelled=relabelled,
+        confirmed=confirmed,
+        followed=followed,
+        withdrawn=tuple(withdrawn),
+        share=len(added) / len(laid) if laid else 0.0,
+    )
+
+
+def _said(
+    reviews: Iterable[Review], rows: Iterable[tuple[Exchange, Review | None]]
+) -> Mapping[str, Mapping[str, Review]]:
+    """The reviews of each original and its disguises, by the id of what was reviewed.
+
+    An exchange given whole may lack the `meta.original` that its row has.
+    """
+    said: dict[str, dict[str, Review]] = defaultdict(dict)
+    for review in reviews:
+        said[_original(review.exchange)][review.exchange.id] = review
+    for row, found in rows:
+        if found is not None:
+            said[_original(row)][row.id] = found
+    return said
+
+
+def _follow(row: Exchange, said: Mapping[str, Review]) -> Exchange | None:
+    """A row that wasn't reviewed, after the reviews of what says the same; None if they leave it open."""
+    if all(_agree(row, review) for review in said.values()):
+        return row
+    review = said.get(_original(row))
+    if review is None or len({review.verdict for review in said.values()}) > 1:
+        return None
+    known = {"verdict": review.verdict, "label_before": row.label, "review_of": review.exchange.id}
+    return replace(row, label=review.label, category=review.category, meta={**row.meta, FOLLOWS: known})
+
+
+def _original(row: Exchange) -> str:
+    return str(row.meta.get("original", row.id))
+
+
+def _keys(row: Exchange) -> list[str]:
+    return [f"prompt/{prompt_group(row)}", f"says/{_original(row)}"]
+
+
+def _agree(row: Exchange, review: Review) -> bool:
+    return row.label is not None and (row.label >= 0.5) == (review.label >= 0.5)
+
+
+def _split(
+    reviews: Sequence[Review], trained: set[str], rule: FeedbackRule
+) -> tuple[list[Review], list[Review]]:
+    train: list[Review] = []
+    free: list[Review] = []
+    for review in reviews:
+        (free if trained.isdisjoint(_keys(review.exchange)) else train).append(review)
+    keys = [_keys(review.exchange) for review in free]
+    shares = {"train": 1 - rule.hold_out, "held_out": rule.hold_out}
+    parts = grouped_split(keys, shares, seed=rule.seed)
+    train += [review for review, part in zip(free, parts, strict=True) if part == "train"]
+    return train, [review for review, part in zip(free, parts, strict=True) if part == "held_out"]
+
+
+def _copies(reviewed: int, others: int, rule: FeedbackRule) -> int:
+    if not reviewed:
+        return 0
+    if not others:
+        return 1
+    fitting = int(rule.max_share * others / ((1 - rule.max_share) * reviewed) + 1e-9)
+    return max(1, min(rule.copies, fitting))
+
+
+def _row(review: Review, copy: int | None = None) -> Exchange:
+    known = {"verdict": review.verdict, "label_before": review.exchange.label}
+    if copy is not None:
+        known["copy"] = copy
+    meta = {**review.exchange.meta, FEEDBACK: known}
+    return replace(review.exchange, label=review.label, category=review.category, meta=meta)

@@ -1,0 +1,114 @@
+"""A block that scores the rows of a pipeline with a guard."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lockgate.durable import file_sha256
+from lockgate.errors import BackboneError
+from lockgate.exchanges import Exchange
+from lockgate.guards import EMBEDDED, Guard, read_bundle
+from lockgate.synthesis._blocks import Block, BlockContext
+from lockgate.synthesis._rows import Reject
+from lockgate.traffic import score_row
+
+SCORES = "scores"
+
+_COLUMNS = (
+    "probe_max",
+    "max_prompt",
+    "max_answer",
+    "classifier_max",
+    "mixed_max",
+    "flagged",
+    "stage",
+    "flag_token",
+    "verdict_category",
+)
+# A thousandth of the logits' deviation is their tolerance; further digits are of the machine.
+_DIGITS = 4
+
+
+class ScoreBlock(Block):
+    """Writes what a guard says of each exchange to `meta.scores`, by the names of the scores table.
+
+    Each process that runs the block loads the guard once, from its folder. It reads with one thread, whatever
+    the machine has, since the number of threads moves floats: for several at a time there are engines. Rows
+    that the backbone's template refuses are dropped as `unreadable`.
+
+    Args:
+        guard: path of a bundle, or `embedded`; every process must find it there.
+        backbone: where the guard's backbone lies, if it is not the embedded one.
+        batch_rows: exchanges read together; part of the input, as batch mates move floats too.
+
+    Raises:
+        GuardError: the bundle is incomplete or damaged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        guard: str | Path = "embedded",
+        *,
+        backbone: str | Path | None = None,
+        batch_rows: int = 64,
+        version: str = "1",
+    ) -> None:
+        super().__init__(name, version=version)
+        self.batch_rows = batch_rows
+        path = EMBEDDED if str(guard) == "embedded" else Path(guard).absolute()
+        read_bundle(path)
+        self._path = path
+        self._backbone = backbone
+        self._sha256 = file_sha256(path / "guard.yaml")
+        self._guard: Guard | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Weights stay where they are; another process loads its own.
+        return {**self.__dict__, "_guard": None}
+
+    def config(self) -> Mapping[str, Any]:
+        """The guard by its hash: another guard is another input, and the same one at another place is not."""
+        return {"guard": self._sha256, "batch_rows": self.batch_rows}
+
+    def run(self, rows: Iterable[Exchange], context: BlockContext) -> Iterator[Exchange]:
+        if self._guard is None:
+            self._guard = Guard.load(self._path, backbone=self._backbone)
+        guard = self._guard
+        readable = [row for row in rows if _check_readable(guard, row, context)]
+        with _one_thread():
+            for row, score in zip(readable, guard.score_many(readable), strict=True):
+                found = score_row(score, guard.cascade)
+                context.count("flagged", int(score.flagged))
+                scores = {name: _rounded(found[name]) for name in _COLUMNS}
+                yield replace(row, meta={**row.meta, SCORES: scores})
+
+
+def _check_readable(guard: Guard, row: Exchange, context: BlockContext) -> bool:
+    try:
+        guard.backbone.render(row.messages, add_generation_prompt=row.is_prompt_only)
+    except BackboneError:
+        context.reject(row, Reject("unreadable"))
+        return False
+    return True
+
+
+def _rounded(value: object) -> object:
+    if not isinstance(value, float):
+        return value
+    return round(value, _DIGITS) if math.isfinite(value) else None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

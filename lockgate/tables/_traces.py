@@ -1,0 +1,165 @@
+"""The block trace: what both stages read at the end of each block of an answer, and no text."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+from lockgate.durable import open_atomic
+from lockgate.errors import ExchangeError
+
+TRACE_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("block", pa.int16(), nullable=False),
+        pa.field("end", pa.int32(), nullable=False),
+        # Null where no token of the block may judge.
+        pa.field("probe", pa.float32()),
+        # Null where no verdict was asked.
+        pa.field("classifier", pa.float32()),
+    ]
+)
+
+_Number = TypeVar("_Number", bound=np.generic)
+
+RowBlocks = tuple[int, Sequence[int], ArrayLike, ArrayLike | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockTrace:
+    """One line a block, in the order of the scores table's rows and, within a row, of the blocks.
+
+    Attributes:
+        row: row of the scores table [B].
+        block: 0 for everything up to the start of the answer, then 1, 2, ... [B].
+        end: answer tokens read at the block's end, 0 for block 0 [B].
+        probe: largest smoothed probe logit of the block; NaN if no token may judge [B].
+        classifier: the exchange classifier's logit at the block's end; NaN if none was asked [B].
+
+    A reading that failed is +inf: it flags, and is no missing value.
+    """
+
+    row: NDArray[np.int32]
+    block: NDArray[np.int16]
+    end: NDArray[np.int32]
+    probe: NDArray[np.float32]
+    classifier: NDArray[np.float32]
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[RowBlocks]) -> "BlockTrace":
+        """Build a trace from (row, ends, probe, classifier) of each exchange; None: no verdict at all.
+
+        Raises ExchangeError as `validate` does.
+        """
+        numbers, ends, probes, verdicts = [], [], [], []
+        for number, end, probe, classifier in rows:
+            numbers.append(np.full(len(end), number))
+            ends.append(np.asarray(end))
+            probes.append(np.asarray(probe, dtype=np.float32))
+            missing = np.full(len(end), np.nan, dtype=np.float32)
+            verdicts.append(missing if classifier is None else np.asarray(classifier, dtype=np.float32))
+        blocks = [np.arange(len(end)) for end in ends]
+        trace = cls(
+            _join(numbers, np.int32),
+            _join(blocks, np.int16),
+            _join(ends, np.int32),
+            _join(probes, np.float32),
+            _join(verdicts, np.float32),
+        )
+        trace.validate()
+        return trace
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "BlockTrace":
+        """Read a Parquet file. Raises ExchangeError naming the file when it is damaged or no block trace."""
+        source = Path(path)
+        try:
+            table = pq.read_table(source)
+        except (OSError, pa.ArrowException) as error:
+            raise ExchangeError(
+                f"{source}: cannot be read as Parquet ({type(error).__name__}); expected a block trace as "
+                "`lockgate score --blocks` writes it"
+            ) from None
+        missing = [name for name in TRACE_SCHEMA.names if name not in table.column_names]
+        if missing:
+            raise ExchangeError(f"{source}: block trace lacks the columns {', '.join(missing)}; score again")
+        trace = cls(*(_column(table, field, source) for field in TRACE_SCHEMA))
+        trace.validate(str(source))
+        return trace
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write Parquet atomically; NaN becomes null. Raises ExchangeError as `validate` does."""
+        self.validate(str(path))
+        arrays = [
+            pa.array(getattr(self, field.name), type=field.type, from_pandas=field.nullable)
+            for field in TRACE_SCHEMA
+        ]
+        with open_atomic(path) as file:
+            pq.write_table(pa.table(arrays, schema=TRACE_SCHEMA), file, compression="zstd")
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def of(self, row: int) -> slice:
+        """Where the blocks of a row of the scores table stand; empty if it has none."""
+        first, last = np.searchsorted(self.row, [row, row + 1])
+        return slice(int(first), int(last))
+
+    @property
+    def rows(self) -> NDArray[np.int32]:
+        """The rows that have blocks, each once, in order."""
+        return np.unique(self.row)
+
+    def validate(self, origin: str = "block trace") -> None:
+        """Raise ExchangeError naming `origin` and the first row whose blocks do not fit together."""
+        lengths = {name: np.shape(getattr(self, name)) for name in TRACE_SCHEMA.names}
+        if len(set(lengths.values())) != 1 or len(lengths["row"]) != 1:
+            found = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
+            raise ExchangeError(f"{origin}: expected five columns of one length; found {found}")
+        if len(self.row) == 0:
+            return
+        first = np.concatenate([[True], self.row[1:] != self.row[:-1]])
+        before = np.concatenate([[-1], np.where(first[1:], -1, self.block[:-1].astype(np.int64))])
+        self._refuse(np.diff(self.row, prepend=self.row[0]) < 0, "rows must not fall", origin)
+        self._refuse(self.row < 0, "row numbers start at 0", origin)
+        self._refuse(self.block != before + 1, "blocks must be 0, 1, 2, ... without gaps", origin)
+        self._refuse(first & (self.end != 0), "block 0 ends at answer token 0", origin)
+        shrinks = np.diff(self.end, prepend=0) <= 0
+        self._refuse(~first & shrinks, "every block after the first must end later", origin)
+        for name in ("probe", "classifier"):
+            low = getattr(self, name) == -np.inf
+            self._refuse(low, f"{name} must be a logit, null, or +inf for a failed reading", origin)
+
+    def _refuse(self, wrong: NDArray[np.bool_], rule: str, origin: str) -> None:
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise ExchangeError(
+                f"{origin}: row {self.row[place]}, block {self.block[place]}: {rule}; score again"
+            )
+
+
+def _join(parts: Sequence[NDArray[Any]], kind: type[_Number]) -> NDArray[_Number]:
+    if not parts:
+        return np.empty(0, dtype=kind)
+    whole = np.concatenate(parts)
+    if np.issubdtype(kind, np.integer) and len(whole) and whole.max() > np.iinfo(np.dtype(kind).name).max:
+        raise ExchangeError(f"block trace: {whole.max()} is too large for {np.dtype(kind).name}")
+    return whole.astype(kind)
+
+
+def _column(table: pa.Table, field: pa.Field, origin: Path) -> NDArray[Any]:
+    try:
+        column = table.column(field.name).cast(field.type)
+    except pa.ArrowException:
+        raise ExchangeError(
+            f"{origin}: column {field.name} has type {table.column(field.name).type}; expected {field.type}"
+        ) from None
+    if not field.nullable and column.null_count:
+        raise ExchangeError(f"{origin}: column {field.name} holds {column.null_count} nulls; expected none")
+    return np.array(column.to_numpy(zero_copy_only=False), dtype=field.type.to_pandas_dtype())

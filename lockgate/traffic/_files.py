@@ -1,0 +1,224 @@
+"""Scoring a file: in chunks, by one or several processes, resumable.
+
+Chunk by chunk the batch plan starts afresh, so the scores depend on the input alone, never on how many
+processes worked or where a run was interrupted. Finished chunks lie in `OUTPUT.parts/` until the table is
+written.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lockgate.cascade import Cascade
+from lockgate.durable import file_sha256
+from lockgate.errors import ConfigError, ExchangeError, GuardError
+from lockgate.exchanges import Exchange, prompt_group, read_exchanges
+from lockgate.guards import ExchangeScore, Guard, finite_or_none
+from lockgate.tables import BlockTrace, ScoresTable
+
+CHUNK = 64
+_REPORT_SECONDS = 2.0
+
+
+def score_file(
+    guard: Guard,
+    input: str | Path,  # noqa: A002
+    output: str | Path,
+    *,
+    skip_invalid: bool = False,
+    workers: int = 1,
+    blocks: str | Path | None = None,
+    all_blocks: bool = False,
+    report: Callable[[int], None] = lambda _: None,
+) -> ScoresTable:
+    """Score a file of exchanges into a scores table; an interrupted run goes on where it stopped.
+
+    Args:
+        workers: processes, one thread each; the table is the same whatever their number.
+        blocks: where to write the block trace, what both stages say at each block's end.
+        all_blocks: have stage 2 judge every block, also those it would not be asked about.
+        report: told after each chunk how many exchanges are done.
+
+    Raises:
+        GuardError: a block trace, or verdicts for all blocks, of a guard with one stage.
+        ConfigError: a folder that does not exist, or several workers for a guard that lies in memory only.
+        ExchangeError: the input cannot be read, or holds an exchange that the template refuses.
+    """
+    source, output, blocks = Path(input), Path(output), None if blocks is None else Path(blocks)
+    if workers < 1:
+        raise ConfigError(f"workers: expected at least 1, found {workers}")
+    for path in (output, blocks):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if guard.cascade is None and (blocks is not None or all_blocks):
+        raise GuardError("this guard has one stage; a block trace needs a guard with a classifier")
+    if workers > 1 and (guard.path is None or not guard.backbone.source):
+        raise ConfigError("workers: a guard or backbone that lies in memory only is scored by one process")
+    if not source.is_file():
+        raise ExchangeError(
+            f"{source}: no such file; expected exchanges as .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
+        )
+    parts = output.with_name(output.name + ".parts")
+    key = {
+        "guard": _guard_key(guard),
+        "input": file_sha256(source),
+        "skip_invalid": skip_invalid,
+        "all_blocks": all_blocks,
+    }
+    _claim(parts, key)
+    if workers == 1:
+        for chunk in _chunks(source, skip_invalid, 0, 1, parts):
+            _write_chunk(guard, chunk, parts, all_blocks=all_blocks)
+            report(sum(1 for _ in parts.glob("[0-9]*.jsonl")) * CHUNK)
+    else:
+        _spawn(guard, _Task(source, skip_invalid, parts, workers, all_blocks), report)
+    lines = list(_collect(parts))
+    trace = [(line["row"], *_columns(line.pop("blocks"))) for line in lines]
+    table = ScoresTable.from_rows(lines)
+    table.write(output)
+    if blocks is not None:
+        BlockTrace.from_rows(trace).write(blocks)
+    shutil.rmtree(parts)
+    return table
+
+
+def score_row(score: ExchangeScore, cascade: Cascade | None = None) -> dict[str, Any]:
+    """One row of the scores table, `blocks` beside it."""
+    exchange = score.exchange
+    # A prompt alone has no answer that could flag: it is ranked by its own maximum and marked unflagged.
+    ranked = score.max_score if score.max_score != float("-inf") else score.max_prompt
+    mixed = ranked if cascade is None else score.mixed_max
+    return {
+        "row": score.number,
+        "id": exchange.id,
+        "source": exchange.source,
+        "label": exchange.label,
+        "category": exchange.category,
+        "probe_max": ranked,
+        "max_prompt": finite_or_none(score.max_prompt),
+        "max_answer": finite_or_none(score.max_answer),
+        "classifier_max": finite_or_none(score.classifier_max),
+        "mixed_max": mixed,
+        "flagged": score.flagged,
+        "stage": score.stage,
+        "flag_token": score.flag_token,
+        "tokens_stage1": score.tokens,
+        "tokens_stage2": score.tokens_stage2,
+        "flops_stage1": score.flops,
+        "flops_stage2": score.flops_stage2,
+        "cpu_s_stage1": score.cpu_s,
+        "cpu_s_stage2": score.cpu_s_stage2,
+        "prompt_group": prompt_group(exchange),
+        "length": score.tokens,
+        "verdict_category": score.category,
+        "blocks": score.blocks,
+    }
+
+
+def _columns(blocks: Sequence[Sequence[float]]) -> tuple[list[int], list[float], list[float]]:
+    """Ends, probe and classifier of an exchange's blocks."""
+    return [int(end) for end, _, _ in blocks], [row[1] for row in blocks], [row[2] for row in blocks]
+
+
+def _claim(parts: Path, key: dict[str, Any]) -> None:
+    """Take over the finished chunks of an interrupted run with the same guard and input; drop any others."""
+    header = parts / "header.json"
+    if parts.exists():
+        if not header.is_file() and any(parts.iterdir()):
+            raise GuardError(f"{parts}: holds other files, and scoring keeps its own there; move it away")
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(header.read_text()) == key:
+                return
+        shutil.rmtree(parts)
+    parts.mkdir()
+    header.write_text(json.dumps(key))
+
+
+def _guard_key(guard: Guard) -> list[Any]:
+    weights = torch.cat([guard.head.weights.flatten(), guard.head.bias]).numpy().tobytes()
+    return [guard.record.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
+
+
+def _chunks(
+    source: Path, skip_invalid: bool, worker: int, workers: int, parts: Path
+) -> Iterator[tuple[int, list[Exchange]]]:
+    rows = read_exchanges(source, skip_invalid=skip_invalid)
+    for number in itertools.count():
+        chunk = list(itertools.islice(rows, CHUNK))
+        if not chunk:
+            return
+        if number % workers == worker and not (parts / f"{number:08d}.jsonl").exists():
+            yield number, chunk
+
+
+def _write_chunk(guard: Guard, chunk: tuple[int, list[Exchange]], parts: Path, *, all_blocks: bool) -> None:
+    number, exchanges = chunk
+    scored = guard.score_many(exchanges, first_number=number * CHUNK, all_blocks=all_blocks)
+    rows = sorted((score_row(score, guard.cascade) for score in scored), key=lambda row: row["row"])
+    partial = parts / f"{number:08d}.part"
+    with partial.open("w", encoding="utf-8") as sink:
+        for row in rows:
+            sink.write(json.dumps(row) + "\n")
+    os.replace(partial, partial.with_suffix(".jsonl"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What every process is told of a run."""
+
+    source: Path
+    skip_invalid: bool
+    parts: Path
+    workers: int
+    all_blocks: bool
+
+
+def _spawn(guard: Guard, task: _Task, report: Callable[[int], None]) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(task.workers, mp_context=context) as pool:
+        futures = [
+            pool.submit(_work, str(guard.path), guard.backbone.source, task, worker)
+            for worker in range(task.workers)
+        ]
+        try:
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                report(sum(1 for _ in task.parts.glob("[0-9]*.jsonl")) * CHUNK)
+        except BrokenProcessPool as error:
+            raise GuardError(
+                "a scoring process ended by itself (memory?); run the same command to go on"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _work(guard_path: str, backbone: str, task: _Task, worker: int) -> None:
+    from lockgate.guards import Guard
+
+    torch.set_num_threads(1)
+    guard = Guard.load(guard_path, backbone=backbone)
+    for chunk in _chunks(task.source, task.skip_invalid, worker, task.workers, task.parts):
+        _write_chunk(guard, chunk, task.parts, all_blocks=task.all_blocks)
+
+
+def _collect(parts: Path) -> Iterator[dict[str, Any]]:
+    for part in sorted(parts.glob("[0-9]*.jsonl")):
+        with part.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)

@@ -1,0 +1,128 @@
+"""Fresh activations: batches of whole exchanges, read while training wants them and not kept.
+
+Kept token by token, the activations of 0.6 million tokens at three sites would take over 100 GB.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lockgate.backbones import Backbone, Feed, SessionPool, Site
+from lockgate.errors import TrainingError
+from lockgate.exchanges import Exchange
+from lockgate.training import ActivationTap, cut_exchange, mean_and_std
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedExchange:
+    """An exchange that will be read: `token_ids` with the template's constant prefix, which is not shown."""
+
+    id: str
+    label: float
+    token_ids: tuple[int, ...]
+    prefix_length: int
+
+    @property
+    def scored(self) -> int:
+        """Tokens that are shown."""
+        return len(self.token_ids) - self.prefix_length
+
+
+def plan_batches(
+    backbone: Backbone, exchanges: Sequence[Exchange], *, tokens: int, max_tokens: int, batch: int, seed: int
+) -> list[list[PlannedExchange]]:
+    """Exchanges in a random order, up to `tokens` tokens in all, `batch` of them together.
+
+    Args:
+        max_tokens: what is longer keeps its end and loses the middle of its prompt.
+
+    Raises:
+        TrainingError: an exchange without a label, or no exchange fits.
+    """
+    limit = min(max_tokens, backbone.context_length)
+    planned: list[PlannedExchange] = []
+    left = tokens
+    for index in np.random.default_rng(seed).permutation(len(exchanges)):
+        exchange = exchanges[index]
+        if exchange.label is None:
+            raise TrainingError(f"exchange {exchange.id}: training needs a label; found none")
+        ids, prefix_length, _ = cut_exchange(backbone, exchange, limit)
+        left -= len(ids)
+        if left < 0:
+            break
+        planned.append(PlannedExchange(exchange.id, exchange.label, tuple(ids), prefix_length))
+    if not planned:
+        raise TrainingError(f"no exchange fits into {tokens} tokens; allow more")
+    return [planned[start : start + batch] for start in range(0, len(planned), batch)]
+
+
+class SitesTap:
+    """Keeps the activations of one step at several sites, `[layers, tokens, hidden]` each, float32."""
+
+    def __init__(self, layers: Mapping[Site, Sequence[int]], hidden_size: int) -> None:
+        self._taps = {site: ActivationTap(wanted, site, hidden_size) for site, wanted in layers.items()}
+
+    @property
+    def wanted(self) -> Sequence[tuple[int, Site]]:
+        """The layers of every site."""
+        return [pair for tap in self._taps.values() for pair in tap.wanted]
+
+    @property
+    def hidden(self) -> dict[Site, Tensor]:
+        """What the last step showed; the caller may change it in place."""
+        return {site: tap.hidden for site, tap in self._taps.items()}
+
+    def begin(self, tokens: int) -> None:
+        """Make room for a step."""
+        for tap in self._taps.values():
+            tap.begin(tokens)
+
+    def see(self, layer: int, site: Site, hidden: Tensor) -> None:
+        """Keep a copy."""
+        self._taps[site].see(layer, site, hidden)
+
+
+def read_batches(
+    backbone: Backbone, batches: Sequence[Sequence[PlannedExchange]], layers: Mapping[Site, Sequence[int]]
+) -> Iterator[dict[Site, Tensor]]:
+    """Read each batch in one packed step.
+
+    Yields:
+        By site, `[layers, tokens, hidden]`: the scored tokens of the batch's exchanges, one behind the other.
+    """
+    if not batches:
+        return
+    tap = SitesTap(layers, backbone.hidden_size)
+    room = max(sum(len(planned.token_ids) for planned in batch) for batch in batches)
+    with SessionPool(backbone, room) as pool:
+        for batch in batches:
+            feeds = []
+            for planned in batch:
+                prefix = planned.token_ids[: planned.prefix_length]
+                session = pool.open(len(planned.token_ids), prefix=prefix)
+                feeds.append(Feed(session, planned.token_ids[planned.prefix_length :]))
+            pool.step(feeds, tap)
+            for feed in feeds:
+                feed.session.close()
+            yield tap.hidden
+
+
+def standardisation_of(
+    backbone: Backbone, batches: Sequence[Sequence[PlannedExchange]], layers: Mapping[Site, Sequence[int]]
+) -> dict[Site, tuple[Tensor, Tensor]]:
+    """Mean and standard deviation of each dimension over the tokens, `[layers, hidden]` float64, by site."""
+    count = 0
+    sums: dict[Site, list[Tensor]] = {}
+    for hidden in read_batches(backbone, batches, layers):
+        count += next(iter(hidden.values())).shape[1]
+        for site, values in hidden.items():
+            doubled = values.double()
+            found = [doubled.sum(1), (doubled**2).sum(1)]
+            known = sums.setdefault(site, [torch.zeros_like(part) for part in found])
+            sums[site] = [old + new for old, new in zip(known, found, strict=True)]
+    return {
+        site: mean_and_std(count, part.numpy(), squares.numpy()) for site, (part, squares) in sums.items()
+    }

@@ -1,0 +1,66 @@
+"""Breakdowns of a study: shares flagged by each system, by source, category, language, length and turns."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lockgate.evaluation import Clusters, Mask, by_key, by_length
+from lockgate.tables import ScoresTable
+from recipes.reproduce_ccpp.study.data import StudyData
+from recipes.reproduce_ccpp.study.result import View
+
+Keys = list[str | None]
+
+
+class StudyFlags:
+    """Flags [N] of each system on each tested part, and the parts' rows one after the other."""
+
+    def __init__(self, data: StudyData, flags: Mapping[tuple[str, str], Mask]) -> None:
+        spec = data.spec
+        # Disguised sets are reported by themselves: they would dominate every breakdown.
+        self.parts = [spec.benign, *spec.harmful, *spec.hard_benign]
+        self.tables = [data.reference(part).table for part in self.parts]
+        self.harmful = np.concatenate([data.reference(part).harmful for part in self.parts])
+        groups = np.concatenate([data.reference(part).groups for part in self.parts])
+        self.clusters = Clusters(groups, spec.resamples, spec.seed)
+        self.languages = spec.languages
+        self._flags = flags
+
+    def of(self, name: str) -> Mask:
+        """One system's flags over all parts [sum of N]."""
+        return np.concatenate([self._flags[name, part] for part in self.parts])
+
+    def keys(self, column: str) -> Keys:
+        """Values of a property over all parts; None where a part does not know it."""
+        return [key for table in self.tables for key in self._of_table(table, column)]
+
+    def _of_table(self, table: ScoresTable, column: str) -> Keys:
+        if table.has(column):
+            return [None if value is None else str(value) for value in table.table.column(column).to_pylist()]
+        if column == "language":
+            return [self.languages.get(str(source)) for source in table.texts("source")]
+        return [None] * len(table)
+
+
+def views_of(flags: StudyFlags, names: Sequence[str]) -> tuple[View, ...]:
+    """Flagged shares at the operating point, harmful and benign apart; a property that no part knows is left
+    out. Intervals are by prompt for harmful rows and Clopper-Pearson for benign ones and by length."""
+    masks = {name: flags.of(name) for name in names}
+    views = []
+    for column in ("source", "category", "language", "turns"):
+        keys = flags.keys(column)
+        if any(key is not None for key in keys):
+            parts = (
+                by_key(keys, flags.harmful, masks, flags.clusters, exact=False),
+                by_key(keys, ~flags.harmful, masks, flags.clusters, exact=True),
+            )
+            views.append(View(column, *parts))
+    lengths = np.concatenate([table.lengths for table in flags.tables])
+    views.append(
+        View(
+            "length",
+            by_length(lengths, flags.harmful, masks, flags.clusters),
+            by_length(lengths, ~flags.harmful, masks, flags.clusters),
+        )
+    )
+    return tuple(views)

@@ -1,0 +1,49 @@
+"""A build that is killed, at any step, ends with the guard of one that is not."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import build_runs  # noqa: F401 - the factory's helpers on the path
+
+from lockgate.assembly._folder import hash_path
+
+HERE = Path(__file__).parent
+
+
+def run_cases(folder: Path, backbone: Path, cases: dict[str, list[Any]]) -> dict[str, list[int]]:
+    task = {"folder": str(folder), "backbone": str(backbone), "cases": cases}
+    paths = [HERE, HERE.parent, HERE.parent / "synthesis"]
+    done = subprocess.run(
+        [sys.executable, str(HERE / "build_fault_runner.py"), json.dumps(task)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_killed_build_ends_with_the_guard_of_an_undisturbed_one(tmp_path, saved_backbone) -> None:
+    backbone = saved_backbone("llama")
+    assert run_cases(tmp_path, backbone, {"whole": []}) == {"whole": [0]}
+    expected = hash_path(tmp_path / "whole" / "guard")
+    assert expected is not None
+    renames = int((tmp_path / "whole" / "renames.txt").read_text())
+    draw = random.Random(20261122)
+    cases: dict[str, list[Any]] = {
+        "factory": ["synthesize: answers"],
+        "training": ["read training rows", "fit the probe"],
+        "scoring": ["score calibration"],
+        "anywhere": [draw.randrange(2, renames)],
+        "last": [renames - 2],
+    }
+    status = run_cases(tmp_path, backbone, cases)
+    for name, case in cases.items():
+        assert status[name] == [9] * len(case) + [0], name
+        assert hash_path(tmp_path / name / "guard") == expected, name

@@ -1,0 +1,38 @@
+"""Activations read by several processes are those that one reads, also where a part was read before."""
+
+import numpy as np
+import pytest
+from build_runs import labelled_row
+from models import tiny_backbone
+
+from lockgate.assembly._reading import PART, Reading, read_windows
+from lockgate.backbones import Backbone
+
+ROWS = [labelled_row(i, float(i % 2)) for i in range(PART + 9)]
+READING = Reading((1, 2), 64, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_processes_read_what_one_reads(tmp_path, saved_backbone, dtype) -> None:
+    backbone = Backbone.load(saved_backbone("llama"))
+    reading = Reading((1, 2), 64, dtype)
+    one = read_windows(backbone, ROWS, tmp_path / "one", reading)
+    done: list[int] = []
+    two = read_windows(backbone, ROWS, tmp_path / "two", reading, workers=2, report=done.append)
+    assert [row.id for row in two.exchanges] == [row.id for row in one.exchanges] == [row.id for row in ROWS]
+    assert two.meta == one.meta
+    assert two.meta["dtype"] == dtype
+    for first, second in zip(one.exchanges, two.exchanges, strict=True):
+        np.testing.assert_array_equal(one.windows(first), two.windows(second))
+    assert done[-1] == len(ROWS)
+
+
+def test_a_finished_part_is_not_read_again(tmp_path) -> None:
+    read_windows(tiny_backbone(), ROWS, tmp_path, READING)
+    first = tmp_path / "00000" / "0000.npy"
+    marked = first.stat().st_mtime_ns
+    (tmp_path / "00001" / "0000.json").unlink()
+    done: list[int] = []
+    read_windows(tiny_backbone(), ROWS, tmp_path, READING, report=done.append)
+    assert first.stat().st_mtime_ns == marked
+    assert done == [PART, len(ROWS)]
