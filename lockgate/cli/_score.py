@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from lockgate.cli._common import GuardArgument, JsonFlag, print_json, print_skipped, progress
-from lockgate.traffic import score_file
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +44,8 @@ def score(
             nonlocal done
             advance(max(0, total - done))
             done = max(done, total)
+
+        from lockgate.traffic import score_file
 
         table = score_file(
             loaded,

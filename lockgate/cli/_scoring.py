@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lockgate.cli._common import progress
-from lockgate.traffic import score_file
 
 if TYPE_CHECKING:
     from lockgate.guards import Guard
@@ -32,6 +31,8 @@ def load_guard(guard: str, backbone: str | None) -> "Guard":
 
 def score_with_progress(guard: "Guard", source: Path, target: Path, workers: int) -> "ScoresTable":
     """Score one file into a table on disk, with progress on standard error."""
+    from lockgate.traffic import score_file
+
     with watch_files(f"score {source.name}") as report:
         return score_file(guard, source, target, workers=workers, report=lambda done: report(source, done))
 

@@ -19,7 +19,6 @@ from lockgate.synthesis._requests import (
     estimate_tokens,
 )
 from lockgate.synthesis._rows import Reject, Row, derive_row, row_id, row_seed
-from lockgate.synthesis._score_block import ScoreBlock
 from lockgate.synthesis._scripted import DryRunGenerator, ScriptedGenerator
 from lockgate.synthesis._usage import Budget, Estimate, Prices, Usage, estimate_requests
 
@@ -54,7 +53,6 @@ __all__ = [
     "Reject",
     "RequestCache",
     "Row",
-    "ScoreBlock",
     "ScriptedGenerator",
     "SplitBlock",
     "StepProgress",

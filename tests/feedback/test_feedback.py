@@ -36,7 +36,7 @@ def write_lines(path: Path, *lines: object) -> Path:
 
 def test_exports_are_sorted_and_there() -> None:
     names = feedback_package.__all__
-    assert names == sorted(names, key=lambda name: (name[0].islower(), name))
+    assert names == sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name))
     assert all(hasattr(feedback_package, name) for name in names)
 
 

@@ -3,23 +3,22 @@ import json
 import pytest
 from studies import make_study
 
-from lockgate.cli import main
+from recipes.reproduce_ccpp.study.__main__ import main
 
 
 @pytest.fixture
 def run(capsys):
     def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
+        code = main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
-        return ended.value.code, out, err
+        return code, out, err
 
     return run
 
 
 def test_a_spec_makes_the_comparison(run, tmp_path):
     spec = make_study(tmp_path, operating_point=0.001)
-    code, out, err = run("evaluate", "mine", "--systems", spec, "--output", tmp_path / "out", "--json")
+    code, out, err = run(spec, "--name", "mine", "--output", tmp_path / "out", "--json")
     assert code == 0, err
     document = json.loads(out)
     result = document["systems"]
@@ -30,7 +29,7 @@ def test_a_spec_makes_the_comparison(run, tmp_path):
     assert len(inputs) == 1 + 4 * 7 * 2 + 7
     assert str(spec) in inputs
 
-    code, out, err = run("evaluate", "mine", "--systems", spec, "--output", tmp_path / "out")
+    code, out, err = run(spec, "--name", "mine", "--output", tmp_path / "out")
     assert code == 0
     assert "note: 200 calibration prompts are too few for a share of 0.001" in err
     line = next(line for line in out.splitlines() if line.startswith("production\t"))
@@ -41,11 +40,9 @@ def test_a_spec_makes_the_comparison(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a", "--systems", "{spec}", "--scores", "x"], "--systems names its tables in the spec"),
-        (["a", "b", "--systems", "{spec}"], "--systems names its tables in the spec"),
-        (["a", "--systems", "{wrong}"], "wrong.yaml: verdict: Extra inputs are not permitted"),
-        (["a", "--systems", "nowhere.yaml"], "nowhere.yaml: cannot be read as YAML"),
-        (["a", "--systems", "{spec}"], "cannot be read as Parquet"),
+        (["{wrong}"], "wrong.yaml: verdict: Extra inputs are not permitted"),
+        (["nowhere.yaml"], "nowhere.yaml: cannot be read as YAML"),
+        (["{spec}"], "cannot be read as Parquet"),
     ],
 )
 def test_wrong_usage_is_exit_code_two(run, tmp_path, arguments, message):
@@ -53,6 +50,6 @@ def test_wrong_usage_is_exit_code_two(run, tmp_path, arguments, message):
     files = {"spec": tmp_path / "spec.yaml", "wrong": tmp_path / "wrong.yaml"}
     files["spec"].write_text(fields)
     files["wrong"].write_text(fields + "verdict: 3\n")
-    code, _, err = run("evaluate", *[a.format(**files) for a in arguments], "--output", tmp_path / "out")
+    code, _, err = run(*[a.format(**files) for a in arguments], "--output", tmp_path / "out")
     assert code == 2
     assert message in err

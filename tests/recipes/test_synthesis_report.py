@@ -124,8 +124,8 @@ def test_missing_parts_name_their_commands(made, tmp_path) -> None:
     text = str(ended.value)
     assert "builds.json: magic-school: lockgate build" in text
     for part in (
-        "evaluate.py --guard",
-        "synthetic.py --out",
+        "evaluate --guard",
+        "synthetic --out",
         "benchmarks/dedup.py",
         "benchmarks/synthesis.py --only throughput",
         "benchmarks/synthesis.py --only memory",

@@ -138,7 +138,7 @@ def test_the_screen_keeps_to_its_budget_and_to_single_precision(made) -> None:
 
 
 def test_nothing_is_scored_twice_and_changed_tables_are_noticed(made, monkeypatch) -> None:
-    monkeypatch.setattr(Guard, "score_file", None)
+    monkeypatch.setattr(second_stage, "score_file", None)
     second_stage.score_part(made.scorer, "dev", "tiny", made.screen, made.out, made.results, 1)
     assert second_stage.write_settings(made.scorer, made.screen, made.results) == made.settings
     with pytest.raises(CalibrationError, match="scored with another escalation threshold"):
@@ -227,7 +227,7 @@ def test_the_guard_is_installed_only_when_asked_and_never_when_worse(made, tmp_p
 def test_without_a_classifier_the_recipe_says_what_to_run_first(tmp_path, monkeypatch) -> None:
     arguments = ["--out", str(tmp_path), "--classifier", str(tmp_path / "none"), "--install"]
     monkeypatch.setattr(sys, "argv", ["second_stage.py", *arguments])
-    with pytest.raises(SystemExit, match=r"no exchange classifier there yet.*reproduce_ccpp/train\.py"):
+    with pytest.raises(SystemExit, match=r"no exchange classifier there yet.*reproduce_ccpp\.train"):
         second_stage.main()
     (tmp_path / "classifier.yaml").touch()
     with pytest.raises(SystemExit, match=r"lacks train\.jsonl, dev\.jsonl, calibration\.jsonl"):

@@ -10,7 +10,8 @@ from parts import make_exchange, make_guard
 from lockgate.backbones import Backbone
 from lockgate.errors import GuardError
 from lockgate.exchanges import Message
-from lockgate.synthesis import BlockContext, LocalEngine, Pipeline, ScoreBlock
+from lockgate.synthesis import BlockContext, LocalEngine, Pipeline
+from lockgate.synthesis.scoring import ScoreBlock
 
 
 @pytest.fixture
