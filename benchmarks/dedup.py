@@ -1,7 +1,7 @@
 """Near-duplicates: recall and precision for pairs planted at known Jaccard indices, and memory of the index a row.
 
-    python benchmarks/dedup.py                        # the table, about a minute
-    python benchmarks/dedup.py --rows 10000 200000    # and peak memory of two sizes, some minutes more
+    python -m benchmarks.dedup                        # the table, about a minute
+    python -m benchmarks.dedup --rows 10000 200000    # and peak memory of two sizes, some minutes more
 
 Writes results/synthesis/dedup.json. The table follows from seeds alone; memory depends on the machine's allocator.
 Rows of the memory measurement are made when they are read, as a file's would be: only the index stays.
@@ -40,7 +40,7 @@ def main() -> None:
         print(json.dumps(peak(arguments.peak)))
         return
     found: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
-    found |= {"command": "python benchmarks/dedup.py", "pairs_per_level": PAIRS, "unrelated": UNRELATED}
+    found |= {"command": "python -m benchmarks.dedup", "pairs_per_level": PAIRS, "unrelated": UNRELATED}
     found["table"] = {name: table(*setting) for name, setting in SETTINGS.items()}
     for name, rows in found["table"].items():
         for row in rows:
@@ -149,7 +149,7 @@ def memory(few: int, many: int) -> dict[str, Any]:
     """Peak memory at two sizes, each in a process of its own; their difference is what a row costs."""
     sizes = []
     for rows in (few, many):
-        command = [sys.executable, __file__, "--peak", str(rows)]
+        command = [sys.executable, "-m", "benchmarks.dedup", "--peak", str(rows)]
         sizes.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     per_row = (sizes[1]["peak_bytes"] - sizes[0]["peak_bytes"]) / (many - few)
     return {"sizes": sizes, "bytes_per_row": round(per_row)}

@@ -83,9 +83,8 @@ def decode(backbone: Backbone, pool: SessionPool, tap: Tap | None, batch: int, t
     rows = pool.step([Feed(session, chat.token_ids, want_logits=True) for session in sessions], tap)
     start = time.perf_counter()
     for _ in range(tokens):
-        feeds = [
-            Feed(s, [int(row.argmax())], want_logits=True) for s, row in zip(sessions, rows, strict=True)
-        ]
+        chosen = [int(row.argmax()) for row in rows if row is not None]
+        feeds = [Feed(s, [token], want_logits=True) for s, token in zip(sessions, chosen, strict=True)]
         rows = pool.step(feeds, tap)
     elapsed = time.perf_counter() - start
     for session in sessions:

@@ -1,8 +1,8 @@
 """Making data: documents a second of each block, and memory a row of a whole pipeline.
 
-    python benchmarks/synthesis.py                  # both, some twenty minutes on an idle machine
-    python benchmarks/synthesis.py --quick          # small; prints and writes nothing
-    python benchmarks/synthesis.py --only memory --rows 10000 200000
+    python -m benchmarks.synthesis                  # both, some twenty minutes on an idle machine
+    python -m benchmarks.synthesis --quick          # small; prints and writes nothing
+    python -m benchmarks.synthesis --only memory --rows 10000 200000
 
 Writes results/synthesis/throughput.json and results/synthesis/memory.json. Rows are made here from seeds, when they
 are read. Each block runs in a pipeline of its own, so that reading, hashing and writing count; the blocks see rows
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
-    command = ["python", "benchmarks/synthesis.py", *sys.argv[1:]]
+    command = ["python", "-m", "benchmarks.synthesis", *sys.argv[1:]]
     found |= {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "provenance": collect_provenance(command, seeds={"rows": 0, "bootstrap": 0}, inputs=[]),
@@ -175,7 +175,7 @@ def memory(few: int, many: int) -> dict[str, Any]:
     """Peak memory of the whole pipeline at two sizes, each in a process of its own; the difference is what a row costs."""
     sizes = []
     for rows in (few, many):
-        command = [sys.executable, __file__, "--peak", str(rows)]
+        command = [sys.executable, "-m", "benchmarks.synthesis", "--peak", str(rows)]
         sizes.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     grown = sizes[1]["peak_bytes"] - sizes[0]["peak_bytes"]
     return {"blocks": list(BLOCKS), "sizes": sizes, "bytes_per_row": round(grown / (many - few))}

@@ -44,6 +44,7 @@ from recipes.embedded_guard.variants import (
     markdown,
     share_config,
 )
+from recipes.progress import reporter
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -152,7 +153,7 @@ def fit_cached(
             chosen,
             wanted_configs,
             checkpoint=work / f"{name}.safetensors",
-            report=lambda line, name=name: print(f"{name}: {line}", flush=True),
+            report=reporter(name),
         )
         heads |= {config.name: head for config, head in zip(wanted_configs, fitted, strict=True)}
     return heads, {
@@ -186,7 +187,7 @@ def fit_fresh(
         [variant for _, variant in variants.values()],
         config,
         checkpoint=work / "fly.safetensors",
-        report=lambda line: print(f"on the fly: {line}", flush=True),
+        report=reporter("on the fly"),
     )
     windows = {
         name: variant.window for name, (_, variant) in variants.items() if variant.pooling == "attention"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lockgate.classifiers import TextBaseline, TextBaselineConfig
 from lockgate.exchanges import prompt_group, read_exchanges
@@ -24,14 +25,15 @@ def main() -> None:
     arguments = parser.parse_args()
     train = list(read_exchanges(arguments.out / "train.jsonl"))
     groups = [str(row.meta.get("question") or prompt_group(row)) for row in train]
-    columns: dict[str, list[np.ndarray]] = {"text": [], "prompt": []}
+    columns: dict[str, list[NDArray[np.float64]]] = {"text": [], "prompt": []}
     names: dict[str, list[str]] = {"id": [], "part": []}
     rows_by_part = {part: list(read_exchanges(arguments.out / f"{part}.jsonl")) for part in ("dev", *PARTS)}
     for part, rows in rows_by_part.items():
         names["id"] += [row.id for row in rows]
         names["part"] += [part] * len(rows)
-    for column, view in (("text", "exchange"), ("prompt", "prompt")):
-        fitted = TextBaseline.fit(train, groups, TextBaselineConfig(view=view))
+    configs = {"text": TextBaselineConfig(), "prompt": TextBaselineConfig(view="prompt")}
+    for column, config in configs.items():
+        fitted = TextBaseline.fit(train, groups, config)
         print(column, "fitted", flush=True)
         columns[column] = [fitted.decision_function(rows) for rows in rows_by_part.values()]
     table = pa.table({**names, **{name: np.concatenate(parts) for name, parts in columns.items()}})

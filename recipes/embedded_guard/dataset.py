@@ -16,6 +16,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lockgate.backbones import Backbone
 from lockgate.constitution import load_mapping
@@ -266,7 +267,7 @@ def lengthen(
 
 
 def write_parts(parts: dict[str, list[Exchange]], out: Path, data: Path) -> None:
-    summary = {}
+    summary: dict[str, dict[str, Any]] = {}
     for part, rows in sorted(parts.items()):
         rows = [with_mapped_category(row) for row in rows]
         path = out / f"{part}.jsonl"

@@ -16,8 +16,8 @@ def disguised(train: Sequence[Exchange], pairs: int) -> list[Exchange]:
 
     Exchanges that stand in a jailbreak template already stay out. Fewer pairs come back where `train` has no more.
     """
-    plain = [row for row in train if row.source != TEMPLATES and row.label is not None]
-    sides = [[row for row in plain if (row.label >= 0.5) is harmful] for harmful in (True, False)]
+    plain = [(row, row.label >= 0.5) for row in train if row.source != TEMPLATES and row.label is not None]
+    sides = [[row for row, harmful in plain if harmful is side] for side in (True, False)]
     families = [select_augmentations(families=[name]) for name in augmentation_families()]
     found: list[Exchange] = []
     for number, (harmful, harmless) in enumerate(zip(*sides, strict=False)):

@@ -24,6 +24,7 @@ from lockgate.calibration import (
     clopper_pearson,
     plain_quantile_threshold,
 )
+from lockgate.cascade import FlagOn
 from lockgate.errors import CalibrationError
 from lockgate.evaluation import Estimate, EvaluationResult, collect_provenance, evaluate
 from lockgate.exchanges import PromptPrints, read_exchanges
@@ -88,7 +89,7 @@ def baseline(part: str, column: str) -> NDArray[np.float64]:
     return np.array([by_id[row_id] for row_id in table_of(part).ids])
 
 
-def deciding(part: str, flag_on: str) -> NDArray[np.float64]:
+def deciding(part: str, flag_on: FlagOn) -> NDArray[np.float64]:
     """What serving compares with the threshold: the answer's maximum, or that of the last turn and the answer."""
     table = table_of(part)
     prompt, answer = table.floats("max_prompt"), table.floats("max_answer")
@@ -132,15 +133,16 @@ def compute() -> dict[str, Any]:
     }
 
 
-def choose_region(head: str) -> tuple[str, dict[str, Any]]:
+def choose_region(head: str) -> tuple[FlagOn, dict[str, Any]]:
     """Whether the last user turn may flag too: whichever finds more of the development split at 0.1 %."""
     table = pq.read_table(RESULTS / "scores" / "dev_heads.parquet")
     harmful = np.array([label >= 0.5 for label in table["label"].to_pylist()])
     prompt, answer = (
         np.array(table[f"{head}:{region}"].to_pylist(), float)[harmful] for region in ("prompt", "answer")
     )
-    tpr = {}
-    for flag_on, scores in (("answer", answer), ("both", np.fmax(prompt, answer))):
+    tpr: dict[FlagOn, float] = {}
+    regions: dict[FlagOn, NDArray[np.float64]] = {"answer": answer, "both": np.fmax(prompt, answer)}
+    for flag_on, scores in regions.items():
         cut = plain_quantile_threshold(finite(deciding("calibration", flag_on)), FPR)
         tpr[flag_on] = round(float((scores > cut).mean()), 4)
     chosen = max(tpr, key=lambda name: tpr[name])
@@ -151,7 +153,7 @@ def finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[np.isfinite(values)]
 
 
-def plain_cut(flag_on: str) -> float:
+def plain_cut(flag_on: FlagOn) -> float:
     return plain_quantile_threshold(finite(deciding("calibration", flag_on)), FPR)
 
 
@@ -161,7 +163,7 @@ def read_exclusions() -> list[Exclusion]:
     return [Exclusion(row["id"], row["reason"]) for row in rows]
 
 
-def calibrate(flag_on: str, budget: float, exclusions: list[Exclusion]) -> Calibration:
+def calibrate(flag_on: FlagOn, budget: float, exclusions: list[Exclusion]) -> Calibration:
     table, scores = table_of("calibration"), deciding("calibration", flag_on)
     keep = np.isfinite(scores)
     picked = np.flatnonzero(keep)
@@ -194,7 +196,7 @@ def short(found: Calibration) -> dict[str, Any]:
     }
 
 
-def realised(part: str, flag_on: str, cut: float) -> dict[str, Any]:
+def realised(part: str, flag_on: FlagOn, cut: float) -> dict[str, Any]:
     table, scores = table_of(part), deciding(part, flag_on)
     flagged = scores > cut
     interval = clopper_pearson(int(flagged.sum()), len(flagged), 0.95)
@@ -217,7 +219,7 @@ def realised(part: str, flag_on: str, cut: float) -> dict[str, Any]:
     }
 
 
-def figures(name: str, flag_on: str) -> dict[str, Any]:
+def figures(name: str, flag_on: FlagOn) -> dict[str, Any]:
     """AUROC among the set's own rows, TPR at the calibration's plain 0.1 % quantile; baselines likewise."""
     part = f"test_{name}"
     table = table_of(part).with_column("mixed_max", np.nan_to_num(deciding(part, flag_on), nan=-1e9))
@@ -233,7 +235,7 @@ def figures(name: str, flag_on: str) -> dict[str, Any]:
         table = table.with_column(f"baseline_{key}", values[0])
         calibration = calibration.with_column(f"baseline_{key}", values[1])
     result = evaluate(table, name=name, calibration=calibration, fprs=(0.01, FPR), seed=SEED)
-    out = {"n": len(table), "harmful": int((table.labels >= 0.5).sum())}
+    out: dict[str, Any] = {"n": len(table), "harmful": int((table.labels >= 0.5).sum())}
     names = {
         "probe": "probe",
         "baseline": "text",
@@ -249,11 +251,12 @@ def numbers(result: EvaluationResult, name: str) -> dict[str, Any]:
     scorer = result.scorer(name)
     points = {point.name: point for point in scorer.operating_points}
     low = points["0.001"].tpr
+    ends = [None, None] if low is None else [low.lower, low.upper]
     return {
         "auroc": value_of(scorer.auroc),
         "tpr_at_0.01": value_of(points["0.01"].tpr),
         "tpr_at_0.001": value_of(low),
-        "ci": [None, None] if low is None else [round(low.lower, 4), round(low.upper, 4)],
+        "ci": [None if end is None else round(end, 4) for end in ends],
     }
 
 

@@ -22,6 +22,7 @@ from lockgate.guards import Guard, TrainingRecord
 from lockgate.traffic import score_file
 from lockgate.training import config_dict, training_counts
 from recipes.embedded_guard.train import MAX_TOKENS, RESULTS, configs
+from recipes.progress import reporter
 
 PARTS = (
     "test_own_sgbench",
@@ -58,7 +59,7 @@ def main() -> None:
             source,
             source.with_suffix(".parquet"),
             workers=arguments.workers,
-            report=lambda done, part=part: print(f"{part}: {done}", flush=True),
+            report=reporter(part),
         )
         table.write(target)
         stamp.write_text(key)

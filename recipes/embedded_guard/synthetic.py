@@ -36,6 +36,7 @@ from recipes.embedded_guard.sources import shuffled
 from recipes.embedded_guard.train import MAX_TOKENS, cache_path, parts_of, read_activations
 from recipes.embedded_guard.value_figures import SETS, compute, markdown
 from recipes.embedded_guard.variants import cached_configs
+from recipes.progress import reporter
 
 RESULTS = Path(__file__).parents[2] / "results" / "synthesis"
 POLICY = "general-harms"
@@ -110,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
             rows[name],
             [config],
             checkpoint=work / f"{name}.safetensors",
-            report=lambda line, name=name: print(f"{name}: {line}", flush=True),
+            report=reporter(name),
         )[0]
         files[name] = work / "heads" / f"{name}.safetensors"
         head.save(files[name])

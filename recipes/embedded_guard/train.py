@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
@@ -202,7 +203,9 @@ def summarise() -> None:
     (RESULTS / "selection.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def figures(score: np.ndarray, harmful: np.ndarray, sources: np.ndarray) -> dict[str, dict[str, float]]:
+def figures(
+    score: NDArray[np.float64], harmful: NDArray[np.bool_], sources: NDArray[np.str_]
+) -> dict[str, dict[str, float]]:
     out = {"overall": against(score, harmful, ~harmful)}
     for source in sorted(set(sources)):
         within = sources == source
@@ -213,7 +216,9 @@ def figures(score: np.ndarray, harmful: np.ndarray, sources: np.ndarray) -> dict
     return out
 
 
-def against(score: np.ndarray, harmful: np.ndarray, benign: np.ndarray) -> dict[str, float]:
+def against(
+    score: NDArray[np.float64], harmful: NDArray[np.bool_], benign: NDArray[np.bool_]
+) -> dict[str, float]:
     chosen = harmful | benign
     cut = np.quantile(score[benign], 0.99)
     return {

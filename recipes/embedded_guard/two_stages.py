@@ -190,7 +190,10 @@ def one_stage(
 def mixed_scores(traces: Sequence[Trace], cascade: Cascade, flag_on: FlagOn) -> Floats:
     """Largest mixed score of each exchange [N], minus infinity where stage 2 is never asked."""
     return np.array(
-        [simulate(*map(np.asarray, trace), cascade, flag_on=flag_on).mixed_max for trace in traces]
+        [
+            simulate(np.asarray(probe), np.asarray(verdicts), cascade, flag_on=flag_on).mixed_max
+            for probe, verdicts in traces
+        ]
     )
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lockgate.calibration import plain_quantile_threshold
 from lockgate.evaluation import Comparison, Estimate, evaluate, wilson
 from lockgate.tables import ScoresTable
-from lockgate.training import ProbeConfig, SequenceLoss
+from lockgate.training import LossName, ProbeConfig, SequenceLoss
 from recipes.embedded_guard.variant_training import VariantConfig
 
 CACHED, FRESH = "all", "fly"
@@ -26,8 +27,8 @@ def cached_configs(n_layers: int, epochs: int, seed: int) -> dict[str, tuple[str
     """What the window cache (means over 16 tokens) serves, with a word on each."""
     layers = tuple(range(n_layers))
 
-    def config(name: str, read: tuple[int, ...] = layers, **changes: object) -> ProbeConfig:
-        return ProbeConfig(name, read, epochs=epochs, seed=seed, **changes)
+    def config(name: str, read: tuple[int, ...] = layers, loss: LossName = "softmax") -> ProbeConfig:
+        return ProbeConfig(name, read, loss=loss, epochs=epochs, seed=seed)
 
     bands = {
         CACHED: ("all layers, softmax loss", layers),
@@ -162,7 +163,7 @@ def figures_of(
             scores = scores.with_column(f"baseline_{name}", columns[name])
     result = evaluate(scores, name=reference, fprs=fprs, resamples=resamples)
     versus = {comparison.second: differences(comparison, fprs) for comparison in result.versus}
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in names:
         scorer = result.scorer("probe" if name == reference else name)
         points = {point.name: triple(point.tpr) for point in scorer.operating_points}
@@ -175,7 +176,7 @@ def figures_of(
     return found
 
 
-def region_scores(table: pa.Table, name: str, region: str) -> np.ndarray:
+def region_scores(table: pa.Table, name: str, region: str) -> NDArray[np.float64]:
     """Streaming maximum of a variant where it may flag; minus infinity where nothing is scored."""
     prompt, answer = (
         np.array(table[f"{name}:{part}"].to_pylist(), dtype=float) for part in ("prompt", "answer")

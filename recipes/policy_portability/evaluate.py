@@ -89,7 +89,8 @@ def score(
         LockgateError: a guard or a file can't be read.
     """
     policies = load_policies()
-    parts, made = [], {"pairs_sha256": file_sha256(pairs), "guards": {}, "train_sha256": {}}
+    parts: list[pa.Table] = []
+    made: dict[str, Any] = {"pairs_sha256": file_sha256(pairs), "guards": {}, "train_sha256": {}}
     for name in POLICIES:
         learned = _training(train[name], pairs) if name in train else None
         if name in train:

@@ -44,9 +44,9 @@ NEEDED = {
         for name in POLICIES
     ),
     "value.parquet": "python -m recipes.embedded_guard.synthetic --out runs/embedded --synthetic DIR",
-    "dedup.json": "python benchmarks/dedup.py --rows 10000 40000",
-    "throughput.json": "python benchmarks/synthesis.py --only throughput",
-    "memory.json": "python benchmarks/synthesis.py --only memory --rows 10000 200000",
+    "dedup.json": "python -m benchmarks.dedup --rows 10000 40000",
+    "throughput.json": "python -m benchmarks.synthesis --only throughput",
+    "memory.json": "python -m benchmarks.synthesis --only memory --rows 10000 200000",
 }
 
 

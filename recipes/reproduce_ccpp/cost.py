@@ -117,7 +117,7 @@ def read_shared(
             here = [i for i, own_edges in enumerate(edges) if len(own_edges) > block + 1]
             ids = [chats[i].token_ids[edges[i][block] : edges[i][block + 1]] for i in here]
             below.read([Feed(held[i], new) for i, new in zip(here, ids, strict=True) if new], reader.tap)
-            hidden = iter(reader.tap.hidden.split([len(new) for new in ids if new]))
+            hidden = iter(torch.split(reader.tap.hidden, [len(new) for new in ids if new]))
             started = time.process_time()
             for i, new in zip(here, ids, strict=True):
                 if new:

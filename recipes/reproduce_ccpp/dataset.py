@@ -104,7 +104,8 @@ def first_fresh(
     if wanted <= 0:
         return []
     groups = find_duplicates([user_text(row) for row, _ in (*taken, *pool)])
-    used, found = set(groups[: len(taken)]), []
+    used = set(groups[: len(taken)])
+    found: list[tuple[Exchange, int]] = []
     for item, group in zip(pool, groups[len(taken) :], strict=True):
         if len(found) < wanted and group not in used:
             used.add(group)

@@ -22,6 +22,7 @@ from lockgate.durable import file_sha256
 from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.training import ClassifierConfig, train_classifier
+from recipes.progress import reporter
 from recipes.reproduce_ccpp.places import Places, make_parser, read_places
 
 TOKENS = 600_000
@@ -80,7 +81,7 @@ def train(places: Places, config: ClassifierConfig) -> None:
         config,
         constitution=load_constitution(policy_of(name)),
         checkpoint=places.out / f"{name}.checkpoint.safetensors",
-        report=lambda line: print(f"{name}: {line}", flush=True),
+        report=reporter(name),
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)

@@ -124,11 +124,11 @@ def test_missing_parts_name_their_commands(made, tmp_path) -> None:
     text = str(ended.value)
     assert "builds.json: magic-school: lockgate build" in text
     for part in (
-        "evaluate --guard",
-        "synthetic --out",
-        "benchmarks/dedup.py",
-        "benchmarks/synthesis.py --only throughput",
-        "benchmarks/synthesis.py --only memory",
+        "recipes.policy_portability.evaluate --guard",
+        "recipes.embedded_guard.synthetic --out",
+        "-m benchmarks.dedup",
+        "-m benchmarks.synthesis --only throughput",
+        "-m benchmarks.synthesis --only memory",
     ):
         assert part in text
     assert not (tmp_path / "synthesis.json").exists()
