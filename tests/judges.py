@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from models import tiny_backbone
 
-from lockgate.backbones import Backbone
+from lockgate.backbones import Backbone, Feed
 from lockgate.classifiers import AdapterShape, ExchangeClassifier
 from lockgate.classifiers._adapter import ADAPTER_PREFIX, adapted_maps, linear_names
 from lockgate.classifiers._exchange import VALUE_BIAS, VALUE_WEIGHT, classifier_record
@@ -16,6 +16,8 @@ WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", 
 PLANTED = "!"
 # Letters are single tokens for every tokenizer of the tests.
 VERDICT_WORDS = ("y", "n")
+# How far verdicts of two ways to read may lie apart.
+TOLERANCE = 1e-4
 
 
 def random_classifier(
@@ -54,3 +56,15 @@ def planted(number: int, label: float, words: int = 8, **meta) -> Exchange:
     prompt = " ".join(draw.choice(WORDS) for _ in range(3))
     turns = (Message("user", f"{prompt} {number}?"), Message("assistant", " ".join(answer)))
     return Exchange(turns, label, None, "made", meta)
+
+
+def fresh(classifier: ExchangeClassifier, ids: list[int], answer_start: int) -> float:
+    """The verdict after a conversation, read at once and alone."""
+    row = [*ids, *classifier.suffix]
+    with classifier.pool(len(row)) as pool:
+        hidden = pool.read([Feed(pool.open(len(row)), row)])[0]
+    return (
+        classifier.verdicts(hidden[-1:])[0]
+        if classifier.suffix
+        else max(classifier.verdicts(hidden[answer_start - 1 :]))
+    )

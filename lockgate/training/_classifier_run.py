@@ -33,8 +33,7 @@ from lockgate.errors import ConfigError
 from lockgate.training._checkpoint import restore_checkpoint, save_checkpoint
 from lockgate.training._classifier_config import DTYPES, ClassifierConfig
 from lockgate.training._classifier_data import Example, Row, hash_examples, make_row, plan_steps
-from lockgate.training._loss import window_loss
-from lockgate.training._sequences import SequenceLoss
+from lockgate.training._loss import annealed_share, peak_loss, window_loss
 
 _HEAD_RATE = 10.0
 
@@ -169,7 +168,7 @@ class ClassifierRun:
         logits = pad_sequence(parts, batch_first=True)
         lengths = torch.tensor([len(part) for part in parts], device=hidden.device)
         valid = torch.arange(logits.shape[1], device=hidden.device) < lengths.unsqueeze(1)
-        return SequenceLoss("annealed")(logits, valid, targets, progress)
+        return peak_loss(logits, valid, targets, annealed_share(progress))
 
     def _plan(self) -> list[list[Row]]:
         config = self.config

@@ -1,0 +1,1 @@
+"""The embedded guard: from public data to the bundle in the package, with its figures and ablations."""

@@ -44,13 +44,11 @@ from recipes.embedded_guard.variants import (
     markdown,
     share_config,
 )
-from recipes.progress import reporter
+from recipes.steps import reporter, step_parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--teacher", type=Path, help="soft labels for the training exchanges")

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.evaluation import wilson
+from recipes.steps import step_parser
 
 HERE = Path(__file__).parent
 TARGET = HERE.parents[1] / "results" / "embedded_guard" / "label_agreement.json"
 
 
 def main() -> None:
+    step_parser(__doc__).parse_args()
     first = {
         key: value for path in sorted((HERE / "labels").glob("*.tsv")) for key, value in read(path).items()
     }

@@ -5,7 +5,6 @@
 Writes `results/embedded_guard/scores/baselines.parquet`: id, part, text, prompt (logits), words.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,11 @@ from lockgate.classifiers import TextBaseline, TextBaselineConfig
 from lockgate.exchanges import prompt_group, read_exchanges
 from recipes.embedded_guard.score import PARTS
 from recipes.embedded_guard.train import RESULTS
+from recipes.steps import step_parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     train = list(read_exchanges(arguments.out / "train.jsonl"))

@@ -9,7 +9,6 @@ Weights learn from sets marked as shippable and from the backbone's own answers 
 the others. What shares a prompt with a test set, as a near-duplicate or inside a longer prompt, is dropped elsewhere.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from lockgate.exchanges import (
     write_exchanges,
 )
 from recipes.embedded_guard.sources import read, shuffled
+from recipes.steps import step_parser
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "results" / "embedded_guard"
@@ -87,7 +87,7 @@ LONG_CALIBRATION, LONG_TEST = 1260, 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

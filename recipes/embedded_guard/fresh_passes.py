@@ -15,6 +15,8 @@ from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
 from lockgate.training import ActivationTap, cut_exchange, mean_and_std
 
+__all__ = ["PlannedExchange", "plan_batches", "read_batches", "standardisation_of"]
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedExchange:

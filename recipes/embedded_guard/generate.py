@@ -6,7 +6,6 @@ Writes `answers_NAME.jsonl` for each list of prompts; a list that is complete is
 short goes on where it stopped. Labels come later, from readers.
 """
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -16,13 +15,14 @@ import torch
 from lockgate.backbones import Backbone, generate_answers
 from lockgate.exchanges import Exchange, Message
 from recipes.embedded_guard.sources import PROMPT_LISTS, prompts_of
+from recipes.steps import step_parser
 
 MAX_TOKENS = 80
 GROUP = 96
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -10,7 +10,6 @@ decided about each (no text) goes to `results/embedded_guard/live.jsonl`. The wh
 of `labelling.md` by two blind readers, in `labels/live/` (number, label, category); `report.py` puts both together.
 """
 
-import argparse
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from openai import OpenAI
 
 from recipes.embedded_guard.sources import OWN_SGBENCH_ROWS, fresh_sgbench
 from recipes.embedded_guard.train import RESULTS
+from recipes.steps import step_parser
 
 MAX_TOKENS = 120
 HARMFUL = 100
@@ -27,7 +27,7 @@ AT_A_TIME = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--mode", choices=("enforce", "shadow"), required=True)

@@ -5,7 +5,6 @@ python -m recipes.embedded_guard.report --check     # fail if the committed figu
 python -m recipes.embedded_guard.report --install runs/embedded/guard   # also write the guard into the package
 """
 
-import argparse
 import json
 import os
 import re
@@ -32,6 +31,7 @@ from lockgate.guards import EMBEDDED, Guard
 from lockgate.tables import ScoresTable
 from recipes.embedded_guard import two_stages
 from recipes.embedded_guard.agreement import read
+from recipes.steps import step_parser
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "embedded_guard"
@@ -46,7 +46,7 @@ SEED = 0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--install", type=Path)
     arguments = parser.parse_args()

@@ -1,11 +1,8 @@
 #!/usr/bin/env bash
-# The embedded guard, from public data to the bundle in the package. Each step resumes; together about five hours on
-# two cores, most of it reading the calibration traffic.
+# The embedded guard, from public data to the bundle in the package: recipes/embedded_guard/run.sh DATA [OUT]
 #
-#   recipes/embedded_guard/run.sh DATA [OUT]
-#
-# DATA holds the public sets named in sources.py, as NAME.jsonl.gz in the exchange form. Text stays in OUT; only ids,
-# labels and scores go to results/.
+# DATA holds the public sets that README.md names, as NAME.jsonl.gz in the exchange form. Text stays in OUT
+# (runs/embedded); only ids, labels and scores go to results/. Every step resumes.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
@@ -23,8 +20,11 @@ head="$("$python" -c "import json; print(json.load(open('$root/results/embedded_
 "$python" -m recipes.embedded_guard.baselines --out "$out"
 "$python" -m recipes.embedded_guard.agreement
 "$python" -m recipes.embedded_guard.report --install "$out/guard"
-# A guard of one stage is in the package now. The second one takes the exchange classifier that
-# recipes/reproduce_ccpp/train.py makes; it is not installed where two stages catch less than one.
-"$python" -m recipes.embedded_guard.second_stage --out "$out" --workers 2 --install
+# A guard of one stage is in the package now. The exchange classifier of the study becomes its second stage, unless two
+# stages catch less than one.
+study="$(dirname "$out")/four_systems"
+[ -e "$study/train.jsonl" ] || "$python" -m recipes.reproduce_ccpp.dataset --embedded "$out" --out "$study"
+"$python" -m recipes.reproduce_ccpp.train --out "$study" --only exchange
+"$python" -m recipes.embedded_guard.second_stage --out "$out" --classifier "$study/models/exchange" --workers 2 --install
 # What needs the guard in place, and the report once more: see live.py, and `make bench`.
 # What synthetic exchanges add to this data: synthetic.py, after `lockgate synthesize general-harms`.

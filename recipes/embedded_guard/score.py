@@ -6,7 +6,6 @@ Writes scores tables (ids and scores, no text) to `results/embedded_guard/scores
 stopped; finished tables are not made again while the head is the same.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -22,7 +21,7 @@ from lockgate.guards import Guard, TrainingRecord
 from lockgate.traffic import score_file
 from lockgate.training import config_dict, training_counts
 from recipes.embedded_guard.train import MAX_TOKENS, RESULTS, configs
-from recipes.progress import reporter
+from recipes.steps import reporter, step_parser
 
 PARTS = (
     "test_own_sgbench",
@@ -36,7 +35,7 @@ PARTS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--head", required=True)
     parser.add_argument("--workers", type=int, default=2)

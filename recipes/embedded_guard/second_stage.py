@@ -1,10 +1,11 @@
-"""After the steps of run.sh: the embedded guard with an exchange classifier as its second stage.
+"""Step 8: the embedded guard with an exchange classifier as its second stage.
 
     python -m recipes.embedded_guard.second_stage --out runs/embedded --workers 2           # score, calibrate, report
     python -m recipes.embedded_guard.second_stage --out runs/embedded --install             # and ship it
 
-Only exchanges that may be escalated are scored, by the code that serves; on two cores about an hour. Interrupted, it
-goes on where it stopped; what is finished is not scored again. Scores tables and block traces, without text, go to
+The classifier is the one that recipes.reproduce_ccpp.train leaves in `runs/four_systems/models/exchange`; `--classifier`
+names another folder. Only exchanges that may be escalated are scored, by the code that serves. That takes an hour on two
+cores and resumes. Scores tables and block traces, without text, go to
 `results/embedded_guard/two_stage/`, the guard to `--out/two_stage/guard`. The package keeps its guard until `--install`,
 which refuses two stages that catch less of the development exchanges than one, or that take more than 25 MB.
 """
@@ -28,18 +29,17 @@ from lockgate.exchanges import Exchange, PromptPrints, prompt_text, read_exchang
 from lockgate.guards import EMBEDDED, Guard
 from lockgate.traffic import score_file
 from recipes.embedded_guard.two_stages import PARTS, SETTINGS, Screen, calibrate, choose_screen, read_part
+from recipes.steps import step_parser
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "embedded_guard"
 SUMMARY = ROOT / "results" / "embedded_guard.json"
-CLASSIFIER = ROOT / "results" / "four_systems" / "models" / "exchange"
+CLASSIFIER = ROOT / "runs" / "four_systems" / "models" / "exchange"
 MAX_BYTES = 25_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the other steps have put their parts")
     parser.add_argument("--classifier", type=Path, default=CLASSIFIER)
     parser.add_argument(

@@ -36,16 +36,14 @@ from recipes.embedded_guard.sources import shuffled
 from recipes.embedded_guard.train import MAX_TOKENS, cache_path, parts_of, read_activations
 from recipes.embedded_guard.value_figures import SETS, compute, markdown
 from recipes.embedded_guard.variants import cached_configs
-from recipes.progress import reporter
+from recipes.steps import reporter, step_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "synthesis"
 POLICY = "general-harms"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, help="holds train.jsonl, dev.jsonl and windows/")
     parser.add_argument("--synthetic", type=Path, help="folder that `lockgate synthesize` made")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -14,6 +14,8 @@ from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
 from lockgate.training import CachedExchange
 
+__all__ = ["read_soft_labels", "soften"]
+
 Labelled = TypeVar("Labelled", Exchange, CachedExchange)
 
 

@@ -6,7 +6,6 @@ Each step is resumable. Writes heads to `--out/heads/NAME.safetensors` and the c
 the moving average that serving uses, to `results/embedded_guard/selection.json`.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -28,6 +27,7 @@ from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.guards import score_exchanges
 from lockgate.training import ProbeConfig, WindowCache, build_cache, fit_probes
 from recipes.embedded_guard.sources import shuffled
+from recipes.steps import step_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "embedded_guard"
 LAYERS = tuple(range(30))
@@ -60,7 +60,7 @@ def configs() -> list[ProbeConfig]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

@@ -14,6 +14,8 @@ from lockgate.classifiers import ProbeHead, ProbeTap
 from lockgate.errors import ExchangeError
 from lockgate.exchanges import Exchange
 
+__all__ = ["RegionScore", "RollingAttention", "score_variants"]
+
 _KV_TOKENS = 65_536
 
 

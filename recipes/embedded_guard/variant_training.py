@@ -17,13 +17,9 @@ from lockgate.classifiers import ProbeHead
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
 from lockgate.training import (
-    SequenceLoss,
     fold_standardisation,
     restore_checkpoint,
-    rolling_attention,
     save_checkpoint,
-    sliding_mean,
-    valid_positions,
 )
 from recipes.embedded_guard.fresh_passes import (
     PlannedExchange,
@@ -31,6 +27,9 @@ from recipes.embedded_guard.fresh_passes import (
     read_batches,
     standardisation_of,
 )
+from recipes.embedded_guard.sequences import SequenceLoss, rolling_attention, sliding_mean, valid_positions
+
+__all__ = ["PassConfig", "Pooling", "VariantConfig", "train_on_the_fly"]
 
 Pooling = Literal["mean", "attention"]
 

@@ -13,8 +13,28 @@ from numpy.typing import NDArray
 from lockgate.calibration import plain_quantile_threshold
 from lockgate.evaluation import Comparison, Estimate, evaluate, wilson
 from lockgate.tables import ScoresTable
-from lockgate.training import LossName, ProbeConfig, SequenceLoss
+from lockgate.training import LossName, ProbeConfig
+from recipes.embedded_guard.sequences import SequenceLoss
 from recipes.embedded_guard.variant_training import VariantConfig
+
+__all__ = [
+    "CACHED",
+    "FPR",
+    "FRESH",
+    "HELD_OUT",
+    "REGIONS",
+    "SHARES",
+    "TABLE",
+    "cached_configs",
+    "compute",
+    "figures_of",
+    "fresh_variants",
+    "markdown",
+    "region_scores",
+    "share_config",
+    "shown",
+    "triple",
+]
 
 CACHED, FRESH = "all", "fly"
 REGIONS = ("answer", "both")
@@ -243,6 +263,7 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
 
 
 def shown(values: list[float | None] | None) -> str:
+    """A value with its interval; a dash if there is none."""
     if values is None or values[0] is None:
         return "-"
     middle = f"{values[0]:.3f}"

@@ -1,0 +1,1 @@
+"""Whether a guard follows its policy or its subject: two constitutions, one set of pairs."""

@@ -5,13 +5,13 @@
 Writes `results/synthesis/policy_agreement.json` from `second_reading.tsv`, or fails if that differs.
 """
 
-import argparse
 import json
 import sys
 from typing import Any
 
 from lockgate.evaluation import wilson
 from recipes.policy_portability.policy_pairs import HERE, POLICIES, RESULTS, read_pairs
+from recipes.steps import step_parser
 
 READING = HERE / "second_reading.tsv"
 TARGET = RESULTS / "policy_agreement.json"
@@ -24,7 +24,7 @@ NOTE = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--check", action="store_true")
     found = compute()
     if parser.parse_args().check:

@@ -37,6 +37,7 @@ from recipes.policy_portability.policy_pairs import (
     load_policies,
     read_pairs,
 )
+from recipes.steps import step_parser
 
 METADATA = b"lockgate"
 Columns = dict[str, NDArray[Any]]
@@ -181,9 +182,7 @@ def _named(values: Sequence[str], option: str) -> dict[str, Path]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__)
     parser.add_argument("--guard", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument("--train", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument(

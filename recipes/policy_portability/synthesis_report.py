@@ -28,6 +28,7 @@ from recipes.policy_portability.build_records import read_build
 from recipes.policy_portability.policy_figures import figures
 from recipes.policy_portability.policy_pairs import POLICIES, RESULTS, load_policies
 from recipes.policy_portability.synthesis_words import readme_words, write_readme
+from recipes.steps import step_parser
 
 ROOT = RESULTS.parents[1]
 COMMAND = "python -m recipes.policy_portability.synthesis_report"
@@ -226,9 +227,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__)
     parser.add_argument("--build", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument(
         "--interrupted", action="store_true", help="take the sum of steps where attempts at them were lost"

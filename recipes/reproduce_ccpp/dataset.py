@@ -11,7 +11,6 @@ exchange that fits is taken, then harmless ones of the same sets in turn; what i
 since the jailbreak templates are nearly all longer.
 """
 
-import argparse
 import hashlib
 import json
 from collections import Counter
@@ -22,6 +21,7 @@ from pathlib import Path
 from lockgate.backbones import Backbone, RenderedChat
 from lockgate.errors import ExchangeError
 from lockgate.exchanges import Exchange, Message, find_duplicates, read_exchanges, write_exchanges
+from recipes.steps import step_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "four_systems"
 HARMFUL_SETS = ("saferlhf_mini", "own_sgbench", "gptfuzz", "adaptive_attacks")
@@ -44,7 +44,7 @@ class Sizes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--embedded", type=Path, default=Path("runs/embedded"))
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

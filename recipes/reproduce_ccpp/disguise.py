@@ -10,7 +10,6 @@ Test has code books, formats and topics that training never shows (`crossed_spli
 the disguise of its harmful partner down to the stand-ins dealt, around permitted content; `meta.twin` names the pair.
 """
 
-import argparse
 import hashlib
 import json
 from collections import Counter
@@ -25,6 +24,7 @@ from lockgate.exchanges import Exchange, Message, crossed_split, write_exchanges
 from recipes.reproduce_ccpp.codes import LEVELS, TABLES, Code
 from recipes.reproduce_ccpp.fragments import FORMATS
 from recipes.reproduce_ccpp.topics import Fact, Topic, read_books, read_topics, read_wording
+from recipes.steps import step_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "four_systems"
 # The smallest seed with which test holds every forbidden and every near-domain category.
@@ -51,7 +51,7 @@ class Cell:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     write_parts({part: build(part) for part in SIZES}, arguments.out)

@@ -1,13 +1,13 @@
-"""Where the recipe's steps find and put things; every script takes the same options."""
+"""Where the recipe's steps find and put things. Every step takes the same options."""
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.steps import step_parser
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "four_systems"
-# Adapters of these are kept beside the tables (3 MB each); those of all others stay in the run's folder.
-KEPT = ("exchange", "input", "output", "small")
 # The stand-in policy's probe as a guard, never shipped.
 DISGUISE_GUARD = "disguise_guard"
 
@@ -17,8 +17,8 @@ class Places:
     """Folders of one run.
 
     Attributes:
-        out: data with text, checkpoints, models that are not kept.
-        results: tables, records and models that are kept; no text.
+        out: data with text, checkpoints, trained models.
+        results: tables and records of how models were trained; no text.
         backbone, guard: what the classifiers are made from, and the guard whose probe is compared.
     """
 
@@ -29,7 +29,7 @@ class Places:
 
     def model(self, name: str) -> Path:
         """Folder of a trained classifier."""
-        return (self.results if name in KEPT else self.out) / "models" / name
+        return self.out / "models" / name
 
     def record(self, name: str) -> Path:
         """How a model was trained."""
@@ -38,9 +38,7 @@ class Places:
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of `read_places`."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(description)
     parser.add_argument("--out", type=Path, required=True, help="where dataset.py has put the parts")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--backbone", default="embedded")

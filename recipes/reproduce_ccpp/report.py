@@ -8,7 +8,6 @@ their own by models of their own. What representation re-use saves comes from co
 stand between `<!-- systems:start -->` and `<!-- systems:end -->`.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -27,6 +26,7 @@ from recipes.reproduce_ccpp.study import (
     render_study,
     study,
 )
+from recipes.steps import step_parser
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -35,9 +35,7 @@ AIM = 40.0
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--spec", type=Path, default=HERE / "systems.yaml")
     parser.add_argument("--disguise", type=Path, default=HERE / "disguise.yaml")

@@ -24,6 +24,8 @@ from lockgate.backbones import (
 from lockgate.classifiers import ExchangeClassifier, RunningVerdict, judge, verdict_of
 from lockgate.errors import BackboneError, ContextOverflow
 
+__all__ = ["LayerTap", "SharedReader", "SharedSession"]
+
 _CHECK_TOKENS = 32
 _CHECK_TOLERANCE = 1e-3
 

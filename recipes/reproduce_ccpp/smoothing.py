@@ -8,7 +8,6 @@ verdict on the whole answer, which no stream can wait for. Cuts lie at shares of
 caught are harmful development exchanges. Test exchanges play no part.
 """
 
-import argparse
 import json
 import sys
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from lockgate.evaluation import Detections, Estimate, at_least_as_robust, macro_rate
 from lockgate.tables import BlockTrace, ScoresTable
 from recipes.reproduce_ccpp.places import RESULTS
+from recipes.steps import step_parser
 
 MODEL = "probe_exchange"
 LENGTHS = (1, 2, 4, 8)
@@ -27,9 +27,7 @@ Floats = NDArray[np.float64]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     found, target = measure(), RESULTS / "smoothing.json"

@@ -3,9 +3,9 @@
     python -m recipes.reproduce_ccpp.train --out runs/four_systems            # all of them, one after the other
     python -m recipes.reproduce_ccpp.train --out runs/four_systems --only exchange
 
-Each takes about forty minutes on two cores (those named `disguise_` together as long), goes on where it was
-interrupted, and is not trained again while data and settings are the same. `exchange`, `input`, `output` and `small`
-are kept in `results/four_systems/models/` (3 MB each), the others in `--out`; the records of all are kept.
+Each takes about forty minutes on two cores (those named `disguise_` together as long), resumes, and is not trained again
+while data and settings are the same. Classifiers go to `--out/models/` (3 MB each), records of how they were trained to
+`results/four_systems/models/`.
 
 The `disguise_` classifiers learn another policy, `stage-magic`, from `disguise_train.jsonl`, and what ordinary traffic
 looks like from harmless exchanges of `train.jsonl`: their cuts come from such traffic.
@@ -22,8 +22,8 @@ from lockgate.durable import file_sha256
 from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.training import ClassifierConfig, train_classifier
-from recipes.progress import reporter
 from recipes.reproduce_ccpp.places import Places, make_parser, read_places
+from recipes.steps import reporter
 
 TOKENS = 600_000
 DISGUISE = "disguise_"

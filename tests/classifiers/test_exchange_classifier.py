@@ -8,7 +8,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judges import VERDICT_WORDS, planted, random_classifier, tiny_classifier
+from judges import TOLERANCE, VERDICT_WORDS, fresh, planted, random_classifier, tiny_classifier
 from models import tiny_backbone, tiny_model, tokenizer_for
 
 from lockgate.backbones import Backbone, Feed, RenderedChat, SessionPool
@@ -24,19 +24,6 @@ from lockgate.errors import (
 from lockgate.exchanges import Exchange, Message
 
 ARCHITECTURES = ("llama", "qwen2_sliding", "gemma2")
-TOLERANCE = 1e-4
-
-
-def fresh(classifier: ExchangeClassifier, ids: list[int], answer_start: int) -> float:
-    """The verdict after a conversation, read at once and alone."""
-    row = [*ids, *classifier.suffix]
-    with classifier.pool(len(row)) as pool:
-        hidden = pool.read([Feed(pool.open(len(row)), row)])[0]
-    return (
-        classifier.verdicts(hidden[-1:])[0]
-        if classifier.suffix
-        else max(classifier.verdicts(hidden[answer_start - 1 :]))
-    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

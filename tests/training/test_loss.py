@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lockgate.training import window_loss
+from lockgate.training import annealed_share, peak_loss, window_loss
 
 KINDS = ("softmax", "mean", "max")
 GROUPS = st.lists(
@@ -100,3 +100,29 @@ def test_one_window_makes_all_kinds_alike() -> None:
     first, *others = [window_loss(logits, targets, owners, 2, kind=kind) for kind in KINDS]
     for other in others:
         torch.testing.assert_close(first, other)
+
+
+@settings(max_examples=40)
+@given(
+    rows=st.lists(st.lists(st.floats(-20, 20), min_size=1, max_size=6), min_size=1, max_size=4),
+    label=st.floats(0, 1),
+    share=st.floats(0, 1),
+)
+def test_peak_loss_judges_each_position_by_the_highest_so_far(rows, label, share) -> None:
+    tokens = max(map(len, rows))
+    # What stands behind an exchange's end would be the highest of all.
+    logits = torch.tensor([row + [99.0] * (tokens - len(row)) for row in rows], dtype=torch.float64)
+    valid = torch.tensor([[t < len(row) for t in range(tokens)] for row in rows])
+    found = peak_loss(logits, valid, torch.full((len(rows),), label, dtype=torch.float64), share)
+    for row, loss in zip(rows, found.tolist(), strict=True):
+        total = 0.0
+        for t, z in enumerate(row):
+            top = max(row[: t + 1])
+            harmful = (1 - share) / (1 + math.exp(-z)) + share / (1 + math.exp(-top))
+            harmless = (1 - share) / (1 + math.exp(z)) + share / (1 + math.exp(top))
+            total -= label * math.log(harmful) + (1 - label) * math.log(harmless)
+        assert loss == pytest.approx(total / len(row), rel=1e-8, abs=1e-12)
+
+
+def test_the_share_is_whole_after_three_quarters_of_the_training() -> None:
+    assert [annealed_share(part) for part in (0.0, 0.375, 0.75, 1.0)] == [0.0, 0.5, 1.0, 1.0]

@@ -14,6 +14,8 @@ from lockgate.errors import ExchangeError
 from lockgate.evaluation import Floats, Mask
 from lockgate.tables import BlockTrace, ScoresTable
 
+__all__ = ["Blocks", "Judged", "judge_blocks", "mix"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blocks:

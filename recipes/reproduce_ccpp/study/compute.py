@@ -31,6 +31,8 @@ from recipes.reproduce_ccpp.study.spec import StudySpec
 from recipes.reproduce_ccpp.study.systems import Cost, Systems
 from recipes.reproduce_ccpp.study.views import StudyFlags, views_of
 
+__all__ = ["study"]
+
 _PAIRS = (
     ("exchange", "last_generation"),
     ("cascade", "exchange"),

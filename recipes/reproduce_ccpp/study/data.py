@@ -12,6 +12,8 @@ from lockgate.tables import BlockTrace, ScoresTable
 from recipes.reproduce_ccpp.study.blocks import Blocks
 from recipes.reproduce_ccpp.study.spec import StudySpec
 
+__all__ = ["ScoredPart", "StudyData"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPart:

@@ -5,6 +5,8 @@ import numpy as np
 from lockgate.evaluation import Floats, Mask
 from recipes.reproduce_ccpp.study.systems import SystemScores
 
+__all__ = ["delivered"]
+
 
 def delivered(scores: SystemScores, cut: float) -> tuple[Mask, Floats]:
     """Which exchanges [N] are halted, and the answer tokens that may have left before [N], NaN if not."""

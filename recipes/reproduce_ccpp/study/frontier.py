@@ -9,6 +9,8 @@ from lockgate.calibration import ESCALATIONS
 from lockgate.evaluation import Clusters, Estimate, rate_by_prompt
 from recipes.reproduce_ccpp.study.systems import Systems
 
+__all__ = ["FrontierPoint", "trace_frontier"]
+
 
 @dataclass(frozen=True, slots=True)
 class FrontierPoint:

@@ -9,6 +9,8 @@ from lockgate.evaluation import Clusters, Estimate, Floats, log_auroc, rate_by_p
 from recipes.reproduce_ccpp.study.blocks import mix
 from recipes.reproduce_ccpp.study.systems import Systems, cut_at
 
+__all__ = ["Mixing", "MixingPoint", "mix_over_weights"]
+
 MIXING_WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
 
 

@@ -6,6 +6,8 @@ from lockgate.evaluation import Estimate
 from lockgate.evaluation.plots import COLOURS, INK, STYLES, new_figure, svg, words
 from recipes.reproduce_ccpp.study.result import StudyResult
 
+__all__ = ["delay_plot", "frontier_plot", "mixing_plot"]
+
 
 def frontier_plot(result: StudyResult) -> str | None:
     """Detection over relative compute in the engine, on a logarithmic axis."""

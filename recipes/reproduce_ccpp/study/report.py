@@ -8,6 +8,8 @@ from lockgate.evaluation import inline_svg, page_environment, write_page
 from recipes.reproduce_ccpp.study.plots import delay_plot, frontier_plot, mixing_plot
 from recipes.reproduce_ccpp.study.result import StudyResult
 
+__all__ = ["render_study", "write_study_report"]
+
 
 def write_study_report(result: StudyResult, out_dir: str | os.PathLike[str]) -> dict[str, Path]:
     """Write `systems.html` and `systems.json` into `out_dir`, made if missing; both hold ids, never text.

@@ -9,6 +9,8 @@ from recipes.reproduce_ccpp.study.frontier import FrontierPoint
 from recipes.reproduce_ccpp.study.mixing import Mixing
 from recipes.reproduce_ccpp.study.spearman import RankCorrelations
 
+__all__ = ["PointRates", "ScorerComparison", "SetRates", "StudyResult", "SystemResult", "View"]
+
 
 @dataclass(frozen=True, slots=True)
 class SetRates:

@@ -12,6 +12,8 @@ from recipes.reproduce_ccpp.study.result import ScorerComparison
 from recipes.reproduce_ccpp.study.spearman import RankCorrelations, rank_correlations
 from recipes.reproduce_ccpp.study.systems import SystemScores, cut_at
 
+__all__ = ["compare_scorers", "correlate_scorers"]
+
 Scores = Mapping[tuple[str, str], SystemScores]
 Shared = tuple[NDArray[np.intp], Floats]
 

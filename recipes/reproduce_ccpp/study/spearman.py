@@ -8,6 +8,8 @@ import numpy as np
 from lockgate.errors import ExchangeError
 from lockgate.evaluation import Clusters, Estimate, Floats, percentiles
 
+__all__ = ["RankCorrelations", "rank_correlations", "weighted_ranks"]
+
 
 @dataclass(frozen=True, slots=True)
 class RankCorrelations:

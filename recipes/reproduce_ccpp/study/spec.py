@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lockgate.errors import ConfigError
 
+__all__ = ["Escalation", "Names", "Share", "StudySpec"]
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 Names = tuple[Annotated[str, Field(min_length=1, pattern=r"^[^/\\]+$")], ...]
 

@@ -19,6 +19,8 @@ from recipes.reproduce_ccpp.study.blocks import Blocks, judge_blocks
 from recipes.reproduce_ccpp.study.data import ScoredPart, StudyData
 from recipes.reproduce_ccpp.study.spec import Escalation
 
+__all__ = ["Cost", "SystemScores", "Systems", "cut_at", "exceedance"]
+
 _Reader = Callable[[str], Blocks]
 
 

@@ -9,6 +9,8 @@ from lockgate.tables import ScoresTable
 from recipes.reproduce_ccpp.study.data import StudyData
 from recipes.reproduce_ccpp.study.result import View
 
+__all__ = ["StudyFlags", "views_of"]
+
 Keys = list[str | None]
 
 

@@ -1,16 +1,12 @@
 #!/usr/bin/env bash
-# The paper's four systems on open data, from data to report: recipes/reproduce_ccpp.sh DATA [OUT]
+# The paper's four systems on open data, from data to report: recipes/reproduce_ccpp/run.sh DATA [OUT]
 #
-# DATA holds the public data sets (see recipes/embedded_guard/sources.py), OUT takes what is made (runs). Every step goes
-# on where it was interrupted and does nothing when it is done. Reckoned on two cores: data of the embedded guard two
-# hours, if they are not there; six classifiers forty minutes each; scoring an hour for the probe
-# with the exchange classifier, half an hour or less for each other model; the stand-ins (`disguise_`) an hour from
-# training to scores; the rest some minutes. No step is longer than two hours.
+# DATA holds the public data sets that recipes/embedded_guard/README.md names, as NAME.jsonl.gz. OUT takes what is made
+# (runs). Every step resumes, and does nothing when it is done. README.md beside this file says what each costs.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-data="${1:?usage: reproduce_ccpp.sh DATA [OUT]}" out="${2:-runs}"
+cd "$(dirname "$0")/../.."
+data="${1:?usage: run.sh DATA [OUT]}" out="${2:-runs}"
 python=.venv/bin/python
-here=recipes/reproduce_ccpp
 study="$out/four_systems"
 
 # Data: the parts of the embedded guard, the study's choice of them, the stand-ins.

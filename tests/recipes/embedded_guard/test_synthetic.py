@@ -95,7 +95,9 @@ def made(tmp_path, script, saved_backbone):
 
 
 def test_from_windows_to_figures(made, tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit, match=r"not read yet; run: python .*train .*--only-activations"):
+    with pytest.raises(
+        SystemExit, match=r"not read yet; run: python -m recipes\.embedded_guard\.train .*--only-activations"
+    ):
         made.main(made.command)
     assert not made.results.exists()
     with pytest.raises(SystemExit, match=r"value\.parquet: not measured yet; run this with --out"):

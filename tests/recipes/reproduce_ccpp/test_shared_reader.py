@@ -5,9 +5,8 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judges import planted, random_classifier, tiny_classifier
+from judges import TOLERANCE, fresh, planted, random_classifier, tiny_classifier
 from models import tiny_backbone
-from test_exchange_classifier import TOLERANCE, fresh
 
 from lockgate.backbones import Feed, RenderedChat, SessionPool
 from lockgate.errors import BackboneError, ContextOverflow

@@ -227,7 +227,7 @@ def test_the_guard_is_installed_only_when_asked_and_never_when_worse(made, tmp_p
 def test_without_a_classifier_the_recipe_says_what_to_run_first(tmp_path, monkeypatch) -> None:
     arguments = ["--out", str(tmp_path), "--classifier", str(tmp_path / "none"), "--install"]
     monkeypatch.setattr(sys, "argv", ["second_stage.py", *arguments])
-    with pytest.raises(SystemExit, match=r"no exchange classifier there yet.*reproduce_ccpp\.train"):
+    with pytest.raises(SystemExit, match=r"no exchange classifier there yet.*recipes\.reproduce_ccpp\.train"):
         second_stage.main()
     (tmp_path / "classifier.yaml").touch()
     with pytest.raises(SystemExit, match=r"lacks train\.jsonl, dev\.jsonl, calibration\.jsonl"):

@@ -25,7 +25,7 @@ from lockgate.tables import ScoresTable
 from lockgate.training import ProbeConfig
 from recipes.embedded_guard.teacher import read_soft_labels
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "reproduce_ccpp"
+RECIPE = Path(__file__).parents[3] / "recipes" / "reproduce_ccpp"
 WORDS = [
     first + second
     for first in ("lan", "mir", "bor", "tel", "kan", "vio")
@@ -170,8 +170,8 @@ def check_tables(results: Path) -> None:
     assert json.loads((results / "value" / "scoring.json").read_text())["dtype"] == "bfloat16"
     assert json.loads((results / "probe_exchange" / "scoring.json").read_text())["dtype"] == "bfloat16"
     assert not (results / "value" / "dev.parquet").exists()
-    assert not (results / "models" / "value").exists()
-    assert (results / "models" / "exchange" / "classifier.yaml").is_file()
+    # Adapters stay with the run; results keep how they were trained.
+    assert {path.suffix for path in (results / "models").iterdir()} == {".json"}
     plain = ScoresTable.read(results / "disguise_input" / "disguise_plain.parquet")
     assert (len(plain), plain.labels.sum()) == (10, 5)
     reference = ScoresTable.read(results / "probe_exchange" / "calibration.parquet")

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from studies import MODELS, VERDICT_TOKENS, make_study
 
+from lockgate.calibration import ESCALATIONS
 from lockgate.errors import CalibrationError
 from recipes.reproduce_ccpp.study import StudyData, StudySpec
 from recipes.reproduce_ccpp.study.delay import delivered
-from recipes.reproduce_ccpp.study.systems import ESCALATIONS, Systems, cut_at, exceedance
+from recipes.reproduce_ccpp.study.systems import Systems, cut_at, exceedance
 
 # Few distinct values, so that ties are the rule.
 SCORES = arrays.arrays(np.float64, st.integers(2, 40), elements=st.integers(-5, 5).map(float))

@@ -11,7 +11,7 @@ from studies import make_study
 from lockgate.tables import ScoresTable
 from recipes.reproduce_ccpp.study import StudySpec
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "reproduce_ccpp"
+RECIPE = Path(__file__).parents[3] / "recipes" / "reproduce_ccpp"
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from lockgate.errors import TrainingError
 from lockgate.evaluation import auroc
 from lockgate.exchanges import Exchange, Message
 from lockgate.guards import score_exchanges
-from lockgate.training import SequenceLoss, WindowCache, build_cache
-from lockgate.training._windows import ActivationTap
+from lockgate.training import ActivationTap, WindowCache, build_cache
 from recipes.embedded_guard.fresh_passes import plan_batches
+from recipes.embedded_guard.sequences import SequenceLoss
 from recipes.embedded_guard.variant_scores import score_variants
 from recipes.embedded_guard.variant_training import PassConfig, VariantConfig, train_on_the_fly
 

@@ -6,13 +6,10 @@ import re
 import numpy as np
 import pytest
 import yaml
+from pages import check
 from studies import SPEC, make_study
-from test_report import check
 
 from lockgate.errors import ConfigError, ExchangeError
-from lockgate.evaluation import at_least_as_robust
-from lockgate.evaluation._intervals import wilson
-from lockgate.evaluation._robust import Detections
 from lockgate.tables import BlockTrace, ScoresTable
 from recipes.reproduce_ccpp.study import StudySpec, render_study, study, write_study_report
 
@@ -114,11 +111,6 @@ def test_a_study_without_the_older_systems(tmp_path):
     assert [system.name for system in found.systems] == ["exchange", "production", "probe"]
     assert found.compute_reference == "exchange"
     check(render_study(found))
-
-
-def test_identical_flags_are_no_certainty():
-    sets = [Detections(np.array([True, False, True]), ["a", "b", "c"])]
-    assert at_least_as_robust(sets, sets, fpr=0.01).difference.upper == wilson(0, 3)[1]
 
 
 def test_pooled_parts_are_one_set_in_means_over_sets(folder, result):

@@ -1,3 +1,5 @@
+"""`python -m recipes.reproduce_ccpp.study`: what it writes and prints, and what it refuses."""
+
 import json
 
 import pytest
@@ -10,8 +12,7 @@ from recipes.reproduce_ccpp.study.__main__ import main
 def run(capsys):
     def run(*arguments):
         code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
+        return code, *capsys.readouterr()
 
     return run
 
@@ -29,8 +30,9 @@ def test_a_spec_makes_the_comparison(run, tmp_path):
     assert len(inputs) == 1 + 4 * 7 * 2 + 7
     assert str(spec) in inputs
 
-    code, out, err = run(spec, "--name", "mine", "--output", tmp_path / "out")
+    code, out, err = run(spec, "--output", tmp_path / "out")
     assert code == 0
+    assert out.startswith("made up: ")
     assert "note: 200 calibration prompts are too few for a share of 0.001" in err
     line = next(line for line in out.splitlines() if line.startswith("production\t"))
     assert len(line.split("\t")) == 7
@@ -38,18 +40,19 @@ def test_a_spec_makes_the_comparison(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("spec", "message"),
     [
-        (["{wrong}"], "wrong.yaml: verdict: Extra inputs are not permitted"),
-        (["nowhere.yaml"], "nowhere.yaml: cannot be read as YAML"),
-        (["{spec}"], "cannot be read as Parquet"),
+        ("{wrong}", "wrong.yaml: verdict: Extra inputs are not permitted"),
+        ("nowhere.yaml", "nowhere.yaml: cannot be read as YAML"),
+        ("{spec}", "cannot be read as Parquet"),
     ],
 )
-def test_wrong_usage_is_exit_code_two(run, tmp_path, arguments, message):
+def test_what_cannot_be_used_is_exit_code_two(run, tmp_path, spec, message):
     fields = "exchange: none\nverdict_tokens: 4\nharmful: [one]\nproduction: {escalation: 0.1, weight: 0.5}\n"
     files = {"spec": tmp_path / "spec.yaml", "wrong": tmp_path / "wrong.yaml"}
     files["spec"].write_text(fields)
     files["wrong"].write_text(fields + "verdict: 3\n")
-    code, _, err = run(*[a.format(**files) for a in arguments], "--output", tmp_path / "out")
+    code, _, err = run(spec.format(**files), "--output", tmp_path / "out")
     assert code == 2
     assert message in err
+    assert not (tmp_path / "out").exists()

@@ -10,14 +10,21 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool1d, binary_cross_entropy_with_logits, logsigmoid, pad
+from torch.nn.functional import avg_pool1d, binary_cross_entropy_with_logits, pad
 
-from lockgate.training._loss import LossName, window_loss
+from lockgate.training import LossName, annealed_share, peak_loss, window_loss
 
 SequenceLossName = Literal["softmax", "mean", "max", "cummax", "annealed", "topk"]
 
-# The cumulative maximum takes over at three quarters of the training (CC v1).
-_ANNEALED = 0.75
+__all__ = [
+    "SequenceLoss",
+    "SequenceLossName",
+    "rolling_attention",
+    "sliding_mean",
+    "spread_penalty",
+    "top_mean",
+    "valid_positions",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +66,10 @@ class SequenceLoss:
             return binary_cross_entropy_with_logits(
                 top_mean(logits, valid, self.top), targets, reduction="none"
             )
-        owners = valid.nonzero()[:, 0]
         if self.kind == "cummax" or self.kind == "annealed":
-            peaks = logits.masked_fill(~valid, float("-inf")).cummax(1).values[valid]
-            share = 1.0 if self.kind == "cummax" else min(1.0, progress / _ANNEALED)
-            loss = _mixed_cross_entropy(logits[valid], peaks, targets[owners], share)
-            sums = loss.new_zeros(len(targets)).index_add(0, owners, loss)
-            return sums / valid.sum(1)
+            share = 1.0 if self.kind == "cummax" else annealed_share(progress)
+            return peak_loss(logits, valid, targets, share)
+        owners = valid.nonzero()[:, 0]
         kind: LossName = self.kind
         packed = logits[valid].unsqueeze(1)
         return window_loss(packed, targets, owners, len(targets), kind=kind, tau=self.tau)[:, 0]
@@ -109,13 +113,3 @@ def spread_penalty(logits: Tensor, valid: Tensor, tau: float) -> Tensor:
     weights = (logits / tau).masked_fill(~valid, float("-inf")).softmax(1)
     mean = (weights * logits).sum(1, keepdim=True)
     return (weights * (logits - mean) ** 2).sum(1)
-
-
-def _mixed_cross_entropy(logits: Tensor, peaks: Tensor, targets: Tensor, share: float) -> Tensor:
-    """Cross-entropy of p = (1 - share) * sigmoid(logits) + share * sigmoid(peaks), stable far out."""
-    if share >= 1:
-        return binary_cross_entropy_with_logits(peaks, targets, reduction="none")
-    rest, part = logits.new_tensor([1 - share, share]).log()
-    harmful = torch.logaddexp(rest + logsigmoid(logits), part + logsigmoid(peaks))
-    harmless = torch.logaddexp(rest + logsigmoid(-logits), part + logsigmoid(-peaks))
-    return -(targets * harmful + (1 - targets) * harmless)

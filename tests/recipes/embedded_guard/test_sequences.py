@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lockgate.training import SequenceLoss
-from lockgate.training._sequences import (
+from recipes.embedded_guard.sequences import (
+    SequenceLoss,
     rolling_attention,
     sliding_mean,
     spread_penalty,
