@@ -1,4 +1,4 @@
-"""Evaluation: scores tables and block traces, figures with intervals by prompt, and reports from them."""
+"""Evaluation: figures with intervals by prompt from scores tables, comparisons, and reports."""
 
 from lockgate.evaluation._breakdowns import by_key, by_length
 from lockgate.evaluation._compare import compare
