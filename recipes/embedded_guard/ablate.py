@@ -46,6 +46,11 @@ from recipes.embedded_guard.variants import (
 )
 from recipes.steps import reporter, step_parser
 
+# A fit's name, the exchanges it learns from, and the variants that it fits.
+Fit = tuple[str, list[CachedExchange], list[ProbeConfig]]
+# A word on each variant and its settings.
+Configs = dict[str, tuple[str, ProbeConfig]]
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = step_parser(__doc__)
@@ -109,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
 def fit_cached(
     arguments: argparse.Namespace, train: list[Exchange], more: list[Exchange], work: Path
 ) -> tuple[dict[str, ProbeHead], dict[str, Any]]:
-    """Heads on the window cache: layers and losses side by side, then less data, more families, soft labels."""
+    """Heads on the window cache, and what is recorded of them."""
     wanted = [
         cache_path(arguments.out / "windows", rows, worker)
         for given in (train, more)
@@ -120,30 +125,7 @@ def fit_cached(
     order = {row.id: number for number, row in enumerate([*train, *more])}
     everything = sorted((row for row in cache.exchanges if row.id in order), key=lambda row: order[row.id])
     rows = [row for row in everything if order[row.id] < len(train)]
-    n_layers = len(cache.meta["layers"])
-    configs = cached_configs(n_layers, arguments.epochs, arguments.seed)
-    fits = [("side_by_side", rows, [config for _, config in configs.values()])]
-    for share in SHARES:
-        word, config = share_config(n_layers, share, arguments.epochs, arguments.seed)
-        configs[config.name] = (word, config)
-        fits.append((config.name, part_of(rows, share), [config]))
-    sources = {row.id: row.source for row in train}
-    plain = [row for row in rows if sources[row.id] != TEMPLATES]
-    for name, word, chosen in (
-        ("no_templates", "without exchanges in jailbreak templates", plain),
-        ("families", "with training exchanges in further disguises", everything),
-    ):
-        if len(chosen) != len(rows):
-            config = replace(configs[CACHED][1], name=name)
-            configs[name] = (word, config)
-            fits.append((name, chosen, [config]))
-    not_run = {}
-    if arguments.teacher:
-        config = ProbeConfig("soft", configs[CACHED][1].layers, epochs=arguments.epochs, seed=arguments.seed)
-        configs["soft"] = ("soft labels from the teacher", config)
-        fits.append(("soft", soften(rows, read_soft_labels(arguments.teacher)), [config]))
-    else:
-        not_run["soft"] = "no table of teacher scores was given"
+    fits, configs, not_run = plan_fits(arguments, train, rows, everything, len(cache.meta["layers"]))
     heads: dict[str, ProbeHead] = {}
     for name, chosen, wanted_configs in fits:
         fitted = fit_probes(
@@ -160,6 +142,44 @@ def fit_cached(
         "exchanges": {name: len(chosen) for name, chosen, _ in fits},
         "not_run": not_run,
     }
+
+
+def plan_fits(
+    arguments: argparse.Namespace,
+    train: list[Exchange],
+    rows: list[CachedExchange],
+    everything: list[CachedExchange],
+    n_layers: int,
+) -> tuple[list[Fit], Configs, dict[str, str]]:
+    """Layers and losses side by side, then less data, more families, soft labels.
+
+    Returns:
+        Fits in order, each variant's word and settings by its name, and why a variant is not run.
+    """
+    configs = cached_configs(n_layers, arguments.epochs, arguments.seed)
+    fits: list[Fit] = [("side_by_side", rows, [config for _, config in configs.values()])]
+    for share in SHARES:
+        word, config = share_config(n_layers, share, arguments.epochs, arguments.seed)
+        configs[config.name] = (word, config)
+        fits.append((config.name, part_of(rows, share), [config]))
+    sources = {row.id: row.source for row in train}
+    plain = [row for row in rows if sources[row.id] != TEMPLATES]
+    for name, word, chosen in (
+        ("no_templates", "without exchanges in jailbreak templates", plain),
+        ("families", "with training exchanges in further disguises", everything),
+    ):
+        if len(chosen) != len(rows):
+            config = replace(configs[CACHED][1], name=name)
+            configs[name] = (word, config)
+            fits.append((name, chosen, [config]))
+    not_run: dict[str, str] = {}
+    if arguments.teacher:
+        config = ProbeConfig("soft", configs[CACHED][1].layers, epochs=arguments.epochs, seed=arguments.seed)
+        configs["soft"] = ("soft labels from the teacher", config)
+        fits.append(("soft", soften(rows, read_soft_labels(arguments.teacher)), [config]))
+    else:
+        not_run["soft"] = "no table of teacher scores was given"
+    return fits, configs, not_run
 
 
 def part_of(rows: list[CachedExchange], share: float) -> list[CachedExchange]:

@@ -14,7 +14,8 @@ import torch
 
 from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
-from lockgate.constitution import dump_constitution, load_constitution
+from lockgate.classifiers import ProbeHead
+from lockgate.constitution import Constitution, dump_constitution, load_constitution
 from lockgate.durable import file_sha256
 from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import Exchange
@@ -49,26 +50,8 @@ def train_probe(places: Places, config: ProbeConfig, tokens: int) -> None:
     if target.exists() and record.exists() and json.loads(record.read_text())["inputs"] == inputs:
         print("disguise_probe: there already", flush=True)
         return
-    # Windows are read in bfloat16, twice as fast, as those of the embedded guard were; what scores is float32.
-    reader = Backbone.load(places.backbone, dtype=torch.bfloat16)
-    rows = first_tokens(reader, read_training(sources), tokens)
-    key = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:8]
-    windows = places.out / f"disguise_windows-{key}"
-    for done in build_cache(
-        reader, rows, windows, layers=config.layers, site="residual", max_tokens=MAX_TOKENS
-    ):
-        print(f"activations: {done}/{len(rows)}", flush=True)
-    cache = WindowCache(windows)
     policy = load_constitution(policy_of(DISGUISE))
-    named = {row.category for row in rows if (row.label or 0.0) >= 0.5}
-    head = fit_probes(
-        cache,
-        cache.exchanges,
-        [config],
-        category_ids=[name for name in policy.category_ids if name in named],
-        checkpoint=places.out / "disguise_fit.safetensors",
-        report=lambda line: print(line, flush=True),
-    )[0]
+    rows, cache, head = fit_head(places, read_training(sources), config, tokens, policy)
     guard = Guard.create(
         name="stand-in guard of the study",
         backbone=Backbone.load(places.backbone),
@@ -95,6 +78,32 @@ def train_probe(places: Places, config: ProbeConfig, tokens: int) -> None:
     }
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def fit_head(
+    places: Places, labelled: list[Exchange], config: ProbeConfig, tokens: int, policy: Constitution
+) -> tuple[list[Exchange], WindowCache, ProbeHead]:
+    """The exchanges that were read, their windows and the fitted probe."""
+    # Windows are read in bfloat16, twice as fast, as those of the embedded guard were; what scores is float32.
+    reader = Backbone.load(places.backbone, dtype=torch.bfloat16)
+    rows = first_tokens(reader, labelled, tokens)
+    key = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:8]
+    windows = places.out / f"disguise_windows-{key}"
+    for done in build_cache(
+        reader, rows, windows, layers=config.layers, site="residual", max_tokens=MAX_TOKENS
+    ):
+        print(f"activations: {done}/{len(rows)}", flush=True)
+    cache = WindowCache(windows)
+    named = {row.category for row in rows if (row.label or 0.0) >= 0.5}
+    head = fit_probes(
+        cache,
+        cache.exchanges,
+        [config],
+        category_ids=[name for name in policy.category_ids if name in named],
+        checkpoint=places.out / "disguise_fit.safetensors",
+        report=lambda line: print(line, flush=True),
+    )[0]
+    return rows, cache, head
 
 
 def first_tokens(backbone: Backbone, rows: Sequence[Exchange], tokens: int) -> list[Exchange]:

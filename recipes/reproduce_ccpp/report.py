@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.durable import file_sha256
-from lockgate.evaluation import Delay, Estimate
+from lockgate.evaluation import Delay, Estimate, Robustness
 from recipes.reproduce_ccpp.readme import readme_tables, write_readme
 from recipes.reproduce_ccpp.study import (
+    FrontierPoint,
+    Mixing,
     PointRates,
     RankCorrelations,
+    ScorerComparison,
     StudyData,
     StudyResult,
     StudySpec,
@@ -108,65 +111,65 @@ def summarise(result: StudyResult) -> dict[str, Any]:
         "compute_reference": result.compute_reference,
         "systems": {name: systems[name] for name in PAPER if name in systems},
         "probe": systems["probe"],
-        "robustness": [
-            {
-                "first": row.first,
-                "second": row.second,
-                "fpr": row.fpr,
-                "macro": row.macro,
-                "difference": row.difference.value,
-                "ci": interval(row.difference),
-                "at_least_as_robust": row.at_least,
-            }
-            for row in result.robustness
-        ],
-        "scorers": {
-            row.name: {
-                "n_calibration": row.n_calibration,
-                "n_harmful": row.n_harmful,
-                "tpr_macro": row.tpr_macro,
-                "exchange_tpr_macro": row.exchange_tpr_macro,
-                "exchange_minus_scorer": row.difference.value,
-                "ci": interval(row.difference),
-                "exchange_beats": row.exchange_beats,
-            }
-            for row in result.scorers
-        },
+        "robustness": [robustness_figures(row) for row in result.robustness],
+        "scorers": {row.name: scorer_figures(row) for row in result.scorers},
         "claim": claim(result),
         "spearman": None if result.spearman is None else spearman_figures(result.spearman),
         "delay": {row.system: delay_figures(row) for row in result.delay},
-        "frontier": [
-            {
-                "system": point.system,
-                "escalation": point.escalation,
-                "escalated": point.escalated,
-                "relative_compute_engine": point.relative_compute_engine,
-                "relative_compute_front": point.relative_compute_front,
-                **rate("tpr", point.tpr),
-            }
-            for point in result.frontier
-        ],
-        "mixing": [
-            {
-                "first": own.first,
-                "second": own.second,
-                "chosen": own.chosen,
-                "points": [
-                    {
-                        "weight": point.weight,
-                        "log_auroc": point.log_auroc,
-                        **{f"tpr_at_{fpr}": value_of(found) for fpr, found in point.tpr.items()},
-                    }
-                    for point in own.points
-                ],
-            }
-            for own in result.mixing
-        ],
+        "frontier": [frontier_figures(point) for point in result.frontier],
+        "mixing": [mixing_figures(own) for own in result.mixing],
         "warnings": list(result.warnings),
         "inputs": result.provenance["inputs"],
         "seed": result.provenance["seeds"]["bootstrap"],
         "command": result.provenance["command"],
     }
+
+
+def robustness_figures(row: Robustness) -> dict[str, Any]:
+    return {
+        "first": row.first,
+        "second": row.second,
+        "fpr": row.fpr,
+        "macro": row.macro,
+        "difference": row.difference.value,
+        "ci": interval(row.difference),
+        "at_least_as_robust": row.at_least,
+    }
+
+
+def scorer_figures(row: ScorerComparison) -> dict[str, Any]:
+    return {
+        "n_calibration": row.n_calibration,
+        "n_harmful": row.n_harmful,
+        "tpr_macro": row.tpr_macro,
+        "exchange_tpr_macro": row.exchange_tpr_macro,
+        "exchange_minus_scorer": row.difference.value,
+        "ci": interval(row.difference),
+        "exchange_beats": row.exchange_beats,
+    }
+
+
+def frontier_figures(point: FrontierPoint) -> dict[str, Any]:
+    return {
+        "system": point.system,
+        "escalation": point.escalation,
+        "escalated": point.escalated,
+        "relative_compute_engine": point.relative_compute_engine,
+        "relative_compute_front": point.relative_compute_front,
+        **rate("tpr", point.tpr),
+    }
+
+
+def mixing_figures(own: Mixing) -> dict[str, Any]:
+    points = [
+        {
+            "weight": point.weight,
+            "log_auroc": point.log_auroc,
+            **{f"tpr_at_{fpr}": value_of(found) for fpr, found in point.tpr.items()},
+        }
+        for point in own.points
+    ]
+    return {"first": own.first, "second": own.second, "chosen": own.chosen, "points": points}
 
 
 def claim(result: StudyResult) -> dict[str, Any]:
