@@ -50,3 +50,11 @@ def test_a_parser_shows_the_docstring_line_by_line(capsys) -> None:
 def test_news_stand_behind_the_name(capsys) -> None:
     reporter("dev")(12)
     assert capsys.readouterr().out == "dev: 12\n"
+
+
+def test_no_module_is_found_by_the_order_of_a_path() -> None:
+    files = [
+        path for room in ("recipes", "benchmarks", "tests/recipes") for path in (ROOT / room).rglob("*.py")
+    ]
+    assert len(files) > 80
+    assert [path for path in files if "sys." + "path" in path.read_text()] == []
