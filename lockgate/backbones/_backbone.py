@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lockgate.backbones._attention import ATTENTION_NAME, PackedStep
+from lockgate.backbones._attention import ATTENTION_NAME, PackedStep, Segment
 from lockgate.backbones._chat import ChatRenderer, RenderedChat
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
-from lockgate.backbones._sessions import Feed, SessionPool
+from lockgate.backbones._memory import KeyValues
 from lockgate.backbones._taps import Tap, attach
 from lockgate.backbones._tree import TreeStep
 from lockgate.errors import BackboneError
@@ -243,12 +243,11 @@ class Backbone:
     def _fingerprint(self) -> tuple[float, ...]:
         stride = max(1, self.vocab_size // _FINGERPRINT_TOKENS)
         ids = [(7 + i * stride) % self.vocab_size for i in range(_FINGERPRINT_TOKENS)]
-        with SessionPool(self, _FINGERPRINT_TOKENS) as pool:
-            session = pool.open(_FINGERPRINT_TOKENS)
-            logits = pool.step([Feed(session, ids, want_logits=True)])[0]
-            session.close()
-        if logits is None:
-            raise BackboneError(f"{self.name}: the model gave no logits")
+        self.use_tap(None)
+        memory = KeyValues(_FINGERPRINT_TOKENS)
+        packed = PackedStep([Segment(memory, 0, _FINGERPRINT_TOKENS, 0)])
+        hidden = self.forward(ids, list(range(_FINGERPRINT_TOKENS)), packed)
+        logits = self.next_token_logits(hidden[-1:])[0]
         return tuple(float(value) for value in logits[ids])
 
 

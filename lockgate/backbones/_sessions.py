@@ -3,42 +3,29 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lockgate.backbones._attention import PackedStep, Segment
+from lockgate.backbones._backbone import Backbone
+from lockgate.backbones._memory import KeyValues
 from lockgate.backbones._taps import Tap
 from lockgate.errors import BackboneError, ContextOverflow, PoolFull
-
-if TYPE_CHECKING:
-    from lockgate.backbones._backbone import Backbone
 
 _KEPT_PREFIXES = 8
 
 
-class Session:
+class Session(KeyValues):
     """One stream: how many tokens the backbone has read, and their keys and values.
 
     Memory for `capacity` tokens is reserved from the pool when the session opens and given back by `close`.
     """
 
     def __init__(self, pool: "SessionPool", capacity: int) -> None:
-        self.capacity = capacity
-        self.length = 0
+        super().__init__(capacity)
         self._pool = pool
-        self._memory: dict[int, tuple[Tensor, Tensor]] = {}
         self._open = True
-
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers of one layer, `[kv_heads, capacity, head_dim]` each, shaped like its first keys."""
-        buffers = self._memory.get(index)
-        if buffers is None:
-            shape = (key.shape[1], self.capacity)
-            buffers = (key.new_empty(*shape, key.shape[-1]), value.new_empty(*shape, value.shape[-1]))
-            self._memory[index] = buffers
-        return buffers
 
     def fork(self, capacity: int) -> "Session":
         """A new session that has read the same tokens; the keys and values are copied once.
@@ -50,7 +37,7 @@ class Session:
         if not self._open:
             raise BackboneError("the session is closed; there is nothing left to fork")
         twin = self._pool.open(max(capacity, self.length))
-        twin._copy(self)
+        twin.copy(self)
         return twin
 
     def truncate(self, length: int) -> None:
@@ -63,23 +50,12 @@ class Session:
             raise BackboneError(f"the session has read {self.length} tokens; it cannot be cut to {length}")
         self.length = length
 
-    def buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the layers read so far, `[kv_heads, capacity, head_dim]` each."""
-        return list(self._memory.values())
-
     def close(self) -> None:
         """Give the memory back. Closing twice does nothing."""
         if self._open:
             self._open = False
-            self._memory.clear()
+            self.drop()
             self._pool._release(self.capacity)
-
-    def _copy(self, other: "Session") -> None:
-        self.length = other.length
-        for index, (keys, values) in other._memory.items():
-            own_keys, own_values = self.layer(index, keys.unsqueeze(0), values.unsqueeze(0))
-            own_keys[:, : other.length] = keys[:, : other.length]
-            own_values[:, : other.length] = values[:, : other.length]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +75,7 @@ class SessionPool:
         kv_budget_tokens: sum of the capacities that may be open at once.
     """
 
-    def __init__(self, backbone: "Backbone", kv_budget_tokens: int) -> None:
+    def __init__(self, backbone: Backbone, kv_budget_tokens: int) -> None:
         self.backbone = backbone
         self.kv_budget_tokens = kv_budget_tokens
         self.kv_used_tokens = 0
@@ -128,7 +104,7 @@ class SessionPool:
         held = self._prefix(tuple(prefix)) if prefix else None
         session = Session(self, capacity_tokens)
         if held is not None:
-            session._copy(held)
+            session.copy(held)
         self.kv_used_tokens += capacity_tokens
         return session
 

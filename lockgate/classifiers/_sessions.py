@@ -1,18 +1,35 @@
 """Sessions of a classifier: a conversation that grows, and its verdicts at any cut, each token read once."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
-from lockgate.backbones import Feed, Session, SessionPool
+from lockgate.backbones import Backbone, Feed, Session, SessionPool
 from lockgate.errors import BackboneError, ContextOverflow
 
-if TYPE_CHECKING:
-    from lockgate.classifiers._exchange import ExchangeClassifier
-
 TOKENS_PER_FEED = 1024
+
+
+class VerdictReader(Protocol):
+    """What sessions need of the classifier that they belong to.
+
+    Attributes:
+        backbone: what it reads with.
+        suffix: tokens read behind a cut for the verdict and forgotten again; none with a value head.
+        tokens_per_verdict: length of the suffix.
+        tokens_per_window: conversation tokens that one session can hold.
+    """
+
+    backbone: Backbone
+    suffix: tuple[int, ...]
+    tokens_per_verdict: int
+    tokens_per_window: int
+
+    def verdicts(self, hidden: Tensor) -> list[float]:
+        """Verdict logits of final hidden states `[rows, hidden]`."""
+        ...
 
 
 class RunningVerdict:
@@ -26,7 +43,7 @@ class RunningVerdict:
         value: None as long as nothing that counts was read.
     """
 
-    def __init__(self, classifier: "ExchangeClassifier", answer_start: int) -> None:
+    def __init__(self, classifier: VerdictReader, answer_start: int) -> None:
         self._classifier = classifier
         self._first = answer_start - 1
         self.value: float | None = None
@@ -58,7 +75,7 @@ class ClassifierSession:
 
     def __init__(
         self,
-        classifier: "ExchangeClassifier",
+        classifier: VerdictReader,
         pool: SessionPool,
         token_ids: Sequence[int],
         prefix_length: int,

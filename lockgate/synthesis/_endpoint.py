@@ -1,11 +1,10 @@
 """The generator behind HTTP: any server that speaks OpenAI's chat completions."""
 
 import asyncio
-import importlib
 from collections.abc import Iterator, Sequence
-from types import ModuleType
 
-from lockgate.errors import MissingExtra
+from lockgate._extras import need
+from lockgate.synthesis._endpoint_attempt import Sender
 from lockgate.synthesis._endpoint_call import EndpointCall, Sleep
 from lockgate.synthesis._endpoint_config import EndpointConfig
 from lockgate.synthesis._endpoint_health import Health
@@ -39,7 +38,7 @@ class EndpointGenerator(Generator):
         self.health = Health(config.stop_after_failures)
         self.sleep = sleep
         self.headers = config.headers()
-        self.http = _load_client()
+        self.http = need("httpx2", extra="synthesis", feature="generation over HTTP")
 
     @property
     def identity(self) -> str:
@@ -47,7 +46,7 @@ class EndpointGenerator(Generator):
 
     def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:
         with asyncio.Runner() as runner:
-            call = EndpointCall(self, requests)
+            call = self.start(requests)
             try:
                 while finished := runner.run(call.next_finished()):
                     yield from finished
@@ -56,9 +55,14 @@ class EndpointGenerator(Generator):
         if call.error is not None:
             raise call.error
 
-
-def _load_client() -> ModuleType:
-    try:
-        return importlib.import_module("httpx2")
-    except ImportError as error:
-        raise MissingExtra("generation over HTTP", "synthesis") from error
+    def start(self, requests: Sequence[GenerationRequest]) -> EndpointCall:
+        """A call with connections of its own; nothing is sent before its first outcome is asked for."""
+        return EndpointCall(
+            requests,
+            self.config,
+            Sender(self.config, self.headers, self.http),
+            self.usage,
+            self.budget,
+            self.health,
+            self.sleep,
+        )

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lockgate.errors import GeneratorError
+from lockgate.synthesis._endpoint_config import EndpointConfig
 from lockgate.synthesis._reply import (
     error_code,
     is_content_code,
@@ -17,8 +19,6 @@ from lockgate.synthesis._requests import Completion, GenerationFailure, Generati
 
 if TYPE_CHECKING:
     import httpx2
-
-    from lockgate.synthesis._endpoint import EndpointGenerator
 
 _MAX_BODY_BYTES = 8 * 2**20
 _REFUSED_KEY = (401, 403)
@@ -50,16 +50,22 @@ class Attempt:
 
 
 class Sender:
-    """Sends attempts over connections that are opened with the first."""
+    """Sends attempts over connections that are opened with the first.
 
-    def __init__(self, owner: "EndpointGenerator") -> None:
-        self._owner = owner
+    Args:
+        http: the HTTP client's module, an optional dependency.
+    """
+
+    def __init__(self, config: EndpointConfig, headers: Mapping[str, str], http: ModuleType) -> None:
+        self._config = config
+        self._headers = headers
+        self._http = http
         self._client: httpx2.AsyncClient | None = None
 
     @property
     def where(self) -> str:
         """The endpoint, as messages name it."""
-        return f"the endpoint {self._owner.config.base_url}"
+        return f"the endpoint {self._config.base_url}"
 
     async def close(self) -> None:
         """Close the connections."""
@@ -72,7 +78,7 @@ class Sender:
         Raises:
             GeneratorError: what is wrong is wrong with all requests.
         """
-        http = self._owner.http
+        http = self._http
         try:
             status, headers, body = await self._post(request)
         except http.DecodingError:
@@ -93,13 +99,13 @@ class Sender:
         return Attempt(self._judge(status, headers, body), lost=status in _LOST_BEHIND_PROXY)
 
     async def _post(self, request: GenerationRequest) -> tuple[int, Mapping[str, str], bytes | None]:
-        config = self._owner.config
+        config = self._config
         if self._client is None:
-            http = self._owner.http
+            http = self._http
             self._client = http.AsyncClient(
                 timeout=http.Timeout(config.timeout_s, connect=config.connect_timeout_s),
                 limits=http.Limits(max_connections=config.concurrency),
-                headers=self._owner.headers,
+                headers=self._headers,
                 trust_env=config.trust_env,
             )
         content = {
@@ -118,12 +124,12 @@ class Sender:
                 async with self._client.stream("POST", config.url, json=content, headers=key) as response:
                     return response.status_code, response.headers, await _read(response)
         except TimeoutError as error:
-            raise self._owner.http.ReadTimeout("the whole reply") from error
+            raise self._http.ReadTimeout("the whole reply") from error
 
     def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Retry:
         code = error_code(body)
         named = f"HTTP {status}" + (f", {code}" if code else "")
-        config = self._owner.config
+        config = self._config
         if status in _REFUSED_KEY:
             setting = (
                 f"the key in the environment variable {config.api_key_env} (setting api_key_env)"

@@ -5,15 +5,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from secrets import SystemRandom
-from typing import TYPE_CHECKING
 
 from lockgate.errors import BudgetExhausted, GeneratorError, LockgateError
 from lockgate.synthesis._endpoint_attempt import Retry, Sender
+from lockgate.synthesis._endpoint_config import EndpointConfig
+from lockgate.synthesis._endpoint_health import Health
 from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest, Outcome
-from lockgate.synthesis._usage import count_completion
-
-if TYPE_CHECKING:
-    from lockgate.synthesis._endpoint import EndpointGenerator
+from lockgate.synthesis._usage import Budget, Usage, count_completion
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -22,19 +20,23 @@ _random = SystemRandom()
 
 @dataclass(slots=True)
 class EndpointCall:
-    """One call of `stream`. Its event loop runs only while an outcome is waited for."""
+    """One call of `stream`. Its event loop runs only while an outcome is waited for.
 
-    owner: "EndpointGenerator"
+    `usage`, `budget` and `health` are the generator's: they count over all of its calls.
+    """
+
     requests: Sequence[GenerationRequest]
+    config: EndpointConfig
+    sender: Sender
+    usage: Usage
+    budget: Budget
+    health: Health
+    sleep: Sleep
     error: LockgateError | None = None
     next_index: int = 0
     tasks: dict["asyncio.Task[Outcome]", int] = field(default_factory=dict)
     waiting: set["asyncio.Task[Outcome]"] = field(default_factory=set)
     not_before: float = 0.0
-    sender: Sender = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sender = Sender(self.owner)
 
     async def next_finished(self) -> list[tuple[int, Outcome]]:
         """The next outcomes; none when all are done, or when those in flight at an error have ended."""
@@ -60,17 +62,17 @@ class EndpointCall:
                 return finished
 
     def _start(self) -> None:
-        config = self.owner.config
+        config = self.config
         while (
             self.error is None
             and len(self.tasks) < config.concurrency
             and self.next_index < len(self.requests)
         ):
             request = self.requests[self.next_index]
-            if not self.owner.budget.has_room([*self._in_flight(), request]):
+            if not self.budget.has_room([*self._in_flight(), request]):
                 # Reservations are larger than what comes back, so there may be room when the others are done.
                 if not self.tasks:
-                    self._stop(self.owner.budget.exhausted())
+                    self._stop(self.budget.exhausted())
                 return
             self.tasks[asyncio.ensure_future(self._answer(request))] = self.next_index
             self.next_index += 1
@@ -95,19 +97,19 @@ class EndpointCall:
         await self.sender.close()
 
     async def _answer(self, request: GenerationRequest) -> Outcome:
-        config = self.owner.config
+        config = self.config
         for attempt in range(config.retries + 1):
             if attempt or self.not_before > time.monotonic():
                 await self._wait(attempt)
             if self.error is not None:
                 raise GeneratorError("another request stopped the run")
-            if attempt and not self.owner.budget.has_room(self._in_flight()):
-                raise self.owner.budget.exhausted()
+            if attempt and not self.budget.has_room(self._in_flight()):
+                raise self.budget.exhausted()
             made = await self.sender.send(request)
             result = made.result
             if not isinstance(result, Retry):
                 self._count(request, result, lost=made.lost)
-                self.owner.health.note(result, self.sender.where)
+                self.health.note(result, self.sender.where)
                 return result
             if made.lost:
                 self._spend_lost(request)
@@ -115,37 +117,37 @@ class EndpointCall:
                 self._hold(result.wait)
             if attempt == config.retries:
                 return self._give_up(result)
-            self.owner.usage.retries += 1
+            self.usage.retries += 1
         raise AssertionError("the last attempt returns or raises")
 
     def _count(self, request: GenerationRequest, outcome: Outcome, *, lost: bool) -> None:
         if isinstance(outcome, Completion):
-            count_completion(self.owner.usage, request, outcome)
-            self.owner.budget.spend(outcome.prompt_tokens, outcome.completion_tokens)
+            count_completion(self.usage, request, outcome)
+            self.budget.spend(outcome.prompt_tokens, outcome.completion_tokens)
             return
         # What a failed answer took is not known; its prompt was read.
-        self.owner.usage.failures += 1
-        self.owner.usage.add(request, request.estimated_prompt_tokens, 0)
+        self.usage.failures += 1
+        self.usage.add(request, request.estimated_prompt_tokens, 0)
         if lost:
             self._spend_lost(request)
         else:
-            self.owner.budget.spend(request.estimated_prompt_tokens, 0)
+            self.budget.spend(request.estimated_prompt_tokens, 0)
 
     def _spend_lost(self, request: GenerationRequest) -> None:
         """A completion that didn't arrive may have been written to its end, and is paid for then."""
-        self.owner.budget.spend(request.estimated_prompt_tokens, request.max_tokens)
+        self.budget.spend(request.estimated_prompt_tokens, request.max_tokens)
 
     def _hold(self, seconds: float) -> None:
         """Retry-After speaks of the endpoint, not of one request: everybody waits."""
-        if seconds > self.owner.config.longest_wait_s:
+        if seconds > self.config.longest_wait_s:
             raise GeneratorError(
                 f"{self.sender.where} asks to wait {seconds:.0f} s, more than longest_wait_s "
-                f"({self.owner.config.longest_wait_s:.0f}). Finished work is kept; run again later"
+                f"({self.config.longest_wait_s:.0f}). Finished work is kept; run again later"
             )
         self.not_before = max(self.not_before, time.monotonic() + seconds)
 
     async def _wait(self, attempt: int) -> None:
-        config = self.owner.config
+        config = self.config
         ceiling = min(config.longest_wait_s, config.backoff_s * 2.0**attempt)
         task = asyncio.current_task()
         if task is not None:
@@ -157,15 +159,15 @@ class EndpointCall:
                 until = self.not_before
                 held = max(0.0, until - time.monotonic())
                 # Full jitter, also behind a Retry-After: nobody may come back at the same moment.
-                await self.owner.sleep(held + _random.uniform(0.0, ceiling))
+                await self.sleep(held + _random.uniform(0.0, ceiling))
         finally:
             if task is not None:
                 self.waiting.discard(task)
 
     def _give_up(self, result: Retry) -> Outcome:
-        tries = f"{self.owner.config.retries + 1} attempts"
-        if result.reached and self.owner.config.give_up == "reject":
-            self.owner.usage.failures += 1
+        tries = f"{self.config.retries + 1} attempts"
+        if result.reached and self.config.give_up == "reject":
+            self.usage.failures += 1
             return GenerationFailure("no_answer", f"{result.reason} after {tries}")
         raise GeneratorError(
             f"{self.sender.where} gave no answer in {tries} ({result.reason}). Finished work is kept; check "

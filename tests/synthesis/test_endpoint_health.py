@@ -24,7 +24,6 @@ from lockgate.synthesis import (
     PipelineResult,
     ScriptedGenerator,
 )
-from lockgate.synthesis._endpoint_call import EndpointCall
 from lockgate.synthesis._reply import is_content_code
 from lockgate.synthesis.factory import endpoint_source
 
@@ -192,7 +191,7 @@ def test_what_is_in_flight_when_the_consumer_leaves_is_paid_for(endpoint) -> Non
     requests = [ask(str(number), max_tokens=100) for number in range(2)]
 
     async def leave() -> None:
-        call = EndpointCall(generator, requests)
+        call = generator.start(requests)
         sent, waits = (asyncio.ensure_future(asyncio.Event().wait()) for _ in requests)
         call.tasks = {sent: 0, waits: 1}
         call.waiting = {waits}
@@ -211,7 +210,7 @@ def test_a_longer_retry_after_that_comes_meanwhile_counts(endpoint) -> None:
             call.not_before = time.monotonic() + 90
 
     config = config_of(endpoint, backoff_s=0)
-    call = EndpointCall(EndpointGenerator(config, sleep=sleep), [])
+    call = EndpointGenerator(config, sleep=sleep).start([])
     call.not_before = time.monotonic() + 10
     asyncio.run(call._wait(0))
     assert len(waits) == 2
