@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lockgate._extras import need
 from lockgate.assembly._folder import BuildFolder, digest, hash_path
 from lockgate.assembly._inputs import BuildInputs, BuildProgress, file_hashes
 from lockgate.assembly._measure import (
@@ -23,7 +24,7 @@ from lockgate.assembly._threshold import describe_claim, set_threshold, with_fla
 from lockgate.assembly._training import bind_guard, train_head
 from lockgate.assembly._update import Update, compare_with_previous, keep_previous
 from lockgate.assembly._words import describe_generator, list_changes, list_limits, list_steps
-from lockgate.evaluation import EvaluationResult, collect_provenance, write_report
+from lockgate.evaluation import EvaluationResult, check_report, collect_provenance, write_report
 from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
 from lockgate.guards import Guard, check_target
 from lockgate.synthesis import StepProgress, room_on
@@ -66,6 +67,8 @@ def build_guard(
     Raises:
         LockgateError: of the step that can't go on; what is done is kept.
     """
+    check_report()
+    need("sklearn", extra="train", feature="the text baseline of a build")
     out = Path(out)
     check_target(out)
     folder = BuildFolder(Path(work) if work is not None else _folder_of(out, inputs.update))

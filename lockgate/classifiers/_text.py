@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from lockgate._extras import need
 from lockgate.durable import open_atomic
 from lockgate.errors import GuardError, TrainingError
 from lockgate.exchanges import Exchange, Message
 
-if TYPE_CHECKING:  # scikit-learn takes seconds to import, and serving never needs it
+if TYPE_CHECKING:
     import scipy.sparse as sp
     from sklearn.linear_model import LogisticRegression
-
 TextView = Literal["exchange", "prompt", "answer"]
 
 _FORMAT = 1
@@ -186,11 +186,13 @@ class TextBaseline:
         return np.asarray(features @ self._coefficients.astype(np.float64) + self._intercept)
 
 
+def _need(module: str) -> Any:  # noqa: ANN401 - a module
+    return need(module, extra="train", feature="the text baseline")
+
+
 def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> "sp.csr_array":
     """Hashed n-gram counts [N, 2 * 2^bits]."""
-    import scipy.sparse as sp
-    from sklearn.feature_extraction.text import HashingVectorizer
-
+    sp, text = _need("scipy.sparse"), _need("sklearn.feature_extraction.text")
     texts = [exchange_text(exchange.messages, config.view) for exchange in exchanges]
     shared: dict[str, Any] = {
         "n_features": 2**config.bits,
@@ -198,8 +200,8 @@ def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> "sp.csr
         "alternate_sign": False,
         "dtype": np.float64,
     }
-    words = HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared)  # noqa: S106
-    characters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **shared)
+    words = text.HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared)  # noqa: S106
+    characters = text.HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **shared)
     return sp.csr_array(sp.hstack([words.transform(texts), characters.transform(texts)], format="csr"))
 
 
@@ -237,10 +239,10 @@ def _labels(
 def _cross_validate(
     features: "sp.csr_array", labels: NDArray[np.int64], groups: NDArray[np.str_], config: TextBaselineConfig
 ) -> list[CrossValidation]:
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import GroupKFold
-
-    splitter = GroupKFold(n_splits=config.folds, shuffle=True, random_state=config.seed)
+    metrics = _need("sklearn.metrics")
+    splitter = _need("sklearn.model_selection").GroupKFold(
+        n_splits=config.folds, shuffle=True, random_state=config.seed
+    )
     totals = dict.fromkeys(config.cs, 0.0)
     for train, held_out in splitter.split(features, labels, groups):
         if labels[train].min() == labels[train].max():
@@ -251,30 +253,28 @@ def _cross_validate(
         for c in config.cs:
             model = _regression(config, c)
             _fit_quietly(model, features[train], labels[train])
-            loss = log_loss(labels[held_out], model.predict_proba(features[held_out]), labels=[0, 1])
+            loss = metrics.log_loss(labels[held_out], model.predict_proba(features[held_out]), labels=[0, 1])
             totals[c] += float(loss) * len(held_out)
     return [CrossValidation(c, total / len(labels)) for c, total in totals.items()]
 
 
 def _regression(config: TextBaselineConfig, c: float) -> "LogisticRegression":
-    from sklearn.linear_model import LogisticRegression
-
     # Coordinate descent in the dual: with this many sparse features L-BFGS stops far from the optimum, since
     # its tolerance bounds the largest partial derivative and each one is tiny.
-    return LogisticRegression(
+    model: LogisticRegression = _need("sklearn.linear_model").LogisticRegression(
         C=c, solver="liblinear", dual=True, max_iter=config.max_iter, random_state=config.seed
     )
+    return model
 
 
 def _fit_quietly(model: "LogisticRegression", features: "sp.csr_array", labels: NDArray[np.int64]) -> None:
-    from sklearn.exceptions import ConvergenceWarning
-
+    unfinished = _need("sklearn.exceptions").ConvergenceWarning
     # Half a fit must not pass for a baseline: it would flatter the probe beside it.
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
+        warnings.simplefilter("error", unfinished)
         try:
             model.fit(features, labels)
-        except ConvergenceWarning:
+        except unfinished:
             raise TrainingError(
                 f"the text baseline did not converge in {model.max_iter} iterations; raise max_iter"
             ) from None

@@ -64,9 +64,10 @@ def evaluate(
     With --scores no model is loaded and GUARD is a name only. Two guards give paired differences as well; the
     second one's report goes to the folder `second`.
     """
-    from lockgate.evaluation import collect_provenance, compare
+    from lockgate.evaluation import check_report, collect_provenance, compare
     from lockgate.evaluation import evaluate as evaluate_table
 
+    check_report()
     files = _Files(inputs, scores, scores_b, second, output)
     tables = files.tables(guard, second, backbone, workers)
     calibrations = [_read(calibration), _read(calibration_b)]

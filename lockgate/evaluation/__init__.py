@@ -16,7 +16,7 @@ from lockgate.evaluation._intervals import (
 )
 from lockgate.evaluation._pages import inline_svg, page_environment, write_page
 from lockgate.evaluation._provenance import collect_provenance
-from lockgate.evaluation._report import render_report, write_report
+from lockgate.evaluation._report import check_report, render_report, write_report
 from lockgate.evaluation._result import (
     Breakdown,
     Comparison,
@@ -63,6 +63,7 @@ __all__ = [
     "benign_prompts",
     "by_key",
     "by_length",
+    "check_report",
     "collect_provenance",
     "collect_scorers",
     "compare",

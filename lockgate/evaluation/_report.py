@@ -4,9 +4,20 @@ import json
 import os
 from pathlib import Path
 
+from lockgate._extras import need
 from lockgate.evaluation._pages import inline_svg, page_environment, write_page
 from lockgate.evaluation._result import EvaluationResult
 from lockgate.evaluation.plots import histogram_plot, length_plot, roc_plot
+
+
+def check_report() -> None:
+    """Find out before hours of scoring whether a report can be written after them.
+
+    Raises:
+        MissingExtra: what its figures and plots need is not installed.
+    """
+    for module in ("scipy.special", "matplotlib.figure"):
+        need(module, extra="report", feature="the report of an evaluation")
 
 
 def write_report(result: EvaluationResult, out_dir: str | os.PathLike[str]) -> dict[str, Path]:

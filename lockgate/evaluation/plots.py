@@ -12,6 +12,18 @@ from lockgate.evaluation._result import Breakdown, EvaluationResult, Histogram, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = [
+    "COLOURS",
+    "INK",
+    "STYLES",
+    "histogram_plot",
+    "length_plot",
+    "new_figure",
+    "roc_plot",
+    "svg",
+    "words",
+]
+
 # Readable on white and on near-black alike.
 COLOURS = ("#2f7fd0", "#d9730d", "#2a9d6f", "#a35bd1", "#c2416b", "#8a8f98", "#b08a00", "#4aa3a3")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 
+from lockgate._extras import need
 from lockgate.errors import ExchangeError
 from lockgate.evaluation import (
     RESAMPLES,
@@ -247,7 +247,10 @@ def _sign_test(old: Mask, new: Mask, clusters: Clusters, *, harmful: bool) -> fl
     worse = (old.astype(float) - new.astype(float)) * (1 if harmful else -1)
     by_prompt = np.bincount(clusters.index, weights=worse, minlength=clusters.count)
     lost, gained = int((by_prompt > 0).sum()), int((by_prompt < 0).sum())
-    return float(bdtrc(lost - 1, lost + gained, 0.5)) if lost else 1.0
+    if not lost:
+        return 1.0
+    special = need("scipy.special", extra="calibrate", feature="comparing two guards")
+    return float(special.bdtrc(lost - 1, lost + gained, 0.5))
 
 
 def _flags(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lockgate._extras import need
 from lockgate.backbones import Backbone, TreeBlock, TreeStep, derive, tree_block
 from lockgate.classifiers import (
     ADAPTER_PREFIX,
@@ -236,9 +237,8 @@ def _schedule(progress: float, warmup: float) -> float:
 
 def _inject(backbone: Backbone, shape: AdapterShape, seed: int) -> dict[str, Tensor]:
     """Put adapters into the backbone's own modules; their parameters by PEFT's names."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    settings = LoraConfig(
+    peft = need("peft", extra="train", feature="training a second stage")
+    settings = peft.LoraConfig(
         r=shape.rank,
         lora_alpha=shape.alpha,
         target_modules=list(shape.targets),
@@ -249,7 +249,7 @@ def _inject(backbone: Backbone, shape: AdapterShape, seed: int) -> dict[str, Ten
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(settings, backbone.model)
+        peft.inject_adapter_in_model(settings, backbone.model)
     backbone.model.eval()
     found: dict[str, Tensor] = {}
     for name, parameter in backbone.model.named_parameters():
