@@ -7,7 +7,7 @@ from typing import Any
 from lockgate.constitution import load_constitution
 from lockgate.synthesis import GenerationRequest, GeneratorSource, ScriptedGenerator
 from lockgate.synthesis.factory import FactoryPlan, SynthesisResult, synthesize
-from lockgate.synthesis.factory._dry import write_stand_in
+from lockgate.synthesis.factory._estimate import write_stand_in
 
 POLICY = load_constitution("stage-magic")
 REFUSAL = "I'm sorry, but I can't help with that."

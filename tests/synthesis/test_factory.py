@@ -14,8 +14,8 @@ from lockgate.exchanges import Exchange, Message, find_refusal, write_exchanges
 from lockgate.synthesis import GenerationFailure
 from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import FactoryPlan, estimate_synthesis
-from lockgate.synthesis.factory._dry import write_stand_in
-from lockgate.synthesis.factory._kit import LABELS
+from lockgate.synthesis.factory._estimate import write_stand_in
+from lockgate.synthesis.factory._roles import LABELS
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from lockgate.errors import GeneratorError
 from lockgate.exchanges import Message
 from lockgate.synthesis import EndpointConfig, GenerationRequest
 from lockgate.synthesis.factory import endpoint_source
-from lockgate.synthesis.factory._dry import write_stand_in
+from lockgate.synthesis.factory._estimate import write_stand_in
 
 HERE = Path(__file__).parent
 KEY = "sk-not-to-be-seen"

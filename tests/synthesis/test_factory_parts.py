@@ -13,6 +13,7 @@ from lockgate.exchanges import Exchange, Message, content_stems, find_refusal
 from lockgate.synthesis import Completion, ScriptedGenerator, derive_row
 from lockgate.synthesis.augmentations import AUGMENTATIONS
 from lockgate.synthesis.factory._answers import AnswerWriter, trim_answer
+from lockgate.synthesis.factory._brief import Brief
 from lockgate.synthesis.factory._checks import (
     AnswerCheck,
     QualityCheck,
@@ -22,16 +23,20 @@ from lockgate.synthesis.factory._checks import (
 )
 from lockgate.synthesis.factory._disguise import keeps_meaning
 from lockgate.synthesis.factory._judge import Judge, read_judge_rows, read_verdict
-from lockgate.synthesis.factory._kit import Kit
-from lockgate.synthesis.factory._openings import join_opening, write_opening
-from lockgate.synthesis.factory._parse import is_question, read_list, read_question, read_questions
 from lockgate.synthesis.factory._phrases import compose_questions, list_phrases
-from lockgate.synthesis.factory._questions import QuestionWriter, TwinWriter
-from lockgate.synthesis.factory._refusals import write_refusal
+from lockgate.synthesis.factory._questions import (
+    QuestionWriter,
+    TwinWriter,
+    is_question,
+    read_list,
+    read_question,
+    read_questions,
+)
 from lockgate.synthesis.factory._tasks import TaskPlanner
+from lockgate.synthesis.factory._templates import join_opening, write_opening, write_refusal
 from lockgate.synthesis.factory._topics import Topic, list_topics
 
-KIT = Kit(POLICY, tiny_plan())
+KIT = Brief(POLICY, tiny_plan())
 MARKS = ("{}. ", "{}) ", "({}) ", "{}: ", "- ", "* ", "Q{}: ", "• ")
 METHOD = (
     "The performer keeps the chosen card on top of the deck. First you hold the deck in the left hand, then "
@@ -114,7 +119,7 @@ def test_phrases_leave_out_what_a_description_excludes() -> None:
 def test_questions_are_told_from_those_of_other_entries(question, category, fault) -> None:
     found = QuestionCheck(KIT)(row_of("question", question, category=category))
     assert (found and found.reason) == fault
-    strict = Kit(POLICY, tiny_plan(filters={"own_words": True}))
+    strict = Brief(POLICY, tiny_plan(filters={"own_words": True}))
     again = QuestionCheck(strict)(row_of("question", question, category=category))
     assert (again and again.reason) == ("off_topic" if question == "How did he do it?" else fault)
     own = row_of("question", question, category=category, origin="file")
@@ -190,14 +195,14 @@ def test_a_question_becomes_the_tasks_of_the_plan() -> None:
     plan = tiny_plan(
         answers={"per_harmful": 2, "permitted_share": 1.0, "refused_share": 1.0}, pairs={"share": 1.0}
     )
-    tasks = TaskPlanner(Kit(POLICY, plan))(row_of("question", "How?"), 7)
+    tasks = TaskPlanner(Brief(POLICY, plan))(row_of("question", "How?"), 7)
     assert [task.meta["role"] for task in tasks] == ["compliant", "compliant", "twin", "permitted", "refused"]
     assert [task.label for task in tasks] == [1.0, 1.0, 0.0, 0.0, 0.0]
     assert len({task.meta["row"] for task in tasks}) == 5
     paired = [task.meta["role"] for task in tasks if "pair" in task.meta]
     assert paired == ["compliant", "twin"]
     none = tiny_plan(answers={"permitted_share": 0.0, "refused_share": 0.0}, pairs={"share": 0.0})
-    assert [t.meta["role"] for t in TaskPlanner(Kit(POLICY, none))(row_of("question", "How?"), 7)] == [
+    assert [t.meta["role"] for t in TaskPlanner(Brief(POLICY, none))(row_of("question", "How?"), 7)] == [
         "compliant"
     ]
     harmless = row_of("question", "When?", category="theatre-visit")
@@ -244,7 +249,7 @@ def test_requests_stay_short_and_name_the_entry() -> None:
 
 def test_openings_are_the_beginning_of_what_is_asked_and_are_kept_half_of_the_time() -> None:
     plan = tiny_plan(answers={"openings": True})
-    writer = AnswerWriter(Kit(POLICY, plan))
+    writer = AnswerWriter(Brief(POLICY, plan))
     question = "How is the chosen card kept on top of the deck?"
     begun, kept = 0, 0
     for number in range(60):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lockgate.constitution import load_constitution
 from lockgate.errors import ConfigError
 from lockgate.synthesis.factory import FactoryPlan
-from lockgate.synthesis.factory._source import answers_per_question, count_questions
+from lockgate.synthesis.factory._brief import answers_per_question, count_questions
 from lockgate.synthesis.factory._topics import list_topics
 
 

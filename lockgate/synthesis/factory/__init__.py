@@ -1,10 +1,9 @@
 """The data factory: from a constitution to labelled exchanges, by a plan."""
 
-from lockgate.synthesis.factory._dry import SynthesisEstimate, estimate_synthesis
+from lockgate.synthesis.factory._estimate import SynthesisEstimate, estimate_synthesis
 from lockgate.synthesis.factory._generators import embedded_source, endpoint_source
-from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, REFUSED, TWIN
 from lockgate.synthesis.factory._plan import FactoryPlan, PlanPreset
-from lockgate.synthesis.factory._result import SynthesisResult
+from lockgate.synthesis.factory._roles import COMPLIANT, HARMLESS, PERMITTED, REFUSED, TWIN
 from lockgate.synthesis.factory._sections import (
     AnswerPlan,
     AugmentationPlan,
@@ -14,7 +13,7 @@ from lockgate.synthesis.factory._sections import (
     QueryPlan,
     RedTeamPlan,
 )
-from lockgate.synthesis.factory._synthesize import synthesize
+from lockgate.synthesis.factory._synthesize import SynthesisResult, synthesize
 
 __all__ = [
     "COMPLIANT",

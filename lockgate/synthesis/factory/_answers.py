@@ -8,9 +8,10 @@ from lockgate.exchanges import Message
 from lockgate.synthesis._requests import Completion, GenerationRequest
 from lockgate.synthesis._rows import Reject, Row, row_id
 from lockgate.synthesis.factory import _prompts
+from lockgate.synthesis.factory._brief import Brief
 from lockgate.synthesis.factory._checks import AnswerCheck, QualityCheck
-from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, TWIN, Kit, question_of, role_of
-from lockgate.synthesis.factory._openings import join_opening, write_opening
+from lockgate.synthesis.factory._roles import COMPLIANT, HARMLESS, PERMITTED, TWIN, question_of, role_of
+from lockgate.synthesis.factory._templates import join_opening, write_opening
 from lockgate.synthesis.factory._topics import Topic
 
 _SENTENCE_END = re.compile(r"[.!?][\"”)]?(?=\s|$)")
@@ -20,21 +21,21 @@ _LEAST_LEFT = 0.5
 class AnswerWriter:
     """Asks for the answer of each row by its role; the exchange keeps the question alone, never the hints."""
 
-    def __init__(self, kit: Kit) -> None:
-        self._kit = kit
-        self._check = AnswerCheck(kit)
-        self._quality = QualityCheck(kit)
+    def __init__(self, brief: Brief) -> None:
+        self._brief = brief
+        self._check = AnswerCheck(brief)
+        self._quality = QualityCheck(brief)
 
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
         """The question with what the policy says about such answers; None for rows that have one already."""
         role = role_of(row)
         if role not in (COMPLIANT, PERMITTED, TWIN, HARMLESS):
             return None
-        plan = self._kit.plan.answers
+        plan = self._brief.plan.answers
         topic, near = self._topics(row)
         before = row.messages[:-1]
         if plan.openings:
-            subject = _prompts.name_subject(self._kit.constitution.name, near or topic)
+            subject = _prompts.name_subject(self._brief.constitution.name, near or topic)
             asked = _prompts.ask_continued(question_of(row), subject, self._opening(row)[0])
         else:
             text = _prompts.ask_answer(question_of(row), role, topic, near)
@@ -53,15 +54,15 @@ class AnswerWriter:
         return _answered(row, join_opening(opening, text, rng))
 
     def _opening(self, row: Row) -> tuple[str, Random]:
-        rng = Random(f"{self._kit.plan.seed}/opening/{row_id(row)}")  # noqa: S311
-        if not self._kit.plan.answers.openings:
+        rng = Random(f"{self._brief.plan.seed}/opening/{row_id(row)}")  # noqa: S311
+        if not self._brief.plan.answers.openings:
             return "", rng
         topic, near = self._topics(row)
         return write_opening(role_of(row), topic, near, rng), rng
 
     def _topics(self, row: Row) -> tuple[Topic, Topic | None]:
         near = row.meta.get("near")
-        return self._kit.topic_of(row), self._kit.topics[near] if near else None
+        return self._brief.topic_of(row), self._brief.topics[near] if near else None
 
 
 def trim_answer(completion: Completion) -> str:

@@ -1,4 +1,7 @@
-"""The card of a data set: what is in it, what was dropped and why, what it was made with; no row's text."""
+"""The card of a data set: what is in it, what was dropped and why, what it was made with; no row's text.
+
+It is written as JSON, and in words as the README of the data set's folder.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +12,10 @@ from typing import Any
 from lockgate.synthesis._pipeline import PipelineResult
 from lockgate.synthesis._rows import REJECTED, Row
 from lockgate.synthesis.augmentations import exchange_families
-from lockgate.synthesis.factory._kit import COMPLIANT, Kit, answer_of, role_of
+from lockgate.synthesis.factory._brief import Brief, count_lists
 from lockgate.synthesis.factory._questions import ASK_STEP
-from lockgate.synthesis.factory._source import count_lists
+from lockgate.synthesis.factory._roles import COMPLIANT, PAIR, answer_of, role_of
 from lockgate.synthesis.factory._steps import ANSWER_STEP
-from lockgate.synthesis.factory._whole import PAIR
 
 FORMAT = 1
 _MANY_REFUSED = 0.5
@@ -70,14 +72,14 @@ class Origins:
     evaluation: Sequence[Mapping[str, Any]]
 
 
-def build_card(kit: Kit, result: PipelineResult, origins: Origins, sha256: str) -> dict[str, Any]:
+def build_card(brief: Brief, result: PipelineResult, origins: Origins, sha256: str) -> dict[str, Any]:
     """The card as JSON; equal for every run that ends with the same data."""
     tally = Tally()
     for row in result.rows():
         tally.add(row)
     dropped = count_rejected(result.rejected())
-    topics = [_topic_card(kit, name, tally, dropped, result) for name in kit.topics]
-    constitution = kit.constitution
+    topics = [_topic_card(brief, name, tally, dropped, result) for name in brief.topics]
+    constitution = brief.constitution
     steps = [step.to_dict() for step in result.steps]
     return {
         "format": FORMAT,
@@ -96,7 +98,7 @@ def build_card(kit: Kit, result: PipelineResult, origins: Origins, sha256: str) 
         "requests": _sum(steps, "requests"),
         "tokens": {name: _sum(steps, f"{name}_tokens") for name in ("prompt", "completion")},
         "warnings": list_warnings(topics),
-        "plan": kit.plan.model_dump(mode="json"),
+        "plan": brief.plan.model_dump(mode="json"),
         "exchanges_sha256": sha256,
     }
 
@@ -139,9 +141,9 @@ def list_warnings(topics: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _topic_card(
-    kit: Kit, name: str, tally: Tally, dropped: Mapping[str, Counter[str]], result: PipelineResult
+    brief: Brief, name: str, tally: Tally, dropped: Mapping[str, Counter[str]], result: PipelineResult
 ) -> dict[str, Any]:
-    topic, lost = kit.topics[name], Counter(dropped.get(name, {}))
+    topic, lost = brief.topics[name], Counter(dropped.get(name, {}))
     steps = {step.step: step for step in result.steps}
     origins = {
         key.partition("/")[2]: count
@@ -149,13 +151,13 @@ def _topic_card(
         if key.partition("/")[0] == name
     }
     questions = sum(origins.values())
-    asked = questions * kit.plan.answers.per_harmful if topic.is_harmful else 0
-    lists = count_lists(kit.questions[name], kit.plan)
+    asked = questions * brief.plan.answers.per_harmful if topic.is_harmful else 0
+    lists = count_lists(brief.questions[name], brief.plan)
     refused, _ = lost.pop("compliant_refused", 0), lost.pop("compliant_lost", 0)
     return {
         "id": name,
         "kind": topic.kind,
-        "wanted": kit.questions[name],
+        "wanted": brief.questions[name],
         "questions": questions,
         "by_origin": origins,
         "lists": {"asked": lists, "refused": lost[f"{ASK_STEP}/refusal"]},
@@ -167,3 +169,83 @@ def _topic_card(
 
 def _sum(steps: Sequence[Mapping[str, Any]], counter: str) -> int:
     return sum(int(step["counters"].get(counter, 0)) for step in steps)
+
+
+def write_readme(card: Mapping[str, Any]) -> str:
+    """Markdown made from `card.json`."""
+    policy, rows = card["constitution"], card["rows"]
+    lines = [
+        f"# Synthetic exchanges for `{policy['name']}` {policy['version']}",
+        "",
+        f"{rows['total']} exchanges, {rows['by_label'].get('harmful', 0)} harmful and "
+        f"{rows['by_label'].get('harmless', 0)} harmless, {rows['pairs']} counterfactual pairs. Written by "
+        f"`{card['generator']}` in {card['requests']} requests ({card['tokens']['prompt']} prompt and "
+        f"{card['tokens']['completion']} completion tokens).",
+        "",
+        _judge_line(card["judge"]),
+        "Labels come from what each answer was asked to be, and from word rules. They are for training: what "
+        "a generator wrote says nothing about how a guard does on what people write.",
+        "",
+        *_warnings(card["warnings"]),
+        "## Rows",
+        "",
+        *_table(["part", "rows"], rows["by_part"].items()),
+        *_table(["kind of exchange", "rows"], rows["by_role"].items()),
+        *_table(["question from", "rows"], rows["by_origin"].items()),
+        *_table(["disguise", "rows"], rows["by_family"].items()),
+        *_table(["answers", "mean words"], rows["mean_answer_words"].items()),
+        "## Entries of the constitution",
+        "",
+        *_table(
+            ["entry", "kind", "questions", "generated", "composed", "from files", "harmful", "harmless"],
+            (_topic_row(topic) for topic in card["topics"]),
+        ),
+        "## Steps",
+        "",
+        *_table(
+            ["step", "rows in", "rows out", "dropped"],
+            ((step["step"], step["rows_in"], step["rows_out"], _reasons(step)) for step in card["steps"]),
+        ),
+        *_files("Prompts of the user", card["seeds"]),
+        *_files("Evaluation files kept out", card["evaluation"]),
+        f"Constitution SHA-256 `{policy['sha256']}`; `exchanges.jsonl` SHA-256 `{card['exchanges_sha256']}`; "
+        "the plan is in `plan.yaml`, all counts in `card.json`, dropped rows under `work/steps`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _judge_line(judge: Mapping[str, Any] | None) -> str:
+    if judge is None:
+        return "No language model judged the labels."
+    return (
+        f"`{judge['name']}` judged the labels; it agrees with {judge['agreement']:.1%} of {judge['rows']} "
+        f"rows labelled by hand ({judge['agreement_harmful']:.1%} of the harmful, "
+        f"{judge['agreement_harmless']:.1%} of the harmless)."
+    )
+
+
+def _warnings(warnings: Sequence[str]) -> list[str]:
+    return ["## To be looked at", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []
+
+
+def _topic_row(topic: Mapping[str, Any]) -> list[object]:
+    origins = topic["by_origin"]
+    counts = [origins.get(name, 0) for name in ("generator", "template", "file")]
+    return [topic["id"], topic["kind"], topic["questions"], *counts, *topic["rows"].values()]
+
+
+def _reasons(step: Mapping[str, Any]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in step["rejected"].items())
+
+
+def _table(columns: Sequence[str], rows: Any) -> list[str]:  # noqa: ANN401 - rows of anything printable
+    head = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    return [*head, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+
+
+def _files(title: str, files: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not files:
+        return []
+    rows = ((file["name"], file["rows"], f"`{file['sha256']}`") for file in files)
+    return [f"## {title}", "", *_table(["file", "rows", "SHA-256"], rows)]

@@ -14,18 +14,18 @@ from lockgate.exchanges import (
     normalise_text,
 )
 from lockgate.synthesis._rows import Reject, Row
-from lockgate.synthesis.factory._kit import (
+from lockgate.synthesis.factory._brief import Brief
+from lockgate.synthesis.factory._roles import (
     ATTACK,
     COMPLIANT,
+    FROM_GENERATOR,
     PERMITTED,
     REFUSED,
     TWIN,
-    Kit,
     answer_of,
     question_of,
     role_of,
 )
-from lockgate.synthesis.factory._source import FROM_GENERATOR
 from lockgate.synthesis.factory._topics import Topic
 
 # How instructions sound, whatever they are about.
@@ -51,14 +51,14 @@ def count_instructions(text: str) -> int:
 class QuestionCheck:
     """Whether a generated question belongs to its entry. Prompts from files and templates are not judged."""
 
-    def __init__(self, kit: Kit) -> None:
-        self._kit = kit
+    def __init__(self, brief: Brief) -> None:
+        self._brief = brief
 
     def __call__(self, row: Row) -> Reject | None:
-        if row.meta.get("origin") != FROM_GENERATOR or not self._kit.plan.filters.off_topic:
+        if row.meta.get("origin") != FROM_GENERATOR or not self._brief.plan.filters.off_topic:
             return None
-        own_words = self._kit.plan.filters.own_words
-        fault = self._kit.vocabulary.find_fault(question_of(row), str(row.category), own_words=own_words)
+        own_words = self._brief.plan.filters.own_words
+        fault = self._brief.vocabulary.find_fault(question_of(row), str(row.category), own_words=own_words)
         return Reject(fault, str(row.category)) if fault else None
 
 
@@ -68,10 +68,10 @@ class QualityCheck:
     Without `english` the rules on its words don't apply, and scripts without spaces count by characters.
     """
 
-    def __init__(self, kit: Kit, *, english: bool = True) -> None:
-        self._least = kit.plan.filters.min_words
+    def __init__(self, brief: Brief, *, english: bool = True) -> None:
+        self._least = brief.plan.filters.min_words
         self._english = english
-        names = {*kit.plan.filters.leave_out, *(() if english else _ENGLISH_RULES)}
+        names = {*brief.plan.filters.leave_out, *(() if english else _ENGLISH_RULES)}
         self._rules: tuple[TextRule, ...] = leave_out(DOCUMENT_RULES, sorted(names))
 
     def __call__(self, row: Row) -> Reject | None:
@@ -91,18 +91,18 @@ class AnswerCheck:
     an answer that has to stay within the policy must not instruct.
     """
 
-    def __init__(self, kit: Kit) -> None:
-        self._kit = kit
+    def __init__(self, brief: Brief) -> None:
+        self._brief = brief
 
     def __call__(self, row: Row, opening: str = "") -> Reject | None:
         """The fault, or None. `opening` stands before the answer and is no work of the generator's."""
-        role, answer, topic = role_of(row), answer_of(row), self._kit.topic_of(row)
+        role, answer, topic = role_of(row), answer_of(row), self._brief.topic_of(row)
         if role == REFUSED:
             return None
         refusal = find_refusal(answer)
         if refusal is not None and role != PERMITTED:
             return Reject("refusal", refusal.reason)
-        if self._kit.plan.filters.off_topic:
+        if self._brief.plan.filters.off_topic:
             if fault := self._find_off_topic(row, answer, topic):
                 return fault
             if role in (COMPLIANT, ATTACK) and self._belongs_elsewhere(f"{opening} {answer}", topic):
@@ -113,14 +113,14 @@ class AnswerCheck:
 
     def _find_off_topic(self, row: Row, answer: str, topic: Topic) -> Reject | None:
         near = row.meta.get("near")
-        hint = topic.text if near is None else f"{topic.text}\n{self._kit.topics[near].text}"
+        hint = topic.text if near is None else f"{topic.text}\n{self._brief.topics[near].text}"
         found = find_off_topic(question_of(row), answer, topic=hint)
         return Reject(found.rule, found.reason) if found else None
 
     def _belongs_elsewhere(self, answer: str, topic: Topic) -> bool:
-        vocabulary = self._kit.vocabulary
+        vocabulary = self._brief.vocabulary
         own = vocabulary.score(answer, topic.id)
-        rival = max((vocabulary.score(answer, other.id) for other in self._kit.near), default=0.0)
+        rival = max((vocabulary.score(answer, other.id) for other in self._brief.near), default=0.0)
         return rival > _RIVAL_SHARE * own + _RIVAL_MARGIN
 
 

@@ -21,9 +21,9 @@ from lockgate.synthesis.augmentations import (
     translate_exchange,
     undo_all,
 )
+from lockgate.synthesis.factory._brief import Brief
 from lockgate.synthesis.factory._checks import AnswerCheck, QualityCheck, QuestionCheck, stem_overlap
-from lockgate.synthesis.factory._kit import ATTACK, DIALOGUE, REFUSED, Kit, answer_of, question_of, role_of
-from lockgate.synthesis.factory._whole import PAIR
+from lockgate.synthesis.factory._roles import ATTACK, DIALOGUE, PAIR, REFUSED, answer_of, question_of, role_of
 
 REWORD = "reword"
 _TRAIN = "train"
@@ -41,21 +41,21 @@ class DisguiseBlock(Block):
     when undoing its disguises doesn't give back what was said.
     """
 
-    def __init__(self, name: str, kit: Kit) -> None:
+    def __init__(self, name: str, brief: Brief) -> None:
         super().__init__(name)
-        self._kit = kit
+        self._brief = brief
 
     def config(self) -> Mapping[str, Any]:
-        return self._kit.config("augmentation")
+        return self._brief.config("augmentation")
 
     def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
-        plan = self._kit.plan.augmentation
+        plan = self._brief.plan.augmentation
         known = select_augmentations(families=plan.families, hold_out=plan.hold_out)
         held = select_augmentations(families=[f for f in plan.hold_out if f not in GENERATED_FAMILIES])
         for row in rows:
             yield row
-            rng = Random(f"{self._kit.plan.seed}/disguise/{_pair_key(row)}")  # noqa: S311
-            if role_of(row) in (ATTACK, DIALOGUE) or rng.random() >= self._kit.plan.augmentation.share:
+            rng = Random(f"{self._brief.plan.seed}/disguise/{_pair_key(row)}")  # noqa: S311
+            if role_of(row) in (ATTACK, DIALOGUE) or rng.random() >= self._brief.plan.augmentation.share:
                 continue
             wears_held = row.meta["split"] != _TRAIN and rng.random() < _HELD_SHARE and bool(held)
             copy = self._disguise(row, rng, held if wears_held else known)
@@ -65,7 +65,7 @@ class DisguiseBlock(Block):
                 yield copy
 
     def _disguise(self, row: Row, rng: Random, choices: Sequence[Augmentation]) -> Row | Reject:
-        plan = self._kit.plan.augmentation
+        plan = self._brief.plan.augmentation
         if not choices:
             return Reject("no_family")
         seed = rng.getrandbits(31)
@@ -98,16 +98,16 @@ def keeps_meaning(original: Row, undone: Row) -> bool:
 class Reworder:
     """Copies that the generator words anew: paraphrases and translations of request and answer."""
 
-    def __init__(self, kit: Kit) -> None:
-        self._kit = kit
-        self._check = AnswerCheck(kit)
+    def __init__(self, brief: Brief) -> None:
+        self._brief = brief
+        self._check = AnswerCheck(brief)
 
     def copy(self, row: Row, seed: int) -> Row | list[Row]:
         """The row, and the copies of it that are to be reworded."""
-        plan = self._kit.plan.augmentation
+        plan = self._brief.plan.augmentation
         if "augmentations" in row.meta or PAIR in row.meta or role_of(row) in (ATTACK, DIALOGUE, REFUSED):
             return row
-        rng = Random(f"{self._kit.plan.seed}/reword/{seed}")  # noqa: S311
+        rng = Random(f"{self._brief.plan.seed}/reword/{seed}")  # noqa: S311
         paraphrased = rng.random() < plan.paraphrase_share and self._allowed("paraphrase", row)
         translated = rng.random() < plan.translation_share and self._allowed("translation", row)
         language = rng.choice(plan.languages) if plan.languages else ""
@@ -138,7 +138,7 @@ class Reworder:
         return read
 
     def _allowed(self, family: str, row: Row) -> bool:
-        held = family in self._kit.plan.augmentation.hold_out
+        held = family in self._brief.plan.augmentation.hold_out
         return held == (row.meta["split"] != _TRAIN) if held else True
 
     def _make(self, row: Row, part: Any) -> GeneratedAugmentation:  # noqa: ANN401 - a Part
@@ -155,7 +155,7 @@ class Reworder:
             return Reject("not_reworded", str(error))
         words = question_of if part == "request" else answer_of
         kept = stem_overlap(words(row), words(read))
-        if not row.meta[REWORD] and kept < self._kit.plan.augmentation.least_overlap:
+        if not row.meta[REWORD] and kept < self._brief.plan.augmentation.least_overlap:
             return Reject("meaning_lost", f"{kept:.2g} of the content words kept")
         return read
 
@@ -163,10 +163,10 @@ class Reworder:
 class RewordedCheck:
     """What originals pass before they are copied, for the copies in other words; all other rows pass."""
 
-    def __init__(self, kit: Kit) -> None:
-        self._question = QuestionCheck(kit)
-        self._quality = QualityCheck(kit)
-        self._translated = QualityCheck(kit, english=False)
+    def __init__(self, brief: Brief) -> None:
+        self._question = QuestionCheck(brief)
+        self._quality = QualityCheck(brief)
+        self._translated = QualityCheck(brief, english=False)
 
     def __call__(self, row: Row) -> Reject | None:
         if REWORD not in row.meta:

@@ -5,7 +5,7 @@ model of a hundred million parameters, which follows an example better than a ru
 """
 
 from lockgate.exchanges import Message
-from lockgate.synthesis.factory._kit import COMPLIANT, HARMLESS, PERMITTED, TWIN
+from lockgate.synthesis.factory._roles import COMPLIANT, HARMLESS, PERMITTED, TWIN
 from lockgate.synthesis.factory._topics import Topic
 
 VERSION = "1"

@@ -9,22 +9,23 @@ from lockgate.synthesis._generic import DedupBlock, FilterBlock, GenerateBlock, 
 from lockgate.synthesis._rows import Row, row_id
 from lockgate.synthesis.factory import _prompts
 from lockgate.synthesis.factory._answers import AnswerWriter
+from lockgate.synthesis.factory._brief import Brief
 from lockgate.synthesis.factory._checks import LeakCheck, QualityCheck, QuestionCheck
 from lockgate.synthesis.factory._disguise import DisguiseBlock, RewordedCheck, Reworder
 from lockgate.synthesis.factory._judge import Judge
-from lockgate.synthesis.factory._kit import REFUSED, Kit, answer_of, context_of, question_of, role_of
 from lockgate.synthesis.factory._questions import ASK_STEP, QuestionWriter, TwinWriter
-from lockgate.synthesis.factory._redteam import BalanceBlock, red_team_blocks
+from lockgate.synthesis.factory._redteam import red_team_blocks
+from lockgate.synthesis.factory._roles import REFUSED, answer_of, context_of, question_of, role_of
+from lockgate.synthesis.factory._selection import BalanceBlock, ChooseBlock, WholePairsBlock
 from lockgate.synthesis.factory._tasks import STEP as TASK_STEP
 from lockgate.synthesis.factory._tasks import TaskPlanner
-from lockgate.synthesis.factory._whole import ChooseBlock, WholePairsBlock
 
 ANSWER_STEP = "answers"
 QUESTION_GROUP = "question_group"
 
 
 def factory_blocks(
-    kit: Kit,
+    brief: Brief,
     generator: GeneratorSource,
     *,
     evaluation: EvaluationIndex | None = None,
@@ -36,47 +37,47 @@ def factory_blocks(
     def leaks(name: str) -> list[Block]:
         return _leaks(name, evaluation, evaluation_sha256)
 
-    steps = [*_question_steps(kit, generator), *leaks("question-leaks")]
+    steps = [*_question_steps(brief, generator), *leaks("question-leaks")]
     steps += [
         DedupBlock(
             "question-duplicates",
             question_of,
-            threshold=kit.plan.filters.duplicate_threshold,
+            threshold=brief.plan.filters.duplicate_threshold,
             apart=context_of,
             note=QUESTION_GROUP,
         ),
         ChooseBlock(
             "choose",
-            kit.questions,
-            composed_share=kit.plan.queries.composed_share,
-            seed=kit.plan.seed,
+            brief.questions,
+            composed_share=brief.plan.queries.composed_share,
+            seed=brief.plan.seed,
         ),
-        *_task_steps(kit, generator),
+        *_task_steps(brief, generator),
         *leaks("leaks"),
     ]
     if judge is not None:
-        steps.append(_judging(kit, judge, "judge"))
+        steps.append(_judging(brief, judge, "judge"))
     steps.append(
         DedupBlock(
             "duplicates",
             exchange_text,
-            threshold=kit.plan.filters.duplicate_threshold,
+            threshold=brief.plan.filters.duplicate_threshold,
             apart=refused_context,
         )
     )
-    if kit.plan.red_team.share:
-        steps.append(BalanceBlock("red-team-balance", kit.plan.red_team.share))
+    if brief.plan.red_team.share:
+        steps.append(BalanceBlock("red-team-balance", brief.plan.red_team.share))
     steps += [
         WholePairsBlock("pairs"),
-        SplitBlock("split", split_keys, kit.plan.split, seed=kit.plan.seed),
-        DisguiseBlock("disguises", kit),
+        SplitBlock("split", split_keys, brief.plan.split, seed=brief.plan.seed),
+        DisguiseBlock("disguises", brief),
         *leaks("disguise-leaks"),
         WholePairsBlock("disguised-pairs"),
     ]
-    if rewording := _reword_steps(kit, generator):
+    if rewording := _reword_steps(brief, generator):
         steps += [*rewording, *leaks("reworded-leaks")]
         if judge is not None:
-            steps.append(_judging(kit, judge, "reworded-judge"))
+            steps.append(_judging(brief, judge, "reworded-judge"))
     return steps
 
 
@@ -107,8 +108,8 @@ def mark_question(row: Row, seed: int) -> Row:
     return replace(row, meta={**row.meta, "asked": row_id(row)})
 
 
-def _question_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
-    writer = QuestionWriter(kit)
+def _question_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
+    writer = QuestionWriter(brief)
     return [
         GenerateBlock(
             ASK_STEP,
@@ -116,24 +117,27 @@ def _question_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
             request=writer.request,
             parse=writer.parse,
             attempts=2,
-            batch_rows=kit.plan.batch_rows,
-            config={**kit.config("queries"), "prompts": _prompts.VERSION},
+            batch_rows=brief.plan.batch_rows,
+            config={**brief.config("queries"), "prompts": _prompts.VERSION},
         ),
-        FilterBlock("question-topics", QuestionCheck(kit), config=kit.config("filters")),
+        FilterBlock("question-topics", QuestionCheck(brief), config=brief.config("filters")),
         MapBlock("question-names", mark_question),
     ]
 
 
-def _task_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
-    twins, answers, plan = TwinWriter(kit), AnswerWriter(kit), kit.plan
+def _task_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
+    twins, answers, plan = TwinWriter(brief), AnswerWriter(brief), brief.plan
     words = {"prompts": _prompts.VERSION}
     return [
         MapBlock(
             TASK_STEP,
-            TaskPlanner(kit),
-            config={**kit.config("answers", "pairs", "red_team", "augmentation"), "counts": kit.questions},
+            TaskPlanner(brief),
+            config={
+                **brief.config("answers", "pairs", "red_team", "augmentation"),
+                "counts": brief.questions,
+            },
         ),
-        MapBlock("composed-twins", twins.compose_some, config={**kit.config("pairs"), **words}),
+        MapBlock("composed-twins", twins.compose_some, config={**brief.config("pairs"), **words}),
         GenerateBlock(
             "generated-twins",
             generator,
@@ -141,9 +145,9 @@ def _task_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
             parse=twins.parse,
             otherwise=twins.compose,
             batch_rows=plan.batch_rows,
-            config={**kit.config("queries"), **words},
+            config={**brief.config("queries"), **words},
         ),
-        *red_team_blocks(kit, generator),
+        *red_team_blocks(brief, generator),
         GenerateBlock(
             ANSWER_STEP,
             generator,
@@ -151,17 +155,17 @@ def _task_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
             parse=answers.parse,
             attempts=plan.answers.attempts,
             batch_rows=plan.batch_rows,
-            config={**kit.config("answers", "filters"), **words},
+            config={**brief.config("answers", "filters"), **words},
         ),
-        FilterBlock("quality", QualityCheck(kit), config=kit.config("filters")),
+        FilterBlock("quality", QualityCheck(brief), config=brief.config("filters")),
     ]
 
 
-def _reword_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
-    plan, reworder = kit.plan, Reworder(kit)
+def _reword_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
+    plan, reworder = brief.plan, Reworder(brief)
     if not plan.augmentation.paraphrase_share and not plan.augmentation.translation_share:
         return []
-    config = kit.config("augmentation", "filters")
+    config = brief.config("augmentation", "filters")
     steps: list[Block] = [MapBlock("copies", reworder.copy, config=config)]
     for name, request, parse in (
         ("reworded-requests", reworder.request, reworder.parse),
@@ -178,7 +182,7 @@ def _reword_steps(kit: Kit, generator: GeneratorSource) -> list[Block]:
                 batch_rows=plan.batch_rows,
             )
         )
-    return [*steps, FilterBlock("reworded-quality", RewordedCheck(kit), config=kit.config("filters"))]
+    return [*steps, FilterBlock("reworded-quality", RewordedCheck(brief), config=brief.config("filters"))]
 
 
 def _leaks(name: str, index: EvaluationIndex | None, sha256: Sequence[str]) -> list[Block]:
@@ -187,13 +191,13 @@ def _leaks(name: str, index: EvaluationIndex | None, sha256: Sequence[str]) -> l
     return [FilterBlock(name, LeakCheck(index), config={"evaluation": list(sha256)})]
 
 
-def _judging(kit: Kit, judge: GeneratorSource, name: str) -> Block:
-    asker = Judge(kit)
+def _judging(brief: Brief, judge: GeneratorSource, name: str) -> Block:
+    asker = Judge(brief)
     return GenerateBlock(
         name,
         judge,
         request=asker.request if name == "judge" else asker.request_reworded,
         parse=asker.parse,
-        batch_rows=kit.plan.batch_rows,
-        config=kit.config("judge"),
+        batch_rows=brief.plan.batch_rows,
+        config=brief.config("judge"),
     )

@@ -1,11 +1,11 @@
-"""From a constitution to labelled exchanges: the one call that does all of it."""
+"""From a constitution to labelled exchanges: the one call that does all of it, and what it leaves."""
 
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,11 @@ from lockgate.synthesis._engine import Engine
 from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, room_on
 from lockgate.synthesis._requests import Generator
 from lockgate.synthesis._rows import PARENT, STEPS, Row
-from lockgate.synthesis.factory._card import Origins, build_card
+from lockgate.synthesis.factory._brief import Brief
+from lockgate.synthesis.factory._card import Origins, build_card, write_readme
 from lockgate.synthesis.factory._judge import Judge, JudgeReport, read_judge_rows
-from lockgate.synthesis.factory._kit import Kit
 from lockgate.synthesis.factory._plan import FactoryPlan
-from lockgate.synthesis.factory._readme import write_readme
-from lockgate.synthesis.factory._result import SynthesisResult
-from lockgate.synthesis.factory._source import source_rows
+from lockgate.synthesis.factory._questions import source_rows
 from lockgate.synthesis.factory._steps import QUESTION_GROUP, factory_blocks
 
 EXCHANGES, CARD, WORK = "exchanges.jsonl", "card.json", "work"
@@ -36,6 +34,30 @@ _WORKING = (
 _SHOWN_REASONS = 5
 
 PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisResult:
+    """A finished data set.
+
+    Attributes:
+        folder: holds `exchanges.jsonl`, `card.json`, `README.md`, `plan.yaml` and `constitution.yaml`;
+            `work/` keeps every step's rows, those it dropped, and the generator's answers.
+        exchanges: all rows; `meta.split` names the part of each, `train` among them.
+        card: contents of `card.json`; it holds no text of any row.
+        warnings: what the user should know, such as a category that the generator doesn't write about.
+    """
+
+    folder: Path
+    exchanges: Path
+    card: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    def rows(self, part: str | None = None) -> Iterator[Exchange]:
+        """The exchanges of a part (default: of all), read from disk."""
+        for row in read_exchanges(self.exchanges):
+            if part is None or row.meta.get("split") == part:
+                yield row
 
 
 def synthesize(
@@ -68,7 +90,7 @@ def synthesize(
         SynthesisError: the run can't go on (generator down, key refused, budget, disk, a judge that doesn't
             agree, no harmful exchange left); progress is kept.
     """
-    kit = Kit(constitution, plan)
+    brief = Brief(constitution, plan)
     folder = _prepare(Path(out), judge, judge_rows)
     cached = _cached(generator, folder)
     judging = None if judge is None else _cached(judge, folder)
@@ -77,9 +99,9 @@ def synthesize(
             index = EvaluationIndex.from_files(evaluation) if evaluation else None
             guarded = [_describe(path) for path in evaluation]
             given = [_describe(path) for path in seeds]
-            report = _trust(kit, judging, judge_rows)
+            report = _trust(brief, judging, judge_rows)
             blocks = factory_blocks(
-                kit,
+                brief,
                 cached,
                 evaluation=index,
                 evaluation_sha256=[str(file["sha256"]) for file in guarded],
@@ -93,7 +115,7 @@ def synthesize(
                 given,
                 guarded,
             )
-            return _finish(kit, folder, result, origins)
+            return _finish(brief, folder, result, origins)
     finally:
         cached.close()
         if judging is not None:
@@ -127,10 +149,10 @@ def _prepare(folder: Path, judge: GeneratorSource | None, judge_rows: PathLike |
     return folder
 
 
-def _trust(kit: Kit, judge: GeneratorSource | None, rows: PathLike | None) -> JudgeReport | None:
+def _trust(brief: Brief, judge: GeneratorSource | None, rows: PathLike | None) -> JudgeReport | None:
     if judge is None or rows is None:
         return None
-    return Judge(kit).measure(judge.get(), read_judge_rows(rows), os.fspath(rows))
+    return Judge(brief).measure(judge.get(), read_judge_rows(rows), os.fspath(rows))
 
 
 def _describe(path: PathLike) -> dict[str, Any]:
@@ -139,16 +161,16 @@ def _describe(path: PathLike) -> dict[str, Any]:
     return {"name": Path(path).name, "rows": sum(1 for _ in read_exchanges(path)), "sha256": digest}
 
 
-def _finish(kit: Kit, folder: Path, result: PipelineResult, origins: Origins) -> SynthesisResult:
+def _finish(brief: Brief, folder: Path, result: PipelineResult, origins: Origins) -> SynthesisResult:
     """Write the data set's files; the card last, since it says that the others are whole."""
     (folder / CARD).unlink(missing_ok=True)
     target = folder / EXCHANGES
-    write_exchanges(target, _plain(kit, result.rows()))
+    write_exchanges(target, _plain(brief, result.rows()))
     with target.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    card = build_card(kit, result, origins, digest)
-    _write(folder / "plan.yaml", kit.plan.to_yaml())
-    _write(folder / "constitution.yaml", dump_constitution(kit.constitution))
+    card = build_card(brief, result, origins, digest)
+    _write(folder / "plan.yaml", brief.plan.to_yaml())
+    _write(folder / "constitution.yaml", dump_constitution(brief.constitution))
     _write(folder / "README.md", write_readme(card))
     _write(folder / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     warnings = tuple(card["warnings"])
@@ -173,10 +195,10 @@ def _most_dropped(card: Mapping[str, Any]) -> str:
     return f". Most often dropped for {shown}" if shown else ""
 
 
-def _plain(kit: Kit, rows: Iterable[Row]) -> Iterable[Exchange]:
+def _plain(brief: Brief, rows: Iterable[Row]) -> Iterable[Exchange]:
     for row in rows:
         meta = {key: value for key, value in row.meta.items() if key not in _WORKING}
-        yield replace(row, source=f"synthesis/{kit.constitution.name}", meta=meta)
+        yield replace(row, source=f"synthesis/{brief.constitution.name}", meta=meta)
 
 
 def _write(path: Path, text: str) -> None:

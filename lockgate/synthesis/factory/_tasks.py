@@ -5,20 +5,20 @@ from random import Random
 
 from lockgate.exchanges import Message
 from lockgate.synthesis._rows import Row, derive_row, row_id
-from lockgate.synthesis.factory._kit import (
+from lockgate.synthesis.factory._brief import Brief
+from lockgate.synthesis.factory._roles import (
     ATTACK,
     COMPLIANT,
     DIALOGUE,
     HARMLESS,
     LABELS,
+    PAIR,
     PERMITTED,
     REFUSED,
     TWIN,
-    Kit,
 )
-from lockgate.synthesis.factory._refusals import write_refusal
+from lockgate.synthesis.factory._templates import write_refusal
 from lockgate.synthesis.factory._topics import Topic
-from lockgate.synthesis.factory._whole import PAIR
 
 STEP = "tasks"
 
@@ -29,16 +29,18 @@ class TaskPlanner:
     One draw per row and kind decides, so that another share changes as few rows as it can.
     """
 
-    def __init__(self, kit: Kit) -> None:
-        self._kit = kit
+    def __init__(self, brief: Brief) -> None:
+        self._brief = brief
 
     def __call__(self, row: Row, seed: int) -> list[Row]:
-        topic, plan = self._kit.topic_of(row), self._kit.plan
+        topic, plan = self._brief.topic_of(row), self._brief.plan
         rng = Random(f"{plan.seed}/{seed}")  # noqa: S311
         draws = {kind: rng.random() for kind in (PERMITTED, REFUSED, TWIN, ATTACK)}
         tasks: list[tuple[str, dict[str, object]]] = []
         if topic.is_harmful:
-            paired = draws[TWIN] < plan.pairs.share and bool(self._kit.near) and plan.answers.per_harmful > 0
+            paired = (
+                draws[TWIN] < plan.pairs.share and bool(self._brief.near) and plan.answers.per_harmful > 0
+            )
             pair = {PAIR: row_id(row)} if paired else {}
             tasks += [
                 (COMPLIANT, {"take": take, **(pair if take == 0 else {})})
@@ -46,7 +48,7 @@ class TaskPlanner:
             ]
             if paired:
                 tasks.append((TWIN, {**pair}))
-            if draws[PERMITTED] < plan.answers.permitted_share and self._kit.near:
+            if draws[PERMITTED] < plan.answers.permitted_share and self._brief.near:
                 tasks.append((PERMITTED, {}))
             if draws[REFUSED] < plan.answers.refused_share:
                 tasks.append((REFUSED, {}))
@@ -58,11 +60,11 @@ class TaskPlanner:
 
     def most(self, topic: Topic) -> dict[str, int]:
         """Exchanges of each role that a question of this entry leads to at most."""
-        plan = self._kit.plan
+        plan = self._brief.plan
         attack = self._attack_share(topic) > 0
         if not topic.is_harmful:
             return {HARMLESS: plan.answers.per_harmless, DIALOGUE: int(attack)}
-        near = bool(self._kit.near)
+        near = bool(self._brief.near)
         return {
             COMPLIANT: plan.answers.per_harmful,
             TWIN: int(plan.pairs.share > 0 and near and plan.answers.per_harmful > 0),
@@ -73,32 +75,35 @@ class TaskPlanner:
 
     def _attack_share(self, topic: Topic) -> float:
         """Share of the questions of this entry that also become a dialogue of the red-team pool."""
-        share, plan = self._kit.plan.red_team.share, self._kit.plan
+        share, plan = self._brief.plan.red_team.share, self._brief.plan
         if not share or topic.kind not in ("harmful", "near_domain"):
             return 0.0
-        wanted = self._kit.questions
-        rows = sum(count * self._rows_of(self._kit.topics[name]) for name, count in wanted.items())
+        wanted = self._brief.questions
+        rows = sum(count * self._rows_of(self._brief.topics[name]) for name, count in wanted.items())
         rows *= 1 + plan.augmentation.share
-        basis = sum(count for name, count in wanted.items() if self._kit.topics[name].kind == topic.kind)
+        basis = sum(count for name, count in wanted.items() if self._brief.topics[name].kind == topic.kind)
         # Half of the pool is harmful, half is not.
         return 0.5 * share * rows / basis if basis else 0.0
 
     def _rows_of(self, topic: Topic) -> float:
-        answers = self._kit.plan.answers
+        answers = self._brief.plan.answers
         if not topic.is_harmful:
             return answers.per_harmless
         return (
-            answers.per_harmful + answers.permitted_share + answers.refused_share + self._kit.plan.pairs.share
+            answers.per_harmful
+            + answers.permitted_share
+            + answers.refused_share
+            + self._brief.plan.pairs.share
         )
 
     def _make(
         self, row: Row, topic: Topic, role: str, number: int, seed: int, meta: dict[str, object]
     ) -> Row:
-        near = self._kit.draw_near(seed + number) if role in (PERMITTED, REFUSED, TWIN) else None
+        near = self._brief.draw_near(seed + number) if role in (PERMITTED, REFUSED, TWIN) else None
         own = {**meta, "role": role, "asked_for": topic.id, **({"near": near.id} if near else {})}
         category = near.id if role == TWIN and near is not None else topic.id
         made = derive_row(row, STEP, number, label=LABELS[role], category=category, meta=own)
         if role != REFUSED:
             return made
-        text = write_refusal(self._kit.constitution, topic, near, Random(f"{seed}/refusal"))  # noqa: S311
+        text = write_refusal(self._brief.constitution, topic, near, Random(f"{seed}/refusal"))  # noqa: S311
         return replace(made, messages=(*made.messages, Message("assistant", text)))

@@ -1,4 +1,4 @@
-"""Steps that see all rows: how many questions of each entry go on, and which pairs are whole."""
+"""Which rows go on: steps that see all rows before they decide."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,9 +6,16 @@ from typing import Any, ClassVar
 
 from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._rows import Reject, Row, row_id, row_seed
-from lockgate.synthesis.factory._source import FROM_FILE, FROM_GENERATOR, FROM_TEMPLATE
+from lockgate.synthesis.factory._roles import (
+    ATTACK,
+    DIALOGUE,
+    FROM_FILE,
+    FROM_GENERATOR,
+    FROM_TEMPLATE,
+    PAIR,
+    role_of,
+)
 
-PAIR = "pair"
 _RANKS = {FROM_FILE: 0, FROM_GENERATOR: 1, FROM_TEMPLATE: 2}
 
 
@@ -71,3 +78,34 @@ class WholePairsBlock(Block):
                 context.reject(row, Reject("pair_broken", str(row.meta[PAIR])))
             else:
                 yield row
+
+
+class BalanceBlock(Block):
+    """Keeps as many attacks as harmless dialogues, and no more of both than the plan's share of the mix."""
+
+    whole: ClassVar[bool] = True
+
+    def __init__(self, name: str, share: float) -> None:
+        super().__init__(name)
+        self._share = share
+
+    def config(self) -> Mapping[str, Any]:
+        return {"share": self._share}
+
+    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+        rows = rows if isinstance(rows, Sequence) else list(rows)
+        pool: dict[str, list[str]] = {ATTACK: [], DIALOGUE: []}
+        others = 0
+        for row in rows:
+            if role_of(row) in pool:
+                pool[role_of(row)].append(row_id(row))
+            else:
+                others += 1
+        most = int(self._share / (1 - self._share) * others / 2)
+        count = min(most, *map(len, pool.values()))
+        kept = {name for names in pool.values() for name in sorted(names)[:count]}
+        for row in rows:
+            if role_of(row) not in pool or row_id(row) in kept:
+                yield row
+            else:
+                context.reject(row, Reject("out_of_balance", role_of(row)))

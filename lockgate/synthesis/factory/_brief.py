@@ -1,0 +1,86 @@
+"""What a run is asked to make: the policy, the plan, and how many questions of each entry they ask for."""
+
+from dataclasses import dataclass, field
+from math import ceil
+from random import Random
+from typing import Any
+
+from lockgate.constitution import Constitution
+from lockgate.errors import ConfigError
+from lockgate.synthesis._rows import Row
+from lockgate.synthesis.factory._plan import FactoryPlan
+from lockgate.synthesis.factory._topics import KINDS, Topic, Vocabulary, list_topics
+
+
+@dataclass(frozen=True)
+class Brief:
+    """Constitution and plan with what is derived from them. It can be sent to another process."""
+
+    constitution: Constitution
+    plan: FactoryPlan
+    topics: dict[str, Topic] = field(init=False)
+    vocabulary: Vocabulary = field(init=False)
+    near: tuple[Topic, ...] = field(init=False)
+    questions: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        topics = list_topics(self.constitution)
+        object.__setattr__(self, "topics", {topic.id: topic for topic in topics})
+        object.__setattr__(self, "vocabulary", Vocabulary(topics))
+        object.__setattr__(self, "near", tuple(t for t in topics if t.kind == "near_domain"))
+        object.__setattr__(self, "questions", count_questions(self.constitution, self.plan))
+
+    def topic_of(self, row: Row) -> Topic:
+        """The entry that the row's question was made for, also where its category is another one."""
+        return self.topics[str(row.meta.get("asked_for") or row.category)]
+
+    def draw_near(self, seed: int) -> Topic | None:
+        """A near-domain entry, or None where the constitution has none."""
+        return Random(f"{seed}/near").choice(self.near) if self.near else None  # noqa: S311
+
+    def config(self, *sections: str) -> dict[str, Any]:
+        """For a block's configuration: the policy and these sections of the plan."""
+        own = {name: getattr(self.plan, name).model_dump() for name in sections}
+        return {"constitution": self.constitution.sha256, "seed": self.plan.seed, **own}
+
+
+def count_questions(constitution: Constitution, plan: FactoryPlan) -> dict[str, int]:
+    """Questions wanted for each entry, by id; smaller alike where the plan's `answers.most` asks for it.
+
+    Raises:
+        ConfigError: `queries.by_id` names an id that the constitution doesn't have.
+    """
+    topics = list_topics(constitution)
+    if unknown := set(plan.queries.by_id) - {topic.id for topic in topics}:
+        raise ConfigError(f"queries.by_id: {', '.join(sorted(unknown))}: no such id in {constitution.name}")
+    wanted: dict[str, int] = {}
+    for kind in KINDS:
+        members = [topic.id for topic in topics if topic.kind == kind]
+        each = {name: _share_of(kind, place, len(members), plan) for place, name in enumerate(members)}
+        wanted |= {name: plan.queries.by_id.get(name, count) for name, count in each.items()}
+    answers = sum(wanted[topic.id] * answers_per_question(topic, plan) for topic in topics)
+    most = plan.answers.most
+    if most is None or answers <= most:
+        return wanted
+    return {name: max(1, int(count * most / answers)) if count else 0 for name, count in wanted.items()}
+
+
+def count_lists(questions: int, plan: FactoryPlan) -> int:
+    """Lists to ask for when so many questions are wanted."""
+    return ceil(
+        questions * (1 - plan.queries.composed_share) * plan.queries.surplus / plan.queries.per_request
+    )
+
+
+def answers_per_question(topic: Topic, plan: FactoryPlan) -> float:
+    """Generated answers that a question of this entry leads to, on average."""
+    if not topic.is_harmful:
+        return plan.answers.per_harmless
+    return plan.answers.per_harmful + plan.answers.permitted_share + plan.pairs.share
+
+
+def _share_of(kind: str, place: int, members: int, plan: FactoryPlan) -> int:
+    if kind == "harmful":
+        return plan.queries.harmful_per_category
+    total = int(getattr(plan.queries, kind))
+    return total // members + (place < total % members)
