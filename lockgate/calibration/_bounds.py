@@ -1,6 +1,7 @@
 """Exact binomial bounds (Clopper and Pearson 1934) and the sample sizes that follow from them."""
 
 import math
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from lockgate._extras import need
@@ -49,15 +50,8 @@ def allowed_flags(n: int, budget: float, confidence: float = 0.95) -> int | None
     _check_share("budget", budget)
     if clopper_pearson_upper(0, n, confidence) > budget:
         return None
-    # The bound grows with k and is 1 at k = n, so the answer lies in [low, high).
-    low, high = 0, n
-    while high - low > 1:
-        middle = (low + high) // 2
-        if clopper_pearson_upper(middle, n, confidence) <= budget:
-            low = middle
-        else:
-            high = middle
-    return low
+    # The bound grows with k.
+    return bisect_right(range(n + 1), budget, key=lambda k: clopper_pearson_upper(k, n, confidence)) - 1
 
 
 def required_n(budget: float, flags: int = 0, confidence: float = 0.95) -> int:
@@ -69,14 +63,9 @@ def required_n(budget: float, flags: int = 0, confidence: float = 0.95) -> int:
     high = max(flags + 1, math.ceil((flags + 1) / budget))
     while clopper_pearson_upper(flags, high, confidence) > budget:
         high *= 2
-    low = flags
-    while high - low > 1:
-        middle = (low + high) // 2
-        if clopper_pearson_upper(flags, middle, confidence) <= budget:
-            high = middle
-        else:
-            low = middle
-    return high
+    # The bound falls with n.
+    sizes = range(flags + 1, high + 1)
+    return sizes[bisect_left(sizes, -budget, key=lambda n: -clopper_pearson_upper(flags, n, confidence))]
 
 
 def _check_counts(k: int, n: int) -> None:

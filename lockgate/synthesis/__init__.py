@@ -1,12 +1,12 @@
 """Synthesis: from a constitution to labelled exchanges, through generators and resumable pipelines."""
 
+from lockgate.synthesis._batches import Batch, BatchOutput, run_batch
 from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
 from lockgate.synthesis._cache import CachedGenerator, RequestCache
 from lockgate.synthesis._embedded import EmbeddedGenerator
 from lockgate.synthesis._endpoint import EndpointGenerator
 from lockgate.synthesis._endpoint_config import EndpointConfig
-from lockgate.synthesis._engine import Batch, BatchOutput, Engine, LocalEngine, run_batch
-from lockgate.synthesis._engines import engine_named
+from lockgate.synthesis._engines import Engine, LocalEngine, engine_named
 from lockgate.synthesis._generic import DedupBlock, FilterBlock, GenerateBlock, MapBlock, SplitBlock
 from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, StepReport, room_on
 from lockgate.synthesis._ray import RayEngine

@@ -1,10 +1,34 @@
-"""Engines by name, for command lines."""
+"""Engines: where the batches of a block are run. The plan of batches is the input's, never the engine's."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from lockgate.errors import ConfigError
-from lockgate.synthesis._engine import Engine, LocalEngine
+from lockgate.synthesis._batches import Batch, BatchOutput, run_batch
+from lockgate.synthesis._blocks import Block
 from lockgate.synthesis._ray import RayEngine
 
 ENGINES = ("local", "ray")
+
+
+class Engine(Protocol):
+    """Runs the batches of a block somewhere."""
+
+    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
+        """Yield the output of each batch in the order of the batches.
+
+        Outputs are yielded as soon as order allows, since only what was yielded is kept when the run ends
+        early; `batches` is read lazily, no further ahead than the engine has places. What a block raises is
+        raised.
+        """
+
+
+class LocalEngine:
+    """One batch after another in this process. Requests of a batch are in flight together all the same."""
+
+    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
+        for batch in batches:
+            yield run_batch(block, batch)
 
 
 def engine_named(name: str, *, address: str | None = None, workers: int | None = None) -> Engine:

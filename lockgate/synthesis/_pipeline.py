@@ -16,8 +16,9 @@ from typing import Any
 from lockgate.durable import open_atomic
 from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import Exchange
+from lockgate.synthesis._batches import Batch, BatchOutput, check_rows, cut_batches
 from lockgate.synthesis._blocks import Block, BlockContext
-from lockgate.synthesis._engine import Batch, BatchOutput, Engine, LocalEngine, check_rows, cut_batches
+from lockgate.synthesis._engines import Engine, LocalEngine
 from lockgate.synthesis._rows import Mapped, Row, decode_row, encode_row, number_rows
 from lockgate.synthesis._shards import Fill, Marker, Shards, write_lines
 

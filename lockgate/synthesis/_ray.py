@@ -13,8 +13,8 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lockgate.errors import ConfigError, MissingExtra, SynthesisError
+from lockgate.synthesis._batches import Batch, BatchOutput, run_batch
 from lockgate.synthesis._blocks import Block
-from lockgate.synthesis._engine import Batch, BatchOutput, run_batch
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 def run_cases(folder: Path, backbone: Path, cases: dict[str, list[Any]]) -> dict[str, list[int]]:
     task = {"folder": str(folder), "backbone": str(backbone), "cases": cases}
-    paths = [HERE, HERE.parent, HERE.parent / "synthesis"]
+    paths = [HERE, *HERE.parents[:2], HERE.parent / "synthesis"]
     done = subprocess.run(
         [sys.executable, str(HERE / "build_fault_runner.py"), json.dumps(task)],
         capture_output=True,

@@ -35,7 +35,7 @@ def run_cases(folder: Path, cases: dict[str, list[Any]]) -> dict[str, list[int]]
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [HERE, *HERE.parents[:2]]))},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

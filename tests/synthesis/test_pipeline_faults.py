@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 def run_cases(folder: Path, url: str, cases: dict[str, list[Any]]) -> dict[str, list[int]]:
     task = json.dumps({"folder": str(folder), "url": url, "cases": cases})
-    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    path = os.pathsep.join(map(str, [HERE, *HERE.parents[:2]]))
     done = subprocess.run(
         [sys.executable, str(HERE / "fault_runner.py"), task],
         capture_output=True,

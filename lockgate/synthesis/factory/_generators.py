@@ -5,6 +5,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+from lockgate.durable import file_sha256
 from lockgate.synthesis._blocks import GeneratorSource
 from lockgate.synthesis._embedded import EmbeddedGenerator
 from lockgate.synthesis._endpoint import EndpointGenerator
@@ -57,6 +58,5 @@ def _embedded_version() -> str:
 def _name_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
     return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"

@@ -1,6 +1,5 @@
 """From a constitution to labelled exchanges: the one call that does all of it, and what it leaves."""
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.constitution import Constitution, dump_constitution
-from lockgate.durable import open_atomic
+from lockgate.durable import file_sha256, open_atomic
 from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import EvaluationIndex, Exchange, read_exchanges, write_exchanges
 from lockgate.synthesis._blocks import GeneratorSource
 from lockgate.synthesis._cache import CachedGenerator, RequestCache
-from lockgate.synthesis._engine import Engine
+from lockgate.synthesis._engines import Engine
 from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, room_on
 from lockgate.synthesis._requests import Generator
 from lockgate.synthesis._rows import PARENT, STEPS, Row
@@ -156,9 +155,8 @@ def _trust(brief: Brief, judge: GeneratorSource | None, rows: PathLike | None) -
 
 
 def _describe(path: PathLike) -> dict[str, Any]:
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": Path(path).name, "rows": sum(1 for _ in read_exchanges(path)), "sha256": digest}
+    rows = sum(1 for _ in read_exchanges(path))
+    return {"name": Path(path).name, "rows": rows, "sha256": file_sha256(path)}
 
 
 def _finish(brief: Brief, folder: Path, result: PipelineResult, origins: Origins) -> SynthesisResult:
@@ -166,9 +164,7 @@ def _finish(brief: Brief, folder: Path, result: PipelineResult, origins: Origins
     (folder / CARD).unlink(missing_ok=True)
     target = folder / EXCHANGES
     write_exchanges(target, _plain(brief, result.rows()))
-    with target.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    card = build_card(brief, result, origins, digest)
+    card = build_card(brief, result, origins, file_sha256(target))
     _write(folder / "plan.yaml", brief.plan.to_yaml())
     _write(folder / "constitution.yaml", dump_constitution(brief.constitution))
     _write(folder / "README.md", write_readme(card))

@@ -1,9 +1,8 @@
-"""Engines: where the batches of a block are run. The plan of batches is the input's, never the engine's."""
+"""Batches of rows: cut by the input alone, and run on a block by whatever engine there is."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from lockgate.errors import SynthesisError
 from lockgate.synthesis._blocks import Block, BlockContext
@@ -32,26 +31,6 @@ class BatchOutput:
     rejected: Sequence[bytes]
     counters: dict[str, int]
     reasons: dict[str, int]
-
-
-class Engine(Protocol):
-    """Runs the batches of a block somewhere."""
-
-    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
-        """Yield the output of each batch in the order of the batches.
-
-        Outputs are yielded as soon as order allows, since only what was yielded is kept when the run ends
-        early; `batches` is read lazily, no further ahead than the engine has places. What a block raises is
-        raised.
-        """
-
-
-class LocalEngine:
-    """One batch after another in this process. Requests of a batch are in flight together all the same."""
-
-    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
-        for batch in batches:
-            yield run_batch(block, batch)
 
 
 def run_batch(block: Block, batch: Batch) -> BatchOutput:
