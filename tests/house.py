@@ -23,6 +23,7 @@ _QUOTED = re.compile(r"`([^`]+)`")
 _LOADING = """
 import json, sys, time
 import torch
+import transformers.modeling_utils
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 started = time.perf_counter()
 import lockgate.guards
