@@ -182,7 +182,7 @@ class VerdictWorker:
             if not self._scheduler.holds(ticket.conversation):
                 ticket.unread = ticket.end  # also what an earlier session of it had read
         found = self._scheduler.step(batch)
-        if any(given.tokens for given in found):
+        if any(given.error is None for given in found):
             self._note_progress()
         for given in found:
             if given.over:

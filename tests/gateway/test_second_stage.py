@@ -105,11 +105,8 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
         assert run.text() == backbone.decode(answer)
         return
     assert (run.end.reason, run.end.refusal) == ("content_filter", REFUSAL)
-    watcher = GuardStream(
-        backbone, head, thresholds, messages, 64, cascade=cascade,
-        classifier=tiny_classifier(architecture),
-    )  # fmt: skip
-    with watcher as stream:
+    stages = Stages(head, thresholds, cascade, ClassifierStage(tiny_classifier(architecture)))
+    with GuardStream(backbone, stages, messages, 64) as stream:
         for token in answer:
             if stream.verdict.flagged:
                 break
