@@ -91,10 +91,10 @@ class Stepper:
 
     def open(self, job: Job) -> None:
         """Reserve memory and set up the first choice. Raises PoolFull."""
-        session = self._pool.open(job.capacity, job.prefix)
         state = None if self._scoring is None else self._scoring.stages.new_state(job.regions)
         first = job.streams[0]
-        self._equip(job, first, session, AnswerGate(state, self._text(job), enforce=self._enforce))
+        gate = AnswerGate(state, self._text(job), enforce=self._enforce)
+        self._equip(job, first, gate, lambda: self._pool.open(job.capacity, job.prefix))
         first.phase = ReadingPrompt()
 
     def plan(self, active: Sequence[Job]) -> list[Portion]:
@@ -268,11 +268,10 @@ class Stepper:
     def _fork(self, job: Job) -> None:
         first = job.streams[0]
         for stream in job.streams[1:]:
-            session = first.opened.session.fork(job.capacity)
             stream.flagged_at = first.flagged_at
             gate = AnswerGate(job.fork_state(), self._text(job), enforce=self._enforce)
             gate.broken, gate.fault = first.opened.gate.broken, first.opened.gate.fault
-            self._equip(job, stream, session, gate)
+            self._equip(job, stream, gate, lambda: first.opened.session.fork(job.capacity))
 
     def _take_answer(self, portion: Portion, found: Found, pending: Sample) -> None:
         job, stream = portion.job, portion.stream
@@ -358,10 +357,12 @@ class Stepper:
     def _text(self, job: Job) -> AnswerText:
         return AnswerText(self._backbone.decode, job.stops)
 
-    def _equip(self, job: Job, stream: Stream, session: Session, gate: AnswerGate) -> None:
+    def _equip(self, job: Job, stream: Stream, gate: AnswerGate, reserve: Callable[[], Session]) -> None:
+        """Give a stream all that it works with, its memory last: whoever fails before that holds none."""
         seed = stream_seed(job.seed_basis, job.sampling.seed, stream.choice)
         sampler = Sampler(job.sampling, seed, self._banned)
-        stream.lane = Lane(session, gate, sampler, Conversation(job.rendered, job.capacity))
+        conversation = Conversation(job.rendered, job.capacity)
+        stream.lane = Lane(reserve(), gate, sampler, conversation)
         stream.state = gate.state
 
 

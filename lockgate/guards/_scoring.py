@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lockgate.backbones import Backbone
+from lockgate.backbones import Backbone, RenderedChat
 from lockgate.cascade import Block
 from lockgate.exchanges import Exchange
 from lockgate.guards._course import Course
@@ -99,7 +99,6 @@ def score_exchanges(
     if all_blocks:
         for one in stages:
             one.require_second()
-    heads = [one.head for one in stages]
     size = min(one.group for one in stages)
     rows = iter(exchanges)
     with ExitStack() as stack:
@@ -108,14 +107,9 @@ def score_exchanges(
             group = list(itertools.islice(rows, 1))
             if not group:
                 return
-            held: deque[ReadExchange[Course]] = deque()
             members = itertools.chain(group, itertools.islice(rows, size - 1))
-            for job in read_stage1(
-                backbone, heads, members, lambda chat: [Course(one, chat) for one in stages],
-                first_number=number,
-            ):  # fmt: skip
-                for course in job.consumers:
-                    course.end()
+            held: deque[ReadExchange[Course]] = deque()
+            for job in _read(backbone, stages, members, number):
                 held.append(job)
                 while held and not all_blocks and all(course.over for course in held[0].consumers):
                     yield _scores(held.popleft(), backbone)
@@ -128,11 +122,25 @@ def score_exchanges(
             yield from (_scores(job, backbone) for job in held)
 
 
+def _read(
+    backbone: Backbone, stages: Sequence[Stages], exchanges: Iterable[Exchange], first_number: int
+) -> Iterator[ReadExchange[Course]]:
+    """Exchanges that stage 1 has read to the end, one course for each of `stages`."""
+
+    def courses(chat: RenderedChat) -> list[Course]:
+        return [Course(one, chat) for one in stages]
+
+    heads = [one.head for one in stages]
+    for job in read_stage1(backbone, heads, exchanges, courses, first_number=first_number):
+        for course in job.consumers:
+            course.end()
+        yield job
+
+
 def _judge_due(scheduler: VerdictScheduler, courses: Sequence[Course]) -> None:
     """Give the verdicts that are due, step by step, until all exchanges are over."""
     try:
-        while waiting := [course for course in courses if course.ask is not None]:
-            asks = {course.ask: course for course in waiting if course.ask is not None}
+        while asks := {course.ask: course for course in courses if course.ask is not None}:
             for given in scheduler.step(list(asks)):
                 if given.error is not None:
                     raise given.error

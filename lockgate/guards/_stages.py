@@ -74,17 +74,17 @@ class Stages:
         """The source of verdicts, with memory for `kv_tokens` tokens; None where none is ever due."""
         return None if self.second is None else self.second.open_verdicts(kv_tokens)
 
-    def require_second(self) -> SecondStage:
-        """The second stage.
+    def require_second(self) -> tuple[Cascade, SecondStage]:
+        """How two stages decide, and the second one.
 
         Raises:
-            GuardError: there is none.
+            GuardError: there is no second stage.
         """
-        if self.second is None:
+        if self.cascade is None or self.second is None:
             raise GuardError(
                 "this guard has one stage; verdicts on blocks and their trace need a guard with a classifier"
             )
-        return self.second
+        return self.cascade, self.second
 
     def read_blocks(self, exchanges: Iterable[Exchange]) -> Iterator[BlockScores]:
         """Have the second stage judge whole exchanges at the end of every block.
@@ -92,5 +92,5 @@ class Stages:
         Raises:
             GuardError: there is no second stage.
         """
-        second = self.require_second()
-        return second.read_blocks(exchanges, stride=self.cascade.stride if self.cascade else 1)
+        cascade, second = self.require_second()
+        return second.read_blocks(exchanges, stride=cascade.stride)

@@ -131,3 +131,15 @@ def test_the_server_asks_the_one_scheduler(tmp_path, backbone, head, monkeypatch
         assert start(engine, run).finish().end.decision == "error"
     line = decisions(tmp_path)[0]
     assert (line["reason"], line["fault"], run.text()) == ("RuntimeError", "second stage", "")
+
+
+def test_a_guard_that_fails_before_it_reads_holds_no_memory(tmp_path, backbone, head):
+    class Stateless(Stages):
+        def new_state(self, regions):
+            raise RuntimeError("no state")
+
+    good = scoring_for(backbone, head)
+    broken = replace(good, stages=Stateless(head, thresholds_of()))
+    with running_engine(backbone, broken, tmp_path) as engine:
+        assert start(engine, new_run(backbone, TEXT)).finish().end.decision == "error"
+        assert engine.pool.kv_used_tokens == 0

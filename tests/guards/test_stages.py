@@ -131,7 +131,7 @@ def test_any_judge_can_be_the_second_stage_of_files_and_streams(escalate, stride
 
 
 def test_one_pass_scores_for_guards_of_one_and_of_two_stages() -> None:
-    """Each says what it says alone, to the last bit: the reading does not depend on who judges."""
+    """Each says what it says alone: the reading does not depend on who judges."""
     backbone = tiny_backbone()
     one = Stages(random_head(backbone, 1), Thresholds(0.5))
     two = Stages(random_head(backbone, 2), Thresholds(0.5), CASCADE, ClassifierStage(tiny_classifier()))
