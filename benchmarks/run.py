@@ -139,7 +139,7 @@ def score_ratio(guard: Guard, pairs: int) -> dict[str, Any]:
 
     def scored() -> float:
         start = time.perf_counter()
-        list(score_exchanges(backbone, [guard.head], [guard.thresholds], exchanges))
+        list(score_exchanges(backbone, [guard.stages], exchanges))
         return time.perf_counter() - start
 
     return ratio(bare, scored, pairs)
@@ -183,7 +183,7 @@ def capacity(guard: Guard, streams: int, tokens: int) -> dict[str, Any]:
 def exchanges_per_hour(guard: Guard, count: int) -> dict[str, float]:
     exchanges: Sequence[Exchange] = sample_exchanges(count)
     start = time.perf_counter()
-    scores = list(score_exchanges(guard.backbone, [guard.head], [guard.thresholds], exchanges))
+    scores = list(score_exchanges(guard.backbone, [guard.stages], exchanges))
     elapsed = time.perf_counter() - start
     tokens = sum(score[0].tokens for score in scores)
     return {"exchanges": round(3600 * count / elapsed), "mean_tokens": round(tokens / count, 1)}

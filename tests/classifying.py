@@ -1,6 +1,7 @@
 """Random exchange classifiers on tiny backbones, and sources of verdicts that misbehave."""
 
 import threading
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -63,3 +64,62 @@ class FaultyVerdicts(Verdicts):
             raise self.broken
         found = super().judge(asks)
         return found if self.constant is None else [self.constant] * len(found)
+
+
+class TokenJudge:
+    """A second stage that is no classifier: its verdict is a fixed function of the tokens that it was shown.
+
+    `asked` holds, for each verdict, how many tokens those were.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.open_sessions = 0
+
+    def open_verdicts(self, kv_tokens):
+        return TokenVerdicts(self)
+
+    def read_blocks(self, exchanges, *, stride):
+        raise NotImplementedError
+
+    @staticmethod
+    def opinion(token_ids) -> float:
+        return sum((7 * place + token) % 13 for place, token in enumerate(token_ids)) % 101 / 25 - 2
+
+
+@dataclass
+class TokenSession:
+    judge: TokenJudge
+    tokens: list[int]
+
+    @property
+    def length(self):
+        return len(self.tokens)
+
+    def cost(self, new_tokens):
+        return 0
+
+    def close(self):
+        self.judge.open_sessions -= 1
+
+
+@dataclass
+class TokenVerdicts:
+    judge_of_all: TokenJudge
+    reads_in_pieces: bool = True
+
+    def open(self, chat, capacity):
+        self.judge_of_all.open_sessions += 1
+        return TokenSession(self.judge_of_all, list(chat.token_ids[: chat.answer_start]))
+
+    def judge(self, asks):
+        for session, new in asks:
+            session.tokens.extend(new)
+            self.judge_of_all.asked.append(session.length)
+        return [TokenJudge.opinion(session.tokens) for session, _ in asks]
+
+    def flops(self, session, cost):
+        return 0.0
+
+    def close(self):
+        pass

@@ -1,6 +1,8 @@
 """The cascade: how logits become verdicts. Pure state machines, without a model or I/O."""
 
-from lockgate.cascade._cascade import Block, Cascade, CascadeOutcome, CascadeState, simulate
+from lockgate.cascade._block import Block
+from lockgate.cascade._cascade import Cascade, CascadeOutcome, CascadeState, simulate
+from lockgate.cascade._state import ExchangeState
 from lockgate.cascade._stream import FlagOn, Regions, StreamState, Thresholds, Verdict
 
 __all__ = [
@@ -8,6 +10,7 @@ __all__ = [
     "Cascade",
     "CascadeOutcome",
     "CascadeState",
+    "ExchangeState",
     "FlagOn",
     "Regions",
     "StreamState",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lockgate.cascade._block import Block
 from lockgate.cascade._stream import FlagOn, StreamState, Thresholds, Verdict
 from lockgate.errors import ConfigError
 
@@ -63,18 +64,6 @@ class Cascade:
     def crossed(self, mixed: float) -> bool:
         """True if a mixed score flags. A reading that failed is infinite and flags at any threshold."""
         return mixed == math.inf or not mixed <= self.flag - self.tolerance
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A closed block: its number, the answer tokens read at its end, the probe's largest smoothed logit.
-
-    `probe` is None where no token of the block may judge, and infinite where the probe gave no number.
-    """
-
-    number: int
-    end: int
-    probe: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +275,16 @@ class CascadeState:
     def verdicts(self) -> int:
         """Blocks judged."""
         return self._course.verdicts
+
+    @property
+    def ranked(self) -> float:
+        """See `ExchangeState.ranked`: minus infinity for what was never escalated."""
+        return self.mixed_max
+
+    @property
+    def stage(self) -> int:
+        """2 once the second stage was asked."""
+        return 2 if self.verdicts else 1
 
     @property
     def verdict(self) -> Verdict:

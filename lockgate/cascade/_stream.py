@@ -7,12 +7,14 @@ maximum each, and the thresholds say which of the two may flag.
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lockgate.cascade._block import Block
 from lockgate.errors import ConfigError
 
 FlagOn = Literal["answer", "both"]
@@ -76,12 +78,25 @@ class Verdict:
 class StreamState:
     """Smoothing, running maxima and the flag of one stream: O(1) memory.
 
+    As an `ExchangeState` it is judged by the probe alone: no verdict is ever due, and there is always room.
+
+    Attributes:
+        room, due, closed, suspicious, verdicts, classifier_max, stage: constants, since there are no blocks.
+
     Args:
         thresholds: when to flag.
         gamma: weight of the newest logit in the moving average.
         regions: where the regions of this exchange begin.
         category_ids: names of the further columns of the logits, in order.
     """
+
+    room: int = sys.maxsize
+    due: Block | None = None
+    closed: Block | None = None
+    suspicious: bool = False
+    verdicts: int = 0
+    classifier_max: float = math.nan
+    stage: int = 1
 
     def __init__(
         self, thresholds: Thresholds, gamma: float, regions: Regions, category_ids: tuple[str, ...] = ()
@@ -111,6 +126,10 @@ class StreamState:
         for index, row in enumerate(np.asarray(logits, dtype=np.float64)):
             smoothed[index] = self._advance(row)
         return smoothed
+
+    def judge(self, logit: float | None) -> None:
+        """Raises ConfigError: one stage has no verdict to take."""
+        raise ConfigError("stream: no verdict is due")
 
     def finish(self) -> Verdict:
         """The stream has ended: one shorter than `min_tokens` is judged now, at its last token."""
@@ -161,6 +180,16 @@ class StreamState:
         if self.thresholds.flag_on == "answer":
             return self._max_answer
         return max(self._max_prompt, self._max_answer)
+
+    @property
+    def mixed_max(self) -> float:
+        """`max_score`: the probe decides alone."""
+        return self.max_score
+
+    @property
+    def ranked(self) -> float:
+        """`max_score`; for a prompt alone, which has no answer that could flag, its own maximum."""
+        return self.max_prompt if self.max_score == -math.inf else self.max_score
 
     @property
     def verdict(self) -> Verdict:

@@ -164,7 +164,7 @@ class _Job:
 def _one_threshold(job: _Job, guard: "Guard | None", tolerance: float | None, output: Path | None) -> None:
     """Another threshold for a guard as it is."""
     if guard is not None and tolerance is None:
-        tolerance = (guard.cascade or guard.thresholds).tolerance
+        tolerance = guard.stages.tolerance
     check_places(output, job.save_scores)
     if guard is not None and job.with_text:
         check_traffic(job.files, job.known, job.listed, job.budget)

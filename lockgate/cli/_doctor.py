@@ -115,7 +115,7 @@ def _own_bundle(path: Path) -> Check:
 
 
 def _describe(record: "GuardRecord") -> str:
-    stages = "one stage" if record.cascade is None else "two stages"
+    stages = "one stage" if record.stages == 1 else "two stages"
     state = "calibrated" if record.calibration else "uncalibrated"
     why = "" if record.provisional is None else f": {record.provisional.reason}"
     return f"{record.name}, {stages}, {state}{why}"
@@ -138,8 +138,8 @@ def _offline() -> Check:
         guard = lockgate.load("embedded")
         greeting = Exchange((Message("user", "hello"), Message("assistant", "hello")))
         # Stage 2 is asked whatever stage 1 says: both have to work.
-        score = next(iter(guard.score_many([greeting], all_blocks=guard.cascade is not None)))
-        stages = "" if guard.cascade is None else f", {len(score.blocks)} verdicts given"
+        score = next(iter(guard.score_many([greeting], all_blocks=guard.stages.count > 1)))
+        stages = f", {len(score.blocks)} verdicts given" if score.blocks else ""
         return Check(
             "works offline",
             True,

@@ -2,10 +2,11 @@
 
 from lockgate.gateway._app import create_app
 from lockgate.gateway._decisions import Decision, DecisionLog, Scores
-from lockgate.gateway._engine import MODES, Engine, EngineDown, EngineOptions, Mode, QueueFull
+from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
-from lockgate.gateway._jobs import Scoring
+from lockgate.gateway._options import MODES, EngineDown, EngineOptions, Mode, QueueFull
+from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
 
 __all__ = [

@@ -10,11 +10,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lockgate.gateway import _wire as wire
-from lockgate.gateway._engine import EngineDown, QueueFull
 from lockgate.gateway._errors import ApiError, error_response, json_response
 from lockgate.gateway._events import Event, Finished, Released, ReleasedToken
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway._jobs import Job
+from lockgate.gateway._options import EngineDown, QueueFull
 from lockgate.gateway._requests import ChatRequest
 
 STREAM_HEADERS = [
@@ -113,7 +113,7 @@ class Answer(Response):
     @property
     def _threshold(self) -> float | None:
         scoring = self._gateway.engine.scoring
-        return None if scoring is None else scoring.threshold
+        return None if scoring is None else scoring.stages.alarm
 
     async def _complete(self, first: Event) -> Response:
         texts: dict[int, list[str]] = {choice: [] for choice in range(self._request.n)}

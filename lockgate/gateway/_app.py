@@ -191,9 +191,9 @@ async def _readyz(request: Request) -> Response:
         },
         "streams": {"active": engine.active_streams, "waiting": engine.waiting},
         "verdicts": {
-            "waiting": engine.waiting_verdicts,
-            "oldest_s": round(engine.oldest_verdict, 3),
-            "alive": engine.second_stage_alive,
+            "waiting": engine.verdicts.waiting,
+            "oldest_s": round(engine.verdicts.oldest, 3),
+            "alive": engine.verdicts.alive,
         },
         "kv_tokens": {"used": engine.pool.kv_used_tokens, "limit": engine.kv_tokens},
         "decisions": {"written": log.written, "unwritten": log.unwritten, "lost": log.lost},

@@ -1,85 +1,27 @@
 """The engine: one thread that owns the model and advances all streams together, step by step."""
 
 import logging
-import math
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
-from lockgate.backbones import Backbone, RenderedChat, SessionPool
-from lockgate.errors import ConfigError, ContextOverflow, LockgateError, PoolFull
+from lockgate.backbones import Backbone, SessionPool
+from lockgate.errors import ConfigError, ContextOverflow, PoolFull
 from lockgate.gateway._decisions import Decision, DecisionLog
+from lockgate.gateway._desk import VerdictDesk
 from lockgate.gateway._events import Released
-from lockgate.gateway._jobs import Ending, Job, Scoring, Stream, decision_record, finished_event
-from lockgate.gateway._stepper import Stepper, Turn
+from lockgate.gateway._jobs import Job, Stream
+from lockgate.gateway._options import EngineDown, EngineOptions, Faults, QueueFull
+from lockgate.gateway._phases import ticket_of
+from lockgate.gateway._records import Ending, decision_record, finished_event
+from lockgate.gateway._scoring import Scoring
+from lockgate.gateway._stepper import Portion, Stepper
 from lockgate.gateway._stream import Outflow
-from lockgate.gateway._verdicts import Ticket, VerdictWorker
+from lockgate.gateway._verdicts import Ticket
 
 logger = logging.getLogger("lockgate.gateway")
-
-Mode = Literal["enforce", "shadow", "off"]
-MODES: tuple[Mode, ...] = ("enforce", "shadow", "off")
-
-
-class QueueFull(LockgateError):
-    """Too many requests are waiting. `retry_after` is in seconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("too many requests are waiting")
-        self.retry_after = retry_after
-
-
-class EngineDown(LockgateError):
-    """The engine takes no more requests: it is stopping, or a step has not come back."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Limits of the engine.
-
-    Attributes:
-        max_streams: choices that are generated at the same time.
-        max_queue: requests that may wait beyond those.
-        kv_tokens: key-value tokens for all open streams; None chooses.
-        step_timeout: seconds after which a step counts as failed.
-        verdict_timeout: seconds without progress of the second stage after which a stream that waits for its
-            verdict is halted. However it comes forward, a stream waits no longer than that and as much again
-            for every 1,024 tokens that are still to be read.
-        verdict_kv_tokens: key-value tokens of the second stage; None chooses.
-    """
-
-    mode: Mode = "enforce"
-    max_streams: int = 8
-    max_queue: int = 32
-    kv_tokens: int | None = None
-    step_timeout: float = 120.0
-    verdict_timeout: float = 30.0
-    verdict_kv_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"mode: expected one of {', '.join(MODES)}")
-        if self.max_streams < 1 or self.max_queue < 0 or not self.step_timeout > 0:
-            raise ConfigError("expected max_streams >= 1, max_queue >= 0 and a step time-out above 0")
-        if not self.verdict_timeout > 0:
-            raise ConfigError("expected a verdict time-out above 0")
-
-
-@dataclass(slots=True)
-class Faults:
-    """What has gone wrong since the start. `open` holds what is wrong now.
-
-    `total` counts answers that could not be checked; of them, `second_stage` for want of a verdict.
-    """
-
-    total: int = 0
-    second_stage: int = 0
-    last: str | None = None
-    open: dict[str, str] = field(default_factory=dict)
 
 
 class Engine:
@@ -88,6 +30,9 @@ class Engine:
     Args:
         scoring: the guard at work; None exactly when the mode is `off`.
         decisions: gets one line for each choice, before its closing event is delivered.
+
+    Attributes:
+        verdicts: where streams wait for the second stage.
     """
 
     def __init__(
@@ -102,6 +47,9 @@ class Engine:
         self.faults = Faults()
         self.kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
         self.pool = SessionPool(backbone, self.kv_tokens)
+        tokens = options.verdict_kv_tokens or self.kv_tokens
+        source = None if scoring is None else scoring.stages.open_verdicts(tokens)
+        self.verdicts = VerdictDesk(source, options.verdict_timeout, self.faults, self._tell)
         self._stepper = Stepper(
             backbone,
             self.pool,
@@ -109,14 +57,9 @@ class Engine:
             enforce=options.mode == "enforce",
             emit=self._emit,
             end=self._end,
-            ask=self._ask,
+            ask=self.verdicts.ask,
         )
-        self._verdicts: VerdictWorker | None = None
-        if scoring is not None and scoring.second_stage is not None:
-            tokens = options.verdict_kv_tokens or self.kv_tokens
-            self._verdicts = VerdictWorker(scoring.second_stage(tokens), self._note_verdict)
-        self._arrived: list[Ticket] = []
-        self._news = False  # something has come from another thread since the round began
+        self._news = False  # something has come from another thread since the cycle began
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._waiting: deque[Job] = deque()
@@ -124,7 +67,7 @@ class Engine:
         self._promised = 0  # key-value tokens that admitted jobs will still fork into
         self._closing = False
         self._stopped = threading.Event()
-        self._step: list[Turn] = []
+        self._step: list[Portion] = []
         self._step_started: float | None = None
         self._service_time = 5.0  # running mean of seconds per request
         self._threads = [
@@ -135,13 +78,7 @@ class Engine:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
-        if self._verdicts is not None:
-            self._verdicts.start()
-
-    def warm_second_stage(self, chat: RenderedChat) -> None:
-        """Have the second stage, if there is one, judge a prompt. Only before `start`."""
-        if self._verdicts is not None and not math.isfinite(self._verdicts.warm(chat)):
-            self.faults.open["second stage"] = "it gave no finite verdict"
+        self.verdicts.start()
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -183,8 +120,7 @@ class Engine:
             self._abandon([*self._active, *self._waiting], Ending("length", cancelled=True))
         if self._threads[1].ident is not None:
             self._threads[1].join(timeout)
-        if self._verdicts is not None:
-            self._verdicts.close(timeout)
+        self.verdicts.close(timeout)
 
     @property
     def alive(self) -> bool:
@@ -201,32 +137,17 @@ class Engine:
         return len(self._waiting)
 
     @property
-    def waiting_verdicts(self) -> int:
-        """Verdicts of the second stage that streams wait for."""
-        return 0 if self._verdicts is None else self._verdicts.waiting
-
-    @property
-    def oldest_verdict(self) -> float:
-        """Seconds since the oldest of them was asked for."""
-        return 0.0 if self._verdicts is None else self._verdicts.oldest
-
-    @property
-    def second_stage_alive(self) -> bool | None:
-        """Whether the second stage's thread runs; None without a second stage."""
-        return None if self._verdicts is None else self._verdicts.alive
-
-    @property
     def active_streams(self) -> int:
         return sum(not stream.done for job in self._active for stream in job.streams)
 
     def _run(self) -> None:
         with torch.inference_mode():
-            while self._turn():
+            while self._cycle():
                 pass
         self.pool.close()
 
-    def _turn(self) -> bool:
-        """One round: admit, step, clean up. False when the engine is to stop."""
+    def _cycle(self) -> bool:
+        """One cycle: admit, step, clean up. False when the engine is to stop."""
         with self._wake:
             while not (self._closing or self._waiting or self._active):
                 self._wake.wait()
@@ -239,72 +160,46 @@ class Engine:
             self._drop_cancelled()
             self._settle_verdicts()
             self._admit()
-            turns = self._stepper.plan(self._active)
-            if turns:
-                self._run_step(turns)
+            portions = self._stepper.plan(self._active)
+            if portions:
+                self._run_step(portions)
             elif tickets := self._tickets():
-                self._wait_for_news(min(self._deadline(ticket) for ticket in tickets))
+                self._wait_for_news(min(map(self.verdicts.deadline, tickets)))
             elif not all(job.done for job in self._active):
                 raise RuntimeError("open streams with nothing to do")
         except Exception as error:  # the loop must outlive any fault, and no fault may let text pass
-            logger.exception("the engine's round failed")
+            logger.exception("the engine's cycle failed")
             with self._lock:
                 self._abandon(self._active, Ending("content_filter", error=type(error).__name__))
         self._reap()
         return True
 
-    def _run_step(self, turns: list[Turn]) -> None:
-        self._step, self._step_started = turns, time.monotonic()
+    def _run_step(self, portions: list[Portion]) -> None:
+        self._step, self._step_started = portions, time.monotonic()
         try:
-            self._stepper.run(turns)
+            self._stepper.run(portions)
         finally:
             self._step, self._step_started = [], None
             self.faults.open.pop("step", None)
 
     def _tell(self) -> None:
-        """Wake the engine's thread, or have it look again before it sleeps. Needs the lock."""
-        self._news = True
-        self._wake.notify()
-
-    def _ask(self, ticket: Ticket) -> None:
-        if self._verdicts is None:
-            raise RuntimeError("a verdict is due, and there is no second stage")
-        self._verdicts.ask(ticket)
-
-    def _note_verdict(self, ticket: Ticket) -> None:
-        """A verdict has come; called on the second stage's thread."""
+        """Wake the engine's thread, or have it look again before it sleeps. From any thread."""
         with self._wake:
-            self._arrived.append(ticket)
-            self._tell()
+            self._news = True
+            self._wake.notify()
 
-    def _tickets(self) -> list[Ticket]:
+    def _tickets(self) -> dict[Ticket, tuple[Job, Stream]]:
         """Verdicts that open streams wait for."""
-        streams = [stream for job in self._active for stream in job.streams if not stream.done]
-        return [stream.ticket for stream in streams if isinstance(stream.ticket, Ticket)]
+        open_streams = [(job, stream) for job in self._active for stream in job.streams if not stream.done]
+        found = ((ticket_of(stream.phase), job, stream) for job, stream in open_streams)
+        return {ticket: (job, stream) for ticket, job, stream in found if ticket is not None}
 
     def _settle_verdicts(self) -> None:
         """Let streams go on whose verdict has come; halt those that have waited too long."""
-        with self._lock:
-            arrived, self._arrived = self._arrived, []
-        for ticket in arrived:
-            self._note_second_stage(ticket)
-            self._stepper.resume(ticket)
-        now = time.monotonic()
-        for ticket in self._tickets():
-            if self._deadline(ticket) <= now:
-                ticket.dropped, ticket.error = True, "the second stage's verdict came too late"
-                self._note_second_stage(ticket)
-                self._stepper.resume(ticket)
-
-    def _deadline(self, ticket: Ticket) -> float:
-        return ticket.deadline(self.options.verdict_timeout)
-
-    def _note_second_stage(self, ticket: Ticket) -> None:
-        """A fault of its own: streams that never ask the second stage say nothing about it."""
-        if ticket.error is None and ticket.logit is not None and math.isfinite(ticket.logit):
-            self.faults.open.pop("second stage", None)
-        else:
-            self.faults.open["second stage"] = ticket.error or "it gave no finite verdict"
+        waiting = self._tickets()
+        for ticket in self.verdicts.settle(waiting):
+            if ticket in waiting:
+                self._stepper.resume(*waiting[ticket], ticket)
 
     def _wait_for_news(self, deadline: float) -> None:
         """All open streams wait for verdicts: sleep until one comes, or the first may be too late."""
@@ -347,7 +242,7 @@ class Engine:
             for job in self._active
             if not job.done
             for stream in job.streams
-            if stream.session is None and not stream.done
+            if stream.lane is None and not stream.done
         )
 
     def _drop_cancelled(self) -> None:
@@ -361,12 +256,13 @@ class Engine:
         """Free the memory of streams that are over. Only the engine's thread touches sessions."""
         for job in self._active:
             for stream in job.streams:
-                if stream.done and stream.session is not None:
-                    stream.session.close()
-                    stream.session = None
-                if stream.done and stream.asked and self._verdicts is not None:
-                    stream.asked = False
-                    self._verdicts.forget(stream)
+                if not stream.done:
+                    continue
+                with self._lock:  # whoever ends a stream may still read its lane
+                    lane, stream.lane = stream.lane, None
+                if lane is not None:
+                    lane.session.close()
+                    self.verdicts.forget(lane.conversation)
         with self._lock:
             self._active = [job for job in self._active if not job.done]
         self._count_promised()
@@ -374,8 +270,8 @@ class Engine:
     def _abandon(self, jobs: list[Job], ending: Ending) -> None:
         for job in jobs:
             for stream in job.streams:
-                if stream.gate is not None:
-                    stream.gate.shut()
+                if stream.lane is not None:
+                    stream.lane.gate.shut()
                 self._end(job, stream, ending)
 
     def _emit(self, job: Job, stream: Stream, out: Outflow) -> None:
@@ -419,7 +315,9 @@ class Engine:
             if not self.stalled:
                 continue
             with self._lock:
-                turns = list(self._step)
-                if turns and not all(turn.stream.done for turn in turns):
+                portions = list(self._step)
+                if portions and not all(portion.stream.done for portion in portions):
                     self.faults.open["step"] = "a step has not come back in time"
-                    self._abandon([turn.job for turn in turns], Ending("content_filter", error="time-out"))
+                    self._abandon(
+                        [portion.job for portion in portions], Ending("content_filter", error="time-out")
+                    )

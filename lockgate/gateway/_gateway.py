@@ -17,13 +17,15 @@ from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
 from lockgate.gateway._decisions import DecisionLog
-from lockgate.gateway._engine import Engine, EngineOptions
+from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway._events import Event
-from lockgate.gateway._jobs import Job, Scoring
+from lockgate.gateway._jobs import Job
+from lockgate.gateway._options import EngineOptions
 from lockgate.gateway._requests import ChatRequest
+from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._wire import completion_id
-from lockgate.guards import Guard, Verdicts, VerdictSource, regions_of
+from lockgate.guards import Guard, regions_of
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
@@ -117,7 +119,7 @@ class Gateway:
             feed = Feed(session, chat.token_ids[chat.prefix_length :], want_logits=True)
             self.engine.pool.step([feed], self.engine.scoring.tap if self.engine.scoring else None)
             session.close()
-        self.engine.warm_second_stage(chat)
+        self.engine.verdicts.warm(chat)
 
     def close(self, timeout: float = 10.0) -> None:
         """End what is open, write every decision, stop the engine."""
@@ -158,7 +160,7 @@ class Gateway:
     def problems(self) -> list[str]:
         """What is wrong now; empty when all is well."""
         found = [f"{where}: {what}" for where, what in sorted(self.engine.faults.open.items())]
-        if self.engine.alive and self.engine.second_stage_alive is False:
+        if self.engine.alive and self.engine.verdicts.alive is False:
             found.append("second stage: its thread has ended, so whatever it is asked about is halted")
         if self.decisions.failure is not None:
             found.append(f"decision log: {self.decisions.failure}, {self.decisions.unwritten} lines wait")
@@ -181,21 +183,12 @@ class Gateway:
 
 
 def scoring_of(guard: Guard) -> Scoring:
-    """The engine's view of a guard: the tap and the stream state with which the guard scores files too."""
-    classifier = guard.classifier
-    second_stage = None
-    if classifier is not None:
-
-        def second_stage(kv_tokens: int) -> VerdictSource:
-            return Verdicts(classifier, kv_tokens)
-
+    """The engine's view of a guard: the stages and the tap with which the guard scores files too."""
     return Scoring(
+        stages=guard.stages,
         tap=ProbeTap([guard.head], guard.backbone.hidden_size, guard.backbone.device),
-        new_state=guard.new_state,
         refusal=guard.constitution.refusal_message,
         guard=guard.sha256,
-        threshold=guard.thresholds.flag if guard.cascade is None else guard.cascade.escalate,
-        second_stage=second_stage,
     )
 
 
@@ -210,7 +203,7 @@ def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
             "version": guard.record.constitution.version,
             "categories": {category.id: category.title for category in guard.constitution.harmful},
         },
-        "stages": 1 if guard.cascade is None else 2,
+        "stages": guard.stages.count,
         "calibrated": calibration is not None,
         "budget": None if calibration is None else calibration.budget,
         "uncalibrated_because": _why_uncalibrated(guard),

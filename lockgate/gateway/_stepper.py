@@ -10,12 +10,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lockgate.backbones import Backbone, Feed, SessionPool, banned_ids
-from lockgate.gateway._jobs import Ending, Job, Scoring, ScoringTap, Stream
-from lockgate.gateway._sampling import Sampler, stream_seed
+from lockgate.backbones import Backbone, Feed, Session, SessionPool, banned_ids
+from lockgate.gateway._jobs import Job, Lane, Stream
+from lockgate.gateway._phases import (
+    AwaitingPrompt,
+    AwaitingVerdict,
+    Closing,
+    Decoding,
+    ReadingPrompt,
+    ticket_of,
+)
+from lockgate.gateway._records import Ending
+from lockgate.gateway._sampling import Sample, Sampler, stream_seed
 from lockgate.gateway._scheduler import share_prefill
+from lockgate.gateway._scoring import Scoring, ScoringTap
 from lockgate.gateway._stream import AnswerGate, AnswerText, Outflow
 from lockgate.gateway._verdicts import Ticket
+from lockgate.guards import Conversation
 
 logger = logging.getLogger("lockgate.gateway")
 
@@ -29,7 +40,7 @@ class VerdictFault(ScoringFault):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Portion:
     """What one stream feeds into a step."""
 
     job: Job
@@ -40,8 +51,8 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a step says about one turn: next-token logits if wanted, the guard's logits of its tokens."""
+class Found:
+    """What a step gives for one portion: next-token logits if wanted, the guard's logits of its tokens."""
 
     next_logits: NDArray[np.float32] | None
     scores: NDArray[np.float32] | None
@@ -53,7 +64,7 @@ class Stepper:
     Args:
         emit: called with what a stream lets out.
         end: called once when a stream is over.
-        ask: called with the ticket of a stream that must wait for the second stage; `resume` takes it back.
+        ask: asks for the verdict on the first tokens of a conversation; `resume` takes the ticket back.
     """
 
     def __init__(
@@ -65,7 +76,7 @@ class Stepper:
         enforce: bool,
         emit: Callable[[Job, Stream, Outflow], None],
         end: Callable[[Job, Stream, Ending], None],
-        ask: Callable[[Ticket], None],
+        ask: Callable[[Conversation, int], Ticket],
     ) -> None:
         self._backbone = backbone
         self._pool = pool
@@ -80,55 +91,57 @@ class Stepper:
 
     def open(self, job: Job) -> None:
         """Reserve memory and set up the first choice. Raises PoolFull."""
+        state = None if self._scoring is None else self._scoring.stages.new_state(job.regions)
         first = job.streams[0]
-        first.session = self._pool.open(job.capacity, job.prefix)
-        first.read = first.session.length
-        state = None if self._scoring is None else self._scoring.new_state(job.regions)
-        self._equip(job, first, AnswerGate(state, self._text(job), enforce=self._enforce))
+        gate = AnswerGate(state, self._text(job), enforce=self._enforce)
+        self._equip(job, first, gate, lambda: self._pool.open(job.capacity, job.prefix))
+        first.phase = ReadingPrompt()
 
-    def plan(self, active: Sequence[Job]) -> list[Turn]:
+    def plan(self, active: Sequence[Job]) -> list[Portion]:
         """One pending token of every decoding stream, and a fair share of the prompts."""
-        turns = [
-            Turn(job, stream, [stream.pending.token_id], False, self._goes_on(job, stream))
+        portions = [
+            Portion(job, stream, [stream.phase.pending.token_id], False, self._goes_on(job, stream))
             for job in active
             for stream in job.streams
-            if stream.pending is not None and not stream.done and stream.ticket is None
+            if isinstance(stream.phase, Decoding) and not stream.done
         ]
-        reading = [job for job in active if not job.streams[0].done and job.streams[0].read < len(job.prompt)]
-        shares = share_prefill([len(job.prompt) - job.streams[0].read for job in reading])
-        for job, share in zip(reading, shares, strict=True):
+        firsts = [(job, job.streams[0]) for job in active]
+        reading = [
+            (job, first, first.opened.session.length)
+            for job, first in firsts
+            if isinstance(first.phase, ReadingPrompt) and not first.done
+        ]
+        shares = share_prefill([len(job.prompt) - start for job, _, start in reading])
+        for (job, first, start), share in zip(reading, shares, strict=True):
             if share:
-                start = job.streams[0].read
-                ids = job.prompt[start : start + share]
-                turns.append(Turn(job, job.streams[0], ids, True, start + share == len(job.prompt)))
-        return turns
+                end = start + share
+                portions.append(Portion(job, first, job.prompt[start:end], True, end == len(job.prompt)))
+        return portions
 
-    def run(self, turns: Sequence[Turn]) -> None:
-        """Take one packed step; a turn that fails ends its own stream, and no other."""
-        for turn, reading in zip(turns, self._read(turns), strict=True):
-            if turn.stream.done:
+    def run(self, portions: Sequence[Portion]) -> None:
+        """Take one packed step; a portion that fails ends its own stream, and no other."""
+        for portion, found in zip(portions, self._read(portions), strict=True):
+            if portion.stream.done:
                 continue
             try:
-                if isinstance(reading, Exception):
-                    raise reading
-                self._take(turn, reading)
+                if isinstance(found, Exception):
+                    raise found
+                self._take(portion, found)
             except Exception as error:  # whatever goes wrong with a stream must close it
-                self._fail(turn, error)
+                self._fail(portion.job, portion.stream, error, whole=portion.is_prompt)
 
-    def resume(self, ticket: Ticket) -> None:
+    def resume(self, job: Job, stream: Stream, ticket: Ticket) -> None:
         """A verdict is there, or can't be given: the stream that waits for it goes on or ends."""
-        job, stream = ticket.job, ticket.stream
-        if stream.ticket is not ticket or stream.done:
+        if stream.done or ticket_of(stream.phase) is not ticket:
             return
-        stream.ticket = None
-        of_prompt = job.first_logits is not None
+        whole = isinstance(stream.phase, AwaitingPrompt)
         try:
             self._take_verdict(job, stream, ticket)
         except Exception as error:  # as in `run`
-            self._fail(Turn(job, stream, (), of_prompt, False), error)
+            self._fail(job, stream, error, whole=whole)
 
     def _take_verdict(self, job: Job, stream: Stream, ticket: Ticket) -> None:
-        gate = _gate(stream)
+        gate, phase = stream.opened.gate, stream.phase
         error = ticket.error
         if error is None and (ticket.logit is None or not math.isfinite(ticket.logit)):
             error = "the second stage gave no finite verdict"
@@ -139,108 +152,109 @@ class Stepper:
         else:
             out = gate.give_up(error or "")
         stream.note_flag()
-        logits, job.first_logits = job.first_logits, None
         if gate.halted:
-            self._halt(job, stream, whole=logits is not None)
+            self._halt(job, stream, whole=isinstance(phase, AwaitingPrompt))
             return
         self._let_out(job, stream, out)
         if out.stopped:
             self._end(job, stream, Ending("stop"))
-        elif stream.closing is not None:
-            self._close(job, stream, stream.closing)
-        elif logits is not None:
-            self._begin(job, logits)
+            return
+        match phase:
+            case AwaitingPrompt():
+                self._begin(job, phase.logits)
+            case AwaitingVerdict():
+                stream.phase = Decoding(phase.pending)
+            case Closing():
+                self._close(job, stream, phase.reason)
 
     def _halt(self, job: Job, stream: Stream, *, whole: bool) -> None:
         """End a flagged stream; a flagged prompt ends all choices."""
         for choice in job.streams if whole else [stream]:
             if whole:
-                choice.gate, choice.flagged_at = stream.gate, 0
+                choice.state, choice.flagged_at = stream.state, 0
             self._end(job, choice, Ending("stop"))
 
-    def _wait_if_due(self, job: Job, stream: Stream) -> bool:
-        """Whether the stream must wait for the second stage; it is asked then."""
-        if stream.done or not _gate(stream).due:
-            return False
-        if stream.ticket is None:
-            ticket = Ticket(job, stream, job.rendered, len(stream.ids))
-            stream.ticket, stream.asked = ticket, True
-            self._ask(ticket)
-        return True
+    def _is_due(self, stream: Stream) -> bool:
+        """Whether the stream must wait for the second stage."""
+        return not stream.done and stream.opened.gate.due
+
+    def _ask_for(self, stream: Stream) -> Ticket:
+        conversation = stream.opened.conversation
+        return self._ask(conversation, conversation.chat.answer_start + len(conversation.answer))
 
     def _goes_on(self, job: Job, stream: Stream) -> bool:
         # Without a guard a token is counted when it is sampled, with one when it has been consumed.
         return self._scoring is None or stream.answered + 1 < job.max_tokens
 
-    def _read(self, turns: Sequence[Turn]) -> list[Reading | Exception]:
+    def _read(self, portions: Sequence[Portion]) -> list[Found | Exception]:
         tap = None if self._scoring is None else self._scoring.tap
-        before = [_length(turn) for turn in turns]
+        before = [_length(portion) for portion in portions]
         try:
-            return list(self._step(turns, tap))
+            return list(self._step(portions, tap))
         except Exception as error:
-            if [_length(turn) for turn in turns] != before:
+            if [_length(portion) for portion in portions] != before:
                 # The tokens were read and can't be read again; what was to come of them is lost.
-                return [error] * len(turns)
-            if len(turns) == 1:
-                return [error] if tap is None or self._enforce else self._read_unscored(turns)
+                return [error] * len(portions)
+            if len(portions) == 1:
+                return [error] if tap is None or self._enforce else self._read_unscored(portions)
             logger.warning(
                 "a packed step failed (%s); its streams are stepped one by one", type(error).__name__
             )
         # No session has advanced, so each stream can be read again alone.
-        readings: list[Reading | Exception] = []
-        for turn in turns:
-            readings.extend([RuntimeError("stream is over")] if turn.stream.done else self._read([turn]))
-        return readings
+        found: list[Found | Exception] = []
+        for portion in portions:
+            found.extend([RuntimeError("stream is over")] if portion.stream.done else self._read([portion]))
+        return found
 
-    def _read_unscored(self, turns: Sequence[Turn]) -> list[Reading | Exception]:
+    def _read_unscored(self, portions: Sequence[Portion]) -> list[Found | Exception]:
         """In shadow mode a guard that fails must not stop an answer."""
         try:
-            return list(self._step(turns, None))
+            return list(self._step(portions, None))
         except Exception as error:
             return [error]
 
-    def _step(self, turns: Sequence[Turn], tap: ScoringTap | None) -> list[Reading]:
+    def _step(self, portions: Sequence[Portion], tap: ScoringTap | None) -> list[Found]:
         feeds = []
-        for turn in turns:
-            if turn.stream.session is None:
-                raise RuntimeError("a stream without a session can't be stepped")
-            feeds.append(Feed(turn.stream.session, turn.token_ids, turn.want_logits))
+        for portion in portions:
+            feeds.append(Feed(portion.stream.opened.session, portion.token_ids, portion.want_logits))
         logits = self._pool.step(feeds, tap)
         wanted = [row for row in logits if row is not None]
         rows = iter(torch.stack(wanted).cpu().numpy() if wanted else ())
         scores = None if tap is None else tap.logits.cpu().numpy()
-        readings, start = [], 0
-        for turn, row in zip(turns, logits, strict=True):
-            end = start + len(turn.token_ids)
+        found, start = [], 0
+        for portion, row in zip(portions, logits, strict=True):
+            end = start + len(portion.token_ids)
             share = None if scores is None else scores[start:end]
-            readings.append(Reading(None if row is None else next(rows), share))
+            found.append(Found(None if row is None else next(rows), share))
             start = end
-        return readings
+        return found
 
-    def _take(self, turn: Turn, reading: Reading) -> None:
-        if turn.is_prompt:
-            self._take_prompt(turn, reading)
-        else:
-            self._take_answer(turn, reading)
+    def _take(self, portion: Portion, found: Found) -> None:
+        match portion.stream.phase:
+            case ReadingPrompt():
+                self._take_prompt(portion, found)
+            case Decoding(pending=pending):
+                self._take_answer(portion, found, pending)
+            case phase:
+                raise RuntimeError(f"a stream that is {type(phase).__name__} was stepped")
 
-    def _take_prompt(self, turn: Turn, reading: Reading) -> None:
-        job, stream = turn.job, turn.stream
-        stream.read += len(turn.token_ids)
-        gate = _gate(stream)
+    def _take_prompt(self, portion: Portion, found: Found) -> None:
+        job, stream = portion.job, portion.stream
+        gate = stream.opened.gate
         if self._scoring is not None:
-            scores = self._usable(gate, reading.scores, len(turn.token_ids))
+            scores = self._usable(gate, found.scores, len(portion.token_ids))
             if scores is not None:
                 gate.read_prompt(scores)
             stream.note_flag()
             if gate.halted:
                 self._halt(job, stream, whole=True)
                 return
-        if reading.next_logits is None:
+        if found.next_logits is None:
             return
-        if self._wait_if_due(job, stream):
-            job.first_logits = reading.next_logits
+        if self._is_due(stream):
+            stream.phase = AwaitingPrompt(self._ask_for(stream), found.next_logits)
             return
-        self._begin(job, reading.next_logits)
+        self._begin(job, found.next_logits)
 
     def _begin(self, job: Job, logits: NDArray[np.float32]) -> None:
         """The prompt has been read and cleared: every choice gets its first token."""
@@ -249,51 +263,45 @@ class Stepper:
             try:
                 self._sample(job, choice, logits)
             except Exception as error:
-                self._fail(Turn(job, choice, (), False, False), error)
+                self._fail(job, choice, error, whole=False)
 
     def _fork(self, job: Job) -> None:
         first = job.streams[0]
-        if first.session is None:
-            raise RuntimeError("a stream without a session can't be forked")
         for stream in job.streams[1:]:
-            stream.session = first.session.fork(job.capacity)
-            stream.read = first.read
             stream.flagged_at = first.flagged_at
             gate = AnswerGate(job.fork_state(), self._text(job), enforce=self._enforce)
-            gate.broken, gate.fault = _gate(first).broken, _gate(first).fault
-            self._equip(job, stream, gate)
+            gate.broken, gate.fault = first.opened.gate.broken, first.opened.gate.fault
+            self._equip(job, stream, gate, lambda: first.opened.session.fork(job.capacity))
 
-    def _take_answer(self, turn: Turn, reading: Reading) -> None:
-        job, stream = turn.job, turn.stream
+    def _take_answer(self, portion: Portion, found: Found, pending: Sample) -> None:
+        job, stream = portion.job, portion.stream
         if self._scoring is not None:
-            gate = _gate(stream)
             stream.answered += 1
-            if self._scoring.second_stage is not None:
-                stream.ids.extend(turn.token_ids)
-            self._clear(job, stream, self._usable(gate, reading.scores, 1))
-        if not stream.done and reading.next_logits is not None:
-            self._sample(job, stream, reading.next_logits)
-        if self._scoring is not None:
-            self._wait_if_due(job, stream)
+            stream.opened.conversation.answer.extend(portion.token_ids)
+            self._clear(job, stream, pending, self._usable(stream.opened.gate, found.scores, 1))
+        if isinstance(stream.phase, Decoding) and not stream.done and found.next_logits is not None:
+            self._sample(job, stream, found.next_logits)
+        self._hold_if_due(stream)
+
+    def _hold_if_due(self, stream: Stream) -> None:
+        """At a block's end: the token that was sampled behind it waits for the verdict."""
+        match stream.phase:
+            case Decoding(pending=pending) if self._is_due(stream):
+                stream.phase = AwaitingVerdict(self._ask_for(stream), pending)
 
     def _sample(self, job: Job, stream: Stream, logits: NDArray[np.float32]) -> None:
-        if stream.sampler is None:
-            raise RuntimeError("a stream without a sampler can't be sampled")
-        sample = stream.sampler.sample(logits)
+        sample = stream.opened.sampler.sample(logits)
         if sample.token_id in self._backbone.eos_ids:
-            stream.pending = None
             self._close(job, stream, "stop")
             return
-        stream.pending = sample
+        stream.phase = Decoding(sample)
         if self._scoring is None:
             stream.answered += 1
-            self._clear(job, stream, None)
+            self._clear(job, stream, sample, None)
 
-    def _clear(self, job: Job, stream: Stream, scores: NDArray[np.float32] | None) -> None:
-        """The pending token has been consumed and scored: let out what may leave, end what is over."""
-        gate, sample = _gate(stream), stream.pending
-        if sample is None:
-            raise RuntimeError("no token is pending")
+    def _clear(self, job: Job, stream: Stream, sample: Sample, scores: NDArray[np.float32] | None) -> None:
+        """A token has been consumed and scored: let out what may leave, end what is over."""
+        gate = stream.opened.gate
         out = gate.clear(sample.token_id, sample.logprob, scores)
         stream.note_flag()
         if gate.halted:
@@ -306,11 +314,11 @@ class Stepper:
             self._close(job, stream, "length")
 
     def _close(self, job: Job, stream: Stream, reason: str) -> None:
-        gate = _gate(stream)
+        gate = stream.opened.gate
         out = gate.finish()
         stream.note_flag()
-        if self._wait_if_due(job, stream):
-            stream.closing = reason
+        if self._is_due(stream):
+            stream.phase = Closing(self._ask_for(stream), reason)
             return
         if not gate.halted:
             self._let_out(job, stream, out)
@@ -333,33 +341,30 @@ class Stepper:
         gate.broken = gate.broken or "the guard gave no finite score"
         return None
 
-    def _fail(self, turn: Turn, error: Exception) -> None:
-        logger.error("stream %s/%d stopped: %s", turn.job.id, turn.stream.choice, type(error).__name__)
+    def _fail(self, job: Job, stream: Stream, error: Exception, *, whole: bool) -> None:
+        """End a stream by a fault; one that hits the prompt ends all choices."""
+        logger.error("stream %s/%d stopped: %s", job.id, stream.choice, type(error).__name__)
         reason = str(error) if isinstance(error, ScoringFault) else type(error).__name__
         ending = Ending(
             "content_filter", reason, "second stage" if isinstance(error, VerdictFault) else "scoring"
         )
-        streams = turn.job.streams if turn.is_prompt else [turn.stream]
-        for stream in streams:
-            if stream.gate is not None:
-                stream.gate.shut()
-            if not stream.done:
-                self._end(turn.job, stream, ending)
+        for choice in job.streams if whole else [stream]:
+            if choice.lane is not None:
+                choice.lane.gate.shut()
+            if not choice.done:
+                self._end(job, choice, ending)
 
     def _text(self, job: Job) -> AnswerText:
         return AnswerText(self._backbone.decode, job.stops)
 
-    def _equip(self, job: Job, stream: Stream, gate: AnswerGate) -> None:
+    def _equip(self, job: Job, stream: Stream, gate: AnswerGate, reserve: Callable[[], Session]) -> None:
+        """Give a stream all that it works with, its memory last: whoever fails before that holds none."""
         seed = stream_seed(job.seed_basis, job.sampling.seed, stream.choice)
-        stream.sampler = Sampler(job.sampling, seed, self._banned)
-        stream.gate = gate
+        sampler = Sampler(job.sampling, seed, self._banned)
+        conversation = Conversation(job.rendered, job.capacity)
+        stream.lane = Lane(reserve(), gate, sampler, conversation)
+        stream.state = gate.state
 
 
-def _gate(stream: Stream) -> AnswerGate:
-    if stream.gate is None:
-        raise RuntimeError("a stream without a gate can't go on")
-    return stream.gate
-
-
-def _length(turn: Turn) -> int:
-    return 0 if turn.stream.session is None else turn.stream.session.length
+def _length(portion: Portion) -> int:
+    return portion.stream.opened.session.length

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.cascade import CascadeState, StreamState
+from lockgate.cascade import ExchangeState
 from lockgate.gateway._decisions import Fault
 from lockgate.gateway._events import ReleasedToken
 from lockgate.gateway._text import Detokeniser, StopMatcher
-
-State = StreamState | CascadeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ class AnswerGate:
         enforce: whether a flag holds the text back (enforce) or is only noted (shadow).
     """
 
-    def __init__(self, state: State | None, text: AnswerText, *, enforce: bool) -> None:
+    def __init__(self, state: ExchangeState | None, text: AnswerText, *, enforce: bool) -> None:
         self.state = state
         self.broken: str | None = None
         self.fault: Fault = "scoring"  # where it broke
@@ -102,7 +100,7 @@ class AnswerGate:
     @property
     def due(self) -> bool:
         """Whether the second stage must judge before more tokens are read."""
-        if self._shut or self.broken or not isinstance(self.state, CascadeState):
+        if self._shut or self.broken or self.state is None:
             return False
         return self.state.due is not None
 
@@ -126,8 +124,8 @@ class AnswerGate:
 
     def judge(self, logit: float) -> Outflow:
         """Take the second stage's verdict that was due; give back what may leave now."""
-        if not isinstance(self.state, CascadeState):
-            raise RuntimeError("a stream of one stage has no verdict")
+        if self.state is None:
+            raise RuntimeError("a stream without a guard takes no verdict")
         self.state.judge(logit)
         return NOTHING if self._close_if_halted() else self._release()
 

@@ -1,7 +1,6 @@
 """Guards: the bundle on disk, its model card, and the loaded object that scores and watches."""
 
 from lockgate.guards._bundle import EMBEDDED, check_target, read_bundle
-from lockgate.guards._cascading import score_cascade
 from lockgate.guards._guard import Guard
 from lockgate.guards._record import (
     CascadeRecord,
@@ -11,22 +10,39 @@ from lockgate.guards._record import (
     SecondStageRecord,
     TrainingRecord,
 )
-from lockgate.guards._scoring import BlockRow, ExchangeScore, finite_or_none, regions_of, score_exchanges
+from lockgate.guards._scheduler import TOKENS_PER_STEP, Ask, Conversation, Given, VerdictScheduler
+from lockgate.guards._scoring import BlockRow, ExchangeScore, finite_or_none, score_exchanges
+from lockgate.guards._stage1 import regions_of
+from lockgate.guards._stages import Stages
 from lockgate.guards._stream import GuardStream
-from lockgate.guards._verdicts import Verdicts, VerdictSession, VerdictSource
+from lockgate.guards._verdicts import (
+    ClassifierStage,
+    SecondStage,
+    Verdicts,
+    VerdictSession,
+    VerdictSource,
+)
 
 __all__ = [
     "EMBEDDED",
+    "TOKENS_PER_STEP",
+    "Ask",
     "BlockRow",
     "CascadeRecord",
+    "ClassifierStage",
+    "Conversation",
     "ExchangeScore",
+    "Given",
     "Guard",
     "GuardRecord",
     "GuardStream",
     "PromptsRecord",
     "ProvisionalRecord",
+    "SecondStage",
     "SecondStageRecord",
+    "Stages",
     "TrainingRecord",
+    "VerdictScheduler",
     "VerdictSession",
     "VerdictSource",
     "Verdicts",
@@ -34,6 +50,5 @@ __all__ = [
     "finite_or_none",
     "read_bundle",
     "regions_of",
-    "score_cascade",
     "score_exchanges",
 ]

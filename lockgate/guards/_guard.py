@@ -8,7 +8,7 @@ from typing import Any
 from lockgate._version import __version__
 from lockgate.backbones import Backbone
 from lockgate.calibration import Calibration, CascadeCalibration
-from lockgate.cascade import Cascade, CascadeState, Regions, StreamState, Thresholds
+from lockgate.cascade import Cascade, Thresholds
 from lockgate.classifiers import WINDOW, ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution
 from lockgate.durable import file_sha256
@@ -16,7 +16,6 @@ from lockgate.errors import CalibrationError, GuardError
 from lockgate.exchanges import Exchange, Message, PromptPrints, messages_from_list
 from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, Bundle, read_bundle, write_bundle
 from lockgate.guards._card import write_card
-from lockgate.guards._cascading import score_cascade
 from lockgate.guards._checks import check_classifier, verify_backbone
 from lockgate.guards._record import (
     BackboneRecord,
@@ -28,8 +27,10 @@ from lockgate.guards._record import (
     ThresholdRecord,
     TrainingRecord,
 )
-from lockgate.guards._scoring import ExchangeScore, new_cascade, new_stream, score_exchanges
+from lockgate.guards._scoring import ExchangeScore, score_exchanges
+from lockgate.guards._stages import Stages
 from lockgate.guards._stream import GuardStream
+from lockgate.guards._verdicts import ClassifierStage
 
 Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
 
@@ -37,8 +38,9 @@ Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
 class Guard:
     """A loaded guard. `lockgate.load` makes one from a bundle, `Guard.create` from what was trained.
 
-    A guard of two stages has a `classifier` and a `cascade`; otherwise both are None and the probe decides.
-    `training_prompts` are fingerprints of what it was trained on, None where the bundle holds none.
+    Attributes:
+        stages: what judges. All scoring goes through it.
+        training_prompts: fingerprints of what it was trained on; None where the bundle holds none.
     """
 
     def __init__(
@@ -50,20 +52,19 @@ class Guard:
     ) -> None:
         self.record = bundle.record
         self.constitution = bundle.constitution
-        self.head = bundle.head
-        self.thresholds: Thresholds = bundle.record.thresholds.to_thresholds()
-        self.classifier = classifier
-        self.cascade: Cascade | None = None
-        if bundle.record.cascade is not None and classifier is not None:
+        cascade, second = None, None
+        if bundle.record.cascade is not None:
+            cascade = bundle.record.cascade.to_cascade()
+        if classifier is not None:
+            second = ClassifierStage(classifier)
+        self.stages = Stages(bundle.head, bundle.record.thresholds.to_thresholds(), cascade, second)
+        if classifier is not None:
             check_classifier(bundle.record, bundle.constitution, backbone, classifier)
-            self.cascade = bundle.record.cascade.to_cascade()
-        elif bundle.record.cascade is not None or classifier is not None:
-            raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
         self.backbone = backbone
         self.path = path
         self.training_prompts = bundle.prompts
         self._bundle = bundle
-        self._constitution_yaml = bundle.constitution_yaml
+        self._classifier = classifier
 
     @classmethod
     def load(
@@ -137,6 +138,26 @@ class Guard:
         return guard.with_cascade(classifier, cascade)
 
     @property
+    def head(self) -> ProbeHead:
+        """The probe, stage 1."""
+        return self.stages.head
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """When the probe alone flags."""
+        return self.stages.thresholds
+
+    @property
+    def cascade(self) -> Cascade | None:
+        """How two stages decide; None where the probe decides alone."""
+        return self.stages.cascade
+
+    @property
+    def classifier(self) -> ExchangeClassifier | None:
+        """The exchange classifier that is the second stage; None where there is none."""
+        return self._classifier
+
+    @property
     def calibration(self) -> Calibration | None:
         """The evidence behind the threshold; None for a guard that may claim no budget."""
         return Calibration.from_dict(self.record.calibration) if self.record.calibration else None
@@ -168,30 +189,11 @@ class Guard:
             ExchangeError: an exchange that the chat template refuses, named by its number.
             GuardError: `all_blocks` of a guard with one stage.
         """
-        if self.classifier is not None and self.cascade is not None:
-            yield from score_cascade(
-                self.backbone,
-                self.head,
-                self.thresholds,
-                self.cascade,
-                self.classifier,
-                exchanges,
-                first_number=first_number,
-                all_blocks=all_blocks,
-            )
-            return
-        if all_blocks:
-            raise GuardError("this guard has one stage; there is no classifier to ask about all blocks")
-        heads, thresholds = [self.head], [self.thresholds]
-        found = score_exchanges(self.backbone, heads, thresholds, exchanges, first_number=first_number)
-        for scores in found:
-            yield scores[0]
-
-    def new_state(self, regions: Regions) -> StreamState | CascadeState:
-        """The state machine of one exchange under this guard."""
-        if self.cascade is None:
-            return new_stream(self.head, self.thresholds, regions)
-        return new_cascade(self.head, self.thresholds, self.cascade, regions)
+        found = score_exchanges(
+            self.backbone, [self.stages], exchanges, first_number=first_number, all_blocks=all_blocks
+        )
+        for (score,) in found:
+            yield score
 
     def stream(self, messages: Conversation, *, max_tokens: int = 2048) -> GuardStream:
         """Watch an answer while it is written.
@@ -203,15 +205,7 @@ class Guard:
             ExchangeError: a message is malformed. BackboneError: an order of roles that the template refuses.
             ContextOverflow: the prompt is longer than the backbone's context.
         """
-        return GuardStream(
-            self.backbone,
-            self.head,
-            self.thresholds,
-            _messages(messages),
-            max_tokens,
-            cascade=self.cascade,
-            classifier=self.classifier,
-        )
+        return GuardStream(self.backbone, self.stages, _messages(messages), max_tokens)
 
     def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade | CascadeCalibration) -> "Guard":
         """The same guard with a second stage; what was claimed of its threshold falls away.
@@ -261,7 +255,7 @@ class Guard:
             update["cascade"] = self.record.cascade.model_copy(update=found)
         update["thresholds"] = self.record.thresholds.model_copy(update=thresholds)
         record = self.record.model_copy(update=update)
-        return Guard(self._bundle._replace(record=record), self.backbone, classifier=self.classifier)
+        return Guard(self._bundle._replace(record=record), self.backbone, classifier=self._classifier)
 
     def with_provisional(self, thresholds: Thresholds, provisional: ProvisionalRecord) -> "Guard":
         """The same guard of one stage with another threshold that nothing may be claimed by.
@@ -283,7 +277,7 @@ class Guard:
     def with_training_prompts(self, prompts: PromptPrints) -> "Guard":
         """The same guard with fingerprints of more prompts that a part of it was trained on."""
         known = prompts if self.training_prompts is None else self.training_prompts | prompts
-        return Guard(self._bundle._replace(prompts=known), self.backbone, classifier=self.classifier)
+        return Guard(self._bundle._replace(prompts=known), self.backbone, classifier=self._classifier)
 
     def _check_flag_on(self, found: CascadeCalibration) -> None:
         if found.flag_on != self.thresholds.flag_on:
@@ -307,7 +301,7 @@ class Guard:
         card = write_card(
             self.record, self.constitution, results, training_prompts=prompts, measured=measured
         )
-        write_bundle(Path(path), self._bundle, card, self.classifier)
+        write_bundle(Path(path), self._bundle, card, self._classifier)
         return Guard.load(path, backbone=self.backbone)
 
 

@@ -136,6 +136,16 @@ class GuardRecord(_Strict):
     classifier: SecondStageRecord | None = None
     cascade: CascadeRecord | None = None
 
+    @property
+    def stages(self) -> int:
+        """1 or 2."""
+        return 1 if self.cascade is None else 2
+
+    @property
+    def decides(self) -> ThresholdRecord | CascadeRecord:
+        """The part whose `flag` and `tolerance` decide."""
+        return self.cascade or self.thresholds
+
     @model_validator(mode="after")
     def _has_both_or_neither(self) -> "GuardRecord":
         if (self.classifier is None) != (self.cascade is None):

@@ -1,22 +1,29 @@
-"""Scoring of whole exchanges: the reading, tap and stream state of serving, over many at once."""
+"""Scoring of whole exchanges: stage 1 reads them all, a second stage the blocks that call it.
 
+The state machines are those that serve streams, and so is the packing of verdicts. What stage 1 says goes
+straight into the state of an exchange; where a verdict is due it waits until the exchanges of a group can be
+judged together. With verdicts for all blocks the second stage reads every exchange in bulk instead.
+"""
+
+import itertools
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lockgate.backbones import Backbone, Reading, RenderedChat, SessionPool, read_packed
-from lockgate.cascade import Cascade, CascadeState, Regions, StreamState, Thresholds
-from lockgate.classifiers import ProbeHead, ProbeTap
-from lockgate.errors import ExchangeError
+from lockgate.backbones import Backbone, RenderedChat
+from lockgate.cascade import Block
 from lockgate.exchanges import Exchange
+from lockgate.guards._course import Course
+from lockgate.guards._scheduler import VerdictScheduler
+from lockgate.guards._stage1 import ReadExchange, read_stage1, stage1_flops
+from lockgate.guards._stages import Stages
 
-# Exchanges in flight hold at most this many tokens of keys and values (46 KB each in the embedded backbone).
-_KV_TOKENS = 65_536
+_KV_TOKENS = 24_576
 
 
 class BlockRow(NamedTuple):
@@ -38,6 +45,8 @@ class ExchangeScore:
     With a second stage, `stage` is 2 where it was asked, `classifier_max` its largest verdict (else NaN) and
     `mixed_max` the largest mixed score, minus infinity where it was not asked; `tokens_stage2` counts what it
     read, the prefix and every verdict's suffix. A guard of one stage has its `max_score` for `mixed_max`.
+    `ranked` is what exchanges are ranked by: `mixed_max`, or where a prompt alone is scored by one stage, its
+    own maximum.
     """
 
     number: int
@@ -52,6 +61,7 @@ class ExchangeScore:
     flops: float
     cpu_s: float
     mixed_max: float
+    ranked: float
     stage: int = 1
     classifier_max: float = math.nan
     tokens_stage2: int = 0
@@ -60,149 +70,127 @@ class ExchangeScore:
     blocks: tuple[BlockRow, ...] = ()
 
 
-def regions_of(chat: RenderedChat) -> Regions:
-    """Where the regions of a rendered conversation begin; the template's constant prefix is never scored."""
-    return Regions(start=chat.prefix_length, prompt_start=chat.prompt_start, answer_start=chat.answer_start)
-
-
-def new_stream(head: ProbeHead, thresholds: Thresholds, regions: Regions) -> StreamState:
-    """The state machine of one exchange, for files, streams and the gateway alike."""
-    return StreamState(thresholds, head.gamma, regions, head.category_ids)
-
-
-def new_cascade(head: ProbeHead, thresholds: Thresholds, cascade: Cascade, regions: Regions) -> CascadeState:
-    """The same under two stages: what the probe alone would flag at plays no part."""
-    alone = Thresholds(math.inf, min_tokens=thresholds.min_tokens, flag_on=thresholds.flag_on)
-    return CascadeState(cascade, new_stream(head, alone, regions))
-
-
-class Consumer(Protocol):
-    """Something that takes a head's logits `[tokens, 1 + categories]`, in order."""
-
-    def consume(self, logits: NDArray[np.floating]) -> object:
-        """Take the logits of the next tokens."""
-        ...
-
-
-_C = TypeVar("_C", bound=Consumer)
-
-
-@dataclass(slots=True)
-class ReadExchange(Generic[_C]):
-    """An exchange that stage 1 has read up to `end`: one consumer a head."""
-
-    number: int
-    exchange: Exchange
-    chat: RenderedChat
-    consumers: list[_C]
-    end: int
-    cpu_s: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens scored."""
-        return self.end - self.chat.prefix_length
-
-
 def score_exchanges(
     backbone: Backbone,
-    heads: Sequence[ProbeHead],
-    thresholds: Sequence[Thresholds],
+    stages: Sequence[Stages],
     exchanges: Iterable[Exchange],
     *,
     first_number: int = 0,
+    all_blocks: bool = False,
 ) -> Iterator[list[ExchangeScore]]:
-    """Score exchanges in input order with one or several heads in a single pass.
+    """Score exchanges in input order with the stages of one or several guards, in one pass of the backbone.
 
-    Memory is bounded: exchanges are rendered as they are read. Longer ones than the backbone's context are
-    read in overlapping windows; the stream state goes on across them.
+    Exchanges are scored as serving would score them, except that scoring goes on behind a flag. Memory is
+    bounded: exchanges are rendered as they are read. An exchange that is longer than the backbone's context
+    is read in overlapping windows; its state goes on across them.
 
     Args:
         first_number: number of the first exchange, for those who score a file in chunks.
+        all_blocks: have stage 2 judge every block, also those it would not be asked about. The states still
+            take only the verdicts that they ask for; costs are of all of them.
 
     Yields:
-        For each exchange, one score per head.
+        For each exchange, one score for each of `stages`.
 
     Raises:
         ExchangeError: an exchange that the backbone's chat template cannot render, named by its number.
+        GuardError: `all_blocks` of stages without a second one.
     """
-
-    def states(chat: RenderedChat) -> list[StreamState]:
-        return [
-            new_stream(head, threshold, regions_of(chat))
-            for head, threshold in zip(heads, thresholds, strict=True)
-        ]
-
-    for job in read_stage1(backbone, heads, exchanges, states, first_number=first_number):
-        yield [_finish(job, state, backbone) for state in job.consumers]
-
-
-def read_stage1(
-    backbone: Backbone,
-    heads: Sequence[ProbeHead],
-    exchanges: Iterable[Exchange],
-    consumers: Callable[[RenderedChat], list[_C]],
-    *,
-    first_number: int = 0,
-) -> Iterator[ReadExchange[_C]]:
-    """Read exchanges in packed steps and hand each head's logits to its consumer; see `score_exchanges`."""
-    tap = ProbeTap(heads, backbone.hidden_size, backbone.device)
-    with SessionPool(backbone, _KV_TOKENS + backbone.context_length) as pool:
-        started = time.process_time()
-        readings = _readings(backbone, exchanges, consumers, first_number)
-        for parts in read_packed(pool, readings, tap):
-            logits = tap.logits.double().cpu().numpy()
-            elapsed = time.process_time() - started
-            share = elapsed / sum(part.end - part.start for part in parts)
-            for part in parts:
-                part.job.cpu_s += share * (part.end - part.start)
-                for index, consumer in enumerate(part.job.consumers):
-                    consumer.consume(logits[part.rows, tap.columns(index)])
-                if part.last:
-                    yield part.job
-            started = time.process_time()
+    if all_blocks:
+        for one in stages:
+            one.require_second()
+    size = min(one.group for one in stages)
+    rows = iter(exchanges)
+    with ExitStack() as stack:
+        schedulers = [stack.enter_context(VerdictScheduler(one.open_verdicts(_KV_TOKENS))) for one in stages]
+        for number in itertools.count(first_number, size):
+            group = list(itertools.islice(rows, 1))
+            if not group:
+                return
+            members = itertools.chain(group, itertools.islice(rows, size - 1))
+            held: deque[ReadExchange[Course]] = deque()
+            for job in _read(backbone, stages, members, number):
+                held.append(job)
+                while held and not all_blocks and all(course.over for course in held[0].consumers):
+                    yield _scores(held.popleft(), backbone)
+            for index, (one, scheduler) in enumerate(zip(stages, schedulers, strict=True)):
+                courses = [job.consumers[index] for job in held]
+                if all_blocks:
+                    _judge_all(one, [job.exchange for job in held], courses)
+                else:
+                    _judge_due(scheduler, courses)
+            yield from (_scores(job, backbone) for job in held)
 
 
-def _readings(
-    backbone: Backbone,
-    exchanges: Iterable[Exchange],
-    consumers: Callable[[RenderedChat], list[_C]],
-    first_number: int,
-) -> Iterator[Reading[ReadExchange[_C]]]:
-    for number, exchange in enumerate(exchanges, first_number):
-        try:
-            chat = backbone.render(exchange.messages, add_generation_prompt=exchange.is_prompt_only)
-        except Exception as error:
-            raise ExchangeError(f"exchange {number} ({exchange.id}): {error}") from error
-        # An answer without a token still closes the prompt: at least one token is always read.
-        end = max(chat.answer_end, chat.prefix_length + 1)
-        if end > len(chat.token_ids):
-            raise ExchangeError(f"exchange {number} ({exchange.id}): there is no token that could be scored")
-        job = ReadExchange(number, exchange, chat, consumers(chat), end)
-        yield Reading(job, chat.token_ids, chat.prefix_length, end)
+def _read(
+    backbone: Backbone, stages: Sequence[Stages], exchanges: Iterable[Exchange], first_number: int
+) -> Iterator[ReadExchange[Course]]:
+    """Exchanges that stage 1 has read to the end, one course for each of `stages`."""
+
+    def courses(chat: RenderedChat) -> list[Course]:
+        return [Course(one, chat) for one in stages]
+
+    heads = [one.head for one in stages]
+    for job in read_stage1(backbone, heads, exchanges, courses, first_number=first_number):
+        for course in job.consumers:
+            course.end()
+        yield job
 
 
-def _finish(job: ReadExchange[StreamState], state: StreamState, backbone: Backbone) -> ExchangeScore:
-    verdict = state.finish()
+def _judge_due(scheduler: VerdictScheduler, courses: Sequence[Course]) -> None:
+    """Give the verdicts that are due, step by step, until all exchanges are over."""
+    try:
+        while asks := {course.ask: course for course in courses if course.ask is not None}:
+            for given in scheduler.step(list(asks)):
+                if given.error is not None:
+                    raise given.error
+                course = asks[given.ask]
+                course.take(given)
+                if course.over:
+                    scheduler.forget(course.conversation)
+    finally:
+        for course in courses:
+            scheduler.forget(course.conversation)
+
+
+def _judge_all(stages: Stages, exchanges: Sequence[Exchange], courses: Sequence[Course]) -> None:
+    for course, scores in zip(courses, stages.read_blocks(exchanges), strict=True):
+        course.take_all(scores)
+
+
+def _scores(job: ReadExchange[Course], backbone: Backbone) -> list[ExchangeScore]:
+    return [_score(job, course, backbone) for course in job.consumers]
+
+
+def _score(job: ReadExchange[Course], course: Course, backbone: Backbone) -> ExchangeScore:
+    state = course.state
     return ExchangeScore(
         number=job.number,
         exchange=job.exchange,
         max_prompt=state.max_prompt,
         max_answer=state.max_answer,
         max_score=state.max_score,
-        flagged=verdict.flagged,
+        flagged=state.flagged,
         flag_token=state.flag_token,
-        category=verdict.category,
+        category=state.category,
         tokens=state.scored,
         flops=stage1_flops(job, backbone),
         cpu_s=job.cpu_s,
-        mixed_max=state.max_score,
+        mixed_max=state.mixed_max,
+        ranked=state.ranked,
+        stage=state.stage,
+        classifier_max=state.classifier_max,
+        tokens_stage2=course.tokens,
+        flops_stage2=course.flops,
+        cpu_s_stage2=course.cpu_s,
+        blocks=tuple(_row(block, course.verdicts.get(block.number)) for block in course.closed),
     )
 
 
-def stage1_flops(job: ReadExchange[_C], backbone: Backbone) -> float:
-    """Multiply-adds counted twice of the backbone's own reading."""
-    return job.tokens * backbone.flops_per_token(job.end / 2)
+def _row(block: Block, logit: float | None) -> BlockRow:
+    """A reading that failed is infinite in the trace: it flags, and is no missing value."""
+    verdict = math.nan if logit is None else logit if math.isfinite(logit) else math.inf
+    return BlockRow(block.end, math.nan if block.probe is None else block.probe, verdict)
 
 
 def finite_or_none(value: float) -> float | None:

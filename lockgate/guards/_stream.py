@@ -5,13 +5,14 @@ import math
 from collections.abc import Iterable, Sequence
 from operator import index
 
-from lockgate.backbones import Backbone, Feed, RenderedChat, SessionPool
-from lockgate.cascade import Cascade, CascadeState, StreamState, Thresholds, Verdict
-from lockgate.classifiers import ClassifierSession, ExchangeClassifier, ProbeHead, ProbeTap
+from lockgate.backbones import Backbone, Feed, SessionPool
+from lockgate.cascade import Verdict
+from lockgate.classifiers import ProbeTap
 from lockgate.errors import ConfigError, ContextOverflow, GuardError
 from lockgate.exchanges import Message
-from lockgate.guards._scoring import new_cascade, new_stream, regions_of
-from lockgate.guards._verdicts import Verdicts
+from lockgate.guards._scheduler import Ask, Conversation, VerdictScheduler
+from lockgate.guards._stage1 import regions_of
+from lockgate.guards._stages import Stages
 
 logger = logging.getLogger("lockgate.guards")
 
@@ -22,20 +23,12 @@ class GuardStream:
     """Scores one answer while it is written. Feed each token before it is shown; stop at a flag.
 
     The prompt is read when the stream is made; `verdict` then says whether it flags by itself. A guard of two
-    stages asks its classifier in `push` where that is due, and `released` says how many tokens of the answer
+    stages asks its second one in `push` where that is due, and `released` says how many tokens of the answer
     may be shown: the others wait for the next verdict. A verdict that fails flags; `failure` says why.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        head: ProbeHead,
-        thresholds: Thresholds,
-        messages: Sequence[Message],
-        max_tokens: int,
-        *,
-        cascade: Cascade | None = None,
-        classifier: ExchangeClassifier | None = None,
+        self, backbone: Backbone, stages: Stages, messages: Sequence[Message], max_tokens: int
     ) -> None:
         chat = backbone.render(messages, add_generation_prompt=True)
         if max_tokens < 1:
@@ -46,16 +39,13 @@ class GuardStream:
                 f"the context holds {backbone.context_length} with the answer"
             )
         capacity = min(len(chat.token_ids) + max_tokens, backbone.context_length)
-        self._tap = ProbeTap([head], backbone.hidden_size, backbone.device)
+        self._tap = ProbeTap([stages.head], backbone.hidden_size, backbone.device)
         self._pool = SessionPool(backbone, capacity)
         self._session = self._pool.open(capacity, prefix=chat.token_ids[: chat.prefix_length])
-        self._state: StreamState | CascadeState
-        self._stage2: _SecondStage | None = None
-        if cascade is not None and classifier is not None:
-            self._state = new_cascade(head, thresholds, cascade, regions_of(chat))
-            self._stage2 = _SecondStage(self._state, classifier, chat, capacity)
-        else:
-            self._state = new_stream(head, thresholds, regions_of(chat))
+        self._state = stages.new_state(regions_of(chat))
+        self._scheduler = VerdictScheduler(stages.open_verdicts(0))
+        self._conversation = Conversation(chat, capacity)
+        self._failure: str | None = None
         self._closed = False
         self._vocab_size = backbone.vocab_size
         self._read(chat.token_ids[chat.prefix_length :])
@@ -73,7 +63,7 @@ class GuardStream:
     @property
     def failure(self) -> str | None:
         """Why a verdict of the second stage could not be given; None if none failed."""
-        return None if self._stage2 is None else self._stage2.failure
+        return self._failure
 
     def push(self, token_ids: int | Iterable[int]) -> Verdict:
         """Read the next token or tokens of the answer, not the end-of-turn token.
@@ -103,8 +93,7 @@ class GuardStream:
         if self._closed:
             return self._state.verdict
         self._state.finish()
-        if self._stage2 is not None:
-            self._stage2.judge_if_due()
+        self._judge_if_due()
         verdict = self._state.finish()
         self.close()
         return verdict
@@ -114,8 +103,7 @@ class GuardStream:
         self._closed = True
         self._session.close()
         self._pool.close()
-        if self._stage2 is not None:
-            self._stage2.close()
+        self._scheduler.close()
 
     def __enter__(self) -> "GuardStream":
         return self
@@ -126,44 +114,20 @@ class GuardStream:
     def _read(self, token_ids: Sequence[int]) -> None:
         start = 0
         while start < len(token_ids):
-            room = self._stage2.room if self._stage2 is not None else _CHUNK
-            piece = token_ids[start : start + min(room, _CHUNK)]
+            piece = token_ids[start : start + min(self._state.room, _CHUNK)]
             self._pool.step([Feed(self._session, piece)], self._tap)
             self._state.consume(self._tap.logits.double().cpu().numpy())
             start += len(piece)
-            if self._stage2 is not None:
-                self._stage2.take(piece)
-                self._stage2.judge_if_due()
+            if self._state.answered:
+                self._conversation.answer.extend(piece)
+            self._judge_if_due()
 
-
-class _SecondStage:
-    """The verdicts of one stream, given where they are due."""
-
-    def __init__(
-        self, state: CascadeState, classifier: ExchangeClassifier, chat: RenderedChat, capacity: int
-    ) -> None:
-        self.failure: str | None = None
-        self._state = state
-        self._verdicts = Verdicts(classifier, 0)
-        self._chat = chat
-        self._capacity = capacity
-        self._session: ClassifierSession | None = None
-        self._answer: list[int] = []
-
-    @property
-    def room(self) -> int:
-        return self._state.room
-
-    def take(self, token_ids: Sequence[int]) -> None:
-        """Tokens that stage 1 has read."""
-        if self._state.answered:
-            self._answer.extend(token_ids)
-
-    def judge_if_due(self) -> None:
+    def _judge_if_due(self) -> None:
         if self._state.due is None:
             return
         try:
-            logit = self._ask()
+            end = self._conversation.chat.answer_start + self._state.answered
+            logit = self._scheduler.verdict_on(Ask(self._conversation, end))
             if not math.isfinite(logit):
                 self._fail("the verdict is no finite number")
             self._state.judge(logit)
@@ -171,20 +135,9 @@ class _SecondStage:
             self._fail(type(error).__name__)
             self._state.judge(None)
 
-    def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-        self._verdicts.close()
-
-    def _ask(self) -> float:
-        if self._session is None:
-            self._session = self._verdicts.open(self._chat, self._capacity)
-        known = self._session.length - self._chat.answer_start
-        return self._verdicts.judge([(self._session, self._answer[known:])])[0]
-
     def _fail(self, reason: str) -> None:
         logger.error("a verdict of the second stage failed: %s", reason)
-        self.failure = self.failure or reason
+        self._failure = self._failure or reason
 
 
 def _token_list(token_ids: int | Iterable[int]) -> list[int]:

@@ -1,10 +1,12 @@
-"""Stage 2 at work: the exchange classifier with memory for the conversations that it reads."""
+"""The second stage: what anything that gives verdicts must offer, and the exchange classifier that does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lockgate.backbones import RenderedChat
-from lockgate.classifiers import ClassifierSession, ExchangeClassifier, judge
+from lockgate.classifiers import BlockScores, ClassifierSession, ExchangeClassifier, judge, score_blocks
+from lockgate.exchanges import Exchange
 
 
 class VerdictSession(Protocol):
@@ -25,7 +27,10 @@ class VerdictSession(Protocol):
 
 
 class VerdictSource(Protocol):
-    """What gives verdicts on conversations that grow. One thread uses it."""
+    """What gives verdicts on conversations that grow. One thread uses it.
+
+    `VerdictScheduler` decides which conversations go into one call of `judge`.
+    """
 
     @property
     def reads_in_pieces(self) -> bool:
@@ -41,8 +46,28 @@ class VerdictSource(Protocol):
         """Verdict logits after new tokens of some conversations, in one packed step."""
         ...
 
+    def flops(self, session: Any, cost: int) -> float:  # noqa: ANN401
+        """Multiply-adds counted twice of a verdict just given for `cost` tokens; 0 where nobody counts."""
+        ...
+
     def close(self) -> None:
         """Give all memory back."""
+        ...
+
+
+class SecondStage(Protocol):
+    """What can be a guard's second stage: an exchange classifier, or any other judge of conversations."""
+
+    def open_verdicts(self, kv_tokens: int) -> VerdictSource:
+        """A source of verdicts on conversations that grow.
+
+        Args:
+            kv_tokens: tokens of memory for all its sessions together, if it needs any.
+        """
+        ...
+
+    def read_blocks(self, exchanges: Iterable[Exchange], *, stride: int) -> Iterator[BlockScores]:
+        """Verdicts on whole exchanges at the end of every block, in input order: for calibration, in bulk."""
         ...
 
 
@@ -82,3 +107,18 @@ class Verdicts:
     def close(self) -> None:
         """Drop the pool; sessions are closed by those who opened them."""
         self._pool.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierStage:
+    """An exchange classifier as a second stage."""
+
+    classifier: ExchangeClassifier
+
+    def open_verdicts(self, kv_tokens: int) -> Verdicts:
+        """See `SecondStage.open_verdicts`."""
+        return Verdicts(self.classifier, kv_tokens)
+
+    def read_blocks(self, exchanges: Iterable[Exchange], *, stride: int) -> Iterator[BlockScores]:
+        """See `lockgate.classifiers.score_blocks`."""
+        return score_blocks(self.classifier, exchanges, stride=stride)

@@ -83,7 +83,7 @@ class ScoreBlock(Block):
         readable = [row for row in rows if _check_readable(guard, row, context)]
         with _one_thread():
             for row, score in zip(readable, guard.score_many(readable), strict=True):
-                found = score_row(score, guard.cascade)
+                found = score_row(score)
                 context.count("flagged", int(score.flagged))
                 scores = {name: _rounded(found[name]) for name in _COLUMNS}
                 yield replace(row, meta={**row.meta, SCORES: scores})

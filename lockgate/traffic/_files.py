@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from lockgate.cascade import Cascade
 from lockgate.durable import file_sha256
 from lockgate.errors import ConfigError, ExchangeError, GuardError
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
@@ -62,8 +61,8 @@ def score_file(
     for path in (output, blocks):
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"{path}: the folder {path.parent} does not exist; make it first")
-    if guard.cascade is None and (blocks is not None or all_blocks):
-        raise GuardError("this guard has one stage; a block trace needs a guard with a classifier")
+    if blocks is not None or all_blocks:
+        guard.stages.require_second()
     if workers > 1 and (guard.path is None or not guard.backbone.source):
         raise ConfigError("workers: a guard or backbone that lies in memory only is scored by one process")
     if not source.is_file():
@@ -94,12 +93,11 @@ def score_file(
     return table
 
 
-def score_row(score: ExchangeScore, cascade: Cascade | None = None) -> dict[str, Any]:
+def score_row(score: ExchangeScore) -> dict[str, Any]:
     """One row of the scores table, `blocks` beside it."""
     exchange = score.exchange
     # A prompt alone has no answer that could flag: it is ranked by its own maximum and marked unflagged.
     ranked = score.max_score if score.max_score != float("-inf") else score.max_prompt
-    mixed = ranked if cascade is None else score.mixed_max
     return {
         "row": score.number,
         "id": exchange.id,
@@ -110,7 +108,7 @@ def score_row(score: ExchangeScore, cascade: Cascade | None = None) -> dict[str,
         "max_prompt": finite_or_none(score.max_prompt),
         "max_answer": finite_or_none(score.max_answer),
         "classifier_max": finite_or_none(score.classifier_max),
-        "mixed_max": mixed,
+        "mixed_max": score.ranked,
         "flagged": score.flagged,
         "stage": score.stage,
         "flag_token": score.flag_token,
@@ -166,7 +164,7 @@ def _chunks(
 def _write_chunk(guard: Guard, chunk: tuple[int, list[Exchange]], parts: Path, *, all_blocks: bool) -> None:
     number, exchanges = chunk
     scored = guard.score_many(exchanges, first_number=number * CHUNK, all_blocks=all_blocks)
-    rows = sorted((score_row(score, guard.cascade) for score in scored), key=lambda row: row["row"])
+    rows = sorted((score_row(score) for score in scored), key=lambda row: row["row"])
     partial = parts / f"{number:08d}.part"
     with partial.open("w", encoding="utf-8") as sink:
         for row in rows:

@@ -14,7 +14,7 @@ from lockgate.classifiers import ProbeHead
 from lockgate.constitution import dump_constitution, load_constitution
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange, PromptPrints, grouped_split, prompt_group
-from lockgate.guards import Guard, TrainingRecord, score_exchanges
+from lockgate.guards import Guard, Stages, TrainingRecord, score_exchanges
 from lockgate.training._fit import ProbeConfig, fit_probes
 from lockgate.training._windows import STRIDE, WindowCache, build_cache
 
@@ -84,8 +84,8 @@ def train_guard(
 
 def provisional_thresholds(backbone: Backbone, head: ProbeHead, held: Sequence[Exchange]) -> Thresholds:
     """Threshold above all held-out harmless exchanges; above nothing at all if there are none."""
-    open_thresholds = Thresholds(flag=float("inf"))
-    scores = np.array([s[0].max_score for s in score_exchanges(backbone, [head], [open_thresholds], held)])
+    stages = Stages(head, Thresholds(flag=float("inf")))
+    scores = np.array([found[0].max_score for found in score_exchanges(backbone, [stages], held)])
     harmless = scores[[row.label is not None and row.label < 0.5 for row in held]] if len(held) else scores
     tolerance = _TOLERANCE_SHARE * float(scores.std()) if len(scores) else 0.0
     return Thresholds(flag=float(harmless.max()) + tolerance if len(harmless) else 0.0, tolerance=tolerance)

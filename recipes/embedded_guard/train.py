@@ -24,7 +24,7 @@ from lockgate.classifiers import ProbeHead
 from lockgate.constitution import load_constitution
 from lockgate.evaluation import auroc
 from lockgate.exchanges import Exchange, read_exchanges
-from lockgate.guards import score_exchanges
+from lockgate.guards import Stages, score_exchanges
 from lockgate.training import ProbeConfig, WindowCache, build_cache, fit_probes
 from recipes.embedded_guard.sources import shuffled
 from recipes.steps import step_parser
@@ -160,13 +160,13 @@ def compare(heads: dict[str, ProbeHead], out: Path) -> None:
     torch.set_num_threads(2)
     dev = shuffled(list(read_exchanges(out / "dev.jsonl")), "dev")
     backbone = Backbone.load("embedded")
-    thresholds = [Thresholds(float("inf"))] * len(heads)
+    stages = [Stages(head, Thresholds(float("inf"))) for head in heads.values()]
     columns: dict[str, list[object]] = {
         "id": [row.id for row in dev],
         "source": [row.source for row in dev],
         "label": [row.label for row in dev],
     }
-    scores = list(score_exchanges(backbone, list(heads.values()), thresholds, dev))
+    scores = list(score_exchanges(backbone, stages, dev))
     for index, name in enumerate(heads):
         columns[f"{name}:prompt"] = [s[index].max_prompt for s in scores]
         columns[f"{name}:answer"] = [s[index].max_answer for s in scores]

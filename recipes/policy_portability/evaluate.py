@@ -118,7 +118,7 @@ def _guard(
     return columns, {
         "guard_sha256": guard.sha256,
         "constitution_sha256": policy.sha256,
-        "flag": (record.thresholds if record.cascade is None else record.cascade).flag,
+        "flag": record.decides.flag,
         "flag_on": record.thresholds.flag_on,
         "calibrated": record.calibration is not None,
     }

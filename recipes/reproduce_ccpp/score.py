@@ -168,12 +168,12 @@ def open_reader(places: Places, model: Model) -> Callable[[list[Exchange], int],
     guard = Guard.load(first_stage(places, model), backbone=backbone).with_cascade(classifier, open_gate)
     guard.backbone = derive(backbone, dtype=torch.bfloat16)
     return lambda chunk, first: (
-        guard_row(score, open_gate) for score in guard.score_many(chunk, first_number=first, all_blocks=True)
+        guard_row(score) for score in guard.score_many(chunk, first_number=first, all_blocks=True)
     )
 
 
-def guard_row(score: ExchangeScore, cascade: Cascade) -> dict[str, Any]:
-    row = score_row(score, cascade)
+def guard_row(score: ExchangeScore) -> dict[str, Any]:
+    row = score_row(score)
     blocks = row.pop("blocks")
     return {
         **row,

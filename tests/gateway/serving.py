@@ -11,9 +11,10 @@ from typing import Any
 import httpx2
 
 from lockgate.backbones import Backbone
-from lockgate.cascade import FlagOn, Regions, StreamState, Thresholds
+from lockgate.cascade import FlagOn, Thresholds
 from lockgate.classifiers import ProbeHead, ProbeTap
 from lockgate.gateway import EngineOptions, Gateway, GatewayOptions, Scoring, create_app
+from lockgate.guards import Stages
 
 REFUSAL = "The gates stay shut."
 NEVER = 1e9
@@ -30,17 +31,11 @@ def scoring_for(
     tap: Any = None,
 ) -> Scoring:
     """A guard's share of the engine, around a probe."""
-    thresholds = Thresholds(flag, min_tokens=min_tokens, flag_on=flag_on)
-
-    def new_state(regions: Regions) -> StreamState:
-        return StreamState(thresholds, head.gamma, regions, head.category_ids)
-
     return Scoring(
+        stages=Stages(head, Thresholds(flag, min_tokens=min_tokens, flag_on=flag_on)),
         tap=tap or ProbeTap([head], backbone.hidden_size),
-        new_state=new_state,
         refusal=REFUSAL,
         guard="0123456789abcdef",
-        threshold=flag,
     )
 
 

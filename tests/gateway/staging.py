@@ -4,16 +4,42 @@ import json
 import math
 import os
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from classifying import FaultyVerdicts, tiny_classifier
-from serving import REFUSAL, scoring_for
+from serving import scoring_for
 
-from lockgate.cascade import Cascade, CascadeState, StreamState, Thresholds
-from lockgate.gateway import Scoring
+from lockgate.cascade import Cascade, Thresholds
+from lockgate.guards import Stages
 
 LOUD = Cascade(-math.inf, math.inf, 0.0)
 CALM = Cascade(math.inf, math.inf, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class CalmForSome(Stages):
+    """Stages whose second one is never asked about some of the conversations."""
+
+    calm: tuple = ()
+
+    def new_state(self, regions):
+        if regions in self.calm:
+            return Stages(self.head, self.thresholds, CALM, self.second).new_state(regions)
+        return Stages(self.head, self.thresholds, self.cascade, self.second).new_state(regions)
+
+
+@dataclass(frozen=True, eq=False)
+class Faulty:
+    """A second stage whose sources of verdicts are kept in `made`, to be put out of order."""
+
+    kind: type
+    classifier: object
+    made: list = field(default_factory=list)
+
+    def open_verdicts(self, kv_tokens):
+        self.made.append(self.kind(self.classifier, kv_tokens))
+        return self.made[-1]
 
 
 def thresholds_of(flag_on="answer", min_tokens=4):
@@ -25,20 +51,9 @@ def staged(
     judge="verdict",
 ):  # fmt: skip
     """A guard's share of the engine with two stages; streams of the jobs in `calm` never call the second."""
-    made = []
-
-    def new_state(regions):
-        chosen = CALM if regions in calm else cascade
-        stream = StreamState(thresholds_of(flag_on, min_tokens), head.gamma, regions, head.category_ids)
-        return CascadeState(chosen, stream)
-
-    def second_stage(kv_tokens):
-        made.append(kind(tiny_classifier(backbone.name.removeprefix("tiny-"), judge), kv_tokens))
-        return made[-1]
-
-    good = scoring_for(backbone, head)
-    scoring = Scoring(good.tap, new_state, REFUSAL, good.guard, cascade.escalate, second_stage)
-    return scoring, made
+    second = Faulty(kind, tiny_classifier(backbone.name.removeprefix("tiny-"), judge))
+    stages = CalmForSome(head, thresholds_of(flag_on, min_tokens), cascade, second, calm)
+    return replace(scoring_for(backbone, head), stages=stages), second.made
 
 
 def decisions(folder):

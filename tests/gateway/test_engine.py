@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +21,8 @@ from lockgate.errors import ContextOverflow
 from lockgate.exchanges import Exchange, Message
 from lockgate.gateway import EngineDown, QueueFull
 from lockgate.gateway._events import Finished, Released
-from lockgate.gateway._jobs import UNCHECKED, Scoring
-from lockgate.guards import GuardStream, score_exchanges
+from lockgate.gateway._records import UNCHECKED
+from lockgate.guards import GuardStream, Stages, score_exchanges
 
 TEXTS = (
     "why does the lock hold",
@@ -130,13 +131,12 @@ def test_serving_watching_and_scoring_agree(tmp_path, architecture):
     run = new_run(backbone, TEXTS[4], max_tokens=16)
     with running_engine(backbone, scoring, tmp_path) as engine:
         start(engine, run).finish()
-    thresholds = scoring.new_state(run.job.regions).thresholds
     answer = oracle_answer(backbone, run.job.prompt, 16)
     messages = [Message("user", TEXTS[4])]
-    with GuardStream(backbone, head, thresholds, messages, max_tokens=16) as stream:
+    with GuardStream(backbone, scoring.stages, messages, max_tokens=16) as stream:
         watched = [stream.push(token).score for token in answer]
     np.testing.assert_allclose([token.score for token in run.tokens()], watched, atol=1e-3)
-    prompt = next(iter(score_exchanges(backbone, [head], [thresholds], [Exchange(tuple(messages))])))[0]
+    prompt = next(iter(score_exchanges(backbone, [scoring.stages], [Exchange(tuple(messages))])))[0]
     assert run.end.max_prompt == pytest.approx(prompt.max_prompt, abs=1e-3)
 
 
@@ -215,11 +215,12 @@ def test_a_scorer_that_fails_for_one_stream_halts_that_stream_alone(tmp_path, ba
                 raise RuntimeError("no verdict")
             return super().consume(logits)
 
-    def new_state(regions):
-        kind = BrokenState if regions == victim.job.regions else StreamState
-        return kind(good.new_state(regions).thresholds, head.gamma, regions, head.category_ids)
+    class BrokenForOne(Stages):
+        def new_state(self, regions):
+            kind = BrokenState if regions == victim.job.regions else StreamState
+            return kind(self.thresholds, self.head.gamma, regions, self.head.category_ids)
 
-    scoring = Scoring(good.tap, new_state, good.refusal, good.guard, good.threshold)
+    scoring = replace(good, stages=BrokenForOne(head, good.stages.thresholds))
     with running_engine(backbone, scoring, tmp_path) as engine:
         mate = start(engine, new_run(backbone, TEXTS[4], max_tokens=100))
         start(engine, victim).finish()

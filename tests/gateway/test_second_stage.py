@@ -18,7 +18,7 @@ from staging import LOUD, decisions, staged, thresholds_of, until
 from lockgate.cascade import Cascade, simulate
 from lockgate.exchanges import Message
 from lockgate.gateway._events import Released
-from lockgate.guards import GuardStream, Verdicts
+from lockgate.guards import ClassifierStage, GuardStream, Stages, Verdicts
 
 HELD = Message("assistant", "the gate is held and the")
 BEHIND = (
@@ -34,10 +34,9 @@ TEXTS = ("why does the lock hold", "the mill and the orchard", "where is the boa
 def readings(backbone, head, messages, answer, thresholds, stride):
     """Both stages' logits at each block's end: the probe's watched, the classifier's asked for apart."""
     probe = []
-    watcher = GuardStream(
-        backbone, head, thresholds, messages, 64, cascade=Cascade(math.inf, math.inf, 0.0, stride=stride),
-        classifier=tiny_classifier(backbone.name.removeprefix("tiny-")),
-    )  # fmt: skip
+    second = ClassifierStage(tiny_classifier(backbone.name.removeprefix("tiny-")))
+    deaf = Stages(head, thresholds, Cascade(math.inf, math.inf, 0.0, stride=stride), second)
+    watcher = GuardStream(backbone, deaf, messages, 64)
     with watcher as stream:
         probe.append(stream._state.closed.probe)
         for token in answer:
@@ -94,7 +93,7 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
     scoring, made = staged(backbone, head, cascade, flag_on=flag_on, min_tokens=min_tokens)
     with TemporaryDirectory() as folder, running_engine(backbone, scoring, Path(folder)) as engine:
         start(engine, run).finish()
-        assert engine.waiting_verdicts == 0
+        assert engine.verdicts.waiting == 0
         engine.close()
         line = decisions(folder)[0]
     assert (engine.pool.kv_used_tokens, made[0].kv_used_tokens) == (0, 0)
@@ -106,11 +105,8 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
         assert run.text() == backbone.decode(answer)
         return
     assert (run.end.reason, run.end.refusal) == ("content_filter", REFUSAL)
-    watcher = GuardStream(
-        backbone, head, thresholds, messages, 64, cascade=cascade,
-        classifier=tiny_classifier(architecture),
-    )  # fmt: skip
-    with watcher as stream:
+    stages = Stages(head, thresholds, cascade, ClassifierStage(tiny_classifier(architecture)))
+    with GuardStream(backbone, stages, messages, 64) as stream:
         for token in answer:
             if stream.verdict.flagged:
                 break
@@ -165,7 +161,7 @@ def test_verdicts_that_wait_together_are_given_together(tmp_path, backbone, head
         assert made[0].entered.wait(30)
         for run in runs[1:]:
             start(engine, run)
-        until(lambda: engine.waiting_verdicts == 3)
+        until(lambda: engine.verdicts.waiting == 3)
         made[0].stuck.clear()
         made[0].go.set()
         for run in runs:
@@ -291,10 +287,8 @@ def test_scores_of_a_served_answer_are_those_of_a_watched_one(tmp_path, backbone
     with running_engine(backbone, scoring, tmp_path) as engine:
         start(engine, run).finish()
     answer = oracle_answer(backbone, run.job.prompt, 16)
-    watcher = GuardStream(
-        backbone, head, thresholds_of(), [Message("user", text)], 16, cascade=LOUD,
-        classifier=tiny_classifier("llama", judge),
-    )  # fmt: skip
+    stages = Stages(head, thresholds_of(), LOUD, ClassifierStage(tiny_classifier("llama", judge)))
+    watcher = GuardStream(backbone, stages, [Message("user", text)], 16)
     with watcher as stream:
         watched = [stream.push(token).score for token in answer]
         stream.finish()

@@ -1,7 +1,6 @@
 """A second stage that hangs, is late, fails or dies: whom it halts, and whom it may not touch."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from classifying import FaultyVerdicts
@@ -10,7 +9,7 @@ from serving import client_for
 from staging import decisions, staged, until
 
 from lockgate.gateway import Engine, _verdicts
-from lockgate.gateway._jobs import UNCHECKED
+from lockgate.gateway._records import UNCHECKED
 
 TEXTS = ("why does the lock hold", "the mill and the orchard", "where is the boat? 7", "what now " * 60)
 
@@ -92,8 +91,8 @@ async def test_a_second_stage_that_hangs_or_dies_is_seen_until_it_gives_a_verdic
         assert still["problems"] == ["second stage: the second stage's verdict came too late"]
         made[0].stuck.clear()
         made[0].go.set()
-        until(lambda: engine.oldest_verdict == 0)
-        engine.options = replace(engine.options, verdict_timeout=600)
+        until(lambda: engine.verdicts.oldest == 0)
+        engine.verdicts.timeout = 600
         decision, healed = await after(TEXTS[2])
         assert (decision, healed["status"], healed["problems"]) == ("pass", "ready", [])
         made[0].broken = SystemExit()
@@ -112,7 +111,7 @@ def test_a_thread_that_ends_fails_all_that_wait_or_ask_at_once(tmp_path, backbon
         start(engine, victims[0])
         assert made[0].entered.wait(30)
         start(engine, victims[1])
-        until(lambda: engine.waiting_verdicts == 2)
+        until(lambda: engine.verdicts.waiting == 2)
         made[0].broken = SystemExit()
         made[0].stuck.clear()
         made[0].go.set()
@@ -122,8 +121,8 @@ def test_a_thread_that_ends_fails_all_that_wait_or_ask_at_once(tmp_path, backbon
                 start(engine, run)
             assert (run.finish().end.decision, run.text()) == ("error", "")
         assert start(engine, mate).finish().end.decision == "pass"
-        assert engine.second_stage_alive is False
-        assert engine.waiting_verdicts == 0
+        assert engine.verdicts.alive is False
+        assert engine.verdicts.waiting == 0
         assert engine.faults.open == {"second stage": "the second stage's thread has ended"}
     assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
     errors = [line for line in decisions(tmp_path) if line["decision"] == "error"]
@@ -136,7 +135,7 @@ def test_a_thread_that_ends_fails_all_that_wait_or_ask_at_once(tmp_path, backbon
 def test_a_second_stage_that_hangs_gathers_nothing(tmp_path, backbone, head):
     scoring, made = staged(backbone, head)
     with running_engine(backbone, scoring, tmp_path, verdict_timeout=0.05) as engine:
-        worker = engine._verdicts
+        worker = engine.verdicts._worker
         made[0].stuck.set()
         for text in TEXTS[:3] * 2:
             run = start(engine, new_run(backbone, text, max_tokens=9)).finish()
@@ -157,7 +156,7 @@ class SlowVerdicts(FaultyVerdicts):
     limits: list[float]
 
     def judge(self, asks):
-        for ticket in self.engine._verdicts._waiting:
+        for ticket in self.engine.verdicts._worker._waiting:
             ticket.asked -= 20
             ticket.progressed -= 20
             self.limits.append(ticket.deadline(30))
@@ -234,7 +233,7 @@ def test_a_packed_step_that_fails_is_taken_one_by_one(tmp_path, backbone, head):
             made[0].stuck.set()
             for run in runs:
                 start(engine, run)
-            until(lambda engine=engine: engine.waiting_verdicts == 3)
+            until(lambda engine=engine: engine.verdicts.waiting == 3)
             made[0].stuck.clear()
             made[0].go.set()
             assert {run.finish().end.decision for run in runs} == {"pass"}

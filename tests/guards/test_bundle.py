@@ -44,11 +44,11 @@ def test_saving_what_was_loaded_changes_no_byte(bundle, tmp_path) -> None:
 
 
 def test_windows_line_ends_in_a_constitution_survive(tmp_path) -> None:
-    text = make_guard()._constitution_yaml.replace("\n", "\r\n")
+    text = make_guard()._bundle.constitution_yaml.replace("\n", "\r\n")
     made = make_guard()
     guard = Guard(Bundle(made.record, made.constitution, text, made.head), made.backbone)
     loaded = guard.save(tmp_path / "guard")
-    assert loaded._constitution_yaml == text
+    assert loaded._bundle.constitution_yaml == text
     assert loaded.save(tmp_path / "again").record == loaded.record
 
 
@@ -222,7 +222,9 @@ def test_calibration_and_training_travel_with_the_guard(tmp_path) -> None:
         data_sha256="0" * 64, seeds=[1, 2], notes=["read by hand"],
     )  # fmt: skip
     record = guard.record.model_copy(update={"training": training})
-    guard = Guard(Bundle(record, guard.constitution, guard._constitution_yaml, guard.head), guard.backbone)
+    guard = Guard(
+        Bundle(record, guard.constitution, guard._bundle.constitution_yaml, guard.head), guard.backbone
+    )
     calibrated = guard.with_calibration(found, flag_on="answer", claim=["english only"])
     loaded = calibrated.save(tmp_path / "guard")
     assert loaded.calibration == found

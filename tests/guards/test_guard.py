@@ -18,7 +18,7 @@ from lockgate.cascade import StreamState, Thresholds
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError, ContextOverflow, ExchangeError, GuardError
 from lockgate.exchanges import Exchange, Message
-from lockgate.guards import Guard, regions_of, score_exchanges
+from lockgate.guards import Guard, Stages, regions_of, score_exchanges
 
 ARCHITECTURES = ("llama", "qwen2_sliding", "gemma2")
 ANSWER = "the lock holds the water back between two gates and lets the boat through"
@@ -97,15 +97,15 @@ def test_score_is_the_moving_average_of_one_pass(architecture) -> None:
 def test_batch_mates_and_several_heads_change_nothing(numbers, words) -> None:
     guard, other = make_guard(), random_head(tiny_backbone(), 7)
     rows = [make_exchange(i, words + i) for i in numbers]
-    thresholds = [guard.thresholds, Thresholds(flag=-1.0)]
-    both = list(score_exchanges(guard.backbone, [guard.head, other], thresholds, rows))
+    stages = [guard.stages, Stages(other, Thresholds(flag=-1.0))]
+    both = list(score_exchanges(guard.backbone, stages, rows))
     assert [scores[0].number for scores in both] == list(range(len(rows)))
     tolerance = spread(guard.backbone.name)
     for row, (first, second) in zip(rows, both, strict=True):
         alone = guard.score(row.messages)
         assert first.max_score == pytest.approx(alone.max_score, abs=tolerance)
         assert first.tokens == alone.tokens
-        expected = next(iter(score_exchanges(guard.backbone, [other], thresholds[1:], [row])))[0]
+        expected = next(iter(score_exchanges(guard.backbone, stages[1:], [row])))[0]
         assert second.max_score == pytest.approx(expected.max_score, abs=tolerance)
 
 
@@ -246,7 +246,7 @@ def test_a_bad_exchange_is_named_by_its_place() -> None:
     guard = make_guard(tiny_backbone("gemma2"))
     rows = [make_exchange(0), Exchange((Message("assistant", "private"),))]
     with pytest.raises(ExchangeError, match=r"exchange 101 \([0-9a-f]{16}\)") as caught:
-        list(score_exchanges(guard.backbone, [guard.head], [guard.thresholds], rows, first_number=100))
+        list(score_exchanges(guard.backbone, [guard.stages], rows, first_number=100))
     assert "private" not in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from lockgate.classifiers import ProbeHead
 from lockgate.errors import TrainingError
 from lockgate.evaluation import auroc
 from lockgate.exchanges import Exchange, Message
-from lockgate.guards import score_exchanges
+from lockgate.guards import Stages, score_exchanges
 from lockgate.training import ActivationTap, WindowCache, build_cache
 from recipes.embedded_guard.fresh_passes import plan_batches
 from recipes.embedded_guard.sequences import SequenceLoss
@@ -196,7 +196,9 @@ def test_linear_variants_score_as_serving_does() -> None:
     data = [*rows(), Exchange((Message("user", "a"), Message("assistant", "")))]
     heads = [random_head(tiny_backbone(), seed, gamma) for seed, gamma in ((0, 0.1), (1, 1.0))]
     ours = list(score_variants(tiny_backbone(), heads, [None, None], data))
-    theirs = list(score_exchanges(tiny_backbone(), heads, [Thresholds(float("inf"))] * 2, data))
+    theirs = list(
+        score_exchanges(tiny_backbone(), [Stages(head, Thresholds(float("inf"))) for head in heads], data)
+    )
     for mine, other in zip(ours, theirs, strict=True):
         for a, b in zip(mine, other, strict=True):
             np.testing.assert_array_equal([a.max_prompt, a.max_answer], [b.max_prompt, b.max_answer])

@@ -1,0 +1,109 @@
+"""The engine's side of the second stage: it asks for verdicts, takes them back and gives up what is late."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+
+from lockgate.backbones import RenderedChat
+from lockgate.gateway._options import Faults
+from lockgate.gateway._verdicts import Ticket, VerdictWorker
+from lockgate.guards import Conversation, VerdictSource
+
+TOO_LATE = "the second stage's verdict came too late"
+
+
+class VerdictDesk:
+    """Used by the engine's thread; the numbers may be read from any. Without a second stage it is idle.
+
+    Args:
+        source: the second stage; None if there is none.
+        timeout: seconds that a verdict may take, see `Ticket.deadline`.
+        faults: where to say what is wrong with the second stage.
+        tell: called on the worker's thread when a verdict has come.
+    """
+
+    def __init__(
+        self, source: VerdictSource | None, timeout: float, faults: Faults, tell: Callable[[], None]
+    ) -> None:
+        self.timeout = timeout
+        self._faults = faults
+        self._tell = tell
+        self._arrived: deque[Ticket] = deque()
+        self._worker = None if source is None else VerdictWorker(source, self._note)
+
+    def start(self) -> None:
+        """Start the second stage's thread."""
+        if self._worker is not None:
+            self._worker.start()
+
+    def close(self, timeout: float) -> None:
+        """Stop it."""
+        if self._worker is not None:
+            self._worker.close(timeout)
+
+    def warm(self, chat: RenderedChat) -> None:
+        """Have a prompt judged before the start, so that no stream pays for the first step."""
+        if self._worker is not None and not math.isfinite(self._worker.warm(chat)):
+            self._faults.open["second stage"] = "it gave no finite verdict"
+
+    def ask(self, conversation: Conversation, end: int) -> Ticket:
+        """Ask for the verdict on the first `end` tokens of a conversation."""
+        if self._worker is None:
+            raise RuntimeError("a verdict is due, and there is no second stage")
+        ticket = Ticket(conversation, end)
+        self._worker.ask(ticket)
+        return ticket
+
+    def forget(self, conversation: Conversation) -> None:
+        """Its stream is over."""
+        if self._worker is not None:
+            self._worker.forget(conversation)
+
+    def settle(self, waiting: Collection[Ticket]) -> list[Ticket]:
+        """Tickets whose time has come: they have their verdict or error, or waited too long for one.
+
+        Args:
+            waiting: those of all open streams.
+        """
+        over = []
+        while self._arrived:
+            over.append(self._arrived.popleft())
+        now = time.monotonic()
+        for ticket in waiting:
+            if ticket not in over and self.deadline(ticket) <= now:
+                ticket.dropped, ticket.error = True, TOO_LATE
+                over.append(ticket)
+        for ticket in over:
+            self._note_health(ticket)
+        return over
+
+    def deadline(self, ticket: Ticket) -> float:
+        """When a ticket is too late, in monotonic seconds."""
+        return ticket.deadline(self.timeout)
+
+    @property
+    def waiting(self) -> int:
+        """Verdicts that streams wait for."""
+        return 0 if self._worker is None else self._worker.waiting
+
+    @property
+    def oldest(self) -> float:
+        """Seconds since the oldest of them was asked for."""
+        return 0.0 if self._worker is None else self._worker.oldest
+
+    @property
+    def alive(self) -> bool | None:
+        """Whether the second stage's thread runs; None without a second stage."""
+        return None if self._worker is None else self._worker.alive
+
+    def _note(self, ticket: Ticket) -> None:
+        self._arrived.append(ticket)
+        self._tell()
+
+    def _note_health(self, ticket: Ticket) -> None:
+        """A fault of its own: streams that never ask the second stage say nothing about it."""
+        if ticket.error is None and ticket.logit is not None and math.isfinite(ticket.logit):
+            self._faults.open.pop("second stage", None)
+        else:
+            self._faults.open["second stage"] = ticket.error or "it gave no finite verdict"

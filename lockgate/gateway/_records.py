@@ -1,0 +1,108 @@
+"""The end of a stream in words: the closing event for the client, the line for the decision log."""
+
+import math
+import time
+from dataclasses import dataclass
+
+from lockgate.cascade import ExchangeState
+from lockgate.gateway._decisions import Decision, DecisionKind, Fault, Scores, timestamp
+from lockgate.gateway._events import Finished
+from lockgate.gateway._jobs import Job, Stream
+from lockgate.gateway._scoring import Scoring
+
+UNCHECKED = "This answer was stopped because it could not be checked."
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a stream is over. `error` names a fault, in words without user text, and `fault` where it lies."""
+
+    reason: str
+    error: str | None = None
+    fault: Fault = "scoring"
+    cancelled: bool = False
+
+
+def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring: Scoring | None) -> Finished:
+    """The closing event of a stream."""
+    kind, enforced = _outcome(stream, ending, mode)
+    refusal = None
+    if enforced and kind in ("halt", "block") and scoring is not None:
+        refusal = scoring.refusal
+    elif enforced and kind == "error":
+        refusal = UNCHECKED
+    state = stream.state
+    return Finished(
+        choice=stream.choice,
+        reason="content_filter" if refusal is not None else ending.reason,
+        decision=kind,
+        enforced=enforced,
+        refusal=refusal,
+        category=None if state is None else state.category,
+        completion_tokens=stream.answered,
+        max_prompt=None if state is None else _number(state.max_prompt),
+        max_answer=None if state is None else _number(state.max_answer),
+        threshold=None if scoring is None else _number(scoring.stages.alarm),
+    )
+
+
+def decision_record(
+    job: Job, stream: Stream, ending: Ending, event: Finished, mode: str, scoring: Scoring | None
+) -> Decision:
+    """The line of the decision log that belongs to `event`."""
+    now = time.monotonic()
+    started = now if job.started is None else job.started
+    gate = None if stream.lane is None else stream.lane.gate
+    state = stream.state
+    reason, fault = ending.error, ending.fault
+    if reason is None and gate is not None and event.decision == "error":  # noted in shadow mode
+        reason, fault = gate.broken, gate.fault
+    return Decision(
+        id=job.id,
+        choice=stream.choice,
+        time=timestamp(),
+        mode=mode,
+        guard=None if scoring is None else scoring.guard,
+        decision=event.decision,
+        enforced=event.enforced,
+        finish_reason=None if ending.cancelled else event.reason,
+        category=event.category,
+        token_index=None if state is None else state.flag_token,
+        scores=Scores(event.max_prompt, event.max_answer, event.threshold, _mixed(state)),
+        stage=None if state is None else state.stage,
+        verdicts=0 if state is None else state.verdicts,
+        prompt_tokens=len(job.prompt),
+        completion_tokens=event.completion_tokens,
+        queue_ms=_milliseconds(started - job.arrived),
+        first_token_ms=None
+        if stream.first_token is None
+        else _milliseconds(stream.first_token - job.arrived),
+        total_ms=_milliseconds(now - job.arrived),
+        reason=reason,
+        fault=fault if event.decision == "error" else None,
+    )
+
+
+def _outcome(stream: Stream, ending: Ending, mode: str) -> tuple[DecisionKind, bool]:
+    """What the guard found, and whether the client feels it."""
+    broken = None if stream.lane is None else stream.lane.gate.broken
+    if ending.error is not None:
+        return "error", True
+    if stream.flagged_at is not None:
+        return ("block" if stream.flagged_at == 0 else "halt"), mode == "enforce" and not ending.cancelled
+    if broken is not None:
+        return "error", False
+    return ("cancelled", False) if ending.cancelled else ("pass", False)
+
+
+def _mixed(state: ExchangeState | None) -> float | None:
+    """Largest mixed score; None where the second stage was not asked."""
+    return None if state is None or not state.verdicts else _number(state.mixed_max)
+
+
+def _number(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 1)

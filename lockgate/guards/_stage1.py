@@ -1,0 +1,101 @@
+"""Stage 1's reading of whole exchanges: the packed steps and the tap of serving, over many at once."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockgate.backbones import Backbone, Reading, RenderedChat, SessionPool, read_packed
+from lockgate.cascade import Regions
+from lockgate.classifiers import ProbeHead, ProbeTap
+from lockgate.errors import ExchangeError
+from lockgate.exchanges import Exchange
+
+# Exchanges in flight hold at most this many tokens of keys and values (46 KB each in the embedded backbone).
+_KV_TOKENS = 65_536
+
+
+def regions_of(chat: RenderedChat) -> Regions:
+    """Where the regions of a rendered conversation begin; the template's constant prefix is never scored."""
+    return Regions(start=chat.prefix_length, prompt_start=chat.prompt_start, answer_start=chat.answer_start)
+
+
+class Consumer(Protocol):
+    """Something that takes a head's logits `[tokens, 1 + categories]`, in order."""
+
+    def consume(self, logits: NDArray[np.floating]) -> object:
+        """Take the logits of the next tokens."""
+        ...
+
+
+_C = TypeVar("_C", bound=Consumer)
+
+
+@dataclass(slots=True)
+class ReadExchange(Generic[_C]):
+    """An exchange that stage 1 has read up to `end`: one consumer a head."""
+
+    number: int
+    exchange: Exchange
+    chat: RenderedChat
+    consumers: list[_C]
+    end: int
+    cpu_s: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens scored."""
+        return self.end - self.chat.prefix_length
+
+
+def read_stage1(
+    backbone: Backbone,
+    heads: Sequence[ProbeHead],
+    exchanges: Iterable[Exchange],
+    consumers: Callable[[RenderedChat], list[_C]],
+    *,
+    first_number: int = 0,
+) -> Iterator[ReadExchange[_C]]:
+    """Read exchanges in packed steps and hand each head's logits to its consumer; see `score_exchanges`."""
+    tap = ProbeTap(heads, backbone.hidden_size, backbone.device)
+    with SessionPool(backbone, _KV_TOKENS + backbone.context_length) as pool:
+        started = time.process_time()
+        readings = _readings(backbone, exchanges, consumers, first_number)
+        for parts in read_packed(pool, readings, tap):
+            logits = tap.logits.double().cpu().numpy()
+            elapsed = time.process_time() - started
+            share = elapsed / sum(part.end - part.start for part in parts)
+            for part in parts:
+                part.job.cpu_s += share * (part.end - part.start)
+                for index, consumer in enumerate(part.job.consumers):
+                    consumer.consume(logits[part.rows, tap.columns(index)])
+                if part.last:
+                    yield part.job
+            started = time.process_time()
+
+
+def _readings(
+    backbone: Backbone,
+    exchanges: Iterable[Exchange],
+    consumers: Callable[[RenderedChat], list[_C]],
+    first_number: int,
+) -> Iterator[Reading[ReadExchange[_C]]]:
+    for number, exchange in enumerate(exchanges, first_number):
+        try:
+            chat = backbone.render(exchange.messages, add_generation_prompt=exchange.is_prompt_only)
+        except Exception as error:
+            raise ExchangeError(f"exchange {number} ({exchange.id}): {error}") from error
+        # An answer without a token still closes the prompt: at least one token is always read.
+        end = max(chat.answer_end, chat.prefix_length + 1)
+        if end > len(chat.token_ids):
+            raise ExchangeError(f"exchange {number} ({exchange.id}): there is no token that could be scored")
+        job = ReadExchange(number, exchange, chat, consumers(chat), end)
+        yield Reading(job, chat.token_ids, chat.prefix_length, end)
+
+
+def stage1_flops(job: ReadExchange[_C], backbone: Backbone) -> float:
+    """Multiply-adds counted twice of the backbone's own reading."""
+    return job.tokens * backbone.flops_per_token(job.end / 2)
