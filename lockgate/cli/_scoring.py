@@ -1,6 +1,5 @@
 """Scoring inside other commands: load a guard, score files with progress."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,12 +56,10 @@ def keep_readings(output: Path) -> Iterator[Path]:
     Raises:
         ConfigError: its place is taken.
     """
-    from lockgate.exchanges import claim_folder
+    from lockgate.durable import scratch_folder
 
-    folder = output.with_name(output.name + ".state")
-    claim_folder(folder, "lockgate calibrate")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder(output.with_name(output.name + ".state"), "lockgate calibrate") as folder:
+        yield folder
 
 
 def read_scores(paths: Sequence[Path]) -> "ScoresTable":
