@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,10 @@ class Command:
         """Processes with the mark, the command's own included."""
         return [int(entry.name) for entry in Path("/proc").iterdir() if self._is_marked(entry)]
 
-    def wait_until(self, holds: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_for_files(self, folder: Path, pattern: str, number: int, seconds: float = 120) -> None:
+        """Until so many are there."""
         until = time.monotonic() + seconds
-        while not holds():
+        while len(list(folder.glob(pattern))) < number:
             assert self.process.poll() is None, self.errors.read_text()
             assert time.monotonic() < until, "nothing happened"
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Long commands that are stopped leave no process behind, and the same command ends as if they had not been."""
+"""Long commands that are stopped leave no process behind, and the same command goes on to the same result."""
 
 import signal
 import sys
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from parts import make_exchange, make_guard
 from processes import Command
@@ -19,7 +18,7 @@ from fake_endpoint import serving_endpoint
 from test_factory_faults import write_reply
 
 from lockgate.backbones import Backbone
-from lockgate.classifiers import ProbeHead
+from lockgate.cli import main
 from lockgate.constitution import dump_constitution
 from lockgate.durable import hash_path
 from lockgate.exchanges import write_exchanges
@@ -54,82 +53,82 @@ def stop(command: Command, number: signal.Signals, workers: int) -> None:
     assert "Traceback" not in command.errors.read_text()
 
 
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory, saved_backbone) -> tuple[Path, list[Any], ScoresTable]:
-    """A folder with what is to be scored, the words of the command, and the table of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("scored")
+def count(folder: Path, pattern: str) -> int:
+    return len(list(folder.glob(pattern)))
+
+
+def run_here(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: Any) -> None:
+    """The same command in this process, undisturbed."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert ended.value.code == 0
+
+
+def test_scoring_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
     backbone = saved_backbone("llama")
-    make_guard(Backbone.load(backbone)).save(folder / "guard")
-    write_exchanges(folder / "rows.jsonl", [make_exchange(i, 10 + i % 50) for i in range(64 * 30)])
-    words = ["score", folder / "guard", "--input", folder / "rows.jsonl", "--backbone", backbone]
-    words += ["--workers", 2, "--output", "out.parquet"]
-    command = Command("-m", "lockgate", *words, cwd=folder)
-    try:
-        command.finish()
-    finally:
-        command.close()
-    return folder, words, ScoresTable.read(folder / "out.parquet")
-
-
-@pytest.mark.parametrize("number", CODES)
-def test_scoring_leaves_no_process_and_goes_on(scored, start, tmp_path, number) -> None:
-    _, words, expected = scored
-    first = start(tmp_path, *words)
-    parts = tmp_path / "out.parquet.parts"
-    first.wait_until(lambda: len(list(parts.glob("*.jsonl"))) >= 2)
-    stop(first, number, workers=2)
-    done = {path: path.stat().st_mtime_ns for path in parts.glob("*.jsonl")}
-    assert 2 <= len(done) < 30
-    again = start(tmp_path, *words)
-    again.wait_until(lambda: len(list(parts.glob("*.jsonl"))) > len(done))
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items() if path.exists())
-    again.finish()
-    again.assert_nothing_left()
+    make_guard(Backbone.load(backbone)).save(tmp_path / "guard")
+    write_exchanges(tmp_path / "rows.jsonl", [make_exchange(i, 5 + i % 20) for i in range(64 * 14)])
+    words = ["score", "guard", "--input", "rows.jsonl", "--backbone", backbone, "--output"]
+    run_here(tmp_path, monkeypatch, *words, "whole.parquet")
+    expected = ScoresTable.read(tmp_path / "whole.parquet")
+    parts, stamps = tmp_path / "out.parquet.parts", dict[Path, int]()
+    for number in CODES:
+        command = start(tmp_path, *words, "out.parquet", "--workers", 2)
+        command.wait_for_files(parts, "*.jsonl", len(stamps) + 1)
+        stop(command, number, workers=2)
+        now = {path: path.stat().st_mtime_ns for path in parts.glob("*.jsonl")}
+        # What was finished is not scored again.
+        assert stamps.items() <= now.items()
+        assert len(stamps) < len(now) < 14
+        stamps = now
+    last = start(tmp_path, *words, "out.parquet", "--workers", 2)
+    last.finish()
+    last.assert_nothing_left()
     found = ScoresTable.read(tmp_path / "out.parquet")
     costs = [name for name in expected.table.column_names if name.startswith("cpu_s")]
     assert found.table.drop_columns(costs).equals(expected.table.drop_columns(costs))
     assert not parts.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_build_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, number) -> None:
+def test_a_build_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
     plan = tiny_plan(queries={"harmful_per_category": 2, "near_domain": 7, "out_of_scope": 1, "everyday": 1})
-    rows = [labelled_row(i, float(i % 2)) for i in range(64 * 24)]
+    words = ["build", "policy.yaml", "--out", "guard", "--plan", "plan.yaml", "--data", "data.jsonl"]
+    words += ["--backbone", saved_backbone("llama"), "--workers", 2, "--epochs", 2, "--model", "writer"]
+    rows = [labelled_row(i, float(i % 2)) for i in range(64 * 12)]
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.yaml").write_text(plan.to_yaml())
+        (tmp_path / name / "policy.yaml").write_text(dump_constitution(POLICY))
+        write_rows(tmp_path / name / "data.jsonl", rows)
+    folder = tmp_path / "stopped"
     with serving_endpoint(manners=lambda body, attempt: write_reply(body)) as endpoint:
-        words = ["build", "policy.yaml", "--out", "guard", "--plan", "plan.yaml", "--data", "data.jsonl"]
-        words += ["--backbone", saved_backbone("llama"), "--workers", 2, "--epochs", 2]
-        words += ["--generator", endpoint.url, "--model", "writer"]
-        places = [tmp_path / name for name in ("whole", "stopped")]
-        for place in places:
-            place.mkdir()
-            (place / "plan.yaml").write_text(plan.to_yaml())
-            (place / "policy.yaml").write_text(dump_constitution(POLICY))
-            write_rows(place / "data.jsonl", rows)
-        start(places[0], *words).finish()
-        first = start(places[1], *words)
-        first.wait_until(lambda: any(places[1].glob("guard.build/windows-*/*/*.json")))
-        stop(first, number, workers=2)
-        assert not (places[1] / "guard").exists()
-        again = start(places[1], *words)
-        again.finish()
-        again.assert_nothing_left()
-    made = [ProbeHead.load(place / "guard" / "probe.safetensors") for place in places]
-    np.testing.assert_array_equal(made[0].weights, made[1].weights)
-    assert hash_path(places[1] / "guard") == hash_path(places[0] / "guard")
+        words += ["--generator", endpoint.url]
+        run_here(tmp_path / "whole", monkeypatch, *words)
+        read = 0
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            command = start(folder, *words)
+            command.wait_for_files(folder, "guard.build/windows-*/*/*.json", read + 1)
+            stop(command, number, workers=2)
+            read = count(folder, "guard.build/windows-*/*/*.json")
+            assert not (folder / "guard").exists()
+        last = start(folder, *words)
+        last.finish()
+        last.assert_nothing_left()
+    assert hash_path(folder / "guard") == hash_path(tmp_path / "whole" / "guard")
 
 
-@pytest.mark.parametrize("number", CODES)
-def test_training_a_probe_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, number) -> None:
-    rows = [labelled_row(i, float(i % 2)) for i in range(900)]
-    write_exchanges(tmp_path / "train.jsonl", rows)
+def test_training_a_probe_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
+    write_exchanges(tmp_path / "train.jsonl", [labelled_row(i, float(i % 2)) for i in range(1500)])
     words = ["train", "probe", "--input", "train.jsonl", "--backbone", saved_backbone("llama"), "--epochs", 2]
-    start(tmp_path, *words, "--output", "whole").finish()
-    first = start(tmp_path, *words, "--output", "guard")
-    work = tmp_path / "guard.work"
-    first.wait_until(lambda: any(work.glob("windows/*.json")))
-    stop(first, number, workers=0)
-    assert work.is_dir()
-    again = start(tmp_path, *words, "--output", "guard")
-    again.finish()
+    run_here(tmp_path, monkeypatch, *words, "--output", "whole")
+    work, read = tmp_path / "guard.work", 0
+    for number in CODES:
+        command = start(tmp_path, *words, "--output", "guard")
+        command.wait_for_files(work, "windows/*.json", read + 1)
+        stop(command, number, workers=0)
+        read = count(work, "windows/*.json")
+    last = start(tmp_path, *words, "--output", "guard")
+    last.finish()
     assert hash_path(tmp_path / "guard") == hash_path(tmp_path / "whole")
     assert not work.exists()
