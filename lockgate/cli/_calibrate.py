@@ -143,7 +143,7 @@ def _plan(
         tolerance=tolerance,
         second_stage=stage,
         workers=workers,
-        readings=None if written is None else written.with_name(written.name + ".state"),
+        scratch=None if written is None else written.with_name(written.name + ".state"),
     )
 
 

@@ -123,7 +123,7 @@ def gather_evidence(
 ) -> Iterator[Evidence]:
     """Have a guard read traffic that counts as benign, to choose its threshold by.
 
-    What can be refused is refused before the long reading. What was read stays in `plan.readings` until the
+    What can be refused is refused before the long reading. What was read stays in `plan.scratch` until the
     block ends without an error: save the guard inside it.
 
     Args:
@@ -133,7 +133,7 @@ def gather_evidence(
 
     Raises:
         CalibrationError: rows labelled harmful, prompts that the guard was trained on, or a sample that can't
-            carry the budget. ConfigError: things that do not go together, or a folder of readings that holds
+            carry the budget. ConfigError: things that do not go together, or a scratch folder that holds
             something else. ExchangeError: a file that can't be read.
     """
     plan = CalibrationPlan() if plan is None else plan
@@ -152,7 +152,7 @@ def gather_evidence(
     check_traffic(files, known, plan)
     if stage is not None and stage.development:
         check_development(stage.development, files, known)
-    with _readings(plan.readings) as folder:
+    with _scratch(plan.scratch) as folder:
         if stage is None or classifier is None:
             scored = [
                 ScoresTable.read(score_once(guard, path, folder, workers=plan.workers, report=report))
@@ -178,13 +178,13 @@ def describe_traffic(calibration: Calibration, overlap: str) -> list[str]:
 
 
 @contextmanager
-def _readings(folder: Path | None) -> Iterator[Path]:
+def _scratch(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
         with scratch_folder(folder, _OWNER) as kept:
             yield kept
     else:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield Path(scratch)
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
 
 
 def _of_table(

@@ -61,7 +61,7 @@ class CalibrationPlan:
         tolerance: of logits; by default the guard's own. Two stages take theirs from the mixed scores.
         second_stage: what to add to a guard of one stage.
         workers: processes that read, one thread each.
-        readings: folder for what is read, without text. An interrupted calibration goes on there, and what
+        scratch: folder for what is read, without text. An interrupted calibration goes on there, and what
             is finished is removed. By default nothing is kept.
 
     Raises:
@@ -75,7 +75,7 @@ class CalibrationPlan:
     tolerance: float | None = None
     second_stage: SecondStagePlan | None = None
     workers: int = 1
-    readings: Path | None = None
+    scratch: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuses what does not go together."""

@@ -132,7 +132,7 @@ def test_evidence_says_what_stands_behind_the_threshold(guard, traffic) -> None:
 
 
 def test_what_was_read_is_kept_until_the_block_is_done(guard, traffic, tmp_path, monkeypatch) -> None:
-    plan = CalibrationPlan(budget=0.1, readings=tmp_path / "readings")
+    plan = CalibrationPlan(budget=0.1, scratch=tmp_path / "scratch")
 
     def fail() -> None:
         with gather_evidence(guard, traffic, plan):
@@ -143,8 +143,8 @@ def test_what_was_read_is_kept_until_the_block_is_done(guard, traffic, tmp_path,
     with monkeypatch.context() as patched:
         patched.setattr(Guard, "score_many", None)
         made = calibrate(guard, traffic, plan)
-    assert not (tmp_path / "readings").exists()
-    assert made.record == calibrate(guard, traffic, replace(plan, readings=None)).record
+    assert not (tmp_path / "scratch").exists()
+    assert made.record == calibrate(guard, traffic, replace(plan, scratch=None)).record
 
 
 def test_two_processes_give_the_same(guard, traffic) -> None:
@@ -165,7 +165,7 @@ def test_two_processes_give_the_same(guard, traffic) -> None:
             "exclusions: .* the first is nobody",
         ),
         ({}, [*TRAFFIC, row(7001)], CalibrationError, "prompts that the guard was trained on"),
-        ({"readings": "taken"}, TRAFFIC, ConfigError, "holds other files"),
+        ({"scratch": "taken"}, TRAFFIC, ConfigError, "holds other files"),
         ({"second_stage": "no-such-folder"}, TRAFFIC, GuardError, "no-such-folder"),
     ],
 )
@@ -177,13 +177,13 @@ def test_bad_input_is_refused_before_anything_is_read(
     (tmp_path / "taken" / "mine").touch()
     if "second_stage" in changes:
         changes = {"second_stage": SecondStagePlan(tmp_path / changes["second_stage"], weight=0.5)}
-    place = tmp_path / changes.get("readings", "readings")
-    plan = CalibrationPlan(**{"budget": 0.1, **changes, "readings": place})
+    place = tmp_path / changes.get("scratch", "scratch")
+    plan = CalibrationPlan(**{"budget": 0.1, **changes, "scratch": place})
     monkeypatch.setattr(Guard, "score_many", None)
     knowing = guard.with_training_prompts(PromptPrints.of([row(7001)]))
     with pytest.raises(error, match=words):
         calibrate(knowing, tmp_path / "rows.jsonl", plan)
-    assert place.exists() == ("readings" in changes)
+    assert place.exists() == ("scratch" in changes)
 
 
 @pytest.mark.parametrize(
