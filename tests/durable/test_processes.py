@@ -100,8 +100,12 @@ from pathlib import Path
 sys.path.insert(0, {here!r})
 from lockgate.durable import _processes, run_parts
 from test_processes import LOST, sleep
+
+def work(folder, number):
+    sleep(folder, number)
+
 if __name__ == "__main__":
-    run_parts(sleep, [(Path("out"), number) for number in range(2)], lost=LOST)
+    run_parts(work, [(Path("out"), number) for number in range(2)], lost=LOST)
 """
 # Without the kernel's help, as on other systems.
 WATCHED = "import lockgate.durable._processes as own\nown.sys = type('System', (), {'platform': 'other'})\n"
