@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lockgate._extras import need
-from lockgate.assembly._folder import BuildFolder, digest, hash_path
+from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs, BuildProgress, file_hashes
 from lockgate.assembly._measure import (
     answered,
@@ -24,6 +24,7 @@ from lockgate.assembly._threshold import describe_claim, set_threshold, with_fla
 from lockgate.assembly._training import bind_guard, train_head
 from lockgate.assembly._update import Update, compare_with_previous, keep_previous
 from lockgate.assembly._words import describe_generator, list_changes, list_limits, list_steps
+from lockgate.durable import hash_json, hash_path
 from lockgate.evaluation import EvaluationResult, check_report, collect_provenance, write_report
 from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
 from lockgate.guards import Guard, check_target
@@ -89,7 +90,7 @@ class _Build:
     def run(self) -> BuildResult:
         inputs, folder = self.inputs, self.folder
         if inputs.update is not None:
-            keep_previous(folder, inputs.update, GUARD, digest(self._made_from()))
+            keep_previous(folder, inputs.update, GUARD, hash_json(self._made_from()))
         data = self._synthesize()
         rows = self._gather(data)
         seen = train_head(folder, inputs, rows.training)

@@ -1,17 +1,15 @@
 """The folder in which a build works: what each finished step left there, keyed by what it was made from."""
 
-import fcntl
-import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lockgate._version import __version__
-from lockgate.durable import open_atomic
+from lockgate.durable import Mark, hash_json, hash_path, lock_folder, open_atomic
 from lockgate.errors import ConfigError
 
 _FORMAT = 1
@@ -36,18 +34,14 @@ class BuildFolder:
             raise ConfigError(f"{path}: holds something else; name another folder with --work")
         (path / _STEPS).mkdir(parents=True, exist_ok=True)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """One build at a time; the system drops the lock when the process ends, however it ends."""
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{self.path}: another build works in this folder; wait for it or name another with "
-                    "--work"
-                ) from None
-            yield
+    def lock(self) -> AbstractContextManager[None]:
+        """One build at a time."""
+        return lock_folder(
+            self.path,
+            ConfigError(
+                f"{self.path}: another build works in this folder; wait for it or name another with --work"
+            ),
+        )
 
     def step(
         self,
@@ -63,7 +57,7 @@ class BuildFolder:
             outputs: files and folders that it leaves, relative to this folder.
             make: runs it; returns JSON. Whatever it needs to go on after a kill is its own affair.
         """
-        key = digest({"format": _FORMAT, "version": __version__, "step": name, **inputs})
+        key = hash_json({"format": _FORMAT, "version": __version__, "step": name, **inputs})
         self._asked[name] = None
         if (found := self.find(name, key, outputs)) is not None:
             return found
@@ -72,9 +66,7 @@ class BuildFolder:
         with self._attempt(name, key) as spent:
             content = json.loads(json.dumps(make()))
             files = {output: hash_path(self.path / output) for output in outputs}
-            marker = {"key": key, "files": files, **spent()}
-            with open_atomic(mark) as file:
-                file.write(json.dumps({**marker, "content": content}, ensure_ascii=False).encode())
+            Mark(key, files, content, spent()).write(mark)
         return dict(content)
 
     @contextmanager
@@ -105,15 +97,10 @@ class BuildFolder:
 
     def find(self, name: str, key: str | None, outputs: Sequence[str]) -> dict[str, Any] | None:
         """What a finished step returned, if it is of this key (None: of any) and its files are unchanged."""
-        try:
-            marker = json.loads((self.path / _STEPS / f"{name}.json").read_bytes())
-            if key is not None and marker["key"] != key:
-                return None
-            if any(hash_path(self.path / output) != marker["files"].get(output) for output in outputs):
-                return None
-            return dict(marker["content"])
-        except (OSError, ValueError, KeyError, TypeError):
+        mark = Mark.read(self.path / _STEPS / f"{name}.json")
+        if mark is None or (key is not None and mark.key != key) or not mark.files.keys() >= set(outputs):
             return None
+        return dict(mark.content) if mark.stands(self.path) else None
 
     def seconds(self) -> dict[str, float]:
         """How long each step took that this run asked for, whichever run did it: what its result rests on.
@@ -148,21 +135,3 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def digest(value: object) -> str:
-    """SHA-256 over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_path(path: Path) -> str | None:
-    """SHA-256 of a file, or over names and hashes of a folder's files; None if it isn't there."""
-    if path.is_dir():
-        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
-        return digest([[str(entry.relative_to(path)), hash_path(entry)] for entry in files])
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

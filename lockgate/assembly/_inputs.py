@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lockgate.assembly._folder import hash_path
 from lockgate.assembly._plan import TrainingPlan
 from lockgate.backbones import Backbone
 from lockgate.constitution import Constitution
+from lockgate.durable import hash_path
 from lockgate.errors import ConfigError
 from lockgate.synthesis import Engine, GeneratorSource
 from lockgate.synthesis.factory import FactoryPlan

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.assembly._folder import BuildFolder, hash_path
+from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs, BuildProgress
 from lockgate.assembly._plan import TrainingPlan
 from lockgate.assembly._rows import REFUSAL
 from lockgate.classifiers import TextBaseline
+from lockgate.durable import hash_path
 from lockgate.errors import TrainingError
 from lockgate.evaluation import Breakdown, Estimate, EvaluationResult, ScorerResult, evaluate, exact_rate
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges

@@ -1,24 +1,18 @@
 """Activations of the training rows, read by one or several processes; finished parts are not read again."""
 
-import fcntl
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lockgate.backbones import Backbone
+from lockgate.durable import run_parts
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
 from lockgate.training import WindowCache, build_cache
 
 PART = 64
-_REPORT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +42,6 @@ def read_windows(
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [rows[start : start + PART] for start in range(0, len(rows), PART)]
-    with _in_use(folder, fcntl.LOCK_EX):
-        # Processes of a build that was killed end at their next part: until then they write here.
-        pass
     if workers == 1:
         own = _in_dtype(backbone, reading.dtype)
         for number in range(len(parts)):
@@ -96,50 +87,31 @@ def _spawn(
     workers: int,
     report: Callable[[int], None],
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        pending = {
-            pool.submit(
-                _work,
+    run_parts(
+        _work,
+        [
+            (
                 source,
                 [(number, parts[number]) for number in range(worker, len(parts), workers)],
                 folder,
                 reading,
-                os.getpid(),
             )
             for worker in range(workers)
-        }
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                report(sum(len(parts[n]) for n in range(len(parts)) if any(_part(folder, n).glob("*.json"))))
-        except BrokenProcessPool as error:
-            raise TrainingError(
-                "a process that reads training rows ended by itself (memory?); run the same command to go "
-                "on, "
-                "with fewer --workers if it happens again"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        ],
+        lost=TrainingError(
+            "a process that reads training rows ended by itself (memory?); run the same command to go on, "
+            "with fewer --workers if it happens again"
+        ),
+        watch=lambda: report(
+            sum(len(parts[n]) for n in range(len(parts)) if any(_part(folder, n).glob("*.json")))
+        ),
+    )
 
 
 def _work(
-    source: str, parts: Sequence[tuple[int, Sequence[Exchange]]], folder: Path, reading: Reading, parent: int
+    source: str, parts: Sequence[tuple[int, Sequence[Exchange]]], folder: Path, reading: Reading
 ) -> None:
     torch.set_num_threads(1)
     backbone = Backbone.load(source, dtype=getattr(torch, reading.dtype))
-    with _in_use(folder, fcntl.LOCK_SH):
-        for number, rows in parts:
-            if os.getppid() != parent:
-                return
-            _read_part(backbone, rows, folder, number, reading)
-
-
-@contextmanager
-def _in_use(folder: Path, how: int) -> Iterator[None]:
-    with (folder / ".in-use").open("a") as file:
-        fcntl.flock(file, how)
-        yield
+    for number, rows in parts:
+        _read_part(backbone, rows, folder, number, reading)

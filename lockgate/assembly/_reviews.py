@@ -6,11 +6,11 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from lockgate.assembly._folder import BuildFolder, digest
+from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs
 from lockgate.assembly._sources import Dropped
 from lockgate.constitution import Constitution
-from lockgate.durable import open_atomic
+from lockgate.durable import hash_json, open_atomic
 from lockgate.errors import ConstitutionError
 from lockgate.exchanges import EvaluationIndex, Exchange, read_exchanges
 from lockgate.feedback import (
@@ -131,7 +131,7 @@ def place_proposal(folder: BuildFolder, found: Mapping[str, Any] | None) -> dict
     if text is None:
         return {"path": None, **told}
     content = text.encode("utf-8")
-    name = folder.step(PROPOSAL, {"text": digest(text)}, [], lambda: {"file": _name(folder.path, content)})
+    name = folder.step(PROPOSAL, {"text": hash_json(text)}, [], lambda: {"file": _name(folder.path, content)})
     path = folder.path / name["file"]
     if not path.exists():
         with open_atomic(path) as file:

@@ -9,7 +9,6 @@ from lockgate.assembly._measure import without_refusals
 from lockgate.assembly._rows import BuildRows
 from lockgate.calibration import (
     Calibration,
-    choose_threshold,
     clopper_pearson_upper,
     plain_quantile_threshold,
     required_n,
@@ -19,6 +18,7 @@ from lockgate.cascade import Thresholds
 from lockgate.errors import TrainingError
 from lockgate.guards import Guard, ProvisionalRecord
 from lockgate.tables import ScoresTable
+from lockgate.traffic import CalibrationPlan, describe_traffic, gather_evidence
 
 # What batch mates and builds of the libraries may move a logit, as a share of the scores' spread.
 _TOLERANCE_SHARE = 1e-3
@@ -47,7 +47,9 @@ def set_threshold(
             "the probe gives scores that are not finite; train with other layers or fewer epochs"
         )
     if rows.budget is not None:
-        calibration = _calibrate(tables["calibration"], rows.budget, tolerance)
+        plan = CalibrationPlan(budget=rows.budget, tolerance=tolerance)
+        with gather_evidence(guard, tables["calibration"], plan) as evidence:
+            calibration = evidence.choose()
         return guard.with_calibration(calibration, claim=_claim(calibration, guard, rows))
     table = without_refusals(tables["provisional"])
     scores = table.floats("mixed_max")[~(table.labels >= 0.5)]
@@ -78,18 +80,6 @@ def describe_claim(guard: Guard, rows: BuildRows, wished: float) -> dict[str, An
     return {**wish, **own, "reason": None, "length_deciles": list(found.length_deciles)}
 
 
-def _calibrate(table: ScoresTable, budget: float, tolerance: float) -> Calibration:
-    return choose_threshold(
-        table.floats("mixed_max"),
-        table.groups,
-        budget,
-        tolerance,
-        ids=table.ids,
-        lengths=table.lengths,
-        sources=[str(source) for source in table.texts("source")],
-    )
-
-
 def _worst_bound(found: Calibration, left_out: int) -> float:
     """The bound over all of the traffic, were each prompt flagged that the reviews have taken away."""
     return clopper_pearson_upper(found.flagged + left_out, found.n + left_out, found.confidence)
@@ -106,17 +96,15 @@ def describe_reviewed(left_out: int, bound: float) -> str:
 
 def _claim(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[str]:
     """What the threshold has seen, for the model card."""
-    shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
-    shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
     known = 0 if guard.training_prompts is None else len(guard.training_prompts)
     left_out = int(rows.counts["calibration_reviewed"])
     return [
         *([describe_reviewed(left_out, _worst_bound(calibration, left_out))] if left_out else []),
-        f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
-        f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
-        "languages: not recorded",
-        f"overlap with training: none of {known} training prompts is in this traffic, nor a near-duplicate "
-        "of one; those that were have been left out",
+        *describe_traffic(
+            calibration,
+            f"none of {known} training prompts is in this traffic, nor a near-duplicate of one; those that "
+            "were have been left out",
+        ),
         *_describe_dropped(calibration, rows.counts["dropped"]),
     ]
 

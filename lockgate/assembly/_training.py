@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from lockgate.assembly._folder import BuildFolder, hash_path
+from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs, BuildProgress
 from lockgate.assembly._reading import Reading, read_windows
 from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
 from lockgate.classifiers import ProbeHead
 from lockgate.constitution import dump_constitution
+from lockgate.durable import hash_path
 from lockgate.exchanges import Exchange, PromptPrints
 from lockgate.guards import Guard, TrainingRecord
 from lockgate.synthesis import room_on

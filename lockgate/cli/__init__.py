@@ -4,17 +4,21 @@ Modules import at their top only what is light (typer, `_common`) and the rest i
 `lockgate --help` answers at once.
 """
 
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from lockgate._version import __version__
-from lockgate.cli._common import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, print_error
+from lockgate.cli._common import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, print_error
 from lockgate.errors import LockgateError
 
 __all__ = ["app", "main"]
@@ -36,7 +40,8 @@ _COMMANDS = (
 
 _EXIT_CODES = (
     "Exit codes: 0 done; 1 a check failed; 2 wrong usage or input, or a file that can't be read or written; "
-    "70 an internal error; 130 interrupted."
+    "70 an internal error; 130 interrupted (Ctrl-C); 143 terminated. Interrupted or terminated, a long "
+    "command keeps what is done, and the same command goes on there."
 )
 
 app = typer.Typer(
@@ -69,10 +74,32 @@ for _name in _COMMANDS:
         import_module(f"lockgate.cli.{_name}").register(app)
 
 
+@contextmanager
+def _leave_when_terminated() -> Iterator[None]:
+    """Have SIGTERM end a command as an error would: blocks are left in order, and worker processes end."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        # Sent twice, as `timeout` does, it must not interrupt the leaving.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(EXIT_TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        # A process that has been told to end goes on ignoring it.
+        if signal.getsignal(signal.SIGTERM) is leave:
+            signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code; `lockgate --help` lists the codes."""
     try:
-        app(args=arguments)
+        with _leave_when_terminated():
+            app(args=arguments)
     except LockgateError as error:
         print_error(str(error))
         sys.exit(EXIT_USAGE)

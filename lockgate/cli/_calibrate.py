@@ -1,55 +1,32 @@
 """`lockgate calibrate`: re-threshold a guard on one's own traffic."""
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lockgate.cli._calibration_report import (
-    budget_document,
-    describe_traffic,
-    holds_unjudged,
-    list_budgets,
-    print_budgets,
-    print_traffic,
-    report,
-)
+from lockgate.cli._calibration_report import budget_document, print_budgets, print_traffic, report
 from lockgate.cli._common import GuardArgument, JsonFlag
-from lockgate.cli._overlap import describe_overlap, known_prompts, refuse_known_groups
-from lockgate.cli._scoring import (
-    BackboneOption,
-    WorkersOption,
-    keep_readings,
-    languages_of,
-    load_guard,
-    read_scores,
-    watch_files,
-)
+from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, read_scores, watch_files
 from lockgate.cli._second_stage import (
     ClassifierOption,
     DevelopmentOption,
     EscalationOption,
     LostOption,
-    SecondStage,
     StrideOption,
     WeightOption,
-    calibrate_stages,
-    check_development,
     describe_stages,
-    load_classifier,
     print_stages,
     read_second_stage,
 )
-from lockgate.cli._traffic import benign_rows, check_places, check_traffic, read_exclusions
 
 if TYPE_CHECKING:
-    from lockgate.calibration import BudgetRow, Calibration, Exclusion
-    from lockgate.exchanges import PromptPrints
+    from lockgate.calibration import BudgetRow
     from lockgate.guards import Guard
-    from lockgate.tables import ScoresTable
+    from lockgate.traffic import CalibrationPlan, Evidence, SecondStagePlan
 
 InputOption = Annotated[
     list[Path] | None, typer.Option("--input", help="Exchanges to score: .jsonl[.gz|.zst] or .parquet.")
@@ -70,6 +47,16 @@ TrainingOption = Annotated[
 ]
 SaveScoresOption = Annotated[Path | None, typer.Option(help="Keep the scores table here (Parquet).")]
 ToleranceOption = Annotated[float | None, typer.Option(help="Logit tolerance; by default the guard's own.")]
+
+_OPTIONS = {
+    "traffic": "--input",
+    "exclusions": "--exclude",
+    "development": "--development",
+    "escalation": "--escalation",
+    "lost": "--lost",
+    "weight": "--weight",
+    "stride": "--stride",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -106,147 +93,81 @@ def calibrate(
     Interrupted or refused, the same command goes on where it stopped: what was read lies in OUTPUT.state,
     without text, until it is done.
     """
-    given = _one_kind(inputs, scores)
+    files = _one_kind(inputs, scores)
     options = {
         "--development": development, "--escalation": escalation, "--lost": lost, "--weight": weight,
         "--stride": stride,
     }  # fmt: skip
     refused = {"--scores": scores, "--tolerance": tolerance, "--save-scores": save_scores}
-    stage = read_second_stage(classifier, options, refused, output)
-    needed = bool(inputs) or output is not None or tolerance is None
-    loaded = load_guard(guard, backbone) if needed else None
-    known = known_prompts(loaded, training)
-    overlap = describe_overlap(known, loaded is not None, by_text=bool(inputs))
-    job = _Job(
-        given, bool(inputs), budget, read_exclusions(exclude), known, overlap, save_scores, workers, json
+    with _names_of_options():
+        stage = read_second_stage(classifier, options, refused, output)
+        needed = bool(inputs) or output is not None or tolerance is None
+        loaded = load_guard(guard, backbone) if needed else None
+        plan = _plan(budget, exclude, training, tolerance, stage, workers, output or save_scores)
+        _check_places(output, save_scores)
+        with _gather(loaded, files, bool(inputs), plan) as evidence:
+            if inputs and save_scores is not None:
+                evidence.scored.write(save_scores)
+            budgets = evidence.budgets()
+            if not json:
+                _print_evidence(evidence, budgets)
+            calibration = evidence.choose()
+            if output is not None:
+                evidence.apply(calibration).save(output)
+    stages = {} if evidence.stages is None else {"second_stage": describe_stages(evidence.stages)}
+    document: dict[str, object] = {
+        **stages,
+        "budgets": [budget_document(row) for row in budgets],
+        "without_answer": evidence.unanswered,
+        "overlap_with_training": evidence.overlap,
+    }
+    report(evidence.table, calibration, output=output, files=files, json=json, **document)
+
+
+def _plan(
+    budget: float,
+    exclude: Path | None,
+    training: Sequence[Path] | None,
+    tolerance: float | None,
+    stage: "SecondStagePlan | None",
+    workers: int,
+    written: Path | None,
+) -> "CalibrationPlan":
+    """Args: written: what the command writes; what it reads is kept beside it until it is done."""
+    from lockgate.traffic import CalibrationPlan, read_exclusions
+
+    return CalibrationPlan(
+        budget=budget,
+        exclusions=() if exclude is None else read_exclusions(exclude),
+        training=tuple(training or ()),
+        tolerance=tolerance,
+        second_stage=stage,
+        workers=workers,
+        scratch=None if written is None else written.with_name(written.name + ".state"),
     )
-    if stage is not None and loaded is not None and output is not None:
-        _two_stages(job, loaded, stage, output)
-    else:
-        _one_threshold(job, loaded, tolerance, output)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What a calibration is told, whatever it calibrates."""
+@contextmanager
+def _gather(
+    guard: "Guard | None", files: Sequence[Path], with_text: bool, plan: "CalibrationPlan"
+) -> Iterator["Evidence"]:
+    """The evidence, with progress on standard error while exchanges are read."""
+    from lockgate.traffic import gather_evidence
 
-    files: Sequence[Path]
-    with_text: bool
-    budget: float
-    exclusions: Sequence["Exclusion"]
-    known: "PromptPrints | None"
-    overlap: str
-    save_scores: Path | None
-    workers: int
-    json: bool
-
-    @property
-    def listed(self) -> set[str]:
-        return {row.id for row in self.exclusions}
-
-    def report(
-        self,
-        table: "ScoresTable",
-        calibration: "Calibration",
-        output: Path | None,
-        budgets: Sequence["BudgetRow"],
-        unanswered: int,
-        **more: object,
-    ) -> None:
-        document = {
-            "budgets": [budget_document(row) for row in budgets],
-            "without_answer": unanswered,
-            "overlap_with_training": self.overlap,
-        }
-        report(table, calibration, output=output, files=self.files, json=self.json, **more, **document)
+    with ExitStack() as stack:
+        if with_text:
+            with watch_files("score" if plan.second_stage is None else "both stages read") as watch:
+                evidence = stack.enter_context(gather_evidence(guard, files, plan, report=watch))
+        else:
+            evidence = stack.enter_context(gather_evidence(guard, read_scores(files), plan))
+        yield evidence
 
 
-def _one_threshold(job: _Job, guard: "Guard | None", tolerance: float | None, output: Path | None) -> None:
-    """Another threshold for a guard as it is."""
-    if guard is not None and tolerance is None:
-        tolerance = guard.stages.tolerance
-    check_places(output, job.save_scores)
-    if guard is not None and job.with_text:
-        check_traffic(job.files, job.known, job.listed, job.budget)
-    if guard is None or not job.with_text:
-        _find_threshold(job, guard, read_scores(job.files), tolerance or 0.0, output)
-        return
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        keep_readings(output or job.save_scores or Path(scratch) / "scores") as state,
-    ):
-        table = _score(guard, job.files, state, job.workers)
-        if job.save_scores is not None:
-            table.write(job.save_scores)
-        _find_threshold(job, guard, table, tolerance or 0.0, output)
-
-
-def _find_threshold(
-    job: _Job, guard: "Guard | None", table: "ScoresTable", tolerance: float, output: Path | None
-) -> None:
-    table, unanswered = benign_rows(table)
-    if job.known is not None:
-        refuse_known_groups(table, job.known, job.listed)
-    budgets = list_budgets(table, job.listed)
-    if not job.json:
-        print_traffic(table, unanswered, job.overlap)
-        print_budgets(budgets, tolerance)
-    calibration = _choose(table, job.budget, tolerance, job.exclusions)
-    if guard is not None and output is not None:
-        guard.with_calibration(calibration, claim=describe_traffic(calibration, job.overlap)).save(output)
-    job.report(table, calibration, output, budgets, unanswered)
-
-
-def _two_stages(job: _Job, guard: "Guard", stage: SecondStage, output: Path) -> None:
-    """A second stage, and thresholds for both."""
-    check_places(output, None)
-    classifier, known, overlap = load_classifier(stage, guard, job.known, job.overlap)
-    job = replace(job, known=known, overlap=overlap)
-    check_traffic(job.files, known, job.listed, job.budget)
-    check_development(stage, job.files, known)
-    with keep_readings(output) as state:
-        made = calibrate_stages(
-            guard,
-            classifier,
-            stage,
-            job.files,
-            state,
-            budget=job.budget,
-            exclusions=job.exclusions,
-            known=known,
-            workers=job.workers,
-        )
-        calibration, budgets = made.found.calibration, list_budgets(made.table, job.listed)
-        claim = [
-            *describe_traffic(calibration, overlap),
-            f"stage 2 is asked about {made.found.escalated:.2%} of this traffic",
-        ]
-        made.guard.with_calibration(calibration, claim=claim).save(output)
-    if not job.json:
-        print_traffic(made.table, made.unanswered, overlap)
-        print_stages(made.found)
-        print_budgets(budgets, calibration.tolerance)
-    stages = describe_stages(made.found)
-    job.report(made.table, calibration, output, budgets, made.unanswered, second_stage=stages)
-
-
-def _choose(
-    table: "ScoresTable", budget: float, tolerance: float, exclusions: Sequence["Exclusion"]
-) -> "Calibration":
-    from lockgate.calibration import choose_threshold
-
-    return choose_threshold(
-        table.floats("mixed_max"),
-        table.groups,
-        budget,
-        tolerance,
-        ids=table.ids,
-        exclusions=exclusions,
-        lengths=table.lengths,
-        sources=[str(source) for source in table.texts("source")],
-        languages=languages_of(table),
-        unjudged=holds_unjudged(table),
-    )
+def _print_evidence(evidence: "Evidence", budgets: Sequence["BudgetRow"]) -> None:
+    print_traffic(evidence.table, evidence.unanswered, evidence.overlap)
+    if evidence.stages is not None:
+        print_stages(evidence.stages)
+    print_budgets(budgets, evidence.tolerance)
 
 
 def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path]:
@@ -257,10 +178,26 @@ def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path
     return inputs or scores or []
 
 
-def _score(guard: "Guard", inputs: Sequence[Path], state: Path, workers: int) -> "ScoresTable":
-    from lockgate.traffic import score_once
+def _check_places(output: Path | None, scores: Path | None) -> None:
+    """Refuse places that could not be written to. Raises GuardError, ConfigError."""
+    from lockgate.errors import ConfigError
+    from lockgate.guards import check_target
 
-    with watch_files("score") as report:
-        return read_scores(
-            [score_once(guard, path, state, workers=workers, report=report) for path in inputs]
-        )
+    if output is not None:
+        check_target(output)
+    if scores is not None and not scores.parent.is_dir():
+        raise ConfigError(f"--save-scores: the folder {scores.parent} does not exist; make it first")
+
+
+@contextmanager
+def _names_of_options() -> Iterator[None]:
+    """Have errors call by its option what the library calls by its field."""
+    from lockgate.errors import CalibrationError, ConfigError
+
+    try:
+        yield
+    except (CalibrationError, ConfigError) as error:
+        named = re.match(r"(\w+)(?=: | is )", str(error))
+        if named is None or named[1] not in _OPTIONS:
+            raise
+        raise type(error)(_OPTIONS[named[1]] + str(error)[named.end() :]) from error

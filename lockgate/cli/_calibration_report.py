@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,38 +17,9 @@ if TYPE_CHECKING:
 _HIGHEST = 30
 
 
-def list_budgets(table: "ScoresTable", listed: Collection[str]) -> list["BudgetRow"]:
-    """What each budget would cost on these scores; `listed` rows are left out."""
-    from lockgate.calibration import budget_table
-
-    counted = table.select([identity not in listed for identity in table.ids])
-    scores = counted.floats("mixed_max")
-    return budget_table(scores, groups=counted.groups, unjudged=holds_unjudged(counted))
-
-
-def holds_unjudged(table: "ScoresTable") -> bool:
-    """Whether rows may be without a mixed score, since a first stage let them pass."""
-    import numpy as np
-
-    return bool((table.floats("stage") == 2).any() or np.isneginf(table.floats("mixed_max")).any())
-
-
 def budget_document(row: "BudgetRow") -> dict[str, object]:
     """A line of the budget table for `--json`; no cut where all that is judged may flag."""
     return {**row._asdict(), "cut": row.cut if row.cut is not None and math.isfinite(row.cut) else None}
-
-
-def describe_traffic(calibration: "Calibration", overlap: str) -> list[str]:
-    """What the threshold has seen, for the model card."""
-    shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
-    shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
-    languages = ", ".join(f"{name} ({n})" for name, n in calibration.languages.items())
-    return [
-        f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
-        f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
-        f"languages: {languages or 'not recorded'}",
-        f"overlap with training: {overlap}",
-    ]
 
 
 def print_traffic(table: "ScoresTable", unanswered: int, overlap: str) -> None:

@@ -14,6 +14,7 @@ EXIT_CHECK_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 GuardArgument = Annotated[str, typer.Argument(metavar="GUARD", help="A guard's folder, or `embedded`.")]

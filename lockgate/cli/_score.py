@@ -35,6 +35,7 @@ def score(
     """Score every exchange of a file as serving would. Interrupted, it goes on where it stopped."""
     from lockgate.exchanges import InvalidCounter, read_exchanges
     from lockgate.guards import Guard
+    from lockgate.traffic import score_file
 
     loaded = Guard.load(guard, backbone=backbone)
     with progress("score") as advance:

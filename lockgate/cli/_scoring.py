@@ -1,6 +1,5 @@
 """Scoring inside other commands: load a guard, score files with progress."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,28 +49,8 @@ def watch_files(label: str) -> Iterator[Callable[[Path, int], None]]:
         yield report
 
 
-@contextmanager
-def keep_readings(output: Path) -> Iterator[Path]:
-    """A folder beside `output` for readings. It stays where the block fails, and the next run goes on there.
-
-    Raises:
-        ConfigError: its place is taken.
-    """
-    from lockgate.exchanges import claim_folder
-
-    folder = output.with_name(output.name + ".state")
-    claim_folder(folder, "lockgate calibrate")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def read_scores(paths: Sequence[Path]) -> "ScoresTable":
     """Several scores tables, one after the other."""
     from lockgate.tables import ScoresTable
 
     return ScoresTable.concat([ScoresTable.read(path) for path in paths])
-
-
-def languages_of(table: "ScoresTable") -> list[str] | None:
-    """The rows' languages; None where nobody has noted them."""
-    return [value or "unknown" for value in table.texts("language")] if table.has("language") else None

@@ -49,11 +49,10 @@ def probe(
 
     Interrupted, the same command goes on where it stopped (its work lies in OUTPUT.work until it is done).
     """
-    import shutil
-
     from lockgate.backbones import SITES, Backbone
+    from lockgate.durable import scratch_folder
     from lockgate.errors import ConfigError
-    from lockgate.exchanges import InvalidCounter, claim_folder, read_exchanges
+    from lockgate.exchanges import InvalidCounter, read_exchanges
     from lockgate.guards import check_target
     from lockgate.training import ProbeConfig, train_guard
 
@@ -74,19 +73,17 @@ def probe(
         weight_decay=weight_decay,
         seed=seed,
     )
-    work = output.with_name(output.name + ".work")
-    claim_folder(work, "lockgate train probe")
-    guard = train_guard(
-        rows,
-        backbone=loaded,
-        constitution=constitution,
-        config=config,
-        site=chosen,
-        max_tokens=max_tokens,
-        work=work,
-        report=lambda line: typer.echo(f"train: {line}", err=True),
-    ).save(output)
-    shutil.rmtree(work)
+    with scratch_folder(output.with_name(output.name + ".work"), "lockgate train probe") as work:
+        guard = train_guard(
+            rows,
+            backbone=loaded,
+            constitution=constitution,
+            config=config,
+            site=chosen,
+            max_tokens=max_tokens,
+            work=work,
+            report=lambda line: typer.echo(f"train: {line}", err=True),
+        ).save(output)
     if json:
         counts = guard.record.training.exchanges if guard.record.training else {}
         print_json({"guard": str(output), "exchanges": counts, "invalid": invalid.count})

@@ -1,8 +1,28 @@
-"""Files and runs that survive an interruption."""
+"""Files, folders and processes of work that survives an interruption."""
 
-from lockgate.durable._files import file_sha256, open_atomic
+from lockgate.durable._files import atomic_path, file_sha256, hash_json, hash_path, open_atomic
+from lockgate.durable._folders import (
+    atomic_folder,
+    lock_folder,
+    replace_folder,
+    restore_folder,
+    scratch_folder,
+)
+from lockgate.durable._marks import Mark
+from lockgate.durable._processes import end_with_parent, run_parts
 
 __all__ = [
+    "Mark",
+    "atomic_folder",
+    "atomic_path",
+    "end_with_parent",
     "file_sha256",
+    "hash_json",
+    "hash_path",
+    "lock_folder",
     "open_atomic",
+    "replace_folder",
+    "restore_folder",
+    "run_parts",
+    "scratch_folder",
 ]

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and what is in them."""
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -18,18 +19,35 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         ExchangeError: the folder does not exist.
     """
+    with atomic_path(path) as part, part.open("xb") as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name to write a file under, for libraries that open files by themselves.
+
+    The file takes the place of `path` when the block ends, and leaves no trace when it fails.
+
+    Raises:
+        ExchangeError: the folder does not exist.
+    """
     target = Path(path)
     if not target.parent.is_dir():
         raise ExchangeError(f"{target}: the folder {target.parent} does not exist; make it first")
-    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    part = part_of(target)
     try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
+        yield part
+        with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_of(target: Path) -> Path:
+    """A hidden name beside `target` that no other process takes."""
+    return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -39,3 +57,20 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ExchangeError(f"{path}: cannot be read ({type(error).__name__})") from None
+
+
+def hash_json(value: object) -> str:
+    """SHA-256 over canonical JSON, in hex."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_path(path: Path) -> str | None:
+    """SHA-256 of a file, or over names and hashes of a folder's files; None if there is nothing to read."""
+    if path.is_dir():
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        return hash_json([[str(entry.relative_to(path)), hash_path(entry)] for entry in files])
+    try:
+        return file_sha256(path)
+    except ExchangeError:
+        return None

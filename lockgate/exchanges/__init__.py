@@ -10,7 +10,6 @@ from lockgate.exchanges._duplicates import (
     prompt_text,
     shingle_jaccard,
 )
-from lockgate.exchanges._files import claim_folder
 from lockgate.exchanges._groups import join_groups
 from lockgate.exchanges._prints import PromptMatch, PromptPrints
 from lockgate.exchanges._quality import (
@@ -53,7 +52,6 @@ __all__ = [
     "PromptPrints",
     "TextFault",
     "TextRule",
-    "claim_folder",
     "content_stems",
     "crossed_split",
     "exchange_from_dict",

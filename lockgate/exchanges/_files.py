@@ -8,8 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 import zstandard
 
-from lockgate.durable import open_atomic
-from lockgate.errors import ConfigError, ExchangeError
+from lockgate.errors import ExchangeError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 MAX_LINE_BYTES = 64 * 2**20
@@ -123,26 +122,3 @@ def _split(chunks: Iterable[bytes], max_bytes: int) -> Iterator[Line]:
             pieces.append(rest)
     if held:
         yield Line(number, b"".join(pieces) if held <= max_bytes else None)
-
-
-def claim_folder(path: Path, owner: str) -> None:
-    """Make a folder of scratch files, or take over the one that an interrupted run of `owner` left.
-
-    Such a folder is removed as a whole later, so one that holds anybody else's files is refused.
-
-    Raises:
-        ConfigError: `path` is a file, or a folder with content that `owner` didn't make.
-    """
-    marker = path / ".lockgate"
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise ConfigError(f"{path}: is no folder, and {owner} keeps what it reads there; move it away")
-    # A run that was killed while it wrote the marker leaves the part of it alone.
-    if path.is_dir() and not all(entry.name.startswith(f".{marker.name}.") for entry in path.iterdir()):
-        if not marker.is_file() or marker.read_bytes() != owner.encode():
-            raise ConfigError(
-                f"{path}: holds other files, and {owner} would remove them with its own; move them away"
-            )
-        return
-    path.mkdir(parents=True, exist_ok=True)
-    with open_atomic(marker) as file:
-        file.write(owner.encode())

@@ -1,8 +1,6 @@
 """The guard bundle on disk: read with every hash checked, written whole or not at all. No pickle."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +9,7 @@ from pydantic import ValidationError
 
 from lockgate.classifiers import ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution, load_constitution
-from lockgate.durable import file_sha256
+from lockgate.durable import atomic_folder, file_sha256, restore_folder
 from lockgate.errors import ConfigError, ExchangeError, GuardError
 from lockgate.exchanges import PromptPrints
 from lockgate.guards._record import GuardRecord, PromptsRecord, SecondStageRecord
@@ -39,6 +37,7 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         GuardError: a file is missing, changed, cut short or of an unknown format; the message names it.
     """
+    restore_folder(path)
     if not path.is_dir():
         raise GuardError(f"{path}: no such guard; expected a bundle directory or the word 'embedded'")
     if missing := [name for name in FILES if not (path / name).is_file()]:
@@ -88,10 +87,7 @@ def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClas
     path = path.absolute()
     check_target(path)
     record = bundle.record
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        made = Path(scratch) / "bundle"
-        made.mkdir()
+    with atomic_folder(path) as made:
         bundle.head.save(made / "probe.safetensors")
         (made / "constitution.yaml").write_bytes(bundle.constitution_yaml.encode("utf-8"))
         hashes: dict[str, object] = {
@@ -116,16 +112,6 @@ def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClas
                 del content[name]
         (made / "guard.yaml").write_bytes(_sealed(yaml.safe_dump(content, sort_keys=False, width=110)))
         (made / "README.md").write_text(card, encoding="utf-8")
-        if path.exists():
-            old = Path(scratch) / "old"
-            os.replace(path, old)
-            try:
-                os.replace(made, path)
-            except OSError:
-                os.replace(old, path)
-                raise
-        else:
-            os.replace(made, path)
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

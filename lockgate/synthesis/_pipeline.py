@@ -1,7 +1,6 @@
 """The pipeline: blocks one after another, each batch finished once, whatever happens in between."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import re
@@ -13,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lockgate.durable import open_atomic
+from lockgate.durable import lock_folder, open_atomic
 from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import Exchange
 from lockgate.synthesis._batches import Batch, BatchOutput, check_rows, cut_batches
 from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._engines import Engine, LocalEngine
 from lockgate.synthesis._rows import Mapped, Row, decode_row, encode_row, number_rows
-from lockgate.synthesis._shards import Fill, Marker, Shards, write_lines
+from lockgate.synthesis._shards import Batched, Fill, Shards, write_lines
 
 _FORMAT = 1
 _SOURCE = "source"
@@ -52,12 +51,12 @@ class StepReport:
     rows_run: int = 0
     seconds: float = 0.0
 
-    def add(self, marker: Marker) -> None:
+    def add(self, done: Batched) -> None:
         """Count a finished batch."""
-        self.rows_in += marker.rows_in
-        self.rows_out += marker.rows_out
-        self.rejected.update(marker.reasons)
-        self.counters.update(marker.counters)
+        self.rows_in += done.rows_in
+        self.rows_out += done.rows_out
+        self.rejected.update(done.reasons)
+        self.counters.update(done.counters)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form of what is the same in every run."""
@@ -133,7 +132,8 @@ class Pipeline:
             SynthesisError: no room left on the disk, another run in the same folder, or what a block raised.
                 Finished batches are kept.
         """
-        with room_on(self.folder), _lock(self.folder):
+        busy = SynthesisError(f"{self.folder}: another run works in this folder; wait for it or take another")
+        with room_on(self.folder), lock_folder(self.folder, busy):
             shards = [Shards(self.folder / _SOURCE)]
             lines = (encode_row(row) for row in number_rows(source))
             total = shards[0].write(0, _SOURCE, write_lines(lines)).rows_out
@@ -159,8 +159,8 @@ class Pipeline:
             for batch in cut_batches(source, block.batch_rows):
                 count = batch.number + 1
                 key = self._key(block, batch.digest)
-                if marker := target.find(batch.number, key):
-                    self._note(report, marker, total)
+                if done := target.find(batch.number, key):
+                    self._note(report, done, total)
                 else:
                     keys[batch.number] = key
                     yield batch
@@ -180,19 +180,17 @@ class Pipeline:
         for line in source:
             digest.update(line)
         key = self._key(block, digest.hexdigest())
-        marker = target.find(0, key)
-        if marker is None:
-            marker = target.write(
-                0, key, lambda write, reject: _run_into(block, source, total, write, reject)
-            )
+        done = target.find(0, key)
+        if done is None:
+            done = target.write(0, key, lambda write, reject: _run_into(block, source, total, write, reject))
             report.rows_run = total
         target.trim(1)
-        self._note(report, marker, total)
+        self._note(report, done, total)
         report.seconds = time.monotonic() - started
         return report
 
-    def _note(self, report: StepReport, marker: Marker, total: int) -> None:
-        report.add(marker)
+    def _note(self, report: StepReport, done: Batched, total: int) -> None:
+        report.add(done)
         self._progress(
             StepProgress(report.step, report.rows_in, total, report.rows_out, report.rejected.total())
         )
@@ -262,17 +260,3 @@ def room_on(folder: Path) -> Iterator[None]:
             f"{folder}: no room left to write ({error.strerror}). Finished batches are kept; make room "
             "and run again"
         ) from error
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """The system drops the lock when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SynthesisError(
-                f"{folder}: another run works in this folder; wait for it or take another"
-            ) from None
-        yield

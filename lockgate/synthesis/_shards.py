@@ -1,27 +1,23 @@
 """What a block has finished: a file of rows, a file of rejected rows and a marker for each batch."""
 
 import hashlib
-import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, overload
 
-from lockgate.durable import open_atomic
+from lockgate.durable import Mark, open_atomic
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
-    """Says that a batch is finished, for which input, and what came of it. Written last."""
+class Batched:
+    """What came of a batch."""
 
-    key: str
     rows_in: int
     rows_out: int
     reasons: dict[str, int]
     counters: dict[str, int]
-    rows_sha256: str
-    rejected_sha256: str
 
 
 class _Sink:
@@ -82,34 +78,27 @@ class Shards(Sequence[bytes]):
         """The lines of the rejected rows."""
         yield from self._lines("rejected")
 
-    def find(self, number: int, key: str) -> Marker | None:
-        """The marker of a batch, if it is of this key and its files are as they were written."""
+    def find(self, number: int, key: str) -> Batched | None:
+        """What came of a batch, if it is finished for this key and its files are as they were written."""
+        mark = Mark.read(self._path(number, "done"))
+        if mark is None or mark.key != key or not mark.stands(self.folder):
+            return None
         try:
-            marker = Marker(**json.loads(self._path(number, "done").read_bytes()))
-        except (OSError, ValueError, TypeError):
+            return Batched(**mark.content)
+        except TypeError:
             return None
-        if marker.key != key:
-            return None
-        for kind, digest in (("rows", marker.rows_sha256), ("rejected", marker.rejected_sha256)):
-            if _sha256(self._path(number, kind)) != digest:
-                return None
-        return marker
 
-    def write(self, number: int, key: str, fill: Fill) -> Marker:
-        """Write a batch's files, then its marker; a kill leaves no marker that says too much."""
-        done = self._path(number, "done")
+    def write(self, number: int, key: str, fill: Fill) -> Batched:
+        """Write a batch's files, then its mark; a kill leaves no mark that says too much."""
+        done, kept, dropped = (self._path(number, kind) for kind in ("done", "rows", "rejected"))
         # The old one goes first: its key may be asked for again, and the files will no longer be its own.
         done.unlink(missing_ok=True)
-        with (
-            open_atomic(self._path(number, "rows")) as rows_file,
-            open_atomic(self._path(number, "rejected")) as rejected_file,
-        ):
+        with open_atomic(kept) as rows_file, open_atomic(dropped) as rejected_file:
             rows, rejected = _Sink(rows_file), _Sink(rejected_file)
             rows_in, reasons, counters = fill(rows.write, rejected.write)
-        marker = Marker(key, rows_in, rows.count, reasons, counters, rows.sha256, rejected.sha256)
-        with open_atomic(done) as file:
-            file.write(json.dumps(asdict(marker), sort_keys=True).encode())
-        return marker
+        made = Batched(rows_in, rows.count, reasons, counters)
+        Mark(key, {kept.name: rows.sha256, dropped.name: rejected.sha256}, asdict(made)).write(done)
+        return made
 
     def trim(self, count: int) -> None:
         """Say how many batches there are, and remove those of an earlier, longer run."""
@@ -155,11 +144,3 @@ def write_lines(lines: Iterable[bytes]) -> Fill:
         return count, {}, {}
 
     return fill
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

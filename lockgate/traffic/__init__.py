@@ -1,10 +1,21 @@
 """Recorded traffic under a guard: scored into tables, and what its scores make of the thresholds."""
 
+from lockgate.traffic._calibrate import calibrate
+from lockgate.traffic._checks import read_exclusions
+from lockgate.traffic._evidence import Evidence, describe_traffic, gather_evidence
 from lockgate.traffic._files import score_file, score_row
+from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
 
 __all__ = [
+    "CalibrationPlan",
+    "Evidence",
+    "SecondStagePlan",
     "StagedScores",
+    "calibrate",
+    "describe_traffic",
+    "gather_evidence",
+    "read_exclusions",
     "score_file",
     "score_once",
     "score_row",

@@ -5,30 +5,23 @@ processes worked or where a run was interrupted. Finished chunks lie in `OUTPUT.
 written.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
-import multiprocessing
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lockgate.durable import file_sha256
+from lockgate.durable import file_sha256, open_atomic, run_parts, scratch_folder
 from lockgate.errors import ConfigError, ExchangeError, GuardError
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import ExchangeScore, Guard, finite_or_none
 from lockgate.tables import BlockTrace, ScoresTable
 
 CHUNK = 64
-_REPORT_SECONDS = 2.0
 
 
 def score_file(
@@ -76,20 +69,24 @@ def score_file(
         "skip_invalid": skip_invalid,
         "all_blocks": all_blocks,
     }
-    _claim(parts, key)
-    if workers == 1:
-        for chunk in _chunks(source, skip_invalid, 0, 1, parts):
-            _write_chunk(guard, chunk, parts, all_blocks=all_blocks)
-            report(sum(1 for _ in parts.glob("[0-9]*.jsonl")) * CHUNK)
-    else:
-        _spawn(guard, _Task(source, skip_invalid, parts, workers, all_blocks), report)
-    lines = list(_collect(parts))
-    trace = [(line["row"], *_columns(line.pop("blocks"))) for line in lines]
-    table = ScoresTable.from_rows(lines)
-    table.write(output)
-    if blocks is not None:
-        BlockTrace.from_rows(trace).write(blocks)
-    shutil.rmtree(parts)
+    with scratch_folder(parts, "scoring", key=key):
+        task = _Task(source, skip_invalid, parts, workers, all_blocks)
+        if workers == 1:
+            for _ in _write_chunks(guard, task, 0):
+                report(_count_done(parts))
+        else:
+            run_parts(
+                _work,
+                [(str(guard.path), guard.backbone.source, task, worker) for worker in range(workers)],
+                lost=GuardError("a scoring process ended by itself (memory?); run the same command to go on"),
+                watch=lambda: report(_count_done(parts)),
+            )
+        lines = list(_collect(parts))
+        trace = [(line["row"], *_columns(line.pop("blocks"))) for line in lines]
+        table = ScoresTable.from_rows(lines)
+        table.write(output)
+        if blocks is not None:
+            BlockTrace.from_rows(trace).write(blocks)
     return table
 
 
@@ -130,46 +127,9 @@ def _columns(blocks: Sequence[Sequence[float]]) -> tuple[list[int], list[float],
     return [int(end) for end, _, _ in blocks], [row[1] for row in blocks], [row[2] for row in blocks]
 
 
-def _claim(parts: Path, key: dict[str, Any]) -> None:
-    """Take over the finished chunks of an interrupted run with the same guard and input; drop any others."""
-    header = parts / "header.json"
-    if parts.exists():
-        if not header.is_file() and any(parts.iterdir()):
-            raise GuardError(f"{parts}: holds other files, and scoring keeps its own there; move it away")
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads(header.read_text()) == key:
-                return
-        shutil.rmtree(parts)
-    parts.mkdir()
-    header.write_text(json.dumps(key))
-
-
 def _guard_key(guard: Guard) -> list[Any]:
     weights = torch.cat([guard.head.weights.flatten(), guard.head.bias]).numpy().tobytes()
     return [guard.record.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
-
-
-def _chunks(
-    source: Path, skip_invalid: bool, worker: int, workers: int, parts: Path
-) -> Iterator[tuple[int, list[Exchange]]]:
-    rows = read_exchanges(source, skip_invalid=skip_invalid)
-    for number in itertools.count():
-        chunk = list(itertools.islice(rows, CHUNK))
-        if not chunk:
-            return
-        if number % workers == worker and not (parts / f"{number:08d}.jsonl").exists():
-            yield number, chunk
-
-
-def _write_chunk(guard: Guard, chunk: tuple[int, list[Exchange]], parts: Path, *, all_blocks: bool) -> None:
-    number, exchanges = chunk
-    scored = guard.score_many(exchanges, first_number=number * CHUNK, all_blocks=all_blocks)
-    rows = sorted((score_row(score) for score in scored), key=lambda row: row["row"])
-    partial = parts / f"{number:08d}.part"
-    with partial.open("w", encoding="utf-8") as sink:
-        for row in rows:
-            sink.write(json.dumps(row) + "\n")
-    os.replace(partial, partial.with_suffix(".jsonl"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,37 +142,40 @@ class _Task:
     workers: int
     all_blocks: bool
 
-
-def _spawn(guard: Guard, task: _Task, report: Callable[[int], None]) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(task.workers, mp_context=context) as pool:
-        futures = [
-            pool.submit(_work, str(guard.path), guard.backbone.source, task, worker)
-            for worker in range(task.workers)
-        ]
-        try:
-            pending = set(futures)
-            while pending:
-                done, pending = wait(pending, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                report(sum(1 for _ in task.parts.glob("[0-9]*.jsonl")) * CHUNK)
-        except BrokenProcessPool as error:
-            raise GuardError(
-                "a scoring process ended by itself (memory?); run the same command to go on"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    def place(self, number: int) -> Path:
+        """Where a chunk's rows lie once it is finished."""
+        return self.parts / f"{number:08d}.jsonl"
 
 
 def _work(guard_path: str, backbone: str, task: _Task, worker: int) -> None:
-    from lockgate.guards import Guard
-
+    """A process's chunks."""
     torch.set_num_threads(1)
-    guard = Guard.load(guard_path, backbone=backbone)
-    for chunk in _chunks(task.source, task.skip_invalid, worker, task.workers, task.parts):
-        _write_chunk(guard, chunk, task.parts, all_blocks=task.all_blocks)
+    for _ in _write_chunks(Guard.load(guard_path, backbone=backbone), task, worker):
+        pass
+
+
+def _write_chunks(guard: Guard, task: _Task, worker: int) -> Iterator[int]:
+    """Score one worker's unfinished chunks; yields their numbers."""
+    rows = read_exchanges(task.source, skip_invalid=task.skip_invalid)
+    for number in itertools.count():
+        chunk = list(itertools.islice(rows, CHUNK))
+        if not chunk:
+            return
+        if number % task.workers == worker and not task.place(number).exists():
+            _write_chunk(guard, chunk, number, task)
+            yield number
+
+
+def _write_chunk(guard: Guard, chunk: Sequence[Exchange], number: int, task: _Task) -> None:
+    scored = guard.score_many(chunk, first_number=number * CHUNK, all_blocks=task.all_blocks)
+    rows = sorted((score_row(score) for score in scored), key=lambda row: row["row"])
+    with open_atomic(task.place(number)) as sink:
+        for row in rows:
+            sink.write(json.dumps(row).encode() + b"\n")
+
+
+def _count_done(parts: Path) -> int:
+    return sum(1 for _ in parts.glob("[0-9]*.jsonl")) * CHUNK
 
 
 def _collect(parts: Path) -> Iterator[dict[str, Any]]:

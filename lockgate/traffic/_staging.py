@@ -1,6 +1,5 @@
 """Both stages' readings of files of exchanges, for a cascade that is not calibrated yet (CC++ section 5)."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from lockgate.calibration import Trace
 from lockgate.cascade import Cascade, FlagOn, simulate
 from lockgate.classifiers import ExchangeClassifier
-from lockgate.durable import file_sha256, open_atomic
+from lockgate.durable import Mark, file_sha256, hash_path
 from lockgate.guards import Guard
 from lockgate.tables import BlockTrace, ScoresTable
 from lockgate.traffic._files import score_file
@@ -101,16 +100,19 @@ def score_once(
     content = file_sha256(source)
     table, done = folder / f"{content[:16]}.parquet", folder / f"{content[:16]}.json"
     key = {"guard": guard.sha256, "input": content, "blocks": blocks}
-    if not (done.is_file() and json.loads(done.read_text()) == key):
+    trace = table.with_suffix(".blocks.parquet")
+    mark = Mark.read(done)
+    if mark is None or mark.key != key or not mark.stands(folder):
+        done.unlink(missing_ok=True)
         score_file(
             guard,
             source,
             table,
             workers=workers,
-            blocks=table.with_suffix(".blocks.parquet") if blocks else None,
+            blocks=trace if blocks else None,
             all_blocks=blocks,
             report=lambda count: report(source, count),
         )
-        with open_atomic(done) as file:
-            file.write(json.dumps(key).encode())
+        left = [table, trace] if blocks else [table]
+        Mark(key, {path.name: hash_path(path) for path in left}).write(done)
     return table

@@ -1,6 +1,5 @@
 """Parameters and optimiser state in one file, so that a run that was killed ends in the same bits."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from lockgate.durable import atomic_path
 
 
 def save_checkpoint(
@@ -23,9 +24,8 @@ def save_checkpoint(
     for number, parameter in enumerate(parameters):
         for name, value in optimiser.state[parameter].items():
             state[f"optimiser{number}.{name}"] = value
-    partial = path.with_suffix(".part")
-    save_file(state, partial, metadata={"done": str(done), "run": run})
-    os.replace(partial, path)
+    with atomic_path(path) as part:
+        save_file(state, part, metadata={"done": str(done), "run": run})
 
 
 def restore_checkpoint(

@@ -5,7 +5,6 @@ Training needs windows only: at a stride of 8 tokens they take an eighth of what
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from lockgate.backbones import Backbone, Reading, SessionPool, Site, read_packed
 from lockgate.classifiers import WINDOW
+from lockgate.durable import open_atomic
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
 
@@ -221,10 +221,10 @@ def _write_shard(
         answer = next((i for i, end in enumerate(ends) if end > answers[index]), len(ends) - 1)
         rows.append({**row, "start": start, "end": start + len(part), "first_answer_window": answer})
         start += len(part)
-    np.save(done.with_suffix(".npy"), np.concatenate(parts))
-    partial = done.with_suffix(".part")
-    partial.write_text(json.dumps({"meta": meta, "exchanges": rows}))
-    os.replace(partial, done)
+    with open_atomic(done.with_suffix(".npy")) as file:
+        np.save(file, np.concatenate(parts))
+    with open_atomic(done) as file:
+        file.write(json.dumps({"meta": meta, "exchanges": rows}).encode())
 
 
 def _block_sums(pool: SessionPool, tap: ActivationTap, readings: Sequence[Reading[int]]) -> dict[int, Tensor]:

@@ -8,7 +8,6 @@ the moving average that serving uses, to `results/embedded_guard/selection.json`
 
 import hashlib
 import json
-import multiprocessing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
 from lockgate.classifiers import ProbeHead
 from lockgate.constitution import load_constitution
+from lockgate.durable import run_parts
+from lockgate.errors import TrainingError
 from lockgate.evaluation import auroc
 from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.guards import Stages, score_exchanges
@@ -86,17 +87,11 @@ def read_activations(
     if workers == 1:
         read_part(train, out, 0, 1, threads, source)
         return
-    context = multiprocessing.get_context("spawn")
-    jobs = [
-        context.Process(target=read_part, args=(train, out, i, workers, threads, source))
-        for i in range(workers)
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-        if job.exitcode:
-            raise SystemExit(f"reading activations stopped with exit code {job.exitcode}; run again to go on")
+    run_parts(
+        read_part,
+        [(train, out, i, workers, threads, source) for i in range(workers)],
+        lost=TrainingError("a process that reads activations ended by itself; run again to go on"),
+    )
 
 
 def read_part(

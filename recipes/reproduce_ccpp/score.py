@@ -16,11 +16,9 @@ import hashlib
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,8 @@ import torch
 from lockgate.backbones import Backbone, derive
 from lockgate.cascade import Cascade
 from lockgate.classifiers import BlockScores, ExchangeClassifier, score_blocks
-from lockgate.durable import file_sha256
+from lockgate.durable import file_sha256, run_parts
+from lockgate.errors import GuardError
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import EMBEDDED, ExchangeScore, Guard, read_bundle
 from lockgate.tables import BlockTrace, ScoresTable
@@ -119,10 +118,11 @@ def score_chunks(
     if workers == 1:
         work(places, name, source, parts, 0, 1)
     else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(work, places, name, source, parts, i, workers) for i in range(workers)]
-            for job in jobs:
-                job.result()
+        run_parts(
+            work,
+            [(places, name, source, parts, i, workers) for i in range(workers)],
+            lost=GuardError("a scoring process ended by itself; run again to go on"),
+        )
     rows = [
         json.loads(line)
         for path in sorted(parts.glob("*.jsonl"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import build_runs  # noqa: F401 - the factory's helpers on the path
 
-from lockgate.assembly._folder import hash_path
+from lockgate.durable import hash_path
 
 HERE = Path(__file__).parent
 

@@ -9,11 +9,11 @@ from build_runs import POLICY, QUICK, build, labelled_row, traffic_row, write_ro
 from factory_runs import refuse_about, tiny_plan
 
 from lockgate.assembly import BuildInputs, TrainingPlan, estimate_build, summarise_build
-from lockgate.assembly._folder import hash_path
 from lockgate.assembly._measure import without_refusals
 from lockgate.assembly._rows import possible_budget
 from lockgate.assembly._threshold import _describe_dropped
 from lockgate.calibration import allowed_flags, clopper_pearson_upper, required_n
+from lockgate.durable import hash_path
 from lockgate.errors import CalibrationError, ConfigError, GuardError, TrainingError
 from lockgate.exchanges import PromptPrints, prompt_group, prompt_text, read_exchanges
 from lockgate.guards import Guard, read_bundle

@@ -13,10 +13,11 @@ from models import tiny_backbone
 
 from lockgate.assembly import BuildInputs, summarise_build
 from lockgate.assembly._build import _Build
-from lockgate.assembly._folder import BuildFolder, digest, hash_path
+from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._rows import REFUSAL
 from lockgate.assembly._update import _lost_claim
 from lockgate.calibration import clopper_pearson_upper
+from lockgate.durable import hash_json, hash_path
 from lockgate.errors import GuardError
 from lockgate.exchanges import read_exchanges
 from lockgate.guards import Guard
@@ -160,7 +161,7 @@ def test_updates_are_told_apart_by_all_that_they_are_made_from(before, tmp_path)
     ]
 
     def made_from(inputs: BuildInputs) -> str:
-        return digest(_Build(inputs, tmp_path / "guard", BuildFolder(tmp_path / "work"), ())._made_from())
+        return hash_json(_Build(inputs, tmp_path / "guard", BuildFolder(tmp_path / "work"), ())._made_from())
 
     assert len({made_from(inputs) for inputs in others}) == len(others)
     assert made_from(first) == made_from(replace(first, backbone=tiny_backbone(), workers=1, accept=True))

@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockgate.durable import open_atomic
-from lockgate.errors import ConfigError, ExchangeError
+from lockgate.errors import ExchangeError
 from lockgate.exchanges import (
     Exchange,
     InvalidCounter,
     Message,
-    claim_folder,
     read_exchanges,
     write_exchanges,
 )
@@ -194,31 +193,3 @@ def test_a_packed_endless_line_stays_within_memory(tmp_path: Path, suffix: str) 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * 2**20
-
-
-def test_a_claimed_folder_is_taken_over_by_its_owner_alone(tmp_path: Path) -> None:
-    claim_folder(tmp_path / "a", "one")
-    (tmp_path / "a" / "work").write_text("x")
-    claim_folder(tmp_path / "a", "one")
-    assert (tmp_path / "a" / "work").read_text() == "x"
-    with pytest.raises(ConfigError, match="holds other files, and two would remove them"):
-        claim_folder(tmp_path / "a", "two")
-
-
-def test_nobody_claims_what_holds_other_files(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    claim_folder(tmp_path / "folder", "one")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes").touch()
-    (tmp_path / "file").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "folder")
-    for name in ("mine", "file", "link"):
-        with pytest.raises(ConfigError, match="move"):
-            claim_folder(tmp_path / name, "one")
-
-
-def test_a_folder_killed_while_it_was_claimed_is_claimed_again(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "..lockgate.12.ab.part").touch()
-    claim_folder(tmp_path / "a", "one")
-    assert (tmp_path / "a" / ".lockgate").read_text() == "one"

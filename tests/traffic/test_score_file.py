@@ -118,7 +118,7 @@ def test_chunks_of_another_run_are_not_taken_over(source, tmp_path, rows, change
     elif change == "input":
         write_exchanges(source, rows[::-1])
     else:
-        (tmp_path / "out.parquet.parts" / "header.json").write_text("{")
+        (tmp_path / "out.parquet.parts" / ".lockgate").write_text("scoring\n{")
     expected = score_file(guard, source, tmp_path / "fresh.parquet")
     assert same(expected, score_file(guard, source, out))
 

@@ -1,0 +1,141 @@
+"""Parts of a job over processes, none of which outlives the one that started it."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NamedTuple
+
+from lockgate.errors import LockgateError
+
+_LOOK_SECONDS = 2.0
+_END_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+class _Worker(NamedTuple):
+    process: BaseProcess
+    outcome: Connection
+
+
+def run_parts(
+    work: Callable[..., None],
+    parts: Sequence[tuple[Any, ...]],
+    *,
+    lost: LockgateError,
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """Call `work(*part)` for every part, each in a process of its own, and wait for all of them.
+
+    What `work` raises is raised here. However this call ends, no process is left: not where it is
+    interrupted, nor where this process is killed.
+
+    Args:
+        work: a function of a module, told only what can be pickled. It leaves its result on disk.
+        lost: raised when a process ends without a word, as one does that is killed for its memory.
+        watch: called every two seconds, and whenever a process has finished.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers: list[_Worker] = []
+    try:
+        for part in parts:
+            receiver, sender = context.Pipe(duplex=False)
+            # Pickled here, so that a process watches its parent before it imports what the work needs.
+            job = bytes(ForkingPickler.dumps((work, part)))
+            worker = _Worker(context.Process(target=_begin, args=(job, sender), daemon=True), receiver)
+            workers.append(worker)
+            try:
+                worker.process.start()
+            except BrokenPipeError:
+                raise lost from None
+            sender.close()
+        _wait_for(workers, lost, watch)
+    except BaseException:
+        for worker in workers:
+            if worker.process.pid is not None:
+                worker.process.terminate()
+        raise
+    finally:
+        _join([worker.process for worker in workers if worker.process.pid is not None])
+
+
+def _wait_for(workers: Sequence[_Worker], lost: LockgateError, watch: Callable[[], None]) -> None:
+    pending = [worker.outcome for worker in workers]
+    while pending:
+        for outcome in wait(pending, timeout=_LOOK_SECONDS):
+            if not isinstance(outcome, Connection):
+                continue
+            try:
+                error = outcome.recv()
+            except EOFError as end:
+                raise lost from end
+            if error is not None:
+                raise error
+            pending.remove(outcome)
+        watch()
+
+
+def _join(processes: Sequence[BaseProcess]) -> None:
+    """Wait for processes that have finished or were told to; end those that don't listen."""
+    until = time.monotonic() + _END_SECONDS
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _begin(job: bytes, outcome: Connection) -> None:
+    """A worker's life: it ends with its parent, and leaves Ctrl-C to it."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    error: BaseException | None = None
+    try:
+        work, part = ForkingPickler.loads(job)
+        work(*part)
+    except BaseException as raised:
+        error = _portable(raised)
+    outcome.send(error)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """An error that arrives in another process, with the place where it was raised."""
+    try:
+        error.add_note("".join(traceback.format_tb(error.__traceback__)))
+        ForkingPickler.loads(ForkingPickler.dumps(error))
+    except Exception:
+        kind = LockgateError if isinstance(error, LockgateError) else RuntimeError
+        return kind(str(error) or type(error).__name__)
+    return error
+
+
+def end_with_parent() -> None:
+    """Have this process, one that `multiprocessing` started, end as soon as its parent does.
+
+    On Linux the kernel sees to it. Elsewhere, and where the kernel refuses, a thread waits for the end of a
+    pipe that the parent holds open.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        # It may have ended before the kernel was asked.
+        if os.getppid() != parent.pid:
+            os._exit(1)
+    threading.Thread(target=_wait_for_end, args=(parent.sentinel,), daemon=True).start()
+
+
+def _wait_for_end(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

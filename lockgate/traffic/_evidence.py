@@ -1,0 +1,312 @@
+"""Traffic as evidence for a threshold: what was read of it, checked, ready to choose by."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lockgate.calibration import (
+    BudgetRow,
+    Calibration,
+    CascadeCalibration,
+    budget_table,
+    calibrate_cascade,
+    calibrate_sparingly,
+    choose_threshold,
+)
+from lockgate.classifiers import ExchangeClassifier
+from lockgate.durable import scratch_folder
+from lockgate.errors import ConfigError
+from lockgate.exchanges import PromptPrints
+from lockgate.guards import Guard
+from lockgate.tables import ScoresTable
+from lockgate.traffic._checks import benign_rows, check_development, check_traffic
+from lockgate.traffic._overlap import describe_overlap, known_prompts, refuse_known_groups
+from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
+from lockgate.traffic._staging import StagedScores, score_once, score_stages
+
+Report = Callable[[Path, int], None]
+_OWNER = "lockgate calibrate"
+
+
+def silent(_path: Path, _done: int) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Benign traffic under a guard, and what its scores allow.
+
+    Attributes:
+        guard: the one to calibrate, with the second stage if there is one; None where only tables were given.
+        plan: what the calibration was told.
+        scored: all rows as they were read.
+        table: those with an answer, which set the threshold by their mixed scores.
+        unanswered: how many rows have none.
+        overlap: what is known of training prompts in the traffic, in words.
+        stages: how the two stages were put together; None where there was nothing to put together.
+    """
+
+    guard: Guard | None
+    plan: CalibrationPlan
+    scored: ScoresTable
+    table: ScoresTable
+    unanswered: int
+    overlap: str
+    stages: CascadeCalibration | None = None
+
+    @property
+    def tolerance(self) -> float:
+        """Logit tolerance that the threshold allows for."""
+        if self.stages is not None:
+            return self.stages.calibration.tolerance
+        if self.plan.tolerance is not None or self.guard is None:
+            return self.plan.tolerance or 0.0
+        return self.guard.stages.tolerance
+
+    def budgets(self) -> list[BudgetRow]:
+        """What each of the usual budgets would cost on these scores."""
+        listed = self.plan.excluded
+        counted = self.table.select([identity not in listed for identity in self.table.ids])
+        return budget_table(
+            counted.floats("mixed_max"),
+            groups=counted.groups,
+            confidence=self.plan.confidence,
+            unjudged=_holds_unjudged(counted),
+        )
+
+    def choose(self) -> Calibration:
+        """The threshold for the plan's budget.
+
+        Raises:
+            CalibrationError: the budget is beyond this sample, or scores are not finite.
+        """
+        if self.stages is not None:
+            return self.stages.calibration
+        table = self.table
+        return choose_threshold(
+            table.floats("mixed_max"),
+            table.groups,
+            self.plan.budget,
+            self.tolerance,
+            exclusions=self.plan.exclusions,
+            confidence=self.plan.confidence,
+            unjudged=_holds_unjudged(table),
+            **_description(table),
+        )
+
+    def apply(self, calibration: Calibration) -> Guard:
+        """The guard with this threshold and the claim that the traffic carries.
+
+        Raises:
+            ConfigError: the evidence was gathered without a guard.
+        """
+        if self.guard is None:
+            raise ConfigError("no guard was given to calibrate; gather the evidence with one")
+        claim = describe_traffic(calibration, self.overlap)
+        if self.stages is not None:
+            claim.append(f"stage 2 is asked about {self.stages.escalated:.2%} of this traffic")
+        return self.guard.with_calibration(calibration, claim=claim)
+
+
+@contextmanager
+def gather_evidence(
+    guard: Guard | None,
+    traffic: Path | Sequence[Path] | ScoresTable,
+    plan: CalibrationPlan | None = None,
+    *,
+    report: Report = silent,
+) -> Iterator[Evidence]:
+    """Have a guard read traffic that counts as benign, to choose its threshold by.
+
+    What can be refused is refused before the long reading. What was read stays in `plan.scratch` until the
+    block ends without an error: save the guard inside it.
+
+    Args:
+        guard: may be None for a table of scores.
+        traffic: files of exchanges, or the scores that the guard gave them.
+        report: told how many exchanges of which file are read.
+
+    Raises:
+        CalibrationError: rows labelled harmful, prompts that the guard was trained on, or a sample that can't
+            carry the budget. ConfigError: things that do not go together, or a scratch folder that holds
+            something else. ExchangeError: a file that can't be read.
+    """
+    plan = CalibrationPlan() if plan is None else plan
+    known = known_prompts(guard, plan.training)
+    if isinstance(traffic, ScoresTable):
+        if plan.second_stage is not None:
+            raise ConfigError("second_stage: tables made before hold none of its verdicts; give exchanges")
+        yield _of_table(guard, traffic, plan, known, by_text=False)
+        return
+    if guard is None:
+        raise ConfigError("no guard was given to read the exchanges; give one, or a table of scores")
+    files = [traffic] if isinstance(traffic, Path) else list(traffic)
+    stage = plan.second_stage
+    classifier = None if stage is None else _load_classifier(stage, guard)
+    known, overlap = _join_known(known, classifier)
+    check_traffic(files, known, plan)
+    if stage is not None and stage.development:
+        check_development(stage.development, files, known)
+    with _scratch(plan.scratch) as folder:
+        if stage is None or classifier is None:
+            scored = [
+                ScoresTable.read(score_once(guard, path, folder, workers=plan.workers, report=report))
+                for path in files
+            ]
+            yield _of_table(guard, ScoresTable.concat(scored), plan, known, by_text=True)
+        else:
+            reader = _StagesReader(guard, classifier, plan, folder, report)
+            yield _of_stages(reader, stage, files, known, overlap)
+
+
+def describe_traffic(calibration: Calibration, overlap: str) -> list[str]:
+    """What a threshold has seen, for the model card."""
+    shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
+    shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
+    languages = ", ".join(f"{name} ({n})" for name, n in calibration.languages.items())
+    return [
+        f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
+        f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
+        f"languages: {languages or 'not recorded'}",
+        f"overlap with training: {overlap}",
+    ]
+
+
+@contextmanager
+def _scratch(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        with scratch_folder(folder, _OWNER) as kept:
+            yield kept
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+
+
+def _of_table(
+    guard: Guard | None,
+    scored: ScoresTable,
+    plan: CalibrationPlan,
+    known: PromptPrints | None,
+    *,
+    by_text: bool,
+) -> Evidence:
+    table, unanswered = benign_rows(scored)
+    if known is not None:
+        refuse_known_groups(table, known, plan.excluded)
+    overlap = describe_overlap(known, guard is not None, by_text=by_text)
+    return Evidence(guard, plan, scored, table, unanswered, overlap)
+
+
+@dataclass(frozen=True, slots=True)
+class _StagesReader:
+    """Both stages, reading files."""
+
+    guard: Guard
+    classifier: ExchangeClassifier
+    plan: CalibrationPlan
+    folder: Path
+    report: Report
+
+    def read(self, files: Sequence[Path], stride: int) -> StagedScores:
+        return score_stages(
+            self.guard,
+            self.classifier,
+            files,
+            self.folder,
+            stride=stride,
+            workers=self.plan.workers,
+            report=self.report,
+        )
+
+
+def _of_stages(
+    reader: _StagesReader,
+    stage: SecondStagePlan,
+    files: Sequence[Path],
+    known: PromptPrints | None,
+    overlap: str,
+) -> Evidence:
+    """Read everything with both stages and find how to put them together.
+
+    Raises:
+        CalibrationError: as `calibrate_cascade` does.
+    """
+    guard, plan = reader.guard, reader.plan
+    read = reader.read(files, stage.stride)
+    tried = reader.read(stage.development, stage.stride) if stage.development else None
+    benign = read.select(~np.isnan(read.table.floats("max_answer")))
+    settings: dict[str, Any] = {
+        "budget": plan.budget,
+        "escalation": stage.escalation,
+        "flag_on": guard.thresholds.flag_on,
+        "stride": stage.stride,
+        "training": known,
+        "exclusions": plan.exclusions,
+        "confidence": plan.confidence,
+        **_description(benign.table),
+    }
+    if tried is None:
+        weights = (stage.weight or 0.0,)
+        found = calibrate_cascade(benign.traces, benign.table.groups, weights=weights, **settings)
+    else:
+        harmful = tried.table.labels >= 0.5
+        found = calibrate_sparingly(
+            benign.traces,
+            benign.table.groups,
+            lost=stage.lost,
+            development_benign=tried.select(~harmful).traces,
+            development_harmful=tried.select(harmful).traces,
+            development_groups=tried.table.groups,
+            **settings,
+        )
+    ready = guard.with_cascade(reader.classifier, found)
+    if known is not None:
+        ready = ready.with_training_prompts(known)
+    mixed = benign.mixed_by(found.cascade, guard.thresholds.flag_on)
+    table = benign.table.with_column("mixed_max", mixed)
+    return Evidence(ready, plan, read.table, table, len(read.table) - len(table), overlap, found)
+
+
+def _load_classifier(stage: SecondStagePlan, guard: Guard) -> ExchangeClassifier:
+    if isinstance(stage.classifier, ExchangeClassifier):
+        return stage.classifier
+    return ExchangeClassifier.load(stage.classifier, guard.backbone)
+
+
+def _join_known(
+    known: PromptPrints | None, classifier: ExchangeClassifier | None
+) -> tuple[PromptPrints | None, str]:
+    """What all stages were trained on, and what the card says of it."""
+    overlap = describe_overlap(known, True, by_text=True)
+    if classifier is None:
+        return known, overlap
+    prints = classifier.training_prompts
+    if prints is None:
+        return known, f"{overlap}; the classifier does not say what it was trained on"
+    if known is None:
+        overlap = describe_overlap(prints, True, by_text=True)
+        return prints, f"{overlap}; the first stage does not say what it was trained on"
+    known |= prints
+    return known, describe_overlap(known, True, by_text=True)
+
+
+def _description(table: ScoresTable) -> dict[str, Any]:
+    """What a calibration says of its sample."""
+    return {
+        "ids": table.ids,
+        "lengths": table.lengths,
+        "sources": [str(source) for source in table.texts("source")],
+        "languages": [name or "unknown" for name in table.texts("language")]
+        if table.has("language")
+        else None,
+    }
+
+
+def _holds_unjudged(table: ScoresTable) -> bool:
+    """Whether rows may be without a mixed score, since a first stage let them pass."""
+    return bool((table.floats("stage") == 2).any() or np.isneginf(table.floats("mixed_max")).any())
