@@ -1,5 +1,6 @@
-"""Gather what the documentation site is built from into site/: docs/, the design notes, the pages at the top of the
-repository, and a page for each public room of the package.
+"""Gather into site/ what the documentation site is built from.
+
+That is docs/, the design notes, the pages at the top of the repository, and a page for each public room.
 
 Links are written for readers of the repository. Here they are rewritten for readers of the site.
 """
