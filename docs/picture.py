@@ -5,8 +5,8 @@
 It needs Chromium, works in runs/picture and goes on where it stopped.
 
 The embedded model answers questions about stage magic. A probe is trained on the answers under the shipped
-policy `stage-magic`, which keeps methods secret. Everyday answers calibrate it. Labels follow from the questions.
-That is good enough for a picture, and not the way to make a guard.
+policy `stage-magic`, which keeps methods secret. Everyday answers calibrate it. The labels follow from the
+questions. That is good enough for a picture, and not the way to make a guard.
 """
 
 import json

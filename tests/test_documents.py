@@ -15,11 +15,8 @@ from lockgate.constitution import lint_text
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PICTURE = ROOT / "docs" / "images" / "halted-stream.png"
-DOCUMENTS = sorted(
-    path
-    for pattern in ("*.md", "docs/*.md", "design/*.md", "recipes/*/README.md")
-    for path in ROOT.glob(pattern)
-)
+PLACES = ("*.md", "docs/*.md", "design/*.md", "recipes/*/README.md")
+DOCUMENTS = sorted(path for place in PLACES for path in ROOT.glob(place))
 LINK = re.compile(r"\[[^\]]+\]\((?![a-z]+:)([^)\s]+)\)")
 
 
@@ -85,16 +82,14 @@ def test_python_in_the_documents_compiles() -> None:
 def test_the_policy_in_the_documents_is_one() -> None:
     (policy,) = blocks((ROOT / "docs" / "own-policy.md").read_text(), "yaml")
     findings = lint_text(policy)
-    assert not [finding for finding in findings if finding.severity == "error"], findings
+    assert not [finding for finding in findings if finding.level == "error"], findings
 
 
 def test_the_table_of_sample_sizes_is_right() -> None:
-    rows = re.findall(
-        r"^\| ([\d.]+) % \| ([\d,]+) \|$", (ROOT / "docs" / "own-guard.md").read_text(), re.MULTILINE
-    )
-    assert {float(share): int(count.replace(",", "")) for share, count in rows} == {
-        share: required_n(share / 100) for share in (1.0, 0.1, 0.05)
-    }
+    text = (ROOT / "docs" / "own-guard.md").read_text()
+    rows = re.findall(r"^\| ([\d.]+) % \| ([\d,]+) \|$", text, re.MULTILINE)
+    found = {float(share): int(count.replace(",", "")) for share, count in rows}
+    assert found == {share: required_n(share / 100) for share in (1.0, 0.1, 0.05)}
 
 
 def test_the_commit_hooks_run_what_make_check_runs() -> None:
@@ -123,17 +118,10 @@ def test_links_are_rewritten_for_the_site(gather) -> None:
 
     assert rewritten("[g](../design/gateway.md#why)", "serve.md") == "[g](design/gateway.md#why)"
     assert rewritten("[r](../docs/ray.md)", "design/synthesis.md") == "[r](../ray.md)"
-    assert (
-        rewritten("[r](docs/ray.md), [c](CHANGELOG.md)", "CONTRIBUTING.md")
-        == "[r](ray.md), [c](CHANGELOG.md)"
-    )
+    assert rewritten("[r](docs/ray.md)", "CONTRIBUTING.md") == "[r](ray.md)"
     assert rewritten("[the licence](LICENSE)", "CONTRIBUTING.md") == "the licence"
-    for same in (
-        "[n](nowhere.md)",
-        "[w](https://example.org/a.md)",
-        "[a](#words)",
-        "![p](images/halted-stream.png)",
-    ):
+    outside = ("[n](nowhere.md)", "[w](https://example.org/a.md)", "[a](#words)")
+    for same in (*outside, "![p](images/halted-stream.png)"):
         assert rewritten(same, "index.md") == same
 
 
