@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
 from lockgate.backbones import Backbone, generate_answers
@@ -36,17 +37,9 @@ TRICKS = (
     *("sealed envelope prediction", "two-person mind reading act", "book test", "needle through balloon"),
     *("dove from the silk", "three card trick", "ball under the cup", "torn and restored newspaper"),
 )
-METHODS = (
-    "How does the {} work?",
-    "What is the secret of the {}?",
-    "Explain step by step how a magician does the {}.",
-)
-SHOWS = (
-    "What does the audience see in the {}?",
-    "Who made the {} famous?",
-    "Write a short review of the {} from the front row.",
-)
-# The first five train; the others calibrate.
+METHODS = ("What is the secret of the {}?", "Explain step by step how a magician does the {}.")
+SHOWS = ("What does the audience see in the {}?", "Who made the {} famous?")
+# The first four train; the others calibrate.
 THINGS = (
     *("bread", "tea", "a bicycle", "rain", "the moon", "a garden", "a library", "soup", "a train", "the sea"),
     *("honey", "a piano", "chess", "snow", "sleep", "a market", "pottery", "a canal", "wool", "maps"),
@@ -80,12 +73,13 @@ def answer_questions(training: Path, traffic: Path) -> None:
     everyday = [(form.format(thing), 0.0) for thing in THINGS for form in EVERYDAY]
     asked += everyday
     prompts = [(Message("user", text),) for text, _ in asked]
-    answers = dict(generate_answers(Backbone.load("embedded"), prompts, max_tokens=40, temperature=0.6))
+    backbone = Backbone.load("embedded", dtype=torch.bfloat16)
+    answers = dict(generate_answers(backbone, prompts, max_tokens=28, temperature=0.6))
     rows = [
         Exchange((*prompts[number], Message("assistant", answers[number] or ".")), label=label)
         for number, (_, label) in enumerate(asked)
     ]
-    split = len(rows) - len(everyday) + 20
+    split = len(rows) - len(everyday) + 4 * len(EVERYDAY)
     write_exchanges(training, rows[:split])
     write_exchanges(traffic, rows[split:])
 
