@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 WORK = ROOT / "runs" / "picture"
 IMAGE = ROOT / "docs" / "images" / "halted-stream.png"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-QUESTION = "How does a magician make the coin vanish?"
+QUESTION = "What does the audience see in the coin trick, and how is it done?"
 BUDGET = "0.05"
 
 TRICKS = (
