@@ -1,13 +1,12 @@
 """Step 6: every figure of the embedded guard, from the committed tables alone.
 
-python -m recipes.embedded_guard.report             # recompute results/embedded_guard.json, the README's table
+python -m recipes.embedded_guard.report             # recompute results/embedded_guard.json and its tables in docs/results.md
 python -m recipes.embedded_guard.report --check     # fail if the committed figures differ
 python -m recipes.embedded_guard.report --install runs/embedded/guard   # also write the guard into the package
 """
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from lockgate.guards import EMBEDDED, Guard
 from lockgate.tables import ScoresTable
 from recipes.embedded_guard import two_stages
 from recipes.embedded_guard.agreement import read
+from recipes.results_page import RESULTS_PAGE, write_block
 from recipes.steps import step_parser
 
 ROOT = Path(__file__).parents[2]
@@ -56,9 +56,9 @@ def main() -> None:
     if arguments.check:
         kept = json.loads(SUMMARY.read_text())
         differing = [key for key in found if found[key] != kept.get(key)]
-        if differing or readme_table(found) not in (ROOT / "README.md").read_text():
+        if differing or result_tables(found) not in RESULTS_PAGE.read_text():
             sys.exit(
-                f"results/embedded_guard.json or the README differ from the tables: {', '.join(differing)}"
+                f"results/embedded_guard.json or docs/results.md differ from the tables: {', '.join(differing)}"
             )
         print("every figure follows from the committed tables")
         return
@@ -70,7 +70,7 @@ def main() -> None:
     provenance = collect_provenance(found["command"].split(), {"bootstrap": SEED}, inputs)
     data = {name: part["sha256"] for name, part in json.loads(DATASET.read_text())["parts"].items()}
     SUMMARY.write_text(json.dumps({**found, "data": data, "provenance": provenance}, indent=1) + "\n")
-    write_readme(found)
+    write_block(RESULTS_PAGE, "results", result_tables(found))
     if source is not None:
         install(source, found)
 
@@ -306,7 +306,7 @@ def value_of(estimate: Estimate | None) -> float | None:
     return None if estimate is None else round(estimate.value, 4)
 
 
-def readme_table(found: dict[str, Any]) -> str:
+def result_tables(found: dict[str, Any]) -> str:
     lines = [
         "| test set | n | harmful | probe: AUROC | probe: TPR at 0.1 % FPR | text baseline: TPR | sum of both: TPR |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -326,7 +326,7 @@ def readme_table(found: dict[str, Any]) -> str:
         f"({fpr['rate']:.3%}, interval {fpr['ci'][0]:.3%} to {fpr['ci'][1]:.3%}).",
     ]
     if found["two_stage"] is not None:
-        lines += ["", *two_stages.readme_lines(found["two_stage"], shipped=ships_two_stages())]
+        lines += ["", *two_stages.result_lines(found["two_stage"], shipped=ships_two_stages())]
     if found["live"] is not None:
         lines += ["", live_sentence(found["live"])]
     if found["bench"] is not None:
@@ -364,13 +364,6 @@ def bench_sentence() -> str:
         f"the probe over without, {ratio('decode_ratio_batch1')} for one stream and {ratio('decode_ratio_batch8')} for eight; "
         f"throughput of scoring over the bare forward pass, {ratio('score_ratio')}."
     )
-
-
-def write_readme(found: dict[str, Any]) -> None:
-    path = ROOT / "README.md"
-    text = path.read_text()
-    pattern = re.compile(r"(<!-- results:start -->\n).*?(<!-- results:end -->)", re.S)
-    path.write_text(pattern.sub(lambda match: f"{match[1]}{readme_table(found)}\n{match[2]}", text))
 
 
 def install(source: Path, found: dict[str, Any]) -> None:

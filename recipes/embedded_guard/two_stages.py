@@ -345,8 +345,8 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def readme_lines(found: dict[str, Any], *, shipped: bool) -> list[str]:
-    """The README's table of one stage against two."""
+def result_lines(found: dict[str, Any], *, shipped: bool) -> list[str]:
+    """The table of one stage against two."""
     at = found["points"]["budget"]
     lines = [
         f"With the exchange classifier `{found['classifier']['name']}` as a second stage, "

@@ -27,10 +27,10 @@ from recipes.embedded_guard import value_figures
 from recipes.policy_portability.build_records import read_build
 from recipes.policy_portability.policy_figures import figures
 from recipes.policy_portability.policy_pairs import POLICIES, RESULTS, load_policies
-from recipes.policy_portability.synthesis_words import readme_words, write_readme
+from recipes.policy_portability.synthesis_words import summary_words
+from recipes.results_page import RESULTS_PAGE, write_block
 from recipes.steps import step_parser
 
-ROOT = RESULTS.parents[1]
 COMMAND = "python -m recipes.policy_portability.synthesis_report"
 BUILD = (
     "lockgate build CONSTITUTION --out runs/policy/NAME --benign TRAFFIC --evaluation "
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LockgateError as error:
         sys.exit(str(error))
     if options.check:
-        check(found, options.summary, options.results, options.readme)
+        check(found, options.summary, options.results, options.page)
         return
     inputs = {name: file_sha256(options.results / name) for name in NEEDED}
     provenance = {
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "inputs": inputs,
     }
     _write(options.summary, {**found, "provenance": provenance})
-    write_readme(options.readme, found)
+    write_block(options.page, "synthesis", summary_words(found))
     print(
         json.dumps(
             {key: found[key] for key in ("build_minutes", "policy", "tpr", "rows_per_second")}, indent=1
@@ -142,9 +142,9 @@ def same_guards(metadata: dict[bytes, bytes] | None, builds: dict[str, Any]) -> 
             )
 
 
-def check(found: dict[str, Any], summary: Path, results: Path, readme: Path) -> None:
-    """End with an error unless the committed files give this summary and what the README says of it, and the
-    seeds the near-duplicates.
+def check(found: dict[str, Any], summary: Path, results: Path, page: Path) -> None:
+    """End with an error unless the committed files give this summary and the page's words, and the seeds give the
+    table of near-duplicates.
     """
     if not summary.is_file():
         sys.exit(f"{summary.name}: not written yet; run: {COMMAND}")
@@ -154,8 +154,8 @@ def check(found: dict[str, Any], summary: Path, results: Path, readme: Path) -> 
     )
     if differing:
         sys.exit(f"{summary.name} differs from the committed results: {', '.join(differing)}; run: {COMMAND}")
-    if readme_words(found) not in readme.read_text():
-        sys.exit(f"{readme.name} says something else than {summary.name}; run: {COMMAND}")
+    if summary_words(found) not in page.read_text():
+        sys.exit(f"{page.name} says something else than {summary.name}; run: {COMMAND}")
     if json.loads((results / "dedup.json").read_text())["table"] != duplicates():
         sys.exit(f"dedup.json: its table is not what the seeds give; run: {NEEDED['dedup.json']}")
     print("every figure follows from the committed results")
@@ -234,7 +234,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--summary", type=Path, default=RESULTS.with_suffix(".json"))
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE)
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--check", action="store_true")
     return parser.parse_args(arguments)

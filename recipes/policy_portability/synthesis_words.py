@@ -1,24 +1,11 @@
-"""What was measured of building guards, in the README's words: from the summary alone."""
+"""What was measured of building guards, in words: from the summary alone."""
 
-import re
-import sys
-from pathlib import Path
 from typing import Any
 
-MARKERS = re.compile(r"(<!-- synthesis:start -->\n).*?(<!-- synthesis:end -->)", re.S)
 
-
-def readme_words(found: dict[str, Any]) -> str:
+def summary_words(found: dict[str, Any]) -> str:
     """How long a build takes, what the two guards do on the pairs, what synthetic data add."""
     return "\n".join([*_build(found), "", *_policies(found), "", *_value(found)])
-
-
-def write_readme(path: Path, found: dict[str, Any]) -> None:
-    """Put the words between their marks. Exits where the marks are missing."""
-    text = path.read_text()
-    if not MARKERS.search(text):
-        sys.exit(f"{path.name} lacks the lines <!-- synthesis:start --> and <!-- synthesis:end -->")
-    path.write_text(MARKERS.sub(lambda match: f"{match[1]}{readme_words(found)}\n{match[2]}", text))
 
 
 def _build(found: dict[str, Any]) -> list[str]:

@@ -1,11 +1,11 @@
 """Last step: every figure of the four systems, from the committed tables alone.
 
-python -m recipes.reproduce_ccpp.report             # results/four_systems.json, the reports, the README's tables
+python -m recipes.reproduce_ccpp.report             # results/four_systems.json, the reports, the tables in docs/results.md
 python -m recipes.reproduce_ccpp.report --check     # fail if the committed figures differ
 
 systems.yaml says which tables these are and how they are named; disguise.yaml does so for the stand-ins, a study of
-their own by models of their own. What representation re-use saves comes from cost.json. In the README the tables
-stand between `<!-- systems:start -->` and `<!-- systems:end -->`.
+their own by models of their own. What representation re-use saves comes from cost.json. In docs/results.md the
+tables stand between `<!-- systems:start -->` and `<!-- systems:end -->`.
 """
 
 import json
@@ -15,7 +15,6 @@ from typing import Any
 
 from lockgate.durable import file_sha256
 from lockgate.evaluation import Delay, Estimate, Robustness
-from recipes.reproduce_ccpp.readme import readme_tables, write_readme
 from recipes.reproduce_ccpp.study import (
     FrontierPoint,
     Mixing,
@@ -29,6 +28,8 @@ from recipes.reproduce_ccpp.study import (
     render_study,
     study,
 )
+from recipes.reproduce_ccpp.summary_tables import summary_tables
+from recipes.results_page import RESULTS_PAGE, write_block
 from recipes.steps import step_parser
 
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--spec", type=Path, default=HERE / "systems.yaml")
     parser.add_argument("--disguise", type=Path, default=HERE / "disguise.yaml")
     parser.add_argument("--summary", type=Path, default=ROOT / "results" / "four_systems.json")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE)
     arguments = parser.parse_args(argv)
     spec, disguise = StudySpec.read(arguments.spec), StudySpec.read(arguments.disguise)
     results = [study(own, provenance=provenance_of(own)) for own in (spec, disguise)]
@@ -56,12 +57,12 @@ def main(argv: list[str] | None = None) -> None:
         }
     )
     if arguments.check:
-        check(found, arguments.summary, arguments.readme)
+        check(found, arguments.summary, arguments.page)
         return
     arguments.summary.write_text(json.dumps(found, indent=1) + "\n")
     for own, result, name in zip((spec, disguise), results, ("report", "disguise"), strict=True):
         (own.root / f"{name}.html").write_text(render_study(result))
-    write_readme(arguments.readme, found)
+    write_block(arguments.page, "systems", summary_tables(found))
 
 
 def provenance_of(spec: StudySpec) -> dict[str, Any]:
@@ -88,18 +89,18 @@ def read_scoring(spec: StudySpec, model: str) -> dict[str, Any]:
     return found
 
 
-def check(found: dict[str, Any], summary: Path, readme: Path) -> None:
+def check(found: dict[str, Any], summary: Path, page: Path) -> None:
     kept = json.loads(summary.read_text())
     differing = sorted(key for key in {*found, *kept} if found.get(key) != kept.get(key))
     if differing:
         sys.exit(f"{summary.name} differs from the tables: {', '.join(differing)}")
-    if readme_tables(found) not in readme.read_text():
-        sys.exit(f"{readme.name} differs from {summary.name}: run python -m recipes.reproduce_ccpp.report")
+    if summary_tables(found) not in page.read_text():
+        sys.exit(f"{page.name} differs from {summary.name}: run python -m recipes.reproduce_ccpp.report")
     print("every figure follows from the committed tables")
 
 
 def summarise(result: StudyResult) -> dict[str, Any]:
-    """The result file: what the README and the documents quote."""
+    """The result file: what the documents quote."""
     systems = {system.name: system_figures(system) for system in result.systems}
     return {
         "operating_point": result.operating_point,

@@ -37,6 +37,6 @@ $python -m recipes.reproduce_ccpp.score --out "$study" --model teacher --workers
 $python -m recipes.reproduce_ccpp.teach --out "$study"
 $python -m recipes.embedded_guard.ablate --out "$out/embedded" --teacher results/four_systems/teacher/labels.parquet
 
-# Figures: results/four_systems.json, two reports, the README's tables.
+# Figures: results/four_systems.json, two reports, the tables in docs/results.md.
 $python -m recipes.reproduce_ccpp.smoothing
 $python -m recipes.reproduce_ccpp.report

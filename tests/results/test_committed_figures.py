@@ -12,7 +12,7 @@ from lockgate.guards import EMBEDDED, read_bundle
 ROOT = Path(__file__).parents[2]
 
 
-def test_embedded_guard_figures_and_readme_follow_from_the_scores_tables() -> None:
+def test_embedded_guard_figures_and_page_follow_from_the_scores_tables() -> None:
     command = [sys.executable, "-m", "recipes.embedded_guard.report", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -32,7 +32,7 @@ def test_the_figures_of_smoothed_verdicts_follow_from_the_traces() -> None:
 
 
 @pytest.mark.skipif(not (ROOT / "results" / "four_systems.json").exists(), reason="not measured yet")
-def test_the_four_systems_figures_and_readme_follow_from_the_tables() -> None:
+def test_the_four_systems_figures_and_page_follow_from_the_tables() -> None:
     command = [sys.executable, "-m", "recipes.reproduce_ccpp.report", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -61,7 +61,7 @@ def test_shipped_guard_has_the_threshold_of_the_results() -> None:
     kept = json.loads((ROOT / "results" / "embedded_guard.json").read_text())
     assert record.calibration is not None
     assert record.calibration["n"] == kept["n_calibration"]
-    # As shipped: the README says that it has two stages.
+    # As shipped: the documents say that it has two stages.
     assert record.cascade is not None
     assert round(record.cascade.flag, 5) == kept["two_stage"]["threshold"]
     assert record.classifier.sha256 == kept["two_stage"]["classifier"]["sha256"]

@@ -166,7 +166,7 @@ def test_figures_compare_one_stage_with_two_at_one_budget(made) -> None:
     assert at["benign"]["benign_test"]["two_stages"]["n"] == 60
     tried = at["development"]
     assert found["not_worse_in_development"] == (tried["two_stages"]["tpr"] >= tried["one_stage"]["tpr"])
-    text = "\n".join(two_stages.readme_lines(found, shipped=False))
+    text = "\n".join(two_stages.result_lines(found, shipped=False))
     assert "not shipped" in text
     assert "| mean over sets | 40 |" in text
     assert made._replace(results=made.results.parent).figures() is None

@@ -59,9 +59,9 @@ def made(tmp_path):
     (results / "memory.json").write_text(json.dumps(memory))
     for name in POLICIES:
         write_build(tmp_path / f"{name}.build", name)
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- synthesis:start -->\nold\n<!-- synthesis:end -->\nafter\n")
-    places = [f"--results={results}", f"--summary={tmp_path / 'synthesis.json'}", f"--readme={readme}"]
+    page = tmp_path / "results.md"
+    page.write_text("before\n<!-- synthesis:start -->\nold\n<!-- synthesis:end -->\nafter\n")
+    places = [f"--results={results}", f"--summary={tmp_path / 'synthesis.json'}", f"--page={page}"]
     return [*places, "--resamples=20"]
 
 
@@ -88,13 +88,13 @@ def test_the_summary_is_put_together_and_checked(made, tmp_path, capsys) -> None
     assert str(tmp_path) not in json.dumps(found) + (tmp_path / "synthesis" / "builds.json").read_text()
     synthesis_report.main([*made, "--check"])
     assert "every figure follows" in capsys.readouterr().out
-    readme = (tmp_path / "README.md").read_text()
-    assert readme.startswith("before\n<!-- synthesis:start -->\nMeasured")
-    assert readme.endswith("<!-- synthesis:end -->\nafter\n")
-    assert "took 33 minutes" in readme
-    assert "judge 3 hand-written pairs" in readme
-    (tmp_path / "README.md").write_text(readme.replace("33 minutes", "3 minutes"))
-    with pytest.raises(SystemExit, match=r"README\.md says something else than synthesis\.json"):
+    page = (tmp_path / "results.md").read_text()
+    assert page.startswith("before\n<!-- synthesis:start -->\nMeasured")
+    assert page.endswith("<!-- synthesis:end -->\nafter\n")
+    assert "took 33 minutes" in page
+    assert "judge 3 hand-written pairs" in page
+    (tmp_path / "results.md").write_text(page.replace("33 minutes", "3 minutes"))
+    with pytest.raises(SystemExit, match=r"results\.md says something else than synthesis\.json"):
         synthesis_report.main([*made, "--check"])
 
 

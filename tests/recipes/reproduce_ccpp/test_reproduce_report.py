@@ -1,4 +1,4 @@
-"""The four systems' result file and README tables follow from the tables, and a changed table is noticed."""
+"""The four systems' result file and tables follow from the scores tables, and a changed table is noticed."""
 
 import json
 import subprocess
@@ -16,9 +16,9 @@ RECIPE = Path(__file__).parents[3] / "recipes" / "reproduce_ccpp"
 
 @pytest.fixture
 def run(tmp_path):
-    files = {name: tmp_path / name for name in ("four.json", "README.md")}
-    files["README.md"].write_text("# x\n<!-- systems:start -->\nold\n<!-- systems:end -->\nend\n")
-    options = ["--summary", files["four.json"], "--readme", files["README.md"]]
+    files = {name: tmp_path / name for name in ("four.json", "results.md")}
+    files["results.md"].write_text("# x\n<!-- systems:start -->\nold\n<!-- systems:end -->\nend\n")
+    options = ["--summary", files["four.json"], "--page", files["results.md"]]
     spec = make_study(tmp_path)
 
     def run(*arguments):
@@ -62,16 +62,16 @@ def test_figures_are_written_and_checked(run, tmp_path):
     assert claimed["exchange_compute_over_production"] == pytest.approx(ratio[0] / ratio[1], rel=1e-4)
     assert claimed["aim_reached"] is False
 
-    readme = (tmp_path / "README.md").read_text()
-    assert readme.startswith("# x\n<!-- systems:start -->\n| system |")
-    assert readme.endswith("<!-- systems:end -->\nend\n")
-    assert "| last generation | 100 % | 100 % |" in readme
-    assert "| keys |" in readme
+    page = (tmp_path / "results.md").read_text()
+    assert page.startswith("# x\n<!-- systems:start -->\n| system |")
+    assert page.endswith("<!-- systems:end -->\nend\n")
+    assert "| last generation | 100 % | 100 % |" in page
+    assert "| keys |" in page
     assert "<svg" in (tmp_path / "report.html").read_text()
 
     assert run("--check").returncode == 0
-    (tmp_path / "README.md").write_text(readme.replace("| 100 % |", "| 99 % |", 1))
-    assert "README.md differs" in run("--check").stderr
+    (tmp_path / "results.md").write_text(page.replace("| 100 % |", "| 99 % |", 1))
+    assert "results.md differs" in run("--check").stderr
     path = tmp_path / "probe_exchange" / "benign_test.parquet"
     table = ScoresTable.read(path)
     table.with_column("flops_stage1", 2 * table.floats("flops_stage1")).write(path)

@@ -199,11 +199,11 @@ def check_teacher(write: Callable[[Any], str], places: Any) -> None:
 
 def check_report(report: Callable[[list[str]], None], folder: Path, results: Path) -> None:
     """The figures are written, and follow from the tables."""
-    readme, summary = folder / "README.md", folder / "four_systems.json"
-    readme.write_text("<!-- systems:start -->\n<!-- systems:end -->\n")
+    page, summary = folder / "results.md", folder / "four_systems.json"
+    page.write_text("<!-- systems:start -->\n<!-- systems:end -->\n")
     specs = {name: write_spec(name, folder, results) for name in ("systems", "disguise")}
     options = ["--spec", specs["systems"], "--disguise", specs["disguise"], "--summary", summary]
-    command = [str(part) for part in [*options, "--readme", readme]]
+    command = [str(part) for part in [*options, "--page", page]]
     report(command)
     report([*command, "--check"])
     found = json.loads(summary.read_text())
@@ -217,7 +217,7 @@ def check_report(report: Callable[[list[str]], None], folder: Path, results: Pat
     assert {name: (own["n_detected"], own["n_false_alarms"]) for name, own in sets.items()} == {
         f"disguise_{name}": (5, 5) for name in ("plain", "obfuscation", "reconstruction")
     }
-    assert "| obfuscation |" in readme.read_text()
+    assert "| obfuscation |" in page.read_text()
     assert "<svg" in (results / "report.html").read_text()
     assert "<svg" in (results / "disguise.html").read_text()
 

@@ -1,14 +1,9 @@
-"""The study in the README: its tables and what may be claimed of them, from the result file alone."""
+"""The study on the page of results: its tables and what may be claimed of them, from the result file alone."""
 
-import re
-import sys
-from pathlib import Path
 from typing import Any
 
-MARKERS = re.compile(r"(<!-- systems:start -->\n).*?(<!-- systems:end -->)", re.S)
 
-
-def readme_tables(found: dict[str, Any]) -> str:
+def summary_tables(found: dict[str, Any]) -> str:
     """The four systems, and what each does to disguised requests."""
     lines = [
         "| system | compute, in the engine | compute, in front | attack success | benign flagged | escalated |",
@@ -105,10 +100,3 @@ def disguise_table(found: dict[str, Any]) -> list[str]:
 def percent(values: list[float], digits: int = 1) -> str:
     value, low, high = (f"{value:.{digits}%}" for value in values)
     return f"{value} ({low} to {high})"
-
-
-def write_readme(path: Path, found: dict[str, Any]) -> None:
-    text = path.read_text()
-    if not MARKERS.search(text):
-        sys.exit(f"{path.name} lacks the lines <!-- systems:start --> and <!-- systems:end -->")
-    path.write_text(MARKERS.sub(lambda match: f"{match[1]}{readme_tables(found)}\n{match[2]}", text))

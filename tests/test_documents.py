@@ -1,0 +1,133 @@
+"""README and documents: short, with figures that follow from the results, with links and code that work."""
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lockgate.calibration import required_n
+from lockgate.constitution import lint_text
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PICTURE = ROOT / "docs" / "images" / "halted-stream.png"
+PLACES = ("*.md", "docs/*.md", "design/*.md", "recipes/*/README.md")
+DOCUMENTS = sorted(path for place in PLACES for path in ROOT.glob(place))
+LINK = re.compile(r"\[[^\]]+\]\((?![a-z]+:)([^)\s]+)\)")
+
+
+def results(name: str) -> dict:
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def headings(path: Path) -> set[str]:
+    """Anchors of a document's headings."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def test_readme_is_short_and_has_the_two_commands() -> None:
+    assert len(README.splitlines()) <= 90
+    assert "$ make serve " in README
+    assert "$ make test " in README
+    assert f"]({PICTURE.relative_to(ROOT)})" in README
+
+
+def test_readmes_figures_follow_from_the_results() -> None:
+    two_stage = results("embedded_guard")["two_stage"]
+    found = two_stage["points"]["budget"]
+    caught = found["sets"]["saferlhf_mini"]["two_stages"]
+    assert f"At its budget of {two_stage['budget']:.2%}".replace("%", " %") in README
+    rate = f"{caught['tpr']:.1%}".replace("%", " %")
+    assert f"finds {rate} of {caught['n']} harmful exchanges of `saferlhf_mini`" in README
+    others = found["benign"]["benign_test"]["two_stages"]
+    flagged = round(others["rate"] * others["n"])
+    rate = f"{others['rate']:.3%}".replace("%", " %")
+    assert f"flags {flagged} of {others['n']} ({rate})" in README
+    policy = results("synthesis")["policy"]
+    assert f"reach a balanced accuracy of {policy['balanced_accuracy']:.3f}" in README
+    assert f"lists reach {policy['keyword_balanced_accuracy']:.3f}" in README
+
+
+def test_the_picture_is_a_small_png() -> None:
+    content = PICTURE.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n")
+    assert len(content) < 200_000
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path) -> None:
+    for target in LINK.findall(path.read_text()):
+        name, _, anchor = target.partition("#")
+        place = (path.parent / name).resolve() if name else path
+        assert place.exists(), target
+        assert not anchor or anchor in headings(place), target
+
+
+def test_python_in_the_documents_compiles() -> None:
+    found = [(path, code) for path in DOCUMENTS for code in blocks(path.read_text(), "python")]
+    assert len(found) >= 4
+    for path, code in found:
+        compile(code, str(path), "exec")
+
+
+def test_the_policy_in_the_documents_is_one() -> None:
+    (policy,) = blocks((ROOT / "docs" / "own-policy.md").read_text(), "yaml")
+    findings = lint_text(policy)
+    assert not [finding for finding in findings if finding.level == "error"], findings
+
+
+def test_the_table_of_sample_sizes_is_right() -> None:
+    text = (ROOT / "docs" / "own-guard.md").read_text()
+    rows = re.findall(r"^\| ([\d.]+) % \| ([\d,]+) \|$", text, re.MULTILINE)
+    found = {float(share): int(count.replace(",", "")) for share, count in rows}
+    assert found == {share: required_n(share / 100) for share in (1.0, 0.1, 0.05)}
+
+
+def test_the_commit_hooks_run_what_make_check_runs() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    entries = [shlex.split(hook["entry"]) for hook in hooks[0]["hooks"]]
+    run = [[word for word in entry if word != "--force-exclude"] for entry in entries]
+    lines = (ROOT / "scripts" / "check").read_text().splitlines()
+    wanted = [shlex.split(line) for line in lines if line.startswith(".venv/bin/")]
+    assert run == [[word for word in line if word != "."] for line in wanted]
+
+
+@pytest.fixture(scope="module")
+def gather():
+    spec = importlib.util.spec_from_file_location("gather", ROOT / "docs" / "gather.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_links_are_rewritten_for_the_site(gather) -> None:
+    sources = gather.find_sources()
+
+    def rewritten(text: str, page: str) -> str:
+        return gather.rewrite_links(text, sources[page], page, sources)
+
+    assert rewritten("[g](../design/gateway.md#why)", "serve.md") == "[g](design/gateway.md#why)"
+    assert rewritten("[r](../docs/ray.md)", "design/synthesis.md") == "[r](../ray.md)"
+    assert rewritten("[r](docs/ray.md)", "CONTRIBUTING.md") == "[r](ray.md)"
+    assert rewritten("[the licence](LICENSE)", "CONTRIBUTING.md") == "the licence"
+    outside = ("[n](nowhere.md)", "[w](https://example.org/a.md)", "[a](#words)")
+    for same in (*outside, "![p](images/halted-stream.png)"):
+        assert rewritten(same, "index.md") == same
+
+
+def test_the_site_has_a_page_for_each_public_room(gather) -> None:
+    rooms = gather.public_rooms()
+    assert {"lockgate", "lockgate.guards", "lockgate.calibration", "lockgate.traffic"} <= set(rooms)
+    assert all("._" not in room for room in rooms)
+    navigation = gather.navigation([], gather.find_sources(), rooms)
+    assert [page for entry in navigation[1]["API reference"] for page in entry] == rooms
