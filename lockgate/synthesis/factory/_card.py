@@ -79,6 +79,7 @@ def build_card(kit: Kit, result: PipelineResult, origins: Origins, sha256: str) 
     topics = [_topic_card(kit, name, tally, dropped, result) for name in kit.topics]
     constitution = kit.constitution
     steps = [step.to_dict() for step in result.steps]
+    reasoning = {name: _sum(steps, f"reasoning_{name}") for name in ("stripped", "rejected")}
     return {
         "format": FORMAT,
         "constitution": {
@@ -95,6 +96,8 @@ def build_card(kit: Kit, result: PipelineResult, origins: Origins, sha256: str) 
         "steps": steps,
         "requests": _sum(steps, "requests"),
         "tokens": {name: _sum(steps, f"{name}_tokens") for name in ("prompt", "completion")},
+        # Only where a model sent its thoughts: cards of other runs stay as they are.
+        **({"reasoning": reasoning} if any(reasoning.values()) else {}),
         "warnings": list_warnings(topics),
         "plan": kit.plan.model_dump(mode="json"),
         "exchanges_sha256": sha256,

@@ -19,6 +19,7 @@ def write_readme(card: Mapping[str, Any]) -> str:
         "Labels come from what each answer was asked to be, and from word rules. They are for training: what "
         "a generator wrote says nothing about how a guard does on what people write.",
         "",
+        *_reasoning(card.get("reasoning")),
         *_warnings(card["warnings"]),
         "## Rows",
         "",
@@ -60,6 +61,16 @@ def _judge_line(judge: Mapping[str, Any] | None) -> str:
 
 def _warnings(warnings: Sequence[str]) -> list[str]:
     return ["## To be looked at", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []
+
+
+def _reasoning(counts: Mapping[str, int] | None) -> list[str]:
+    if counts is None:
+        return []
+    return [
+        f"The generator sent its reasoning in the text of answers: taken out of {counts['stripped']}; "
+        f"{counts['rejected']} were dropped, since the answer couldn't be told from it.",
+        "",
+    ]
 
 
 def _topic_row(topic: Mapping[str, Any]) -> list[object]:
