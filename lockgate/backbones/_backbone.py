@@ -16,7 +16,14 @@ from torch.utils.hooks import RemovableHandle
 from lockgate.backbones._attention import ATTENTION_NAME, PackedStep
 from lockgate.backbones._chat import ChatRenderer, RenderedChat
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
-from lockgate.backbones._folder import check_folder, find_folder, find_template, name_of, quantisation_of
+from lockgate.backbones._folder import (
+    check_folder,
+    find_folder,
+    find_template,
+    hash_weights,
+    name_of,
+    quantisation_of,
+)
 from lockgate.backbones._selftest import SelfCheck, require_self_test, self_test
 from lockgate.backbones._sessions import Feed, SessionPool
 from lockgate.backbones._taps import Tap, attach
@@ -80,6 +87,8 @@ class Backbone:
         self.tokenizer = tokenizer
         self.name = name
         self._hashes = hashes
+        # Quantised weights are rearranged in memory when they are first used: their files say what they are.
+        self._weights: Path | None = None
         config = model.config.get_text_config()
         self._decoder = model.get_decoder()
         self.layers: torch.nn.ModuleList = _decoder_layers(self._decoder, config, name)
@@ -153,14 +162,16 @@ class Backbone:
             raise BackboneError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]}")
         name = hashes["name"] if hashes else name_of(path)
         model = model if quantised else model.to(device)
-        return cls(model, tokenizer, name=name, source=str(source), hashes=hashes)
+        made = cls(model, tokenizer, name=name, source=str(source), hashes=hashes)
+        made._weights = path if quantised else None
+        return made
 
     @cached_property
     def identity(self) -> BackboneIdentity:
         """Hashes of the weights and tokenizer, and the logits after 32 fixed tokens."""
         hashes = self._hashes or {
             "kind": "huggingface",
-            "tensors_sha256": _hash_tensors(self.model),
+            "tensors_sha256": hash_weights(self._weights) if self._weights else _hash_tensors(self.model),
             "tokenizer_sha256": _hash_tokenizer(self.tokenizer),
         }
         template = hashlib.sha256(self.chat.template.text.encode()).hexdigest()

@@ -1,10 +1,12 @@
 """A model's folder before anything of it is loaded: what is missing, what it needs, what it is called."""
 
+import hashlib
 import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lockgate.durable import file_sha256
 from lockgate.errors import BackboneError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -95,6 +97,12 @@ def check_folder(path: Path) -> dict[str, Any]:
     if (method := quantisation_of(path, config)) is not None:
         _check_quantised(path, method)
     return config
+
+
+def hash_weights(path: Path) -> str:
+    """Hash of a folder's files with weights, as they lie there."""
+    found = [[file.name, file_sha256(file)] for file in sorted(path.glob("*.safetensors"))]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def quantisation_of(path: Path, config: dict[str, Any]) -> str | None:

@@ -5,7 +5,8 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
-from models import CHATML, save_tiny, tiny_model
+from models import CHATML, SHAPE, save_tiny, tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 from typer.testing import CliRunner
 
 from lockgate.backbones import Backbone
@@ -155,3 +156,22 @@ def test_a_bad_folder_is_exit_2(model, capsys) -> None:
         main(arguments)
     assert ended.value.code == 2
     assert "quantised with hqq" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_a_quantised_checkpoint_is_loaded_and_keeps_its_identity(tmp_path) -> None:
+    tokenizer = tiny_tokenizer()
+    config = LlamaConfig(**{**SHAPE, "hidden_size": 128, "vocab_size": len(tokenizer)})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "whole")
+    four_bits = BitsAndBytesConfig(load_in_4bit=True)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "whole", quantization_config=four_bits, device_map="cpu"
+    )
+    quantised.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    # Weights are rearranged at the first step; the identity is asked for before and behind one.
+    first, second = Backbone.load(tmp_path / "model"), Backbone.load(tmp_path / "model")
+    hashes = first.identity.hashes
+    second.self_test()
+    assert len(second.identity.fingerprint) == 32
+    assert second.identity.hashes == hashes
