@@ -7,6 +7,7 @@ from lockgate.backbones._derived import Injection, derive, derive_upper
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path, fetch_embedded
 from lockgate.backbones._generate import GeneratedAnswer, decode_answers, generate_answers
 from lockgate.backbones._reading import Read, Reading, read_packed
+from lockgate.backbones._selftest import SelfCheck
 from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.backbones._taps import SITES, Site, Tap, TapGroup
 from lockgate.backbones._tree import TreeBlock, TreeStep, tree_block
@@ -23,6 +24,7 @@ __all__ = [
     "Reading",
     "RenderedChat",
     "Segment",
+    "SelfCheck",
     "Session",
     "SessionPool",
     "Site",

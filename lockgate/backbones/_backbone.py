@@ -10,15 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lockgate.backbones._attention import ATTENTION_NAME, PackedStep, Segment
 from lockgate.backbones._chat import ChatRenderer, RenderedChat
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
+from lockgate.backbones._folder import (
+    check_folder,
+    find_folder,
+    find_template,
+    hash_weights,
+    name_of,
+    quantisation_of,
+)
 from lockgate.backbones._memory import KeyValues
+from lockgate.backbones._selftest import SelfCheck, require_self_test, self_test
 from lockgate.backbones._taps import Tap, attach
+from lockgate.backbones._templates import FIXED_DATE
 from lockgate.backbones._tree import TreeStep
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
@@ -59,7 +68,7 @@ class Backbone:
         context_length: tokens that one session can hold.
         source: what `load` was given, so that another process can load the same.
         eos_ids: tokens that end a turn.
-        control_ids: every added token; text never becomes one.
+        control_ids: tokens that no text becomes and that sampling must not emit, but for `eos_ids`.
         tap: what sees the activations at present; set by `use_tap`.
     """
 
@@ -78,6 +87,8 @@ class Backbone:
         self.tokenizer = tokenizer
         self.name = name
         self._hashes = hashes
+        # Quantised weights are rearranged in memory when they are first used: their files say what they are.
+        self._weights: Path | None = None
         config = model.config.get_text_config()
         self._decoder = model.get_decoder()
         self.layers: torch.nn.ModuleList = _decoder_layers(self._decoder, config, name)
@@ -90,9 +101,12 @@ class Backbone:
         self._logit_scale = float(getattr(config, "logit_scale", 1.0)) / float(
             getattr(config, "logits_scaling", 1.0)
         )
-        self.chat = chat or ChatRenderer(tokenizer)
+        embeddings = model.get_input_embeddings().weight.shape[0]
+        self.chat = chat or ChatRenderer(tokenizer, embeddings)
+        if chat is None:
+            require_self_test(self.chat, tokenizer, name, embeddings)
         self.eos_ids = frozenset(_eos_ids(model, tokenizer, self.chat))
-        self.control_ids = self.chat.control_ids
+        self.control_ids = frozenset(token for token in self.chat.control_ids if token < self.vocab_size)
         self.device: torch.device = next(model.parameters()).device
         self.tap: Tap | None = None
         self._handles: list[RemovableHandle] = []
@@ -117,15 +131,16 @@ class Backbone:
             if not embedded_is_ready():
                 raise BackboneError("the embedded backbone is not on this machine yet; run: lockgate fetch")
             path, hashes = embedded_path(), embedded_identity()
-        elif not (path / "config.json").is_file():
-            raise BackboneError(
-                f"{path}: expected a directory with a Hugging Face model (config.json is missing)"
-            )
+        else:
+            path = find_folder(path)
+        quantised = quantisation_of(path, check_folder(path)) is not None
         try:
             with _without_progress_bars():
                 model, loading = AutoModelForCausalLM.from_pretrained(
                     str(path),
-                    dtype=dtype,
+                    dtype="auto" if quantised else dtype,
+                    # What is quantised can't be moved afterwards.
+                    device_map=device if quantised else None,
                     local_files_only=True,
                     use_safetensors=True,
                     trust_remote_code=False,
@@ -136,28 +151,39 @@ class Backbone:
                 plain = (path / "tokenizer.json").is_file()
                 kind = PreTrainedTokenizerFast if plain else AutoTokenizer
                 tokenizer = kind.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            tokenizer.chat_template = find_template(path, tokenizer.chat_template)
+        except BackboneError:
+            raise
+        except Exception as error:  # the library raises what it likes at a folder that it doesn't understand
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackboneError(f"{path}: not loadable as a causal language model: {first}") from error
         if missing := sorted(loading["missing_keys"]):
             # The library would fill them with random numbers and go on.
             raise BackboneError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]}")
-        name = hashes["name"] if hashes else path.resolve().name
-        return cls(model.to(device), tokenizer, name=name, source=str(source), hashes=hashes)
+        name = hashes["name"] if hashes else name_of(path)
+        model = model if quantised else model.to(device)
+        made = cls(model, tokenizer, name=name, source=str(source), hashes=hashes)
+        made._weights = path if quantised else None
+        return made
 
     @cached_property
     def identity(self) -> BackboneIdentity:
         """Hashes of the weights and tokenizer, and the logits after 32 fixed tokens."""
         hashes = self._hashes or {
             "kind": "huggingface",
-            "tensors_sha256": _hash_tensors(self.model),
+            "tensors_sha256": hash_weights(self._weights) if self._weights else _hash_tensors(self.model),
             "tokenizer_sha256": _hash_tokenizer(self.tokenizer),
         }
-        template = hashlib.sha256((self.tokenizer.chat_template or "").encode()).hexdigest()
+        template = hashlib.sha256(self.chat.template.text.encode()).hexdigest()
+        dated = {"template_date": FIXED_DATE.isoformat()} if self.chat.template.asks_for_the_date else {}
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return BackboneIdentity(
-            self.name, {**hashes, "template_sha256": template}, dtype, self._fingerprint()
+            self.name, {**hashes, "template_sha256": template, **dated}, dtype, self._fingerprint()
         )
+
+    def self_test(self) -> list[SelfCheck]:
+        """Try what a guard relies on in tokenizer and template. `load` has refused what fails it."""
+        return self_test(self.chat, self.tokenizer, self.model.get_input_embeddings().weight.shape[0])
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
         """Tokens of a conversation in which no text can become a control token (see `ChatRenderer`)."""
@@ -166,7 +192,9 @@ class Backbone:
     def decode(self, token_ids: Iterable[int]) -> str:
         """Text of tokens, control tokens left out."""
         text: str = self.tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            [token for token in token_ids if token not in self.control_ids],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
         )
         return text
 
@@ -291,7 +319,7 @@ def _eos_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", cha
 def _hash_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
     """Hash of what the tokenizer does; how a caller last padded or cut with it is no part of that."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["padding"] = state["truncation"] = None
+    state["padding"] = state["truncation"] = None  # neither has any effect here, see `Vocabulary`
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,7 +2,10 @@
 
 The model's own template is rendered with random placeholders in the place of every text. The result is cut at
 the placeholders: what the template wrote is tokenised with its control tokens, what people wrote is tokenised
-by a copy of the tokenizer that has no added tokens at all.
+by a copy of the tokenizer that has none.
+
+A finished answer is read behind the tokens behind which it would have been served, whatever the template
+writes into a conversation that is over.
 """
 
 import json
@@ -11,9 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-from tokenizers import Tokenizer
-
+from lockgate.backbones._templates import ChatTemplate, TemplateRefusal
+from lockgate.backbones._vocabulary import Vocabulary
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 
@@ -25,7 +27,6 @@ ROLES = ("system", "user", "assistant", "tool")
 _INSTRUCTING = ("system", "developer")
 # OpenAI's name for the system role of newer models; chat templates know the old one.
 _ALIASES = {"developer": "system"}
-_TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +64,41 @@ class RenderedChat:
 
 
 class ChatRenderer:
-    """Renders conversations with a tokenizer's chat template; a plain one stands in where there is none."""
+    """Renders conversations with a tokenizer's chat template.
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise BackboneError("the tokenizer has no tokenizer.json; convert it to a fast tokenizer first")
-        state = json.loads(backend.to_str())
-        self.control_ids = frozenset(token["id"] for token in state["added_tokens"])
-        state["added_tokens"], state["post_processor"] = [], None
-        self._plain = Tokenizer.from_str(json.dumps(state))
-        self._backend = backend
-        self._tokenizer = tokenizer
-        if not tokenizer.chat_template:
-            raise BackboneError(
-                "the tokenizer has no chat template; add chat_template.jinja to the model's directory"
-            )
+    Args:
+        embeddings: rows of the model's embedding, see `Vocabulary`.
+
+    Attributes:
+        template: the template.
+        control_ids: tokens that no text becomes and that sampling must not emit; see `Vocabulary`.
+        added_ids: every added token.
+        end_of_turn_ids: control tokens that the template puts right behind an assistant's text.
+
+    Raises:
+        BackboneError: no usable tokenizer or template.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", embeddings: int | None = None) -> None:
+        self.vocabulary = Vocabulary(tokenizer, embeddings)
+        self.template = ChatTemplate(tokenizer)
+        self._closing = ""
+        self.vocabulary.note_turns(self._probe_turns())
         self.end_of_turn_ids = self._find_end_of_turn()
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        return self.vocabulary.control_ids
+
+    @property
+    def added_ids(self) -> frozenset[int]:
+        return self.vocabulary.added_ids
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
         """Tokenise a conversation.
+
+        One that is finished, with an answer of the assistant at its end, has the tokens of its request and
+        then those of the answer.
 
         Raises:
             BackboneError: no messages, a role outside system, user, assistant, tool, or an order of roles
@@ -93,38 +109,47 @@ class ChatRenderer:
         texts: list[str] = []
         marker = secrets.token_hex(8)
         marked = [self._mark(message, texts, marker) for message in messages]
-        pieces = self._template(marked, add_generation_prompt).split(marker)
+        answered = not add_generation_prompt and messages[-1].role == "assistant"
+        if answered:
+            pieces = self._finished(marked, marker, _answer_number(messages))
+        else:
+            pieces = self._pieces(marked, marker, add_generation_prompt=add_generation_prompt)
         if unread := _unread_calls(messages, {int(number) for number in pieces[1::2]}):
             # What an assistant calls is part of its answer: where a template drops calls, they are text.
             told = [_calls_as_text(m) if turn in unread else m for turn, m in enumerate(messages)]
             return self.render(told, add_generation_prompt=add_generation_prompt)
-        return self._assemble(pieces, texts, messages, answered=not add_generation_prompt)
+        return self._assemble(pieces, texts, messages, answered=answered)
 
     def encode_text(self, text: str) -> list[int]:
         """Tokens of text alone: every spelling of a control token comes out as ordinary tokens."""
-        try:
-            found = self._plain.encode(text, add_special_tokens=False)
-        except (UnicodeEncodeError, TypeError):
-            raise BackboneError("messages: text that is not valid Unicode (a lone surrogate)") from None
-        ids: list[int] = []
-        for token, (start, end) in zip(found.ids, found.offsets, strict=True):
-            if token in self.control_ids:
-                # A vocabulary that also holds the control token as an ordinary piece.
-                ids.extend(self._spell(text[start:end]))
-            else:
-                ids.append(token)
-        return ids
+        return self.vocabulary.encode_text(text)
 
-    def _spell(self, text: str) -> list[int]:
-        """Letter by letter, or byte by byte, no control token can form; what has neither form is left out."""
-        ids: list[int] = []
-        for letter in text:
-            found = self._plain.encode(letter, add_special_tokens=False).ids
-            if not self.control_ids.isdisjoint(found):
-                spelt = [self._plain.token_to_id(f"<0x{byte:02X}>") for byte in letter.encode()]
-                found = [token for token in spelt if token is not None]
-            ids.extend(token for token in found if token not in self.control_ids)
-        return ids
+    def _pieces(self, marked: list[dict[str, Any]], marker: str, *, add_generation_prompt: bool) -> list[str]:
+        return self._template(marked, add_generation_prompt).split(marker)
+
+    def _finished(self, marked: list[dict[str, Any]], marker: str, answer: str) -> list[str]:
+        """Pieces of a conversation that is over: those of its request, the answer, and what ends the turn."""
+        whole: list[str] | None = None
+        refusal: BackboneError | None = None
+        try:
+            whole = self._pieces(marked, marker, add_generation_prompt=False)
+        except BackboneError as error:
+            refusal = error
+        try:
+            if len(marked) == 1:
+                raise BackboneError("messages: there is no request before the answer")
+            request = self._pieces(marked[:-1], marker, add_generation_prompt=True)
+        except BackboneError:
+            # An answer to nothing, or to what can't be asked, can't be served: it is read as it stands.
+            if whole is None:
+                raise refusal or BackboneError("messages: can't be rendered") from None
+            return whole
+        if whole is not None and whole[: len(request) + 1] == [*request, answer]:
+            return whole
+        closing = [self._closing]
+        if whole is not None and whole.count(answer) == 1 and answer in whole[1::2]:
+            closing = whole[whole.index(answer) + 1 :]
+        return [*request, answer, *closing]
 
     def _mark(self, message: Message, texts: list[str], marker: str) -> dict[str, Any]:
         role = _ALIASES.get(message.role, message.role)
@@ -149,23 +174,19 @@ class ChatRenderer:
         return marked
 
     def _template(self, marked: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        def apply(turns: list[dict[str, Any]]) -> str:
-            text: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-            return text
-
         try:
-            return apply(marked)
-        except _TEMPLATE_FAULTS as error:
-            fault = error
+            return self.template.render(marked, add_generation_prompt=add_generation_prompt)
+        except TemplateRefusal as refusal:
+            fault = refusal
         if marked[0]["role"] == "system" and len(marked) > 1 and marked[1]["role"] == "user":
             # Templates without a system role get its text at the head of the first user turn.
             merged = {**marked[1], "content": f"{marked[0]['content']}\n\n{marked[1]['content']}"}
             try:
-                return apply([merged, *marked[2:]])
-            except _TEMPLATE_FAULTS as error:
-                fault = error
+                return self.template.render(
+                    [merged, *marked[2:]], add_generation_prompt=add_generation_prompt
+                )
+            except TemplateRefusal as refusal:
+                fault = refusal
         raise BackboneError(
             f"messages: the model's chat template refuses this order of roles ({fault})"
         ) from fault
@@ -175,25 +196,62 @@ class ChatRenderer:
     ) -> RenderedChat:
         """Pieces alternate between template text (even) and the number of a hidden text (odd)."""
         starts = _first_texts(messages)
+        own = int(_answer_number(messages)) if answered else sum(map(_texts_of, messages))
         ids: list[int] = []
-        spans: list[Span] = []
+        spans: dict[int, Span] = {}
+        read: list[int] = []
         prefix_length: int | None = None
         for position, piece in enumerate(pieces):
             if position % 2 == 0:
-                ids.extend(self._backend.encode(piece, add_special_tokens=False).ids if piece else ())
+                ids.extend(self.vocabulary.encode_template(piece))
                 prefix_length = len(ids) if prefix_length is None else prefix_length
                 continue
             number = int(piece)
             start = len(ids)
-            ids.extend(self.encode_text(texts[number]))
+            encode = self.vocabulary.encode_answer if number >= own else self.vocabulary.encode_text
+            ids.extend(encode(texts[number]))
             if number in starts:
                 turn = starts[number]
-                spans.append(Span(turn, messages[turn].role, start, len(ids)))
-        if [span.turn for span in spans] != list(range(len(messages))):
+                read.append(turn)
+                spans[turn] = Span(turn, messages[turn].role, start, len(ids))
+        # Texts may stand in another order than the messages: some templates move the system's.
+        if sorted(read) != list(range(len(messages))):
             raise BackboneError(
                 "messages: the model's chat template leaves out or repeats part of the conversation"
             )
-        return _with_regions(ids, prefix_length or 0, spans, answered=answered)
+        return _with_regions(ids, prefix_length or 0, [spans[turn] for turn in sorted(spans)], answered)
+
+    def _probe_turns(self) -> list[str]:
+        """What the template writes around texts, from conversations of every kind that it takes."""
+        user, answer = Message("user", "a"), Message("assistant", "b")
+        call = {"type": "function", "function": {"name": "c", "arguments": {"d": "e"}}}
+        called = Message("assistant", "", tool_calls=({"id": "call00001", **call},))
+        written: list[str] = []
+        for messages in (
+            [user, answer],
+            [user],
+            [Message("system", "s"), user],
+            [user, answer, user],
+            [user, called, Message("tool", "t")],
+        ):
+            texts: list[str] = []
+            marker = secrets.token_hex(8)
+            marked = [self._mark(message, texts, marker) for message in messages]
+            try:
+                asked = messages[-1].role != "assistant"
+                pieces = self._pieces(marked, marker, add_generation_prompt=asked)
+            except BackboneError:
+                if len(messages) <= 2 and messages[0] is user:
+                    raise
+                continue
+            if messages[-1] is answer:
+                self._closing = pieces[-1]
+            if messages[1:2] != [called]:
+                written += pieces[::2]
+            elif len(pieces) > 2 and pieces[-2] == f"{len(texts) - 1:06d}":
+                # What stands around a tool's result; calls are the model's own words.
+                written.append(pieces[-1])
+        return written
 
     def _find_end_of_turn(self) -> frozenset[int]:
         """Control tokens that the template puts right behind an assistant's text."""
@@ -211,9 +269,19 @@ def _first_texts(messages: Sequence[Message]) -> dict[int, int]:
     starts, number = {}, 0
     for turn, message in enumerate(messages):
         starts[number] = turn
-        number += 1 + (message.name is not None)
-        number += sum(_count_texts(call) for call in message.tool_calls or ())
+        number += _texts_of(message)
     return starts
+
+
+def _texts_of(message: Message) -> int:
+    """How many texts of a message are hidden."""
+    calls = sum(_count_texts(call) for call in message.tool_calls or ())
+    return 1 + (message.name is not None) + calls
+
+
+def _answer_number(messages: Sequence[Message]) -> str:
+    """The number under which the last message's content is hidden, as it stands between markers."""
+    return f"{sum(map(_texts_of, messages[:-1])):06d}"
 
 
 def _unread_calls(messages: Sequence[Message], shown: set[int]) -> set[int]:
@@ -243,10 +311,11 @@ def _count_texts(value: object) -> int:
     return 0
 
 
-def _with_regions(ids: list[int], prefix_length: int, spans: list[Span], *, answered: bool) -> RenderedChat:
+def _with_regions(
+    ids: list[int], prefix_length: int, spans: list[Span], ends_with_answer: bool
+) -> RenderedChat:
+    """Regions by the turns in `spans`. What a client sends as the beginning of an answer is prompt."""
     last = spans[-1]
-    # What a client sends as the beginning of an answer is prompt like all that it sends.
-    ends_with_answer = answered and last.role == "assistant"
     before = [span for span in (spans[:-1] if ends_with_answer else spans) if span.role not in _INSTRUCTING]
     asked = max((span.turn for span in before if span.role != "assistant"), default=-1)
     earlier = max(
@@ -255,7 +324,7 @@ def _with_regions(ids: list[int], prefix_length: int, spans: list[Span], *, answ
     # All that came since the model last spoke is judged as one turn, tool results too.
     new = [span for span in before if span.turn > earlier]
     answer_start = last.start if ends_with_answer else len(ids)
-    prompt_start = new[0].start if new else answer_start
+    prompt_start = min((span.start for span in new), default=answer_start)
     return RenderedChat(
         token_ids=ids,
         prefix_length=min(prefix_length, prompt_start),
@@ -267,5 +336,5 @@ def _with_regions(ids: list[int], prefix_length: int, spans: list[Span], *, answ
 
 
 def banned_ids(control_ids: Iterable[int], eos_ids: Iterable[int]) -> frozenset[int]:
-    """Control tokens that sampling must never emit: all but the end of turn."""
+    """Control tokens that sampling must never emit: all but the end of turn. Ordinary added tokens may be."""
     return frozenset(control_ids) - frozenset(eos_ids)

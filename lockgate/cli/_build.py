@@ -14,6 +14,7 @@ from lockgate.cli._factory import (
     ConcurrencyOption,
     DtypeOption,
     EngineOption,
+    FieldsOption,
     Files,
     GeneratorOption,
     GeneratorSettings,
@@ -34,6 +35,7 @@ from lockgate.cli._factory import (
     generator_sources,
     open_engine,
     preset_for,
+    read_fields,
     read_plan,
     read_prices,
     show_steps,
@@ -78,6 +80,7 @@ def build(
     generator: GeneratorOption = "embedded",
     model: ModelOption = None,
     key_env: KeyEnvOption = None,
+    endpoint_field: FieldsOption = None,
     concurrency: ConcurrencyOption = 16,
     budget_tokens: BudgetTokensOption = None,
     budget_usd: BudgetUsdOption = None,
@@ -151,7 +154,10 @@ def build(
         _print_estimate(estimate, prices, json)
         return
     client = GeneratorSettings(
-        key_env, concurrency, dtype, streams, budget_tokens, prices=prices, max_cost=budget_usd
+        *(key_env, concurrency, dtype, streams, budget_tokens),
+        prices=prices,
+        max_cost=budget_usd,
+        fields=read_fields(endpoint_field),
     )
     source, checker = generator_sources((generator, model), (judge, judge_model), client)
     loaded = _load(backbone)

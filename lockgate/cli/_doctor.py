@@ -31,6 +31,10 @@ def doctor(
     guard: Annotated[
         Path | None, typer.Option(help="Also check this guard's bundle, and say whether it is calibrated.")
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Also load this model (or `embedded`) and print its self-test."),
+    ] = None,
     offline: Annotated[
         bool,
         typer.Option("--offline", help="Also load the embedded guard with every hub and proxy switched off."),
@@ -41,6 +45,8 @@ def doctor(
     checks = [_python(), *_packages(), _home(), _weights(), _bundle()]
     if guard is not None:
         checks.append(_own_bundle(guard))
+    if backbone is not None:
+        checks += _backbone(backbone)
     if offline:
         checks.append(_offline())
     if json:
@@ -112,6 +118,23 @@ def _own_bundle(path: Path) -> Check:
         return Check(str(path), False, str(error), "restore it, or make the guard again")
     remedy = "" if record.calibration else f"lockgate calibrate {path} --input TRAFFIC --output {path}"
     return Check(str(path), True, _describe(record), remedy)
+
+
+def _backbone(source: str) -> list[Check]:
+    from lockgate.backbones import Backbone
+    from lockgate.errors import LockgateError
+
+    try:
+        loaded = Backbone.load(source)
+        tests = loaded.self_test()
+    except LockgateError as error:
+        return [Check(source, False, str(error), "repair the model's folder, or take another model")]
+    size = f"{loaded.n_layers} blocks of {loaded.hidden_size}, {loaded.context_length} tokens of context"
+    remedy = "take the tokenizer and template that belong to the model"
+    return [
+        Check(source, True, f"{loaded.name}: {size}"),
+        *(Check(f"self-test: {test.name}", test.ok, test.found, "" if test.ok else remedy) for test in tests),
+    ]
 
 
 def _describe(record: "GuardRecord") -> str:

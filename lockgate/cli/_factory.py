@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,15 @@ GeneratorOption = Annotated[
 ]
 ModelOption = Annotated[str | None, typer.Option(help="Model's name at the endpoint.")]
 KeyEnvOption = Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")]
+FieldsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint-field",
+        metavar="FIELD=NAME",
+        help="Another name of max_tokens, temperature or seed at the endpoint, as in "
+        "max_tokens=max_completion_tokens; `seed=` leaves it out; several times.",
+    ),
+]
 ConcurrencyOption = Annotated[int, typer.Option(help="Requests in flight at the endpoint.", min=1)]
 BudgetTokensOption = Annotated[
     int | None, typer.Option(help="Tokens that this run may use at the endpoint.", min=1)
@@ -70,6 +79,20 @@ class GeneratorSettings:
     max_tokens: int | None = None
     prices: "Prices | None" = None
     max_cost: float | None = None
+    fields: "Mapping[str, str | None]" = field(default_factory=dict)
+
+
+def read_fields(given: list[str] | None) -> dict[str, str | None]:
+    """Names that --endpoint-field gives, by field. Raises ConfigError for what is no FIELD=NAME."""
+    from lockgate.errors import ConfigError
+
+    found: dict[str, str | None] = {}
+    for item in given or ():
+        name, equals, other = item.partition("=")
+        if not equals or name in found:
+            raise ConfigError(f"--endpoint-field {item}: expected FIELD=NAME, each field once")
+        found[name] = other or None
+    return found
 
 
 def read_plan(path: Path | None, preset: str | None, generator: str) -> "FactoryPlan":
@@ -172,6 +195,7 @@ def _source(
             prices=settings.prices,
             max_tokens=settings.max_tokens,
             max_cost=settings.max_cost,
+            fields=dict(settings.fields),  # type: ignore[arg-type] # checked there
         )
     except ValidationError as error:
         problem = error.errors()[0]

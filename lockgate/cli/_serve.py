@@ -40,11 +40,27 @@ def serve(
         int, typer.Option(min=1, help="Length of an answer where the request doesn't say.")
     ] = 1024,
     block_input_status: Annotated[
-        int, typer.Option(help="Answer to a flagged prompt: 200 (a refusal) or 400 (an error).")
+        int,
+        typer.Option(
+            help="Answer to a flagged prompt: 200 (a refusal) or 400 (an error; streams are silent until the "
+            "prompt is read then)."
+        ),
     ] = 200,
     decisions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Decision log. [default: LOCKGATE_HOME/decisions.jsonl]"),
+        typer.Option(
+            metavar="FILE",
+            help="Decision log; one that was moved away goes on in a new file, at SIGHUP at once. "
+            "[default: LOCKGATE_HOME/decisions.jsonl]",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Answer to this host name too, and with another --host than the loopback to none but such "
+            "names; *.NAME is all below it; several times.",
+        ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
@@ -90,6 +106,7 @@ def serve(
         block_input_status=block_input_status,
         api_key=key,
         loopback=is_loopback(host),
+        allowed_hosts=tuple(allowed_host or ()),
         risk_events=playground and is_loopback(host),
     )
     # Before the model is loaded: a port that is taken should not cost seconds to find out.
@@ -105,7 +122,13 @@ def serve(
             _announce(url, guard, gateway, as_json=json)
 
         try:
-            run_server(create_app(gateway), bound, ready=ready, drain_timeout=drain_timeout)
+            run_server(
+                create_app(gateway),
+                bound,
+                ready=ready,
+                drain_timeout=drain_timeout,
+                hangup=gateway.decisions.reopen,
+            )
         finally:
             gateway.close()
 

@@ -12,6 +12,7 @@ from lockgate.cli._factory import (
     ConcurrencyOption,
     DtypeOption,
     EngineOption,
+    FieldsOption,
     Files,
     GeneratorOption,
     GeneratorSettings,
@@ -31,6 +32,7 @@ from lockgate.cli._factory import (
     describe_requests,
     generator_sources,
     open_engine,
+    read_fields,
     read_plan,
     read_prices,
     show_steps,
@@ -53,6 +55,7 @@ def synthesize(
     generator: GeneratorOption = "embedded",
     model: ModelOption = None,
     key_env: KeyEnvOption = None,
+    endpoint_field: FieldsOption = None,
     concurrency: ConcurrencyOption = 16,
     dtype: DtypeOption = "float32",
     streams: StreamsOption = 32,
@@ -96,7 +99,10 @@ def synthesize(
         _print_estimate(estimate, prices, json)
         return
     settings = GeneratorSettings(
-        key_env, concurrency, dtype, streams, budget_tokens, prices=prices, max_cost=budget_usd
+        *(key_env, concurrency, dtype, streams, budget_tokens),
+        prices=prices,
+        max_cost=budget_usd,
+        fields=read_fields(endpoint_field),
     )
     with open_engine(engine, ray_address, settings=settings) as used, show_steps() as watch:
         writer, checker = generator_sources((generator, model), (judge, judge_model), settings)

@@ -98,6 +98,7 @@ class DataMapping(_Strict):
         constitution: shipped name or path (from the mapping's folder) that the categories belong to.
         source: name that each row's `source` gets; else that of the file or folder.
         shape: the layout; `auto` finds it by the columns.
+        rows: for one JSON document, the path to its list of rows, as in `data.items`.
         files: glob within a folder; config: which of several configurations its README lists.
         splits: the splits to take; all without it.
         columns, label: see `Columns` and `LabelRule`. Without a rule rows are unlabelled, except exchanges.
@@ -111,6 +112,7 @@ class DataMapping(_Strict):
     constitution: Text | None = None
     source: Text | None = None
     shape: Shape = "auto"
+    rows: Text | None = None
     files: Text | None = None
     config: Text | None = None
     splits: list[Text] | None = None

@@ -1,6 +1,7 @@
 """Exchanges: the record every classifier reads, its files, splits, filters, duplicates and leaks."""
 
 from lockgate.exchanges._answers import AnswerFault, content_stems, find_off_topic, find_refusal
+from lockgate.exchanges._content import ContentFault, content_text
 from lockgate.exchanges._decontaminate import EvaluationIndex, Leak
 from lockgate.exchanges._duplicates import (
     DOCUMENT_MINHASH,
@@ -11,6 +12,7 @@ from lockgate.exchanges._duplicates import (
     shingle_jaccard,
 )
 from lockgate.exchanges._groups import join_groups
+from lockgate.exchanges._names import json_type
 from lockgate.exchanges._prints import PromptMatch, PromptPrints
 from lockgate.exchanges._quality import (
     DOCUMENT_RULES,
@@ -28,7 +30,6 @@ from lockgate.exchanges._record import (
     Exchange,
     Message,
     exchange_from_dict,
-    json_type,
     messages_from_list,
 )
 from lockgate.exchanges._shingles import normalise_text, text_hash
@@ -42,6 +43,7 @@ __all__ = [
     "REPETITION_RULES",
     "ROLES",
     "AnswerFault",
+    "ContentFault",
     "EvaluationIndex",
     "Exchange",
     "InvalidCounter",
@@ -53,6 +55,7 @@ __all__ = [
     "TextFault",
     "TextRule",
     "content_stems",
+    "content_text",
     "crossed_split",
     "exchange_from_dict",
     "find_duplicates",

@@ -17,6 +17,12 @@ _READ_BYTES = 2**16
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 # A zstd block can grow 30,000-fold, so what one feed may unpack to is bounded by feeding little: 16 MiB here.
 _ZSTD_FEED_BYTES = 2**9
+# The longest that the format's tools write (`--long=31`); its memory is taken as it is filled.
+_ZSTD_WINDOW = 2**31
+_WIDE_ENCODINGS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
+)  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -47,7 +53,8 @@ def read_lines(path: Path, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
     number = 0
     try:
         with path.open("rb") as file:
-            for line in _split(_chunks(file, path.suffix.lower()), max_bytes):
+            chunks = _refuse_wide(path, _chunks(file, path.suffix.lower()))
+            for line in _split(chunks, max_bytes):
                 number = line.number
                 yield line
     except _DAMAGE as error:
@@ -67,7 +74,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     """
     try:
         with path.open("rb") as file:
-            yield from _chunks(file, path.suffix.lower())
+            yield from _refuse_wide(path, _chunks(file, path.suffix.lower()))
     except _DAMAGE as error:
         raise ExchangeError(
             f"{path}: the compressed stream is damaged or cut short ({type(error).__name__}); "
@@ -75,6 +82,22 @@ def read_chunks(path: Path) -> Iterator[bytes]:
         ) from error
     except OSError as error:
         raise ExchangeError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _refuse_wide(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Name an encoding of wide characters, instead of each line of it as broken."""
+    first = next(chunks, b"")
+    wide = next((name for mark, name in _WIDE_ENCODINGS if first.startswith(mark)), None)
+    # Without a mark: text in ASCII's letters has a zero byte beside each.
+    zeros = tuple(byte == 0 for byte in first[:4])
+    if wide is None and zeros in ((True, False, True, False), (False, True, False, True)):
+        wide = "UTF-16"
+    elif wide is None and zeros in ((False, True, True, True), (True, True, True, False)):
+        wide = "UTF-32"
+    if wide is not None:
+        raise ExchangeError(f"{path}: the file is {wide}; save it as UTF-8")
+    yield first
+    yield from chunks
 
 
 def _chunks(file: BinaryIO, suffix: str) -> Iterator[bytes]:
@@ -96,7 +119,7 @@ def _unpack_zstd(file: BinaryIO) -> Iterator[bytes]:
     while feed := file.read(_ZSTD_FEED_BYTES):
         while feed:
             if frame is None:
-                frame = zstandard.ZstdDecompressor().decompressobj()
+                frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
             if unpacked := frame.decompress(feed):
                 yield unpacked
             feed = frame.unused_data if frame.eof else b""

@@ -1,8 +1,11 @@
 """Streaming readers: JSONL (plain, gzip, zstd) and Parquet."""
 
+import datetime
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +15,8 @@ import pyarrow.parquet as pq
 
 from lockgate.errors import ExchangeError
 from lockgate.exchanges._files import MAX_LINE_BYTES, read_lines, suffix_of
-from lockgate.exchanges._record import Exchange, exchange_from_dict
+from lockgate.exchanges._names import shown_name
+from lockgate.exchanges._record import RECORD_KEYS, Exchange, exchange_from_dict
 
 _PARQUET_BATCH_ROWS = 256
 _KEPT_ERRORS = 5
@@ -121,11 +125,56 @@ def _parquet_records(file: Path) -> Iterator[Record]:
 
 
 def _decode_row(row: pa.RecordBatch) -> object:
+    return unpack_columns({name: read_column(row, name) for name in row.schema.names})
+
+
+def read_column(row: pa.RecordBatch, name: str, index: int = 0) -> Any:  # noqa: ANN401
+    """A cell of a batch as JSON has it: dates, times and decimal numbers become text.
+
+    Raises:
+        ExchangeError: it holds what JSON can't; the text starts with the column.
+    """
+    place = row.schema.names.index(name)
+    kind = row.schema.field(place).type
+    cells = row.column(place).slice(index, 1)
     try:
-        record: dict[str, Any] = row.to_pylist()[0]
+        # Python's times hold no nanoseconds: such a column is written out by the library.
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            cells = cells.cast(pa.string())
+        return _json_column(cells[0].as_py(), name)
     except UnicodeDecodeError:
-        raise ExchangeError("record: a text column holds bytes that are not UTF-8") from None
-    return unpack_columns(record)
+        raise ExchangeError(f"record: the column {shown_name(name)} holds bytes that are not UTF-8") from None
+    except (ValueError, OverflowError, pa.ArrowException, ImportError):
+        raise _not_kept(name) from None
+
+
+def _json_column(value: object, name: str) -> object:
+    value = _plain_value(value, name)
+    if name not in RECORD_KEYS:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise _not_kept(name) from None
+    return value
+
+
+def _not_kept(name: str) -> ExchangeError:
+    field = name if shown_name(name).startswith("`") else "a column whose name isn't plain"
+    return ExchangeError(f"{field}: holds a value that `meta` can't keep; leave that column out")
+
+
+def _plain_value(value: object, name: str) -> object:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Decimal | datetime.timedelta | uuid.UUID):
+        return str(value)
+    if isinstance(value, bytes | bytearray):
+        raise _not_kept(name)
+    if isinstance(value, dict):
+        return {key: _plain_value(item, name) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_value(item, name) for item in value]
+    return value
 
 
 def unpack_columns(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +183,8 @@ def unpack_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ExchangeError: they are not; the text starts with the field.
     """
-    record = {key: value for key, value in record.items() if value is not None}
+    # Data sets in Arrow come by another way, with dates in their columns.
+    record = {key: _json_column(value, key) for key, value in record.items() if value is not None}
     record["meta"] = _from_json_text(record.get("meta"), "meta")
     messages = record.get("messages")
     if isinstance(messages, list):

@@ -11,10 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lockgate.errors import ExchangeError
+from lockgate.exchanges._content import ContentFault, content_text
+from lockgate.exchanges._names import json_type
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
-_RECORD_KEYS = ("messages", "label", "category", "source", "meta")
+# Fields of other formats, which messages may name; any other key may be a user's text.
+_KNOWN_ELSEWHERE = frozenset(
+    (
+        *("annotations", "audio", "citations", "created_at", "from", "function_call", "id", "images"),
+        *("metadata", "parts", "reasoning", "reasoning_content", "reasoning_details", "refusal"),
+        *("thinking", "thought", "timestamp", "value", "weight"),
+    )
+)
+RECORD_KEYS = ("messages", "label", "category", "source", "meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +133,23 @@ def _message(obj: object, where: str) -> Message:
         obj = obj.to_dict()
     if not isinstance(obj, Mapping):
         raise ExchangeError(f"{where}: expected an object with role and content, found {json_type(obj)}")
-    unknown = [key for key, value in obj.items() if key not in _MESSAGE_KEYS and value is not None]
+    unknown = [str(key) for key, value in obj.items() if not _is_read(str(key), value, obj)]
     if unknown:
         # Text under a key nobody reads would pass unscored, so it is refused rather than dropped.
+        named = sorted(set(unknown) & _KNOWN_ELSEWHERE)
+        which = f" ({', '.join(named)})" if named else ""
         raise ExchangeError(
-            f"{where}: {len(unknown)} unknown key(s); a message may hold {', '.join(_MESSAGE_KEYS)}. "
+            f"{where}: {len(unknown)} unknown key(s){which}; a message may hold {', '.join(_MESSAGE_KEYS)}. "
             "Move other data to the record's `meta`"
         )
     role = obj.get("role")
     if role not in ROLES:
         raise ExchangeError(f"{where}.role: expected one of {', '.join(ROLES)}")
     calls = _tool_calls(obj.get("tool_calls"), f"{where}.tool_calls")
-    content = obj.get("content")
-    if content is None and calls:
-        content = ""
-    if not isinstance(content, str):
-        raise ExchangeError(f"{where}.content: expected text, found {json_type(content)}")
+    try:
+        content = content_text(obj, str(role))
+    except ContentFault as fault:
+        raise ExchangeError(f"{where}.content: {fault.what} (at {fault.field})") from None
     return Message(
         role=str(role),
         content=_valid_text(content, f"{where}.content"),
@@ -146,6 +157,14 @@ def _message(obj: object, where: str) -> Message:
         tool_calls=calls,
         tool_call_id=_optional_text(obj.get("tool_call_id"), f"{where}.tool_call_id"),
     )
+
+
+def _is_read(key: str, value: object, message: Mapping[str, Any]) -> bool:
+    """Whether nothing of a message would be lost with this key left out."""
+    if key in _MESSAGE_KEYS or value is None or value in ([], {}, ""):
+        # An SDK's dump holds the fields that were not used as nothing, in one form or another.
+        return True
+    return key == "refusal" and message.get("content") is None
 
 
 def _tool_calls(value: object, where: str) -> tuple[dict[str, Any], ...] | None:
@@ -174,7 +193,7 @@ def _meta(record: Mapping[str, Any]) -> dict[str, Any]:
         raise ExchangeError(f"meta: expected an object, found {json_type(given)}")
     meta = dict(given or {})
     for key, value in record.items():
-        if key in _RECORD_KEYS:
+        if key in RECORD_KEYS:
             continue
         if key in meta and meta[key] != value:
             raise ExchangeError("meta: a key stands both in `meta` and beside it, with different values")
@@ -210,18 +229,3 @@ def _check_json(value: object, where: str) -> None:
         raise ExchangeError(f"{where}: holds text that is not valid Unicode (a lone surrogate)") from None
     except (TypeError, ValueError, RecursionError):
         raise ExchangeError(f"{where}: holds a value that JSON can't carry (or is nested too deep)") from None
-
-
-def json_type(value: object) -> str:
-    """The JSON name of a value's type, for messages; what isn't JSON's has Python's name."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, Mapping):
-        return "an object"
-    return "a list" if isinstance(value, Sequence) else type(value).__name__

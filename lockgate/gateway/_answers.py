@@ -17,6 +17,11 @@ from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineDown, QueueFull
 from lockgate.gateway._requests import ChatRequest
 
+# Proxies and clients give a silent stream up, and a long prompt is silent until it is read. A comment says
+# nothing of what is read or held, and clients pass over it.
+PING = b": ping\n\n"
+PING_SECONDS = 1.5
+
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -36,6 +41,7 @@ class Answer(Response):
         self._job = job
         self._queue = queue
         self._risk = risk
+        self._begun = False
         base = {"id": job.id, "created": int(time.time()), "model": gateway.model_id}
         self._base: dict[str, Any] = base
 
@@ -54,6 +60,10 @@ class Answer(Response):
             self._gateway.engine.cancel(self._job)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._request.stream and self._gateway.options.block_input_status == 200:
+            await self._stream(await self._next(send), send)
+            return
+        # The status waits for what becomes of the prompt.
         first = await self._queue.get()
         if self._is_refused_input(first):
             await error_response(_blocked(first))(scope, receive, send)
@@ -62,34 +72,47 @@ class Answer(Response):
         else:
             await (await self._complete(first))(scope, receive, send)
 
+    async def _next(self, send: Send) -> Event:
+        """The next event of a stream, which begins and is kept alive with comments while there is none."""
+        while self._queue.empty():
+            with anyio.move_on_after(PING_SECONDS):
+                return await self._queue.get()
+            await self._send(send, PING)
+        return self._queue.get_nowait()
+
+    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        if not self._begun:
+            self._begun = True
+            await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+
     def _is_refused_input(self, event: Event) -> bool:
         status = self._gateway.options.block_input_status
         return status != 200 and isinstance(event, Finished) and event.enforced and event.decision == "block"
 
-    async def _events(self, first: Event) -> AsyncIterator[Event]:
+    async def _events(self, first: Event, send: Send | None = None) -> AsyncIterator[Event]:
         open_choices, event = self._request.n, first
         while True:
             open_choices -= isinstance(event, Finished)
             yield event
             if not open_choices:
                 return
-            event = await self._queue.get()
+            event = await (self._queue.get() if send is None else self._next(send))
 
     async def _stream(self, first: Event, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         started: set[int] = set()
         completion_tokens = 0
-        async for event in self._events(first):
+        async for event in self._events(first, send):
             if isinstance(event, Finished):
                 completion_tokens += event.completion_tokens
             for chunk in self._chunks(event, first_of_choice=event.choice not in started):
                 started.add(event.choice)
-                await send({"type": "http.response.body", "body": wire.sse(chunk), "more_body": True})
+                await self._send(send, wire.sse(chunk))
         tail = b""
         if self._request.include_usage:
             base = {key: value for key, value in self._base.items() if key != "usage"}
             tail = wire.sse(wire.usage_chunk(base, len(self._job.prompt), completion_tokens))
-        await send({"type": "http.response.body", "body": tail + wire.DONE, "more_body": False})
+        await self._send(send, tail + wire.DONE, more=False)
 
     def _chunks(self, event: Event, *, first_of_choice: bool) -> Iterator[dict[str, Any]]:
         base = {**self._base, "usage": None} if self._request.include_usage else self._base

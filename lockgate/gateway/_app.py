@@ -12,7 +12,6 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -23,9 +22,9 @@ from lockgate.gateway._answers import Answer
 from lockgate.gateway._errors import ApiError, error_response, handle_api_error, json_response
 from lockgate.gateway._events import Event
 from lockgate.gateway._gateway import MAX_BODY_BYTES, Gateway, deliver_to
+from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck
 from lockgate.gateway._requests import decode_body, parse_chat_request
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 PLAYGROUND = "lockgate.gateway.playground"
 
 
@@ -41,11 +40,11 @@ def create_app(gateway: Gateway) -> Starlette:
         *playground_routes(),
     ]
     middleware = []
-    if gateway.options.loopback:
+    options = gateway.options
+    if options.loopback or options.allowed_hosts:
         # A page of another site whose name is rebound to this machine still sends its own host name.
-        middleware.append(
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_NAMES), www_redirect=False)
-        )
+        names = (*LOOPBACK_NAMES, *options.allowed_hosts)
+        middleware.append(Middleware(HostCheck, names=names, health_for_all=not options.loopback))
     if gateway.options.api_key is not None:
         middleware.append(Middleware(BearerAuth, key=gateway.options.api_key))
     app = Starlette(

@@ -74,7 +74,8 @@ class DecisionLog:
     """Appends decisions to a file that only its owner can read. Safe to call from several threads.
 
     A line that can't be written never stops an answer and never lets one pass: it is kept in memory, the
-    failure is said on stderr and in `failure`, and the line follows as soon as writing works again.
+    failure is said on stderr and in `failure`, and the line follows as soon as writing works again. A log
+    that was moved away goes on in a new file at the old path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,6 +92,17 @@ class DecisionLog:
         """Create the file now, so that a bad path is an error at the start. Raises OSError."""
         with self._lock:
             self._open()
+
+    def reopen(self) -> None:
+        """Go on in a new file if the path names none, or another, since the log was rotated away.
+
+        `write` does this by itself; called at a signal, the new file is there at once.
+        """
+        with self._lock:
+            try:
+                self._open()
+            except OSError as error:
+                print_failure(f"decision log {self.path}: {error.strerror or error}; can't be opened again")
 
     def write(self, decision: Decision) -> None:
         """Append one line; when this returns the operating system has it, unless `failure` is set."""
@@ -137,12 +149,24 @@ class DecisionLog:
             raise OSError(28, "short write")
 
     def _open(self) -> int:
+        if self._descriptor is not None and self._is_moved(self._descriptor):
+            self._release()
+            self._torn = False
         if self._descriptor is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(
                 self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
             )
         return self._descriptor
+
+    def _is_moved(self, descriptor: int) -> bool:
+        """Whether the path no longer names the file that is open: rotated, or removed."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return True
+        held = os.fstat(descriptor)
+        return (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino)
 
     def _release(self) -> None:
         if self._descriptor is not None:

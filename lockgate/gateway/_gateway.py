@@ -20,6 +20,7 @@ from lockgate.gateway._decisions import DecisionLog
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway._events import Event
+from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineOptions
 from lockgate.gateway._requests import ChatRequest
@@ -40,6 +41,8 @@ class GatewayOptions:
         block_input_status: 200 answers a flagged prompt in the halting shape, 400 with an error body.
         api_key: what clients must send as a bearer token; None asks for none.
         loopback: the server is reachable from this machine alone; other host names are refused.
+        allowed_hosts: further host names that are answered to; elsewhere than on loopback they are the only
+            ones, beside this machine's own.
         risk_events: per-token scores for a page on this machine; only together with `loopback`.
     """
 
@@ -49,6 +52,7 @@ class GatewayOptions:
     block_input_status: int = 200
     api_key: str | None = None
     loopback: bool = True
+    allowed_hosts: tuple[str, ...] = ()
     risk_events: bool = False
 
     def __post_init__(self) -> None:
@@ -58,6 +62,7 @@ class GatewayOptions:
             raise ConfigError("default_max_tokens: expected at least 1")
         if self.api_key is not None and not self.api_key.strip():
             raise ConfigError("api_key: is empty; leave it out or give a key")
+        object.__setattr__(self, "allowed_hosts", check_host_names(self.allowed_hosts))
 
 
 class Gateway:

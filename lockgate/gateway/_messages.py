@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lockgate.exchanges import Message, json_type
+from lockgate.exchanges import ContentFault, Message, content_text, json_type
 from lockgate.gateway._errors import ApiError, invalid
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -42,28 +42,12 @@ def _message(value: object, where: str) -> Message:
 
 
 def _content(message: Mapping[str, Any], role: str, where: str) -> str:
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(_part(part, role, f"{where}.content[{index}]") for index, part in enumerate(content))
-    refusal = message.get("refusal")
-    if content is None and role == "assistant" and isinstance(refusal, str):
-        # A client that sends back a halted answer as history sends content null and our own refusal.
-        return refusal
-    raise invalid(f"{where}.content", f"expected text or a list of text parts, found {json_type(content)}")
-
-
-def _part(part: object, role: str, where: str) -> str:
-    if not isinstance(part, dict):
-        raise invalid(where, f'expected {{"type": "text", "text": ...}}, found {json_type(part)}')
-    kind = part.get("type")
-    field = "refusal" if kind == "refusal" and role == "assistant" else "text"
-    if kind != field:
-        raise unsupported(f"{where}.type", "content parts other than text")
-    if not isinstance(part.get(field), str):
-        raise invalid(f"{where}.{field}", f"expected text, found {json_type(part.get(field))}")
-    return str(part[field])
+    try:
+        return content_text(message, role)
+    except ContentFault as fault:
+        if fault.unsupported:
+            raise unsupported(f"{where}.{fault.field}", "content parts other than text") from None
+        raise invalid(f"{where}.{fault.field}", fault.what) from None
 
 
 def unsupported(param: str, what: str) -> ApiError:

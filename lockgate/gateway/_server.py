@@ -2,8 +2,11 @@
 
 import errno
 import ipaddress
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -75,10 +78,29 @@ class _Server(uvicorn.Server):
             self._ready()
 
 
+@contextmanager
+def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` at SIGHUP, on a thread of its own: what it waits for may be held by the one interrupted."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(hangup, lambda *_: threading.Thread(target=act, daemon=True).start())
+    try:
+        yield
+    finally:
+        signal.signal(hangup, before)
+
+
 def run_server(
-    app: ASGIApp, bound: socket.socket, *, ready: Callable[[], None], drain_timeout: float = 30.0
+    app: ASGIApp,
+    bound: socket.socket,
+    *,
+    ready: Callable[[], None],
+    drain_timeout: float = 30.0,
+    hangup: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; SIGHUP calls `hangup` and goes on.
 
     Then no new connections are taken, open answers get `drain_timeout` seconds to end, and the application's
     lifespan closes the engine: every exchange has its decision line when this returns.
@@ -98,4 +120,5 @@ def run_server(
     except OSError as error:
         # Two that are bound and do not listen yet can hold one port; the second to listen learns it here.
         raise _in_use(bound.getsockname()[1]) from error
-    _Server(config, ready).run(sockets=[bound])
+    with _on_hangup(hangup):
+        _Server(config, ready).run(sockets=[bound])

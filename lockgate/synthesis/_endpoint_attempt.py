@@ -100,31 +100,45 @@ class Sender:
 
     async def _post(self, request: GenerationRequest) -> tuple[int, Mapping[str, str], bytes | None]:
         config = self._config
-        if self._client is None:
-            http = self._http
-            self._client = http.AsyncClient(
-                timeout=http.Timeout(config.timeout_s, connect=config.connect_timeout_s),
-                limits=http.Limits(max_connections=config.concurrency),
-                headers=self._headers,
-                trust_env=config.trust_env,
-            )
+        client = self._client = self._client or self._connect()
+        asked = {"max_tokens": request.max_tokens, "temperature": request.temperature, "seed": request.seed}
         content = {
             **config.extra_body,
             "model": config.model,
             "messages": [message.to_dict() for message in request.messages],
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "seed": request.seed,
+            **{name: asked[field] for field, name in config.field_names.items() if name is not None},
         }
         # What answers are kept under: one key for two different bodies would bring one answer for both.
         key = {"Idempotency-Key": request.key(config.identity)}
         # A time-out of the client's counts each read; a server that trickles must end too.
         try:
             async with asyncio.timeout(config.timeout_s + config.connect_timeout_s):
-                async with self._client.stream("POST", config.url, json=content, headers=key) as response:
+                async with client.stream("POST", config.url, json=content, headers=key) as response:
                     return response.status_code, response.headers, await _read(response)
         except TimeoutError as error:
             raise self._http.ReadTimeout("the whole reply") from error
+
+    def _connect(self) -> "httpx2.AsyncClient":
+        config, http = self._config, self._http
+        try:
+            client: httpx2.AsyncClient = http.AsyncClient(
+                timeout=http.Timeout(config.timeout_s, connect=config.connect_timeout_s),
+                limits=http.Limits(max_connections=config.concurrency),
+                headers=self._headers,
+                trust_env=config.trust_env,
+            )
+        except ImportError as error:
+            raise GeneratorError(
+                f"{self.where}: the environment names a SOCKS proxy (ALL_PROXY, HTTPS_PROXY or HTTP_PROXY), "
+                'which needs an optional dependency: pip install "lockgate[synthesis]"; or list the host in '
+                "NO_PROXY"
+            ) from error
+        except (ValueError, http.InvalidURL) as error:
+            raise GeneratorError(
+                f"{self.where}: the environment names a proxy that is no address of one (ALL_PROXY, "
+                "HTTPS_PROXY or HTTP_PROXY); expected http://HOST:PORT or socks5://HOST:PORT"
+            ) from error
+        return client
 
     def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome | Retry:
         code = error_code(body)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lockgate.errors import GeneratorError
 from lockgate.synthesis._usage import Budget, Prices
 
+# Fields of a request that endpoints know by other names, or not at all.
+RequestField = Literal["max_tokens", "temperature", "seed"]
+_FIXED = ("model", "messages", "stream", "n")
 _OWN_PORTS = {"http": 80, "https": 443}
 
 
@@ -31,6 +34,9 @@ class EndpointConfig(BaseModel):
             between, after which the run ends; None: each is a failure of its own, however many they are. An
             answer that the endpoint's own filter stops is none of them.
         extra_body: further fields of each request, such as `top_p`.
+        fields: other names for `max_tokens`, `temperature` and `seed`, as in
+            `{"max_tokens": "max_completion_tokens"}`; null leaves a field out. Without `max_tokens` the
+            budget counts on what was asked for, which the endpoint then doesn't know.
         prices, max_tokens, max_cost: the budget, see `Budget`.
         trust_env: whether proxy settings of the environment count.
     """
@@ -49,6 +55,7 @@ class EndpointConfig(BaseModel):
     give_up: Literal["stop", "reject"] = "stop"
     stop_after_failures: int | None = Field(default=32, ge=2)
     extra_body: dict[str, Any] = Field(default_factory=dict)
+    fields: dict[RequestField, str | None] = Field(default_factory=dict)
     prices: Prices | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_cost: float | None = Field(default=None, gt=0)
@@ -58,16 +65,21 @@ class EndpointConfig(BaseModel):
     def _check(self) -> Self:
         if self.max_cost is not None and self.prices is None:
             raise ValueError("max_cost needs prices")
-        taken = sorted(
-            {"model", "messages", "max_tokens", "temperature", "seed", "stream", "n"} & {*self.extra_body}
-        )
-        if taken:
+        sent = [name for name in self.field_names.values() if name is not None]
+        if not all(sent) or len({*_FIXED, *sent}) < len(_FIXED) + len(sent):
+            raise ValueError(f"fields: each needs a name of its own, other than {', '.join(_FIXED)}")
+        if taken := sorted({*_FIXED, *sent} & {*self.extra_body}):
             raise ValueError(f"extra_body may not set {', '.join(taken)}")
         try:
             _normalise(self.base_url)
         except ValueError:
             raise ValueError("base_url: the port is no number up to 65535") from None
         return self
+
+    @property
+    def field_names(self) -> dict[RequestField, str | None]:
+        """What the endpoint calls each field; None: it gets none."""
+        return {name: self.fields.get(name, name) for name in get_args(RequestField)}
 
     @property
     def identity(self) -> str:
@@ -77,7 +89,8 @@ class EndpointConfig(BaseModel):
         is part of it.
         """
         extra = json.dumps(self.extra_body, sort_keys=True) if self.extra_body else ""
-        return " ".join(filter(None, (self.model, "at", _normalise(self.base_url), extra)))
+        fields = json.dumps(self.fields, sort_keys=True) if self.fields else ""
+        return " ".join(filter(None, (self.model, "at", _normalise(self.base_url), extra, fields)))
 
     @property
     def url(self) -> str:

@@ -57,6 +57,6 @@ def broken(where: str, outcomes: Iterable[Outcome]) -> GeneratorError:
     return GeneratorError(
         f"{where} answered none of {details.total()} requests ({shown}). That is no matter of single "
         "requests, so none of these is recorded. Check that the address leads to the server itself, that the "
-        "model takes max_tokens, temperature and seed as they are sent, and that its context holds prompt "
-        "and answer; then run again"
+        "model takes max_tokens, temperature and seed as they are sent (--endpoint-field gives them other "
+        "names or leaves them out), and that its context holds prompt and answer; then run again"
     )

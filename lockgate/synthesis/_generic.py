@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from lockgate.exchanges import find_duplicates, grouped_split, text_hash
 from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
 from lockgate.synthesis._endpoint_health import all_unusable, broken
+from lockgate.synthesis._reasoning import strip_reasoning
 from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest, Outcome
 from lockgate.synthesis._rows import Mapped, Reject, Row, row_id
 
@@ -85,7 +86,8 @@ class GenerateBlock(_FunctionBlock):
     """Asks a generator something about each row and builds rows from what it wrote.
 
     A row for which nothing usable came back is asked again with another seed, `attempts` times in all, then
-    dropped with the last reason. A batch of which every row is turned away or answered with junk is an error
+    dropped with the last reason. What the model thought before its answer is taken out (`strip_reasoning`).
+    A batch of which every row is turned away or answered with junk is an error
     instead (GeneratorError): recorded, it would stay lost when the generator is mended. Batches of one row,
     and of less than eight once anything was answered, are taken as they are.
 
@@ -188,6 +190,13 @@ class GenerateBlock(_FunctionBlock):
         context.count("completion_tokens", outcome.completion_tokens)
         if not outcome.text.strip():
             return Reject("empty")
+        answer = strip_reasoning(outcome.text)
+        if answer is None:
+            context.count("reasoning_rejected")
+            return Reject("reasoning", "what the model thought can't be told from its answer")
+        if answer != outcome.text:
+            context.count("reasoning_stripped")
+            outcome = replace(outcome, text=answer)
         if outcome.finish_reason == "length" and not self._allow_cut:
             return Reject("cut")
         return self._parse(row, outcome)

@@ -17,6 +17,7 @@ from lockgate.synthesis._requests import (
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _CONTENT = re.compile(r"content(?!.?type)|policy|safety|moderat|filter|flagged|invalid_prompt", re.IGNORECASE)
+_THOUGHTS = ("reasoning_content", "reasoning")
 _NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "quota_exceeded")
 
 
@@ -40,6 +41,9 @@ def read_completion(body: bytes, request: GenerationRequest) -> Outcome:
     if text is None and isinstance(message.get("refusal"), str):
         # A refusal in its own field is an answer like any other: the caller's filters decide about it.
         text = message["refusal"]
+    if text is None and any(isinstance(message.get(name), str) for name in _THOUGHTS):
+        # All of it was thought, and none of it said: an empty answer of a model that works.
+        text = ""
     if not isinstance(text, str):
         return GenerationFailure("malformed", "the message holds no text")
     if not _is_unicode(text):

@@ -301,8 +301,8 @@ def test_vocabularies_that_hold_control_tokens_as_ordinary_pieces() -> None:
     renderer, plain = ChatRenderer(tokenizer), ChatRenderer(tiny_tokenizer())
     text = "the lock holds 水門 tight"
     ids = renderer.encode_text(text)
-    assert renderer.control_ids.isdisjoint(ids)
-    assert len(renderer.control_ids) == 5
+    assert renderer.added_ids.isdisjoint(ids)
+    assert len(renderer.added_ids) == 5
     assert tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
     assert len(ids) < len(text)
     assert len(plain.encode_text(text)) <= len(ids)

@@ -52,7 +52,7 @@ ROWS = {
         [
             (
                 Message("system", "be kind"),
-                Message("user", "a coin\na coin"),
+                Message("user", "a coina coin"),
                 Message("assistant", "", tool_calls=(CALL,)),
                 Message("tool", "gold", tool_call_id="c"),
             )

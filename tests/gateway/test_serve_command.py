@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -92,6 +93,26 @@ def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders):
     assert (
         line["guard"] == about["guard"]["sha256"] == sha256((guard / "guard.yaml").read_bytes()).hexdigest()
     )
+
+
+def test_hangup_makes_a_new_decision_log_and_serving_goes_on(folders):
+    log, old = folders / "rotated.jsonl", folders / "rotated.1"
+    arguments = ("--port", "0", "--decisions", str(log), "--allowed-host", "chat.example.org")
+    with serving(folders, *arguments) as (process, line):
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
+        with httpx2.Client(base_url=url, timeout=30) as client:
+            assert client.get("/v1/models", headers={"host": "chat.example.org"}).status_code == 200
+            assert client.post(CHAT, json=ask(max_tokens=2)).status_code == 200
+            log.rename(old)
+            process.send_signal(signal.SIGHUP)
+            for _ in range(300):
+                if log.exists():
+                    break
+                time.sleep(0.1)
+            assert log.read_bytes() == b""
+            assert client.post(CHAT, json=ask(max_tokens=2)).status_code == 200
+        assert process.poll() is None
+        assert [len(path.read_text().splitlines()) for path in (old, log)] == [1, 1]
 
 
 def test_a_port_in_use_is_said_clearly(folders, capsys):

@@ -12,14 +12,25 @@ from lockgate.exchanges._read import refuse_constant
 _SPACE = " \t\r\n"
 
 
-def array_items(path: Path, max_size: int = MAX_LINE_BYTES) -> Iterator[tuple[int, object]]:
+def array_items(
+    path: Path, max_size: int = MAX_LINE_BYTES, *, rows: str | None = None
+) -> Iterator[tuple[int, object]]:
     """Items by number, from 1, in memory bounded by about twice `max_size` characters.
+
+    Args:
+        rows: keys, with dots between them, that lead to the array in a document; else the document is it.
 
     Raises:
         ExchangeError: no valid JSON; a fault in an array has no next line to go on from, so it ends the file.
+            Also no array at `rows`.
     """
     window = _Window(path)
-    window.next_mark()
+    if rows is not None:
+        for number, key in enumerate(rows.split("."), 1):
+            where = f"{path}: rows: {'.'.join(rows.split('.')[:number])}"
+            _enter(window, key, where, max_size)
+    if window.next_mark() != "[":
+        raise ExchangeError(f"{path}: rows: {rows}: expected a list of rows there")
     window.at += 1
     mark, number = window.next_mark(), 0
     while mark != "]":
@@ -62,6 +73,25 @@ class _Window:
             if self.at < len(self.text) or self.ended:
                 return self.text[self.at : self.at + 1]
             self.grow()
+
+
+def _enter(window: "_Window", key: str, where: str, max_size: int) -> None:
+    """Stand in front of the value of a key of the object that comes next, past what is before it."""
+    if window.next_mark() != "{":
+        raise ExchangeError(f"{where}: there is no object that could hold it")
+    window.at += 1
+    while (mark := window.next_mark()) != "}":
+        name = _item(window, where, max_size) if mark == '"' else None
+        if name is None or window.next_mark() != ":":
+            raise ExchangeError(f"{where}: not valid JSON in front of it; write the file again")
+        window.at += 1
+        window.next_mark()
+        if name == key:
+            return
+        _item(window, where, max_size)
+        if window.next_mark() == ",":
+            window.at += 1
+    raise ExchangeError(f"{where}: no such key; name the path to the list of rows")
 
 
 _DECODER = json.JSONDecoder(parse_constant=refuse_constant)

@@ -30,7 +30,11 @@ class ArrowRow(Mapping[str, Any]):
         if place < 0:
             raise KeyError(column)
         try:
-            value = self._batch.column(place)[self._index].as_py()
+            cells = self._batch.column(place).slice(self._index, 1)
+            kind = cells.type
+            # Python's times hold no nanoseconds: such a column is written out by the library.
+            nanoseconds = pa.types.is_timestamp(kind) and kind.unit == "ns"
+            value = (cells.cast(pa.string()) if nanoseconds else cells)[0].as_py()
         except UnicodeDecodeError:
             raise RowFault("malformed", column, "holds bytes that are not UTF-8") from None
         except (ValueError, OverflowError, pa.ArrowException, ImportError):

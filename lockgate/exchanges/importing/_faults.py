@@ -3,8 +3,8 @@
 import re
 
 from lockgate.errors import ExchangeError
+from lockgate.exchanges._names import shown_name as shown_name
 
-_PLAIN = re.compile(r"(?=.{1,40}\Z)[A-Za-z_][\w.\-]*(?: [\w.\-]+){0,3}\Z")
 # Up to five words of letters, digits and what joins them in names; a long number may be somebody's.
 _LABEL = re.compile(r"(?=.{1,40}\Z)(?!.*\d{5})(?!.*//)\w[\w\-/&+,:()]*(?: [\w\-/&+,:()]+){0,4}\Z")
 
@@ -24,8 +24,3 @@ class RowFault(ExchangeError):
 def is_label(name: str) -> bool:
     """Whether a value looks like a label and may be shown; one that doesn't may be a user's text."""
     return _LABEL.match(name) is not None
-
-
-def shown_name(name: str) -> str:
-    """A column's or key's name if it looks like one; where data are broken a name may be a user's text."""
-    return f"`{name}`" if _PLAIN.match(name) else "one whose name isn't plain"

@@ -72,7 +72,7 @@ class DataImport:
                 all could be imported.
         """
         for file in self.source.files:
-            for number, decode in read_rows(file):
+            for number, decode in read_rows(file, self.mapping.rows):
                 if self._limit is not None and self._tally.imported >= self._limit:
                     return
                 yield from self._exchanges(file, number, decode)
@@ -126,7 +126,7 @@ class DataImport:
         samples: dict[str, list[object]] = {}
         seen = 0
         for file in self.source.files:
-            for _, decode in read_rows(file):
+            for _, decode in read_rows(file, self.mapping.rows):
                 if seen == _SAMPLE_ROWS:
                     return samples
                 seen += 1

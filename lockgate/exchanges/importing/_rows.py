@@ -9,8 +9,8 @@ from typing import Any
 
 from lockgate.errors import ExchangeError
 from lockgate.exchanges._files import MAX_LINE_BYTES, read_chunks, read_lines
+from lockgate.exchanges._names import json_type
 from lockgate.exchanges._read import json_records
-from lockgate.exchanges._record import json_type
 from lockgate.exchanges.importing._array import array_items
 from lockgate.exchanges.importing._arrow import arrow_rows, ipc_batches, parquet_batches
 from lockgate.exchanges.importing._faults import RowFault
@@ -21,20 +21,29 @@ Row = Mapping[str, Any]
 RowRecord = tuple[int, Callable[[], Row]]
 
 
-def read_rows(file: DataFile) -> Iterator[RowRecord]:
+def read_rows(file: DataFile, rows: str | None = None) -> Iterator[RowRecord]:
     """Rows in file order, in memory that doesn't grow with the file.
+
+    Args:
+        rows: where in one JSON document the list of rows is, by keys with dots between them.
 
     Raises:
         ExchangeError: the file is damaged or cut short, or not of its kind.
     """
+    if rows is not None:
+        if file.kind != "json":
+            raise ExchangeError(f"{file.path}: rows: a path is for one JSON document, found {file.kind}")
+        return ((number, partial(_object, item)) for number, item in array_items(file.path, rows=rows))
     if file.kind == "csv":
         return _csv_rows(file.path)
     if file.kind == "parquet":
         return arrow_rows(file.path, parquet_batches)
     if file.kind == "arrow":
         return arrow_rows(file.path, ipc_batches)
-    if file.kind == "json" and _is_array(file.path):
-        return ((number, partial(_object, item)) for number, item in array_items(file.path))
+    if file.kind == "json":
+        if _is_array(file.path):
+            return ((number, partial(_object, item)) for number, item in array_items(file.path))
+        _refuse_document(file.path)
     return ((number, partial(_json_row, decode)) for number, decode in json_records(file.path))
 
 
@@ -58,6 +67,16 @@ def _is_array(path: Path) -> bool:
         if text := chunk.removeprefix(codecs.BOM_UTF8).lstrip():
             return text.startswith(b"[")
     return False
+
+
+def _refuse_document(path: Path) -> None:
+    """One object over many lines is no row a line."""
+    first = next((line.data for line in read_lines(path) if line.data is None or line.data.strip()), None)
+    if first is not None and first.removeprefix(codecs.BOM_UTF8).strip() == b"{":
+        raise ExchangeError(
+            f"{path}: one JSON object over several lines; say where in it the list of rows is, as in "
+            "`rows: data` in the mapping"
+        )
 
 
 def _csv_rows(path: Path) -> Iterator[RowRecord]:

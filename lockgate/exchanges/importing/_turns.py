@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lockgate.errors import ExchangeError
+from lockgate.exchanges._content import ContentFault, content_text
+from lockgate.exchanges._names import json_type
 from lockgate.exchanges._read import refuse_constant
-from lockgate.exchanges._record import ROLES, Message, json_type, messages_from_list
+from lockgate.exchanges._record import ROLES, Message, messages_from_list
 from lockgate.exchanges.importing._faults import RowFault, shown_name
 
 ROLE_NAMES: Mapping[str, str] = {
@@ -25,8 +27,7 @@ ROLE_NAMES: Mapping[str, str] = {
     "function_response": "tool",
 }
 _KEPT = ("name", "tool_calls", "tool_call_id")
-_TEXT_PARTS = ("text", "input_text", "output_text")
-_MARKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_MARKER = re.compile(r"(?:\A\s*|(?:\r\n?|\n){2})(Human|Assistant):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class TurnReader:
         for key, value in item.items():
             if key in (role_key, text_key, *_KEPT, *self.ignored) or value is None or value in ([], {}, ""):
                 continue
+            if key == "refusal" and item.get(text_key) is None:
+                continue
             raise RowFault(
                 "unknown-key",
                 where,
@@ -72,23 +75,15 @@ class TurnReader:
                 f"expected one of {', '.join(ROLE_NAMES)}; give other names in `roles` of the mapping",
             )
         kept = {key: item[key] for key in _KEPT if item.get(key)}
-        return {"role": name, "content": _content(item.get(text_key), f"{where}.{text_key}", kept), **kept}
+        return {"role": name, "content": _content(item, name, text_key, where), **kept}
 
 
-def _content(value: object, where: str, kept: Mapping[str, object]) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None and "tool_calls" in kept:
-        return ""
-    if not isinstance(value, list):
-        raise RowFault("wrong-type", where, f"expected text, found {json_type(value)}")
-    texts = []
-    for part in value:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS else part
-        if not isinstance(text, str):
-            raise RowFault("unsupported-part", where, "holds a part that is not text, such as an image")
-        texts.append(text)
-    return "\n".join(texts)
+def _content(item: Mapping[str, Any], role: str, key: str, where: str) -> str:
+    try:
+        return content_text(item, role, key)
+    except ContentFault as fault:
+        reason = "unsupported-part" if fault.unsupported else "wrong-type"
+        raise RowFault(reason, f"{where}.{fault.field}", fault.what) from None
 
 
 def list_items(value: object, where: str) -> Sequence[object]:

@@ -81,6 +81,7 @@ def build_card(brief: Brief, result: PipelineResult, origins: Origins, sha256: s
     topics = [_topic_card(brief, name, tally, dropped, result) for name in brief.topics]
     constitution = brief.constitution
     steps = [step.to_dict() for step in result.steps]
+    reasoning = {name: _sum(steps, f"reasoning_{name}") for name in ("stripped", "rejected")}
     return {
         "format": FORMAT,
         "constitution": {
@@ -97,6 +98,8 @@ def build_card(brief: Brief, result: PipelineResult, origins: Origins, sha256: s
         "steps": steps,
         "requests": _sum(steps, "requests"),
         "tokens": {name: _sum(steps, f"{name}_tokens") for name in ("prompt", "completion")},
+        # Only where a model sent its thoughts: cards of other runs stay as they are.
+        **({"reasoning": reasoning} if any(reasoning.values()) else {}),
         "warnings": list_warnings(topics),
         "plan": brief.plan.model_dump(mode="json"),
         "exchanges_sha256": sha256,
@@ -186,6 +189,7 @@ def write_readme(card: Mapping[str, Any]) -> str:
         "Labels come from what each answer was asked to be, and from word rules. They are for training: what "
         "a generator wrote says nothing about how a guard does on what people write.",
         "",
+        *_reasoning(card.get("reasoning")),
         *_warnings(card["warnings"]),
         "## Rows",
         "",
@@ -227,6 +231,16 @@ def _judge_line(judge: Mapping[str, Any] | None) -> str:
 
 def _warnings(warnings: Sequence[str]) -> list[str]:
     return ["## To be looked at", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []
+
+
+def _reasoning(counts: Mapping[str, int] | None) -> list[str]:
+    if counts is None:
+        return []
+    return [
+        f"The generator sent its reasoning in the text of answers: taken out of {counts['stripped']}; "
+        f"{counts['rejected']} were dropped, since the answer couldn't be told from it.",
+        "",
+    ]
 
 
 def _topic_row(topic: Mapping[str, Any]) -> list[object]:

@@ -10,6 +10,7 @@ from typing import Any
 from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import Exchange, Message, read_exchanges
 from lockgate.synthesis._endpoint_health import all_unusable, broken
+from lockgate.synthesis._reasoning import strip_reasoning
 from lockgate.synthesis._requests import Completion, GenerationRequest, Generator
 from lockgate.synthesis._rows import Reject, Row
 from lockgate.synthesis.factory._brief import Brief
@@ -141,5 +142,5 @@ def read_judge_rows(path: str | os.PathLike[str]) -> list[Exchange]:
 
 def read_verdict(text: str) -> bool | None:
     """Whether the first yes or no in a judge's answer is a yes; None without either."""
-    found = _VERDICT.search(text)
+    found = _VERDICT.search(strip_reasoning(text) or "")
     return None if found is None else found.group(1).lower() == "yes"

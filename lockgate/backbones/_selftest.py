@@ -1,0 +1,166 @@
+"""The self-test of a tokenizer and its chat template: what a guard relies on, tried before the first token.
+
+A tokenizer that cuts text off, or a template that writes the day, would make every score of the guard wrong
+without a sound. The probes are a few conversations; they take some milliseconds and need no model.
+"""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lockgate.backbones._chat import ChatRenderer, RenderedChat
+from lockgate.errors import BackboneError
+from lockgate.exchanges import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_WORDS = "The keeper opens the upper gate, and the water falls by two metres. "
+# Longer than any limit that a tokenizer's file is likely to hold would leave of it.
+_LONG = "".join(f"{number}. {_WORDS}" for number in range(60))
+_LETTERS = (
+    "naïve café, Ελλάδα, Привет, مرحبا, 水門, 🚤; if x <= 3:\n    y = {'a': [1, 2]}\n\treturn y\n\n* end"
+)
+_CALL = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": "ring", "arguments": {"bell": "two"}},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """One property and whether it holds; `found` says what was tried, or what is wrong."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def self_test(
+    chat: ChatRenderer, tokenizer: "PreTrainedTokenizerFast", embeddings: int | None = None
+) -> list[SelfCheck]:
+    """Try all that a guard relies on; see the names of the checks.
+
+    Args:
+        embeddings: rows of the model's embedding, where they are known.
+    """
+    conversations: list[tuple[Message, ...]] = []
+    rendered: list[RenderedChat] = []
+    refused: list[str] = []
+    for name, messages in _probes():
+        try:
+            rendered.append(chat.render(messages))
+            conversations.append(messages)
+        except BackboneError as error:
+            if name in ("one turn", "letters", "long"):
+                return [SelfCheck("conversations are rendered", False, f"{name}: {error}")]
+            refused.append(name)
+    left = f", refused by the template: {', '.join(refused)}" if refused else ""
+    checks = [SelfCheck("conversations are rendered", True, f"{len(rendered)} kinds{left}")]
+    parts: list[tuple[str, Callable[[], str]]] = [
+        ("texts are read whole", lambda: _texts(chat, tokenizer, conversations, rendered)),
+        ("two renderings are equal", lambda: _repeats(chat, conversations, rendered)),
+        ("served and scored tokens agree", lambda: _served(chat, conversations, rendered)),
+        ("every token has an embedding", lambda: _embedded(tokenizer, rendered, embeddings)),
+    ]
+    for name, check in parts:
+        try:
+            checks.append(SelfCheck(name, True, check()))
+        except BackboneError as error:
+            checks.append(SelfCheck(name, False, str(error)))
+    return checks
+
+
+def require_self_test(
+    chat: ChatRenderer, tokenizer: "PreTrainedTokenizerFast", where: str, embeddings: int | None
+) -> None:
+    """Raise BackboneError with the first check that fails."""
+    for check in self_test(chat, tokenizer, embeddings):
+        if not check.ok:
+            raise BackboneError(f"{where}: the self-test failed, {check.name}: {check.found}")
+
+
+def _probes() -> list[tuple[str, tuple[Message, ...]]]:
+    user, answer = Message("user", "What is a lock?"), Message("assistant", "A gate between two waters.")
+    system = Message("system", "Be brief.")
+    again = Message("user", "And then?")
+    called = Message("assistant", "I ring it.", tool_calls=(_CALL,))
+    return [
+        ("one turn", (user, answer)),
+        ("letters", (Message("user", _LETTERS), Message("assistant", _LETTERS))),
+        ("long", (Message("user", _LONG), Message("assistant", _WORDS))),
+        ("several turns", (user, answer, again, answer)),
+        ("a system text", (system, user, answer)),
+        ("a system text and several turns", (system, user, answer, again, answer)),
+        ("tools", (user, called, Message("tool", "It rang."), answer)),
+    ]
+
+
+def _texts(
+    chat: ChatRenderer,
+    tokenizer: "PreTrainedTokenizerFast",
+    conversations: Sequence[Sequence[Message]],
+    rendered: Sequence[RenderedChat],
+) -> str:
+    for messages, found in zip(conversations, rendered, strict=True):
+        for span in found.spans:
+            read = tokenizer.decode(
+                found.token_ids[span.start : span.end],
+                skip_special_tokens=False,
+                clean_up_tokenization_spaces=False,
+            )
+            wanted = _plain(messages[span.turn].content)
+            # Calls that the template leaves out stand behind the content.
+            if _plain(read) != wanted and not (
+                messages[span.turn].tool_calls and _plain(read).startswith(wanted)
+            ):
+                raise BackboneError(
+                    f"a text of {len(wanted)} characters comes back as {len(_plain(read))}, and not the "
+                    "same: the tokenizer loses or changes text"
+                )
+    return f"{sum(len(found.token_ids) for found in rendered)} tokens say what was written"
+
+
+def _repeats(
+    chat: ChatRenderer, conversations: Sequence[Sequence[Message]], rendered: Sequence[RenderedChat]
+) -> str:
+    for messages, found in zip(conversations, rendered, strict=True):
+        if chat.render(messages) != found:
+            raise BackboneError("the same conversation has other tokens the second time")
+    dated = ", the date is fixed" if chat.template.asks_for_the_date else ""
+    return f"{len(rendered)} conversations, twice{dated}"
+
+
+def _served(
+    chat: ChatRenderer, conversations: Sequence[Sequence[Message]], rendered: Sequence[RenderedChat]
+) -> str:
+    for messages, found in zip(conversations, rendered, strict=True):
+        request = chat.render(messages[:-1], add_generation_prompt=True)
+        if request.token_ids != found.token_ids[: found.answer_start]:
+            raise BackboneError("a finished conversation has other tokens before its answer than the request")
+        if (request.prefix_length, request.prompt_start) != (found.prefix_length, found.prompt_start):
+            raise BackboneError("a finished conversation has other regions than its request")
+    return f"{len(rendered)} requests and finished conversations"
+
+
+def _embedded(
+    tokenizer: "PreTrainedTokenizerFast", rendered: Sequence[RenderedChat], embeddings: int | None
+) -> str:
+    highest = max(max(found.token_ids) for found in rendered)
+    if embeddings is None:
+        return f"not known, the highest token is {highest}"
+    if highest >= embeddings:
+        beyond = sorted({token for found in rendered for token in found.token_ids if token >= embeddings})
+        raise BackboneError(
+            f"the template writes {', '.join(map(str, tokenizer.convert_ids_to_tokens(beyond)))}, and the "
+            f"model's embedding has only {embeddings} rows: tokens were added to the tokenizer and not to "
+            "the weights; take the tokenizer that belongs to them"
+        )
+    return f"the highest token is {highest} of {embeddings}"
+
+
+def _plain(text: str) -> str:
+    """What a reader sees: forms of letters and blanks at the ends may be the tokenizer's business."""
+    return unicodedata.normalize("NFKC", text).strip()

@@ -1,0 +1,104 @@
+"""A model's chat template: which of several it is, and that it writes the same at any time.
+
+Scores of one file must not change with the clock, and what is scored must be what is served. A template that
+asks for the date gets a fixed one; a template that draws lots is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError, nodes
+
+from lockgate.errors import BackboneError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# What templates that ask for the date are told. Another one would be another reading of every conversation.
+FIXED_DATE = datetime(2026, 1, 1, 12)  # without a zone, as templates are told the time
+_CLOCK = "strftime_now"
+_FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+class TemplateRefusal(Exception):
+    """The template refuses these turns, or fails on them."""
+
+
+class ChatTemplate:
+    """The template with which a tokenizer's conversations are rendered.
+
+    Attributes:
+        text: its source.
+        asks_for_the_date: whether it would write the date; it is told `FIXED_DATE` instead.
+
+    Raises:
+        BackboneError: no template, several and none is the default, no valid Jinja, or one that writes
+            something random.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        from transformers.utils import chat_template_utils
+
+        self._tokenizer = tokenizer
+        self.text = choose_template(tokenizer.chat_template)
+        try:
+            # The library's own compiler: its public functions can't be told another time.
+            self._compiled = chat_template_utils._compile_jinja_template(self.text)
+            tree = self._compiled.environment.parse(self.text)
+        except TemplateError as error:
+            raise BackboneError(f"the model's chat template is not valid Jinja ({error})") from error
+        names = {name.name for name in tree.find_all(nodes.Name)}
+        if "lipsum" in names or any(found.name == "random" for found in tree.find_all(nodes.Filter)):
+            moving = "lipsum()" if "lipsum" in names else "the filter `random`"
+            raise BackboneError(
+                f"the model's chat template writes something random ({moving}), so that no score could be "
+                "repeated; take that out of chat_template.jinja"
+            )
+        self.asks_for_the_date = _CLOCK in names
+
+    def render(self, turns: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
+        """The text of a conversation. Raises TemplateRefusal."""
+        try:
+            if self.asks_for_the_date:
+                return self._render_frozen(turns, add_generation_prompt)
+            text: str = self._tokenizer.apply_chat_template(
+                [dict(turn) for turn in turns],
+                chat_template=self.text,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except _FAULTS as error:
+            raise TemplateRefusal(str(error)) from error
+        return text
+
+    def _render_frozen(self, turns: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+        text: str = self._compiled.render(
+            messages=[dict(turn) for turn in turns],
+            tools=[],
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **{**self._tokenizer.special_tokens_map, _CLOCK: FIXED_DATE.strftime},
+        )
+        return text
+
+
+def choose_template(found: object) -> str:
+    """The template of a tokenizer that may have several, by name: the one called `default`.
+
+    Raises:
+        BackboneError: there is none; names the choices.
+    """
+    if isinstance(found, Mapping):
+        if found and "default" not in found:
+            raise BackboneError(
+                f"none of the tokenizer's chat templates is called default (there are "
+                f"{', '.join(sorted(map(str, found)))}); write the one to use to chat_template.jinja in the "
+                "model's directory"
+            )
+        found = found.get("default")
+    if not isinstance(found, str) or not found:
+        raise BackboneError(
+            "the tokenizer has no chat template; add chat_template.jinja to the model's directory"
+        )
+    return found

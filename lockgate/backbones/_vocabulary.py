@@ -1,0 +1,163 @@
+"""From text to tokens: what the template writes, what people write, and what the model wrote itself.
+
+Added tokens are of three kinds. Control tokens are special, or written by the template around turns: no text
+becomes one, and the model writes none but the end of its turn. Blanks and line breaks are text like any
+other. The rest (`</think>`, `<table>`) are words of the model: it may write them, and its own finished answer
+is read with them, while the same letters in anybody else's text are ordinary tokens.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from lockgate.errors import BackboneError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# How vocabularies made with SentencePiece write a blank.
+_BLANK = "\u2581"
+# A template may write an empty block of thought around an answer; the model must be able to close its own.
+_THOUGHT = re.compile(r"think|thought|reason", re.IGNORECASE)
+
+
+class Vocabulary:
+    """A tokenizer's two readings of text, with nothing cut off, filled up or left to chance.
+
+    Args:
+        embeddings: rows of the model's embedding; ids from there on can't be read. None: all can.
+
+    Attributes:
+        added_ids: every added token.
+        control_ids: those that no text may become; complete only after `note_turns`.
+
+    Raises:
+        BackboneError: no fast tokenizer, or ordinary tokens without an embedding.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", embeddings: int | None = None) -> None:
+        backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise BackboneError("the tokenizer has no tokenizer.json; convert it to a fast tokenizer first")
+        self._backend = backend
+        state = json.loads(backend.to_str())
+        self._contents = {token["id"]: token["content"] for token in state["added_tokens"]}
+        self.added_ids = frozenset(self._contents)
+        special = {token["id"] for token in state["added_tokens"] if token["special"]}
+        self.control_ids = frozenset(special | (set(tokenizer.all_special_ids) & self.added_ids))
+        self.unreadable_ids = frozenset(
+            token for token in self.added_ids if embeddings is not None and token >= embeddings
+        )
+        _check_size(state["model"].get("vocab"), self.added_ids, embeddings)
+        blanks = [token for token in state["added_tokens"] if self._is_blank(token)]
+        self._blank_ids = frozenset(token["id"] for token in blanks)
+        # A token that swallows the blanks around it would hide text.
+        state["added_tokens"] = [{**token, "lstrip": False, "rstrip": False} for token in blanks]
+        state["post_processor"] = state["truncation"] = state["padding"] = None
+        if state["model"].get("dropout") is not None:
+            state["model"]["dropout"] = None
+        self._plain = Tokenizer.from_str(json.dumps(state))
+        # The copy numbers its added tokens anew where others are left out between them.
+        self._own_ids = {self._plain.token_to_id(token["content"]): token["id"] for token in blanks}
+        self._words: re.Pattern[str] | None = None
+        self._ids_of_words: dict[str, int] = {}
+        self.note_turns(())
+
+    def note_turns(self, written: Iterable[str]) -> None:
+        """Take the added tokens in what a template writes between texts for control tokens too."""
+        found = {token for text in written for token in self.encode_template(text)} & self.added_ids
+        marks = {
+            token
+            for token in found - self._blank_ids
+            if token in self.control_ids or not _THOUGHT.search(self._contents[token])
+        }
+        self.control_ids |= marks
+        words = self.added_ids - self.control_ids - self._blank_ids - self.unreadable_ids
+        self._ids_of_words = {self._contents[token]: token for token in words}
+        by_length = sorted(self._ids_of_words, key=len, reverse=True)
+        self._words = re.compile("|".join(map(re.escape, by_length))) if by_length else None
+
+    def encode_template(self, text: str) -> list[int]:
+        """Tokens of what a template writes, control tokens among them."""
+        # Whoever called the tokenizer last may have left a limit in it, and its file may hold one.
+        if self._backend.truncation is not None:
+            self._backend.no_truncation()
+        if self._backend.padding is not None:
+            self._backend.no_padding()
+        if getattr(self._backend.model, "dropout", None) is not None:
+            self._backend.model.dropout = None
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids if text else []
+        return ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokens of people's text: every spelling of an added token that isn't blank is ordinary tokens.
+
+        Raises:
+            BackboneError: the text is not valid Unicode.
+        """
+        return self._encode(text, self.added_ids - self._blank_ids)
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Tokens of the model's own words: as `encode_text`, but for the added tokens that it may write.
+
+        Raises:
+            BackboneError: the text is not valid Unicode.
+        """
+        if self._words is None:
+            return self.encode_text(text)
+        barred, ids, end = self.control_ids | self.unreadable_ids, [], 0
+        for word in self._words.finditer(text):
+            ids += [*self._encode(text[end : word.start()], barred), self._ids_of_words[word[0]]]
+            end = word.end()
+        return ids + self._encode(text[end:], barred)
+
+    def _encode(self, text: str, barred: frozenset[int]) -> list[int]:
+        try:
+            found = self._plain.encode(text, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError):
+            raise BackboneError("messages: text that is not valid Unicode (a lone surrogate)") from None
+        ids: list[int] = []
+        for number, (start, end) in zip(found.ids, found.offsets, strict=True):
+            token = self._own_ids.get(number, number)
+            if token in barred:
+                # A vocabulary that also holds the added token as an ordinary piece.
+                ids.extend(self._spell(text[start:end], barred))
+            else:
+                ids.append(token)
+        return ids
+
+    def _spell(self, text: str, barred: frozenset[int]) -> list[int]:
+        """Letter by letter, or byte by byte, no barred token can form; what has neither form is left out."""
+        ids: list[int] = []
+        for letter in text:
+            numbers = self._plain.encode(letter, add_special_tokens=False).ids
+            found = [self._own_ids.get(number, number) for number in numbers]
+            if not barred.isdisjoint(found):
+                spelt = [self._plain.token_to_id(f"<0x{byte:02X}>") for byte in letter.encode()]
+                found = [token for token in spelt if token is not None]
+            ids.extend(token for token in found if token not in barred)
+        return ids
+
+    def _is_blank(self, token: dict[str, Any]) -> bool:
+        apart = token["id"] in self.control_ids or token["id"] in self.unreadable_ids
+        return not apart and not token["content"].replace(_BLANK, " ").strip()
+
+
+def _check_size(vocabulary: object, added: frozenset[int], embeddings: int | None) -> None:
+    """Ordinary tokens can't be kept out of texts: each needs an embedding."""
+    if embeddings is None:
+        return
+    ids: Iterable[int] = ()
+    if isinstance(vocabulary, dict):
+        ids = vocabulary.values()
+    elif isinstance(vocabulary, list):
+        ids = range(len(vocabulary))
+    beyond = sum(1 for token in ids if token >= embeddings and token not in added)
+    if beyond:
+        raise BackboneError(
+            f"the tokenizer has {beyond} tokens from id {embeddings} on, and the model's embedding has only "
+            f"{embeddings} rows; take the tokenizer that belongs to these weights"
+        )

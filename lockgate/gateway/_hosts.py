@@ -1,0 +1,74 @@
+"""Which names a server answers to: a page of another site must not reach it under a name of its own."""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lockgate.errors import ConfigError
+from lockgate.gateway._errors import ApiError, error_response
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+# Whoever keeps a container running asks for these by its address.
+_HEALTH = ("/health", "/healthz", "/readyz")
+_NAME = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
+
+
+def check_host_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names for `--allowed-host` as they are compared: lower case, IPv6 addresses in brackets.
+
+    Raises:
+        ConfigError: no name of a host; a port and a scheme are no part of it.
+    """
+    found = []
+    for name in names:
+        plain = name.strip().lower().rstrip(".")
+        try:
+            address = ipaddress.ip_address(plain.strip("[]"))
+        except ValueError:
+            if not _NAME.fullmatch(plain):
+                raise ConfigError(
+                    f"--allowed-host {name}: expected a host's name such as chat.example.org, or "
+                    "*.example.org, without scheme and port"
+                ) from None
+            found.append(plain)
+        else:
+            found.append(f"[{address}]" if address.version == 6 else str(address))
+    return tuple(found)
+
+
+class HostCheck:
+    """Refuses requests whose Host header is none of the allowed names, in the shape of other errors.
+
+    Args:
+        names: see `check_host_names`; `*.` in front stands for one name or more.
+        health_for_all: whether health checks are answered under any name.
+    """
+
+    def __init__(self, app: ASGIApp, names: tuple[str, ...], *, health_for_all: bool = False) -> None:
+        self._app = app
+        self._names = frozenset(name for name in names if not name.startswith("*."))
+        self._endings = tuple(name[1:] for name in names if name.startswith("*."))
+        self._health_for_all = health_for_all
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exempt = self._health_for_all and scope.get("path") in _HEALTH
+        if scope["type"] == "http" and not exempt and not self._knows(Headers(scope=scope).get("host", "")):
+            error = ApiError(
+                400,
+                "This server doesn't answer to the name in the Host header; start it with "
+                "--allowed-host NAME if it should.",
+                code="invalid_host",
+            )
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _knows(self, header: str) -> bool:
+        name = header.strip().lower()
+        # The port is what follows the last colon behind an address in brackets, or the only colon.
+        host = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        host = host.rstrip(".")
+        return host in self._names or (bool(self._endings) and host.endswith(self._endings))
