@@ -24,6 +24,8 @@ SCORING = """
 import json, sys
 from importlib.util import find_spec
 import lockgate
+# What `lockgate score` and `lockgate serve` run.
+import lockgate.cli, lockgate.gateway.playground, lockgate.traffic
 
 bundle, backbone, messages, names = json.loads(sys.argv[1])
 score = lockgate.load(bundle, backbone=backbone).score(messages)
