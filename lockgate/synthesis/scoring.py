@@ -17,6 +17,8 @@ from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._rows import Reject
 from lockgate.traffic import score_row
 
+__all__ = ["SCORES", "ScoreBlock"]
+
 SCORES = "scores"
 
 _COLUMNS = (

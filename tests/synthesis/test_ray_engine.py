@@ -21,9 +21,9 @@ from lockgate.synthesis import (
     LocalEngine,
     Pipeline,
     RayEngine,
-    ScoreBlock,
     engine_named,
 )
+from lockgate.synthesis.scoring import ScoreBlock
 
 # CI has Ray and must not leave these out.
 needs_ray = pytest.mark.skipif(
