@@ -162,5 +162,5 @@ def _embedded(
 
 
 def _plain(text: str) -> str:
-    """What a reader sees: forms of letters and blanks at the ends may be the tokenizer's business."""
-    return unicodedata.normalize("NFKC", text).strip()
+    """What a reader sees: forms of letters and how many blanks there are may be the tokenizer's business."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())

@@ -49,7 +49,7 @@ class ChatTemplate:
         except TemplateError as error:
             raise BackboneError(f"the model's chat template is not valid Jinja ({error})") from error
         names = {name.name for name in tree.find_all(nodes.Name)}
-        if "lipsum" in names or any(found.name == "random" for found in tree.find_all(nodes.Filter)):
+        if "lipsum" in names or any(map(_draws_lots, tree.find_all(nodes.Filter))):
             moving = "lipsum()" if "lipsum" in names else "the filter `random`"
             raise BackboneError(
                 f"the model's chat template writes something random ({moving}), so that no score could be "
@@ -81,6 +81,12 @@ class ChatTemplate:
             **{**self._tokenizer.special_tokens_map, _CLOCK: FIXED_DATE.strftime},
         )
         return text
+
+
+def _draws_lots(found: nodes.Filter) -> bool:
+    """Whether a filter is `random`, or is told to use it, as in `map("random")`."""
+    told = (argument.value for argument in found.args if isinstance(argument, nodes.Const))
+    return found.name == "random" or (found.name == "map" and "random" in told)
 
 
 def choose_template(found: object) -> str:

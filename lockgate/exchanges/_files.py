@@ -19,6 +19,7 @@ _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 _ZSTD_FEED_BYTES = 2**9
 # The longest that the format's tools write (`--long=31`); its memory is taken as it is filled.
 _ZSTD_WINDOW = 2**31
+_LFS = b"version https://git-lfs.github.com/spec/"
 _WIDE_ENCODINGS = (
     (b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"),
     (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
@@ -42,6 +43,21 @@ def suffix_of(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return suffix
     raise ExchangeError(f"{path}: unknown kind of file; the name must end in one of {', '.join(SUFFIXES)}")
+
+
+def refuse_pointer(path: Path) -> None:
+    """Name a Git LFS pointer, which stands in the place of a file that wasn't fetched.
+
+    Raises:
+        ExchangeError: it is one, or the file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_LFS))
+    except OSError as error:
+        raise ExchangeError(f"{path}: can't be read: {error.strerror}") from error
+    if head == _LFS:
+        raise ExchangeError(f"{path}: a Git LFS pointer and not the file itself; run `git lfs pull` there")
 
 
 def read_lines(path: Path, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._files import MAX_LINE_BYTES, read_lines, suffix_of
+from lockgate.exchanges._files import MAX_LINE_BYTES, read_lines, refuse_pointer, suffix_of
 from lockgate.exchanges._names import shown_name
 from lockgate.exchanges._record import RECORD_KEYS, Exchange, exchange_from_dict
 
@@ -56,6 +56,7 @@ def read_exchanges(
     suffix = suffix_of(file)
     if not file.is_file():
         raise ExchangeError(f"{file}: no such file")
+    refuse_pointer(file)
     records = _parquet_records(file) if suffix == ".parquet" else json_records(file)
     return _checked(file, records, skip_invalid, on_invalid)
 

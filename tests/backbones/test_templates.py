@@ -137,7 +137,11 @@ def test_only_a_template_that_asks_for_the_date_has_it_in_its_identity() -> None
 
 @pytest.mark.parametrize(
     ("added", "named"),
-    [("{{ ['a', 'b'] | random }}", "`random`"), ("{% if false %}{{ lipsum(1) }}{% endif %}", r"lipsum\(\)")],
+    [
+        ("{{ ['a', 'b'] | random }}", "`random`"),
+        ("{{ [['a', 'b']] | map('random') | first }}", "`random`"),
+        ("{% if false %}{{ lipsum(1) }}{% endif %}", r"lipsum\(\)"),
+    ],
 )
 def test_a_template_that_draws_lots_is_refused(added, named) -> None:
     with pytest.raises(BackboneError, match=named):

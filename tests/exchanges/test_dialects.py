@@ -165,6 +165,17 @@ def test_other_bytes_are_no_wide_encoding(tmp_path_factory, data) -> None:
         pytest.fail(str(error))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst", "a.parquet", "a.csv", "a.arrow"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name) -> None:
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(ExchangeError, match=f"{name}: a Git LFS pointer"):
+        imported(path)
+    if "jsonl" in name or "parquet" in name:
+        with pytest.raises(ExchangeError, match=f"{name}: a Git LFS pointer"):
+            list(read_exchanges(path, skip_invalid=True))
+
+
 # Columns.
 
 

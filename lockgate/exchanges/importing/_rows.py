@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._files import MAX_LINE_BYTES, read_chunks, read_lines
+from lockgate.exchanges._files import MAX_LINE_BYTES, read_chunks, read_lines, refuse_pointer
 from lockgate.exchanges._names import json_type
 from lockgate.exchanges._read import json_records
 from lockgate.exchanges.importing._array import array_items
@@ -30,6 +30,7 @@ def read_rows(file: DataFile, rows: str | None = None) -> Iterator[RowRecord]:
     Raises:
         ExchangeError: the file is damaged or cut short, or not of its kind.
     """
+    refuse_pointer(file.path)
     if rows is not None:
         if file.kind != "json":
             raise ExchangeError(f"{file.path}: rows: a path is for one JSON document, found {file.kind}")
