@@ -18,7 +18,7 @@ from random import Random
 from typing import Any, overload
 
 from benchmarks.peak import peak_bytes
-from lockgate.exchanges import DOCUMENT_MINHASH, MinHash, find_duplicates, shingle_jaccard
+from lockgate.curation import DOCUMENT_MINHASH, MinHash, find_duplicates, shingle_jaccard
 
 TARGET = Path(__file__).parents[1] / "results" / "synthesis" / "dedup.json"
 LEVELS = (0.6, 0.7, 0.8, 0.9)

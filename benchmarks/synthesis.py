@@ -26,18 +26,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peak import peak_bytes
-from lockgate.evaluation import collect_provenance
-from lockgate.exchanges import (
+from lockgate.curation import (
     QUALITY_RULES,
     REPETITION_RULES,
     EvaluationIndex,
-    Exchange,
-    Message,
     find_faults,
     find_off_topic,
     find_refusal,
     leave_out,
 )
+from lockgate.evaluation import collect_provenance
+from lockgate.exchanges import Exchange, Message
 from lockgate.synthesis import (
     Block,
     Completion,

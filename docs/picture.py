@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
-from lockgate.backbones import Backbone, generate_answers
+from lockgate.backbones import Backbone
+from lockgate.backbones.generation import generate_answers
 from lockgate.exchanges import Exchange, Message, write_exchanges
 
 ROOT = Path(__file__).parents[1]

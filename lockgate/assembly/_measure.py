@@ -12,7 +12,7 @@ from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs, BuildProgress
 from lockgate.assembly._plan import TrainingPlan
 from lockgate.assembly._rows import REFUSAL
-from lockgate.classifiers import TextBaseline
+from lockgate.classifiers.text import TextBaseline
 from lockgate.durable import hash_path
 from lockgate.errors import TrainingError
 from lockgate.evaluation import Breakdown, Estimate, EvaluationResult, ScorerResult, evaluate, exact_rate

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from lockgate.classifiers import TextBaselineConfig
+from lockgate.classifiers.text import TextBaselineConfig
 from lockgate.errors import ConfigError
 from lockgate.training import ProbeConfig
 

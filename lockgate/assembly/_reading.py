@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lockgate.backbones import Backbone
-from lockgate.durable import run_parts
+from lockgate.durable.processes import run_parts
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
 from lockgate.training import WindowCache, build_cache

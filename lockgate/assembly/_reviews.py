@@ -10,9 +10,10 @@ from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs
 from lockgate.assembly._sources import Dropped
 from lockgate.constitution import Constitution
+from lockgate.curation import EvaluationIndex
 from lockgate.durable import hash_json, open_atomic
 from lockgate.errors import ConstitutionError
-from lockgate.exchanges import EvaluationIndex, Exchange, read_exchanges
+from lockgate.exchanges import Exchange, read_exchanges
 from lockgate.feedback import (
     Conflict,
     Feedback,

@@ -11,15 +11,9 @@ from lockgate.assembly._plan import TrainingPlan
 from lockgate.assembly._reviews import lay_reviews
 from lockgate.assembly._sources import Dropped, Guarded, read_labelled, read_traffic
 from lockgate.calibration import DEFAULT_BUDGETS, allowed_flags, required_n
+from lockgate.curation import EvaluationIndex, grouped_split
 from lockgate.errors import TrainingError
-from lockgate.exchanges import (
-    EvaluationIndex,
-    Exchange,
-    PromptPrints,
-    grouped_split,
-    prompt_group,
-    prompt_text,
-)
+from lockgate.exchanges import Exchange, PromptPrints, prompt_group, prompt_text
 from lockgate.feedback import FEEDBACK, Retraining
 from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import REFUSED, SynthesisResult

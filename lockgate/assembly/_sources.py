@@ -5,15 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lockgate.curation import EvaluationIndex, find_duplicates
 from lockgate.errors import CalibrationError, ExchangeError
-from lockgate.exchanges import (
-    EvaluationIndex,
-    Exchange,
-    PromptPrints,
-    find_duplicates,
-    prompt_text,
-    read_exchanges,
-)
+from lockgate.exchanges import Exchange, PromptPrints, prompt_text, read_exchanges
 
 REJECTED = "rejected"
 

@@ -5,7 +5,6 @@ from lockgate.backbones._backbone import Backbone, BackboneIdentity
 from lockgate.backbones._chat import RenderedChat, Span, banned_ids
 from lockgate.backbones._derived import Injection, derive, derive_upper
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path, fetch_embedded
-from lockgate.backbones._generate import GeneratedAnswer, decode_answers, generate_answers
 from lockgate.backbones._reading import Read, Reading, read_packed
 from lockgate.backbones._selftest import SelfCheck
 from lockgate.backbones._sessions import Feed, Session, SessionPool
@@ -17,7 +16,6 @@ __all__ = [
     "Backbone",
     "BackboneIdentity",
     "Feed",
-    "GeneratedAnswer",
     "Injection",
     "PackedStep",
     "Read",
@@ -34,14 +32,12 @@ __all__ = [
     "TreeBlock",
     "TreeStep",
     "banned_ids",
-    "decode_answers",
     "derive",
     "derive_upper",
     "embedded_identity",
     "embedded_is_ready",
     "embedded_path",
     "fetch_embedded",
-    "generate_answers",
     "read_packed",
     "tree_block",
 ]

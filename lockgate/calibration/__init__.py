@@ -17,7 +17,6 @@ from lockgate.calibration._cascade import (
     calibrate_sparingly,
     escalation_threshold,
 )
-from lockgate.calibration._overlap import refuse_training_prompts
 from lockgate.calibration._threshold import (
     DEFAULT_BUDGETS,
     BudgetRow,
@@ -27,6 +26,7 @@ from lockgate.calibration._threshold import (
     check_sample,
     choose_threshold,
     plain_quantile_threshold,
+    refuse_training_prompts,
     stored_threshold,
 )
 

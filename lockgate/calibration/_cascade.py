@@ -13,8 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lockgate.calibration._overlap import refuse_training_prompts
-from lockgate.calibration._threshold import Calibration, Exclusion, choose_threshold, plain_quantile_threshold
+from lockgate.calibration._threshold import (
+    Calibration,
+    Exclusion,
+    choose_threshold,
+    plain_quantile_threshold,
+    refuse_training_prompts,
+)
 from lockgate.cascade import Cascade, FlagOn, simulate
 from lockgate.errors import CalibrationError
 from lockgate.exchanges import PromptMatch, PromptPrints

@@ -7,7 +7,7 @@ threshold is flagged (fail closed); a `Calibration` therefore stores cut + toler
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lockgate.calibration._bounds import allowed_flags, clopper_pearson_upper, required_n
 from lockgate.errors import CalibrationError
+from lockgate.exchanges import PromptMatch
 
 DEFAULT_BUDGETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+_NAMED_IDS = 3
 _QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 
 
@@ -298,3 +300,32 @@ def _counts(labels: Sequence[str] | None, kept: NDArray[np.intp]) -> dict[str, i
     if labels is None:
         return {}
     return dict(sorted(Counter(labels[row] for row in kept).items()))
+
+
+def refuse_training_prompts(
+    matches: Sequence[PromptMatch | None], ids: Sequence[str], *, excluded: Collection[str] = ()
+) -> None:
+    """Refuse calibration exchanges whose prompts were trained on.
+
+    Args:
+        matches: for each exchange [N] what `PromptPrints.find` says of its prompt.
+        ids: of the exchanges [N].
+        excluded: ids that calibration leaves out anyway.
+
+    Raises:
+        CalibrationError: how many there are, the first ids, and what to do.
+    """
+    found = [
+        (identity, match)
+        for identity, match in zip(ids, matches, strict=True)
+        if match is not None and identity not in excluded
+    ]
+    if not found:
+        return
+    near = sum(match.kind == "near" for _, match in found)
+    first = ", ".join(identity for identity, _ in found[:_NAMED_IDS])
+    raise CalibrationError(
+        f"{len(found)} of {len(ids)} calibration exchanges have prompts that the guard was trained on "
+        f"({len(found) - near} equal, {near} near-duplicates), the first with ids {first}: no budget can be "
+        "claimed on them. Drop these rows, or list their ids with --exclude"
+    )

@@ -12,7 +12,6 @@ from lockgate.classifiers._exchange import (
 from lockgate.classifiers._probe import WINDOW, ProbeHead, ProbeTap
 from lockgate.classifiers._record import AdapterShape, ClassifierRecord
 from lockgate.classifiers._sessions import ClassifierSession, RunningVerdict, judge, verdict_of
-from lockgate.classifiers._text import TextBaseline, TextBaselineConfig
 from lockgate.classifiers._wrapper import (
     HEADS,
     QUESTION,
@@ -45,8 +44,6 @@ __all__ = [
     "ProbeTap",
     "Reads",
     "RunningVerdict",
-    "TextBaseline",
-    "TextBaselineConfig",
     "Wrapper",
     "block_ends",
     "check_classifier_target",

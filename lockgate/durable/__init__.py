@@ -9,13 +9,11 @@ from lockgate.durable._folders import (
     scratch_folder,
 )
 from lockgate.durable._marks import Mark
-from lockgate.durable._processes import end_with_parent, run_parts
 
 __all__ = [
     "Mark",
     "atomic_folder",
     "atomic_path",
-    "end_with_parent",
     "file_sha256",
     "hash_json",
     "hash_path",
@@ -23,6 +21,5 @@ __all__ = [
     "open_atomic",
     "replace_folder",
     "restore_folder",
-    "run_parts",
     "scratch_folder",
 ]

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._duplicates import SHINGLE_WORDS, prompt_text
+from lockgate.exchanges._prompts import prompt_text
 from lockgate.exchanges._record import Exchange
-from lockgate.exchanges._shingles import normalise_text, shingle_text, sign_shingles, text_hash
+from lockgate.exchanges.shingles import SHINGLE_WORDS, normalise_text, shingle_text, sign_shingles, text_hash
 
 # The lowest byte of each MinHash: equal by chance once in 256, in an eighth of a kilobyte a prompt.
 _BANDS, _ROWS = 32, 4

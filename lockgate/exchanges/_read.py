@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lockgate.errors import ExchangeError
+from lockgate.exchanges._fields import shown_name
 from lockgate.exchanges._files import MAX_LINE_BYTES, read_lines, refuse_pointer, suffix_of
-from lockgate.exchanges._names import shown_name
 from lockgate.exchanges._record import RECORD_KEYS, Exchange, exchange_from_dict
 
 _PARQUET_BATCH_ROWS = 256

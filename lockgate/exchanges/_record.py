@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._content import ContentFault, content_text
-from lockgate.exchanges._names import json_type
+from lockgate.exchanges._fields import ContentFault, content_text, json_type
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")

@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lockgate.curation import grouped_split
 from lockgate.errors import ConfigError
-from lockgate.exchanges import Exchange, grouped_split, prompt_group
+from lockgate.exchanges import Exchange, prompt_group
 from lockgate.feedback._reviews import Feedback, Review, exchange_key
 
 FEEDBACK = "feedback"

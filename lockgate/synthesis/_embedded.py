@@ -82,7 +82,7 @@ class EmbeddedGenerator(Generator):
     def _decode(
         self, requests: Sequence[GenerationRequest], members: list[int], max_tokens: int, temperature: float
     ) -> Iterator[tuple[int, Outcome]]:
-        from lockgate.backbones import decode_answers
+        from lockgate.backbones.generation import decode_answers
 
         conversations = ((requests[index].messages, requests[index].seed) for index in members)
         for answer in decode_answers(

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from lockgate.exchanges import find_duplicates, grouped_split, text_hash
+from lockgate.curation import find_duplicates, grouped_split
+from lockgate.exchanges import text_hash
 from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
 from lockgate.synthesis._endpoint_health import all_unusable, broken
 from lockgate.synthesis._reasoning import strip_reasoning

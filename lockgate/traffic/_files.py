@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from lockgate.durable import file_sha256, open_atomic, run_parts, scratch_folder
+from lockgate.durable import file_sha256, open_atomic, scratch_folder
+from lockgate.durable.processes import run_parts
 from lockgate.errors import ConfigError, ExchangeError, GuardError
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import ExchangeScore, Guard, finite_or_none

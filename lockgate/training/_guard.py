@@ -12,8 +12,9 @@ from lockgate.backbones import Backbone, Site
 from lockgate.cascade import Thresholds
 from lockgate.classifiers import ProbeHead
 from lockgate.constitution import dump_constitution, load_constitution
+from lockgate.curation import grouped_split
 from lockgate.errors import TrainingError
-from lockgate.exchanges import Exchange, PromptPrints, grouped_split, prompt_group
+from lockgate.exchanges import Exchange, PromptPrints, prompt_group
 from lockgate.guards import Guard, Stages, TrainingRecord, score_exchanges
 from lockgate.training._fit import ProbeConfig, fit_probes
 from lockgate.training._windows import STRIDE, WindowCache, build_cache

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lockgate.classifiers import TextBaseline, TextBaselineConfig
+from lockgate.classifiers.text import TextBaseline, TextBaselineConfig
 from lockgate.exchanges import prompt_group, read_exchanges
 from recipes.embedded_guard.score import PARTS
 from recipes.embedded_guard.train import RESULTS

@@ -19,15 +19,8 @@ from typing import Any
 
 from lockgate.backbones import Backbone
 from lockgate.constitution import load_mapping
-from lockgate.exchanges import (
-    Exchange,
-    Message,
-    crossed_split,
-    find_duplicates,
-    normalise_text,
-    read_exchanges,
-    write_exchanges,
-)
+from lockgate.curation import crossed_split, find_duplicates
+from lockgate.exchanges import Exchange, Message, normalise_text, read_exchanges, write_exchanges
 from recipes.embedded_guard.sources import read, shuffled
 from recipes.steps import step_parser
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from lockgate.backbones import Backbone, generate_answers
+from lockgate.backbones import Backbone
+from lockgate.backbones.generation import generate_answers
 from lockgate.exchanges import Exchange, Message
 from recipes.embedded_guard.sources import PROMPT_LISTS, prompts_of
 from recipes.steps import step_parser

@@ -26,9 +26,10 @@ from typing import Any
 import torch
 
 from lockgate.constitution import load_constitution
+from lockgate.curation import EvaluationIndex
 from lockgate.durable import file_sha256
 from lockgate.errors import LockgateError, SynthesisError, TrainingError
-from lockgate.exchanges import EvaluationIndex, Exchange, PromptPrints, prompt_text, read_exchanges
+from lockgate.exchanges import Exchange, PromptPrints, prompt_text, read_exchanges
 from lockgate.synthesis.augmentations import undo_all
 from lockgate.training import CachedExchange, ProbeConfig, WindowCache, fit_probes
 from recipes.embedded_guard.passes import score_heads

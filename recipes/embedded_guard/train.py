@@ -21,7 +21,7 @@ from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
 from lockgate.classifiers import ProbeHead
 from lockgate.constitution import load_constitution
-from lockgate.durable import run_parts
+from lockgate.durable.processes import run_parts
 from lockgate.errors import TrainingError
 from lockgate.evaluation import auroc
 from lockgate.exchanges import Exchange, read_exchanges

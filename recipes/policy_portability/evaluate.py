@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lockgate.classifiers import TextBaseline
+from lockgate.classifiers.text import TextBaseline
 from lockgate.constitution import Constitution
+from lockgate.curation import EvaluationIndex
 from lockgate.durable import file_sha256, open_atomic
 from lockgate.errors import LockgateError
-from lockgate.exchanges import EvaluationIndex, Exchange, prompt_group, read_exchanges
+from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import Guard
 from recipes.policy_portability.policy_figures import SCHEMA, SCORERS, figures
 from recipes.policy_portability.policy_keywords import VIEWS, best_cut, keyword_scores

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockgate.constitution import Constitution, HarmlessCategory
-from lockgate.exchanges import Exchange, content_stems
+from lockgate.curation import content_stems
+from lockgate.exchanges import Exchange
 
 KeywordView = Literal["answer", "exchange"]
 VIEWS: tuple[KeywordView, ...] = ("answer", "exchange")

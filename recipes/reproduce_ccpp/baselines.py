@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.classifiers import TextBaseline, TextBaselineConfig
+from lockgate.classifiers.text import TextBaseline, TextBaselineConfig
 from lockgate.durable import file_sha256
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.tables import ScoresTable

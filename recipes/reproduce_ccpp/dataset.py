@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockgate.backbones import Backbone, RenderedChat
+from lockgate.curation import find_duplicates
 from lockgate.errors import ExchangeError
-from lockgate.exchanges import Exchange, Message, find_duplicates, read_exchanges, write_exchanges
+from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
 from recipes.steps import step_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "four_systems"

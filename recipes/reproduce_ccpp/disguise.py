@@ -20,7 +20,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lockgate.exchanges import Exchange, Message, crossed_split, write_exchanges
+from lockgate.curation import crossed_split
+from lockgate.exchanges import Exchange, Message, write_exchanges
 from recipes.reproduce_ccpp.codes import LEVELS, TABLES, Code
 from recipes.reproduce_ccpp.fragments import FORMATS
 from recipes.reproduce_ccpp.topics import Fact, Topic, read_books, read_topics, read_wording

@@ -27,7 +27,8 @@ import torch
 from lockgate.backbones import Backbone, derive
 from lockgate.cascade import Cascade
 from lockgate.classifiers import BlockScores, ExchangeClassifier, score_blocks
-from lockgate.durable import file_sha256, run_parts
+from lockgate.durable import file_sha256
+from lockgate.durable.processes import run_parts
 from lockgate.errors import GuardError
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import EMBEDDED, ExchangeScore, Guard, read_bundle

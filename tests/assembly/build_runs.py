@@ -12,7 +12,7 @@ from factory_runs import POLICY, scripted_source, tiny_plan
 
 from lockgate.assembly import BuildInputs, BuildResult, TrainingPlan, build_guard
 from lockgate.backbones import Backbone
-from lockgate.classifiers import TextBaselineConfig
+from lockgate.classifiers.text import TextBaselineConfig
 from lockgate.exchanges import Exchange, Message, write_exchanges
 
 __all__ = ["POLICY", "QUICK", "build", "labelled_row", "traffic_row", "write_rows"]

@@ -10,8 +10,9 @@ from models import save_tiny, tiny_backbone, tiny_model, tiny_tokenizer, tokeniz
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig
 
-from lockgate.backbones import Backbone, Feed, SessionPool, generate_answers
+from lockgate.backbones import Backbone, Feed, SessionPool
 from lockgate.backbones._attention import ATTENTION_NAME
+from lockgate.backbones.generation import generate_answers
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 

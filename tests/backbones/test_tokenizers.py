@@ -10,8 +10,9 @@ from models import CHATML, save_tiny, tiny_backbone, tiny_tokenizer, train_token
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lockgate.backbones import Backbone, banned_ids, generate_answers
+from lockgate.backbones import Backbone, banned_ids
 from lockgate.backbones._chat import ChatRenderer
+from lockgate.backbones.generation import generate_answers
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
 

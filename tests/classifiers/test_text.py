@@ -6,7 +6,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
-from lockgate.classifiers._text import TextBaseline, TextBaselineConfig, exchange_text
+from lockgate.classifiers.text import TextBaseline, TextBaselineConfig, exchange_text
 from lockgate.errors import GuardError, TrainingError
 from lockgate.exchanges import Exchange, Message
 

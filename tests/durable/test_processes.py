@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import Command
 
-from lockgate.durable import run_parts
+from lockgate.durable.processes import run_parts
 from lockgate.errors import ConfigError, GuardError, LockgateError, MissingExtra
 
 LOST = GuardError("a process ended by itself")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lockgate.curation import shingle_jaccard
 from lockgate.errors import ExchangeError
-from lockgate.exchanges import Exchange, Message, PromptMatch, PromptPrints, prompt_group, shingle_jaccard
+from lockgate.exchanges import Exchange, Message, PromptMatch, PromptPrints, prompt_group
 
 VOCABULARY = [f"{a}{b}" for a in ("ca", "lo", "mi", "bri", "or") for b in ("nal", "ck", "ll", "dge", "chard")]
 

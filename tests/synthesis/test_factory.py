@@ -9,8 +9,9 @@ from itertools import cycle, pairwise
 import pytest
 from factory_runs import POLICY, REFUSAL, data_of, refuse_about, run_factory, scripted_source, tiny_plan
 
+from lockgate.curation import find_refusal
 from lockgate.errors import ConfigError, ExchangeError, SynthesisError
-from lockgate.exchanges import Exchange, Message, find_refusal, write_exchanges
+from lockgate.exchanges import Exchange, Message, write_exchanges
 from lockgate.synthesis import GenerationFailure
 from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import FactoryPlan, estimate_synthesis

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockgate.constitution import load_constitution
+from lockgate.curation import content_stems, find_refusal
 from lockgate.errors import ConfigError, SynthesisError
-from lockgate.exchanges import Exchange, Message, content_stems, find_refusal
+from lockgate.exchanges import Exchange, Message
 from lockgate.synthesis import Completion, ScriptedGenerator, derive_row
 from lockgate.synthesis.augmentations import AUGMENTATIONS
 from lockgate.synthesis.factory._answers import AnswerWriter, trim_answer

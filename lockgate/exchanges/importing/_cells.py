@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lockgate.exchanges._names import json_type
+from lockgate.exchanges._fields import json_type
 from lockgate.exchanges.importing._faults import RowFault, shown_name
 
 

@@ -3,7 +3,7 @@
 import re
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._names import shown_name as shown_name
+from lockgate.exchanges._fields import shown_name as shown_name
 
 # Up to five words of letters, digits and what joins them in names; a long number may be somebody's.
 _LABEL = re.compile(r"(?=.{1,40}\Z)(?!.*\d{5})(?!.*//)\w[\w\-/&+,:()]*(?: [\w\-/&+,:()]+){0,4}\Z")

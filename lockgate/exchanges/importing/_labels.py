@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lockgate.constitution import DataMapping, LabelRule
-from lockgate.exchanges._names import json_type
+from lockgate.exchanges._fields import json_type
 from lockgate.exchanges.importing._cells import json_value, plain_text, read_cell
 from lockgate.exchanges.importing._faults import RowFault
 from lockgate.exchanges.importing._layouts import Draft

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.errors import ExchangeError
+from lockgate.exchanges._fields import json_type
 from lockgate.exchanges._files import MAX_LINE_BYTES, read_chunks, read_lines, refuse_pointer
-from lockgate.exchanges._names import json_type
 from lockgate.exchanges._read import json_records
 from lockgate.exchanges.importing._array import array_items
 from lockgate.exchanges.importing._arrow import arrow_rows, ipc_batches, parquet_batches

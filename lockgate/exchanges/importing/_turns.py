@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._content import ContentFault, content_text
-from lockgate.exchanges._names import json_type
+from lockgate.exchanges._fields import ContentFault, content_text, json_type
 from lockgate.exchanges._read import refuse_constant
 from lockgate.exchanges._record import ROLES, Message, messages_from_list
 from lockgate.exchanges.importing._faults import RowFault, shown_name

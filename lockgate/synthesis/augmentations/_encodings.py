@@ -5,7 +5,8 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from lockgate.exchanges import Message, find_refusal
+from lockgate.curation import find_refusal
+from lockgate.exchanges import Message
 from lockgate.synthesis.augmentations._base import (
     Augmentation,
     Change,

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lockgate.curation import find_refusal
 from lockgate.errors import SynthesisError
-from lockgate.exchanges import Exchange, Message, find_refusal, normalise_text
+from lockgate.exchanges import Exchange, Message, normalise_text
 from lockgate.synthesis._requests import GenerationRequest
 from lockgate.synthesis.augmentations._base import answer_of, last_user, request_of, with_answer, with_request
 

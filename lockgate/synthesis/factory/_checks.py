@@ -2,7 +2,7 @@
 
 import re
 
-from lockgate.exchanges import (
+from lockgate.curation import (
     DOCUMENT_RULES,
     EvaluationIndex,
     TextRule,
@@ -11,8 +11,8 @@ from lockgate.exchanges import (
     find_off_topic,
     find_refusal,
     leave_out,
-    normalise_text,
 )
+from lockgate.exchanges import normalise_text
 from lockgate.synthesis._rows import Reject, Row
 from lockgate.synthesis.factory._brief import Brief
 from lockgate.synthesis.factory._roles import (

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from lockgate.constitution import Constitution
-from lockgate.exchanges import content_stems
+from lockgate.curation import content_stems
 from lockgate.synthesis._blocks import GeneratorSource
 from lockgate.synthesis._generic import GenerateBlock
 from lockgate.synthesis._pipeline import Pipeline

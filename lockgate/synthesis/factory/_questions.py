@@ -11,8 +11,9 @@ from random import Random
 from typing import Any
 
 from lockgate.constitution import Constitution
+from lockgate.curation import content_stems, find_refusal
 from lockgate.errors import ConfigError
-from lockgate.exchanges import Exchange, Message, content_stems, find_refusal, normalise_text, read_exchanges
+from lockgate.exchanges import Exchange, Message, normalise_text, read_exchanges
 from lockgate.synthesis._requests import Completion, GenerationRequest
 from lockgate.synthesis._rows import Reject, Row, derive_row, row_seed
 from lockgate.synthesis.factory import _prompts

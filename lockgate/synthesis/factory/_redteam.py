@@ -7,7 +7,8 @@ section 4: attacks without overlap are noise). As many dialogues about harmless 
 
 from dataclasses import replace
 
-from lockgate.exchanges import Message, find_refusal
+from lockgate.curation import find_refusal
+from lockgate.exchanges import Message
 from lockgate.synthesis._blocks import Block, GeneratorSource
 from lockgate.synthesis._generic import GenerateBlock
 from lockgate.synthesis._requests import Completion, GenerationRequest

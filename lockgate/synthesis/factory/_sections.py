@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lockgate.curation import DOCUMENT_RULES, leave_out
 from lockgate.errors import ConfigError
-from lockgate.exchanges import DOCUMENT_RULES, leave_out
 from lockgate.synthesis.augmentations import select_augmentations
 
 Share = Annotated[float, Field(ge=0, le=1)]

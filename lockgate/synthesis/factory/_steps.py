@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lockgate.exchanges import EvaluationIndex, prompt_group
+from lockgate.curation import EvaluationIndex
+from lockgate.exchanges import prompt_group
 from lockgate.synthesis._blocks import Block, GeneratorSource
 from lockgate.synthesis._generic import DedupBlock, FilterBlock, GenerateBlock, MapBlock, SplitBlock
 from lockgate.synthesis._rows import Row, row_id

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.constitution import Constitution, dump_constitution
+from lockgate.curation import EvaluationIndex
 from lockgate.durable import file_sha256, open_atomic
 from lockgate.errors import ConfigError, SynthesisError
-from lockgate.exchanges import EvaluationIndex, Exchange, read_exchanges, write_exchanges
+from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
 from lockgate.synthesis._blocks import GeneratorSource
 from lockgate.synthesis._cache import CachedGenerator, RequestCache
 from lockgate.synthesis._engines import Engine

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lockgate.constitution import BUCKETS, Constitution, HarmlessCategory
-from lockgate.exchanges import content_stems
+from lockgate.curation import content_stems
 
 Kind = Literal["harmful", "near_domain", "out_of_scope", "everyday"]
 KINDS: tuple[Kind, ...] = ("harmful", *BUCKETS)

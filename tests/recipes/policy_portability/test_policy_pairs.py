@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from lockgate.constitution import lint_constitution
+from lockgate.curation import EvaluationIndex
 from lockgate.errors import ExchangeError
-from lockgate.exchanges import EvaluationIndex, Exchange, Message, normalise_text
+from lockgate.exchanges import Exchange, Message, normalise_text
 from recipes.policy_portability.policy_keywords import VIEWS, best_cut, keyword_scores, keywords
 from recipes.policy_portability.policy_pairs import (
     HERE,

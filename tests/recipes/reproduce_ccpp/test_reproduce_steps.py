@@ -17,7 +17,8 @@ from models import random_head
 
 from lockgate.backbones import Backbone, derive
 from lockgate.cascade import Thresholds
-from lockgate.classifiers import ExchangeClassifier, TextBaselineConfig, score_blocks
+from lockgate.classifiers import ExchangeClassifier, score_blocks
+from lockgate.classifiers.text import TextBaselineConfig
 from lockgate.constitution import dump_constitution, load_constitution
 from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
 from lockgate.guards import Guard

@@ -19,6 +19,9 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 _SPACELESS = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[+*/=<>^%]")
 
+# Words of an n-gram by which prompts are compared.
+SHINGLE_WORDS = 5
+
 
 def normalise_text(text: str) -> str:
     """Words in compatibility form and without case, joined by spaces; punctuation is left out."""

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from lockgate.curation._groups import join_groups
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._groups import join_groups
 
 CrossedPart = Literal["train", "test", "dropped"]
 

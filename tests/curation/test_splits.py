@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lockgate.curation import crossed_split, grouped_split, join_groups
 from lockgate.errors import ExchangeError
-from lockgate.exchanges import crossed_split, grouped_split, join_groups
 
 KEYS = st.lists(st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=3), max_size=12)
 SHARES = {"train": 0.6, "calibration": 0.2, "test": 0.2}

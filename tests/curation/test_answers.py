@@ -1,6 +1,6 @@
 import pytest
 
-from lockgate.exchanges import content_stems, find_off_topic, find_refusal
+from lockgate.curation import content_stems, find_off_topic, find_refusal
 
 
 @pytest.mark.parametrize(

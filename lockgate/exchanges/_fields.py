@@ -1,12 +1,36 @@
-"""The text of a message's `content`, in every form that clients and data sets give it."""
+"""Fields of a record: the text of a message's `content`, and how messages name types and keys.
 
+Error messages never repeat the text of a record.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._names import json_type
 
+_PLAIN = re.compile(r"(?=.{1,40}\Z)[A-Za-z_][\w.\-]*(?: [\w.\-]+){0,3}\Z")
 _TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+def shown_name(name: str) -> str:
+    """A column's or key's name if it looks like one; where data are broken a name may be a user's text."""
+    return f"`{name}`" if _PLAIN.match(name) else "one whose name isn't plain"
+
+
+def json_type(value: object) -> str:
+    """The JSON name of a value's type, for messages; what isn't JSON's has Python's name."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, Sequence) else type(value).__name__
 
 
 class ContentFault(ExchangeError):

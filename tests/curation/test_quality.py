@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lockgate.errors import ConfigError
-from lockgate.exchanges import (
+from lockgate.curation import (
     DOCUMENT_RULES,
     QUALITY_RULES,
     REPETITION_RULES,
@@ -11,6 +10,7 @@ from lockgate.exchanges import (
     leave_out,
     measure_text,
 )
+from lockgate.errors import ConfigError
 
 
 def numbered(count: int, start: int = 0) -> list[str]:

@@ -11,22 +11,20 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from lockgate.curation._groups import DisjointSets
 from lockgate.errors import ConfigError
-from lockgate.exchanges._groups import DisjointSets
-from lockgate.exchanges._record import Exchange
-from lockgate.exchanges._shingles import (
+from lockgate.exchanges import normalise_text, text_hash
+from lockgate.exchanges.shingles import (
+    SHINGLE_WORDS,
     Hashes,
     Signatures,
     jaccard_index,
     mix_bits,
-    normalise_text,
     shingle_text,
     sign_shingles,
-    text_hash,
 )
 
 THRESHOLD = 0.7
-SHINGLE_WORDS = 5
 
 # The estimate's deviation at 0.7 is 0.04 with 128 hashes, so five of them below rule a pair out.
 _MARGIN = 0.2
@@ -55,22 +53,6 @@ class MinHash:
 # pairs.
 DOCUMENT_MINHASH = MinHash(words=13, bands=25, rows=10)
 _DEFAULT = MinHash()
-
-
-def prompt_group(exchange: Exchange) -> str:
-    """`text_hash` of the last user message, the unit by which prompts count as distinct.
-
-    Without a user message: of all messages' text.
-    """
-    return text_hash(prompt_text(exchange))
-
-
-def prompt_text(exchange: Exchange) -> str:
-    """What `prompt_group` hashes: the last user message, without one all messages' text."""
-    for message in reversed(exchange.messages):
-        if message.role == "user":
-            return message.content
-    return "\n".join(message.content for message in exchange.messages)
 
 
 def find_duplicates(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockgate.errors import ConfigError
-from lockgate.exchanges._shingles import hash_ngrams
+from lockgate.exchanges.shingles import hash_ngrams
 
 _STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("-", "*", "•", "‣", "◦", "▪", "·", "–")

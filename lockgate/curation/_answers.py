@@ -8,7 +8,7 @@ words. Count what they stop, read some of it, and use a judge where one can be t
 import re
 from dataclasses import dataclass
 
-from lockgate.exchanges._shingles import normalise_text
+from lockgate.exchanges import normalise_text
 
 # A refusal announces itself; further in, the same words are mostly quoted or about something else.
 _OPENING_CHARACTERS = 240

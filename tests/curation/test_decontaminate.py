@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lockgate.curation import EvaluationIndex
 from lockgate.errors import ExchangeError
-from lockgate.exchanges import EvaluationIndex, Exchange, Message, write_exchanges
+from lockgate.exchanges import Exchange, Message, write_exchanges
 
 WORDS = [f"word{number}" for number in range(2000)]
 

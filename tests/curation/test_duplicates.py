@@ -9,18 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lockgate.exchanges
+from lockgate.curation import MinHash, find_duplicates, join_groups, shingle_jaccard
 from lockgate.errors import ConfigError
-from lockgate.exchanges import (
-    Exchange,
-    Message,
-    MinHash,
-    find_duplicates,
-    join_groups,
-    normalise_text,
-    prompt_group,
-    shingle_jaccard,
-    text_hash,
-)
+from lockgate.exchanges import Exchange, Message, normalise_text, prompt_group, text_hash
 
 WORDS = [f"word{number}" for number in range(300)]
 

@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lockgate.curation._duplicates import THRESHOLD
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._duplicates import SHINGLE_WORDS, THRESHOLD
-from lockgate.exchanges._read import read_exchanges
-from lockgate.exchanges._record import Exchange
-from lockgate.exchanges._shingles import (
+from lockgate.exchanges import Exchange, normalise_text, read_exchanges
+from lockgate.exchanges.shingles import (
+    SHINGLE_WORDS,
     Hashes,
     hash_ngrams,
     jaccard_index,
     mix_bits,
-    normalise_text,
     sign_shingles,
 )
 
