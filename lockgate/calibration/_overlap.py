@@ -1,4 +1,7 @@
-"""Calibration traffic must not be what the guard was trained on: there it errs less than anywhere else."""
+"""The check that calibration traffic shares no prompt with training.
+
+A guard errs least on its own training data, so such data would make it look better than it is.
+"""
 
 from collections.abc import Collection, Sequence
 
@@ -11,15 +14,16 @@ _NAMED = 3
 def refuse_training_prompts(
     matches: Sequence[PromptMatch | None], ids: Sequence[str], *, excluded: Collection[str] = ()
 ) -> None:
-    """Refuse calibration exchanges whose prompts were trained on.
+    """Refuse calibration exchanges if the guard was trained on their prompts.
 
     Args:
-        matches: for each exchange [N] what `PromptPrints.find` says of its prompt.
-        ids: of the exchanges [N].
+        matches: result of `PromptPrints.find` for the prompt of each exchange [N].
+        ids: ids of the exchanges [N].
         excluded: ids that calibration leaves out anyway.
 
     Raises:
-        CalibrationError: how many there are, the first ids, and what to do.
+        CalibrationError: a prompt was trained on. The message gives the number of such exchanges, the first
+            ids, and what to do.
     """
     found = [
         (identity, match)
