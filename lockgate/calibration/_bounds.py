@@ -88,6 +88,6 @@ def _check_share(name: str, value: float) -> None:
 
 
 def _beta_quantile(a: float, b: float, share: float) -> float:
-    """Where the distribution function of Beta(a, b) reaches `share`."""
+    """Return the point at which the distribution function of Beta(a, b) reaches `share`."""
     special = need("scipy.special", extra="calibrate", feature="an exact bound of a rate")
     return float(special.betaincinv(a, b, share))

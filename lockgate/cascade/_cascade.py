@@ -297,12 +297,12 @@ class CascadeState:
 
     @property
     def ranked(self) -> float:
-        """See `ExchangeState.ranked`: minus infinity for what was never escalated."""
+        """See `ExchangeState.ranked`. It is minus infinity if the exchange was never escalated."""
         return self.mixed_max
 
     @property
     def stage(self) -> int:
-        """2 once the second stage was asked."""
+        """2 once stage 2 was asked, otherwise 1."""
         return 2 if self.verdicts else 1
 
     @property

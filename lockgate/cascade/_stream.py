@@ -80,7 +80,7 @@ class Verdict:
 class StreamState:
     """The state of one stream under stage 1: moving average, running maxima and flag. O(1) memory.
 
-    As an `ExchangeState` it is judged by the probe alone: no verdict is ever due, and there is always room.
+    As an `ExchangeState` it has one stage, the probe: no verdict is ever due, and there is always room.
 
     Attributes:
         room, due, closed, suspicious, verdicts, classifier_max, stage: constants, since there are no blocks.
@@ -137,7 +137,7 @@ class StreamState:
         return smoothed
 
     def judge(self, logit: float | None) -> None:
-        """Raises ConfigError: one stage has no verdict to take."""
+        """Raise ConfigError, because one stage takes no verdicts."""
         raise ConfigError("stream: no verdict is due")
 
     def finish(self) -> Verdict:
@@ -197,7 +197,7 @@ class StreamState:
 
     @property
     def ranked(self) -> float:
-        """`max_score`; for a prompt alone, which has no answer that could flag, its own maximum."""
+        """`max_score`. If nothing could flag (a prompt alone), the prompt's maximum instead."""
         return self.max_prompt if self.max_score == -math.inf else self.max_score
 
     @property

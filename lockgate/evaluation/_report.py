@@ -11,10 +11,10 @@ from lockgate.evaluation.plots import histogram_plot, length_plot, roc_plot
 
 
 def check_report() -> None:
-    """Find out before hours of scoring whether a report can be written after them.
+    """Check that a report can be written. Call it before hours of scoring, not after.
 
     Raises:
-        MissingExtra: what its figures and plots need is not installed.
+        MissingExtra: a library for its figures or plots is not installed.
     """
     for module in ("scipy.special", "matplotlib.figure"):
         need(module, extra="report", feature="the report of an evaluation")

@@ -24,7 +24,7 @@ __all__ = [
     "words",
 ]
 
-# Readable on white and on near-black alike.
+# Readable on white and on near-black.
 COLOURS = ("#2f7fd0", "#d9730d", "#2a9d6f", "#a35bd1", "#c2416b", "#8a8f98", "#b08a00", "#4aa3a3")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 # A colour that no plot uses. In the finished drawing it is replaced by the text colour of the page.
