@@ -1,4 +1,4 @@
-"""Thresholds with a bound: what a refusal budget allows, and what sample it takes to claim it."""
+"""Calibration: thresholds that keep a refusal budget, with a bound and the sample that shows it."""
 
 from lockgate.calibration._bounds import (
     Interval,

@@ -9,17 +9,19 @@ from lockgate.errors import CalibrationError
 
 
 class Interval(NamedTuple):
-    """A two-sided interval of a rate; both ends lie in [0, 1] and belong to it."""
+    """A closed two-sided interval of a rate, within [0, 1]."""
 
     lower: float
     upper: float
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """Two-sided exact interval of a rate after `k` events in `n` independent trials.
+    """Compute the two-sided exact interval of a rate after `k` events in `n` independent trials.
 
-    Each tail carries half of 1 - confidence. No trial at all says nothing: the interval is [0, 1].
-    Raises CalibrationError for impossible counts.
+    Each tail holds half of 1 - confidence. Without trials the interval is [0, 1].
+
+    Raises:
+        CalibrationError: the counts or the confidence are impossible.
     """
     _check_counts(k, n)
     _check_share("confidence", confidence)
@@ -32,10 +34,12 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
 
 
 def clopper_pearson_upper(k: int, n: int, confidence: float = 0.95) -> float:
-    """One-sided exact upper bound of a rate after `k` events in `n` independent trials.
+    """Compute the one-sided exact upper bound of a rate after `k` events in `n` independent trials.
 
     The true rate exceeds the bound in at most a share 1 - confidence of all samples.
-    Raises CalibrationError for impossible counts.
+
+    Raises:
+        CalibrationError: the counts or the confidence are impossible.
     """
     _check_counts(k, n)
     _check_share("confidence", confidence)
@@ -43,9 +47,10 @@ def clopper_pearson_upper(k: int, n: int, confidence: float = 0.95) -> float:
 
 
 def allowed_flags(n: int, budget: float, confidence: float = 0.95) -> int | None:
-    """Largest number of flags among `n` benign exchanges whose upper bound stays within `budget`.
+    """Return the largest number of flags among `n` benign exchanges that keeps the upper bound in `budget`.
 
-    None when even no flag at all would not carry the budget. n = 12,000 gives 6 at 0.001, 1 at 0.0005.
+    The result is None if the bound exceeds the budget even with no flag. n = 12,000 allows 6 flags at a
+    budget of 0.001, and 1 at 0.0005.
     """
     _check_share("budget", budget)
     if clopper_pearson_upper(0, n, confidence) > budget:
@@ -55,7 +60,11 @@ def allowed_flags(n: int, budget: float, confidence: float = 0.95) -> int | None
 
 
 def required_n(budget: float, flags: int = 0, confidence: float = 0.95) -> int:
-    """Smallest number of distinct benign prompts at which `flags` flags still carry `budget`."""
+    """Return the smallest number of distinct benign prompts that keeps `budget` with `flags` flags.
+
+    Raises:
+        CalibrationError: an argument lies outside its range.
+    """
     _check_share("budget", budget)
     _check_share("confidence", confidence)
     if flags < 0:
@@ -79,6 +88,6 @@ def _check_share(name: str, value: float) -> None:
 
 
 def _beta_quantile(a: float, b: float, share: float) -> float:
-    """Where the distribution function of Beta(a, b) reaches `share`."""
+    """Return the point at which the distribution function of Beta(a, b) reaches `share`."""
     special = need("scipy.special", extra="calibrate", feature="an exact bound of a rate")
     return float(special.betaincinv(a, b, share))

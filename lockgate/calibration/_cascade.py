@@ -1,8 +1,8 @@
 """Calibration of two stages from block traces: when to escalate, how to mix, where to flag (CC++ section 5).
 
-Three kinds of exchanges, and each does one thing. Benign calibration exchanges set the escalation threshold,
-the scales of the logits and the final threshold. Development exchanges, benign and harmful, choose the mixing
-weight and say what escalating so little loses. Test exchanges are not seen here at all.
+Benign calibration exchanges set the escalation threshold, the scales of the logits and the final threshold.
+Development exchanges, benign and harmful, choose the mixing weight and show what the escalation threshold
+loses. Test exchanges are not used here.
 """
 
 import math
@@ -26,19 +26,24 @@ from lockgate.exchanges import PromptMatch, PromptPrints
 
 ESCALATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
-# Batch mates and builds of the libraries move a score by less than this share of its spread.
+# Other streams in a batch and other library builds move a score by less than this share of its spread.
 _TOLERANCE_SHARE = 1e-3
 
 
 class Trace(NamedTuple):
-    """Blocks 0, 1, ... of one exchange: the probe's largest logits, the verdicts; NaN where there is none."""
+    """The blocks 0, 1, ... of one exchange.
+
+    Attributes:
+        probe: largest smoothed probe logit of each block; NaN where no token may judge.
+        classifier: verdict on each block; NaN where there is none.
+    """
 
     probe: ArrayLike
     classifier: ArrayLike
 
 
 class WeightRow(NamedTuple):
-    """What a mixing weight (the probe's share) catches of the harmful development exchanges."""
+    """A mixing weight (the probe's share) and the TPR it reaches on development exchanges."""
 
     weight: float
     tpr: float
@@ -46,19 +51,24 @@ class WeightRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CascadeCalibration:
-    """Two stages, calibrated, and what that stands on.
+    """A calibrated cascade and the evidence for it.
+
+    `lost` and `caught_unscreened` are NaN if the escalation threshold was given, since verdicts below it are
+    unknown.
 
     Attributes:
-        cascade: ready to serve, its final threshold set.
-        calibration: the evidence behind that threshold.
-        escalated: realised share of benign calibration exchanges that stage 2 is asked about.
-        lost: of the harmful development exchanges that the same mixture would flag if it judged every block,
-            at its own threshold for the same budget, the share that is never escalated. NaN if it flags none.
-        caught, caught_unscreened: share of harmful development exchanges flagged, with and without stage 1's
-            screen. NaN without such exchanges; `lost` and `caught_unscreened` are NaN too where the
-            escalation threshold was given, since nothing is known of what lies below it.
-        weights: what each weight caught on development exchanges at `selection_fpr`.
-        flag_on: whether the prompt's block was judged too; all of it holds for guards that do the same.
+        cascade: ready to serve, with its final threshold.
+        calibration: the evidence for the final threshold.
+        escalation_budget: largest share of benign exchanges that may be escalated.
+        escalated: share of benign calibration exchanges that stage 2 is asked about.
+        lost: what the escalation threshold loses. Take the harmful development exchanges that the same
+            mixture would flag if it judged every block, at its own threshold for the same budget. `lost` is
+            the share of them that is never escalated; NaN if there are none.
+        caught: share of harmful development exchanges flagged; NaN without such exchanges.
+        caught_unscreened: the same share if the mixture judged every block.
+        selection_fpr: share of benign development exchanges flagged where weights are compared.
+        weights: what each weight catches at `selection_fpr`.
+        flag_on: whether the prompt's block was judged too. A guard must use the same value.
     """
 
     cascade: Cascade
@@ -93,38 +103,47 @@ def calibrate_cascade(
 ) -> CascadeCalibration:
     """Calibrate two stages from traces with a verdict for every block, or for those above `escalate`.
 
-    The escalation threshold is `escalation_threshold` of benign exchanges' largest probe logits: at most a
-    share `escalation` of them escalates. The weight is the one that catches most of `development_harmful` at
-    the threshold that `selection_fpr` of `development_benign` exceed; at a tie the one nearest to a half. The
-    final threshold follows from mixed scores by design.md's invariant 6, exchanges never escalated counting
-    as minus infinity, and lies half a tolerance higher, so that float noise flags no exchange more.
+    - The escalation threshold is `escalation_threshold` of the benign exchanges' largest probe logits: at
+      most a share `escalation` of them escalates.
+    - The weight catches most of `development_harmful` at the threshold that a share `selection_fpr` of
+      `development_benign` exceeds. In a tie, the weight nearest to one half wins.
+    - The final threshold follows from mixed scores by the rule of `choose_threshold`. Exchanges that are
+      never escalated count as minus infinity. The cut lies half a tolerance higher, so that float noise
+      flags no further exchange.
 
     Args:
-        groups, development_groups: which rows share a prompt; the development set must share none with the
-            calibration set.
-        flag_on: that of the guard which will serve, see `Thresholds`.
-        escalate: the escalation threshold, chosen before. Traces then need verdicts only where a cascade with
-            it asks for them; an exchange that can't be escalated may be traced by the maxima of its prompt
-            and its answer. Logits are then scaled by what is judged.
-        training: the prompts that the stages were trained on, to refuse them among `groups`. Near-duplicates
-            are for `refuse_training_prompts`, since no text is known here.
+        benign: traces of the benign calibration exchanges [N].
+        groups: the prompt of each calibration exchange [N].
+        budget: refusal budget to claim.
+        escalation: largest share of benign exchanges that may be escalated.
+        flag_on: must equal that of the guard that will serve; see `Thresholds`.
+        development_benign, development_harmful: traces of the development exchanges.
+        development_groups: prompts of the development exchanges. None may be among `groups`.
+        weights: mixing weights to choose from.
+        selection_fpr: share of `development_benign` flagged where weights are compared.
+        stride, calm_blocks: see `Cascade`.
+        escalate: escalation threshold, if it was chosen before. Then traces need verdicts only where a
+            cascade with this threshold asks for them. For an exchange that can't be escalated, the largest
+            logits of its prompt and its answer are enough. Scales come from the judged blocks.
+        training: prompts that the stages were trained on, which are refused among `groups`. Only equal
+            prompts are found, since there is no text here. `refuse_training_prompts` also takes
+            near-duplicates.
         description: `ids`, `exclusions`, `lengths`, `sources`, `languages`, `confidence` of
             `choose_threshold`.
 
     Raises:
-        CalibrationError: a sample too small for its budget, prompts of development or training among the
-            calibration ones,
-            several weights and nothing to choose by (also where no more of `development_benign` is escalated
-            than `selection_fpr` allows to flag), readings that failed, or more of `benign` above `escalate`
-            than `escalation`.
-        ConfigError: a trace that lacks verdicts.
+        CalibrationError: the sample is too small for its budget; a calibration prompt is also in development
+            or training; there are several weights and nothing to choose by (also if no more of
+            `development_benign` is escalated than `selection_fpr` allows to flag); a reading failed; or more
+            than a share `escalation` of `benign` lies above `escalate`.
+        ConfigError: a trace lacks a verdict.
     """
     if not 0 < escalation < 1:
         raise CalibrationError(f"escalation is {escalation}; expected a share strictly between 0 and 1")
     if shared := set(groups) & set(development_groups):
         raise CalibrationError(
             f"{len(shared)} prompts are in both development and calibration; the weight would be chosen on "
-            "the rows that carry the budget. Split them by prompt"
+            "the rows that set the threshold. Split them by prompt"
         )
     if training is not None:
         matches = [PromptMatch("equal", 1.0) if known else None for known in training.holds(groups)]
@@ -166,15 +185,19 @@ def calibrate_sparingly(
     lost: float,
     **settings: Any,  # noqa: ANN401 - passed on to `calibrate_cascade` as it is
 ) -> CascadeCalibration:
-    """The cascade that escalates least of those that lose at most a share `lost` of what it would flag.
+    """Calibrate the cascade that escalates least and still loses at most a share `lost`.
 
-    Shares of `ESCALATIONS` below `escalation` are tried in order; if none loses so little, it is that one.
+    The shares in `ESCALATIONS` below `escalation` are tried in rising order. If all of them lose more, the
+    result is the cascade for `escalation` itself.
 
     Args:
-        settings: those of `calibrate_cascade`; development exchanges must be among them.
+        benign, groups: as in `calibrate_cascade`.
+        escalation: largest share of benign exchanges that may be escalated.
+        lost: largest `CascadeCalibration.lost` to accept.
+        settings: other arguments of `calibrate_cascade`; development exchanges must be among them.
 
     Raises:
-        CalibrationError: as `calibrate_cascade` does for `escalation` itself.
+        CalibrationError: `calibrate_cascade` fails for `escalation` itself.
     """
     for share in ESCALATIONS:
         if share >= escalation:
@@ -182,7 +205,7 @@ def calibrate_sparingly(
         try:
             found = calibrate_cascade(benign, groups, escalation=share, **settings)
         except CalibrationError:
-            continue  # so little is escalated that nothing can be chosen
+            continue  # too little is escalated to choose a weight or a threshold
         if found.lost <= lost:
             return found
     return calibrate_cascade(benign, groups, escalation=escalation, **settings)
@@ -196,7 +219,7 @@ def _screened(
     stride: int,
     calm_blocks: int,
 ) -> Cascade:
-    """Two stages with their escalation threshold and scales; weight and final threshold are still open."""
+    """Create a cascade with its escalation threshold and scales. Weight and final threshold come later."""
     first = 0 if flag_on == "both" else 1
     screen = np.array(
         [_largest(trace.probe, 0 if len(np.asarray(trace.probe)) > first else None) for trace in benign]
@@ -220,7 +243,7 @@ def _screened(
 
 
 class _Judged:
-    """Standardised readings of the judged blocks of many exchanges: which they are depends on no weight."""
+    """Standardised readings of the judged blocks of many exchanges. No weight changes which these are."""
 
     def __init__(self, traces: Sequence[Trace], cascade: Cascade, flag_on: FlagOn) -> None:
         probe, classifier, counts = [np.empty(0)], [np.empty(0)], []
@@ -237,7 +260,7 @@ class _Judged:
         return len(self._counts)
 
     def mixed(self, weight: float) -> NDArray[np.float64]:
-        """Largest mixed score of each exchange `[N]`; minus infinity where no block was judged."""
+        """Return each exchange's largest mixed score [N], minus infinity where no block was judged."""
         result = np.full(len(self), -np.inf)
         held = self._counts > 0
         if held.any():
@@ -264,7 +287,7 @@ def _weigh(
     for weight in weights:
         mixed = benign.mixed(weight)
         cut = plain_quantile_threshold(mixed, selection_fpr, unjudged=True)
-        # Every weight would catch whatever is escalated: a tie that says nothing.
+        # Every weight would flag all escalated exchanges, so all weights tie.
         if cut == -math.inf and len(weights) > 1:
             raise CalibrationError(
                 f"{int((mixed > cut).sum())} of {len(mixed)} benign development exchanges "
@@ -281,20 +304,24 @@ def _threshold(
 ) -> Calibration:
     judged = mixed[np.isfinite(mixed)]
     tolerance = _TOLERANCE_SHARE * float(judged.std()) if len(judged) else 0.0
-    # Traces are rounded, and a served stream has other company: what lies at the cut must not flag then.
+    # Traces are rounded, and a served stream runs in other batches. A score at the cut must still not flag.
     return choose_threshold(mixed + tolerance / 2, groups, budget, tolerance, unjudged=True, **description)
 
 
 def escalation_threshold(highest: NDArray[np.float64], share: float) -> float:
-    """The logit above which at most a share of exchanges has its largest one `highest` [N].
+    """Return a logit that at most a share of the exchanges exceeds.
 
-    It lies half-way between the exchange at the edge and the next one above, in single precision as traces
-    are, so that neither rounding nor the company that an exchange is scored in moves one over it.
+    It lies half-way between the last exchange that is not escalated and the next one above, in single
+    precision like traces. So neither rounding nor other exchanges in a batch move an exchange across it.
+
+    Args:
+        highest: largest logit of each exchange [N].
+        share: largest share of exchanges above the result.
     """
     cut = plain_quantile_threshold(highest, share, unjudged=True)
     finite = highest[np.isfinite(highest)]
     if cut == -math.inf and len(finite):
-        # So many have nothing to judge that all others may be escalated.
+        # So many exchanges have nothing to judge that all others may be escalated.
         return math.nextafter(float(finite.min() - _TOLERANCE_SHARE * finite.std()), -math.inf)
     above = highest[highest > cut]
     if not len(above):
@@ -310,7 +337,7 @@ def _escalate(screen: NDArray[np.float64], share: float) -> float:
 
 
 def _scales(benign: Sequence[Trace], first: int) -> dict[str, float]:
-    """Mean and spread of each stage's largest logit of an exchange."""
+    """Compute the mean and standard deviation of each stage's largest logit over exchanges."""
     scales = {}
     for name in ("probe", "classifier"):
         largest = np.array([_largest(getattr(trace, name), first) for trace in benign])
@@ -322,7 +349,7 @@ def _scales(benign: Sequence[Trace], first: int) -> dict[str, float]:
 
 
 def _largest(values: ArrayLike, first: int | None) -> float:
-    """Largest reading from block `first` on; minus infinity if there is none."""
+    """Return the largest reading from block `first` on, or minus infinity if there is none."""
     if first is None:
         return -math.inf
     readings = np.asarray(values, dtype=np.float64)[first:]

@@ -1,8 +1,8 @@
 """Thresholds from benign scores: the budget rule, the plain quantile, and the budget table.
 
-One convention holds in all of them. The cut is one of the sample's own scores and a flag lies strictly above
-it. Serving, however, flags `score > threshold - tolerance`, so that a score within float tolerance of the
-threshold is flagged (fail closed); a `Calibration` therefore stores cut + tolerance as its threshold.
+All of them use one convention. The cut is one of the sample's own scores, and a flag lies strictly above it.
+Serving flags `score > threshold - tolerance`: a score within float tolerance of the threshold is flagged, to
+fail closed. Therefore a `Calibration` stores cut + tolerance as its threshold.
 """
 
 import math
@@ -24,7 +24,7 @@ _QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 
 
 class Exclusion(NamedTuple):
-    """A calibration row left out on purpose: its exchange id and why. Never applied to a test set."""
+    """A calibration row that is left out on purpose: its exchange id and the reason. Test sets keep it."""
 
     id: str
     reason: str
@@ -32,11 +32,25 @@ class Exclusion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A threshold and the evidence it stands on.
+    """A threshold and the evidence for it. Scores are logits, lengths are tokens.
 
-    `k` flags among `n` distinct benign prompts keep the one-sided upper `bound` within `budget`; `flagged`
-    calibration exchanges lie above the threshold (fewer than k where scores tie). Serving flags
-    `score > threshold - tolerance`, which is `score > cut`. Scores are logits, lengths are tokens.
+    Attributes:
+        budget: largest share of benign exchanges that may be flagged.
+        confidence: of the one-sided bound.
+        n: distinct benign prompts of the sample.
+        k: largest number of flags among `n` that the budget allows.
+        bound: upper bound of the flagged share after `k` flags; it lies within `budget`.
+        cut: (k+1)-th largest score of the sample.
+        threshold: what serving uses. It flags `score > threshold - tolerance`, which is `score > cut`.
+        tolerance: numeric uncertainty of a score.
+        flagged: calibration exchanges above the cut; fewer than `k` where scores tie.
+        duplicates_dropped: rows dropped because an earlier row has the same prompt.
+        score: name of the score.
+        excluded: rows left out on purpose.
+        threshold_without_exclusions: the threshold if nothing were excluded; None without exclusions.
+        quantiles: scores of the sample by quantile, such as "0.99".
+        length_deciles: lengths of the sample at quantiles 0, 0.1, ... 1.
+        sources, languages: exchanges of the sample by source and by language.
     """
 
     budget: float
@@ -58,7 +72,7 @@ class Calibration:
     languages: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for YAML and JSON; `from_dict` is its inverse."""
+        """Convert to plain types for YAML and JSON. `from_dict` is the inverse."""
         values = asdict(self)
         values["excluded"] = [row._asdict() for row in self.excluded]
         values["length_deciles"] = list(self.length_deciles)
@@ -68,7 +82,11 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
-        """Read what `to_dict` wrote. Raises CalibrationError for unknown or missing keys."""
+        """Create a calibration from the output of `to_dict`.
+
+        Raises:
+            CalibrationError: a key is unknown or missing.
+        """
         content = dict(values)
         try:
             content["excluded"] = tuple(Exclusion(row["id"], row["reason"]) for row in content["excluded"])
@@ -79,7 +97,14 @@ class Calibration:
 
 
 class BudgetRow(NamedTuple):
-    """One line of the budget table; `k`, `bound` and `cut` are None where n cannot carry the budget."""
+    """One line of the budget table.
+
+    Attributes:
+        budget: refusal budget.
+        n: distinct benign prompts of the sample.
+        k, bound, cut: as in `Calibration`; None if `n` prompts are too few for the budget.
+        required_n: distinct prompts that the budget needs if none of them is flagged.
+    """
 
     budget: float
     n: int
@@ -104,17 +129,28 @@ def choose_threshold(
     score: str = "mixed_max",
     unjudged: bool = False,
 ) -> Calibration:
-    """Set the threshold at which a refusal budget can be claimed (design.md, invariant 6).
+    """Choose the threshold at which a refusal budget can be claimed.
 
-    `scores` [N] are the per-exchange streaming maxima that serving computes, `groups` [N] name each row's
-    prompt: n counts distinct prompts, the first row of a prompt stands for it and later ones are dropped and
-    counted. k is fixed by n and the budget alone; the cut is the (k+1)-th largest score. `lengths`, `sources`
-    and `languages` [N] are only described in the result. Exclusions need `ids` [N]. With `unjudged`, minus
-    infinity stands for an exchange that was never escalated: it counts in n and can't flag.
+    n counts distinct prompts. The first row of a prompt represents it; later rows are dropped and counted.
+    n and the budget alone fix k, the number of allowed flags. The cut is the (k+1)-th largest score.
 
-    Raises CalibrationError when n cannot carry the budget (the message says how many distinct prompts would),
-    for scores that are not finite, for exclusions that match no row, and when so few exchanges were judged
-    that the budget would allow to flag them all.
+    Args:
+        scores: largest streaming score of each benign exchange [N], as serving computes it.
+        groups: the prompt of each exchange [N].
+        budget: refusal budget to claim.
+        tolerance: numeric uncertainty of a score, in logits.
+        confidence: of the one-sided bound.
+        ids: ids of the exchanges [N]; needed for exclusions.
+        exclusions: rows to leave out, each with a reason.
+        lengths, sources, languages: of the exchanges [N]. The result only describes them.
+        score: name of the score, stored in the result.
+        unjudged: allow minus infinity for an exchange that was never escalated. It counts in n and is never
+            flagged.
+
+    Raises:
+        CalibrationError: n is too small for the budget (the message says how many distinct prompts are
+            needed), a score is not finite, an exclusion matches no row or gives no reason, or the budget
+            would allow flags for all judged exchanges.
     """
     values = _finite(scores, unjudged=unjudged)
     listed = tuple(Exclusion(*row) for row in exclusions)
@@ -128,7 +164,7 @@ def choose_threshold(
     if cut == -math.inf:
         raise CalibrationError(
             f"{int(np.isfinite(values[kept]).sum())} of {n} exchanges were escalated, and the budget allows "
-            f"{k} flags: the second stage decides nothing. Escalate more, or claim a smaller budget."
+            f"{k} flags, so the second stage decides nothing. Escalate more, or claim a smaller budget."
         )
     threshold = stored_threshold(cut, tolerance)
     return Calibration(
@@ -162,10 +198,14 @@ def budget_table(
     confidence: float = 0.95,
     unjudged: bool = False,
 ) -> list[BudgetRow]:
-    """What each budget would cost in threshold, for the same benign `scores` [N].
+    """Compute the cut for each of several budgets on the same benign scores.
 
-    Without `groups` every score counts as a prompt of its own. `unjudged` as in `choose_threshold`; a cut of
-    minus infinity flags all that was judged.
+    Args:
+        scores: benign scores [N].
+        budgets: refusal budgets.
+        groups: the prompt of each score [N]. Without it every score counts as its own prompt.
+        confidence: of the one-sided bound.
+        unjudged: as in `choose_threshold`. A cut of minus infinity flags every judged exchange.
     """
     values = _finite(scores, unjudged=unjudged)
     if groups is not None:
@@ -184,28 +224,39 @@ def budget_table(
 
 
 def plain_quantile_threshold(scores: ArrayLike, fpr: float, *, unjudged: bool = False) -> float:
-    """The cut above which at most a share `fpr` of `scores` [N] lies; a flag lies strictly above it.
+    """Return the smallest of `scores` [N] with at most a share `fpr` of them strictly above it.
 
-    This is the empirical quantile that reports use for "TPR at x % FPR": it carries no bound. `unjudged` as
-    in `choose_threshold`; a cut of minus infinity flags all that was judged.
-    Raises CalibrationError for no scores, for scores that are not finite and for shares outside (0, 1).
+    This is the empirical quantile that reports use for "TPR at x % FPR". It has no bound.
+
+    Args:
+        scores: benign scores [N].
+        fpr: largest share that may lie above the cut.
+        unjudged: as in `choose_threshold`. A cut of minus infinity flags every judged exchange.
+
+    Raises:
+        CalibrationError: there are no scores, a score is not finite, or `fpr` lies outside (0, 1).
     """
     values = _finite(scores, unjudged=unjudged)
     if not 0.0 < fpr < 1.0:
         raise CalibrationError(f"fpr is {fpr}; expected a share strictly between 0 and 1")
-    # 0.29 * 100 is 28.999999999999996: the slack keeps a whole number of flags whole.
+    # In floats 0.29 * 100 is 28.999999999999996. The slack makes floor return 29.
     k = min(math.floor(fpr * len(values) + 1e-9), len(values) - 1)
     return _largest(values, k)
 
 
 def check_sample(n: int, budget: float, confidence: float = 0.95) -> int:
-    """How many of `n` distinct prompts may flag. Raises CalibrationError if they can't carry the budget."""
+    """Return how many of `n` distinct prompts may be flagged.
+
+    Raises:
+        CalibrationError: `n` prompts are too few for the budget.
+    """
     k = allowed_flags(n, budget, confidence)
     if k is None:
         raise CalibrationError(
-            f"{n} distinct benign prompts cannot carry a budget of {budget:g} at {confidence:g} confidence: "
-            f"even with no flag the upper bound is {clopper_pearson_upper(0, n, confidence):.3g}. Calibrate "
-            f"on at least {required_n(budget, 0, confidence)} distinct prompts or claim a larger budget."
+            f"{n} distinct benign prompts are too few for a budget of {budget:g} at {confidence:g} "
+            f"confidence: even without flags the bound is {clopper_pearson_upper(0, n, confidence):.3g}. "
+            f"Calibrate on at least {required_n(budget, 0, confidence)} distinct prompts or claim a larger "
+            "budget."
         )
     return k
 
@@ -218,22 +269,22 @@ def _threshold_of_all(
 
 
 def stored_threshold(cut: float, tolerance: float) -> float:
-    """The float t with t - tolerance >= cut that lies closest to cut + tolerance."""
+    """Return the float t closest to cut + tolerance for which t - tolerance >= cut."""
     threshold = cut + tolerance
-    # Rounding may put (cut + tolerance) - tolerance one step below the cut; serving would then flag the cut.
+    # Rounding may put (cut + tolerance) - tolerance one step below the cut. Serving would then flag the cut.
     while threshold - tolerance < cut:
         threshold = math.nextafter(threshold, math.inf)
     return threshold
 
 
 def _largest(values: NDArray[np.float64], k: int) -> float:
-    """The (k+1)-th largest of `values` [N], k < N."""
+    """Return the (k+1)-th largest of `values` [N], k < N."""
     position = len(values) - 1 - k
     return float(np.partition(values, position)[position])
 
 
 def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
-    """Described where they are numbers: half of a cascade's traffic and more is never judged."""
+    """Return the finite quantiles. Low ones may be missing: a cascade never judges much of its traffic."""
     if np.isfinite(values).all():
         return {f"{q:g}": float(np.quantile(values, q)) for q in _QUANTILES}
     ranked = np.sort(values)

@@ -1,4 +1,4 @@
-"""The cascade: how logits become verdicts. Pure state machines, without a model or I/O."""
+"""The cascade: state machines that turn logits into flags. They are pure, without a model or I/O."""
 
 from lockgate.cascade._block import Block
 from lockgate.cascade._cascade import Cascade, CascadeOutcome, CascadeState, simulate

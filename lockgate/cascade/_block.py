@@ -1,13 +1,17 @@
-"""A block of an exchange: where a second stage may be asked."""
+"""A block of an exchange. Stage 2 may be asked at its end."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A closed block: its number, the answer tokens read at its end, the probe's largest smoothed logit.
+    """A closed block.
 
-    `probe` is None where no token of the block may judge, and infinite where the probe gave no number.
+    Attributes:
+        number: number of the block; block 0 is everything before the answer.
+        end: answer tokens read at its end.
+        probe: largest smoothed logit of its tokens. None if none of them may judge; infinite if the probe
+            gave no number.
     """
 
     number: int

@@ -1,8 +1,9 @@
-"""Two stages on one stream: when the second is asked, what is held meanwhile, and what both say together.
+"""Two stages on one stream: when stage 2 is asked, which tokens are held, and how both scores are mixed.
 
-Stage 1 is the probe's smoothed logit, read token by token. Stage 2, the exchange classifier, is asked at the
-ends of blocks of a fixed grid over the answer, and only while the stream is suspicious (CC++ sections 4 and
-5). The grid does not depend on how tokens arrive, so offline scoring and serving ask at the same places.
+Stage 1 is the probe's smoothed logit, read token by token. Stage 2 is the exchange classifier. It is asked at
+the end of a block, and only while the stream is suspicious (CC++ sections 4 and 5). Blocks form a fixed grid
+over the answer. The grid does not depend on how tokens arrive, so offline scoring and serving ask at the same
+places.
 """
 
 import math
@@ -19,15 +20,18 @@ from lockgate.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """How two stages decide together. Scores are logits; stages are mixed on standardised ones.
+    """The rule by which two stages decide together. Both stages give logits.
+
+    A mixed score is a weighted mean of the two stages' standardised logits.
 
     Attributes:
-        escalate: a stream is suspicious from the first token whose smoothed probe logit lies strictly above.
-        flag: flagged is what lies strictly above `flag - tolerance`, in mixed scores.
+        escalate: escalation threshold. A stream becomes suspicious at the first token whose smoothed probe
+            logit lies strictly above it.
+        flag: final threshold. A mixed score flags strictly above `flag - tolerance`.
         weight: share of the probe in the mixed score, 0 to 1.
-        probe_mean, probe_std, classifier_mean, classifier_std: what the logits are standardised by.
-        stride: answer tokens of a block.
-        calm_blocks: blocks in a row without a token above `escalate` that end a suspicion.
+        probe_mean, probe_std, classifier_mean, classifier_std: scales that standardise the logits.
+        stride: answer tokens in a block.
+        calm_blocks: suspicion ends after this many blocks in a row without a token above `escalate`.
         tolerance: numeric uncertainty of a mixed score.
     """
 
@@ -54,7 +58,7 @@ class Cascade:
             raise ConfigError("cascade: expected stride and calm_blocks of at least 1")
 
     def mix(self, probe: float, classifier: float) -> float:
-        """Mixed score of a judged block; infinite where a stage gave no finite number."""
+        """Compute the mixed score of a judged block. It is infinite if a stage gave no finite number."""
         if not (math.isfinite(probe) and math.isfinite(classifier)):
             return math.inf
         first = (probe - self.probe_mean) / self.probe_std
@@ -62,20 +66,22 @@ class Cascade:
         return self.weight * first + (1.0 - self.weight) * second
 
     def crossed(self, mixed: float) -> bool:
-        """True if a mixed score flags. A reading that failed is infinite and flags at any threshold."""
+        """Return whether a mixed score flags. A failed reading is infinite and flags at any threshold."""
         return mixed == math.inf or not mixed <= self.flag - self.tolerance
 
 
 @dataclass(frozen=True, slots=True)
 class CascadeOutcome:
-    """What becomes of one exchange.
+    """The result of `simulate` for one exchange.
 
     Attributes:
         mixed_max: largest mixed score of the judged blocks; minus infinity if none was judged.
-        flag_block: number of the first block that flags.
-        judged_blocks: numbers of the judged blocks, also of those behind a flag, where serving has halted.
+        flagged: whether a block flags.
+        flag_block: number of the first block that flags; None without a flag.
+        judged_blocks: numbers of the judged blocks. They include blocks after a flag, where serving has
+            halted.
         escalated: whether stage 2 was asked at all.
-        first_judged: number of the first judged block.
+        first_judged: number of the first judged block; None if none was judged.
     """
 
     mixed_max: float
@@ -87,7 +93,7 @@ class CascadeOutcome:
 
 
 class _Suspicion:
-    """The course of a stream over its blocks: shared by streams and by simulation."""
+    """Suspicion and verdicts of one stream, block by block. `CascadeState` and `simulate` share it."""
 
     def __init__(self, cascade: Cascade, flag_on: FlagOn) -> None:
         self.cascade = cascade
@@ -104,18 +110,18 @@ class _Suspicion:
         return not probe <= self.cascade.escalate
 
     def close(self, block: Block) -> bool:
-        """A block has ended: whether stage 2 is to be asked about it."""
+        """Close a block. Return whether stage 2 must be asked about it."""
         if block.probe is not None and self.loud(block.probe):
             self.active, self._quiet = True, 0
         elif self.active:
             self._quiet += 1
         due = self.active and block.number >= self._first_judgeable
-        # The last quiet block was held like the others, so it is judged like the others.
+        # Tokens of the last quiet block were held too, so this block is judged too.
         self.active = self.active and self._quiet < self.cascade.calm_blocks
         return due
 
     def judge(self, block: Block, logit: float | None) -> bool:
-        """Take the verdict on a block; whether it flags."""
+        """Take the verdict on a block. Return whether the block flags."""
         verdict = math.inf if logit is None or not math.isfinite(logit) else logit
         mixed = self.cascade.mix(math.inf if block.probe is None else block.probe, verdict)
         self.verdicts += 1
@@ -129,29 +135,34 @@ class _Suspicion:
 
 
 class CascadeState:
-    """One stream under two stages: O(1) memory, no model, no I/O.
+    """The state of one stream under two stages: O(1) memory, no model, no I/O.
 
-    `consume` tokens up to the end of a block (`room` says how many that are), then, if a verdict is `due`,
-    `judge` before the next ones. A verdict that failed or came too late is None, and flags. `released` says
-    how many answer tokens may leave: all that were read while the stream is calm; while it is suspicious
-    those up to the last verdict; after a flag no more than before it.
+    Call `consume` with tokens up to the end of a block; `room` says how many tokens that takes. If a verdict
+    is then `due`, call `judge` before the next tokens. A verdict of None has failed or came too late; it
+    flags. Call `finish` at the end.
 
-    Turns: earlier turns feed the average and never make a stream suspicious; the last user turn may (it is
-    judged before anything leaves with `flag_on="both"`; with `"answer"` the first block of the answer is
-    judged instead). Every request has a state of its own: a regenerated answer starts anew behind the same
-    prompt, and an edited conversation is rendered and scored from its beginning. Nothing is remembered of a
-    suspicion or a verdict from one request to the next.
+    `released` counts the answer tokens that may leave. While the stream is calm and `min_tokens` are scored,
+    all tokens that were read may leave. While it is suspicious, no more tokens leave until the next verdict.
+    After a flag no more tokens leave at all.
 
-    Behind a flag the state goes on as before, so that the maxima of offline scores are those of the whole
-    exchange; who serves stops at the flag.
+    Earlier turns feed the average and never make a stream suspicious. The last user turn may. With
+    `flag_on="both"` a suspicious prompt is judged before anything leaves. With `"answer"` the first block of
+    the answer is judged instead.
+
+    Every request has its own state. A regenerated answer starts again after the same prompt. An edited
+    conversation is rendered and scored from its beginning. No suspicion or verdict passes from one request
+    to the next.
+
+    After a flag the state still takes tokens, so that offline maxima cover the whole exchange. A server stops
+    at the flag.
 
     Args:
         cascade: how both stages decide.
-        stream: the state of stage 1, nothing read yet. Its own flag threshold must be infinite: what the
-            probe alone would say decides nothing here.
+        stream: the state of stage 1, with nothing read yet. Its own flag threshold must be infinite, because
+            the probe alone never flags here.
 
     Raises:
-        ConfigError: a stream that has begun or that flags by itself.
+        ConfigError: `stream` has begun, or could flag by itself.
     """
 
     def __init__(self, cascade: Cascade, stream: StreamState) -> None:
@@ -180,10 +191,16 @@ class CascadeState:
         return self._number * self.cascade.stride - self.answered
 
     def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Take the logits `[tokens, 1 + categories]` of the next tokens; return the smoothed main ones.
+        """Read the next tokens.
+
+        Args:
+            logits: the probe's logits `[tokens, 1 + categories]`.
+
+        Returns:
+            The smoothed logits of the first column `[tokens]`.
 
         Raises:
-            ConfigError: a verdict is due, or there are more tokens than the block has `room` for.
+            ConfigError: a verdict is due, or there are more tokens than `room`.
         """
         if self.due is not None:
             raise ConfigError("cascade: a verdict is due; judge it before more tokens are read")
@@ -198,7 +215,9 @@ class CascadeState:
         return smoothed
 
     def judge(self, logit: float | None) -> None:
-        """Stage 2's verdict on the block that is `due`; None or no finite number is a failure, and flags.
+        """Take stage 2's verdict on the block that is `due`.
+
+        None or a number that is not finite means that stage 2 failed; the block then flags.
 
         Raises:
             ConfigError: no verdict is due.
@@ -213,7 +232,7 @@ class CascadeState:
             self._released = self.answered
 
     def finish(self) -> Verdict:
-        """The stream has ended, which closes its last block. A verdict may be `due` then; judge it."""
+        """End the stream and close its last block. If a verdict is `due` then, judge it and finish again."""
         if not self._finished:
             self._finished = True
             self._close_last()
@@ -223,7 +242,7 @@ class CascadeState:
 
     @property
     def flagged(self) -> bool:
-        """Whether the stream is to be halted."""
+        """Whether the stream must be halted."""
         return self.flag_token is not None
 
     @property
@@ -258,7 +277,7 @@ class CascadeState:
 
     @property
     def max_score(self) -> float:
-        """See `StreamState.max_score`: what stage 1 says by itself."""
+        """See `StreamState.max_score`: the largest score of stage 1 alone."""
         return self.stream.max_score
 
     @property
@@ -268,7 +287,7 @@ class CascadeState:
 
     @property
     def classifier_max(self) -> float:
-        """Largest verdict so far, infinite after a failed one; NaN while there is none."""
+        """Largest verdict so far; infinite after a failed one, NaN before the first."""
         return self._course.classifier_max if self._course.verdicts else math.nan
 
     @property
@@ -278,24 +297,24 @@ class CascadeState:
 
     @property
     def ranked(self) -> float:
-        """See `ExchangeState.ranked`: minus infinity for what was never escalated."""
+        """See `ExchangeState.ranked`. It is minus infinity if the exchange was never escalated."""
         return self.mixed_max
 
     @property
     def stage(self) -> int:
-        """2 once the second stage was asked."""
+        """2 once stage 2 was asked, otherwise 1."""
         return 2 if self.verdicts else 1
 
     @property
     def verdict(self) -> Verdict:
-        """What is known now. `threshold` is where the smoothed logit calls stage 2."""
+        """The state after the newest token. Its `threshold` is the escalation threshold."""
         place = self.stream.place(self.stream.position - 1)
         index = place if self.flag_token is None else self.flag_token
         return Verdict(self.stream.score, self.flagged, self.category, index, self.cascade.escalate)
 
     def _take(self, position: int, *, armed: bool) -> None:
         if armed and position >= self.stream.regions.prompt_start:
-            # What is no number counts as the highest there is.
+            # A score that is not finite counts as the highest.
             value = self.stream.score if math.isfinite(self.stream.score) else math.inf
             self._probe = value if self._probe is None else max(self._probe, value)
             self._course.active = self._course.active or self._course.loud(value)
@@ -310,7 +329,7 @@ class CascadeState:
         if self._number == 0 or self.answered > (self._number - 1) * self.cascade.stride:
             self._close()
         elif short:
-            # Its last block was closed before it was known that no more tokens come: it is closed again.
+            # Its last block was closed before the stream's end was known. Close it again.
             self._number -= 1
             self._close()
 
@@ -329,15 +348,16 @@ def simulate(
     *,
     flag_on: FlagOn = "both",
 ) -> CascadeOutcome:
-    """What a cascade would have done with one exchange, from its block trace.
+    """Compute what a cascade would do with one exchange, from its block trace.
 
     Args:
         probe: largest smoothed logit of blocks 0, 1, ... `[blocks]`; NaN where no token may judge.
-        classifier: verdicts `[blocks]`; NaN where none was asked, infinite where it failed.
-        flag_on: whether block 0, the prompt, is judged.
+        classifier: verdicts `[blocks]`; NaN where none was asked for, infinite where stage 2 failed.
+        cascade: how both stages decide.
+        flag_on: whether block 0, the prompt, may be judged.
 
     Raises:
-        ConfigError: a block is to be judged and the trace has no verdict for it.
+        ConfigError: a block must be judged, but the trace has no verdict for it.
     """
     course = _Suspicion(cascade, flag_on)
     judged: list[int] = []

@@ -1,4 +1,4 @@
-"""What every way of scoring asks of the state of one exchange, however many stages judge it."""
+"""The protocol that every state of an exchange follows, with one stage or two."""
 
 from typing import Protocol
 
@@ -10,11 +10,10 @@ from lockgate.cascade._stream import Verdict
 
 
 class ExchangeState(Protocol):
-    """The state machine of one exchange; `StreamState` and `CascadeState` are such.
+    """The state machine of one exchange: `StreamState` or `CascadeState`.
 
-    Whoever drives it consumes tokens as far as there is `room`, judges whenever a verdict is `due`, and
-    finishes at the end. With one stage there is always room and a verdict is never due, so that the same loop
-    drives both.
+    A caller consumes tokens while there is `room`, judges when a verdict is `due`, and calls `finish` at the
+    end. With one stage there is always room and no verdict is ever due. So one loop drives both.
     """
 
     @property
@@ -24,20 +23,20 @@ class ExchangeState(Protocol):
 
     @property
     def due(self) -> Block | None:
-        """The block that a verdict must be given on before more tokens are read."""
+        """The block that needs a verdict before more tokens are read."""
         ...
 
     @property
     def closed(self) -> Block | None:
-        """The newest block that has ended."""
+        """The newest closed block."""
         ...
 
     def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Take the probe's logits `[tokens, 1 + categories]` of the next tokens; return the smoothed ones."""
+        """Read the probe's logits `[tokens, 1 + categories]` of the next tokens; return the smoothed ones."""
         ...
 
     def judge(self, logit: float | None) -> None:
-        """Take the verdict on the block that is `due`. None is a verdict that failed.
+        """Take the verdict on the block that is `due`. None means that stage 2 failed.
 
         Raises:
             ConfigError: no verdict is due.
@@ -45,27 +44,27 @@ class ExchangeState(Protocol):
         ...
 
     def finish(self) -> Verdict:
-        """The exchange has ended. A verdict may be due then: judge it and finish again."""
+        """End the exchange. If a verdict is `due` then, judge it and call this again."""
         ...
 
     @property
     def flagged(self) -> bool:
-        """Whether the exchange is to be halted."""
+        """Whether the exchange must be halted."""
         ...
 
     @property
     def flag_token(self) -> int | None:
-        """Place of the flag within its region."""
+        """Number of the flagged token within its region; None without a flag."""
         ...
 
     @property
     def category(self) -> str | None:
-        """The category whose head stood highest at the flag."""
+        """The category whose head is highest at the flag; None without a flag or category heads."""
         ...
 
     @property
     def verdict(self) -> Verdict:
-        """What is known after the newest token."""
+        """The state after the newest token."""
         ...
 
     @property
@@ -100,22 +99,22 @@ class ExchangeState(Protocol):
 
     @property
     def max_score(self) -> float:
-        """The larger one of the regions that may flag; minus infinity if there is none."""
+        """The probe's largest smoothed logit where it may flag; minus infinity if there is none."""
         ...
 
     @property
     def mixed_max(self) -> float:
-        """Largest score of those that decide: mixed scores, or those of the probe where it decides alone."""
+        """Largest deciding score: a mixed score, or the probe's score if there is one stage."""
         ...
 
     @property
     def ranked(self) -> float:
-        """What the exchange is ranked by: `mixed_max`. With one stage a prompt alone has its own maximum."""
+        """Score that ranks the exchange: `mixed_max`. With one stage, a prompt alone ranks by its maximum."""
         ...
 
     @property
     def classifier_max(self) -> float:
-        """Largest verdict of the second stage; NaN while there is none."""
+        """Largest verdict of stage 2; NaN while there is none."""
         ...
 
     @property
@@ -125,5 +124,5 @@ class ExchangeState(Protocol):
 
     @property
     def stage(self) -> int:
-        """The last stage that was asked, 1 or 2."""
+        """The highest stage that was asked, 1 or 2."""
         ...

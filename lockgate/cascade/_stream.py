@@ -1,9 +1,11 @@
-"""The state machine of one stream: from the logits of tokens, in order, to a verdict. No model, no I/O.
+"""The state machine of one stream under stage 1: it reads the logits of tokens in order and may flag.
 
-The probe's logit is smoothed by an exponential moving average (CC++ section 5 serves an EMA in the place of
-the training window), bias-corrected so that a cold start pulls towards nothing. A stream is read in three
-regions: earlier turns feed the average and never flag; the last user turn and the answer have a running
-maximum each, and the thresholds say which of the two may flag.
+It needs no model and no I/O. The probe's logit is smoothed by an exponential moving average, which replaces
+the training window in serving (CC++ section 5). A bias correction keeps the start of a stream from being
+pulled towards zero.
+
+A stream has three regions. Earlier turns feed the average and never flag. The last user turn and the answer
+each have a running maximum, and the thresholds say which of the two may flag.
 """
 
 import math
@@ -25,10 +27,10 @@ class Thresholds:
     """When a smoothed logit ends a stream.
 
     Attributes:
-        flag: flagged is what lies strictly above `flag - tolerance`, in logits.
-        tolerance: numeric uncertainty of a logit; a score that near to the threshold counts as above it.
-        min_tokens: no flag before this many scored tokens, or the stream's end if that comes first.
-        flag_on: whether the last user turn may flag too, or the answer alone.
+        flag: a smoothed logit flags strictly above `flag - tolerance`.
+        tolerance: numeric uncertainty of a logit. A score within it below the threshold counts as above.
+        min_tokens: nothing flags before this many scored tokens, or the stream's end if that comes first.
+        flag_on: `both` if the last user turn may flag too, `answer` if only the answer may.
     """
 
     flag: float
@@ -43,7 +45,7 @@ class Thresholds:
             raise ConfigError("thresholds: flag_on must be 'answer' or 'both'")
 
     def crossed(self, score: float) -> bool:
-        """True if `score` flags. A score that is not a number flags: a broken reading is never a pass."""
+        """Return whether `score` flags. NaN flags too: a broken reading must never pass."""
         return not score <= self.flag - self.tolerance
 
 
@@ -58,14 +60,14 @@ class Regions:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known of a stream after its newest token.
+    """The state of a stream after its newest token.
 
     Attributes:
         score: smoothed logit at the newest token.
-        flagged: whether the stream is to be halted; once True it stays so.
-        category: the harmful category whose head stands highest at the flag, if the guard has such heads.
-        token_index: position of the flag within its region's tokens if flagged, else of the newest token.
-        threshold: the logit at which the stream flags.
+        flagged: whether the stream must be halted. Once True, it stays True.
+        category: harmful category whose head is highest at the flag; None without a flag or such heads.
+        token_index: position, within its region, of the token that flagged, otherwise of the newest token.
+        threshold: with one stage the flag threshold; with two stages the escalation threshold.
     """
 
     score: float
@@ -76,9 +78,9 @@ class Verdict:
 
 
 class StreamState:
-    """Smoothing, running maxima and the flag of one stream: O(1) memory.
+    """The state of one stream under stage 1: moving average, running maxima and flag. O(1) memory.
 
-    As an `ExchangeState` it is judged by the probe alone: no verdict is ever due, and there is always room.
+    As an `ExchangeState` it has one stage, the probe: no verdict is ever due, and there is always room.
 
     Attributes:
         room, due, closed, suspicious, verdicts, classifier_max, stage: constants, since there are no blocks.
@@ -87,7 +89,7 @@ class StreamState:
         thresholds: when to flag.
         gamma: weight of the newest logit in the moving average.
         regions: where the regions of this exchange begin.
-        category_ids: names of the further columns of the logits, in order.
+        category_ids: harmful categories of the logits' other columns, in order.
     """
 
     room: int = sys.maxsize
@@ -121,18 +123,25 @@ class StreamState:
         self._released = 0
 
     def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Take the logits `[tokens, 1 + categories]` of the next tokens; return the smoothed main ones."""
+        """Read the next tokens.
+
+        Args:
+            logits: the probe's logits `[tokens, 1 + categories]`.
+
+        Returns:
+            The smoothed logits of the first column `[tokens]`.
+        """
         smoothed = np.empty(len(logits))
         for index, row in enumerate(np.asarray(logits, dtype=np.float64)):
             smoothed[index] = self._advance(row)
         return smoothed
 
     def judge(self, logit: float | None) -> None:
-        """Raises ConfigError: one stage has no verdict to take."""
+        """Raise ConfigError, because one stage takes no verdicts."""
         raise ConfigError("stream: no verdict is due")
 
     def finish(self) -> Verdict:
-        """The stream has ended: one shorter than `min_tokens` is judged now, at its last token."""
+        """End the stream. One shorter than `min_tokens` is judged now, at its last token."""
         if 0 < self.scored < self.thresholds.min_tokens:
             self._judge(self.position - 1, self.score)
         if not self.flagged:
@@ -141,12 +150,12 @@ class StreamState:
 
     @property
     def flagged(self) -> bool:
-        """Whether the stream is to be halted."""
+        """Whether the stream must be halted."""
         return self.flag_token is not None
 
     @property
     def armed(self) -> bool:
-        """Whether tokens are judged already: before `min_tokens` scored tokens nothing is."""
+        """Whether at least `min_tokens` tokens are scored, so that tokens may flag."""
         return self.scored >= self.thresholds.min_tokens
 
     @property
@@ -156,17 +165,17 @@ class StreamState:
 
     @property
     def released(self) -> int:
-        """Answer tokens that may leave now. Fewer than were read once the stream is flagged."""
+        """Answer tokens that may leave now. A flag stops this count."""
         return self._released
 
     @property
     def top_category(self) -> str | None:
-        """The category whose head stands highest now; None without such heads."""
+        """The category whose head is highest now; None without category heads."""
         return self._categories[int(np.argmax(self._averages[1:]))] if self._categories else None
 
     @property
     def max_prompt(self) -> float:
-        """Largest smoothed logit in the last user turn; NaN if it holds no scored token."""
+        """Largest smoothed logit in the last user turn; NaN if it has no scored token."""
         return self._last_prompt if self._max_prompt == -math.inf else self._max_prompt
 
     @property
@@ -176,7 +185,7 @@ class StreamState:
 
     @property
     def max_score(self) -> float:
-        """Largest smoothed logit among the positions that may flag; minus infinity if there was none."""
+        """Largest smoothed logit in the regions that may flag; minus infinity if there is none."""
         if self.thresholds.flag_on == "answer":
             return self._max_answer
         return max(self._max_prompt, self._max_answer)
@@ -188,17 +197,17 @@ class StreamState:
 
     @property
     def ranked(self) -> float:
-        """`max_score`; for a prompt alone, which has no answer that could flag, its own maximum."""
+        """`max_score`. If nothing could flag (a prompt alone), the prompt's maximum instead."""
         return self.max_prompt if self.max_score == -math.inf else self.max_score
 
     @property
     def verdict(self) -> Verdict:
-        """What is known now."""
+        """The state after the newest token."""
         index = self.flag_token if self.flag_token is not None else self.place(self.position - 1)
         return Verdict(self.score, self.flagged, self.category, index, self.thresholds.flag)
 
     def place(self, position: int) -> int:
-        """Number of a token within its region: the answer, the last user turn or what stands before it."""
+        """Return a token's number within its region: the answer, the last user turn or the earlier turns."""
         start = self.regions.answer_start
         if position < start:
             start = self.regions.prompt_start if position >= self.regions.prompt_start else self.regions.start
@@ -222,7 +231,7 @@ class StreamState:
         if position < self.regions.prompt_start:
             return
         in_answer = position >= self.regions.answer_start
-        # A reading that is not a number counts as the highest there is.
+        # NaN counts as the highest score.
         value = math.inf if math.isnan(score) else score
         if in_answer:
             self._max_answer = max(self._max_answer, value)

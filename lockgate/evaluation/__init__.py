@@ -1,4 +1,4 @@
-"""Evaluation: figures with intervals by prompt from scores tables, comparisons, and reports."""
+"""Evaluation of guards from scores tables: figures with intervals by prompt, comparisons and reports."""
 
 from lockgate.evaluation._breakdowns import by_key, by_length
 from lockgate.evaluation._compare import compare

@@ -1,4 +1,4 @@
-"""Parts of the rows: by source, category and length; curves for plots; rows worth reading."""
+"""Figures for parts of the rows (by source, category, length), curves for plots, and rows worth reading."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,9 +21,16 @@ def by_key(
     *,
     exact: bool,
 ) -> tuple[Breakdown, ...]:
-    """Flagged shares of the wanted rows by key, in the order of the keys; rows without a key are left out.
+    """Compute the flagged share of the wanted rows for each key, in sorted order.
 
-    `exact` asks for Clopper-Pearson intervals, otherwise they go by prompt.
+    Rows without a key are left out.
+
+    Args:
+        keys: the key of each row [N], such as its source.
+        wanted: the rows to use [N].
+        flags: flagged rows [N] by the name of an operating point.
+        clusters: the prompts of all N rows.
+        exact: use Clopper-Pearson intervals instead of intervals by prompt.
     """
     column = np.asarray([key if key is not None else "" for key in keys], dtype=str)
     has_key = np.asarray([key is not None for key in keys], dtype=bool)
@@ -37,12 +44,12 @@ def by_key(
 def by_length(
     lengths: Floats, wanted: Mask, flags: Mapping[str, Mask], clusters: Clusters
 ) -> tuple[Breakdown, ...]:
-    """Flagged shares by decile of the wanted rows' own lengths; deciles that coincide are joined."""
+    """Compute the flagged share for each decile of the wanted rows' lengths. Equal deciles are joined."""
     usable = wanted & np.isfinite(lengths)
     if not usable.any():
         return ()
     edges = np.unique(np.quantile(lengths[usable], np.linspace(0, 1, 11)))
-    # The last decile holds its upper edge too.
+    # The last decile includes its upper edge.
     which = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, max(0, len(edges) - 2))
     parts = []
     for decile in np.unique(which[usable]):
@@ -53,9 +60,9 @@ def by_length(
 
 
 def worst(parts: Sequence[Breakdown], point: str) -> str | None:
-    """The source whose flagged share is surely highest: by the interval's lower end, then by the share.
+    """Return the part with the highest flagged share, or None if no part has a flag.
 
-    None when no source is flagged at all.
+    Parts are ranked by the lower end of the interval, then by the share.
     """
 
     def rank(part: Breakdown) -> tuple[float, float]:
@@ -67,7 +74,7 @@ def worst(parts: Sequence[Breakdown], point: str) -> str | None:
 
 
 def histogram(values: Floats, harmful: Mask) -> Histogram | None:
-    """Counts in equal bins over the range of the scores; None when they are all the same."""
+    """Count scores in equal bins over their range. Return None if all scores are the same."""
     low, high = float(values.min()), float(values.max())
     if not low < high:
         return None
@@ -77,7 +84,7 @@ def histogram(values: Floats, harmful: Mask) -> Histogram | None:
 
 
 def roc_points(values: Floats, harmful: Mask) -> RocPoints | None:
-    """The ROC curve on a logarithmic FPR grid from 1e-4 to 1; None without both labels."""
+    """Compute the ROC curve on a logarithmic FPR grid from 1e-4 to 1. None unless both labels occur."""
     if harmful.all() or not harmful.any():
         return None
     grid = np.logspace(-4, 0, _GRID)
@@ -87,7 +94,7 @@ def roc_points(values: Floats, harmful: Mask) -> RocPoints | None:
 def ranked(
     table: ScoresTable, values: Floats, wanted: Mask, *, highest: bool, count: int
 ) -> tuple[RankedRow, ...]:
-    """The `count` wanted rows with the highest or lowest scores, the most extreme first."""
+    """Return the `count` wanted rows with the highest or lowest scores, the most extreme first."""
     rows = np.flatnonzero(wanted)
     order = rows[np.argsort(-values[rows] if highest else values[rows], kind="stable")][:count]
     part = table.select(order)

@@ -1,4 +1,4 @@
-"""Paired differences: two scorers on the same rows, resampled together."""
+"""Paired differences between two scorers: both are resampled on the same rows together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,13 @@ RANKINGS = (area, log_area)
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """A scorer's values [N], its flags [N] at named operating points, and its resampled rankings if known."""
+    """A scorer's values and what it flags.
+
+    Attributes:
+        values: scores [N].
+        flags: flagged rows [N] by the name of an operating point.
+        drawn: result of `draw_rankings`, if it is known already.
+    """
 
     values: Floats
     flags: dict[str, Mask]
@@ -25,12 +31,12 @@ class Decisions:
 
 
 def draw_rankings(values: Floats, harmful: Mask, clusters: Clusters) -> Floats:
-    """Resampled AUROC and log-FPR AUROC [2, resamples]."""
+    """Resample AUROC and log-FPR AUROC. Return an array [2, resamples]."""
     return curve_statistic(RANKINGS, values, harmful, clusters)
 
 
 def decide(scorer: Scorer, harmful: Mask, fprs: Sequence[float]) -> Decisions:
-    """Flags at the plain quantiles; benign rows of the evaluation stand in where calibration is missing."""
+    """Flag rows at the plain quantiles. Without calibration they come from the evaluated benign rows."""
     flags = {}
     for fpr in fprs:
         found = threshold_of(scorer, scorer.values[~harmful], fpr)
@@ -49,10 +55,12 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Paired differences of the deciding scores of two tables, over the labelled exchanges both hold.
+    """Compare the deciding scores of two tables on the labelled exchanges that both hold.
 
-    Each side takes its thresholds from its own calibration table. Raises ExchangeError when the tables share
-    no labelled exchange or disagree about a label.
+    Differences are paired by prompt. Each table takes its thresholds from its own calibration table.
+
+    Raises:
+        ExchangeError: the tables share no labelled exchange, or they disagree about a label.
     """
     rows_first, rows_second = align(first, second)
     only = (len(first) - len(rows_first), len(second) - len(rows_second))
@@ -80,7 +88,7 @@ def compare(
 def paired_differences(
     first: Decisions, second: Decisions, harmful: Mask, clusters: Clusters
 ) -> tuple[Difference, ...]:
-    """First minus second in AUROC, log-FPR AUROC, and TPR and FPR at each shared operating point."""
+    """Compute first minus second for AUROC, log-FPR AUROC, and TPR and FPR at each shared operating point."""
     differences = []
     if harmful.any() and not harmful.all():
         drawn = [

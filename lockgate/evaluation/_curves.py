@@ -1,7 +1,7 @@
-"""Ranking metrics, written once for weighted rows: a bootstrap resample is a set of weights.
+"""Ranking metrics for weighted rows. A bootstrap resample is a set of weights, so it needs no further code.
 
-Every function takes scores [N], harmful [N] (bool) and, for resamples, weights [B, N]. Higher scores mean
-harmful; tied scores stand or fall together.
+Every function takes scores [N], harmful [N] (bool) and, for resamples, weights [B, N]. A higher score means
+more harmful. Rows with tied scores are always on the same side of a threshold.
 """
 
 from typing import NamedTuple
@@ -14,14 +14,17 @@ Mask = NDArray[np.bool_]
 
 
 class Roc(NamedTuple):
-    """Steps of a ROC curve by falling threshold, from (0, 0) to (1, 1); arrays [B, steps]."""
+    """Steps of B ROC curves by falling threshold, from (0, 0) to (1, 1). Both arrays are [B, steps]."""
 
     fpr: Floats
     tpr: Floats
 
 
 def weighted_roc(scores: Floats, harmful: Mask, weights: Floats) -> Roc:
-    """ROC curves of B weightings of the same rows; a weighting without one of the classes gives NaN."""
+    """Compute the ROC curves of B weightings of the same rows.
+
+    A curve is NaN where its weighting leaves out one of the two classes.
+    """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
@@ -35,15 +38,15 @@ def weighted_roc(scores: Floats, harmful: Mask, weights: Floats) -> Roc:
 
 
 def area(roc: Roc) -> Floats:
-    """Area under each curve [B]; a tie counts one half."""
+    """Compute the area under each curve [B]. A tie counts one half."""
     steps = np.diff(roc.fpr, axis=1)
     return np.asarray((steps * (roc.tpr[:, 1:] + roc.tpr[:, :-1]) / 2).sum(axis=1))
 
 
 def log_area(roc: Roc, lowest: float = 1e-3, highest: float = 1e-1) -> Floats:
-    """Mean TPR [B] over log-uniform FPR in [lowest, highest], from 0 to 1 (CC dossier: log-FPR AUROC).
+    """Compute log-FPR AUROC [B]: the mean TPR over log-uniform FPR in [lowest, highest], from 0 to 1.
 
-    Between two reachable FPRs the lower one's TPR holds: no credit for randomised thresholds.
+    Between two reachable FPRs, the TPR of the lower one counts. So randomised thresholds earn no credit.
     """
     # The last step needs no width: the curve ends at FPR 1, beyond `highest`.
     edges = np.log(np.clip(roc.fpr, lowest, highest))
@@ -51,19 +54,22 @@ def log_area(roc: Roc, lowest: float = 1e-3, highest: float = 1e-1) -> Floats:
 
 
 def auroc(scores: Floats, harmful: Mask) -> float:
-    """Probability that a harmful row scores above a harmless one, ties one half; NaN without both classes."""
+    """Compute the probability that a harmful row scores above a harmless one. A tie counts one half.
+
+    The result is NaN unless both classes occur.
+    """
     return float(area(weighted_roc(scores, harmful, np.ones((1, len(scores)))))[0])
 
 
 def log_auroc(scores: Floats, harmful: Mask) -> float:
-    """`log_area` of the unweighted rows, FPR 0.001 to 0.1."""
+    """Compute `log_area` of the unweighted rows over FPR 0.001 to 0.1."""
     return float(log_area(weighted_roc(scores, harmful, np.ones((1, len(scores)))))[0])
 
 
 def tpr_on_grid(scores: Floats, harmful: Mask, grid: Floats) -> Floats:
-    """TPR reachable at FPR no larger than each point of a rising `grid` [G]."""
+    """Compute the highest TPR [G] with an FPR no larger than each point of a rising `grid` [G]."""
     roc = weighted_roc(scores, harmful, np.ones((1, len(scores))))
-    # The slack forgives the rounding of k/n against a grid point such as 0.001.
+    # The slack absorbs the rounding of k/n, which is compared with grid points such as 0.001.
     steps = np.searchsorted(roc.fpr[0], grid * (1 + 1e-9), side="right") - 1
     return np.asarray(roc.tpr[0][steps])
 

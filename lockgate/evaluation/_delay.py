@@ -1,4 +1,4 @@
-"""How much of a harmful answer is out before the halt."""
+"""Delay: how much of a harmful answer is released before the halt."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,19 @@ _GRID = tuple(round(0.05 * i, 2) for i in range(21))
 class Delay:
     """Delay of one system over harmful exchanges, at one cut.
 
-    Tokens and shares of the answer delivered before the halt are upper bounds: where suspicion begins within
-    a block, all of the block's tokens but one may have left; later blocks are held until their verdict.
+    Released tokens and shares are upper bounds. In the block where suspicion begins, all tokens but one may
+    have left. Later blocks are held until their verdict.
 
     Attributes:
-        n: harmful exchanges.
-        halted: share of them halted at all.
-        before_half: share of all of them halted before half of the answer was out.
-        at_prompt: share of all of them halted before any of it was out.
-        tokens: median and 90th percentile of tokens delivered, over halted ones; None if none was.
-        share: the same of the delivered share.
-        curve: share of all exchanges halted with at most a share `grid` delivered.
+        system: name of the system.
+        n: number of harmful exchanges.
+        halted: share of exchanges that were halted.
+        before_half: share of all exchanges halted before half of the answer was released.
+        at_prompt: share of all exchanges halted before any token was released.
+        tokens: median and 90th percentile of released tokens over halted exchanges; None if none was halted.
+        share: median and 90th percentile of the released share of the answer, likewise.
+        grid: released shares at which `curve` is given.
+        curve: share of all exchanges halted when at most a share `grid` of the answer was released.
     """
 
     system: str
@@ -39,7 +41,15 @@ class Delay:
 
 
 def summarise_delay(system: str, halted: Mask, tokens: Floats, share: Floats, clusters: Clusters) -> Delay:
-    """The delay of exchanges [N] that were halted, after `tokens` and a `share` (inf: never)."""
+    """Summarise the delay of one system over harmful exchanges.
+
+    Args:
+        system: name of the system.
+        halted: whether each exchange [N] was halted.
+        tokens: answer tokens released before the halt [N].
+        share: share of the answer released before the halt [N]; infinite for an exchange without a halt.
+        clusters: the prompts of the N exchanges.
+    """
     return Delay(
         system,
         len(halted),

@@ -1,4 +1,4 @@
-"""All figures of one scores table."""
+"""The evaluation of one scores table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,12 +35,24 @@ def evaluate(
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
-    """Compute every figure of `table`: rankings, rates at thresholds, breakdowns, baselines beside them.
+    """Compute every figure of `table`: rankings, rates at thresholds, breakdowns and baselines.
 
-    Thresholds are plain quantiles of the benign prompts of `calibration`; without it they come from the
-    evaluated benign rows, which is optimistic and said so. Soft labels count as harmful from 0.5, rows
-    without a label are counted and left out, and one label alone is enough for what needs no other.
-    Raises ExchangeError for a table without labelled rows or with deciding scores that are not finite.
+    A soft label of 0.5 or more counts as harmful. Rows without a label are counted and left out. If only one
+    label occurs, figures that need both are missing.
+
+    Args:
+        table: scores of the exchanges to evaluate.
+        name: the guard's name in the report.
+        calibration: scores whose benign prompts give the thresholds, as plain quantiles. Without it the
+            evaluated benign rows give them. Such thresholds are optimistic, and a warning says so.
+        baselines: scores of other scorers on the same exchanges.
+        fprs: false-positive rates to set thresholds at.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
+        provenance: stored in the result as it is; see `collect_provenance`.
+
+    Raises:
+        ExchangeError: no row has a label, or a deciding score is NaN or plus infinity.
     """
     known = ~np.isnan(table.labels)
     if not known.any():
@@ -71,7 +83,7 @@ def evaluate(
 
 
 class _Work:
-    """The rows under evaluation and what all scorers share."""
+    """The rows to evaluate, and what all scorers share."""
 
     def __init__(self, rows: ScoresTable, harmful: Mask, clusters: Clusters, fprs: tuple[float, ...]) -> None:
         self.rows = rows
@@ -176,7 +188,7 @@ def _warnings(
     notes = []
     if not rows.has_groups:
         notes.append(
-            "No prompt_group column: every id counts as a prompt of its own; intervals are too narrow."
+            "No prompt_group column: every id counts as its own prompt, so intervals may be too narrow."
         )
     own = [
         result.name
@@ -185,10 +197,13 @@ def _warnings(
     ]
     if own:
         notes.append(
-            f"Thresholds of {', '.join(own)} come from the evaluated benign rows themselves: optimistic."
+            f"Thresholds of {', '.join(own)} come from the evaluated benign rows, which is optimistic."
         )
     if harmful.any() and not harmful.all() and not results[0].within_sources:
-        notes.append("No source holds both labels: AUROC over all rows may tell sources apart, not harm.")
+        notes.append(
+            "No source holds both labels: AUROC over all rows may show that a scorer tells sources apart, "
+            "not that it detects harm."
+        )
     if calibration is not None:
         notes += _calibration_warnings(rows, harmful, calibration, fprs)
     return notes
@@ -204,12 +219,12 @@ def _calibration_warnings(
     if shared:
         notes.append(
             f"{shared} evaluated benign rows share a prompt with the calibration table: "
-            "their flagged share is no test."
+            "their flagged share does not test the threshold."
         )
     thin = [f"{fpr:g}" for fpr in fprs if fpr * len(benign) < 1]
     if thin:
         notes.append(
             f"{len(benign)} calibration prompts are too few for a share of {', '.join(thin)}: the threshold "
-            "is their maximum."
+            "is their highest score."
         )
     return notes

@@ -1,4 +1,4 @@
-"""Intervals that respect prompts: rows of one prompt are resampled together, never apart."""
+"""Intervals by prompt: rows of one prompt are always resampled together."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from lockgate.calibration import clopper_pearson
 from lockgate.evaluation._curves import Floats, Mask, Roc, weighted_roc
 
 RESAMPLES = 2000
-# What names each row's prompt.
+# The prompt of each row [N].
 Groups = Sequence[str] | NDArray[np.intp] | NDArray[np.str_]
 
 _CONFIDENCE = 0.95
@@ -21,9 +21,13 @@ _CHUNK_CELLS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its 95 % interval, how that was made, and the rows and prompts behind it.
+    """A figure with its 95 % interval.
 
-    `method` is wilson, clopper-pearson or cluster-bootstrap; the interval is None where none can be given.
+    Attributes:
+        value: the figure.
+        lower, upper: the interval; None where none can be computed.
+        method: how the interval was computed: wilson, clopper-pearson or cluster-bootstrap.
+        n, n_prompts: numbers of rows and distinct prompts behind the figure.
     """
 
     value: float
@@ -35,10 +39,10 @@ class Estimate:
 
 
 class Clusters:
-    """Prompt clusters of a set of rows, and the bootstrap weights of resampling them with replacement."""
+    """A set of rows grouped by prompt, for a bootstrap that draws prompts with replacement."""
 
     def __init__(self, groups: Groups, resamples: int = RESAMPLES, seed: int = 0) -> None:
-        """`groups` [N] name each row's prompt."""
+        """Group N rows by `groups` [N], the prompt of each row."""
         _, index = np.unique(np.asarray(groups), return_inverse=True)
         self.index: NDArray[np.intp] = index.reshape(-1)
         self.count = int(self.index.max()) + 1 if len(self.index) else 0
@@ -47,12 +51,12 @@ class Clusters:
         self.seed = seed
 
     def row_weights(self) -> Iterator[Floats]:
-        """Weights [b, N] in chunks, `resamples` in all; the same for every call."""
+        """Yield row weights [b, N] in chunks, `resamples` rows in all. Every call gives the same weights."""
         for weights in self._cluster_weights():
             yield weights[:, self.index]
 
     def means(self, values: Floats) -> Floats:
-        """Bootstrap distribution [resamples] of the mean over rows of `values` [N]."""
+        """Return the bootstrap distribution [resamples] of the mean of `values` [N]."""
         sums = np.bincount(self.index, weights=values, minlength=self.count)
         sizes = np.bincount(self.index, minlength=self.count)
         parts = [(weights @ sums) / (weights @ sizes) for weights in self._cluster_weights()]
@@ -60,7 +64,7 @@ class Clusters:
 
     def _cluster_weights(self) -> Iterator[Floats]:
         generator = np.random.default_rng(self.seed)
-        # Sized by rows, the larger of the two, so that both kinds of weights come in the same chunks.
+        # The number of rows sets the chunk size: row weights take more space than cluster weights.
         chunk = max(1, _CHUNK_CELLS // max(1, len(self.index)))
         done = 0
         while done < self.resamples:
@@ -73,7 +77,7 @@ class Clusters:
 
 
 def wilson(k: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a rate."""
+    """Compute Wilson's 95 % score interval of the rate `k` / `n`. Without trials it is [0, 1]."""
     if n == 0:
         return 0.0, 1.0
     share, spread = k / n, _Z**2 / n
@@ -83,10 +87,11 @@ def wilson(k: float, n: float) -> tuple[float, float]:
 
 
 def rate_by_prompt(flags: Mask, clusters: Clusters) -> Estimate | None:
-    """Share of flagged rows with an interval by prompt; None without rows.
+    """Compute the share of flagged rows with an interval by prompt. Return None without rows.
 
-    Wilson's interval where every row is a prompt of its own, and, counted over prompts, where all rows agree:
-    resampling would claim certainty there.
+    The interval is a bootstrap over prompts, with two exceptions that use Wilson's interval over the number
+    of prompts: every row has its own prompt, or all rows agree. Where all rows agree, a bootstrap interval
+    would have no width.
     """
     if len(flags) == 0:
         return None
@@ -98,7 +103,10 @@ def rate_by_prompt(flags: Mask, clusters: Clusters) -> Estimate | None:
 
 
 def exact_rate(flags: Mask, groups: Groups) -> Estimate | None:
-    """Share of flagged rows with the Clopper-Pearson interval, as if rows were independent; None without."""
+    """Compute the share of flagged rows with a Clopper-Pearson interval. Return None without rows.
+
+    The interval takes rows as independent. `groups` [N], the prompt of each row, only counts prompts.
+    """
     if len(flags) == 0:
         return None
     interval = clopper_pearson(int(flags.sum()), len(flags), _CONFIDENCE)
@@ -111,7 +119,7 @@ def exact_rate(flags: Mask, groups: Groups) -> Estimate | None:
 def curve_statistic(
     statistics: Sequence[Callable[[Roc], Floats]], scores: Floats, harmful: Mask, clusters: Clusters
 ) -> Floats:
-    """Bootstrap distributions [S, resamples] of functions of the ROC curve."""
+    """Return the bootstrap distributions [S, resamples] of S functions of the ROC curve."""
     parts = []
     for weights in clusters.row_weights():
         roc = weighted_roc(scores, harmful, weights)
@@ -126,9 +134,9 @@ def estimate_curves(
     clusters: Clusters,
     drawn: Floats | None = None,
 ) -> list[Estimate | None]:
-    """Functions of the ROC curve with intervals by prompt; all None without both classes.
+    """Compute S functions of the ROC curve with intervals by prompt. All are None unless both classes occur.
 
-    `drawn` [S, resamples] spares the resampling where `curve_statistic` has been called before.
+    `drawn` [S, resamples] is the result of `curve_statistic`; passing it avoids a second resampling.
     """
     if harmful.all() or not harmful.any():
         return [None for _ in statistics]
@@ -146,7 +154,7 @@ def _estimate(value: float, drawn: Floats, clusters: Clusters) -> Estimate:
 
 
 def percentiles(drawn: Floats) -> tuple[float | None, float | None]:
-    """The 2.5th and 97.5th percentile of the resamples in which the statistic exists."""
+    """Return the 2.5th and 97.5th percentile of the resamples with a finite value, or None twice."""
     defined = drawn[np.isfinite(drawn)]
     if len(defined) == 0:
         return None, None

@@ -1,4 +1,4 @@
-"""Pages that print well: one frame and one way to show figures, no script, no outside asset."""
+"""Report pages: one frame and one way to show figures, without scripts or outside assets."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,17 @@ from lockgate.evaluation.plots import words
 
 
 def write_page(folder: Path, stem: str, content: Mapping[str, Any], page: str) -> dict[str, Path]:
-    """Write `STEM.json` and `STEM.html` into `folder`, made if missing. Returns their paths."""
+    """Write `STEM.json` and `STEM.html` into `folder`, which is created if missing.
+
+    Args:
+        folder: where the files go.
+        stem: file name without its ending.
+        content: the JSON document.
+        page: the HTML page.
+
+    Returns:
+        The two paths, under the keys `html` and `json`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"html": folder / f"{stem}.html", "json": folder / f"{stem}.json"}
     document = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
@@ -26,9 +36,10 @@ def write_page(folder: Path, stem: str, content: Mapping[str, Any], page: str) -
 
 
 def page_environment(*packages: str) -> Environment:
-    """Templates of `packages`, each a Python package with a folder `templates`, over the common `base.html`.
+    """Create a Jinja environment for the templates of `packages` and the common `base.html`.
 
-    Filters show estimates with their intervals, shares in per cent, and names in words.
+    Each of `packages` is a Python package with a folder `templates`. Filters show estimates with their
+    intervals, shares in per cent, and names as words.
     """
     loaders = [PackageLoader(package) for package in dict.fromkeys((*packages, "lockgate.evaluation"))]
     environment = Environment(
@@ -52,8 +63,8 @@ def page_environment(*packages: str) -> Environment:
 
 
 def inline_svg(drawing: str | None) -> Markup | None:
-    """A drawing of `lockgate.evaluation.plots` as trusted markup; None stays None."""
-    # Drawn from numbers; the only foreign words in it are scorer names, and the drawing library escapes.
+    """Mark a drawing of `lockgate.evaluation.plots` as trusted markup. None stays None."""
+    # A drawing holds numbers and scorer names. The drawing library escapes the names.
     return None if drawing is None else Markup(drawing)  # noqa: S704
 
 
@@ -70,7 +81,7 @@ def _signed(estimate: Estimate | None) -> Markup:
 
 
 def _missed(estimate: Estimate | None) -> Markup:
-    """One minus a rate, and its interval turned round."""
+    """Show one minus a rate, with the interval to match."""
     if estimate is None or estimate.lower is None or estimate.upper is None:
         return _percent(estimate and replace(estimate, value=1 - estimate.value))
     return _percent(

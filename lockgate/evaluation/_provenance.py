@@ -1,4 +1,4 @@
-"""Where a result comes from: the code, the command, the seeds and the bytes it read."""
+"""Provenance of a result: code, command, seeds and input files."""
 
 import os
 import platform
@@ -17,8 +17,13 @@ _LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "torch", "transformer
 def collect_provenance(
     command: Sequence[str], seeds: Mapping[str, int], inputs: Iterable[str | os.PathLike[str]]
 ) -> dict[str, Any]:
-    """What every result carries: commit (with a mark for uncommitted changes), command, seeds, the SHA-256 of
-    each input by path as given, and library versions. `commit` is None outside a Git work tree.
+    """Collect the provenance that every result carries.
+
+    Returns:
+        `commit`: hash, with `+uncommitted` if files are changed; None outside a Git work tree.
+        `command` and `seeds`: as given.
+        `inputs`: SHA-256 of each input file, by its path as given.
+        `versions`: of Python, Lockgate and the main libraries.
     """
     return {
         "commit": _commit(),
@@ -41,7 +46,7 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
-    # An installed copy may lie inside another repository, whose commit says nothing about this code.
+    # An installed copy may lie inside another repository. Its commit would say nothing about this code.
     if not (root / ".git").exists():
         return None
     head = _git(root, "rev-parse", "HEAD")

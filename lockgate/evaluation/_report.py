@@ -1,4 +1,4 @@
-"""Reports: one page to read or print, one file for machines."""
+"""Evaluation reports: an HTML page for people and a JSON file for programs."""
 
 import json
 import os
@@ -11,25 +11,28 @@ from lockgate.evaluation.plots import histogram_plot, length_plot, roc_plot
 
 
 def check_report() -> None:
-    """Find out before hours of scoring whether a report can be written after them.
+    """Check that a report can be written. Call it before hours of scoring, not after.
 
     Raises:
-        MissingExtra: what its figures and plots need is not installed.
+        MissingExtra: a library for its figures or plots is not installed.
     """
     for module in ("scipy.special", "matplotlib.figure"):
         need(module, extra="report", feature="the report of an evaluation")
 
 
 def write_report(result: EvaluationResult, out_dir: str | os.PathLike[str]) -> dict[str, Path]:
-    """Write `report.html` and `report.json` into `out_dir`, made if missing; both hold ids, never text.
+    """Write `report.html` and `report.json` into `out_dir`, which is created if missing.
 
-    Returns the two paths by their endings.
+    Both files hold ids of exchanges, never their text.
+
+    Returns:
+        The two paths, under the keys `html` and `json`.
     """
     return write_page(Path(out_dir), "report", result.to_dict(), render_report(result))
 
 
 def render_report(result: EvaluationResult) -> str:
-    """The HTML page: no script, no outside asset."""
+    """Render the result as one HTML page without scripts or outside assets."""
     deciding = result.scorers[0]
     points = [point.name for point in deciding.operating_points]
     lengths = {point: length_plot(deciding, point) for point in points}

@@ -1,4 +1,4 @@
-"""What an evaluation returns: plain frozen records that turn into JSON as they are."""
+"""Results of an evaluation: plain frozen records that can be written as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,11 +9,17 @@ from lockgate.evaluation._intervals import Estimate
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """One threshold of one scorer and what it does.
+    """One threshold of one scorer, and the shares of rows it flags.
 
-    `origin` says where the threshold comes from: calibration (plain quantile of a calibration table at
-    `fpr`), evaluation (the same of the evaluated rows: optimistic) or guard (the guard's own decisions).
-    `fpr` and `realised_fpr` are shares of benign rows, `tpr` of harmful rows.
+    Attributes:
+        name: `fpr` as text, or `guard`.
+        origin: where the threshold comes from. `calibration`: plain quantile of a calibration table at
+            `fpr`. `evaluation`: plain quantile of the evaluated benign rows, which is optimistic. `guard`:
+            the guard's own decisions.
+        fpr: share of benign rows that the threshold was set for; None for `guard`.
+        threshold: flags lie strictly above it; None for `guard`, and where it flags every row with a score.
+        tpr: share of harmful rows flagged.
+        realised_fpr: share of evaluated benign rows flagged.
     """
 
     name: str
@@ -26,7 +32,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Flagged shares of one part of the rows, by operating point name."""
+    """Flagged shares of one part of the rows, by the name of the operating point."""
 
     key: str
     n: int
@@ -55,7 +61,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class RocPoints:
-    """TPR reachable within each FPR of a logarithmic grid."""
+    """The highest TPR within each FPR of a logarithmic grid."""
 
     fpr: tuple[float, ...]
     tpr: tuple[float, ...]
@@ -63,7 +69,7 @@ class RocPoints:
 
 @dataclass(frozen=True, slots=True)
 class ScorerResult:
-    """All figures of one column of scores. What needs both labels is None or empty without them."""
+    """All figures of one column of scores. Figures that need both labels are None or empty without them."""
 
     name: str
     column: str
@@ -92,7 +98,7 @@ class RankedRow:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A metric of two scorers on the same rows; `difference` is first minus second, paired by prompt."""
+    """One metric of two scorers on the same rows. `difference` is first minus second, paired by prompt."""
 
     metric: str
     first: float
@@ -102,7 +108,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Paired differences of two sets of scores; rows that only one of them holds are counted and left out."""
+    """Paired differences between two scorers on `n` shared rows.
+
+    Rows in only one of the two tables are left out; `only_first` and `only_second` count them.
+    """
 
     first: str
     second: str
@@ -115,7 +124,23 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """An evaluation of one scores table; `scorers[0]` is what the guard decides by, baselines follow."""
+    """The evaluation of one scores table.
+
+    Attributes:
+        name: the guard's name.
+        n, n_harmful, n_benign: numbers of labelled rows.
+        n_unlabelled: rows without a label, which are left out.
+        n_prompts: distinct prompts of the labelled rows.
+        n_calibration: distinct benign prompts of the calibration table; 0 without one.
+        prompts_from: the column that tells prompts apart, `prompt_group` or `id`.
+        scorers: figures of each scorer. The first one is the score that the guard decides by.
+        worst_source: source with the highest false-positive rate at the lowest FPR; None if none is flagged.
+        versus: paired differences between the first scorer and each of the others.
+        highest_benign, lowest_harmful: rows to read, the most extreme first.
+        warnings: sentences that a reader must know.
+        provenance: see `collect_provenance`.
+        comparison: paired differences from another guard, if asked for.
+    """
 
     name: str
     n: int
@@ -135,9 +160,13 @@ class EvaluationResult:
     comparison: Comparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers for JSON."""
+        """Convert to plain dicts, lists and numbers for JSON."""
         return asdict(self)
 
     def scorer(self, name: str) -> ScorerResult:
-        """A scorer by name. Raises KeyError for an unknown one."""
+        """Return the figures of the scorer `name`.
+
+        Raises:
+            KeyError: there is no such scorer.
+        """
         return {scorer.name: scorer for scorer in self.scorers}[name]

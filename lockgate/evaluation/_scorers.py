@@ -1,4 +1,4 @@
-"""Which columns are compared, and the thresholds each takes from calibration rows."""
+"""Scorers: the columns to compare, and their thresholds from calibration rows."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +17,14 @@ BASELINE_PREFIX = "baseline_"
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Scores of another scorer on the same exchanges, joined by id; `calibration` gives its thresholds."""
+    """Scores of another scorer on the same exchanges, joined by id.
+
+    Attributes:
+        name: name in results and reports.
+        scores: its scores table.
+        calibration: its scores of calibration exchanges, for its thresholds.
+        column: the column to read in both tables.
+    """
 
     name: str
     scores: ScoresTable
@@ -27,10 +34,15 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """One column to evaluate: its values [N] and its benign calibration values [M], one a prompt.
+    """One column of scores to evaluate.
 
-    Both are finite. What has no score stands at `floor`, the same in both and below all that has one; a
-    threshold there flags all that has a score. It is minus infinity where nothing lacks one.
+    Attributes:
+        name: name in results and reports.
+        column: name of the column.
+        values: finite scores of the evaluated rows [N].
+        calibration: finite scores of benign calibration rows [M], one for each prompt.
+        floor: the value of rows without a score, in both arrays. It lies below all scores, so a threshold at
+            the floor flags every row with a score. It is minus infinity if no row lacks a score.
     """
 
     name: str
@@ -43,11 +55,19 @@ class Scorer:
 def collect_scorers(
     table: ScoresTable, calibration: ScoresTable | None, baselines: Sequence[Baseline]
 ) -> list[Scorer]:
-    """The deciding score first, then its parts, prompt alone, length alone, and every baseline.
+    """Collect the scorers of a table, the deciding score first.
 
-    Extra columns named `baseline_NAME` are baselines too. A score of minus infinity says that nothing in the
-    row could flag. Raises ExchangeError for deciding scores that are NaN or infinite and for baselines that
-    lack rows.
+    Its parts, the prompt alone, the length alone and all baselines follow. Extra columns named
+    `baseline_NAME` are baselines too. A score of minus infinity means that nothing in the row could flag.
+
+    Args:
+        table: scores of the exchanges to evaluate.
+        calibration: scores of calibration exchanges; its benign prompts are used.
+        baselines: further scorers.
+
+    Raises:
+        ExchangeError: a deciding score is NaN or plus infinity, a baseline lacks rows, or two scorers have
+            the same name.
     """
     benign = None if calibration is None else benign_prompts(calibration)
     columns = [("mixed" if table.has("classifier_max") else "probe", "mixed_max")]
@@ -68,7 +88,7 @@ def collect_scorers(
 
 
 def benign_prompts(calibration: ScoresTable) -> ScoresTable:
-    """The rows that thresholds come from: no harmful ones, the first row of each prompt."""
+    """Select the rows that thresholds come from: the first row of each prompt, without harmful rows."""
     # NaN >= 0.5 is false: unlabelled traffic counts as benign.
     rows = np.flatnonzero(~(calibration.labels >= 0.5))
     _, first = np.unique(np.asarray(calibration.groups, dtype=str)[rows], return_index=True)
@@ -76,7 +96,11 @@ def benign_prompts(calibration: ScoresTable) -> ScoresTable:
 
 
 def threshold_of(scorer: Scorer, benign_values: Floats, fpr: float) -> tuple[float, str] | None:
-    """A scorer's threshold at `fpr` and its origin; None when there is no benign score to take it from."""
+    """Return a scorer's threshold at `fpr` and its origin, or None if there is no benign score.
+
+    The threshold is a plain quantile of the scorer's calibration values. Without them it comes from
+    `benign_values` [M], the evaluated benign scores. The origin is `calibration` or `evaluation`.
+    """
     if scorer.calibration is not None and len(scorer.calibration):
         return plain_quantile_threshold(scorer.calibration, fpr), "calibration"
     if len(benign_values):
@@ -85,7 +109,10 @@ def threshold_of(scorer: Scorer, benign_values: Floats, fpr: float) -> tuple[flo
 
 
 def align(first: ScoresTable, second: ScoresTable) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Row numbers of the exchanges that both tables hold, the n-th of an id with the n-th of that id."""
+    """Return the row numbers in each table [N] of the exchanges that both tables hold.
+
+    If an id occurs several times, its n-th row in one table goes with its n-th row in the other.
+    """
     places: dict[str, list[int]] = defaultdict(list)
     for row, identity in enumerate(second.ids):
         places[identity].append(row)
@@ -126,13 +153,14 @@ def _joined(baseline: Baseline, table: ScoresTable) -> Scorer:
 
 
 def _ranked(name: str, column: str, values: Floats, calibration: Floats | None) -> Scorer:
-    """A scorer with finite values of the same ranks; what has no score ranks below all that have."""
+    """Create a scorer whose values are finite and ranked as before. Rows without a score rank lowest."""
     both = values if calibration is None else np.concatenate([values, calibration])
     finite = np.isfinite(both)
     if finite.all():
         return Scorer(name, column, values, calibration)
     lowest, highest = (both[finite].min(), both[finite].max()) if finite.any() else (0.0, 0.0)
-    # One floor for both tables: with one each, the higher would lie above a threshold at the lower.
+    # Both tables share one floor. With two floors, rows at the higher one would lie above a threshold at
+    # the lower one.
     floor = float(lowest) - 1
     ranked = np.where(finite, both, np.where(both == np.inf, highest + 1, floor))
     own = None if calibration is None else ranked[len(values) :]

@@ -1,4 +1,4 @@
-"""Plots as inline SVG. Lines and words take the page's own colour, so one drawing serves light and dark."""
+"""Plots as inline SVG. Lines and text take the colour of the page, so they suit light and dark pages."""
 
 import io
 import re
@@ -24,15 +24,18 @@ __all__ = [
     "words",
 ]
 
-# Readable on white and on near-black alike.
+# Readable on white and on near-black.
 COLOURS = ("#2f7fd0", "#d9730d", "#2a9d6f", "#a35bd1", "#c2416b", "#8a8f98", "#b08a00", "#4aa3a3")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-# A colour that no plot uses, replaced by the page's text colour in the finished drawing.
+# A colour that no plot uses. In the finished drawing it is replaced by the text colour of the page.
 INK = "#010203"
 
 
 def roc_plot(result: EvaluationResult) -> str | None:
-    """ROC curves of all scorers over a logarithmic false-positive axis."""
+    """Draw the ROC curves of all scorers over a logarithmic false-positive axis.
+
+    Returns the SVG, or None without curves.
+    """
     drawn = [scorer for scorer in result.scorers if scorer.roc is not None]
     if not drawn:
         return None
@@ -52,7 +55,10 @@ def roc_plot(result: EvaluationResult) -> str | None:
 
 
 def histogram_plot(scorer: ScorerResult) -> str | None:
-    """Score histograms by label, each as a share of its own label's rows, with the thresholds."""
+    """Draw a scorer's score histogram for each label, with its thresholds. Bars are shares of a label's rows.
+
+    Returns the SVG, or None without a histogram.
+    """
     if scorer.histogram is None:
         return None
     drawing, axes = new_figure(6.4, 3.2)
@@ -77,7 +83,10 @@ def histogram_plot(scorer: ScorerResult) -> str | None:
 
 
 def length_plot(scorer: ScorerResult, point: str) -> str | None:
-    """False-positive rate by length decile with exact intervals, at one operating point."""
+    """Draw the false-positive rate by length decile at one operating point, with exact intervals.
+
+    Returns the SVG, or None if no decile has a rate.
+    """
     parts = [part for part in scorer.fpr_by_length if point in part.rates]
     if not parts:
         return None
@@ -114,6 +123,7 @@ def _length_labels(parts: Sequence[Breakdown]) -> list[str]:
 
 
 def new_figure(width: float, height: float) -> tuple["Figure", Any]:
+    """Create a figure of `width` by `height` inches with one pair of axes, in the colours of the page."""
     figure = need("matplotlib.figure", extra="report", feature="a report with plots").Figure(
         figsize=(width, height), layout="constrained"
     )
@@ -132,8 +142,15 @@ def new_figure(width: float, height: float) -> tuple["Figure", Any]:
 
 
 def svg(figure: "Figure", key: str, title: str) -> str:
+    """Turn a figure into inline SVG. The same figure always gives the same text.
+
+    Args:
+        figure: what to draw.
+        key: differs between the drawings of one page; their ids are made from it.
+        title: the drawing in words, for screen readers.
+    """
     buffer = io.StringIO()
-    # The salt makes ids differ between the drawings of one page and agree between two runs.
+    # With this salt, ids differ between the drawings of a page and are the same in every run.
     with need("matplotlib", extra="report", feature="a report with plots").rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": key, "font.family": "sans-serif"}
     ):
@@ -142,12 +159,13 @@ def svg(figure: "Figure", key: str, title: str) -> str:
     drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
     drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawing)
-    # Group ids such as figure_1 recur in each drawing, but a page may hold an id once; none is used.
+    # Each drawing repeats group ids such as figure_1, but a page may hold an id only once. Nothing uses them.
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     label = f'role="img" aria-label="{escape(title, quote=True)}"'
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', label, drawing, count=1)
 
 
 def words(name: str) -> str:
+    """Turn a name such as `prompt_alone` into words for a plot or a page."""
     # The drawing library reads text between dollar signs as mathematics.
     return name.replace("_", " ").replace("$", r"\$")

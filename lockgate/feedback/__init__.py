@@ -1,4 +1,4 @@
-"""Feedback: what reviewers say of a guard's verdicts becomes training data and proposals for the policy."""
+"""Feedback: reviewers' verdicts become training data for a guard and proposals for its constitution."""
 
 from lockgate.feedback._comparison import CategoryChange, GuardComparison, compare_guards
 from lockgate.feedback._proposal import (

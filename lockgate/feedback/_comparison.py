@@ -1,4 +1,4 @@
-"""What changes when one guard takes the place of another, category by category, and whether it is worse."""
+"""The comparison of an old guard with a new one: what changes in each category."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,15 +32,18 @@ MACRO = "macro"
 
 @dataclass(frozen=True, slots=True)
 class CategoryChange:
-    """Flagged shares of one category's harmful or harmless exchanges, before and after.
+    """The flagged share of one category's harmful or harmless exchanges, under the old and the new guard.
 
     Attributes:
-        category: id, `(none)`, or `all` and `macro` (mean over categories) for the whole.
-        harmful: whether these are the harmful exchanges: then the share is a TPR, else an FPR.
-        n, n_prompts: exchanges and distinct prompts.
-        old, new: flagged shares with intervals by prompt; `difference` is new minus old, paired by prompt.
-        newly_flagged, newly_passed: ids, in row order; empty for `macro`.
-        p_worse: one-sided sign test over prompts that changed, against the update being no worse.
+        category: an id, `(none)` for exchanges without one, `all` for all exchanges, or `macro` for the mean
+            over categories.
+        harmful: whether the exchanges are harmful. If so, the share is a TPR, otherwise an FPR.
+        n, n_prompts: numbers of exchanges and distinct prompts.
+        old, new: flagged shares with intervals by prompt.
+        difference: new minus old, paired by prompt.
+        newly_flagged, newly_passed: ids in row order; empty for `macro`.
+        p_worse: p value of a one-sided sign test over the prompts that changed. A small value says that the
+            new guard is worse.
     """
 
     category: str
@@ -56,12 +59,12 @@ class CategoryChange:
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """Ids that the old guard judged rightly and the new one doesn't."""
+        """Ids that the old guard judged correctly and the new one doesn't."""
         return self.newly_passed if self.harmful else self.newly_flagged
 
     @property
     def gained(self) -> tuple[str, ...]:
-        """Ids that the new guard judges rightly and the old one didn't."""
+        """Ids that the new guard judges correctly and the old one didn't."""
         return self.newly_flagged if self.harmful else self.newly_passed
 
 
@@ -70,10 +73,14 @@ class GuardComparison:
     """Two guards on the same labelled exchanges.
 
     Attributes:
-        old, new: names. `point`: `guard` for their own decisions, else the FPR both were cut at.
-        budgets: refusal budgets of the guards' own decisions, where known.
-        n, n_prompts: labelled exchanges compared; `unlabelled`, `only_old`, `only_new`: rows left out.
-        tpr, tpr_macro, fpr: over all categories; None without such exchanges.
+        old, new: names of the guards.
+        point: `guard` for the guards' own decisions, otherwise the FPR that both thresholds were set for.
+        budgets: refusal budgets of the two guards, or `point` for both; None if unknown.
+        n, n_prompts: numbers of labelled exchanges compared and of their distinct prompts.
+        unlabelled: rows left out because they have no label.
+        only_old, only_new: rows left out because only one table holds them.
+        tpr, tpr_macro, fpr: change over all categories; None without such exchanges. `tpr_macro` needs two
+            harmful categories.
         categories: one entry for each category and label, harmful ones first.
     """
 
@@ -92,7 +99,7 @@ class GuardComparison:
     categories: tuple[CategoryChange, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers for JSON."""
+        """Convert to plain dicts, lists and numbers for JSON."""
         return asdict(self)
 
 
@@ -108,22 +115,26 @@ def compare_guards(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> GuardComparison:
-    """What an update changes, over the labelled exchanges that both tables hold.
+    """Compare two guards on the labelled exchanges that both tables hold.
 
-    Neither guard may have been trained or calibrated on these exchanges. Those that a reviewer picked since
-    the old guard erred on them favour the new one; report them apart.
+    Neither guard may have been trained or calibrated on these exchanges. Exchanges that were reviewed because
+    the old guard was wrong favour the new guard; compare them separately.
 
     Args:
         old, new: scores tables of the same exchanges.
-        exchanges: take labels and categories from these, by id, and leave out rows that aren't among them.
-            Without it the tables' own count.
-        budgets: refusal budgets of the two guards' own decisions; `UpdateRule` asks that they be the same.
-        calibrations: benign scores tables of the two guards; with `fpr`, each guard is cut at its own plain
-            quantile instead of at its own decisions, which puts both at the same budget.
+        exchanges: source of labels and categories, matched by id. Other rows count as unlabelled. Without
+            it, the tables give labels and categories.
+        names: names of the two guards.
+        budgets: refusal budgets of the guards' own decisions. `UpdateRule` expects equal ones.
+        calibrations: benign scores tables of the two guards. Give them together with `fpr`.
+        fpr: flag exchanges above the plain quantile of each guard's calibration table instead of by the
+            guards' own decisions. Then both guards have the same budget.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
-        ExchangeError: no labelled exchange in both, different labels for one exchange, or only one of
-            calibrations and fpr.
+        ExchangeError: the tables share no labelled exchange, an exchange has different labels, or only one of
+            `calibrations` and `fpr` is given.
     """
     rows_old, rows_new = align(old, new)
     only = (len(old) - len(rows_old), len(new) - len(rows_new))
@@ -165,7 +176,7 @@ def compare_guards(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Parts:
-    """Columns [N] of the rows that are compared."""
+    """Columns [N] of the compared rows."""
 
     ids: NDArray[np.str_]
     groups: NDArray[np.str_]
@@ -209,7 +220,7 @@ class _Parts:
         )
 
     def macro(self) -> CategoryChange | None:
-        """Mean over harmful categories, as reports give it; None for fewer than two."""
+        """Compute the mean over harmful categories, as in reports. Return None for fewer than two."""
         names = sorted(set(self.categories[self.harmful].tolist()))
         whole = self.change(ALL, self.harmful)
         if len(names) < 2 or whole is None:
@@ -243,7 +254,7 @@ class _Parts:
 
 
 def _sign_test(old: Mask, new: Mask, clusters: Clusters, *, harmful: bool) -> float:
-    """How often chance alone gives so many prompts that got worse among those that changed; 1 if none did."""
+    """Return the probability that as many of the changed prompts get worse by chance; 1 if none got worse."""
     worse = (old.astype(float) - new.astype(float)) * (1 if harmful else -1)
     by_prompt = np.bincount(clusters.index, weights=worse, minlength=clusters.count)
     lost, gained = int((by_prompt > 0).sum()), int((by_prompt < 0).sum())
@@ -276,7 +287,7 @@ def _flags(
 def _truth(
     first: ScoresTable, second: ScoresTable, exchanges: Iterable[Exchange] | None
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Labels [N], NaN where there is none, and categories of rows that are aligned already."""
+    """Return the labels [N] (NaN where there is none) and the categories of two aligned tables."""
     if exchanges is None:
         if not np.array_equal(first.labels, second.labels, equal_nan=True):
             raise ExchangeError(
@@ -288,7 +299,7 @@ def _truth(
         found = truth.setdefault(exchange.id, (exchange.label, exchange.category))
         if found[0] != exchange.label:
             raise ExchangeError(
-                f"exchange {exchange.id} stands twice with different labels; keep one of the two"
+                f"exchange {exchange.id} occurs twice with different labels; keep one of the two"
             )
     known = [truth.get(identity, (None, None)) for identity in first.ids]
     labels = np.array([np.nan if label is None else label for label, _ in known], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What reviews say about the policy itself: a proposal beside the user's file, never a change of it."""
+"""Proposals: additions to a constitution from reviews, in a separate file. The user's file never changes."""
 
 import os
 import re
@@ -18,8 +18,8 @@ _WORD = re.compile(r"\w+")
 _MAX_ID = 64
 _SHOWN_IDS = 5
 _SHOWN_TOPICS = 4
-# Entries must differ from each other and from the categories they stand beside, which the linter measures in
-# words; which wording does depends on how long the titles are.
+# New entries must differ from each other and from the categories near them. The linter compares their words,
+# so the length of titles decides which of these wordings passes.
 _WORDINGS = (
     ("Let through: {title}", "Exchanges near {title} that reviewers found harmless. {topics}"),
     ("Found harmless in review beside {id}", "{topics} Reviewers saw these flagged as {id}, wrongly."),
@@ -31,12 +31,15 @@ Half = Literal["harmful", "harmless"]
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """What a proposal adds to one category.
+    """The part of a proposal that concerns one category.
 
     Attributes:
-        half, category, new: where; `new` says that the category isn't in the constitution yet.
-        near: the harmful category that the exchanges were wrongly taken for, where there is one.
-        topics: examples that are added; `exchange_ids`: what they come from.
+        half: the half of the constitution that the category belongs to.
+        category: id of the category.
+        new: whether the constitution doesn't have the category yet.
+        near: the harmful category that the exchanges were wrongly flagged as; None if there is none.
+        topics: examples to add.
+        exchange_ids: ids of the reviewed exchanges.
     """
 
     half: Half
@@ -49,7 +52,14 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A constitution with additions. `notes` say what reviews gave and the proposal couldn't take."""
+    """A constitution with additions from reviews.
+
+    Attributes:
+        constitution: the constitution with the additions; unchanged if there are none.
+        additions: what was added.
+        notes: what people must decide or add, because the proposal couldn't use it.
+        findings: findings of the linter in the proposed constitution.
+    """
 
     constitution: Constitution
     additions: tuple[Addition, ...]
@@ -58,14 +68,15 @@ class Proposal:
 
 
 def propose_constitution(constitution: Constitution, feedback: Feedback) -> Proposal:
-    """Turn reviews into additions to both halves; the minor version goes up by one.
+    """Propose additions to both halves of a constitution from reviews.
 
-    Harmless verdicts under a harmful category become an entry of their own in `near_domain`; those under a
-    harmless one, and harmful verdicts, become examples of the category. Examples are reviewers' topics: no
-    text of an exchange enters a policy.
+    Harmless verdicts with a harmful category, or with none, become a new entry in `near_domain`. Harmless
+    verdicts with a harmless category, and harmful verdicts, become examples of their category. Examples are
+    the reviewers' topics, so no text of an exchange enters a constitution. The minor version rises by one.
 
     Raises:
-        ConstitutionError: the result wouldn't pass `lockgate constitution check`; names what is in the way.
+        ConstitutionError: the result doesn't pass `lockgate constitution check`. The message names the first
+            error.
     """
     plan = _plan(constitution, feedback.reviews)
     additions, notes = _without_contradictions(constitution, plan)
@@ -93,20 +104,20 @@ def propose_constitution(constitution: Constitution, feedback: Feedback) -> Prop
 
 
 def write_proposal(proposal: Proposal, path: str | os.PathLike[str]) -> None:
-    """Write a proposal as a constitution file, its additions listed in comments at the top.
+    """Write a proposal as a constitution file. Comments at the top list the additions.
 
     Raises:
-        ConfigError: the file is there and is no proposal; a user's constitution is never replaced.
+        ConfigError: the file exists and is not a proposal. A user's constitution is never replaced.
     """
     target = Path(path)
     if target.exists() and not _is_proposal(target):
-        raise ConfigError(f"{target}: is there and is no proposal; name another file, then compare the two")
+        raise ConfigError(f"{target}: exists and is not a proposal; name another file, then compare the two")
     with open_atomic(target) as file:
         file.write(render_proposal(proposal).encode("utf-8"))
 
 
 def render_proposal(proposal: Proposal) -> str:
-    """The file of a proposal: YAML that `load_constitution` reads."""
+    """Render a proposal as YAML that `load_constitution` reads."""
     lines = [_HEAD]
     for addition in proposal.additions:
         ids = ", ".join(addition.exchange_ids[:_SHOWN_IDS])
@@ -145,7 +156,7 @@ def _plan(constitution: Constitution, reviews: Sequence[Review]) -> list[Additio
 
 
 def _entry_id(near: str | None, used: set[str]) -> str:
-    """The same id in every round of review, so that a later one adds to what an earlier one made."""
+    """Return an id that is the same in every round of review, so that later rounds extend the same entry."""
     for number in range(1, len(used) + 2):
         tail = "reviewed-harmless" if number == 1 else f"reviewed-harmless-{number}"
         name = tail if near is None else f"{near[: _MAX_ID - len(tail) - 1].rstrip('-_')}-{tail}"
@@ -161,7 +172,7 @@ def _folded(name: str) -> str:
 def _without_contradictions(
     constitution: Constitution, plan: Sequence[Addition]
 ) -> tuple[list[Addition], list[str]]:
-    """Topics that the other half has as an example, or is to get, are for people to settle."""
+    """Drop topics that are, or would become, examples in the other half too. Notes leave them to people."""
     halves = {category.id: "harmful" for category in constitution.harmful}
     taken: dict[str, set[str]] = {"harmful": set(), "harmless": set()}
     for category in constitution.categories:
@@ -182,7 +193,7 @@ def _without_contradictions(
         clashes = sum(_fold(topic) in crossed for topic in addition.topics)
         if clashes:
             notes.append(
-                f"{addition.category}: {clashes} topic(s) stand in the other half too; decide between them"
+                f"{addition.category}: {clashes} topic(s) are in the other half too; decide between them"
             )
         taken[addition.half] |= set(fresh)
         if not addition.topics and not addition.new:

@@ -1,4 +1,4 @@
-"""Reviews as training data: how often each stands there, and which are kept back for the comparison."""
+"""Reviews as training data: how many copies of each enter, and which are held out for the comparison."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +18,10 @@ class FeedbackRule:
     """How reviews enter the training data.
 
     Attributes:
-        copies: how often each reviewed exchange stands there: its weight, since training knows no other.
-        max_share: of the training rows; above it there are fewer copies, but always one.
-        hold_out: share of the reviews' prompts kept out of training, for the comparison with the old guard.
-        seed: another seed, other prompts held out.
+        copies: copies of each reviewed exchange. Copies act as a weight, because training has no weights.
+        max_share: largest share of the training rows. Above it there are fewer copies, but always one.
+        hold_out: share of the reviews' prompts held out of training, for the comparison with the old guard.
+        seed: decides which prompts are held out.
     """
 
     copies: int = 4
@@ -30,7 +30,11 @@ class FeedbackRule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a value outside its range."""
+        """Check the values.
+
+        Raises:
+            ConfigError: a value lies outside its range.
+        """
         if self.copies < 1:
             raise ConfigError("copies: expected at least 1")
         if not 0 < self.max_share < 1 or not 0 <= self.hold_out < 1:
@@ -42,13 +46,17 @@ class Retraining:
     """Training rows with reviews among them.
 
     Attributes:
-        rows: the rows given, without those that were reviewed, then the reviewed ones, copy by copy.
-        held_out: reviewed exchanges with their new labels that no row shares a prompt or an original with.
-        reviewed: reviews that went into training; `copies`: how often each stands there.
-        relabelled: rows given whose label the reviewers turned round; `confirmed`: those they agree with.
-        followed: rows in `rows` that took the new label of the reviewed exchange which they disguise.
-        withdrawn: rows given that a review contradicts without saying what they are, and that train no more.
-        share: of the reviewed rows in `rows`; above the rule's where one copy is too much already.
+        rows: the given rows without the reviewed ones, then all reviewed ones, copy by copy.
+        held_out: reviewed exchanges with their new labels, for a test. No row shares a prompt or an original
+            with them.
+        reviewed: number of reviews that went into training.
+        copies: number of copies of each.
+        relabelled: number of given rows whose label the reviewers changed.
+        confirmed: number of given rows whose label the reviewers agree with.
+        followed: number of rows that took the new label of their reviewed original.
+        withdrawn: given rows that no longer train. A review contradicts them, but none gives their label.
+        share: share of reviewed rows in `rows`. It exceeds the rule's `max_share` if one copy of each is
+            already too much.
     """
 
     rows: tuple[Exchange, ...]
@@ -65,13 +73,18 @@ class Retraining:
 def apply_feedback(
     feedback: Feedback, training: Iterable[Exchange], rule: FeedbackRule | None = None
 ) -> Retraining:
-    """Lay reviews over training rows. Run it after removing duplicates, or the copies are removed too.
+    """Apply reviews to training rows. Remove duplicates before, not after: the copies are duplicates.
 
-    A reviewer's label takes the place of the one that a row had; exchanges in conflict stay as they are. Rows
-    with the same `meta.original` say the same in disguise (see `augmentations`): those that no review speaks
-    of take the label of their reviewed original, and are withdrawn where only another disguise was reviewed,
-    or where reviews of them disagree. A review whose prompt or original is among the rows trains always: held
-    out, it would be no test.
+    - A reviewer's label replaces the label of a row. Exchanges in conflict stay as they are.
+    - Rows with the same `meta.original` are disguises of one exchange (see `augmentations`). If reviews
+      contradict a row that has no review itself, it takes the label of its reviewed original. It is withdrawn
+      if only another disguise was reviewed, or if the reviews disagree.
+    - A review whose prompt or original is among the rows always trains. Held out, it would test nothing.
+
+    Args:
+        feedback: the reviews.
+        training: the training rows.
+        rule: how reviews enter; the default values of `FeedbackRule` if None.
     """
     rule = rule or FeedbackRule()
     reviewed = {exchange_key(review.exchange): review for review in feedback.reviews}
@@ -109,9 +122,9 @@ def apply_feedback(
 def _said(
     reviews: Iterable[Review], rows: Iterable[tuple[Exchange, Review | None]]
 ) -> Mapping[str, Mapping[str, Review]]:
-    """The reviews of each original and its disguises, by the id of what was reviewed.
+    """Collect the reviews of each original and its disguises, by the id of the reviewed exchange.
 
-    An exchange given whole may lack the `meta.original` that its row has.
+    Rows are looked at too: an exchange given whole may lack the `meta.original` that its row has.
     """
     said: dict[str, dict[str, Review]] = defaultdict(dict)
     for review in reviews:
@@ -123,7 +136,7 @@ def _said(
 
 
 def _follow(row: Exchange, said: Mapping[str, Review]) -> Exchange | None:
-    """A row that wasn't reviewed, after the reviews of what says the same; None if they leave it open."""
+    """Return an unreviewed row, relabelled if reviews of its original ask for it; None to withdraw it."""
     if all(_agree(row, review) for review in said.values()):
         return row
     review = said.get(_original(row))

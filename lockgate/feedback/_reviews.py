@@ -1,4 +1,4 @@
-"""Reviewers' verdicts: read with line numbers, resolved to exchanges, deduplicated, conflicts set apart."""
+"""Review files: verdicts are read, matched with exchanges and merged; conflicts are kept apart."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _ADVICE = "name the files that were reviewed, or put whole exchanges under `exch
 
 
 class _Line(BaseModel):
-    """One line of a review file. A note is for people; it is checked and not kept."""
+    """One line of a review file. A note is for people: it is checked but not kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,15 +35,15 @@ class _Line(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What reviewers say of one exchange.
+    """What reviewers say about one exchange.
 
     Attributes:
-        exchange: as it was given; its old label and category are in it still.
-        verdict: of the answer in its context.
-        category: an id of the constitution: the reviewer's, else the exchange's where it fits. For a harmless
-            verdict a harmful id says what the exchange was wrongly taken for.
-        topics: what it is about, in a reviewer's words, fit to stand in a constitution.
-        lines: where it was said.
+        exchange: the exchange as given, with its old label and category.
+        verdict: the reviewers' verdict on the answer in its context.
+        category: an id of the constitution: the reviewer's, otherwise the exchange's if it fits the verdict.
+            With a harmless verdict, a harmful id names what the exchange was wrongly flagged as.
+        topics: what the exchange is about, in a reviewer's words that may appear in a constitution.
+        lines: line numbers of the reviews.
     """
 
     exchange: Exchange
@@ -54,15 +54,21 @@ class Review:
 
     @property
     def label(self) -> float:
-        """1 for harmful."""
+        """1 for a harmful verdict, 0 for a harmless one."""
         return float(self.verdict == "harmful")
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Reviewers who disagree about one exchange: by what they said, the lines in which they said it.
+    """A disagreement between reviewers about one exchange.
 
-    Over the `verdict` nothing is learned from the exchange until they agree; over the `category` it has none.
+    An exchange with a conflict about its verdict is not used until reviewers agree. One with a conflict about
+    its category is used without a category.
+
+    Attributes:
+        exchange_id: id of the exchange.
+        about: what they disagree about.
+        lines: line numbers of the reviews, by verdict or category.
     """
 
     exchange_id: str
@@ -75,9 +81,10 @@ class Feedback:
     """The reviews of one file, one for each exchange.
 
     Attributes:
-        file: its name. `lines`: how many reviews were read.
-        repeated: lines with one verdict on one exchange, the first of them included, where there are several.
-        reviews: in the order of their first lines, without those in conflict over the verdict.
+        file: name of the file.
+        lines: number of reviews read.
+        repeated: line numbers of reviews that give the same verdict on the same exchange, the first included.
+        reviews: in the order of their first lines, without exchanges that have a conflict about the verdict.
         conflicts: what reviewers have to settle.
     """
 
@@ -95,21 +102,23 @@ def read_feedback(
     *,
     advice: str = _ADVICE,
 ) -> Feedback:
-    """Read a review file: JSON lines with a verdict on an exchange, given whole or by its id.
+    """Read a review file: JSON lines, each with a verdict on an exchange.
 
-    A line holds `verdict` ("harmless" or "harmful"), `id` or `exchange`, and may hold `category` (an id of
-    the constitution), `topic` (a few words that may stand in the constitution) and `note` (ignored).
+    A line has `verdict` ("harmless" or "harmful") and `id` or the whole `exchange`. It may have `category`
+    (an id of the constitution), `topic` (a few words that may appear in the constitution) and `note`
+    (ignored).
 
     Args:
-        path: .jsonl[.gz|.zst].
-        exchanges: where ids are looked up; read once, and only what is asked for is kept. Of several with
-            one id the last counts.
-        advice: what to do about an id that isn't among them.
+        path: a file .jsonl[.gz|.zst].
+        constitution: the constitution that categories come from.
+        exchanges: exchanges that ids refer to. They are read once, and only reviewed ones are kept. If
+            several have one id, the last one counts.
+        advice: what the error message advises if an id isn't among `exchanges`.
 
     Raises:
-        ExchangeError: `FILE:LINE: FIELD: ...` for a line that isn't in this form, an exchange without an
-            answer, a category that the constitution doesn't have or that contradicts the verdict, an id that
-            isn't among the exchanges; or a file that can't be read. No text of an exchange is repeated.
+        ExchangeError: the file can't be read, or (as `FILE:LINE: FIELD: ...`) a line doesn't have this form,
+            an exchange has no answer, a category isn't in the constitution or contradicts the verdict, or an
+            id isn't among the exchanges. Messages hold no text of an exchange.
     """
     file = Path(path)
     if not file.is_file():
@@ -123,10 +132,10 @@ def read_feedback(
         if exchange is None:
             missing = sum(given is None and line.id not in found for _, line, given in lines)
             raise ExchangeError(
-                f"{file}:{number}: id: not among the exchanges given, like {missing} in all; {advice}"
+                f"{file}:{number}: id: not among the exchanges given ({missing} such lines); {advice}"
             )
         if exchange.is_prompt_only:
-            raise ExchangeError(f"{file}:{number}: exchange: has no answer; a verdict speaks of an answer")
+            raise ExchangeError(f"{file}:{number}: exchange: has no answer; a verdict is about an answer")
         category = line.category or _fitting(exchange.category, line.verdict, constitution)
         topics = () if line.topic is None else (line.topic,)
         reviews.append(Review(exchange, line.verdict, category, topics, (number,)))
@@ -141,7 +150,7 @@ def _read_lines(file: Path, constitution: Constitution) -> Iterator[tuple[int, _
             _check_category(line, constitution)
             given = None if line.exchange is None else _exchange(line.exchange)
             if given is not None and line.id is not None and given.id != line.id:
-                raise ExchangeError("id: not that of the exchange beside it; leave one of the two out")
+                raise ExchangeError("id: differs from the id of `exchange`; leave one of the two out")
         except ExchangeError as error:
             raise ExchangeError(f"{file}:{number}: {error}") from None
         yield number, line, given
@@ -162,7 +171,7 @@ def _line(value: object) -> _Line:
         what = f"an unknown key; known are {', '.join(_Line.model_fields)}" if known else first["msg"]
         raise ExchangeError(f"{field}: {what[:1].lower()}{what[1:]}") from None
     if line.id is None and line.exchange is None:
-        raise ExchangeError("id: missing; give the exchange's `id`, or the whole under `exchange`")
+        raise ExchangeError("id: missing; give the exchange's `id`, or the whole exchange as `exchange`")
     return line
 
 
@@ -182,7 +191,7 @@ def _check_category(line: _Line, constitution: Constitution) -> None:
         )
     if line.verdict == "harmful" and line.category not in constitution.category_ids:
         raise ExchangeError(
-            "category: stands in the harmless half, and the verdict is harmful; name a harmful category, or "
+            "category: belongs to the harmless half, but the verdict is harmful; name a harmful category, or "
             "change the constitution first"
         )
 
@@ -195,7 +204,7 @@ def _fitting(category: str | None, verdict: Verdict, constitution: Constitution)
 
 
 def exchange_key(exchange: Exchange) -> str:
-    """Equal for exchanges whose turns say the same after normalisation."""
+    """Return a key that is equal for exchanges with the same turns after normalisation."""
     turns = [(turn.role, normalise_text(turn.content), turn.tool_calls) for turn in exchange.messages]
     return json.dumps(turns)
 

@@ -67,7 +67,7 @@ def test_reviews_by_id_and_whole(tmp_path: Path) -> None:
         ({"id": made(0).id, "verdict": "fine"}, "verdict: input should be 'harmless' or 'harmful'"),
         ({"verdict": "harmful"}, "id: missing"),
         ({"id": "secret", "verdict": "harmful"}, "id: string should match"),
-        ({"id": made(9).id, "verdict": "harmful"}, "id: not among the exchanges given, like 1 in all"),
+        ({"id": made(9).id, "verdict": "harmful"}, "id: not among the exchanges given \\(1 such lines\\)"),
         (
             {"id": made(0).id, "verdict": "harmful", "secret": 1},
             "record: an unknown key; known are verdict, id",
@@ -76,7 +76,7 @@ def test_reviews_by_id_and_whole(tmp_path: Path) -> None:
         ({"id": made(0).id, "verdict": "harmful", "category": "secret"}, "category: not in the constitution"),
         (
             {"id": made(0).id, "verdict": "harmful", "category": "magic-history"},
-            "category: stands in the harml",
+            "category: belongs to the harml",
         ),
         (
             {"exchange": {"messages": [{"role": "secret"}]}, "verdict": "harmful"},
@@ -84,7 +84,7 @@ def test_reviews_by_id_and_whole(tmp_path: Path) -> None:
         ),
         (
             {"exchange": made(1).to_dict(), "id": made(0).id, "verdict": "harmful"},
-            "id: not that of the exchange",
+            "id: differs from the id of `exchange`",
         ),
         (
             {"exchange": {"messages": [{"role": "user", "content": "secret"}]}, "verdict": "harmful"},
@@ -260,7 +260,7 @@ def test_a_proposal_passes_the_check_and_names_its_sources(tmp_path: Path) -> No
     assert after["card-methods"] == before["card-methods"]
     notes = "\n".join(proposal.notes)
     assert "1 harmful exchanges have no category" in notes
-    assert "card-methods: 1 topic(s) stand in the other half too" in notes
+    assert "card-methods: 1 topic(s) are in the other half too" in notes
     assert "mentalism-methods-reviewed-harmless has no topics yet" in notes
     text = path.read_text()
     assert (
@@ -295,7 +295,7 @@ def test_a_constitution_is_never_replaced(tmp_path: Path) -> None:
     proposal = propose_constitution(MAGIC, reviews(review(0, "harmless", "card-methods", "rules of whist")))
     path = tmp_path / "policy.yaml"
     path.write_text("name: mine\n")
-    with pytest.raises(ConfigError, match="is no proposal; name another file"):
+    with pytest.raises(ConfigError, match="exists and is not a proposal; name another file"):
         write_proposal(proposal, path)
     assert path.read_text() == "name: mine\n"
     path.unlink()

@@ -64,7 +64,7 @@ def test_labels_and_categories_come_from_the_exchanges() -> None:
     assert [(part.category, part.n) for part in found.categories] == [("x", 1), ("y", 1)]
     assert (found.n, found.unlabelled) == (2, 2)
     twice = [*exchanges, Exchange(exchanges[0].messages, 0.0)]
-    with pytest.raises(ExchangeError, match="stands twice with different labels"):
+    with pytest.raises(ExchangeError, match="occurs twice with different labels"):
         compare_guards(table, table, twice)
 
 
