@@ -1,4 +1,4 @@
-"""Step 5: what a probe has to beat, trained on the same rows: text of the exchange, and the prompt alone.
+"""Step 5: baselines that a probe has to beat. They are trained on the same rows: one on the text, one on the prompt.
 
     python -m recipes.embedded_guard.baselines --out runs/embedded
 

@@ -1,12 +1,13 @@
-"""Step 2: training, development, calibration and test exchanges, split by prompt across all data sets at once.
+"""Step 2: split all data sets by prompt into training, development, calibration and test exchanges.
 
     python -m recipes.embedded_guard.dataset --data DIR --out runs/embedded
 
 Writes `train.jsonl`, `dev.jsonl`, `calibration.jsonl`, `benign_test.jsonl`, `hard_benign.jsonl` and `test_NAME.jsonl`
-into `--out` (text stays there), and counts and hashes into `results/embedded_guard/dataset.json`.
+into `--out`. Text stays there. Counts and hashes go to `results/embedded_guard/dataset.json`.
 
-Weights learn from sets marked as shippable and from the backbone's own answers only; calibration and test also read
-the others. What shares a prompt with a test set, as a near-duplicate or inside a longer prompt, is dropped elsewhere.
+The probe learns only from sets that are marked as shippable and from the backbone's own answers. Calibration and test
+also use the other sets. Rows that share a prompt with a test set are dropped from the other parts, also if the prompt
+is a near-duplicate or stands inside a longer one.
 """
 
 import hashlib
@@ -107,7 +108,7 @@ def main() -> None:
 
 
 def load_pools(data: Path, made: Path) -> dict[str, list[Exchange]]:
-    """Every source by name, with usable labels; gptfuzz is crossed into train and test cells."""
+    """Load every source by name, with usable labels. gptfuzz is split into training and test cells."""
     pools: dict[str, list[Exchange]] = {}
     for name in {*TRAIN_BENIGN, *CALIBRATION, *HARD_BENIGN} - {"own_benign"}:
         pools[name] = [labelled(row, 0.0, source=name) for row in read(name, data) if not row.is_prompt_only]
@@ -134,7 +135,7 @@ def labelled(row: Exchange, label: float, category: str | None = None, source: s
 
 
 def apply_labels(rows: Sequence[Exchange], labels: Path) -> list[Exchange]:
-    """Rows that a reader has labelled 0 or 1; unclear ones (null) are left out."""
+    """Keep the rows that a reader has labelled 0 or 1. Unclear rows (null) are left out."""
     known = dict(line.split("\t", 1) for line in labels.read_text().splitlines())
     out = []
     for row in rows:
@@ -145,7 +146,10 @@ def apply_labels(rows: Sequence[Exchange], labels: Path) -> list[Exchange]:
 
 
 def crossed_gptfuzz(rows: list[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
-    """Templates x questions: held-out x held-out is test, rest x rest is training, mixed cells are dropped."""
+    """Split by template and question: held-out with held-out is test, the rest with the rest is training.
+
+    Mixed cells are dropped.
+    """
     questions = template_questions(rows)
     templates = [str(row.category) for row in rows]
     parts = crossed_split(templates, questions, held_first=HELD_TEMPLATES, held_second=HELD_QUESTIONS, seed=1)
@@ -158,8 +162,11 @@ def crossed_gptfuzz(rows: list[Exchange]) -> tuple[list[Exchange], list[Exchange
 
 
 def template_questions(rows: Sequence[Exchange]) -> list[str]:
-    """The question inside each prompt: first what differs between the prompts of one template, then, since some
-    templates repeat it or end like it, the longest of the questions found often that the prompt holds."""
+    """Find the question inside each prompt.
+
+    The first candidate is the part that differs between the prompts of one template. But some templates repeat the
+    question, or end like it. So the result is the longest question in the prompt that was found often.
+    """
     by_template: dict[str | None, list[str]] = defaultdict(list)
     for row in rows:
         by_template[row.category].append(user_text(row))
@@ -184,7 +191,7 @@ def user_text(row: Exchange) -> str:
 
 
 def group_prompts(pools: dict[str, list[Exchange]]) -> dict[str, str]:
-    """Duplicate group of every row, over all pools at once."""
+    """Return the duplicate group of every row, over all pools at once."""
     rows = [row for pool in pools.values() for row in pool]
     texts = [str(row.meta.get("question") or user_text(row)) for row in rows]
     found = find_duplicates(texts, threshold=0.7)
@@ -194,7 +201,7 @@ def group_prompts(pools: dict[str, list[Exchange]]) -> dict[str, str]:
 def drop_leaks(
     rows: Iterable[Exchange], groups: dict[str, str], taken: set[str], hidden: Sequence[str]
 ) -> list[Exchange]:
-    """Rows that share no prompt with the test sets, be it inside a longer one."""
+    """Return the rows that share no prompt with the test sets, not even inside a longer prompt."""
     kept = []
     for row in rows:
         text = normalise_text(user_text(row))
@@ -205,7 +212,10 @@ def drop_leaks(
 
 
 def take_parts(pools: dict[str, list[Exchange]], groups: dict[str, str]) -> dict[str, list[Exchange]]:
-    """Deal the rows of each pool to the parts; a prompt group goes to one part and, but for training, counts once."""
+    """Deal the rows of each pool to the parts.
+
+    A prompt group goes to one part only. In every part but training, only one row of a group is used.
+    """
     owner: dict[str, str] = {}
     parts: dict[str, list[Exchange]] = defaultdict(list)
     harmful = ("gptfuzz_train", "hh_harmless_test", "own_advbench", "own_catqa")
@@ -246,9 +256,9 @@ def first_fresh(
 def lengthen(
     rows: list[Exchange], history: Sequence[Exchange], wanted: int, backbone: Backbone
 ) -> list[Exchange]:
-    """Put earlier turns in front of `wanted` open-ended exchanges, until each exceeds LONG_TOKENS.
+    """Put earlier turns in front of `wanted` open-ended exchanges until each exceeds LONG_TOKENS.
 
-    The turns are other exchanges, drawn from rows that serve no other purpose; few natural ones are that long.
+    Few natural exchanges are that long. The turns come from rows that are used for nothing else.
     """
     pool = list(history)
     cursor, made, out = 0, 0, []
@@ -289,7 +299,7 @@ def write_parts(parts: dict[str, list[Exchange]], out: Path, data: Path) -> None
 
 
 def with_mapped_category(row: Exchange) -> Exchange:
-    """Categories of `general-harms`; a reader's category stays, a data set's own is mapped or dropped."""
+    """Return rows with categories of `general-harms`. A reader's category stays; a data set's own is mapped or dropped."""
     if row.label is None or row.label < 0.5 or row.category is None:
         return labelled(row, row.label or 0.0, None)
     known = set(load_mapping("catqa_harmfulqa").values())

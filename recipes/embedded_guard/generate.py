@@ -1,9 +1,9 @@
-"""Step 1 of the embedded guard: the backbone answers prompts, so that training meets text it would itself write.
+"""Step 1: the backbone answers prompts, so that training includes text that the backbone itself would write.
 
     python -m recipes.embedded_guard.generate --data DIR --out runs/embedded
 
-Writes `answers_NAME.jsonl` for each list of prompts; a list that is complete is not done again, one that was cut
-short goes on where it stopped. Labels come later, from readers.
+Writes `answers_NAME.jsonl` for each list of prompts. A complete list is not made again; an interrupted one is
+continued. Readers add the labels later.
 """
 
 import hashlib

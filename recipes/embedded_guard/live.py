@@ -1,13 +1,16 @@
-"""Step 7: the live server, the embedded model answering itself.
+"""Step 7: the live server with the embedded guard and the embedded model.
 
     lockgate serve --port 8000 --decisions runs/embedded/decisions.jsonl &
     python -m recipes.embedded_guard.live --data DIR --out runs/embedded --mode enforce
-    (the same with `lockgate serve --mode shadow` and `--mode shadow`: whole answers, to be labelled by reading)
 
-100 harmful prompts that no other part has seen, and the 100 benign ones of `live_benign.txt` on the same topics, go
-through the `openai` client as a user's would, greedily, sixteen at a time. The answers stay in `--out`; what was
-decided about each (no text) goes to `results/embedded_guard/live.jsonl`. The whole answers are labelled with the rubric
-of `labelling.md` by two blind readers, in `labels/live/` (number, label, category); `report.py` puts both together.
+Repeat both with `--mode shadow` to get whole answers, which readers then label.
+
+The step sends 100 harmful prompts that no other part has, and the 100 benign prompts of `live_benign.txt` on the same
+topics. It uses the `openai` client as a user would, with greedy decoding and sixteen requests at a time. The answers
+stay in `--out`. The decision about each one (no text) goes to `results/embedded_guard/live.jsonl`.
+
+Two blind readers label the whole answers by the rules of `labelling.md`. Their labels are in `labels/live/` (number,
+label, category). `report` joins labels and decisions.
 """
 
 import json

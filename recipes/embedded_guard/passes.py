@@ -1,4 +1,4 @@
-"""One pass over a file for many heads, each scored as it would be served; the table keeps ids and no text."""
+"""Score a file with many heads in one pass, each as it would be served. The table holds ids and no text."""
 
 import hashlib
 import json
@@ -30,10 +30,11 @@ def score_heads(
     inputs: Sequence[Path],
     windows: Mapping[str, int] | None = None,
 ) -> None:
-    """One float32 pass for all heads, given by name and file; kept while heads and data are the same.
+    """Score with all heads in one float32 pass. The table is kept while heads and data stay the same.
 
-    `record` goes into the table's metadata as `run`, with the provenance. `windows` are of heads that pool by
-    attention.
+    Args:
+        record: goes into the table's metadata as `run`, beside the provenance.
+        windows: windows of the heads that pool by attention.
     """
     hashes = [file_sha256(path) for path in [source, *files.values()]]
     key = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()

@@ -1,9 +1,9 @@
-"""Step 3: activations of the training exchanges, several probes fitted side by side, scored on development exchanges.
+"""Step 3: read activations of the training exchanges, fit several probes together, compare them on development exchanges.
 
     python -m recipes.embedded_guard.train --out runs/embedded --workers 2
 
-Each step is resumable. Writes heads to `--out/heads/NAME.safetensors` and the comparison on development prompts, by
-the moving average that serving uses, to `results/embedded_guard/selection.json`.
+Each step resumes. Heads go to `--out/heads/NAME.safetensors`. The comparison on development prompts uses the moving
+average of serving; it goes to `results/embedded_guard/selection.json`.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ BANDS = {
 
 
 def configs() -> list[ProbeConfig]:
-    """The variants: layers, loss, regions and regularisation, one thing changed at a time from `all`."""
+    """Return the variants: layers, loss, regions and regularisation. Each changes one thing of `all`."""
     base = ProbeConfig("all", LAYERS)
     made = [ProbeConfig(name, layers) for name, layers in BANDS.items()]
     made += [
@@ -82,7 +82,7 @@ def main() -> None:
 def read_activations(
     train: list[Exchange], out: Path, workers: int, threads: int, source: str = "embedded"
 ) -> None:
-    """One cache per source and worker, so that a source whose labels change is read again alone."""
+    """Make one cache for each source and worker. If the labels of a source change, only that source is read again."""
     if workers == 1:
         read_part(train, out, 0, 1, threads, source)
         return
@@ -116,7 +116,7 @@ def read_part(
 
 
 def parts_of(train: list[Exchange], workers: int) -> list[tuple[int, list[Exchange]]]:
-    """The rows of each source, dealt to the workers."""
+    """Deal the rows of each source to the workers."""
     sources = sorted({row.source for row in train})
     return [
         (worker, [row for row in train if row.source == source][worker::workers])
@@ -156,7 +156,7 @@ def fit(caches: list[WindowCache], train: list[Exchange], out: Path) -> dict[str
 
 
 def compare(heads: dict[str, ProbeHead], out: Path) -> None:
-    """All heads on the development exchanges, in one pass, by the maximum of the served moving average."""
+    """Score the development exchanges with all heads in one pass, by the maximum of the served moving average."""
     torch.set_num_threads(2)
     dev = shuffled(list(read_exchanges(out / "dev.jsonl")), "dev")
     backbone = Backbone.load("embedded")
@@ -176,7 +176,7 @@ def compare(heads: dict[str, ProbeHead], out: Path) -> None:
 
 
 def summarise() -> None:
-    """`selection.json` from the committed development scores; the plain 99 % quantile of the harmless as threshold."""
+    """Compute `selection.json` from the committed development scores. The threshold is the harmless rows' 99 % quantile."""
     table = pq.read_table(RESULTS / "scores" / "dev_heads.parquet")
     harmful = np.array([label >= 0.5 for label in table["label"].to_pylist()])
     sources = np.array(table["source"].to_pylist())

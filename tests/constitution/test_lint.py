@@ -82,7 +82,7 @@ def test_the_base_of_these_tests_is_clean(tmp_path: Path) -> None:
             "id: sourdough",
             11,
             "error",
-            "harmful[1]: duplicate id `sourdough`, first used in line 6",
+            "harmful[1]: duplicate id `sourdough`, first used on line 6",
         ),
         ("id: coffee", "id: sourdough", 23, "error", "harmless.out_of_scope[0]: duplicate id `sourdough`"),
         ("severity: low", "severity: lowest", 15, "error", "harmful[1].severity: input should be"),
