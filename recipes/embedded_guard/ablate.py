@@ -56,19 +56,23 @@ Configs = dict[str, tuple[str, ProbeConfig]]
 
 def main(argv: list[str] | None = None) -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder for figures and tables without text"
+    )
     parser.add_argument("--teacher", type=Path, help="soft labels for the training exchanges")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read windows; as in train.py")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=600_000, help="read on the fly")
-    parser.add_argument("--epochs", type=int, default=20, help="over the window cache")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read windows, as in `train`")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads of PyTorch")
+    parser.add_argument("--tokens", type=int, default=600_000, help="tokens to read on the fly")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the window cache")
     parser.add_argument("--pairs", type=int, default=400, help="exchanges of each label in further disguises")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--resamples", type=int, default=2000, help="resamples for intervals")
+    parser.add_argument("--backbone", default="embedded", help="embedded, or the folder of a backbone")
+    parser.add_argument(
+        "--report", action="store_true", help="compute the figures again from the committed scores"
+    )
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
     arguments = parser.parse_args(argv)
     if not (arguments.report or arguments.check):
         run(arguments)

@@ -21,7 +21,7 @@ from recipes.steps import step_parser
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
     arguments = parser.parse_args()
     train = list(read_exchanges(arguments.out / "train.jsonl"))
     groups = [str(row.meta.get("question") or prompt_group(row)) for row in train]

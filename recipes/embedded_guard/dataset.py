@@ -89,8 +89,8 @@ LONG_CALIBRATION, LONG_TEST = 1260, 200
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
     arguments = parser.parse_args()
     pools = load_pools(arguments.data, arguments.out)
     groups = group_prompts(pools)

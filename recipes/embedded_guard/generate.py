@@ -23,9 +23,11 @@ GROUP = 96
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="number of threads of PyTorch"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)

@@ -31,10 +31,12 @@ AT_A_TIME = 16
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--mode", choices=("enforce", "shadow"), required=True)
-    parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument(
+        "--mode", choices=("enforce", "shadow"), required=True, help="mode of the running server"
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="address of the server")
     parser.add_argument("--decisions", type=Path, help="the server's decision log [OUT/decisions.jsonl]")
     arguments = parser.parse_args()
     client = OpenAI(base_url=arguments.url, api_key="none")

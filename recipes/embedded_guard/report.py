@@ -47,8 +47,8 @@ SEED = 0
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--install", type=Path)
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
+    parser.add_argument("--install", type=Path, help="folder of the guard to write into the package")
     arguments = parser.parse_args()
     source = arguments.install and arguments.install.resolve()
     os.chdir(ROOT)
@@ -90,7 +90,7 @@ def baseline(part: str, column: str) -> NDArray[np.float64]:
 
 
 def deciding(part: str, flag_on: FlagOn) -> NDArray[np.float64]:
-    """Return the score that serving compares with the threshold: the answer's maximum, or the last turn's if higher."""
+    """Return the score that serving compares with the threshold: of the answer, or of the last turn and the answer."""
     table = table_of(part)
     prompt, answer = table.floats("max_prompt"), table.floats("max_answer")
     return answer if flag_on == "answer" else np.fmax(prompt, answer)

@@ -36,12 +36,12 @@ PARTS = (
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--head", required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--parts", nargs="*", default=PARTS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument("--head", required=True, help="name of the head, as in choice.json")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--parts", nargs="*", default=PARTS, help="parts to score; the default is all")
     parser.add_argument(
-        "--limit", type=int, help="only the first rows; the files are shuffled, so any prefix is a sample"
+        "--limit", type=int, help="score only the first rows; the files are shuffled, so these are a sample"
     )
     arguments = parser.parse_args()
     guard = provisional_guard(arguments.out, arguments.head)

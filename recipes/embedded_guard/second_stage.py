@@ -42,16 +42,16 @@ MAX_BYTES = 25_000_000
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="where the other steps have put their parts")
-    parser.add_argument("--classifier", type=Path, default=CLASSIFIER)
+    parser.add_argument("--out", type=Path, required=True, help="folder with the parts of the other steps")
+    parser.add_argument("--classifier", type=Path, default=CLASSIFIER, help="folder of the classifier")
     parser.add_argument(
         "--training",
         type=Path,
         nargs="+",
-        help="what probe and classifier learned from; by default OUT/train.jsonl",
+        help="training data of probe and classifier [OUT/train.jsonl]",
     )
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, help="score these alone, and stop")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, help="score only these and stop")
     parser.add_argument("--install", action="store_true", help="also write the guard into the package")
     arguments = parser.parse_args()
     try:

@@ -46,17 +46,21 @@ POLICY = "general-harms"
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, help="holds train.jsonl, dev.jsonl and windows/")
+    parser.add_argument("--out", type=Path, help="folder with train.jsonl, dev.jsonl and windows/")
     parser.add_argument("--synthetic", type=Path, help="folder that `lockgate synthesize` made")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--workers", type=int, default=2, help="processes that read windows; as in train.py")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=20, help="over the public data")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder for figures and tables without text"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that read windows, as in `train`")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads of PyTorch")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the public data")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--resamples", type=int, default=2000, help="resamples for intervals")
+    parser.add_argument("--backbone", default="embedded", help="embedded, or the folder of a backbone")
+    parser.add_argument(
+        "--report", action="store_true", help="compute the figures again from the committed scores"
+    )
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
     arguments = parser.parse_args(argv)
     if not (arguments.report or arguments.check):
         if arguments.out is None or arguments.synthetic is None:

@@ -61,10 +61,10 @@ def configs() -> list[ProbeConfig]:
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only-activations", action="store_true")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads of PyTorch")
+    parser.add_argument("--only-activations", action="store_true", help="read the activations and stop")
     arguments = parser.parse_args()
     train = shuffled(list(read_exchanges(arguments.out / "train.jsonl")), "train")
     read_activations(train, arguments.out / "windows", arguments.workers, arguments.threads)

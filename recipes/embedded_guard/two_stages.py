@@ -80,7 +80,7 @@ class FirstStage:
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """The escalation threshold, and a lower one for scoring. The gap between them allows for float noise."""
+    """The escalation threshold. Exchanges up to `margin` below it are scored too, because of float noise."""
 
     escalate: float
     margin: float

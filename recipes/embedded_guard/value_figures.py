@@ -2,7 +2,7 @@
 
 The macro average takes the mean over those sources of the development list that hold harmful rows. Some sources have
 few of them. The list also has so few harmless rows that at 0.1 % the threshold is their highest score. So macro TPR at
-1 % and AUROC are given too, with intervals that also resample the harmless rows and thereby the threshold.
+1 % and AUROC are given too. Their intervals also resample the harmless rows, and with them the threshold.
 """
 
 import json

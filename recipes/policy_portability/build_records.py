@@ -1,4 +1,4 @@
-"""What the folders of two builds say of how long they took and what they made; no text of exchanges."""
+"""Records of two builds from their folders: times and counts, no text of exchanges."""
 
 import json
 import os
@@ -15,14 +15,14 @@ _KEPT = ("backbone", "guard_sha256", "calibrated", "threshold", "claim", "rows",
 
 
 def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False) -> dict[str, Any]:
-    """A finished build's record.
+    """Read the record of a finished build.
 
-    `minutes` is the wall time from its first step to its report. For a build that was stopped and went on, or that was
-    called again when it was finished, the sum of its steps stands in, if the report counts all attempts at them; with
-    `interrupted` even if attempts were lost, which is too little.
+    `minutes` is the wall time from the first step to the report. If the build was stopped and resumed, or called again
+    after it had finished, `minutes` is the sum of its steps. That needs a report that counts all attempts at them. With
+    `interrupted`, the sum is also used if attempts were lost; it is too low then.
 
     Raises:
-        ConfigError: no finished build of this policy, or an interrupted one of which some time is not known.
+        ConfigError: there is no finished build of this policy, or some time of an interrupted build is not known.
     """
     source = folder / "report.json"
     if not source.is_file():
@@ -64,7 +64,7 @@ def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False)
 
 
 def time_of(folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Minutes in the steps and minutes from the start of the first to the report, and whether these agree."""
+    """Return the minutes in the steps, the minutes from the first step to the report, and whether these agree."""
     first = (folder / "steps" / "synthesize.json").stat().st_mtime - seconds["synthesize"]
     between, total = (folder / "report.json").stat().st_mtime - first, sum(seconds.values())
     return {

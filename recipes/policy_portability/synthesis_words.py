@@ -1,4 +1,4 @@
-"""What was measured of building guards, in the README's words: from the summary alone."""
+"""The text about building guards in the documents, from the summary alone."""
 
 import re
 import sys
@@ -9,12 +9,12 @@ MARKERS = re.compile(r"(<!-- synthesis:start -->\n).*?(<!-- synthesis:end -->)",
 
 
 def readme_words(found: dict[str, Any]) -> str:
-    """How long a build takes, what the two guards do on the pairs, what synthetic data add."""
+    """Return the text: the time of a build, the guards' results on the pairs, the effect of synthetic data."""
     return "\n".join([*_build(found), "", *_policies(found), "", *_value(found)])
 
 
 def write_readme(path: Path, found: dict[str, Any]) -> None:
-    """Put the words between their marks. Exits where the marks are missing."""
+    """Put the text between its marks. Exits if the marks are missing."""
     text = path.read_text()
     if not MARKERS.search(text):
         sys.exit(f"{path.name} lacks the lines <!-- synthesis:start --> and <!-- synthesis:end -->")

@@ -1,4 +1,4 @@
-"""The study in the README: its tables and what may be claimed of them, from the result file alone."""
+"""The study's tables and claims in the documents, from the result file alone."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ MARKERS = re.compile(r"(<!-- systems:start -->\n).*?(<!-- systems:end -->)", re.
 
 
 def readme_tables(found: dict[str, Any]) -> str:
-    """The four systems, and what each does to disguised requests."""
+    """Return the tables of the four systems and of disguised requests."""
     lines = [
         "| system | compute, in the engine | compute, in front | attack success | benign flagged | escalated |",
         "|---|--:|--:|--:|--:|--:|",
@@ -39,7 +39,7 @@ def readme_tables(found: dict[str, Any]) -> str:
 
 
 def claims(found: dict[str, Any]) -> list[str]:
-    """Production against the exchange classifier, and whether the study may call that the paper's result."""
+    """Compare production with the exchange classifier, and say whether production is at least as robust."""
     own, point, lenient = found["claim"], found["operating_point"], found["claim_point"]
     rows = {
         row["macro"]: row
