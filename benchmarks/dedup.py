@@ -29,7 +29,9 @@ WORDS = [f"w{number}" for number in range(20_000)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--rows", type=int, nargs=2, metavar=("FEW", "MANY"), help="measure memory at both sizes"
     )
@@ -95,7 +97,7 @@ def plant(level: float, words: int, number: int) -> tuple[str, str]:
     # s shared n-grams of g each: J = s / (2g - s).
     lost = max(1, round(grams - 2 * grams * level / (1 + level) + rng.uniform(-1, 1)))
     second = list(first)
-    # A word inside costs `words` n-grams, where the next one is that far away; a word at the end costs one.
+    # A changed word inside changes `words` n-grams if the next one is far enough; one at the end changes one.
     single = lost // words if number % 2 else 0
     tail = lost - single * words
     for change in range(single):

@@ -33,7 +33,9 @@ SENTENCE = "The keeper climbed the stairs, lit the lamp and wrote the weather in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="few and short blocks; nothing to publish")
     parser.add_argument("--pairs", type=int, default=20, help="pairs of measurements for a ratio")
     parser.add_argument("--tokens", type=int, default=256, help="tokens to decode in a block")

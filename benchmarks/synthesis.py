@@ -142,7 +142,7 @@ def throughput(documents: int, repeats: int) -> dict[str, Any]:
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in blocks}
     measure("split", BLOCKS["split"](), exchanges, 50)
     evaluation_index(), augmentations()
-    # In turn, so that a busy minute falls on all blocks.
+    # Steps take turns, so that a busy minute slows all of them.
     for _ in range(repeats):
         for name, (make, rows) in blocks.items():
             samples[name].append(measure(name, make(), rows, documents))
@@ -206,7 +206,7 @@ def peak(rows: int) -> dict[str, Any]:
         "rows": rows,
         "rows_out": steps[-1].rows_out,
         "peak_bytes": peak_bytes(),
-        # The peak so far at the end of each block tells which of them sets it.
+        # The peak at the end of each step shows which one sets it.
         "peak_bytes_after": highest,
         "cpu_s": round(time.process_time() - start, 1),
     }
@@ -278,7 +278,7 @@ def augmentations() -> list[Any]:
 
 
 def ask(row: Row, seed: int) -> GenerationRequest:
-    # The number rides along, for the script to answer by.
+    # The script finds its answer by this number.
     return GenerationRequest(row.messages, 200, seed=row.meta["number"], purpose="answer")
 
 

@@ -21,7 +21,7 @@ SCORES_SCHEMA = pa.schema(
         pa.field("label", pa.float64()),
         pa.field("category", pa.string()),
         pa.field("probe_max", pa.float64(), nullable=False),
-        # A part without a scored token has no maximum.
+        # Null if no token of the region was scored.
         pa.field("max_prompt", pa.float64()),
         pa.field("max_answer", pa.float64()),
         pa.field("classifier_max", pa.float64()),

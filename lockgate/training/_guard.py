@@ -19,7 +19,7 @@ from lockgate.training._fit import ProbeConfig, fit_probes
 from lockgate.training._windows import STRIDE, WindowCache, build_cache
 
 _HELD_OUT = 0.1
-# A thousandth of the scores' spread is what batch mates and builds of the libraries may move a logit.
+# Batch mates and library builds may change a logit by a thousandth of the scores' spread.
 _TOLERANCE_SHARE = 1e-3
 
 

@@ -48,9 +48,9 @@ from recipes.embedded_guard.variants import (
 )
 from recipes.steps import reporter, step_parser
 
-# A fit's name, the exchanges it learns from, and the variants that it fits.
+# The name of a fit, its training exchanges, and its variants.
 Fit = tuple[str, list[CachedExchange], list[ProbeConfig]]
-# A word on each variant and its settings.
+# The description and the settings of each variant.
 Configs = dict[str, tuple[str, ProbeConfig]]
 
 

@@ -35,11 +35,11 @@ from recipes.steps import step_parser
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "results" / "embedded_guard"
 TEST_SETS = ("saferlhf_mini", "adaptive_attacks", "gptfuzz", "own_sgbench")
-# Of the rendered conversation: the 24 tokens of the constant prefix and the closing ones are not scored.
+# Tokens of the rendered conversation. The 24 of the constant prefix and the closing ones are not scored.
 LONG_TOKENS = 1030
 HELD_TEMPLATES, HELD_QUESTIONS = 5, 20
 
-# Rows taken per part; calibration keeps to at least 70 % open-ended requests, at most 20 % mathematics and code.
+# Rows for each part. Calibration has at least 70 % open-ended requests and at most 20 % mathematics and code.
 TRAIN_BENIGN = {
     "gpteacher": 1300,
     "coconot_pref": 350,
@@ -222,7 +222,7 @@ def take_parts(pools: dict[str, list[Exchange]], groups: dict[str, str]) -> dict
     for name in harmful:
         for row in shuffled(pools[name], "harmful"):
             group = groups[row.id]
-            # One in eight prompts develops: it chooses between probes and is never trained on.
+            # One in eight prompts is for development: it helps to choose a probe and is never trained on.
             part = owner.setdefault(group, "dev" if int(group[:8], 16) % 8 == 0 else "train")
             parts[part].append(row)
     wanted = (

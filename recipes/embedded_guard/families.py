@@ -7,7 +7,7 @@ from lockgate.exchanges import Exchange
 from lockgate.synthesis.augmentations import Augmentation, augmentation_families, select_augmentations
 
 TEMPLATES = "gptfuzz"
-# Longer ones cost minutes of reading and are cut at the window anyway.
+# Longer exchanges take minutes to read and are cut to the window anyway.
 LONGEST = 4000
 
 

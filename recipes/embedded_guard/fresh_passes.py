@@ -29,7 +29,7 @@ class PlannedExchange:
 
     @property
     def scored(self) -> int:
-        """Tokens that are shown."""
+        """Number of tokens that are shown to training."""
         return len(self.token_ids) - self.prefix_length
 
 
@@ -76,16 +76,16 @@ class SitesTap:
 
     @property
     def hidden(self) -> dict[Site, Tensor]:
-        """What the last step showed; the caller may change it in place."""
+        """Activations of the last step by site. The caller may change them in place."""
         return {site: tap.hidden for site, tap in self._taps.items()}
 
     def begin(self, tokens: int) -> None:
-        """Make room for a step."""
+        """Allocate memory for a step."""
         for tap in self._taps.values():
             tap.begin(tokens)
 
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
-        """Keep a copy."""
+        """Keep a copy of the activations."""
         self._taps[site].see(layer, site, hidden)
 
 

@@ -59,7 +59,7 @@ def score_heads(
         columns[f"{name}:prompt"] = pa.array([row[index].max_prompt for row in found], pa.float32())
         columns[f"{name}:answer"] = pa.array([row[index].max_answer for row in found], pa.float32())
     provenance = collect_provenance(command, {"training": seed, "bootstrap": 0}, [])
-    # By name, not by path: where the data lay on the machine is nobody's business.
+    # Record the name, not the path, which would reveal the machine's folders.
     run = {**record, **provenance, "inputs": {path.name: file_sha256(path) for path in inputs}}
     metadata = {"key": key, "run": json.dumps(run)}
     with open_atomic(target) as file:

@@ -106,7 +106,7 @@ def compute() -> dict[str, Any]:
             calibrations[str(budget)] = calibrate(flag_on, budget, exclusions)
         except CalibrationError as error:
             refused[str(budget)] = str(error)
-    # The tightest budget that the sample carries is the one that ships.
+    # The guard is shipped with the tightest budget that the sample supports.
     main_one = list(calibrations.values())[-1]
     sets = {name: figures(name, flag_on) for name in TESTS}
     others = realised("benign_test", flag_on, main_one.cut)
@@ -229,7 +229,7 @@ def figures(name: str, flag_on: FlagOn) -> dict[str, Any]:
     probes = (table.floats("mixed_max"), calibration.floats("mixed_max"))
     texts = (baseline(part, "text"), baseline("calibration", "text"))
     prompts = (baseline(part, "prompt"), baseline("calibration", "prompt"))
-    # Text beside the probe: the sum of both logits, each scaled by its spread on the calibration split.
+    # Text and probe together: the sum of both logits, each scaled by its spread on the calibration split.
     sums = tuple(p / probes[1].std() + t / texts[1].std() for p, t in zip(probes, texts, strict=True))
     for key, values in (("text", texts), ("prompt_text", prompts), ("probe_plus_text", sums)):
         table = table.with_column(f"baseline_{key}", values[0])

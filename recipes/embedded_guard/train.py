@@ -103,8 +103,8 @@ def read_part(
     train: list[Exchange], out: Path, worker: int, workers: int, threads: int, source: str = "embedded"
 ) -> None:
     torch.set_num_threads(threads)
-    # Training reads in bfloat16, twice as fast; its rounding is noise beside the spread of the windows. What is
-    # served, calibrated and reported is float32.
+    # Training reads in bfloat16, which is twice as fast. Its rounding is small against the spread of the windows.
+    # Serving, calibration and reports use float32.
     backbone = Backbone.load(source, dtype=torch.bfloat16)
     layers = tuple(range(backbone.n_layers))
     for number, rows in parts_of(train, workers):

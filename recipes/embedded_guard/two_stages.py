@@ -41,7 +41,7 @@ BENIGN = ("benign_test", "hard_benign")
 PARTS = ("dev", "calibration", *BENIGN, *(f"test_{name}" for name in TESTS))
 ESCALATION = 0.025
 FPR = 0.001
-# Batch mates move a logit by less than this share of the scores' spread: who is that near is scored again too.
+# Batch mates change a logit by less than this share of the scores' spread. Exchanges that close are scored again.
 NOISE = 1e-3
 SETTINGS = "settings.json"
 
@@ -60,11 +60,11 @@ class FirstStage:
 
     @property
     def highest(self) -> Floats:
-        """What may call stage 2: no logit of the exchange lies above it."""
+        """Upper limit of the logits that may escalate the exchange [N]."""
         return np.nan_to_num(np.fmax(self.prompt, self.answer), nan=-np.inf)
 
     def deciding(self, flag_on: FlagOn) -> Floats:
-        """What the guard of one stage compares with its threshold."""
+        """The score that the guard of one stage compares with its threshold [N]."""
         scores = self.answer if flag_on == "answer" else np.fmax(self.prompt, self.answer)
         return np.nan_to_num(scores, nan=-np.inf)
 
@@ -74,7 +74,7 @@ class FirstStage:
 
     @property
     def prompts(self) -> NDArray[np.str_]:
-        """What rows share a prompt [N]."""
+        """The prompt group of each row [N]."""
         return np.array(self.groups, dtype=str)
 
 
@@ -86,7 +86,7 @@ class Screen:
     margin: float
 
     def suspects(self, part: FirstStage) -> NDArray[np.intp]:
-        """Rows that may be escalated; no other can be."""
+        """Return the rows that may be escalated. No other row can be."""
         return np.flatnonzero(part.highest > self.escalate - self.margin)
 
 

@@ -38,7 +38,7 @@ class RollingAttention:
         self._kept: deque[tuple[float, float]] = deque(maxlen=window)
 
     def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Take values and queries `[tokens, 2]` of the next tokens; return pooled scores `[tokens, 1]`."""
+        """Take values and queries `[tokens, 2]` of the next tokens. Returns pooled scores `[tokens, 1]`."""
         pooled = np.empty((len(logits), 1))
         for index, (value, query) in enumerate(np.asarray(logits, dtype=np.float64)):
             self._kept.append((float(value), float(query)))

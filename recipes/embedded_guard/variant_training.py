@@ -60,12 +60,12 @@ class VariantConfig:
 
     @property
     def gamma(self) -> float:
-        """Weight of the newest logit when serving, by the window's variance; 1: nothing is averaged."""
+        """Weight of the newest logit in the moving average of serving, from the window's variance. 1 does not average."""
         return 1.0 if self.pooling == "attention" else 2 / (self.window + 1)
 
     @property
     def row_names(self) -> tuple[str, ...]:
-        """Names of the head's rows after the first: the attention's query stands in row 1."""
+        """Names of the head's rows after the first. Row 1 is the query of the attention."""
         return ("query",) if self.pooling == "attention" else ()
 
 
@@ -169,7 +169,7 @@ class VariantRun:
             for weight, variant in zip(self.weights, variants, strict=True)
         ]
         groups += [{"params": [bias], "lr": 1e-2, "weight_decay": 0.0} for bias in self.biases]
-        # AdamW works number by number: one optimiser with a group for each is one optimiser each.
+        # AdamW treats each parameter separately, so one optimiser with a group for each variant equals one for each.
         self.optimiser = torch.optim.AdamW(groups)
         self.rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
         self.positive_weight = float(len(labels) / (2 * (labels >= 0.5).sum()))
@@ -200,7 +200,7 @@ class VariantRun:
         return [float(loss) for loss in losses.detach()]
 
     def logits(self, hidden: dict[Site, Tensor]) -> list[Tensor]:
-        """Logits of each variant, `[tokens, rows]`: one product per site for all variants that read it."""
+        """Return the logits of each variant, `[tokens, rows]`. One product per site serves all variants that read it."""
         found: dict[int, Tensor] = {}
         for site, layers in self.layers.items():
             readers = [index for index, variant in enumerate(self.variants) if variant.site == site]
@@ -216,7 +216,7 @@ class VariantRun:
         return [found[index] for index in range(len(self.variants))]
 
     def heads(self, statistics: dict[Site, tuple[Tensor, Tensor]]) -> list[ProbeHead]:
-        """Heads on raw activations."""
+        """Return the heads, with weights for raw activations."""
         made = []
         for variant, place, weight, bias in zip(
             self.variants, self.places, self.weights, self.biases, strict=True

@@ -9,7 +9,7 @@ from typing import Any
 from lockgate.constitution import Constitution
 from lockgate.errors import ConfigError
 
-# Besides its steps a build loads models, compares and writes pages: this much more is no interruption.
+# Between its steps a build loads models, compares guards and writes pages. This allows for that time.
 MORE, SECONDS = 1.1, 300.0
 _KEPT = ("backbone", "guard_sha256", "calibrated", "threshold", "claim", "rows", "held_out", "generator")
 
@@ -56,7 +56,7 @@ def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False)
         **{key: report[key] for key in _KEPT},
         "provenance": {
             **{key: made[key] for key in ("commit", "seeds", "versions")},
-            # By name, not by path: where things lay on the machine is nobody's business.
+            # Record the name, not the path, which would reveal the machine's folders.
             "command": [Path(word).name if os.sep in word else word for word in made["command"]],
             "inputs": {Path(path).name: digest for path, digest in made["inputs"].items()},
         },
@@ -70,6 +70,6 @@ def time_of(folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     return {
         "minutes_in_steps": round(total / 60, 1),
         "minutes_between": round(between / 60, 1),
-        # Files that were copied have other times, and less than the steps lies between them.
+        # Copied files have other times. The difference may then be shorter than the steps.
         "in_one_go": total - 1 <= between <= MORE * total + SECONDS,
     }

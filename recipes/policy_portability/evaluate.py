@@ -1,6 +1,6 @@
 """The policy test: two guards, built in the same way from two constitutions, judge the same pairs of exchanges.
 
-    python -m recipes.policy_portability.evaluate --guard stage-magic=DIR --guard magic-school=DIR \
+    python -m recipes.policy_portability.evaluate --guard stage-magic=DIR --guard magic-school=DIR \\
         [--train stage-magic=FILE --train magic-school=FILE] [--backbone DIR]
     python -m recipes.policy_portability.evaluate --check
 

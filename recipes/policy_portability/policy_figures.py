@@ -14,7 +14,7 @@ from lockgate.evaluation import wilson
 from recipes.policy_portability.policy_pairs import POLICIES
 
 SCORERS = ("guard", "keyword_answer", "keyword_exchange", "text")
-# Beside the cut that training rows give: any word of the list flags.
+# The cut without training rows: any word of the list flags.
 ANY_WORD = {name: f"{name}_any" for name in SCORERS if name.startswith("keyword")}
 SCHEMA = pa.schema(
     [
@@ -126,7 +126,7 @@ def _scorer(
     pooled = [verdicts[name][pair] for name in POLICIES for pair in chosen]
     facing = [verdicts[name][pair] for name in POLICIES for pair in sorted(sided[name])]
     found["together"] = {
-        # Two verdicts on one pair are not independent: the interval counts pairs, so it is on the wide side.
+        # Two verdicts on one pair are not independent. So the interval counts pairs, which makes it rather wide.
         "both_right": _share(pooled, pairs=len(chosen)),
         "both_right_opposed": _share(facing, pairs=len(set().union(*sided.values()))),
         "all_four_right": _share([all(verdicts[name][pair] for name in POLICIES) for pair in chosen]),

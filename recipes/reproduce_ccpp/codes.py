@@ -10,7 +10,7 @@ from random import Random
 
 from recipes.reproduce_ccpp.topics import Book, Fact
 
-# own: the list holds the words of one topic, so the prompt shows it. named: it holds those of a forbidden and of a
+# own: the list holds the words of one topic, so the prompt shows it. named: it holds the words of a forbidden and a
 # permitted topic, and the request names one of the two in code. open: the same, and the request does not say which.
 LEVELS = ("own", "named", "open")
 

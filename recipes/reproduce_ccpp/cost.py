@@ -26,7 +26,7 @@ from recipes.reproduce_ccpp.places import Places, make_parser, read_places
 from recipes.reproduce_ccpp.shared_reader import SharedReader
 
 EXCHANGES = 96
-# Exchanges that are read side by side; both ways then fill their steps about alike.
+# Exchanges that are read together. With this number, both ways fill their steps to a similar degree.
 GROUP = 32
 
 
@@ -52,7 +52,7 @@ def measure(places: Places, exchanges: int) -> None:
     classifier = ExchangeClassifier.load(places.model("exchange"), Backbone.load(places.backbone))
     reader = SharedReader(classifier)
     source = places.out / "benign_test.jsonl"
-    # Windows over long exchanges are read otherwise; what fits is nearly all.
+    # Exchanges beyond the context are read in another way. Nearly all fit into it.
     rows = Part("benign_test", exchanges).read(places.out)
     spent = Spent()
     while group := list(itertools.islice(rows, GROUP)):

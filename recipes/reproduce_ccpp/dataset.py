@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parents[2] / "results" / "four_systems"
 HARMFUL_SETS = ("saferlhf_mini", "own_sgbench", "gptfuzz", "adaptive_attacks")
 # Answers to harmful requests, refused or not. The labels judge the answers.
 HARMFUL_REQUESTS = frozenset({"own_advbench", "own_catqa", "own_sgbench", "gptfuzz"})
-# Red-team dialogues: a harmless answer says nothing about the request, and nobody has judged that.
+# Red-team dialogues: nobody has judged the requests, and a harmless answer says nothing about its request.
 UNKNOWN_REQUESTS = frozenset({"hh_harmless_test"})
 
 Render = Callable[[Sequence[Message]], RenderedChat]

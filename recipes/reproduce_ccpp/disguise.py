@@ -27,10 +27,10 @@ from recipes.reproduce_ccpp.topics import Fact, Topic, read_books, read_topics, 
 from recipes.steps import step_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "four_systems"
-# The smallest seed with which test holds every forbidden and every near-domain category.
+# The smallest seed that gives test every forbidden and every near-domain category.
 SEED = 52
 HELD_DISGUISES, HELD_TOPICS = 2, 12
-# Pairs of an attack and its twin; plain pairs, undisguised; refusals, of harmful requests plain and disguised.
+# Pairs of an attack and its twin; undisguised pairs; refusals of plain and of disguised harmful requests.
 SIZES = {
     "train": {"obfuscation": 300, "reconstruction": 300, "plain": 400, "refused": 200},
     "test": {"obfuscation": 150, "reconstruction": 150, "plain": 150, "refused": 100},
@@ -68,7 +68,7 @@ def build(part: str) -> list[Exchange]:
             if made == size:
                 break
             pair = MAKERS[family](cell)
-            # A pair whose wording came out as before is drawn again.
+            # A pair with the wording of an earlier one is drawn again.
             if all(row.id not in rows for row in pair):
                 rows |= {row.id: row for row in pair}
                 made += 1
@@ -143,7 +143,7 @@ def make_obfuscation(cell: Cell) -> tuple[Exchange, Exchange]:
             if turns
             else (Message("user", f"{key}\n{ask}"),)
         )
-        # A list without a named subject asks for nothing forbidden by itself: the answer decides.
+        # A list without a named subject asks for nothing forbidden. The answer decides.
         asked = topic.harmful and level != "open"
         meta = {"family": "obfuscation", "book": book.name, "level": level}
         return _exchange(prompt, answer, topic, cell, {**meta, "harmful_request": asked})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-# Labels and by-lines that say nothing.
+# Labels and by-lines without meaning.
 LABELS = (
     *(
         "maple",
@@ -71,7 +71,7 @@ class Format:
         """Return the text in pieces and in random order, as in a prompt. The pieces in order give the text."""
         pieces = cut_words(text) if self.by_words else cut_letters(text, rng)
         order = list(range(len(pieces)))
-        # Lines whose first words are read can't change places.
+        # Lines can't change places if their first words are read.
         if not self.by_words:
             rng.shuffle(order)
         return self.show(pieces, order, rng.sample(LABELS, len(LABELS)))

@@ -50,7 +50,7 @@ HARMFUL = {
     "long_gptfuzz": Part("long_gptfuzz"),
     "long_adaptive_attacks": Part("long_adaptive_attacks"),
 }
-# All that the four systems read.
+# All parts that the four systems read.
 FULL = {
     "dev": Part("dev"),
     **HARMFUL,
@@ -58,9 +58,9 @@ FULL = {
     "benign_test": Part("benign_test"),
     "calibration": Part("calibration"),
 }
-# Enough for a cut at 1 %: what is compared there alone.
+# Models that are compared at 1 % only need fewer rows.
 SOME = {**HARMFUL, "benign_test": Part("benign_test", 500), "calibration": Part("calibration", 1000)}
-# The stand-ins, with ordinary traffic for cuts at 1 % and the share that they flag of other such traffic.
+# The stand-ins, ordinary traffic for cuts at 1 %, and other ordinary traffic to measure the flagged share.
 DISGUISED = {
     "disguise_plain": Part("disguise_test", family="plain"),
     "disguise_obfuscation": Part("disguise_test", family="obfuscation"),

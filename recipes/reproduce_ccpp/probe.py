@@ -84,7 +84,7 @@ def fit_head(
     places: Places, labelled: list[Exchange], config: ProbeConfig, tokens: int, policy: Constitution
 ) -> tuple[list[Exchange], WindowCache, ProbeHead]:
     """Return the exchanges that were read, their windows and the fitted probe."""
-    # Windows are read in bfloat16, twice as fast, as those of the embedded guard were; what scores is float32.
+    # Windows are read in bfloat16, twice as fast, as for the embedded guard. Scoring uses float32.
     reader = Backbone.load(places.backbone, dtype=torch.bfloat16)
     rows = first_tokens(reader, labelled, tokens)
     key = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:8]

@@ -68,7 +68,7 @@ def score_part(places: Places, name: str, part: str, rows: Part, workers: int) -
         kept = read_record(folder)
         if {entry: kept.get(entry) for entry in of} == of:
             return
-    # Chunks of another model or file must never be taken over.
+    # Never reuse chunks of another model or file.
     mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     score_chunks(places, name, source, table, trace, places.out / f"{name}.{part}.{mark}.parts", workers)
     write_record(folder, of, part, key["rows"])
@@ -157,7 +157,7 @@ def open_reader(places: Places, model: Model) -> Callable[[list[Exchange], int],
     """Return a function that makes the rows of a chunk from its exchanges and the number of the first one."""
     backbone = Backbone.load(places.backbone)
     classifier = ExchangeClassifier.load(places.model(model.classifier), backbone)
-    # The adapter is merged in float32, then all is rounded once.
+    # The adapter is merged in float32; then all weights are rounded once.
     classifier.backbone = derive(classifier.backbone, dtype=torch.bfloat16)
     if not model.probe:
         return lambda chunk, first: map(

@@ -169,7 +169,7 @@ class SharedReader:
         return reading + verdicts * self.classifier.flops(len(self.classifier.suffix), past + tokens)
 
     def _read_suffixes(self, bases: Sequence[Session]) -> list[Tensor]:
-        """Lower activations of one suffix behind each session, which stay as long as they were."""
+        """Read one suffix behind each session and return its lower activations. The sessions keep their length."""
         suffix = self.classifier.suffix
         if not suffix:
             return [torch.empty(0, self.upper.hidden_size, device=self.upper.device)] * len(bases)
@@ -194,7 +194,7 @@ class SharedReader:
         return self._prefixes[ids]
 
     def _check(self) -> None:
-        """Fixed tokens, read both ways, must give the same verdict."""
+        """Check that fixed tokens, read in both ways, give the same verdict."""
         classifier, base = self.classifier, self.classifier.base
         step = max(1, base.vocab_size // _CHECK_TOKENS)
         ids = [(7 + i * step) % base.vocab_size for i in range(_CHECK_TOKENS)]

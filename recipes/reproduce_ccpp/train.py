@@ -27,7 +27,7 @@ from recipes.steps import reporter
 
 TOKENS = 600_000
 DISGUISE = "disguise_"
-# Harmless exchanges among those that the disguise models learn from.
+# Ordinary harmless exchanges in the training data of the disguise models.
 ORDINARY = 300
 
 
@@ -49,7 +49,7 @@ CONFIGS = {
         config("small", depth=10),
         config("medium", depth=20),
         config("value", head="value"),
-        # Tokens for about the same half of the exchanges; prompts and answers alone are shorter.
+        # Prompts and answers alone are shorter, so fewer tokens cover about the same half of the exchanges.
         config("disguise_exchange", tokens=250_000),
         config("disguise_input", reads="prompt", tokens=130_000),
         config("disguise_output", reads="answer", tokens=120_000),
@@ -122,7 +122,7 @@ def read_training(sources: list[Path]) -> list[Exchange]:
             for row in read_exchanges(path)
             if row.label is not None and row.label < 0.5 and row.meta.get("harmful_request") is False
         )
-        # Ids are hashes: their order is as good as a draw.
+        # Ids are hashes, so their order is random.
         rows += sorted(ordinary, key=lambda row: row.id)[:ORDINARY]
     return rows
 

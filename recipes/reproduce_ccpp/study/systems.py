@@ -148,7 +148,7 @@ class Systems:
         scores = self._allowed(cells)
         if name == "exchange":
             return SystemScores(scores, blocks.ends, _whole(reference))
-        # The probe alone holds nothing back: a block's tokens leave one by one until one of them flags.
+        # The probe alone holds nothing back: tokens are released one by one until one of them flags.
         return SystemScores(scores, blocks.ends, self._probe_cost(part), np.ones(scores.shape, dtype=bool))
 
     def gated(self, name: str, part: str, gate: Cascade) -> SystemScores:
@@ -256,7 +256,7 @@ class Systems:
         first, second = (self._data.part(model or "", part) for model in (spec.input, spec.output))
         answer = self._probe_blocks(part).screened_by(_blocks(second, part), f"{spec.output}/{part}")
         cells = exceedance(self._references[1], self._allowed(answer.screen, everything=True))
-        # What is not judged must not flag, and zero would be the highest exceedance there is.
+        # Blocks that are not judged must not flag, and zero would be the highest possible exceedance.
         cells = np.where(np.isnan(answer.screen), -np.inf, cells)
         # The input classifier has read the prompt before the answer begins.
         cells[:, 0] = np.maximum(cells[:, 0], exceedance(self._references[0], first.values))

@@ -19,7 +19,7 @@ class StudyFlags:
 
     def __init__(self, data: StudyData, flags: Mapping[tuple[str, str], Mask]) -> None:
         spec = data.spec
-        # Disguised sets are reported by themselves: they would dominate every breakdown.
+        # Disguised sets are reported separately, because they would dominate every breakdown.
         self.parts = [spec.benign, *spec.harmful, *spec.hard_benign]
         self.tables = [data.reference(part).table for part in self.parts]
         self.harmful = np.concatenate([data.reference(part).harmful for part in self.parts])
