@@ -27,4 +27,4 @@ study="$(dirname "$out")/four_systems"
 "$python" -m recipes.reproduce_ccpp.train --out "$study" --only exchange
 "$python" -m recipes.embedded_guard.second_stage --out "$out" --classifier "$study/models/exchange" --workers 2 --install
 # Steps that need the installed guard follow by hand: `live`, `make bench`, and `report` again.
-# So does the effect of synthetic data: `synthetic`, after `lockgate synthesize general-harms`.
+# To measure the effect of synthetic data, run `synthetic` after `lockgate synthesize general-harms`.
