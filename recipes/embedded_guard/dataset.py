@@ -165,7 +165,7 @@ def template_questions(rows: Sequence[Exchange]) -> list[str]:
     """Find the question inside each prompt.
 
     The first candidate is the part that differs between the prompts of one template. But some templates repeat the
-    question, or end like it. So the result is the longest question in the prompt that was found often.
+    question, or end like it. So the result is the longest question in the prompt that was found often, if there is one.
     """
     by_template: dict[str | None, list[str]] = defaultdict(list)
     for row in rows:
