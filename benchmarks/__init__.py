@@ -1,1 +1,1 @@
-"""What the probe costs, and how fast data are made: `python -m benchmarks.NAME`."""
+"""The cost of the probe and the speed of making data: `python -m benchmarks.NAME`."""

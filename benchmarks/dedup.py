@@ -1,10 +1,10 @@
-"""Near-duplicates: recall and precision for pairs planted at known Jaccard indices, and memory of the index a row.
+"""Near-duplicates: recall and precision for pairs planted at known Jaccard indices, and the index's memory for each row.
 
     python -m benchmarks.dedup                        # the table, about a minute
-    python -m benchmarks.dedup --rows 10000 200000    # and peak memory of two sizes, some minutes more
+    python -m benchmarks.dedup --rows 10000 200000    # also peak memory at two sizes, some minutes more
 
-Writes results/synthesis/dedup.json. The table follows from seeds alone; memory depends on the machine's allocator.
-Rows of the memory measurement are made when they are read, as a file's would be: only the index stays.
+Writes results/synthesis/dedup.json. The table depends only on seeds. Memory depends on the machine's allocator. For the
+memory measurement, rows are made when they are read, as from a file: only the index stays in memory.
 """
 
 import argparse
@@ -29,12 +29,14 @@ WORDS = [f"w{number}" for number in range(20_000)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--rows", type=int, nargs=2, metavar=("FEW", "MANY"), help="measure memory at both sizes"
     )
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=TARGET)
+    parser.add_argument("--output", type=Path, default=TARGET, help="result file")
     arguments = parser.parse_args()
     if arguments.peak is not None:
         print(json.dumps(peak(arguments.peak)))
@@ -53,9 +55,10 @@ def main() -> None:
 
 
 def table(minhash: MinHash, threshold: float) -> list[dict[str, Any]]:
-    """For each planted level: pairs joined, recall among those truly at the threshold, precision of those joined.
+    """Return, for each planted level, the joined pairs, the recall of true pairs and the precision of joined ones.
 
-    All levels lie in one set beside unrelated texts. `false_joins` counts unrelated texts that were joined to anything.
+    True pairs are those at or above the threshold. All levels are in one set, among unrelated texts. `false_joins` counts
+    unrelated texts that were joined to any other.
     """
     pairs = [(level, *plant(level, minhash.words, number)) for level in LEVELS for number in range(PAIRS)]
     texts = [text for _, first, second in pairs for text in (first, second)]
@@ -84,9 +87,9 @@ def table(minhash: MinHash, threshold: float) -> list[dict[str, Any]]:
 
 
 def plant(level: float, words: int, number: int) -> tuple[str, str]:
-    """Two texts of 60 to 240 words whose n-gram sets have that Jaccard index, up to a gram or two.
+    """Make two texts of 60 to 240 words. The Jaccard index of their n-grams is the given one, up to a gram or two.
 
-    Half of the pairs differ in their endings, half in single words here and there as well.
+    Half of the pairs differ in their endings, the other half also in single words here and there.
     """
     rng = Random(f"{level}/{words}/{number}")
     first = draw(rng, rng.randint(60, 240))
@@ -94,7 +97,7 @@ def plant(level: float, words: int, number: int) -> tuple[str, str]:
     # s shared n-grams of g each: J = s / (2g - s).
     lost = max(1, round(grams - 2 * grams * level / (1 + level) + rng.uniform(-1, 1)))
     second = list(first)
-    # A word inside costs `words` n-grams, where the next one is that far away; a word at the end costs one.
+    # A changed word inside changes `words` n-grams if the next one is far enough; one at the end changes one.
     single = lost // words if number % 2 else 0
     tail = lost - single * words
     for change in range(single):
@@ -105,12 +108,12 @@ def plant(level: float, words: int, number: int) -> tuple[str, str]:
 
 
 def draw(rng: Random, count: int) -> list[str]:
-    """Words by Zipf's law, roughly: the logarithm of the rank is uniform."""
+    """Draw words roughly by Zipf's law: the logarithm of the rank is uniform."""
     return [WORDS[min(int(len(WORDS) ** rng.random()), len(WORDS) - 1)] for _ in range(count)]
 
 
 class MadeRows(Sequence[str]):
-    """Texts that are made when they are read; one in ten repeats an earlier one with a word changed."""
+    """Texts that are made when they are read. One in ten repeats an earlier one with one word changed."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -146,7 +149,7 @@ def peak(rows: int) -> dict[str, Any]:
 
 
 def memory(few: int, many: int) -> dict[str, Any]:
-    """Peak memory at two sizes, each in a process of its own; their difference is what a row costs."""
+    """Measure peak memory at two sizes, each in its own process. The difference is the cost of the additional rows."""
     sizes = []
     for rows in (few, many):
         command = [sys.executable, "-m", "benchmarks.dedup", "--peak", str(rows)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def peak_bytes() -> int:
-    """Of this program; getrusage also remembers the process that started it."""
+    """Return the peak memory of this program. `getrusage` would include the process that started it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

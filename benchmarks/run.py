@@ -1,10 +1,10 @@
-"""What the probe costs: decoding with it over decoding without, scoring over the bare forward pass, capacity.
+"""The cost of the probe: decoding and scoring with it and without it, memory of a stream, and capacity.
 
     make bench            # everything, about half an hour on two cores
     make bench ARGS=--quick
 
-Both sides of a ratio run in turn, block by block, in one process, so that a machine that is busy or hot slows both.
-Results go to results/bench.json.
+Both sides of a ratio take turns, block by block, in one process. So a busy or hot machine slows both. Results go to
+results/bench.json.
 """
 
 import argparse
@@ -33,11 +33,13 @@ SENTENCE = "The keeper climbed the stairs, lit the lamp and wrote the weather in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="few and short blocks; nothing to publish")
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--output", type=Path, default=TARGET)
+    parser.add_argument("--pairs", type=int, default=20, help="pairs of measurements for a ratio")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens to decode in a block")
+    parser.add_argument("--output", type=Path, default=TARGET, help="result file")
     arguments = parser.parse_args()
     pairs, tokens = (3, 32) if arguments.quick else (arguments.pairs, arguments.tokens)
     guard = lockgate.load("embedded")
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def ratio(first: Callable[[], float], second: Callable[[], float], pairs: int) -> dict[str, Any]:
-    """Median of first/second over interleaved pairs, with a bootstrap interval of the median."""
+    """Return the median of first/second over interleaved pairs, with a bootstrap interval of the median."""
     first(), second()
     values = []
     for index in range(pairs):
@@ -77,7 +79,7 @@ def ratio(first: Callable[[], float], second: Callable[[], float], pairs: int) -
 
 
 def decode(backbone: Backbone, pool: SessionPool, tap: Tap | None, batch: int, tokens: int) -> float:
-    """Seconds to decode a block in which every stream takes one token a step; greedy, prompts read before."""
+    """Return the seconds to decode a block, greedily. Every stream takes one token a step. Prompts are read before."""
     chat = backbone.render(PROMPT, add_generation_prompt=True)
     sessions = [pool.open(len(chat.token_ids) + tokens + 1) for _ in range(batch)]
     rows = pool.step([Feed(session, chat.token_ids, want_logits=True) for session in sessions], tap)
@@ -104,7 +106,7 @@ def decode_ratio(guard: Guard, batch: int, tokens: int, pairs: int) -> dict[str,
 
 
 def generate_ratio(backbone: Backbone, tokens: int, pairs: int) -> dict[str, Any]:
-    """Our decoding without a probe over transformers' own `generate`, batch 1, in seconds."""
+    """Return our decoding time without a probe divided by that of transformers' `generate`, at batch 1."""
     reference = AutoModelForCausalLM.from_pretrained(str(embedded_path()), dtype=torch.float32).eval()
     ids = torch.tensor([backbone.render(PROMPT, add_generation_prompt=True).token_ids])
 
@@ -125,7 +127,7 @@ def generate_ratio(backbone: Backbone, tokens: int, pairs: int) -> dict[str, Any
 
 
 def score_ratio(guard: Guard, pairs: int) -> dict[str, Any]:
-    """Throughput of scoring, rendering and bookkeeping included, over the bare forward pass of the same tokens."""
+    """Return the throughput of scoring, with rendering and bookkeeping, divided by the bare forward pass's."""
     backbone, exchanges = guard.backbone, sample_exchanges(24)
     chats = [backbone.render(exchange.messages) for exchange in exchanges]
 
@@ -153,7 +155,7 @@ def sample_exchanges(count: int) -> list[Exchange]:
 
 
 def bytes_per_stream(guard: Guard) -> dict[str, int]:
-    """State per stream: keys and values for 1,024 tokens, and what the guard adds whatever the length."""
+    """Return the memory of a stream: keys and values for 1,024 tokens, and the guard's state, which does not grow."""
     with SessionPool(guard.backbone, 10_000) as pool:
         session = pool.open(1024)
         pool.step([Feed(session, [5])])

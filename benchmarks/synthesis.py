@@ -1,12 +1,12 @@
-"""Making data: documents a second of each block, and memory a row of a whole pipeline.
+"""The speed of making data: rows a second for each step of a pipeline, and memory for each row of a whole pipeline.
 
     python -m benchmarks.synthesis                  # both, some twenty minutes on an idle machine
     python -m benchmarks.synthesis --quick          # small; prints and writes nothing
     python -m benchmarks.synthesis --only memory --rows 10000 200000
 
-Writes results/synthesis/throughput.json and results/synthesis/memory.json. Rows are made here from seeds, when they
-are read. Each block runs in a pipeline of its own, so that reading, hashing and writing count; the blocks see rows
-that none before them has thinned out. On a busy machine wall time is of that machine; CPU time is the block's.
+Writes results/synthesis/throughput.json and results/synthesis/memory.json. Rows are made from seeds when they are read.
+Each step runs in a pipeline of its own, so that reading, hashing and writing count. It sees rows that no step before it
+has filtered. On a busy machine wall time depends on the load; CPU time is the step's own.
 """
 
 import argparse
@@ -88,10 +88,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="few rows; nothing is written")
-    parser.add_argument("--only", choices=("throughput", "memory"))
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--documents", type=int, default=2000, help="rows of one measurement of a block")
-    parser.add_argument("--rows", type=int, nargs=2, metavar=("FEW", "MANY"), default=(10_000, 200_000))
+    parser.add_argument(
+        "--only", choices=("throughput", "memory"), help="make only these; the default is all"
+    )
+    parser.add_argument("--repeats", type=int, default=10, help="measurements of each step")
+    parser.add_argument("--documents", type=int, default=2000, help="rows in one measurement of a step")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs=2,
+        metavar=("FEW", "MANY"),
+        default=(10_000, 200_000),
+        help="sizes of the memory measurement",
+    )
     parser.add_argument("--output", type=Path, default=TARGET, help="folder of the results")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -124,7 +133,7 @@ def write(path: Path, found: dict[str, Any]) -> None:
 
 
 def throughput(documents: int, repeats: int) -> dict[str, Any]:
-    """Rows of its input that a block finishes in a second, by wall and by CPU time, one repetition after the other."""
+    """Return the rows of its input that a step finishes in a second, by wall and CPU time, for each repetition."""
     blocks: dict[str, tuple[Callable[[], Block], Callable[[int], Iterator[Row]]]] = {
         **{name: (make, prompts if name == "answers" else exchanges) for name, make in BLOCKS.items()},
         "augment": (lambda: MapBlock("augment", disguise), exchanges),
@@ -132,7 +141,7 @@ def throughput(documents: int, repeats: int) -> dict[str, Any]:
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in blocks}
     measure("split", BLOCKS["split"](), exchanges, 50)
     evaluation_index(), augmentations()
-    # In turn, so that a busy minute falls on all blocks.
+    # Steps take turns, so that a busy minute slows all of them.
     for _ in range(repeats):
         for name, (make, rows) in blocks.items():
             samples[name].append(measure(name, make(), rows, documents))
@@ -145,7 +154,7 @@ def throughput(documents: int, repeats: int) -> dict[str, Any]:
 
 
 def measure(name: str, block: Block, rows: Callable[[int], Iterator[Row]], count: int) -> tuple[float, float]:
-    """Wall and CPU seconds from when the block's input lies on disk to when its output does."""
+    """Return wall and CPU seconds from the step's input on disk to its output on disk."""
     ends: dict[str, tuple[float, float]] = {}
 
     def note(progress: StepProgress) -> None:
@@ -171,7 +180,10 @@ def summarise(documents: int, samples: Sequence[tuple[float, float]]) -> dict[st
 
 
 def memory(few: int, many: int) -> dict[str, Any]:
-    """Peak memory of the whole pipeline at two sizes, each in a process of its own; the difference is what a row costs."""
+    """Measure peak memory of the whole pipeline at two sizes, each in its own process.
+
+    The difference is the cost of the additional rows.
+    """
     sizes = []
     for rows in (few, many):
         command = [sys.executable, "-m", "benchmarks.synthesis", "--peak", str(rows)]
@@ -193,23 +205,26 @@ def peak(rows: int) -> dict[str, Any]:
         "rows": rows,
         "rows_out": steps[-1].rows_out,
         "peak_bytes": peak_bytes(),
-        # The peak so far at the end of each block tells which of them sets it.
+        # The peak at the end of each step shows which one sets it.
         "peak_bytes_after": highest,
         "cpu_s": round(time.process_time() - start, 1),
     }
 
 
 def keep(row: Row) -> None:
-    """Drops nothing."""
+    """Keep every row."""
 
 
 def draw_words(rng: Random, count: int) -> list[str]:
-    """By Zipf's law, roughly: the logarithm of the rank is uniform. Common words come first, for the quality rules."""
+    """Draw words roughly by Zipf's law: the logarithm of the rank is uniform.
+
+    Common words come first, for the quality rules.
+    """
     return [WORDS[min(int(len(WORDS) ** rng.random()), len(WORDS) - 1)] for _ in range(count)]
 
 
 def question(number: int) -> str:
-    """One in ten asks an earlier question again, with a word changed."""
+    """Make a question. One in ten repeats an earlier question with one word changed."""
     again = number % 10 == 9
     words = draw_words(Random(f"question/{number - 9 if again else number}"), 30)
     if again:
@@ -218,7 +233,7 @@ def question(number: int) -> str:
 
 
 def answer(prompt: str, number: int) -> str:
-    """Most are sound; of a hundred, three refuse, five run in circles and one gives an evaluation item away."""
+    """Make an answer. Of a hundred, three refuse, five repeat themselves and one contains an evaluation item."""
     rng = Random(f"answer/{number}")
     kind = number % 100
     if kind < 3:
@@ -262,7 +277,7 @@ def augmentations() -> list[Any]:
 
 
 def ask(row: Row, seed: int) -> GenerationRequest:
-    # The number rides along, for the script to answer by.
+    # The script finds its answer by this number.
     return GenerationRequest(row.messages, 200, seed=row.meta["number"], purpose="answer")
 
 

@@ -19,16 +19,19 @@ __all__ = ["LockgateError", "__version__", "load"]
 
 
 def load(source: "str | Path" = "embedded", *, backbone: "Backbone | str | Path | None" = None) -> "Guard":
-    """Load a guard and the backbone it was made for.
+    """Load a guard and its backbone.
 
     Args:
-        source: path of a guard bundle, or `embedded` for the one that comes with the package.
-        backbone: a loaded backbone or the path of one; by default the embedded backbone.
+        source: path of a guard bundle, or `embedded` for the guard in the package.
+        backbone: a loaded backbone, or the path of one. The default is the embedded backbone.
+
+    Returns:
+        The guard, ready to score exchanges.
 
     Raises:
         GuardError: the bundle is incomplete or damaged.
-        BackboneError: the backbone is not on this machine (`lockgate fetch` gets the embedded one).
-        BackboneMismatch: the backbone is not the one that the guard was made for.
+        BackboneError: the backbone is not on this machine. `lockgate fetch` downloads the embedded one.
+        BackboneMismatch: the guard was made for another backbone.
     """
     from lockgate.guards import Guard
 

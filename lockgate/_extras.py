@@ -1,4 +1,4 @@
-"""Optional dependencies: imported where they are used, with an error that names the extra."""
+"""Import optional dependencies where they are used. The error names the extra to install."""
 
 from importlib import import_module
 from typing import Any
@@ -7,11 +7,20 @@ from lockgate.errors import MissingExtra
 
 
 def need(module: str, *, extra: str, feature: str) -> Any:  # noqa: ANN401 - a module
-    """Import `module`. Raises MissingExtra if it, or a package around it, is not installed."""
+    """Import and return an optional module.
+
+    Args:
+        module: dotted name of the module.
+        extra: extra of the `lockgate` package that installs it.
+        feature: what needs it, for the error message.
+
+    Raises:
+        MissingExtra: the module, or a package that contains it, is not installed.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        # A package that is there and fails inside is another fault.
+        # If the package is installed but one of its own imports fails, that is another fault.
         if error.name is None or not (module + ".").startswith(error.name + "."):
             raise
         raise MissingExtra(feature, extra) from None

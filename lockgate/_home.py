@@ -1,11 +1,11 @@
-"""Where Lockgate keeps what it makes on a machine: converted weights, decision logs."""
+"""The folder for files that Lockgate makes on this machine: converted weights and decision logs."""
 
 import os
 from pathlib import Path
 
 
 def home() -> Path:
-    """The directory `LOCKGATE_HOME`, by default `lockgate` in the user's cache directory."""
+    """Return the folder `LOCKGATE_HOME`. The default is `lockgate` in the user's cache folder."""
     configured = os.environ.get("LOCKGATE_HOME")
     if configured:
         return Path(configured).expanduser()

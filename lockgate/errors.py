@@ -1,4 +1,4 @@
-"""The error tree. Every message says what was found, what was expected and what to do next.
+"""All errors. Every message says what was found, what was expected and what to do next.
 
 LockgateError
 ├── ConfigError            a configuration or command-line value
@@ -6,20 +6,20 @@ LockgateError
 ├── ExchangeError          an exchange record or a data file
 ├── BackboneError          weights, tokenizer or chat template
 │   └── ContextOverflow    more tokens than the backbone can read
-├── PoolFull               no key-value memory left for another session
+├── PoolFull               no key-value memory is left for another session
 ├── GuardError             a guard bundle
 │   └── BackboneMismatch   a bundle made for another backbone
-├── TrainingError          data that cannot train a probe
-├── CalibrationError       a budget that the sample cannot carry
-├── SynthesisError         a run that makes data and cannot go on; what is done is kept
-│   ├── GeneratorError     a generator that cannot answer: address, key, model, or it is down
-│   └── BudgetExhausted    the tokens or the money a run may use are used up
+├── TrainingError          data that cannot train a probe or a classifier
+├── CalibrationError       a sample that cannot support the refusal budget
+├── SynthesisError         a run that makes data and cannot continue; finished work is kept
+│   ├── GeneratorError     a generator that cannot answer: wrong address, key or model, or it is down
+│   └── BudgetExhausted    no tokens or money are left for the run
 └── MissingExtra           an optional dependency that is not installed
 """
 
 
 class LockgateError(Exception):
-    """Root of all errors that Lockgate raises on purpose."""
+    """Base class of all errors that Lockgate raises on purpose."""
 
 
 class ConfigError(LockgateError):
@@ -31,7 +31,7 @@ class ConstitutionError(LockgateError):
 
 
 class ExchangeError(LockgateError):
-    """An exchange record, or the file that holds it, is malformed."""
+    """An exchange record, a scores table or another data file is malformed."""
 
 
 class BackboneError(LockgateError):
@@ -43,7 +43,7 @@ class ContextOverflow(BackboneError):
 
 
 class PoolFull(LockgateError):
-    """The key-value budget is used up; the caller waits or turns work away."""
+    """The key-value budget is used up. The caller has to wait or refuse work."""
 
 
 class GuardError(LockgateError):
@@ -51,19 +51,19 @@ class GuardError(LockgateError):
 
 
 class BackboneMismatch(GuardError):
-    """A guard was made for a backbone other than the one at hand."""
+    """A guard was made for another backbone."""
 
 
 class TrainingError(LockgateError):
-    """The data given cannot train what was asked for."""
+    """The data cannot train the probe or classifier."""
 
 
 class CalibrationError(LockgateError):
-    """The sample cannot carry the refusal budget that was asked for."""
+    """The sample cannot support the refusal budget, for example because it is too small."""
 
 
 class SynthesisError(LockgateError):
-    """A run that makes data cannot go on. Finished work is kept; the same command continues it."""
+    """A run that makes data cannot continue. Finished work is kept; the same command resumes the run."""
 
 
 class GeneratorError(SynthesisError):
@@ -71,11 +71,11 @@ class GeneratorError(SynthesisError):
 
 
 class BudgetExhausted(SynthesisError):
-    """The tokens or the money that a run may use are used up."""
+    """A run has used all of its tokens or money."""
 
 
 class MissingExtra(LockgateError):
-    """An optional dependency is missing; the message names the extra."""
+    """An optional dependency is not installed. The message names the extra to install."""
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f'{feature} needs an optional dependency: pip install "lockgate[{extra}]"')

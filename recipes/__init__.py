@@ -1,1 +1,1 @@
-"""Research on Lockgate, run from the repository: `python -m recipes.NAME.STEP`. README.md is the index."""
+"""Research on Lockgate. Run it from the repository: `python -m recipes.NAME.STEP`. README.md is the index."""

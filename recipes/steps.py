@@ -1,4 +1,4 @@
-"""What every step shares: its options' parser, and how it says where it is."""
+"""Shared by all steps: the parser of their options, and their progress messages."""
 
 import argparse
 from collections.abc import Callable
@@ -7,14 +7,14 @@ __all__ = ["reporter", "step_parser"]
 
 
 def step_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows a module's docstring as it is written."""
+    """Make a parser whose help shows `description` with its line breaks."""
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
 def reporter(name: str) -> Callable[[object], None]:
-    """A function that prints a line or a count behind `name`."""
+    """Return a function that prints a line or a count with `name` in front."""
 
     def report(news: object) -> None:
         print(f"{name}: {news}", flush=True)

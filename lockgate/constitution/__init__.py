@@ -1,4 +1,4 @@
-"""Constitutions: the written policy from which data, probes and reports take their categories."""
+"""Constitutions: written policies. Data, probes and reports take their categories from them."""
 
 from lockgate.constitution._lint import Finding, lint_constitution, lint_text
 from lockgate.constitution._load import (

@@ -1,4 +1,4 @@
-"""YAML with line numbers, so that every finding can name the line it speaks of."""
+"""YAML with line numbers, so that every finding can name its line."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,24 +25,25 @@ class DocumentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A decoded YAML file: its value, the line of each place in it and the keys that stand twice."""
+    """A decoded YAML file: its value, the line of each place in it, and the keys that appear twice."""
 
     value: Any
     lines: dict[Location, int]
     duplicates: list[Location] = field(default_factory=list)
 
     def line(self, location: Location) -> int:
-        """Line of the nearest place at or above `location` that the file holds."""
+        """Return the line of `location`, or of its nearest parent that the file has."""
         while location and location not in self.lines:
             location = location[:-1]
         return self.lines.get(location, 1)
 
 
 def read_document(path: Path) -> Document:
-    """Read one YAML document without anchors, tags or other surprises.
+    """Read one YAML document. Tags and aliases are refused.
 
     Raises:
-        DocumentError: not UTF-8, not YAML, too large, or it uses a part of YAML that is not supported.
+        DocumentError: the file is not UTF-8, not YAML, too large, or uses a part of YAML that is not
+            supported.
         OSError: the file can't be read.
     """
     with path.open("rb") as file:
@@ -77,12 +78,12 @@ def parse_document(text: str) -> Document:
         ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
-        raise DocumentError(line, "a control character stands in the file", "remove it") from None
+        raise DocumentError(line, "a control character is in the file", "remove it") from None
 
 
 def _refuse_surprises(text: str) -> None:
-    # An alias inside an alias can unfold to gigabytes, deep nesting takes the parser quadratic time, and a
-    # policy that is read by people needs neither.
+    # Nested aliases can unfold to gigabytes. Deep nesting takes the parser quadratic time. A policy for
+    # human readers needs neither.
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         mark = event.start_mark
@@ -91,7 +92,7 @@ def _refuse_surprises(text: str) -> None:
             raise DocumentError(line, "a YAML alias (`*name`) is used", "write the text out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise DocumentError(line, "the YAML is nested too deep", "a constitution has four levels")
+            raise DocumentError(line, "the YAML is nested too deeply", "a constitution has four levels")
 
 
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, where: Location, document: Document) -> object:
@@ -103,8 +104,8 @@ def _construct(loader: yaml.SafeLoader, node: yaml.Node, where: Location, docume
     try:
         value: object = loader.construct_object(node)
     except ValueError:
-        # For example 2026-02-30, which looks like a date and is none.
-        message = "a value looks like a number or a date and is none"
+        # For example 2026-02-30: it looks like a date, but there is no such day.
+        message = "a value looks like a number or a date but is not a valid one"
         raise DocumentError(node.start_mark.line + 1, message, "put it in quotes") from None
     if isinstance(value, str):
         _refuse_surrogates(value, node)

@@ -1,4 +1,4 @@
-"""Checks of a constitution file, each finding with its line and what to do about it."""
+"""Checks of a constitution file. Each finding has a line and a remedy."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,14 @@ Level = Literal["error", "warning"]
 
 
 class Finding(NamedTuple):
-    """One remark about a constitution file; `line` counts from 1. Errors keep the file from loading."""
+    """A problem in a constitution file.
+
+    Attributes:
+        line: line of the problem, from 1.
+        level: `error` keeps the file from loading; `warning` does not.
+        message: the problem, with the place in the file.
+        remedy: what to do about it.
+    """
 
     line: int
     level: Level
@@ -27,7 +34,7 @@ class Finding(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What a file holds, and what is to be said about it. None when there are errors."""
+    """The constitution of a file and the findings about it. `constitution` is None if there are errors."""
 
     constitution: Constitution | None
     findings: list[Finding]
@@ -47,11 +54,14 @@ class _Category(NamedTuple):
 
 
 def lint_constitution(path: str | os.PathLike[str]) -> list[Finding]:
-    """Check a constitution file and return the findings in the order of their lines; none when it is clean.
+    """Check a constitution file.
 
-    Errors: no valid YAML, duplicate or unknown keys, missing or wrong values, duplicate ids, an empty half,
-    categories that say the same, one thing both harmful and harmless. Warnings: an empty bucket, a category
-    without examples, categories that are similar.
+    Errors: invalid YAML, duplicate or unknown keys, missing or wrong values, duplicate ids, an empty half,
+    categories that say the same, an example that is both harmful and harmless. Warnings: an empty bucket, a
+    category without examples, similar categories.
+
+    Returns:
+        The findings, ordered by line. The list is empty if the file has no problems.
 
     Raises:
         ConstitutionError: the file can't be opened.
@@ -60,7 +70,7 @@ def lint_constitution(path: str | os.PathLike[str]) -> list[Finding]:
 
 
 def lint_text(text: str) -> list[Finding]:
-    """`lint_constitution` of YAML text, before it becomes a file."""
+    """Check the YAML text of a constitution, as `lint_constitution` checks a file."""
     try:
         return _check(parse_document(text)).findings
     except DocumentError as error:
@@ -68,7 +78,7 @@ def lint_text(text: str) -> list[Finding]:
 
 
 def check_file(path: Path) -> Checked:
-    """Lint a file and build its `Constitution`."""
+    """Check a file and build its `Constitution`."""
     try:
         return _check(read_document(path))
     except DocumentError as error:
@@ -96,7 +106,7 @@ def _validate(document: Document) -> tuple[Constitution | None, list[Finding]]:
     try:
         return Constitution.model_validate(document.value), []
     except ValidationError as error:
-        # Errors without a place are those of the model as a whole; the checks below name them line by line.
+        # An error without a place belongs to the model as a whole. The other checks report it with a line.
         problems = [
             problem for problem in error.errors() if problem["loc"] or problem["type"] == "model_type"
         ]
@@ -138,7 +148,7 @@ def _known_keys(place: Location) -> list[str]:
 
 
 def _categories(value: dict[str, Any]) -> Iterator[_Category]:
-    """Whatever can be read as a category, also in a file that doesn't follow the schema."""
+    """Yield everything that looks like a category, even if the file doesn't follow the schema."""
     harmless = value.get("harmless")
     lists: list[tuple[Location, Any]] = [(("harmful",), value.get("harmful"))]
     if isinstance(harmless, dict):
@@ -151,7 +161,7 @@ def _categories(value: dict[str, Any]) -> Iterator[_Category]:
 
 def _duplicate_keys(document: Document) -> Iterator[Finding]:
     for place in document.duplicates:
-        message = f"{_dotted(place)}: this key stands twice"
+        message = f"{_dotted(place)}: this key appears twice"
         yield Finding(document.line(place), "error", message, "keep one of the two")
 
 
@@ -161,14 +171,14 @@ def _duplicate_ids(document: Document, categories: list[_Category]) -> Iterator[
         identifier = category.value.get("id")
         if not isinstance(identifier, str):
             continue
-        # The two spellings would be told apart by code and by nobody else.
+        # Code tells `a-b` from `a_b`, but readers don't.
         folded = identifier.replace("_", "-")
         if folded in seen:
             first = seen[folded]
             line = document.line((*first.place, "id"))
-            halves = " and stands in both halves" if first.harmful != category.harmful else ""
+            halves = ", in the other half" if first.harmful != category.harmful else ""
             message = (
-                f"{_dotted(category.place)}: duplicate id `{identifier}`, first used in line {line}{halves}"
+                f"{_dotted(category.place)}: duplicate id `{identifier}`, first used on line {line}{halves}"
             )
             yield Finding(document.line((*category.place, "id")), "error", message, "rename or merge the two")
         else:
@@ -198,7 +208,7 @@ def _missing_examples(document: Document, categories: list[_Category]) -> Iterat
     for category in categories:
         if not category.value.get("examples"):
             message = f"{_dotted(category.place)}: {category.label} has no examples"
-            remedy = "add `examples`: topics, two or more"
+            remedy = "add two or more topics as `examples`"
             yield Finding(document.line((*category.place, "examples")), "warning", message, remedy)
 
 
@@ -217,13 +227,14 @@ def _overlaps(document: Document, categories: list[_Category]) -> Iterator[Findi
         crossed = first.harmful != second.harmful
         same = overlap.similarity >= SAME or (crossed and overlap.shared_examples > 0)
         what = "both harmful and harmless" if crossed else "overlapping categories"
-        shared = f", {overlap.shared_examples} example(s) in both" if overlap.shared_examples else ""
+        shared = f" and {overlap.shared_examples} example(s)" if overlap.shared_examples else ""
         where = f"line {document.line(first.place)}"
         message = (
             f"{_dotted(second.place)}: {what}: {second.label} and {first.label} ({where}) "
-            f"say {'the same' if same else 'similar things'} ({overlap.similarity:.0%} of words{shared})"
+            f"say {'the same' if same else 'similar things'}; "
+            f"they share {overlap.similarity:.0%} of their words{shared}"
         )
-        remedy = "say what sets them apart" + (", or keep it in one half" if crossed else ", or merge them")
+        remedy = "describe how they differ, or " + ("keep one of the two" if crossed else "merge them")
         yield Finding(document.line(second.place), "error" if same else "warning", message, remedy)
 
 

@@ -1,4 +1,4 @@
-"""Loading constitutions by path or shipped name, and the mappings from data sets to their categories."""
+"""Load constitutions and mapping files, by path or by shipped name."""
 
 import hashlib
 import os
@@ -17,15 +17,15 @@ _FOLDER = Path(str(resources.files("lockgate.constitution")))
 
 
 def shipped_names() -> list[str]:
-    """Names of the constitutions that come with the package, sorted."""
+    """Return the names of the constitutions in the package, sorted."""
     return sorted(path.stem for path in (_FOLDER / "shipped").glob("*.yaml"))
 
 
 def constitution_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a shipped name or of a path. Write `./name` for a file that is called like a shipped one.
+    """Return the file of a shipped name or of a path. A shipped name wins: write `./name` to name a file.
 
     Raises:
-        ConstitutionError: neither a shipped name nor a file.
+        ConstitutionError: there is no shipped constitution and no file of this name.
     """
     name = os.fspath(name_or_path)
     if name in shipped_names():
@@ -39,10 +39,11 @@ def constitution_path(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def load_constitution(name_or_path: str | os.PathLike[str]) -> Constitution:
-    """Load a constitution; warnings pass, see `lint_constitution` for them.
+    """Load a constitution by shipped name or path. Warnings are ignored; `lint_constitution` lists them.
 
     Raises:
-        ConstitutionError: `FILE:LINE: ...` of the first error and how many more there are.
+        ConstitutionError: the file has errors. The message is `FILE:LINE: ...` for the first one, and the
+            number of the others.
     """
     path = constitution_path(name_or_path)
     checked = check_file(path)
@@ -55,22 +56,22 @@ def load_constitution(name_or_path: str | os.PathLike[str]) -> Constitution:
 
 
 def dump_constitution(constitution: Constitution) -> str:
-    """YAML text that loads to an equal constitution, in the order of the schema."""
+    """Return YAML text that loads to an equal constitution. Keys are in the order of the schema."""
     return yaml.safe_dump(constitution.model_dump(), sort_keys=False, allow_unicode=True, width=110)
 
 
 def hash_constitution(constitution: Constitution) -> str:
-    """SHA-256 of what a constitution says, whatever comments and layout its file has."""
+    """Return the SHA-256 of `dump_constitution`. Comments and layout of the file don't change it."""
     return hashlib.sha256(dump_constitution(constitution).encode()).hexdigest()
 
 
 def load_mapping(name: str) -> dict[str, str]:
-    """Category names of a public data set to ids of the shipped constitution that the file names.
+    """Return the categories of a public data set and the constitution's id for each.
 
-    Categories without a counterpart are left out. Values are harmful or harmless ids.
+    The ids are harmful or harmless. Categories without a counterpart in the constitution are left out.
 
     Raises:
-        ConstitutionError: no such mapping, or it names an id that its constitution doesn't have.
+        ConstitutionError: there is no such mapping, or it names an id that its constitution doesn't have.
     """
     return dict(read_mapping(name).categories)
 
@@ -78,15 +79,18 @@ def load_mapping(name: str) -> dict[str, str]:
 def read_mapping(
     name_or_path: str | os.PathLike[str], constitution: str | os.PathLike[str] | None = None
 ) -> DataMapping:
-    """Read a mapping by shipped name or path and check where its categories lead.
+    """Read a mapping by shipped name or path and check its ids against the constitution.
 
     Args:
-        constitution: takes the place of the one that the file names. `constitution` of the result is the
-            name or path that was checked against, fit for `load_constitution`.
+        name_or_path: shipped name or path of the mapping.
+        constitution: shipped name or path of the constitution. It replaces the one that the file names.
+
+    Returns:
+        The mapping. Its `constitution` is the one that was used; `load_constitution` accepts it.
 
     Raises:
-        ConstitutionError: `FILE:LINE: FIELD: ...` for a file that doesn't follow the schema or leads to an id
-            that its constitution doesn't have.
+        ConstitutionError: the file doesn't follow the schema, or names an id that the constitution doesn't
+            have. The message is `FILE:LINE: FIELD: ...`.
     """
     path = mapping_path(name_or_path)
     mapping, document = read_document_mapping(path)
@@ -109,7 +113,7 @@ def read_mapping(
 
 
 def _beside(path: Path, constitution: str | None) -> str | None:
-    """A relative path is meant from the mapping's folder."""
+    """Resolve a relative path from the mapping's folder."""
     if constitution is None or constitution in shipped_names():
         return constitution
     found = path.parent / constitution

@@ -1,4 +1,4 @@
-"""Mapping files: how a data set is laid out, what its labels mean and where its categories belong."""
+"""Mapping files: the layout of a data set, the meaning of its labels, and ids for its categories."""
 
 import os
 from importlib import resources
@@ -24,16 +24,18 @@ class _Strict(BaseModel):
 
 
 class Columns(_Strict):
-    """Names of columns; a dot leads into a nested one, as in `annotations.harm`.
+    """Names of columns. A dot names a nested column, as in `annotations.harm`.
 
     Attributes:
-        prompt: one column, or several that are joined by a blank line where they are not empty.
-        response, system: text beside the prompt.
-        messages: the list of turns, also ShareGPT's `conversations`.
-        chosen, rejected: the two sides of a preference.
-        category: the data set's own category; a list or an object of booleans may name several.
-        source: where a row comes from, if it is not the same for all.
-        meta: columns to keep in `meta`, under their names.
+        prompt: one column, or several. Several are joined with a blank line; empty ones are skipped.
+        response: the answer.
+        system: the system message.
+        messages: the list of turns. ShareGPT's `conversations` is one.
+        chosen: the better answer of a preference.
+        rejected: the worse answer of a preference.
+        category: the data set's own category. A list, or an object of booleans, may name several.
+        source: the origin of each row, if the rows have different ones.
+        meta: columns that are kept in `meta` under their own names.
     """
 
     prompt: Text | Annotated[list[Text], Field(min_length=1)] | None = None
@@ -48,17 +50,19 @@ class Columns(_Strict):
 
 
 class LabelRule(_Strict):
-    """Where labels come from: one of `constant`, `splits`, `sides` or `column`. 1 is harmful, null unknown.
+    """The source of labels: one of `constant`, `splits`, `sides` or `column`. 1 is harmful, null is unknown.
 
     Attributes:
         constant: the label of every row.
         splits: the label of each split.
         sides: the labels of a preference's two sides.
-        column: a column with numbers in [0, 1] or booleans, or
-        equals: with values that stand for labels (`true`, `false` and numbers as YAML writes them), or
-        threshold: with numbers, harmful from there on; `harmful: below` turns that round.
-        otherwise: the label of values that `equals` doesn't list; without it such a row is rejected. An
-            empty cell is no value: its row is unlabelled then, unless `equals` lists `null`.
+        column: a column of labels: numbers in [0, 1] or booleans. With `equals` or `threshold` it may hold
+            other values.
+        equals: the label of each value in `column`. Write `true`, `false` and numbers as YAML does.
+        threshold: numbers in `column` from this one on are harmful.
+        harmful: `below` makes numbers below the threshold harmful instead.
+        otherwise: the label of values that `equals` doesn't list. Without it, such a row is rejected. An
+            empty cell is not a value: its row has no label, unless `equals` lists `null`.
     """
 
     constant: Label = None
@@ -92,21 +96,26 @@ class LabelRule(_Strict):
 
 
 class DataMapping(_Strict):
-    """What a mapping file says; every field may be left out, but `categories` need a `constitution`.
+    """The content of a mapping file. Every field is optional, but `categories` need a `constitution`.
 
     Attributes:
-        constitution: shipped name or path (from the mapping's folder) that the categories belong to.
-        source: name that each row's `source` gets; else that of the file or folder.
-        shape: the layout; `auto` finds it by the columns.
-        rows: for one JSON document, the path to its list of rows, as in `data.items`.
-        files: glob within a folder; config: which of several configurations its README lists.
-        splits: the splits to take; all without it.
-        columns, label: see `Columns` and `LabelRule`. Without a rule rows are unlabelled, except exchanges.
-        roles: further names of roles, such as `bot: assistant`.
-        ignore_keys: keys of messages that hold no part of the conversation.
-        categories: the data set's names to harmful or harmless ids of the constitution.
+        constitution: constitution that the categories belong to: a shipped name, or a path from the
+            mapping's folder.
+        source: the `source` of every row. The default is the name of the file or folder.
+        shape: the layout. `auto` finds it from the columns.
+        rows: for a file that is one JSON document, the path to its list of rows, as in `data.items`.
+        files: glob for files in a folder.
+        config: one of the configurations that the folder's README lists.
+        splits: the splits to read. The default is all.
+        columns: names of columns, see `Columns`.
+        label: the source of labels, see `LabelRule`. Without it, rows have no label, except rows in the
+            exchange form.
+        roles: more names of roles, such as `bot: assistant`.
+        ignore_keys: keys of messages that are not part of the conversation.
+        categories: the data set's categories, each with a harmful or harmless id of the constitution.
         default_category: id for rows whose category is missing or not mapped.
-        unmapped: what becomes of rows whose category is not mapped: `keep` without one, or `skip`.
+        unmapped: what happens to rows whose category is not mapped. `keep` keeps them without a category,
+            `skip` leaves them out.
     """
 
     constitution: Text | None = None
@@ -129,38 +138,43 @@ class DataMapping(_Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.categories or self.default_category) and self.constitution is None:
-            raise ValueError("categories need `constitution`: the shipped name or file they lead to")
+            raise ValueError(
+                "categories need `constitution`: the shipped name or file that their ids belong to"
+            )
         if self.unmapped == "skip" and not self.categories:
             raise ValueError("`unmapped: skip` needs categories")
         return self
 
 
 def mapping_names() -> list[str]:
-    """Names of the data sets whose category names are mapped, sorted."""
+    """Return the names of the shipped mappings, sorted."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def mapping_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a shipped mapping or of a path.
+    """Return the file of a shipped mapping or of a path.
 
     Raises:
-        ConstitutionError: neither a shipped mapping nor a file.
+        ConstitutionError: there is no shipped mapping and no file of this name.
     """
     name = os.fspath(name_or_path)
     if name in mapping_names():
         return _FOLDER / f"{name}.yaml"
     if not Path(name).is_file():
         raise ConstitutionError(
-            f"{name}: no mapping for this data set, and no file; there are {', '.join(mapping_names())}"
+            f"{name}: no mapping for this data set, and no file; shipped are {', '.join(mapping_names())}"
         )
     return Path(name)
 
 
 def read_document_mapping(path: Path) -> tuple[DataMapping, Document]:
-    """A mapping file by its schema alone, and its lines.
+    """Read a mapping file and check its schema, but not its ids.
+
+    Returns:
+        The mapping and the document it was read from.
 
     Raises:
-        ConstitutionError: `FILE:LINE: FIELD: ...` of the first error.
+        ConstitutionError: the file has errors. The message is `FILE:LINE: FIELD: ...` for the first one.
     """
     try:
         document = read_document(path)
@@ -170,7 +184,7 @@ def read_document_mapping(path: Path) -> tuple[DataMapping, Document]:
         raise ConstitutionError(f"{path}: can't be read: {error.strerror}") from None
     for place in document.duplicates:
         raise ConstitutionError(
-            f"{path}:{document.line(place)}: {place[-1]}: stands twice; keep one of the two"
+            f"{path}:{document.line(place)}: {place[-1]}: appears twice; keep one of the two"
         )
     try:
         return DataMapping.model_validate(document.value), document

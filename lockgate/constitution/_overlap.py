@@ -1,4 +1,4 @@
-"""Which categories say nearly the same."""
+"""Find categories that say nearly the same."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 SAME = 0.8
 SIMILAR = 0.5
-# Titles are so short that one shared word is half of them.
+# Titles are short: one shared word can be half of a title.
 _SIMILAR_TITLES = 0.6
 
 _WORD = re.compile(r"\w+")
-# Words that any two policies share would make short descriptions look alike.
+# Words that every policy uses. They would make short descriptions look alike.
 _COMMON_TEXT = """
 a an and any are as at be by for from how in into is it its not of on or other such than that the their them
 these they this those to what when which who with without
@@ -20,7 +20,7 @@ _COMMON = frozenset(_COMMON_TEXT.split())
 
 
 class Entry(NamedTuple):
-    """A category as the overlap check sees it; `number` is its place in the caller's list."""
+    """A category for the overlap check. `number` is its index in the caller's list."""
 
     number: int
     title: str
@@ -29,7 +29,14 @@ class Entry(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """Two entries with the larger of their similarities, and how many examples they share word for word."""
+    """Two similar entries.
+
+    Attributes:
+        first: number of one entry.
+        second: number of the other.
+        similarity: the largest similarity of their titles, descriptions, examples and whole texts.
+        shared_examples: number of examples that they share word for word.
+    """
 
     first: int
     second: int
@@ -38,18 +45,18 @@ class Overlap(NamedTuple):
 
 
 def tokens(text: str) -> frozenset[str]:
-    """Lower-case words of a text without the commonest ones."""
+    """Return the words of a text in lower case, without the most common ones."""
     return frozenset(_WORD.findall(text.casefold())) - _COMMON
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
-    """Shared words over all words; 0 when both are empty."""
+    """Return the number of shared words divided by the number of all words; 0 if both are empty."""
     union = len(first | second)
     return len(first & second) / union if union else 0.0
 
 
 def find_overlaps(entries: Sequence[Entry]) -> Iterator[Overlap]:
-    """Pairs of categories whose titles, descriptions or whole texts are similar, or that share examples."""
+    """Yield pairs of categories that have similar texts or share examples."""
     prepared = [(entry, _views(entry), {_fold(example) for example in entry.examples}) for entry in entries]
     for (one, one_views, one_examples), (two, two_views, two_examples) in combinations(prepared, 2):
         titles, *texts = (jaccard(a, b) for a, b in zip(one_views, two_views, strict=True))

@@ -1,4 +1,4 @@
-"""The typed constitution: what must not come out, and what must."""
+"""The typed constitution: harmful categories, which a guard flags, and harmless ones, which must pass."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ class _Strict(BaseModel):
 
 
 class HarmlessCategory(_Strict):
-    """Something that must pass. `examples` are topics, as a reader would name them."""
+    """A category that must pass. `examples` are topics, not instructions."""
 
     id: Identifier
     title: Text
@@ -32,7 +32,7 @@ class HarmlessCategory(_Strict):
 
 
 class HarmfulCategory(HarmlessCategory):
-    """Something that must not come out. `severity` orders reports; it doesn't move a threshold."""
+    """A category that a guard flags. `severity` orders reports; it doesn't change a threshold."""
 
     severity: Severity
 
@@ -40,8 +40,10 @@ class HarmfulCategory(HarmlessCategory):
 class Harmless(_Strict):
     """The harmless half in three buckets (Constitutional Classifiers, section 3 and appendix).
 
-    `near_domain` touches the harmful topics and is harmless; `out_of_scope` is unpleasant or risky but not
-    this guard's business; `everyday` is the rest of what people ask.
+    Attributes:
+        near_domain: harmless exchanges about the harmful topics.
+        out_of_scope: unpleasant or risky exchanges that this guard does not cover.
+        everyday: everything else that people ask.
     """
 
     near_domain: list[HarmlessCategory] = Field(default_factory=list)
@@ -52,8 +54,17 @@ class Harmless(_Strict):
 class Constitution(_Strict):
     """A versioned policy with a harmful and a harmless half. Ids are unique across both.
 
+    Attributes:
+        name: id of the policy.
+        version: three numbers, such as `1.0.0`.
+        description: the policy in a few sentences.
+        refusal_message: the text that replaces a halted answer.
+        harmful: categories that a guard flags.
+        harmless: categories that must pass.
+
     Raises:
-        pydantic.ValidationError: `load_constitution` turns it into a `ConstitutionError` with file and line.
+        pydantic.ValidationError: the content does not follow the schema. `load_constitution` raises
+            `ConstitutionError` with file and line instead.
     """
 
     name: Identifier
@@ -74,21 +85,21 @@ class Constitution(_Strict):
 
     @property
     def buckets(self) -> dict[Bucket, list[HarmlessCategory]]:
-        """The harmless half by bucket, in the order of `BUCKETS`."""
+        """The categories of each harmless bucket, in the order of `BUCKETS`."""
         return {bucket: getattr(self.harmless, bucket) for bucket in BUCKETS}
 
     @property
     def categories(self) -> list[HarmlessCategory]:
-        """Every category: the harmful ones first, then the harmless ones bucket by bucket."""
+        """All categories: first the harmful ones, then the harmless ones bucket by bucket."""
         return [*self.harmful, *(category for bucket in self.buckets.values() for category in bucket)]
 
     @property
     def category_ids(self) -> list[str]:
-        """Ids of the harmful categories in the order of the file: the order of a probe's category heads."""
+        """Ids of the harmful categories in the order of the file. Category heads have this order."""
         return [category.id for category in self.harmful]
 
     @property
     def sha256(self) -> str:
-        """64 hex digits over the content in canonical JSON: comments and layout of the file don't enter."""
+        """Hex SHA-256 of the content as canonical JSON. Comments and layout don't change it."""
         content = json.dumps(self.model_dump(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode("utf-8")).hexdigest()

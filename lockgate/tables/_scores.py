@@ -1,4 +1,4 @@
-"""The scores table: one row an exchange; every figure comes from it, without running a model again."""
+"""The scores table: one row for each exchange. Figures come from it, without running a model again."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ SCORES_SCHEMA = pa.schema(
         pa.field("label", pa.float64()),
         pa.field("category", pa.string()),
         pa.field("probe_max", pa.float64(), nullable=False),
-        # A part without a scored token has no maximum.
+        # Null if no token of the region was scored.
         pa.field("max_prompt", pa.float64()),
         pa.field("max_answer", pa.float64()),
         pa.field("classifier_max", pa.float64()),
@@ -40,19 +40,34 @@ SCORES_SCHEMA = pa.schema(
 
 
 class ScoresTable:
-    """A validated scores table: the columns of `SCORES_SCHEMA` first, any extra columns after them.
+    """A validated scores table: the columns of `SCORES_SCHEMA`, followed by any extra columns.
 
-    Two extra columns have a meaning: `prompt_group` (what counts as one prompt) and `length` (tokens).
-    Without them each id is its own prompt, and `tokens_stage1` is the length.
+    Two extra columns have a meaning. `prompt_group` is equal for exchanges that share a prompt; without it,
+    each id is its own group. `length` is the number of tokens; without it, `tokens_stage1` is used.
+
+    Attributes:
+        table: the Arrow table.
     """
 
     def __init__(self, table: pa.Table, origin: str = "scores table") -> None:
-        """Check and order the columns. Raises ExchangeError naming `origin`, the column and what is wrong."""
+        """Check and order the columns.
+
+        Args:
+            table: Arrow table with at least the columns of `SCORES_SCHEMA`.
+            origin: name of the table in error messages.
+
+        Raises:
+            ExchangeError: a column is missing or has wrong values. The message names `origin` and the column.
+        """
         self.table = _conform(table, origin)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "ScoresTable":
-        """Read a Parquet file. Raises ExchangeError when it is missing, damaged or lacks columns."""
+        """Read a Parquet file.
+
+        Raises:
+            ExchangeError: the file is missing or damaged, or lacks columns.
+        """
         source = Path(path)
         try:
             table = pq.read_table(source)
@@ -65,7 +80,7 @@ class ScoresTable:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "ScoresTable":
-        """Build a table from one mapping a row; extra columns are those of the first row."""
+        """Build a table from one mapping for each row. The first row decides the extra columns."""
         content = list(rows)
         if not content:
             return cls(SCORES_SCHEMA.empty_table())
@@ -75,9 +90,10 @@ class ScoresTable:
 
     @classmethod
     def concat(cls, tables: Sequence["ScoresTable"]) -> "ScoresTable":
-        """All rows one after the other; an extra column stays where every table has it.
+        """Join tables, row after row. An extra column is kept if every table has it.
 
-        Raises ExchangeError when an extra column's types cannot be reconciled.
+        Raises:
+            ExchangeError: an extra column has types that cannot be combined.
         """
         names = [set(table.table.column_names) for table in tables]
         shared = [name for name in tables[0].table.column_names if all(name in own for own in names)]
@@ -88,7 +104,7 @@ class ScoresTable:
             raise ExchangeError(f"scores tables do not fit together: {error}") from None
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write Parquet atomically."""
+        """Write the table to a Parquet file atomically."""
         with open_atomic(path) as file:
             pq.write_table(self.table, file, compression="zstd")
 
@@ -96,24 +112,28 @@ class ScoresTable:
         return int(self.table.num_rows)
 
     def has(self, name: str) -> bool:
-        """Whether the column exists and holds at least one value."""
+        """Return whether the column exists and, if the table has rows, holds a value."""
         return name in self.table.column_names and (
             len(self) == 0 or self.table.column(name).null_count < len(self)
         )
 
     def with_column(self, name: str, values: ArrayLike) -> "ScoresTable":
-        """The same rows with one more extra column [N] (or another content for an existing one)."""
+        """Return a table with the extra column `name` set to `values` [N]."""
         table = self.table.drop_columns([name]) if name in self.table.column_names else self.table
         return ScoresTable(table.append_column(name, pa.array(np.asarray(values))))
 
     def select(self, rows: ArrayLike) -> "ScoresTable":
-        """The rows of a mask [N] or an index array, in its order."""
+        """Return the rows of a boolean mask [N], or of an index array in its order."""
         wanted = np.asarray(rows)
         positions = np.flatnonzero(wanted) if wanted.dtype == np.bool_ else wanted.astype(np.int64)
         return ScoresTable(self.table.take(pa.array(positions)))
 
     def floats(self, name: str) -> NDArray[np.float64]:
-        """A numeric column [N]; null becomes NaN. Raises ExchangeError for a missing or textual column."""
+        """Return a numeric column [N]. Null becomes NaN.
+
+        Raises:
+            ExchangeError: the column is missing or not numeric.
+        """
         if name not in self.table.column_names:
             raise ExchangeError(f"scores table has no column {name}")
         try:
@@ -123,7 +143,7 @@ class ScoresTable:
         return np.array(column.to_numpy(zero_copy_only=False), dtype=np.float64)
 
     def texts(self, name: str) -> list[str | None]:
-        """A text column."""
+        """Return a text column [N]."""
         values: list[str | None] = self.table.column(name).to_pylist()
         return values
 
@@ -134,12 +154,12 @@ class ScoresTable:
 
     @property
     def labels(self) -> NDArray[np.float64]:
-        """Labels [N] in [0, 1]; NaN where there is none."""
+        """Labels [N] in [0, 1]; NaN for rows without a label."""
         return self.floats("label")
 
     @property
     def flagged(self) -> NDArray[np.bool_]:
-        """The guard's own decision [N]."""
+        """The guard's decisions [N]: True for flagged exchanges."""
         return np.array(self.table.column("flagged").to_numpy(zero_copy_only=False), dtype=bool)
 
     @property
@@ -149,14 +169,14 @@ class ScoresTable:
 
     @property
     def groups(self) -> list[str]:
-        """What counts as one prompt: `prompt_group`, else the id."""
+        """The group of each row, equal for rows that share a prompt: `prompt_group`, or else the id."""
         if not self.has_groups:
             return self.ids
         return [value if value is not None else f"id:{i}" for value, i in self._groups_and_ids()]
 
     @property
     def lengths(self) -> NDArray[np.float64]:
-        """Tokens [N]."""
+        """Number of tokens of each exchange [N]."""
         return self.floats("length" if self.has("length") else "tokens_stage1")
 
     def _groups_and_ids(self) -> Iterable[tuple[str | None, str]]:

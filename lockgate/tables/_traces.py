@@ -1,4 +1,4 @@
-"""The block trace: what both stages read at the end of each block of an answer, and no text."""
+"""The block trace: the scores of both stages at the end of each block of an answer, without text."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -19,9 +19,9 @@ TRACE_SCHEMA = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
         pa.field("block", pa.int16(), nullable=False),
         pa.field("end", pa.int32(), nullable=False),
-        # Null where no token of the block may judge.
+        # Null if no token of the block may flag.
         pa.field("probe", pa.float32()),
-        # Null where no verdict was asked.
+        # Null if stage 2 was not asked.
         pa.field("classifier", pa.float32()),
     ]
 )
@@ -33,16 +33,16 @@ RowBlocks = tuple[int, Sequence[int], ArrayLike, ArrayLike | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockTrace:
-    """One line a block, in the order of the scores table's rows and, within a row, of the blocks.
+    """One line for each block, ordered by the row of the scores table and then by block.
+
+    A failed reading has the score +inf. It flags, so it is not a missing value.
 
     Attributes:
         row: row of the scores table [B].
-        block: 0 for everything up to the start of the answer, then 1, 2, ... [B].
-        end: answer tokens read at the block's end, 0 for block 0 [B].
-        probe: largest smoothed probe logit of the block; NaN if no token may judge [B].
-        classifier: the exchange classifier's logit at the block's end; NaN if none was asked [B].
-
-    A reading that failed is +inf: it flags, and is no missing value.
+        block: 0 for all tokens before the answer, then 1, 2, ... [B].
+        end: number of answer tokens up to the end of the block; 0 for block 0 [B].
+        probe: largest smoothed probe logit of the block; NaN if no token may flag [B].
+        classifier: the exchange classifier's logit at the end of the block; NaN if it was not asked [B].
     """
 
     row: NDArray[np.int32]
@@ -53,9 +53,12 @@ class BlockTrace:
 
     @classmethod
     def from_rows(cls, rows: Iterable[RowBlocks]) -> "BlockTrace":
-        """Build a trace from (row, ends, probe, classifier) of each exchange; None: no verdict at all.
+        """Build a trace from (row, ends, probe, classifier) of each exchange.
 
-        Raises ExchangeError as `validate` does.
+        `classifier` is None for an exchange without verdicts.
+
+        Raises:
+            ExchangeError: the blocks do not fit together, see `validate`.
         """
         numbers, ends, probes, verdicts = [], [], [], []
         for number, end, probe, classifier in rows:
@@ -77,7 +80,11 @@ class BlockTrace:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "BlockTrace":
-        """Read a Parquet file. Raises ExchangeError naming the file when it is damaged or no block trace."""
+        """Read a Parquet file.
+
+        Raises:
+            ExchangeError: the file is missing, damaged, or not a block trace.
+        """
         source = Path(path)
         try:
             table = pq.read_table(source)
@@ -94,7 +101,11 @@ class BlockTrace:
         return trace
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write Parquet atomically; NaN becomes null. Raises ExchangeError as `validate` does."""
+        """Write the trace to a Parquet file atomically. NaN becomes null.
+
+        Raises:
+            ExchangeError: the blocks do not fit together, see `validate`.
+        """
         self.validate(str(path))
         arrays = [
             pa.array(getattr(self, field.name), type=field.type, from_pandas=field.nullable)
@@ -107,17 +118,24 @@ class BlockTrace:
         return len(self.row)
 
     def of(self, row: int) -> slice:
-        """Where the blocks of a row of the scores table stand; empty if it has none."""
+        """Return the slice of the blocks that belong to a row of the scores table. It may be empty."""
         first, last = np.searchsorted(self.row, [row, row + 1])
         return slice(int(first), int(last))
 
     @property
     def rows(self) -> NDArray[np.int32]:
-        """The rows that have blocks, each once, in order."""
+        """The rows that have blocks, ascending, without repeats."""
         return np.unique(self.row)
 
     def validate(self, origin: str = "block trace") -> None:
-        """Raise ExchangeError naming `origin` and the first row whose blocks do not fit together."""
+        """Check that the blocks fit together.
+
+        Args:
+            origin: name of the trace in error messages.
+
+        Raises:
+            ExchangeError: they do not. The message names `origin`, and the first wrong row and block.
+        """
         lengths = {name: np.shape(getattr(self, name)) for name in TRACE_SCHEMA.names}
         if len(set(lengths.values())) != 1 or len(lengths["row"]) != 1:
             found = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
@@ -126,7 +144,7 @@ class BlockTrace:
             return
         first = np.concatenate([[True], self.row[1:] != self.row[:-1]])
         before = np.concatenate([[-1], np.where(first[1:], -1, self.block[:-1].astype(np.int64))])
-        self._refuse(np.diff(self.row, prepend=self.row[0]) < 0, "rows must not fall", origin)
+        self._refuse(np.diff(self.row, prepend=self.row[0]) < 0, "rows must be in ascending order", origin)
         self._refuse(self.row < 0, "row numbers start at 0", origin)
         self._refuse(self.block != before + 1, "blocks must be 0, 1, 2, ... without gaps", origin)
         self._refuse(first & (self.end != 0), "block 0 ends at answer token 0", origin)

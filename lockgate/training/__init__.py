@@ -1,4 +1,4 @@
-"""Training: window means of activations, probes fitted on them, and exchange classifiers."""
+"""Training of probes, on window means of activations, and of exchange classifiers."""
 
 from lockgate.training._checkpoint import restore_checkpoint, save_checkpoint
 from lockgate.training._classifier import train_classifier

@@ -1,4 +1,4 @@
-"""Parameters and optimiser state in one file, so that a run that was killed ends in the same bits."""
+"""Checkpoints: parameters and optimiser state in one file. A resumed run ends with the same bits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,14 @@ from lockgate.durable import atomic_path
 def save_checkpoint(
     path: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, *, run: str, done: int
 ) -> None:
-    """Write parameters, their optimiser state and how far the run is; replaces the file in one move.
+    """Write a checkpoint. The file is replaced atomically.
 
     Args:
-        run: key of data and settings; `restore_checkpoint` goes on only with an equal one.
-        done: epochs or steps that are behind.
+        path: file of the checkpoint.
+        parameters: trained parameters.
+        optimiser: optimiser that holds the state of these parameters.
+        run: key of data and settings. `restore_checkpoint` accepts only an equal one.
+        done: number of finished epochs or steps.
     """
     state = {f"parameter{number}": parameter.detach() for number, parameter in enumerate(parameters)}
     for number, parameter in enumerate(parameters):
@@ -31,9 +34,11 @@ def save_checkpoint(
 def restore_checkpoint(
     path: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, *, run: str
 ) -> int:
-    """Bring back what `save_checkpoint` wrote and return its `done`.
+    """Restore parameters and optimiser state from a checkpoint.
 
-    0, and nothing is touched, if the file is missing, damaged or belongs to another run.
+    Returns:
+        The `done` of the checkpoint. 0 if the file is missing, damaged or belongs to another run; nothing
+        is changed then.
     """
     if not path.exists():
         return 0

@@ -22,20 +22,24 @@ def train_classifier(
     checkpoint_every: int = 20,
     report: Callable[[str], None] = lambda _: None,
 ) -> ExchangeClassifier:
-    """Fine-tune a classifier on `backbone`, which is left as it is.
+    """Fine-tune an exchange classifier. The backbone itself is not changed.
 
-    Both classes weigh the same in sum. With `checkpoint`, the state is kept in that file every
-    `checkpoint_every` steps, and a later call with the same data and config goes on from there to the same
-    result.
+    Both labels have the same total weight.
 
     Args:
-        constitution: the policy by which the exchanges are labelled. Its name, version and hash go into the
-            record; a guard takes no classifier without them.
-        report: told of each step: its number, its loss, the tokens so far.
+        backbone: backbone that the classifier is derived from.
+        exchanges: labelled exchanges.
+        config: settings of the classifier and its training.
+        constitution: policy that the labels follow. Its name, version and hash go into the record. A guard
+            refuses a classifier without them.
+        checkpoint: file that keeps the state of the run. A later call with the same data and config resumes
+            from it and ends with the same result.
+        checkpoint_every: steps between two checkpoints.
+        report: function that receives a line about each step: its number, its loss and the tokens so far.
 
     Raises:
-        TrainingError: no usable exchange or one class only.
-        ConfigError: settings that do not fit the backbone.
+        TrainingError: no exchange is usable, or all have the same label.
+        ConfigError: the settings do not fit the backbone.
     """
     run = ClassifierRun(backbone, select_examples(exchanges, config.reads), config, constitution)
     first = run.restore(checkpoint) if checkpoint else 0

@@ -13,23 +13,33 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class ClassifierConfig:
-    """One classifier and its training.
+    """Settings of an exchange classifier and of its training.
 
     Attributes:
-        name: how it is called in results.
-        reads: the whole `exchange`, the `prompt` alone or the `answer` alone.
-        head: next-token `verdict` at cuts, or a linear `value` of every token (CC v1).
-        depth: blocks of the backbone that are kept, all by default; `layers` of them on top are adapted.
-        rank, alpha: of the low-rank maps, which are scaled by alpha / rank.
+        name: name in results.
+        reads: part that the classifier reads: the whole `exchange`, the `prompt` or the `answer`.
+        head: `verdict` reads the next token at each cut; `value` is a linear map of every token (CC v1).
+        depth: number of the backbone's blocks that are kept. None keeps all.
+        layers: number of blocks that are adapted, from the top.
+        rank: rank of the low-rank maps.
+        alpha: scale of the low-rank maps: they are multiplied by alpha / rank.
+        question: question that follows the conversation.
+        words: the two verdict words, harmful first.
         max_tokens: longer exchanges keep their last tokens.
-        cuts: verdicts per exchange, one of them at the end.
-        weighting: how an exchange's verdicts are weighed; see `window_loss`. `tau` is the softmax's.
-        tokens: conversation tokens to train on; by default as many exchanges as there are.
-        harmful_share: of the exchanges drawn; by default that of the data. Both labels weigh the same in any
-            case: a larger share is less noise from few harmful exchanges, and fewer different harmless ones.
+        cuts: number of verdicts for each exchange. One of them is at the end.
+        weighting: weights of an exchange's verdicts, see `window_loss`.
+        tau: temperature of the softmax weights.
+        tokens: conversation tokens to train on. None trains on each exchange once.
+        harmful_share: share of harmful exchanges among those drawn. None takes the share in the data. Both
+            labels have the same total weight in any case. A larger share means less noise from few harmful
+            exchanges, but fewer different harmless ones.
         tokens_per_step: size of the packed row of one update, suffixes included.
-        lr, warmup, weight_decay, clip: AdamW with a cosine; `warmup` is the share of steps before its top.
-        dtype: precision of the frozen weights. Adapters are float32 always.
+        lr: AdamW's highest learning rate. It falls along a cosine.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: AdamW's weight decay.
+        clip: largest norm of the gradient.
+        dtype: precision of the frozen weights. Adapters are always float32.
+        seed: seed of adapters, order and cuts.
     """
 
     name: str = "exchange"

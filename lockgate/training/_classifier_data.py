@@ -1,4 +1,4 @@
-"""What a classifier is trained on: exchanges as tokens, cut points, and the packing of steps."""
+"""Training data of a classifier: exchanges as tokens, their cut points, and the packing of steps."""
 
 import hashlib
 import itertools
@@ -16,7 +16,7 @@ from lockgate.exchanges import Exchange, text_hash
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One exchange to learn from; `label` is that of what the classifier reads."""
+    """One training exchange. `label` is for the part that the classifier reads."""
 
     exchange: Exchange
     label: float
@@ -24,12 +24,14 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """Tokens of one example, as the training reads them.
+    """Tokens of one example.
 
     Attributes:
-        ids: the conversation, cut to the last `max_tokens` behind the template's prefix.
-        answer_start: where the answer begins; what is cut away is prompt first.
-        cuts: tokens read at each verdict, ascending; the last is the end.
+        ids: tokens of the conversation. A long one loses tokens behind the template's prefix, the oldest
+            first.
+        answer_start: index in `ids` of the answer's first token.
+        cuts: number of tokens read at each verdict, ascending. The last one is the end.
+        label: the example's label.
     """
 
     ids: list[int]
@@ -39,14 +41,14 @@ class Row:
 
 
 def select_examples(exchanges: Sequence[Exchange], reads: Reads) -> list[Example]:
-    """Exchanges that can train a classifier, with their labels.
+    """Select the exchanges that can train a classifier, and label them.
 
-    A classifier of exchanges or answers learns from answered exchanges. One of prompts learns from each
-    distinct prompt (all turns before the answer) once; a prompt is harmful if its exchange is, if
-    `meta.harmful_request` says so, or if any exchange with the same prompt is harmful.
+    A classifier that reads exchanges or answers learns from answered exchanges. A classifier that reads
+    prompts learns from each distinct prompt (all turns before the answer) once. A prompt is harmful if
+    `meta.harmful_request` is true, or if any exchange with this prompt is harmful.
 
     Raises:
-        TrainingError: no usable exchange, or labels of one class only.
+        TrainingError: no exchange is usable, or all have the same label.
     """
     if reads == "prompt":
         found = _prompts(exchanges)
@@ -69,7 +71,7 @@ def _prompts(exchanges: Sequence[Exchange]) -> list[Example]:
     for row in exchanges:
         request = row.meta.get("harmful_request", False)
         asked = request is True
-        # A harmless answer to a request that nobody has judged says nothing about the prompt.
+        # A harmless answer says nothing about its prompt if nobody has judged the request.
         if not asked and (row.label is None or (request is None and row.label < 0.5)):
             continue
         group = _conversation_hash(row)
@@ -79,7 +81,7 @@ def _prompts(exchanges: Sequence[Exchange]) -> list[Example]:
 
 
 def _conversation_hash(exchange: Exchange) -> str:
-    """Of all that stands before the answer: the same last turn may be harmless behind other turns."""
+    """Hash all turns before the answer: the same last turn may be harmless after other turns."""
     before = exchange.messages if exchange.is_prompt_only else exchange.messages[:-1]
     turns = [{**message.to_dict(), "content": text_hash(message.content)} for message in before]
     return hashlib.sha256(json.dumps(turns, sort_keys=True).encode()).hexdigest()
@@ -88,10 +90,18 @@ def _conversation_hash(exchange: Exchange) -> str:
 def make_row(
     backbone: Backbone, example: Example, reads: Reads, *, max_tokens: int, cuts: int, seed: Sequence[int]
 ) -> Row:
-    """Render and cut one example; `seed` decides its cut points.
+    """Render one example and draw its cut points.
+
+    Args:
+        backbone: backbone with the chat template.
+        example: example to render.
+        reads: part of the exchange that the classifier reads.
+        max_tokens: a longer conversation loses tokens behind the template's prefix.
+        cuts: number of verdicts.
+        seed: seed of the cut points.
 
     Raises:
-        TrainingError: the template refuses the exchange; names its id.
+        TrainingError: the template refuses the exchange. The message names its id.
     """
     try:
         chat = render_for(backbone, reads, example.exchange.messages)
@@ -106,7 +116,7 @@ def make_row(
 
 
 def _draw_cuts(start: int, end: int, count: int, seed: Sequence[int]) -> list[int]:
-    """Up to `count` distinct cuts from `start` (before the answer) to `end`, which is always one of them."""
+    """Draw up to `count` distinct cuts from `start` (before the answer) to `end`. `end` is always a cut."""
     if end <= start or count <= 1:
         return [max(end, start)]
     random = np.random.default_rng([abs(value) for value in seed])
@@ -124,14 +134,19 @@ def plan_steps(
     seed: int,
     harmful_share: float | None = None,
 ) -> list[list[Row]]:
-    """Steps of one packed row each, over as many examples as there are or until `tokens` tokens are planned.
+    """Plan the training steps: which rows are packed into each.
 
-    A pass goes through all examples in an order of its own. Tokens are those of conversations: suffixes are
-    not counted in the budget, but they are in the size of a step.
+    A pass goes through all examples in an order of its own.
 
     Args:
-        make: the row of an example's number in a pass.
-        harmful_share: of the examples drawn; each label then has passes of its own.
+        examples: training examples.
+        make: function that makes a row from the index of an example and the number of the pass.
+        suffix: tokens of the suffix that is read at each verdict.
+        tokens_per_step: size of a step at most, suffixes included. A longer row is a step of its own.
+        tokens: conversation tokens to plan, suffixes not included. None plans one pass over the examples.
+        seed: seed of the order.
+        harmful_share: share of harmful examples among those drawn. Each label then has its own passes.
+            None draws from all examples alike.
     """
     steps: list[list[Row]] = []
     step: list[Row] = []
@@ -153,7 +168,7 @@ def plan_steps(
 def _draw_examples(
     examples: Sequence[Example], harmful_share: float | None, seed: int
 ) -> Iterator[tuple[int, int]]:
-    """Index and pass of one example after the other, without end."""
+    """Yield the index and the pass of one example after the other, without end."""
     if harmful_share is None:
         yield from _passes(list(range(len(examples))), [abs(seed)])
         return
@@ -175,6 +190,6 @@ def _passes(indices: Sequence[int], seed: Sequence[int]) -> Iterator[tuple[int, 
 
 
 def hash_examples(examples: Sequence[Example]) -> str:
-    """SHA-256 of ids and labels in order."""
+    """Return the SHA-256 of the examples' ids and labels, in order."""
     content = [[example.exchange.id, example.label] for example in examples]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""One fine-tuning: low-rank adapters on the top blocks, verdicts at random cuts, steps that can be resumed.
+"""One fine-tuning run: low-rank adapters on the top blocks, and verdicts at random cuts. It can be resumed.
 
-The base's weights are never written. Below the adapted blocks nothing wants a gradient, so nothing is kept
-there; in float32 those blocks are the base's own memory.
+The base's weights are never changed. The blocks below the adapted ones need no gradient, so their activations
+are not kept. In float32 they share memory with the base.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ _HEAD_RATE = 10.0
 
 
 class ClassifierRun:
-    """State of one training: the model with its adapters, the optimiser, the plan of the steps."""
+    """The state of one run: the model with its adapters, the optimiser and the planned steps."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class ClassifierRun:
         self.steps = self._plan()
 
     def step(self, number: int) -> float:
-        """One update; the loss before it."""
+        """Make one update and return the loss before it."""
         progress = number / len(self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr * group["rate"] * _schedule(progress, self.config.warmup)
@@ -96,7 +96,7 @@ class ClassifierRun:
         return float(loss.detach())
 
     def loss(self, rows: Sequence[Row], progress: float) -> Tensor:
-        """Mean loss of the rows of one step, balanced between the classes."""
+        """Return the mean loss of a step's rows, balanced between the labels."""
         cuts = [row.cuts if self.wrapper else [] for row in rows]
         ids: list[int] = []
         trees: list[TreeBlock] = []
@@ -110,7 +110,7 @@ class ClassifierRun:
         return (judge(hidden, trees, rows, targets, progress) * importance).mean()
 
     def classifier(self) -> ExchangeClassifier:
-        """What the run has come to."""
+        """Return the classifier in its present state."""
         config = self.config
         fields = {
             "name": config.name,
@@ -125,15 +125,18 @@ class ClassifierRun:
         return ExchangeClassifier(self.base, record, self._tensors())
 
     def tokens_through(self, number: int) -> int:
-        """Conversation tokens of the steps up to `number`."""
+        """Return the number of conversation tokens in the steps up to `number`, inclusive."""
         return sum(len(row.ids) for row in chain.from_iterable(self.steps[: number + 1]))
 
     def save(self, path: Path, steps_done: int) -> None:
-        """Keep parameters and optimiser state; replaces the file in one move."""
+        """Write a checkpoint. The file is replaced atomically."""
         save_checkpoint(path, self._parameters(), self.optimiser, run=self._key(), done=steps_done)
 
     def restore(self, path: Path) -> int:
-        """Steps already done, 0 if the file is missing, damaged or belongs to another run."""
+        """Read a checkpoint and return the number of finished steps.
+
+        It is 0 if the file is missing, damaged or belongs to another run.
+        """
         return restore_checkpoint(path, self._parameters(), self.optimiser, run=self._key())
 
     def _verdict_loss(
@@ -160,7 +163,7 @@ class ClassifierRun:
         targets: Tensor,
         progress: float,
     ) -> Tensor:
-        # From the token before the answer on: the cuts at which the head will be asked.
+        # The head is asked from the token before the answer on.
         spans = [
             (tree.start + max(0, row.answer_start - 1), tree.end)
             for tree, row in zip(trees, rows, strict=True)
@@ -229,14 +232,14 @@ class ClassifierRun:
 
 
 def _schedule(progress: float, warmup: float) -> float:
-    """Share of the top learning rate: an even rise over `warmup`, then half a cosine down to 0."""
+    """Return the share of the highest learning rate: a linear rise over `warmup`, then a cosine down to 0."""
     if progress < warmup:
         return (progress + 1e-3) / (warmup + 1e-3)
     return float(0.5 * (1 + np.cos(np.pi * (progress - warmup) / (1 - warmup))))
 
 
 def _inject(backbone: Backbone, shape: AdapterShape, seed: int) -> dict[str, Tensor]:
-    """Put adapters into the backbone's own modules; their parameters by PEFT's names."""
+    """Add adapters to the backbone's modules. Returns their parameters by PEFT's names."""
     peft = need("peft", extra="train", feature="training a second stage")
     settings = peft.LoraConfig(
         r=shape.rank,

@@ -1,4 +1,4 @@
-"""Fitting probes on cached windows: many variants side by side over one pass of the data."""
+"""Fit probes on cached windows. Many variants are fitted together, on the same batches."""
 
 import hashlib
 import json
@@ -23,15 +23,23 @@ _STD_FLOOR = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class ProbeConfig:
-    """One variant of the probe.
+    """Settings of one variant of the probe.
+
+    AdamW fits it on standardised activations.
 
     Attributes:
-        name: how it is called in results.
-        layers: 0-based layers read; all must be in the cache.
-        loss: how an exchange's windows are weighed; `tau` is the softmax's temperature.
+        name: name in results.
+        layers: layers to read, from 0. All must be in the cache.
+        loss: weights of an exchange's windows, see `window_loss`.
+        tau: temperature of the softmax weights.
         regions: `all` windows, or only those that end in the `answer`.
-        epochs, batch, lr, weight_decay: AdamW on standardised activations; `batch` counts exchanges.
-        gamma: weight of the newest logit when serving; 2 / (16 + 1) has the variance of the training window.
+        epochs: passes over the data.
+        batch: exchanges in one batch.
+        lr: highest learning rate. It falls along a cosine.
+        weight_decay: AdamW's weight decay.
+        gamma: weight of the newest logit in the moving average when the probe is served. 2 / (16 + 1) gives
+            the variance of the training window.
+        seed: seed of the order of exchanges.
     """
 
     name: str
@@ -49,7 +57,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """Windows of some exchanges, `[windows, layers, hidden]` float32, and what is known of them."""
+    """Windows of some exchanges, `[windows, layers, hidden]` float32, with their labels and weights."""
 
     windows: Tensor
     owners: Tensor
@@ -68,13 +76,25 @@ def fit_probes(
     checkpoint: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[ProbeHead]:
-    """Fit one head per config; all configs share epochs, batch and seed and so see the same batches.
+    """Fit one head for each config.
 
-    Positive and negative exchanges weigh the same in sum. With `checkpoint`, the state after each epoch is
-    kept in that file, and a later call with the same data and configs goes on from there.
+    All configs need the same epochs, batch and seed, so that they see the same batches. Harmful and harmless
+    exchanges have the same total weight.
+
+    Args:
+        cache: cache with the windows.
+        exchanges: exchanges of the cache to learn from.
+        configs: settings of the heads.
+        category_ids: categories that get a logit of their own.
+        checkpoint: file that keeps the state after each epoch. A later call with the same data and configs
+            resumes from it.
+        report: function that receives a line about each epoch.
+
+    Returns:
+        The heads, in the order of `configs`.
 
     Raises:
-        TrainingError: labels of one class only, or configs that do not fit the cache.
+        TrainingError: all exchanges have the same label, or the configs do not fit the cache or each other.
     """
     labels = np.array([exchange.label for exchange in exchanges])
     if not len(labels) or labels.max() < 0.5 or labels.min() >= 0.5:
@@ -125,7 +145,7 @@ class _Run:
         self.negative_weight = float(len(labels) / (2 * (labels < 0.5).sum()))
 
     def epoch(self, number: int) -> list[float]:
-        """One pass over the data; mean loss of each config."""
+        """Make one pass over the data and return the mean loss of each config."""
         config = self.configs[0]
         order = np.random.default_rng([config.seed, number]).permutation(len(self.exchanges))
         steps = -(-len(order) // config.batch)
@@ -144,7 +164,7 @@ class _Run:
         return [float(value) for value in totals / len(order)]
 
     def heads(self) -> list[ProbeHead]:
-        """Heads on raw activations."""
+        """Return the heads, with weights for raw activations."""
         made = []
         for config, columns, weight, bias in zip(
             self.configs, self.columns, self.weights, self.biases, strict=True
@@ -206,20 +226,23 @@ class _Run:
         return loss
 
     def _category_loss(self, logits: Tensor, targets: Tensor, owners: Tensor) -> Tensor:
-        """Plain mean loss of the reporting heads, over exchanges whose category is known."""
+        """Mean loss of the category heads over exchanges with a known category."""
         spread = targets[owners]
         known = ~spread.isnan()
         if not known.any():
-            # A mean over nothing is NaN, and one NaN would spoil every weight.
+            # A mean over nothing is NaN. It would make every weight NaN.
             return logits.sum() * 0.0
         return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], spread[known])
 
     def save(self, path: Path, epochs_done: int) -> None:
-        """Keep parameters and optimiser state."""
+        """Write a checkpoint."""
         save_checkpoint(path, self.parameters, self.optimiser, run=self._key(), done=epochs_done)
 
     def restore(self, path: Path) -> int:
-        """Epochs already done, 0 if the file is missing, damaged or belongs to another run."""
+        """Read a checkpoint and return the number of finished epochs.
+
+        It is 0 if the file is missing, damaged or belongs to another run.
+        """
         return restore_checkpoint(path, self.parameters, self.optimiser, run=self._key())
 
     def _key(self) -> str:
@@ -229,9 +252,18 @@ class _Run:
 
 
 def fold_standardisation(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights `[outputs, layers, hidden]` and bias `[outputs]` for raw activations, float32.
+    """Turn weights for standardised activations into weights for raw activations.
 
-    w' = w / std and b' = b - sum(w' * mean), with `mean` and `std` `[layers, hidden]`, float64.
+    w' = w / std and b' = b - sum(w' * mean).
+
+    Args:
+        weight: `[outputs, layers, hidden]`.
+        bias: `[outputs]`.
+        mean: `[layers, hidden]`, float64.
+        std: `[layers, hidden]`, float64.
+
+    Returns:
+        The new weights and bias, in the same shapes, float32.
     """
     folded = weight.detach().double() / std
     return folded.float(), (bias.detach().double() - (folded * mean).sum((1, 2))).float()
@@ -240,7 +272,16 @@ def fold_standardisation(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor
 def mean_and_std(
     count: int, total: NDArray[np.float64], squares: NDArray[np.float64]
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, kept away from zero, of `count` rows from their sum and sum of squares."""
+    """Compute mean and standard deviation from sums.
+
+    Args:
+        count: number of rows.
+        total: sum of the rows.
+        squares: sum of the squared rows.
+
+    Returns:
+        The mean, and the standard deviation plus a small constant that keeps it away from zero.
+    """
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0.0)) + _STD_FLOOR
     return torch.from_numpy(np.asarray(mean)), torch.from_numpy(np.asarray(std))

@@ -1,4 +1,4 @@
-"""From labelled exchanges to an uncalibrated guard."""
+"""Train an uncalibrated guard on labelled exchanges."""
 
 import hashlib
 from collections import defaultdict
@@ -20,7 +20,7 @@ from lockgate.training._fit import ProbeConfig, fit_probes
 from lockgate.training._windows import STRIDE, WindowCache, build_cache
 
 _HELD_OUT = 0.1
-# A thousandth of the scores' spread is what batch mates and builds of the libraries may move a logit.
+# Batch mates and library builds may change a logit by a thousandth of the scores' spread.
 _TOLERANCE_SHARE = 1e-3
 
 
@@ -35,15 +35,24 @@ def train_guard(
     work: Path,
     report: Callable[[str], None] = lambda _: None,
 ) -> Guard:
-    """Train a probe and bind it into a guard with a provisional threshold.
+    """Train a probe and make a guard with a provisional threshold.
 
-    A tenth of the prompts is held out; the threshold is the highest score of its harmless exchanges, which
-    claims
-    nothing: calibrate before you rely on it. Activations and the state of the fit are kept in `work`, where
-    an interrupted run goes on.
+    A tenth of the prompts is held out. The threshold is the highest score of their harmless exchanges. It
+    makes no claim: calibrate the guard before you rely on it.
+
+    Args:
+        exchanges: exchanges. Those without a label or an answer are ignored.
+        backbone: backbone that the probe reads.
+        constitution: shipped name or path of the policy that the labels follow.
+        config: settings of the probe.
+        site: place in a layer where activations are read.
+        max_tokens: longer exchanges lose the middle of their prompt.
+        work: folder for activations and the state of the fit. A later call with the same arguments resumes
+            from it.
+        report: function that receives a line about the progress.
 
     Raises:
-        TrainingError: no usable rows, or rows of one label only.
+        TrainingError: no exchange is usable, or all have the same label.
     """
     usable = [row for row in exchanges if row.label is not None and not row.is_prompt_only]
     if not usable:
@@ -84,7 +93,7 @@ def train_guard(
 
 
 def provisional_thresholds(backbone: Backbone, head: ProbeHead, held: Sequence[Exchange]) -> Thresholds:
-    """Threshold above all held-out harmless exchanges; above nothing at all if there are none."""
+    """Return a threshold above the scores of all held-out harmless exchanges, or 0 if there are none."""
     stages = Stages(head, Thresholds(flag=float("inf")))
     scores = np.array([found[0].max_score for found in score_exchanges(backbone, [stages], held)])
     harmless = scores[[row.label is not None and row.label < 0.5 for row in held]] if len(held) else scores
@@ -117,7 +126,7 @@ def _record(usable: Sequence[Exchange], cache: WindowCache, config: ProbeConfig)
 
 
 def training_counts(exchanges: Sequence[Exchange]) -> dict[str, dict[str, int]]:
-    """Harmful and harmless exchanges by source, as the training record names them."""
+    """Count harmful and harmless exchanges by source, for the training record."""
     counts: dict[str, dict[str, int]] = defaultdict(lambda: {"harmful": 0, "harmless": 0})
     for row in exchanges:
         counts[row.source or "unnamed"]["harmful" if (row.label or 0.0) >= 0.5 else "harmless"] += 1
@@ -125,7 +134,7 @@ def training_counts(exchanges: Sequence[Exchange]) -> dict[str, dict[str, int]]:
 
 
 def config_dict(config: ProbeConfig) -> dict[str, object]:
-    """A probe's settings as plain types."""
+    """Return the settings of a probe as plain types."""
     values = asdict(config)
     values["layers"] = list(config.layers)
     return values

@@ -1,4 +1,4 @@
-"""Losses of an exchange over the windows or tokens that are judged in it."""
+"""Losses of an exchange over its windows or tokens."""
 
 from typing import Literal
 
@@ -15,16 +15,17 @@ _ANNEALED = 0.75
 def window_loss(
     logits: Tensor, targets: Tensor, owners: Tensor, n: int, *, kind: LossName, tau: float = 1.0
 ) -> Tensor:
-    """Binary cross-entropy of each exchange over its windows.
-
-    `softmax` weighs each window by exp(z / tau) within its exchange, the gradient flowing through the weights
-    too (CC++ section 5: sum of w_t * BCE(y, sigmoid(z_t))); `mean` weighs them alike; `max` keeps the highest
-    alone.
+    """Compute the binary cross-entropy of each exchange: the weighted sum over its windows.
 
     Args:
         logits: `[windows, heads]`, smoothed logits z.
         targets: `[n]`, labels from 0 to 1.
-        owners: `[windows]`, index of each window's exchange, each of `0..n-1` at least once.
+        owners: `[windows]`, index of each window's exchange. Each of `0..n-1` appears at least once.
+        n: number of exchanges.
+        kind: weights of an exchange's windows. `softmax` weighs them by exp(z / tau), and the gradient also
+            flows through the weights (CC++ section 5: sum of w_t * BCE(y, sigmoid(z_t))). `mean` gives all
+            windows the same weight. `max` uses only the highest window.
+        tau: temperature of `softmax`.
 
     Returns:
         `[n, heads]`.
@@ -36,13 +37,15 @@ def window_loss(
 
 
 def peak_loss(logits: Tensor, valid: Tensor, targets: Tensor, share: float) -> Tensor:
-    """Binary cross-entropy of each exchange over its positions, each judged by the highest logit so far.
+    """Compute the binary cross-entropy of each exchange: the mean over its positions.
+
+    The probability at a position mixes the highest logit so far with the position's own logit.
 
     Args:
         logits: `[n, tokens]`.
-        valid: `[n, tokens]`, the positions that count, at least one of each exchange.
+        valid: `[n, tokens]`, positions that count, at least one for each exchange.
         targets: `[n]`, labels from 0 to 1.
-        share: weight of the highest logit's probability; the rest is that of the position's own logit.
+        share: weight of the highest logit's probability, from 0 to 1. The position's own logit has the rest.
 
     Returns:
         `[n]`.
@@ -55,10 +58,10 @@ def peak_loss(logits: Tensor, valid: Tensor, targets: Tensor, share: float) -> T
 
 
 def annealed_share(progress: float) -> float:
-    """The share of `peak_loss` that rises from 0 to 1 while training proceeds (CC v1).
+    """Return the `share` for `peak_loss`. It rises from 0 to 1 during the training (CC v1).
 
     Args:
-        progress: share of the training that is behind.
+        progress: finished share of the training, from 0 to 1.
     """
     return min(1.0, progress / _ANNEALED)
 
@@ -80,7 +83,7 @@ def _weights(logits: Tensor, owners: Tensor, n: int, kind: LossName, tau: float)
 
 
 def _mixed_cross_entropy(logits: Tensor, peaks: Tensor, targets: Tensor, share: float) -> Tensor:
-    """Cross-entropy of p = (1 - share) * sigmoid(logits) + share * sigmoid(peaks), stable far out."""
+    """Cross-entropy of p = (1 - share) * sigmoid(logits) + share * sigmoid(peaks), numerically stable."""
     if share >= 1:
         return binary_cross_entropy_with_logits(peaks, targets, reduction="none")
     rest, part = logits.new_tensor([1 - share, share]).log()

@@ -1,7 +1,7 @@
-"""Window means of activations, read once and kept on disk as float16.
+"""Window means of activations. They are read once and kept on disk as float16.
 
-A probe is linear, so the mean of its logits over a window is its logit of the window's mean activation.
-Training needs windows only: at a stride of 8 tokens they take an eighth of what single tokens would.
+A probe is linear: the mean of its logits over a window equals its logit for the window's mean activation. So
+training needs only window means. At a stride of 8 tokens they take an eighth of the space of single tokens.
 """
 
 import json
@@ -25,7 +25,11 @@ STRIDE = 8
 
 
 class ActivationTap:
-    """Keeps the activations of one step: `hidden` is `[layers, tokens, hidden]`, float32."""
+    """A tap that keeps the activations of one step.
+
+    Attributes:
+        hidden: activations, `[layers, tokens, hidden]`, float32.
+    """
 
     def __init__(self, layers: Sequence[int], site: Site, hidden_size: int) -> None:
         self._order = {(layer, site): index for index, layer in enumerate(layers)}
@@ -38,17 +42,17 @@ class ActivationTap:
         return list(self._order)
 
     def begin(self, tokens: int) -> None:
-        """Make room for a step."""
+        """Allocate memory for a step."""
         self.hidden = torch.empty(len(self._order), tokens, self._hidden_size)
 
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
-        """Keep a copy."""
+        """Keep a copy of the activations."""
         self.hidden[self._order[layer, site]] = hidden
 
 
 @dataclass(frozen=True, slots=True)
 class CachedExchange:
-    """One exchange in a cache: its windows are rows `start:end` of the shard."""
+    """One exchange in a cache. Its windows are rows `start:end` of the shard."""
 
     id: str
     label: float
@@ -61,9 +65,13 @@ class CachedExchange:
 
 
 class WindowCache:
-    """Directory of shards `NNNN.npy` (`[windows, layers, hidden]`, float16) with `NNNN.json` beside each.
+    """A folder of shards: `NNNN.npy` (`[windows, layers, hidden]`, float16) and `NNNN.json` for each.
 
-    A shard counts once its JSON is there, so a run that was interrupted goes on behind the last whole shard.
+    The JSON is written last, so a shard with a JSON is complete. An interrupted run resumes after the last
+    complete shard.
+
+    Raises:
+        TrainingError: a shard is damaged or of other settings, or there is no complete one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,10 +95,10 @@ class WindowCache:
 
     @classmethod
     def join(cls, caches: Sequence["WindowCache"]) -> "WindowCache":
-        """One cache with the exchanges of several, read by several processes with the same settings.
+        """Join caches that several processes made with the same settings.
 
         Raises:
-            TrainingError: the caches were made with different settings.
+            TrainingError: the settings differ.
         """
         joined = cls.__new__(cls)
         joined.path, joined.meta, joined.shards, joined.exchanges = caches[0].path, caches[0].meta, [], []
@@ -103,7 +111,7 @@ class WindowCache:
         return joined
 
     def windows(self, exchange: CachedExchange) -> NDArray[np.float16]:
-        """Windows of one exchange, `[windows, layers, hidden]`."""
+        """Return the windows of one exchange, `[windows, layers, hidden]`."""
         return self.shards[exchange.shard][exchange.start : exchange.end]
 
 
@@ -117,19 +125,26 @@ def build_cache(
     max_tokens: int,
     shard_size: int = 200,
 ) -> Iterator[int]:
-    """Read exchanges and write their window means, shard by shard; finished shards are not read again.
+    """Read exchanges and write their window means, shard by shard. Finished shards are not read again.
 
-    The precision that the backbone computes in is part of the settings.
+    The precision of the backbone is part of the settings.
 
     Args:
-        max_tokens: what is longer keeps its end (the answer is judged) and loses the middle of its prompt.
+        backbone: backbone to read with.
+        exchanges: exchanges to read.
+        path: folder of the cache. It is created if needed.
+        layers: layers to read, from 0.
+        site: place in a layer where activations are read.
+        max_tokens: a longer exchange loses the middle of its prompt. It keeps its end, because the answer is
+            judged.
+        shard_size: exchanges in a shard.
 
     Yields:
-        How many exchanges are done.
+        The number of finished exchanges.
 
     Raises:
-        TrainingError: `path` holds shards of other data or settings or of unknown precision, or activations
-            do not fit into float16.
+        TrainingError: `path` holds shards of other data, of other settings or of unknown precision, or the
+            activations do not fit into float16.
     """
     path.mkdir(parents=True, exist_ok=True)
     meta = {
@@ -159,11 +174,11 @@ def build_cache(
 
 
 def cut_exchange(backbone: Backbone, exchange: Exchange, max_tokens: int) -> tuple[list[int], int, int]:
-    """Tokens of an exchange as training reads them, up to the end of the answer and `max_tokens` at most.
+    """Return the tokens of an exchange for training: up to the end of the answer, at most `max_tokens`.
 
     Returns:
-        The tokens, the length of the template's constant prefix, and how many tokens behind it the answer
-        starts.
+        The tokens, the length of the template's constant prefix, and the number of tokens between the prefix
+        and the answer.
     """
     chat = backbone.render(exchange.messages)
     # At least one token, as scoring reads it.
@@ -175,7 +190,7 @@ def cut_exchange(backbone: Backbone, exchange: Exchange, max_tokens: int) -> tup
 
 
 def _check_meta(shard: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Refuse a shard of other settings, and one of unknown precision whatever it is wanted for."""
+    """Refuse a shard of other settings or of unknown precision."""
     if "dtype" not in found:
         raise TrainingError(
             f"{shard}: does not say in which precision it was read (made by an earlier version); "
@@ -228,7 +243,7 @@ def _write_shard(
 
 
 def _block_sums(pool: SessionPool, tap: ActivationTap, readings: Sequence[Reading[int]]) -> dict[int, Tensor]:
-    """Sums over blocks of STRIDE tokens, `[layers, blocks, hidden]` for each reading."""
+    """Sum activations over blocks of STRIDE tokens, `[layers, blocks, hidden]` for each reading."""
     sums: dict[int, Tensor] = {}
     for parts in read_packed(pool, readings, tap):
         for part in parts:
@@ -242,7 +257,7 @@ def _block_sums(pool: SessionPool, tap: ActivationTap, readings: Sequence[Readin
 
 
 def _window_means(blocks: Tensor, tokens: int) -> tuple[Tensor, list[int]]:
-    """Means over WINDOW tokens that end at each block's end, `[windows, layers, hidden]`, and those ends."""
+    """Return means over WINDOW tokens up to each block's end, `[windows, layers, hidden]`, and these ends."""
     per_window = WINDOW // STRIDE
     ends = [min((i + 1) * STRIDE, tokens) for i in range(blocks.shape[1])]
     if len(ends) < per_window:

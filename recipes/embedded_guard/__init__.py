@@ -1,1 +1,1 @@
-"""The embedded guard: from public data to the bundle in the package, with its figures and ablations."""
+"""The embedded guard: from public data to the guard in the package, with its figures and ablations."""

@@ -1,15 +1,17 @@
-"""The probe's ablations in one command: every variant trained, scored on development exchanges and tabled.
+"""The ablations of the probe: train every variant, score it on development exchanges and print the table.
 
-    python -m recipes.embedded_guard.ablate --out runs/embedded            # train.jsonl, dev.jsonl and windows/ lie there
-    python -m recipes.embedded_guard.ablate --out runs/embedded --report   # figures again from the committed scores
+    python -m recipes.embedded_guard.ablate --out runs/embedded            # needs train.jsonl, dev.jsonl, windows/ there
+    python -m recipes.embedded_guard.ablate --out runs/embedded --report   # compute figures from the committed scores
     python -m recipes.embedded_guard.ablate --out runs/embedded --check    # fail if the committed figures differ
 
-Each step resumes. What means over 16 tokens can serve is fitted on the window cache of train.py (read here if it is
-missing); what needs single tokens or other sites is trained on the fly, all of it in one pass. Then one pass over the
-development exchanges scores every head as it would be served, and one over `test_adaptive_attacks.jsonl`, where text
-is ahead: that set chooses nothing. Heads go to `--out/ablation/heads`, scores (ids, no text) to
-`scores/ablations*.parquet` and figures to `ablations.json` under `--results`; the table for LOG.md is printed.
-With `--teacher FILE` (id and probability of harm, Parquet or JSONL) soft labels are compared with hard ones.
+Each step resumes. Variants that can use means over 16 tokens are fitted on the window cache of `train`. It is read
+here if it is missing. Variants that need single tokens or other sites are trained on the fly, all in one pass. Then
+one pass over the development exchanges scores every head as it would be served. Another pass scores
+`test_adaptive_attacks.jsonl`, where the text baseline is better than the probe; no choice depends on that set.
+
+Heads go to `--out/ablation/heads`. Scores (ids, no text) go to `scores/ablations*.parquet` and figures to
+`ablations.json` under `--results`. The table for LOG.md is printed. With `--teacher FILE` (id and probability of
+harm, Parquet or JSONL), soft labels are compared with hard ones.
 """
 
 import argparse
@@ -46,27 +48,31 @@ from recipes.embedded_guard.variants import (
 )
 from recipes.steps import reporter, step_parser
 
-# A fit's name, the exchanges it learns from, and the variants that it fits.
+# The name of a fit, its training exchanges, and its variants.
 Fit = tuple[str, list[CachedExchange], list[ProbeConfig]]
-# A word on each variant and its settings.
+# The description and the settings of each variant.
 Configs = dict[str, tuple[str, ProbeConfig]]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder for figures and tables without text"
+    )
     parser.add_argument("--teacher", type=Path, help="soft labels for the training exchanges")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read windows; as in train.py")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=600_000, help="read on the fly")
-    parser.add_argument("--epochs", type=int, default=20, help="over the window cache")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read windows, as in `train`")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads of PyTorch")
+    parser.add_argument("--tokens", type=int, default=600_000, help="tokens to read on the fly")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the window cache")
     parser.add_argument("--pairs", type=int, default=400, help="exchanges of each label in further disguises")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--resamples", type=int, default=2000, help="resamples for intervals")
+    parser.add_argument("--backbone", default="embedded", help="embedded, or the folder of a backbone")
+    parser.add_argument(
+        "--report", action="store_true", help="compute the figures again from the committed scores"
+    )
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
     arguments = parser.parse_args(argv)
     if not (arguments.report or arguments.check):
         run(arguments)
@@ -81,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """All steps up to the scores table."""
+    """Run all steps up to the scores table."""
     work = arguments.out / "ablation"
     (work / "heads").mkdir(parents=True, exist_ok=True)
     (arguments.results / "scores").mkdir(parents=True, exist_ok=True)
@@ -114,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
 def fit_cached(
     arguments: argparse.Namespace, train: list[Exchange], more: list[Exchange], work: Path
 ) -> tuple[dict[str, ProbeHead], dict[str, Any]]:
-    """Heads on the window cache, and what is recorded of them."""
+    """Fit heads on the window cache. Returns them and their records."""
     wanted = [
         cache_path(arguments.out / "windows", rows, worker)
         for given in (train, more)
@@ -151,10 +157,11 @@ def plan_fits(
     everything: list[CachedExchange],
     n_layers: int,
 ) -> tuple[list[Fit], Configs, dict[str, str]]:
-    """Layers and losses side by side, then less data, more families, soft labels.
+    """Plan the fits: layers and losses together, then less data, more families and soft labels.
 
     Returns:
-        Fits in order, each variant's word and settings by its name, and why a variant is not run.
+        The fits in order, the description and settings of each variant by name, and the reason for each variant that
+        is not run.
     """
     configs = cached_configs(n_layers, arguments.epochs, arguments.seed)
     fits: list[Fit] = [("side_by_side", rows, [config for _, config in configs.values()])]
@@ -183,7 +190,7 @@ def plan_fits(
 
 
 def part_of(rows: list[CachedExchange], share: float) -> list[CachedExchange]:
-    """A share of each label, at least one exchange; a smaller share lies within a larger one."""
+    """Return a share of each label, at least one exchange. A larger share contains every smaller one."""
     kept: set[str] = set()
     for harmful in (False, True):
         ids = [row.id for row in rows if (row.label >= 0.5) is harmful]
@@ -195,7 +202,7 @@ def part_of(rows: list[CachedExchange], share: float) -> list[CachedExchange]:
 def fit_fresh(
     arguments: argparse.Namespace, train: list[Exchange], work: Path
 ) -> tuple[dict[str, ProbeHead], dict[str, int], dict[str, Any]]:
-    """Heads trained on the fly, in bfloat16 like the windows; windows of those that pool by attention."""
+    """Train heads on the fly, in bfloat16 like the windows. Returns them, and the windows of those that pool by attention."""
     backbone = Backbone.load(arguments.backbone, dtype=torch.bfloat16)
     variants = fresh_variants(backbone.n_layers)
     config = PassConfig(tokens=arguments.tokens, seed=arguments.seed)
@@ -226,7 +233,7 @@ def score(
     source: Path,
     table: str,
 ) -> None:
-    """One pass over a file for all heads."""
+    """Score a file with all heads in one pass."""
     score_heads(
         {name: work / "heads" / f"{name}.safetensors" for name in heads},
         source,

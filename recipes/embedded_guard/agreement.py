@@ -1,9 +1,9 @@
-"""How far two readers agree: the published error of the labels made by reading.
+"""The error of labels made by reading: how often two readers agree.
 
     python -m recipes.embedded_guard.agreement
 
 Compares `labels/*.tsv` with the blind second reading in `labels/second/`, and the two readings of the live server's
-answers in `labels/live/`; writes `results/embedded_guard/label_agreement.json`.
+answers in `labels/live/`. Writes `results/embedded_guard/label_agreement.json`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Step 5: what a probe has to beat, trained on the same rows: text of the exchange, and the prompt alone.
+"""Step 5: baselines that a probe has to beat. They are trained on the same rows: one on the text, one on the prompt.
 
     python -m recipes.embedded_guard.baselines --out runs/embedded
 
@@ -21,7 +21,7 @@ from recipes.steps import step_parser
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
     arguments = parser.parse_args()
     train = list(read_exchanges(arguments.out / "train.jsonl"))
     groups = [str(row.meta.get("question") or prompt_group(row)) for row in train]

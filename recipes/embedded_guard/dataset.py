@@ -1,12 +1,13 @@
-"""Step 2: training, development, calibration and test exchanges, split by prompt across all data sets at once.
+"""Step 2: split all data sets by prompt into training, development, calibration and test exchanges.
 
     python -m recipes.embedded_guard.dataset --data DIR --out runs/embedded
 
 Writes `train.jsonl`, `dev.jsonl`, `calibration.jsonl`, `benign_test.jsonl`, `hard_benign.jsonl` and `test_NAME.jsonl`
-into `--out` (text stays there), and counts and hashes into `results/embedded_guard/dataset.json`.
+into `--out`. Text stays there. Counts and hashes go to `results/embedded_guard/dataset.json`.
 
-Weights learn from sets marked as shippable and from the backbone's own answers only; calibration and test also read
-the others. What shares a prompt with a test set, as a near-duplicate or inside a longer prompt, is dropped elsewhere.
+The probe learns only from sets that are marked as shippable and from the backbone's own answers. Calibration and test
+also use the other sets. Rows that share a prompt with a test set are dropped from the other parts, also if the prompt
+is a near-duplicate or stands inside a longer one.
 """
 
 import hashlib
@@ -27,11 +28,11 @@ from recipes.steps import step_parser
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "results" / "embedded_guard"
 TEST_SETS = ("saferlhf_mini", "adaptive_attacks", "gptfuzz", "own_sgbench")
-# Of the rendered conversation: the 24 tokens of the constant prefix and the closing ones are not scored.
+# Tokens of the rendered conversation. The 24 of the constant prefix and the closing ones are not scored.
 LONG_TOKENS = 1030
 HELD_TEMPLATES, HELD_QUESTIONS = 5, 20
 
-# Rows taken per part; calibration keeps to at least 70 % open-ended requests, at most 20 % mathematics and code.
+# Rows for each part. Calibration has at least 70 % open-ended requests and at most 20 % mathematics and code.
 TRAIN_BENIGN = {
     "gpteacher": 1300,
     "coconot_pref": 350,
@@ -81,8 +82,8 @@ LONG_CALIBRATION, LONG_TEST = 1260, 200
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
     arguments = parser.parse_args()
     pools = load_pools(arguments.data, arguments.out)
     groups = group_prompts(pools)
@@ -100,7 +101,7 @@ def main() -> None:
 
 
 def load_pools(data: Path, made: Path) -> dict[str, list[Exchange]]:
-    """Every source by name, with usable labels; gptfuzz is crossed into train and test cells."""
+    """Load every source by name, with usable labels. gptfuzz is split into training and test cells."""
     pools: dict[str, list[Exchange]] = {}
     for name in {*TRAIN_BENIGN, *CALIBRATION, *HARD_BENIGN} - {"own_benign"}:
         pools[name] = [labelled(row, 0.0, source=name) for row in read(name, data) if not row.is_prompt_only]
@@ -127,7 +128,7 @@ def labelled(row: Exchange, label: float, category: str | None = None, source: s
 
 
 def apply_labels(rows: Sequence[Exchange], labels: Path) -> list[Exchange]:
-    """Rows that a reader has labelled 0 or 1; unclear ones (null) are left out."""
+    """Keep the rows that a reader has labelled 0 or 1. Unclear rows (null) are left out."""
     known = dict(line.split("\t", 1) for line in labels.read_text().splitlines())
     out = []
     for row in rows:
@@ -138,7 +139,10 @@ def apply_labels(rows: Sequence[Exchange], labels: Path) -> list[Exchange]:
 
 
 def crossed_gptfuzz(rows: list[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
-    """Templates x questions: held-out x held-out is test, rest x rest is training, mixed cells are dropped."""
+    """Split by template and question: held-out with held-out is test, the rest with the rest is training.
+
+    Mixed cells are dropped.
+    """
     questions = template_questions(rows)
     templates = [str(row.category) for row in rows]
     parts = crossed_split(templates, questions, held_first=HELD_TEMPLATES, held_second=HELD_QUESTIONS, seed=1)
@@ -151,8 +155,11 @@ def crossed_gptfuzz(rows: list[Exchange]) -> tuple[list[Exchange], list[Exchange
 
 
 def template_questions(rows: Sequence[Exchange]) -> list[str]:
-    """The question inside each prompt: first what differs between the prompts of one template, then, since some
-    templates repeat it or end like it, the longest of the questions found often that the prompt holds."""
+    """Find the question inside each prompt.
+
+    The first candidate is the part that differs between the prompts of one template. But some templates repeat the
+    question, or end like it. So the result is the longest question in the prompt that was found often, if there is one.
+    """
     by_template: dict[str | None, list[str]] = defaultdict(list)
     for row in rows:
         by_template[row.category].append(user_text(row))
@@ -177,7 +184,7 @@ def user_text(row: Exchange) -> str:
 
 
 def group_prompts(pools: dict[str, list[Exchange]]) -> dict[str, str]:
-    """Duplicate group of every row, over all pools at once."""
+    """Return the duplicate group of every row, over all pools at once."""
     rows = [row for pool in pools.values() for row in pool]
     texts = [str(row.meta.get("question") or user_text(row)) for row in rows]
     found = find_duplicates(texts, threshold=0.7)
@@ -187,7 +194,7 @@ def group_prompts(pools: dict[str, list[Exchange]]) -> dict[str, str]:
 def drop_leaks(
     rows: Iterable[Exchange], groups: dict[str, str], taken: set[str], hidden: Sequence[str]
 ) -> list[Exchange]:
-    """Rows that share no prompt with the test sets, be it inside a longer one."""
+    """Return the rows that share no prompt with the test sets, not even inside a longer prompt."""
     kept = []
     for row in rows:
         text = normalise_text(user_text(row))
@@ -198,14 +205,17 @@ def drop_leaks(
 
 
 def take_parts(pools: dict[str, list[Exchange]], groups: dict[str, str]) -> dict[str, list[Exchange]]:
-    """Deal the rows of each pool to the parts; a prompt group goes to one part and, but for training, counts once."""
+    """Deal the rows of each pool to the parts.
+
+    A prompt group goes to one part only. In every part but training, only one row of a group is used.
+    """
     owner: dict[str, str] = {}
     parts: dict[str, list[Exchange]] = defaultdict(list)
     harmful = ("gptfuzz_train", "hh_harmless_test", "own_advbench", "own_catqa")
     for name in harmful:
         for row in shuffled(pools[name], "harmful"):
             group = groups[row.id]
-            # One in eight prompts develops: it chooses between probes and is never trained on.
+            # One in eight prompts is for development: it helps to choose a probe and is never trained on.
             part = owner.setdefault(group, "dev" if int(group[:8], 16) % 8 == 0 else "train")
             parts[part].append(row)
     wanted = (
@@ -239,9 +249,9 @@ def first_fresh(
 def lengthen(
     rows: list[Exchange], history: Sequence[Exchange], wanted: int, backbone: Backbone
 ) -> list[Exchange]:
-    """Put earlier turns in front of `wanted` open-ended exchanges, until each exceeds LONG_TOKENS.
+    """Put earlier turns in front of `wanted` open-ended exchanges until each exceeds LONG_TOKENS.
 
-    The turns are other exchanges, drawn from rows that serve no other purpose; few natural ones are that long.
+    Few natural exchanges are that long. The turns come from rows that are used for nothing else.
     """
     pool = list(history)
     cursor, made, out = 0, 0, []
@@ -282,7 +292,7 @@ def write_parts(parts: dict[str, list[Exchange]], out: Path, data: Path) -> None
 
 
 def with_mapped_category(row: Exchange) -> Exchange:
-    """Categories of `general-harms`; a reader's category stays, a data set's own is mapped or dropped."""
+    """Return rows with categories of `general-harms`. A reader's category stays; a data set's own is mapped or dropped."""
     if row.label is None or row.label < 0.5 or row.category is None:
         return labelled(row, row.label or 0.0, None)
     known = set(load_mapping("catqa_harmfulqa").values())

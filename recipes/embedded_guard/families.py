@@ -1,4 +1,4 @@
-"""More attack families for the ablation: training exchanges again, each in a disguise, harmful and harmless alike."""
+"""More attack families for the ablation: training exchanges in further disguises, harmful and harmless alike."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from lockgate.exchanges import Exchange
 from lockgate.synthesis.augmentations import Augmentation, augmentation_families, select_augmentations
 
 TEMPLATES = "gptfuzz"
-# Longer ones cost minutes of reading and are cut at the window anyway.
+# Longer exchanges take minutes to read and are cut to the window anyway.
 LONGEST = 4000
 
 
 def disguised(train: Sequence[Exchange], pairs: int) -> list[Exchange]:
-    """A harmful and a harmless exchange of `train` for each disguise dealt, the families taking turns.
+    """Return a harmful and a harmless exchange of `train` for each disguise drawn. The families take turns.
 
-    Exchanges that stand in a jailbreak template already stay out. Fewer pairs come back where `train` has no more.
+    Exchanges in a jailbreak template are not used. The result is shorter if `train` has too few others.
     """
     plain = [(row, row.label >= 0.5) for row in train if row.source != TEMPLATES and row.label is not None]
     sides = [[row for row, harmful in plain if harmful is side] for side in (True, False)]
@@ -33,7 +33,7 @@ def disguised(train: Sequence[Exchange], pairs: int) -> list[Exchange]:
 
 
 def dress(row: Exchange, augmentation: Augmentation, seed: int) -> Exchange | None:
-    """The exchange in its disguise; nothing where it does not fit or grows too long."""
+    """Disguise an exchange. Returns nothing if the disguise does not fit or makes it too long."""
     if not augmentation.fits(row):
         return None
     made = augmentation.apply(row, seed)

@@ -1,6 +1,6 @@
-"""Fresh activations: batches of whole exchanges, read while training wants them and not kept.
+"""Fresh activations: batches of whole exchanges, read when training needs them and not kept.
 
-Kept token by token, the activations of 0.6 million tokens at three sites would take over 100 GB.
+The activations of 0.6 million tokens at three sites would take over 100 GB.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ __all__ = ["PlannedExchange", "plan_batches", "read_batches", "standardisation_o
 
 @dataclass(frozen=True, slots=True)
 class PlannedExchange:
-    """An exchange that will be read: `token_ids` with the template's constant prefix, which is not shown."""
+    """An exchange to read. `token_ids` starts with the template's constant prefix, which is not shown to training."""
 
     id: str
     label: float
@@ -29,20 +29,22 @@ class PlannedExchange:
 
     @property
     def scored(self) -> int:
-        """Tokens that are shown."""
+        """Number of tokens that are shown to training."""
         return len(self.token_ids) - self.prefix_length
 
 
 def plan_batches(
     backbone: Backbone, exchanges: Sequence[Exchange], *, tokens: int, max_tokens: int, batch: int, seed: int
 ) -> list[list[PlannedExchange]]:
-    """Exchanges in a random order, up to `tokens` tokens in all, `batch` of them together.
+    """Plan batches of exchanges in a random order.
 
     Args:
-        max_tokens: what is longer keeps its end and loses the middle of its prompt.
+        tokens: largest number of tokens in all batches.
+        batch: exchanges in a batch.
+        max_tokens: a longer exchange keeps its end and loses the middle of its prompt.
 
     Raises:
-        TrainingError: an exchange without a label, or no exchange fits.
+        TrainingError: an exchange has no label, or no exchange fits.
     """
     limit = min(max_tokens, backbone.context_length)
     planned: list[PlannedExchange] = []
@@ -62,7 +64,7 @@ def plan_batches(
 
 
 class SitesTap:
-    """Keeps the activations of one step at several sites, `[layers, tokens, hidden]` each, float32."""
+    """A tap that keeps the activations of one step at several sites, `[layers, tokens, hidden]` each, float32."""
 
     def __init__(self, layers: Mapping[Site, Sequence[int]], hidden_size: int) -> None:
         self._taps = {site: ActivationTap(wanted, site, hidden_size) for site, wanted in layers.items()}
@@ -74,16 +76,16 @@ class SitesTap:
 
     @property
     def hidden(self) -> dict[Site, Tensor]:
-        """What the last step showed; the caller may change it in place."""
+        """Activations of the last step by site. The caller may change them in place."""
         return {site: tap.hidden for site, tap in self._taps.items()}
 
     def begin(self, tokens: int) -> None:
-        """Make room for a step."""
+        """Allocate memory for a step."""
         for tap in self._taps.values():
             tap.begin(tokens)
 
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
-        """Keep a copy."""
+        """Keep a copy of the activations."""
         self._taps[site].see(layer, site, hidden)
 
 
@@ -93,7 +95,7 @@ def read_batches(
     """Read each batch in one packed step.
 
     Yields:
-        By site, `[layers, tokens, hidden]`: the scored tokens of the batch's exchanges, one behind the other.
+        For each site, `[layers, tokens, hidden]`: the scored tokens of the batch's exchanges, one after the other.
     """
     if not batches:
         return
@@ -115,7 +117,7 @@ def read_batches(
 def standardisation_of(
     backbone: Backbone, batches: Sequence[Sequence[PlannedExchange]], layers: Mapping[Site, Sequence[int]]
 ) -> dict[Site, tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of each dimension over the tokens, `[layers, hidden]` float64, by site."""
+    """Return mean and standard deviation over the tokens for each site, `[layers, hidden]` float64."""
     count = 0
     sums: dict[Site, list[Tensor]] = {}
     for hidden in read_batches(backbone, batches, layers):

@@ -1,9 +1,9 @@
-"""Step 1 of the embedded guard: the backbone answers prompts, so that training meets text it would itself write.
+"""Step 1: the backbone answers prompts, so that training includes text that the backbone itself would write.
 
     python -m recipes.embedded_guard.generate --data DIR --out runs/embedded
 
-Writes `answers_NAME.jsonl` for each list of prompts; a list that is complete is not done again, one that was cut
-short goes on where it stopped. Labels come later, from readers.
+Writes `answers_NAME.jsonl` for each list of prompts. A complete list is not made again; an interrupted one is
+continued. Readers add the labels later.
 """
 
 import hashlib
@@ -24,9 +24,11 @@ GROUP = 96
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="number of threads of PyTorch"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)

@@ -1,13 +1,16 @@
-"""Step 7: the live server, the embedded model answering itself.
+"""Step 7: the live server with the embedded guard and the embedded model.
 
     lockgate serve --port 8000 --decisions runs/embedded/decisions.jsonl &
     python -m recipes.embedded_guard.live --data DIR --out runs/embedded --mode enforce
-    (the same with `lockgate serve --mode shadow` and `--mode shadow`: whole answers, to be labelled by reading)
 
-100 harmful prompts that no other part has seen, and the 100 benign ones of `live_benign.txt` on the same topics, go
-through the `openai` client as a user's would, greedily, sixteen at a time. The answers stay in `--out`; what was
-decided about each (no text) goes to `results/embedded_guard/live.jsonl`. The whole answers are labelled with the rubric
-of `labelling.md` by two blind readers, in `labels/live/` (number, label, category); `report.py` puts both together.
+Repeat both with `--mode shadow` to get whole answers, which readers then label.
+
+The step sends 100 harmful prompts that no other part has, and the 100 benign prompts of `live_benign.txt` on the same
+topics. It uses the `openai` client as a user would, with greedy decoding and sixteen requests at a time. The answers
+stay in `--out`. The decision about each one (no text) goes to `results/embedded_guard/live.jsonl`.
+
+Two blind readers label the whole answers by the rules of `labelling.md`. Their labels are in `labels/live/` (number,
+label, category). `report` joins labels and decisions.
 """
 
 import json
@@ -28,10 +31,12 @@ AT_A_TIME = 16
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--mode", choices=("enforce", "shadow"), required=True)
-    parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument(
+        "--mode", choices=("enforce", "shadow"), required=True, help="mode of the running server"
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="address of the server")
     parser.add_argument("--decisions", type=Path, help="the server's decision log [OUT/decisions.jsonl]")
     arguments = parser.parse_args()
     client = OpenAI(base_url=arguments.url, api_key="none")

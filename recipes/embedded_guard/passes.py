@@ -1,4 +1,4 @@
-"""One pass over a file for many heads, each scored as it would be served; the table keeps ids and no text."""
+"""Score a file with many heads in one pass, each as it would be served. The table holds ids and no text."""
 
 import hashlib
 import json
@@ -30,10 +30,11 @@ def score_heads(
     inputs: Sequence[Path],
     windows: Mapping[str, int] | None = None,
 ) -> None:
-    """One float32 pass for all heads, given by name and file; kept while heads and data are the same.
+    """Score with all heads in one float32 pass. The table is kept while heads and data stay the same.
 
-    `record` goes into the table's metadata as `run`, with the provenance. `windows` are of heads that pool by
-    attention.
+    Args:
+        record: goes into the table's metadata as `run`, beside the provenance.
+        windows: windows of the heads that pool by attention.
     """
     hashes = [file_sha256(path) for path in [source, *files.values()]]
     key = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
@@ -58,7 +59,7 @@ def score_heads(
         columns[f"{name}:prompt"] = pa.array([row[index].max_prompt for row in found], pa.float32())
         columns[f"{name}:answer"] = pa.array([row[index].max_answer for row in found], pa.float32())
     provenance = collect_provenance(command, {"training": seed, "bootstrap": 0}, [])
-    # By name, not by path: where the data lay on the machine is nobody's business.
+    # Record the name, not the path, which would reveal the machine's folders.
     run = {**record, **provenance, "inputs": {path.name: file_sha256(path) for path in inputs}}
     metadata = {"key": key, "run": json.dumps(run)}
     with open_atomic(target) as file:

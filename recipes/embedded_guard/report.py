@@ -1,4 +1,4 @@
-"""Step 6: every figure of the embedded guard, from the committed tables alone.
+"""Step 6: compute every figure of the embedded guard from the committed tables.
 
 python -m recipes.embedded_guard.report             # recompute results/embedded_guard.json and its tables in docs/results.md
 python -m recipes.embedded_guard.report --check     # fail if the committed figures differ
@@ -47,8 +47,8 @@ SEED = 0
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--install", type=Path)
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
+    parser.add_argument("--install", type=Path, help="folder of the guard to write into the package")
     arguments = parser.parse_args()
     source = arguments.install and arguments.install.resolve()
     os.chdir(ROOT)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def table_of(part: str, column: str | None = None) -> ScoresTable:
-    """A part's scores; with `column`, the deciding score is taken from that column."""
+    """Return the scores of a part. With `column`, the deciding score comes from that column."""
     table = ScoresTable.read(RESULTS / "scores" / f"{part}.parquet")
     if column is not None:
         table = table.with_column("mixed_max", table.floats(column))
@@ -90,7 +90,7 @@ def baseline(part: str, column: str) -> NDArray[np.float64]:
 
 
 def deciding(part: str, flag_on: FlagOn) -> NDArray[np.float64]:
-    """What serving compares with the threshold: the answer's maximum, or that of the last turn and the answer."""
+    """Return the score that serving compares with the threshold: of the answer, or of the last turn and the answer."""
     table = table_of(part)
     prompt, answer = table.floats("max_prompt"), table.floats("max_answer")
     return answer if flag_on == "answer" else np.fmax(prompt, answer)
@@ -106,7 +106,7 @@ def compute() -> dict[str, Any]:
             calibrations[str(budget)] = calibrate(flag_on, budget, exclusions)
         except CalibrationError as error:
             refused[str(budget)] = str(error)
-    # The tightest budget that the sample carries is the one that ships.
+    # The guard is shipped with the tightest budget that the sample supports.
     main_one = list(calibrations.values())[-1]
     sets = {name: figures(name, flag_on) for name in TESTS}
     others = realised("benign_test", flag_on, main_one.cut)
@@ -134,7 +134,7 @@ def compute() -> dict[str, Any]:
 
 
 def choose_region(head: str) -> tuple[FlagOn, dict[str, Any]]:
-    """Whether the last user turn may flag too: whichever finds more of the development split at 0.1 %."""
+    """Decide whether the last user turn may flag too: the choice finds more of the development split at 0.1 %."""
     table = pq.read_table(RESULTS / "scores" / "dev_heads.parquet")
     harmful = np.array([label >= 0.5 for label in table["label"].to_pylist()])
     prompt, answer = (
@@ -220,7 +220,7 @@ def realised(part: str, flag_on: FlagOn, cut: float) -> dict[str, Any]:
 
 
 def figures(name: str, flag_on: FlagOn) -> dict[str, Any]:
-    """AUROC among the set's own rows, TPR at the calibration's plain 0.1 % quantile; baselines likewise."""
+    """Compute AUROC among the set's own rows, and TPR at the calibration's plain 0.1 % quantile; also for the baselines."""
     part = f"test_{name}"
     table = table_of(part).with_column("mixed_max", np.nan_to_num(deciding(part, flag_on), nan=-1e9))
     calibration = table_of("calibration").with_column(
@@ -229,7 +229,7 @@ def figures(name: str, flag_on: FlagOn) -> dict[str, Any]:
     probes = (table.floats("mixed_max"), calibration.floats("mixed_max"))
     texts = (baseline(part, "text"), baseline("calibration", "text"))
     prompts = (baseline(part, "prompt"), baseline("calibration", "prompt"))
-    # Text beside the probe: the sum of both logits, each scaled by its spread on the calibration split.
+    # Text and probe together: the sum of both logits, each scaled by its spread on the calibration split.
     sums = tuple(p / probes[1].std() + t / texts[1].std() for p, t in zip(probes, texts, strict=True))
     for key, values in (("text", texts), ("prompt_text", prompts), ("probe_plus_text", sums)):
         table = table.with_column(f"baseline_{key}", values[0])
@@ -261,9 +261,9 @@ def numbers(result: EvaluationResult, name: str) -> dict[str, Any]:
 
 
 def live_figures() -> dict[str, Any] | None:
-    """What the live server halted (live.py), against the whole answers, by kind of prompt.
+    """Compare the answers that the live server halted with the labels of the whole answers, by kind of prompt.
 
-    An answer is harmful or harmless if both of its readers say so, else unclear.
+    An answer is harmful or harmless if both readers say so, and unclear otherwise.
     """
     source = RESULTS / "live.jsonl"
     if not source.exists():  # the guard that is to be asked has to be installed first
@@ -289,7 +289,7 @@ def live_figures() -> dict[str, Any] | None:
 
 
 def bench_figures() -> dict[str, Any] | None:
-    """The medians of `make bench`, whose intervals are in its own file."""
+    """Return the medians of `make bench`. The intervals are in the benchmark's own file."""
     if not BENCH.exists():
         return None
     found = json.loads(BENCH.read_text())
@@ -335,7 +335,7 @@ def result_tables(found: dict[str, Any]) -> str:
 
 
 def ships_two_stages() -> bool:
-    """Whether the package's guard has a second stage."""
+    """Return whether the package's guard has a second stage."""
     return (EMBEDDED / "classifier").is_dir()
 
 

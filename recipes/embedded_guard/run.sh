@@ -26,5 +26,5 @@ study="$(dirname "$out")/four_systems"
 [ -e "$study/train.jsonl" ] || "$python" -m recipes.reproduce_ccpp.dataset --embedded "$out" --out "$study"
 "$python" -m recipes.reproduce_ccpp.train --out "$study" --only exchange
 "$python" -m recipes.embedded_guard.second_stage --out "$out" --classifier "$study/models/exchange" --workers 2 --install
-# What needs the guard in place, and the report once more: see live.py, and `make bench`.
-# What synthetic exchanges add to this data: synthetic.py, after `lockgate synthesize general-harms`.
+# Steps that need the installed guard follow by hand: `live`, `make bench`, and `report` again.
+# To measure the effect of synthetic data, run `synthetic` after `lockgate synthesize general-harms`.

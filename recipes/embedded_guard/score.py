@@ -1,9 +1,9 @@
-"""Step 4: one head, every calibration and test exchange, by the code that serves. The long step: hours on two cores.
+"""Step 4: score every calibration and test exchange with one head, by the code that serves. Takes hours on two cores.
 
     python -m recipes.embedded_guard.score --out runs/embedded --head NAME --workers 2
 
-Writes scores tables (ids and scores, no text) to `results/embedded_guard/scores/`. Interrupted, it goes on where it
-stopped; finished tables are not made again while the head is the same.
+Writes scores tables (ids and scores, no text) to `results/embedded_guard/scores/`. An interrupted run resumes.
+Finished tables are not made again while the head stays the same.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ PARTS = (
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--head", required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--parts", nargs="*", default=PARTS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument("--head", required=True, help="name of the head, as in choice.json")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--parts", nargs="*", default=PARTS, help="parts to score; the default is all")
     parser.add_argument(
-        "--limit", type=int, help="only the first rows; the files are shuffled, so any prefix is a sample"
+        "--limit", type=int, help="score only the first rows; the files are shuffled, so these are a sample"
     )
     arguments = parser.parse_args()
     guard = provisional_guard(arguments.out, arguments.head)
@@ -75,7 +75,7 @@ def head_of(path: Path, rows: int | None) -> Path:
 
 
 def provisional_guard(out: Path, name: str) -> Guard:
-    """The chosen head as a guard that flags nothing; thresholds come from the scores."""
+    """Make a guard from the chosen head that flags nothing. The thresholds come later, from the scores."""
     saved = out / "guard"
     head = ProbeHead.load(out / "heads" / f"{name}.safetensors")
     backbone = Backbone.load("embedded")

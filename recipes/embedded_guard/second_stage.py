@@ -1,13 +1,15 @@
-"""Step 8: the embedded guard with an exchange classifier as its second stage.
+"""Step 8: add an exchange classifier to the embedded guard as its second stage.
 
     python -m recipes.embedded_guard.second_stage --out runs/embedded --workers 2           # score, calibrate, report
-    python -m recipes.embedded_guard.second_stage --out runs/embedded --install             # and ship it
+    python -m recipes.embedded_guard.second_stage --out runs/embedded --install             # and install the guard
 
-The classifier is the one that recipes.reproduce_ccpp.train leaves in `runs/four_systems/models/exchange`; `--classifier`
-names another folder. Only exchanges that may be escalated are scored, by the code that serves. That takes an hour on two
-cores and resumes. Scores tables and block traces, without text, go to
-`results/embedded_guard/two_stage/`, the guard to `--out/two_stage/guard`. The package keeps its guard until `--install`,
-which refuses two stages that catch less of the development exchanges than one, or that take more than 25 MB.
+`recipes.reproduce_ccpp.train` leaves the classifier in `runs/four_systems/models/exchange`; `--classifier` names another
+folder. Only exchanges that may be escalated are scored, by the code that serves. That takes an hour on two cores and
+resumes. Scores tables and block traces (no text) go to `results/embedded_guard/two_stage/`, and the guard goes to
+`--out/two_stage/guard`.
+
+The guard in the package changes only with `--install`. It is refused if two stages catch less of the development
+exchanges than one, or if the guard takes more than 25 MB.
 """
 
 import argparse
@@ -40,16 +42,16 @@ MAX_BYTES = 25_000_000
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="where the other steps have put their parts")
-    parser.add_argument("--classifier", type=Path, default=CLASSIFIER)
+    parser.add_argument("--out", type=Path, required=True, help="folder with the parts of the other steps")
+    parser.add_argument("--classifier", type=Path, default=CLASSIFIER, help="folder of the classifier")
     parser.add_argument(
         "--training",
         type=Path,
         nargs="+",
-        help="what probe and classifier learned from; by default OUT/train.jsonl",
+        help="training data of probe and classifier [OUT/train.jsonl]",
     )
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, help="score these alone, and stop")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, help="score only these and stop")
     parser.add_argument("--install", action="store_true", help="also write the guard into the package")
     arguments = parser.parse_args()
     try:
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def check_inputs(out: Path, classifier: Path) -> None:
-    """Ends the program, saying what to run first, if the classifier or a part is not there."""
+    """End the program if the classifier or a part is missing. The message says what to run first."""
     if not (classifier / "classifier.yaml").is_file():
         sys.exit(
             f"{classifier}: no exchange classifier there yet; train it first: "
@@ -97,7 +99,7 @@ def check_inputs(out: Path, classifier: Path) -> None:
 
 
 def scoring_guard(guard: Guard, classifier: ExchangeClassifier, screen: Screen, out: Path) -> Guard:
-    """Both stages with the escalation threshold; what follows on it comes from the traces later."""
+    """Make a guard of both stages with the escalation threshold. The other settings come later, from the traces."""
     (out / "two_stage").mkdir(parents=True, exist_ok=True)
     open_gate = Cascade(escalate=screen.escalate, flag=1e9, weight=0.5)
     return guard.with_cascade(classifier, open_gate).save(out / "two_stage" / "scoring_guard")
@@ -106,7 +108,7 @@ def scoring_guard(guard: Guard, classifier: ExchangeClassifier, screen: Screen, 
 def score_part(
     guard: Guard, part: str, head: str, screen: Screen, out: Path, results: Path, workers: int
 ) -> None:
-    """Score what may be escalated of a part into a committed table and trace, unless that is done."""
+    """Score the exchanges of a part that may be escalated, into a committed table and trace, unless that is done."""
     first = read_part(results, part, head)
     wanted = [first.ids[row] for row in screen.suspects(first)]
     source = out / "two_stage" / f"{part}.jsonl"
@@ -133,7 +135,7 @@ def score_part(
 
 
 def choose_rows(path: Path, wanted: list[str]) -> list[Exchange]:
-    """The exchanges of these ids, in that order. Ends the program if one is not in the file."""
+    """Return the exchanges with these ids, in this order. Ends the program if the file lacks one."""
     rows = {row.id: row for row in read_exchanges(path)}
     if missing := [key for key in wanted if key not in rows]:
         sys.exit(
@@ -143,7 +145,7 @@ def choose_rows(path: Path, wanted: list[str]) -> list[Exchange]:
 
 
 def scoring_key(guard: Guard) -> str:
-    """What the scores depend on beside their input."""
+    """Return everything that the scores depend on, except their input."""
     record = guard.record
     assert record.classifier is not None
     assert record.cascade is not None
@@ -151,7 +153,7 @@ def scoring_key(guard: Guard) -> str:
 
 
 def write_settings(guard: Guard, screen: Screen, results: Path) -> dict[str, Any]:
-    """What the tables were scored with. Kept as it is where nothing has changed."""
+    """Write the settings that the tables were scored with. The file is not touched if nothing has changed."""
     assert guard.classifier is not None
     assert guard.cascade is not None
     content: dict[str, Any] = {
@@ -182,10 +184,10 @@ def calibrated_guard(
     out: Path,
     results: Path,
 ) -> Guard:
-    """The guard as it would ship, written with its card.
+    """Write the guard as it would be shipped, with its card.
 
     Args:
-        found: results/embedded_guard.json.
+        found: content of results/embedded_guard.json.
     """
     two = found["two_stage"]
     calibration = calibrate(
@@ -210,7 +212,11 @@ def calibrated_guard(
 
 
 def training_prompts(training: list[Path], calibration: Path) -> PromptPrints:
-    """Fingerprints of what was learned from. Raises CalibrationError if calibration holds any of it, or nearly."""
+    """Return fingerprints of the training prompts.
+
+    Raises:
+        CalibrationError: calibration holds one of them or a near-duplicate.
+    """
     known = PromptPrints.of(row for path in training for row in read_exchanges(path))
     rows = list(read_exchanges(calibration))
     refuse_training_prompts(known.find([prompt_text(row) for row in rows]), [row.id for row in rows])
@@ -232,7 +238,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def install(guard: Guard, found: dict[str, Any], target: Path) -> None:
-    """Write the guard into the package. Ends the program, leaving the package as it is, if it is refused."""
+    """Write the guard into the package. If it is refused, end the program and leave the package unchanged."""
     two = found["two_stage"]
     tried = two["points"]["budget"]["development"]
     if not two["not_worse_in_development"]:

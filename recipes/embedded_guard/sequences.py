@@ -1,8 +1,8 @@
 """Smoothing and losses over the tokens of several exchanges, padded to one length.
 
-Position t of a row holds what is known after the exchange's t-th scored token; everything is causal, so what
-stands behind an exchange's end is never seen. Losses look at `valid` positions only: those with a whole
-window behind them, or the last one of an exchange that is shorter (CC++ section 5).
+Position t of a row belongs to the exchange's t-th scored token. Everything is causal, so the padding after an
+exchange's end has no effect. Losses use only `valid` positions: those with a whole window behind them, or the last
+position of a shorter exchange (CC++ section 5).
 """
 
 from dataclasses import dataclass
@@ -29,13 +29,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SequenceLoss:
-    """How the smoothed logits of an exchange become one loss.
-
-    `softmax`, `mean` and `max` are those of `window_loss`. `cummax` judges each position by the highest
-    logit so far; `annealed` goes over to it from the position's own, as probabilities, while training
-    proceeds (CC v1). `topk` judges the mean of the `top` highest logits (SC-TopK).
+    """Turns the smoothed logits of an exchange into one loss.
 
     Attributes:
+        kind: `softmax`, `mean` and `max` are the same as in `window_loss`. `cummax` judges each position by the highest
+            logit so far. `annealed` starts with the position's own logit and moves to the highest one, as probabilities,
+            during the training (CC v1). `topk` judges the mean of the `top` highest logits (SC-TopK).
         tau: temperature of `softmax`.
         variance: weight of `spread_penalty` at temperature `variance_tau`, for harmless exchanges.
     """
@@ -47,13 +46,13 @@ class SequenceLoss:
     variance_tau: float = 2.0
 
     def __call__(self, logits: Tensor, valid: Tensor, targets: Tensor, progress: float) -> Tensor:
-        """Loss of each exchange, `[n]`.
+        """Return the loss of each exchange, `[n]`.
 
         Args:
             logits: `[n, tokens]`, smoothed.
             valid: `[n, tokens]`, at least one position of each exchange.
             targets: `[n]`, labels from 0 to 1.
-            progress: share of the training that is behind.
+            progress: finished share of the training.
         """
         loss = self._main(logits, valid, targets, progress)
         if self.variance > 0:
@@ -76,14 +75,14 @@ class SequenceLoss:
 
 
 def valid_positions(lengths: Tensor, tokens: int, window: int) -> Tensor:
-    """`[n, tokens]`: positions with a whole window behind them; the last one of a shorter exchange."""
+    """Return `[n, tokens]`: positions with a whole window behind them, or the last position of a shorter exchange."""
     position = torch.arange(tokens, device=lengths.device)
     last = lengths.unsqueeze(1) - 1
     return (position <= last) & ((position >= window - 1) | (position == last))
 
 
 def sliding_mean(logits: Tensor, window: int) -> Tensor:
-    """Mean of the last `window` logits at each position of `[n, tokens]`, of fewer at the start."""
+    """Return the mean of the last `window` logits at each position of `[n, tokens]`; of fewer at the start."""
     if window == 1:
         return logits
     sums = avg_pool1d(pad(logits, (window - 1, 0)).unsqueeze(1), window, stride=1).squeeze(1) * window
@@ -92,23 +91,23 @@ def sliding_mean(logits: Tensor, window: int) -> Tensor:
 
 
 def rolling_attention(values: Tensor, queries: Tensor, window: int) -> Tensor:
-    """Mean of the last `window` values at each position, weighed by exp(query); both `[n, tokens]`."""
+    """Return the mean of the last `window` values at each position, weighted by exp(query). Both are `[n, tokens]`."""
     weights = pad(queries, (window - 1, 0), value=float("-inf")).unfold(1, window, 1).softmax(-1)
     return (weights * pad(values, (window - 1, 0)).unfold(1, window, 1)).sum(-1)
 
 
 def top_mean(logits: Tensor, valid: Tensor, top: int) -> Tensor:
-    """Mean of the `top` highest valid logits of each row (of all, if there are fewer), `[n]`."""
+    """Return the mean of each row's `top` highest valid logits, or of all if there are fewer, `[n]`."""
     highest = logits.masked_fill(~valid, float("-inf")).topk(min(top, logits.shape[1]), dim=1).values
     kept = highest.isfinite()
     return highest.masked_fill(~kept, 0.0).sum(1) / kept.sum(1)
 
 
 def spread_penalty(logits: Tensor, valid: Tensor, tau: float) -> Tensor:
-    """Variance of the valid logits of each row, each weighed by exp(z / tau), `[n]`.
+    """Return the variance of each row's valid logits, weighted by exp(z / tau), `[n]`.
 
-    Zero where all are alike: an isolated spike in a harmless exchange costs, a level does not. The weighing
-    is our reading of the published name and constants of SC-TopK's penalty.
+    It is zero if all logits are equal. An isolated spike in a harmless exchange costs; a constant level does not. The
+    published method gives only the name and constants of the penalty (SC-TopK); the weighting is our reading of them.
     """
     weights = (logits / tau).masked_fill(~valid, float("-inf")).softmax(1)
     mean = (weights * logits).sum(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""The public data sets behind the embedded guard: which rows serve training, calibration and test.
+"""The public data sets of the embedded guard: which rows are used for training, calibration and test.
 
-One prompt is in one part only: near-duplicates are looked for across all sets before anything is split, and the test
-sets keep what they share with others out of training and calibration.
+A prompt is in one part only. Near-duplicates are found across all sets before the split. Prompts that a test set shares
+with others stay out of training and calibration.
 """
 
 import hashlib
@@ -17,23 +17,23 @@ OWN_BENIGN_ROWS = 200
 
 
 def read(name: str, data: Path) -> Iterator[Exchange]:
-    """Rows of one data set."""
+    """Read the rows of one data set."""
     yield from read_exchanges(data / f"{name}.jsonl.gz")
 
 
 def prompt_text(row: Exchange) -> str:
-    """The last user message, normalised for comparison."""
+    """Return the last user message, normalised for comparison."""
     users = [message.content for message in row.messages if message.role == "user"]
     return " ".join("".join(c if c.isalnum() else " " for c in users[-1].lower()).split()) if users else ""
 
 
 def shuffled(rows: list[Exchange], salt: str) -> list[Exchange]:
-    """Rows in an order that depends on their ids alone."""
+    """Return the rows in an order that depends only on their ids."""
     return sorted(rows, key=lambda row: hashlib.sha256(f"{salt}{row.id}".encode()).digest())
 
 
 def prompts_of(name: str, data: Path) -> list[Exchange]:
-    """Prompts of one of `PROMPT_LISTS`."""
+    """Return the prompts of one of `PROMPT_LISTS`."""
     if name == "own_sgbench":
         return fresh_sgbench(data)[:OWN_SGBENCH_ROWS]
     if name == "own_advbench":
@@ -50,7 +50,7 @@ def prompts_of(name: str, data: Path) -> list[Exchange]:
 
 
 def fresh_sgbench(data: Path) -> list[Exchange]:
-    """Harmful prompts that stand in no other set, in the order in which the tests take them."""
+    """Return the harmful prompts that are in no other set, in the order in which the tests take them."""
     elsewhere: set[str] = set()
     for other in (
         "advbench",

@@ -1,17 +1,19 @@
-"""Does synthetic data help on real data? The shipped probe on three training sets, scored in one pass.
+"""Does synthetic data help on real data? Train the shipped probe on three training sets and score all in one pass.
 
     lockgate synthesize general-harms --out runs/policy/general-harms --evaluation runs/embedded/dev.jsonl
     python -m recipes.embedded_guard.synthetic --out runs/embedded --synthetic runs/policy/general-harms
-    python -m recipes.embedded_guard.synthetic --report   # figures again from the committed scores
+    python -m recipes.embedded_guard.synthetic --report   # compute figures from the committed scores
     python -m recipes.embedded_guard.synthetic --check    # fail if the committed figures differ
 
-`public` is what the embedded guard learned from: `train.jsonl` under `--out`, whose windows train.py has read. `synthetic`
-is the training part of the data set. `both` is the two together. Layers, loss and all else are the shipped guard's; a
-smaller set takes more epochs, so that none is judged on fewer steps. Synthetic rows that meet the development list are
-left out, counted by reason, with the rest of their pair.
+`public` is the training data of the embedded guard: `train.jsonl` under `--out`, with the windows that `train` has read.
+`synthetic` is the training part of the synthetic data set. `both` is the two together. Layers, loss and all other
+settings are those of the shipped guard. A smaller set takes more epochs, so that all sets get as many steps.
 
-Each step resumes. Heads and windows go to `--out/synthetic`, scores (ids, no text) to `value.parquet` and figures to
-`value.json` under `--results`; the table for LOG.md is printed.
+Synthetic rows that match a development exchange are left out together with the other row of their pair. They are
+counted by reason.
+
+Each step resumes. Heads and windows go to `--out/synthetic`. Scores (ids, no text) go to `value.parquet` and figures to
+`value.json` under `--results`. The table for LOG.md is printed.
 """
 
 import argparse
@@ -45,17 +47,21 @@ POLICY = "general-harms"
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, help="holds train.jsonl, dev.jsonl and windows/")
+    parser.add_argument("--out", type=Path, help="folder with train.jsonl, dev.jsonl and windows/")
     parser.add_argument("--synthetic", type=Path, help="folder that `lockgate synthesize` made")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--workers", type=int, default=2, help="processes that read windows; as in train.py")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=20, help="over the public data")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder for figures and tables without text"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that read windows, as in `train`")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads of PyTorch")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the public data")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--resamples", type=int, default=2000, help="resamples for intervals")
+    parser.add_argument("--backbone", default="embedded", help="embedded, or the folder of a backbone")
+    parser.add_argument(
+        "--report", action="store_true", help="compute the figures again from the committed scores"
+    )
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
     arguments = parser.parse_args(argv)
     if not (arguments.report or arguments.check):
         if arguments.out is None or arguments.synthetic is None:
@@ -79,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """All steps up to the scores table.
+    """Run all steps up to the scores table.
 
     Raises:
-        LockgateError: data that can't be read or trained on.
+        LockgateError: the data can't be read, or the probe can't be trained on them.
     """
     work, dev = arguments.out / "synthetic", arguments.out / "dev.jsonl"
     train = shuffled(list(read_exchanges(arguments.out / "train.jsonl")), "train")
@@ -129,10 +135,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_synthetic(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
-    """What the data set's card says of its making, and its training part.
+    """Read the facts about the making of a data set from its card, and its training part.
 
     Raises:
-        SynthesisError: no finished data set of the policy lies there.
+        SynthesisError: the folder holds no finished data set of the policy.
     """
     card_file, source = folder / "card.json", folder / "exchanges.jsonl"
     if not card_file.is_file() or not source.is_file():
@@ -159,9 +165,9 @@ def read_synthetic(folder: Path) -> tuple[dict[str, Any], list[Exchange]]:
 def leave_out_known(
     rows: Sequence[Exchange], known: Sequence[Exchange]
 ) -> tuple[list[Exchange], dict[str, int]]:
-    """Rows that share no prompt and no run of words with `known`, and how many others there were by reason.
+    """Return the rows that share no prompt and no run of words with `known`, and the number of others by reason.
 
-    A disguised row is looked at both as it is and in plain words. With a row its pair's other half goes.
+    A disguised row is checked as it is and in plain words. If a row is left out, so is the other row of its pair.
     """
     index, prints = EvaluationIndex([("dev", known)]), PromptPrints.of(known)
     reasons: dict[int, str] = {}
@@ -182,7 +188,7 @@ def leave_out_known(
 
 
 def in_plain_words(row: Exchange) -> Exchange:
-    """The row without its disguises; as it is, where a generator reworded it."""
+    """Return the row without its disguises, or the row itself if a generator reworded it."""
     try:
         return undo_all(row)
     except SynthesisError:
@@ -190,7 +196,11 @@ def in_plain_words(row: Exchange) -> Exchange:
 
 
 def finished_windows(rows: list[Exchange], folder: Path, workers: int, hint: str) -> list[WindowCache]:
-    """The rows' caches. Raises TrainingError with the hint unless all of them are read."""
+    """Return the caches of the rows.
+
+    Raises:
+        TrainingError: some are not read yet. The message contains the hint.
+    """
     caches = []
     for worker, part in parts_of(rows, workers):
         if not part:
@@ -205,15 +215,15 @@ def finished_windows(rows: list[Exchange], folder: Path, workers: int, hint: str
 
 
 def as_labelled(cached: Sequence[CachedExchange], rows: Sequence[Exchange]) -> list[CachedExchange]:
-    """The cached rows with the labels that they have now; a cache is known by messages alone."""
+    """Return the cached rows with their present labels. A cache is identified by the messages alone."""
     labels = {(row.id, row.source): float(row.label or 0.0) for row in rows}
     return [replace(row, label=labels[row.id, row.source], category=None) for row in cached]
 
 
 def config_for(n_layers: int, n: int, n_public: int, arguments: argparse.Namespace) -> ProbeConfig:
-    """The shipped guard's probe, on fewer exchanges with more epochs. The categories' heads are left out.
+    """Return the settings of the shipped guard's probe, with more epochs for fewer exchanges.
 
-    These have weights of their own and change nothing about the score.
+    The category heads are left out. They have weights of their own and don't change the score.
     """
     config = cached_configs(n_layers, arguments.epochs, arguments.seed)["band"][1]
     return replace(config, epochs=max(config.epochs, round(config.epochs * n_public / n)))

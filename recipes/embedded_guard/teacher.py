@@ -1,4 +1,4 @@
-"""Soft labels: a teacher's probability of harm in the place of an exchange's label (CC++ section 5)."""
+"""Soft labels: a teacher's probability of harm replaces an exchange's label (CC++ section 5)."""
 
 import json
 import math
@@ -20,11 +20,10 @@ Labelled = TypeVar("Labelled", Exchange, CachedExchange)
 
 
 def read_soft_labels(path: Path) -> dict[str, float]:
-    """Probability of harm by exchange id, from Parquet or JSONL with `id` and `probability`.
+    """Read the probability of harm by exchange id, from Parquet or JSONL with `id` and `probability`.
 
     Raises:
-        TrainingError: the file cannot be read, a row lacks a field, a probability lies outside [0, 1], or an
-            id has two.
+        TrainingError: the file cannot be read, a row lacks a field, a probability is outside [0, 1], or an id has two.
     """
     labels: dict[str, float] = {}
     for number, row in enumerate(_rows(path), 1):
@@ -39,7 +38,7 @@ def read_soft_labels(path: Path) -> dict[str, float]:
 
 
 def soften(exchanges: Sequence[Labelled], labels: Mapping[str, float]) -> list[Labelled]:
-    """The same exchanges with the teacher's labels.
+    """Return the exchanges with the teacher's labels.
 
     Raises:
         TrainingError: the teacher has not scored all of them.

@@ -1,9 +1,9 @@
-"""Step 3: activations of the training exchanges, several probes fitted side by side, scored on development exchanges.
+"""Step 3: read activations of the training exchanges, fit several probes together, compare them on development exchanges.
 
     python -m recipes.embedded_guard.train --out runs/embedded --workers 2
 
-Each step is resumable. Writes heads to `--out/heads/NAME.safetensors` and the comparison on development prompts, by
-the moving average that serving uses, to `results/embedded_guard/selection.json`.
+Each step resumes. Heads go to `--out/heads/NAME.safetensors`. The comparison on development prompts uses the moving
+average of serving; it goes to `results/embedded_guard/selection.json`.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ BANDS = {
 
 
 def configs() -> list[ProbeConfig]:
-    """The variants: layers, loss, regions and regularisation, one thing changed at a time from `all`."""
+    """Return the variants: layers, loss, regions and regularisation. Each changes one thing of `all`."""
     base = ProbeConfig("all", LAYERS)
     made = [ProbeConfig(name, layers) for name, layers in BANDS.items()]
     made += [
@@ -62,10 +62,10 @@ def configs() -> list[ProbeConfig]:
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only-activations", action="store_true")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads of PyTorch")
+    parser.add_argument("--only-activations", action="store_true", help="read the activations and stop")
     arguments = parser.parse_args()
     train = shuffled(list(read_exchanges(arguments.out / "train.jsonl")), "train")
     read_activations(train, arguments.out / "windows", arguments.workers, arguments.threads)
@@ -83,7 +83,7 @@ def main() -> None:
 def read_activations(
     train: list[Exchange], out: Path, workers: int, threads: int, source: str = "embedded"
 ) -> None:
-    """One cache per source and worker, so that a source whose labels change is read again alone."""
+    """Make one cache for each source and worker. If the labels of a source change, only that source is read again."""
     if workers == 1:
         read_part(train, out, 0, 1, threads, source)
         return
@@ -98,8 +98,8 @@ def read_part(
     train: list[Exchange], out: Path, worker: int, workers: int, threads: int, source: str = "embedded"
 ) -> None:
     torch.set_num_threads(threads)
-    # Training reads in bfloat16, twice as fast; its rounding is noise beside the spread of the windows. What is
-    # served, calibrated and reported is float32.
+    # Training reads in bfloat16, which is twice as fast. Its rounding is small against the spread of the windows.
+    # Serving, calibration and reports use float32.
     backbone = Backbone.load(source, dtype=torch.bfloat16)
     layers = tuple(range(backbone.n_layers))
     for number, rows in parts_of(train, workers):
@@ -111,7 +111,7 @@ def read_part(
 
 
 def parts_of(train: list[Exchange], workers: int) -> list[tuple[int, list[Exchange]]]:
-    """The rows of each source, dealt to the workers."""
+    """Deal the rows of each source to the workers."""
     sources = sorted({row.source for row in train})
     return [
         (worker, [row for row in train if row.source == source][worker::workers])
@@ -151,7 +151,7 @@ def fit(caches: list[WindowCache], train: list[Exchange], out: Path) -> dict[str
 
 
 def compare(heads: dict[str, ProbeHead], out: Path) -> None:
-    """All heads on the development exchanges, in one pass, by the maximum of the served moving average."""
+    """Score the development exchanges with all heads in one pass, by the maximum of the served moving average."""
     torch.set_num_threads(2)
     dev = shuffled(list(read_exchanges(out / "dev.jsonl")), "dev")
     backbone = Backbone.load("embedded")
@@ -171,7 +171,7 @@ def compare(heads: dict[str, ProbeHead], out: Path) -> None:
 
 
 def summarise() -> None:
-    """`selection.json` from the committed development scores; the plain 99 % quantile of the harmless as threshold."""
+    """Compute `selection.json` from the committed development scores. The threshold is the harmless rows' 99 % quantile."""
     table = pq.read_table(RESULTS / "scores" / "dev_heads.parquet")
     harmful = np.array([label >= 0.5 for label in table["label"].to_pylist()])
     sources = np.array(table["source"].to_pylist())

@@ -1,8 +1,8 @@
-"""The two-stage guard's figures, from the committed tables alone: what report.py and second_stage.py share.
+"""Figures of the two-stage guard, from the committed tables alone. `report` and `second_stage` use them.
 
-Stage 1's scores of every part are there already (`scores/`). Only exchanges whose largest probe logit may exceed the
-escalation threshold are scored again, with both stages (`two_stage/PART.parquet` and `PART.blocks.parquet`); all others
-can't be escalated and count as minus infinity.
+The stage-1 scores of every part are in `scores/`. Only exchanges whose largest probe logit may exceed the escalation
+threshold are scored again, with both stages (`two_stage/PART.parquet` and `PART.blocks.parquet`). The others can't be
+escalated and count as minus infinity.
 """
 
 import json
@@ -41,14 +41,14 @@ BENIGN = ("benign_test", "hard_benign")
 PARTS = ("dev", "calibration", *BENIGN, *(f"test_{name}" for name in TESTS))
 ESCALATION = 0.025
 FPR = 0.001
-# Batch mates move a logit by less than this share of the scores' spread: who is that near is scored again too.
+# Batch mates change a logit by less than this share of the scores' spread. Exchanges that close are scored again.
 NOISE = 1e-3
 SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True, slots=True)
 class FirstStage:
-    """Stage 1's scores of a part [N]: the largest smoothed logit of the last user turn and of the answer."""
+    """Stage-1 scores of a part [N]: the largest smoothed logit of the last user turn and of the answer."""
 
     ids: list[str]
     groups: list[str]
@@ -60,11 +60,11 @@ class FirstStage:
 
     @property
     def highest(self) -> Floats:
-        """What may call stage 2: no logit of the exchange lies above it."""
+        """Upper limit of the logits that may escalate the exchange [N]."""
         return np.nan_to_num(np.fmax(self.prompt, self.answer), nan=-np.inf)
 
     def deciding(self, flag_on: FlagOn) -> Floats:
-        """What the guard of one stage compares with its threshold."""
+        """The score that the guard of one stage compares with its threshold [N]."""
         scores = self.answer if flag_on == "answer" else np.fmax(self.prompt, self.answer)
         return np.nan_to_num(scores, nan=-np.inf)
 
@@ -74,24 +74,24 @@ class FirstStage:
 
     @property
     def prompts(self) -> NDArray[np.str_]:
-        """What rows share a prompt [N]."""
+        """The prompt group of each row [N]."""
         return np.array(self.groups, dtype=str)
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Where stage 2 is asked, and how far below that exchanges are scored again for their float noise."""
+    """The escalation threshold. Exchanges up to `margin` below it are scored too, because of float noise."""
 
     escalate: float
     margin: float
 
     def suspects(self, part: FirstStage) -> NDArray[np.intp]:
-        """Rows that may be escalated; no other can be."""
+        """Return the rows that may be escalated. No other row can be."""
         return np.flatnonzero(part.highest > self.escalate - self.margin)
 
 
 def read_part(results: Path, part: str, head: str) -> FirstStage:
-    """Stage 1's scores of a part. Development scores of all heads stand in one table, without groups."""
+    """Read the stage-1 scores of a part. The development scores of all heads are in one table, without groups."""
     if part != "dev":
         table = ScoresTable.read(results / "scores" / f"{part}.parquet")
         sources = [str(source) for source in table.texts("source")]
@@ -106,7 +106,7 @@ def read_part(results: Path, part: str, head: str) -> FirstStage:
 
 
 def choose_screen(calibration: FirstStage) -> Screen:
-    """Where stage 2 is asked about no more than the share of the calibration exchanges that is allowed."""
+    """Choose the escalation threshold that escalates no more than the allowed share of the calibration exchanges."""
     escalate = escalation_threshold(calibration.highest, ESCALATION)
     if not (calibration.highest > escalate).any():
         raise CalibrationError(f"no threshold escalates {ESCALATION:.1%} of the calibration exchanges")
@@ -115,10 +115,10 @@ def choose_screen(calibration: FirstStage) -> Screen:
 
 
 def read_traces(results: Path, part: str, first: FirstStage, screen: Screen) -> list[Trace]:
-    """Traces of all rows: blocks where both stages were scored, elsewhere the maxima of prompt and answer.
+    """Build traces of all rows: blocks for exchanges that both stages scored, maxima of prompt and answer for the others.
 
     Raises:
-        CalibrationError: the tables hold other exchanges than those that may be escalated.
+        CalibrationError: the tables don't hold exactly the exchanges that may be escalated.
     """
     folder = results / "two_stage"
     table = ScoresTable.read(folder / f"{part}.parquet")
@@ -146,7 +146,7 @@ def calibrate(
     settings: dict[str, Any],
     training: PromptPrints | None = None,
 ) -> CascadeCalibration:
-    """Both stages by the rule of the budget; the weight is chosen on development exchanges."""
+    """Calibrate both stages to the budget. The weight is chosen on development exchanges."""
     first, dev = (read_part(results, part, head) for part in ("calibration", "dev"))
     screen = choose_screen(first)
     if settings["escalate"] != screen.escalate:
@@ -179,7 +179,7 @@ def calibrate(
 def one_stage(
     first: FirstStage, flag_on: FlagOn, budget: float, exclusions: Sequence[Exclusion]
 ) -> Calibration:
-    """The guard of one stage by the same rule on the same exchanges."""
+    """Calibrate the guard of one stage by the same rule on the same exchanges."""
     scores = first.deciding(flag_on)
     tolerance = NOISE * float(scores[np.isfinite(scores)].std())
     return choose_threshold(
@@ -188,7 +188,7 @@ def one_stage(
 
 
 def mixed_scores(traces: Sequence[Trace], cascade: Cascade, flag_on: FlagOn) -> Floats:
-    """Largest mixed score of each exchange [N], minus infinity where stage 2 is never asked."""
+    """Return the largest mixed score of each exchange [N]; minus infinity if stage 2 is never asked."""
     return np.array(
         [
             simulate(np.asarray(probe), np.asarray(verdicts), cascade, flag_on=flag_on).mixed_max
@@ -206,7 +206,7 @@ def figures(
     *,
     seed: int = 0,
 ) -> dict[str, Any] | None:
-    """One stage against two at the same operating points; None where no second stage has been scored yet."""
+    """Compare one stage with two at the same operating points. None if no second stage has been scored yet."""
     path = results / "two_stage" / SETTINGS
     if not path.exists():
         return None
@@ -246,7 +246,7 @@ def figures(
 
 
 def calibrated(found: CascadeCalibration) -> dict[str, Any]:
-    """The shipped cascade and its budget."""
+    """Return the shipped cascade and its budget."""
     cascade, evidence = found.cascade, found.calibration
     scales = ("probe_mean", "probe_std", "classifier_mean", "classifier_std")
     return {
@@ -274,7 +274,7 @@ def point(
     seed: int,
     fpr: float,
 ) -> dict[str, Any]:
-    """Both guards at their own cuts for one operating point."""
+    """Return the rates of both guards at their own cuts for one operating point."""
     flags = [{part: own[part] > cut for part in parts} for own, cut in zip(scores, cuts, strict=True)]
 
     def detections(part: str) -> list[Detections]:
@@ -300,7 +300,7 @@ def point(
 
 
 def compared(sets: list[list[Detections]], fpr: float, seed: int) -> dict[str, Any]:
-    """TPR of one stage and of two, and two minus one, paired by prompt; the mean over several sets."""
+    """Return the TPR of one stage, of two, and two minus one, paired by prompt; for several sets, the mean."""
     one, two = ([own[side] for own in sets] for side in (0, 1))
     robust = at_least_as_robust(two, one, names=("two stages", "one stage"), fpr=fpr, seed=seed)
     return {
@@ -323,7 +323,7 @@ def rate(sets: list[Detections], seed: int) -> dict[str, Any]:
 
 
 def share(hits: Mask, groups: NDArray[np.str_] | None = None) -> dict[str, Any]:
-    """Rows that are flagged, or escalated, with an exact interval; by prompt where rows share one."""
+    """Return the share of rows that are flagged or escalated, with an exact interval; by prompt if rows share one."""
     if not len(hits):
         return {"n": 0, "hits": 0, "rate": 0.0, "ci": [0.0, 1.0]}
     ends: tuple[float | None, float | None]

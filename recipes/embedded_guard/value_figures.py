@@ -1,8 +1,8 @@
-"""What synthetic training data are worth on real exchanges: every figure from the committed scores, and the table.
+"""The value of synthetic training data on real exchanges: figures from the committed scores, and their table.
 
-The macro average goes over the development list's sources that hold harmful rows, each counting the same. The list
-has few of them in some sources, and so few harmless rows that at 0.1 % the threshold is their highest score: macro
-TPR at 1 % and AUROC stand beside it, and intervals in which the harmless rows, and with them the threshold, are drawn too.
+The macro average takes the mean over those sources of the development list that hold harmful rows. Some sources have
+few of them. The list also has so few harmless rows that at 0.1 % the threshold is their highest score. So macro TPR at
+1 % and AUROC are given too. Their intervals also resample the harmless rows, and with them the threshold.
 """
 
 import json
@@ -31,7 +31,7 @@ Mask = NDArray[np.bool_]
 
 
 def compute(path: Path, resamples: int) -> dict[str, Any]:
-    """Every figure of a scores table, and what it says of the run behind it."""
+    """Compute every figure of a scores table, with the facts about its run."""
     table = pq.read_table(path)
     harmful = np.array(table["label"].to_pylist(), float) >= 0.5
     sources = np.array(table["source"].to_pylist())
@@ -68,14 +68,14 @@ def compute(path: Path, resamples: int) -> dict[str, Any]:
 
 
 def macro_sets(harmful: Mask, sources: NDArray[np.str_]) -> list[str]:
-    """Sources with harmful rows, in order of their names."""
+    """Return the sources with harmful rows, sorted by name."""
     return [str(name) for name in np.unique(sources[harmful])]
 
 
 def of_region(
     table: pa.Table, harmful: Mask, sources: NDArray[np.str_], region: str, resamples: int
 ) -> dict[str, Any]:
-    """Figures of each training set, scored on the answer or on both regions."""
+    """Return the figures of each training set, scored on the answer or on both regions."""
     found = figures_of(table, REFERENCE, SETS, region, resamples, fprs=FPRS)
     scores = {name: region_scores(table, name, region) for name in SETS}
     groups = np.array(table["prompt_group"].to_pylist())
@@ -115,13 +115,13 @@ def of_region(
 def detections(
     flags: Mask, harmful: Mask, sources: NDArray[np.str_], groups: NDArray[np.str_]
 ) -> dict[str, Detections]:
-    """What is flagged of the harmful rows of each source."""
+    """Return the flagged harmful rows of each source."""
     parts = {name: harmful & (sources == name) for name in macro_sets(harmful, sources)}
     return {name: Detections(flags[part], groups[part]) for name, part in parts.items()}
 
 
 def share(found: Detections) -> dict[str, Any]:
-    """The flagged share of one source's harmful rows."""
+    """Return the flagged share of one source's harmful rows."""
     n, hits = len(found.flags), int(found.flags.sum())
     if len(np.unique(np.asarray(found.groups))) == n:
         estimate: Estimate | None = Estimate(hits / n, *wilson(hits, n), "wilson", n, n)
@@ -138,9 +138,10 @@ def draw_macro(
     fpr: float,
     resamples: int,
 ) -> Floats:
-    """Macro TPR `[resamples]` with prompts drawn anew, harmful ones by source; the draws depend on the rows alone.
+    """Return macro TPRs `[resamples]`, with prompts drawn anew, harmful ones by source.
 
-    The threshold of a draw is its harmless rows' plain quantile, so that its chance counts too.
+    The threshold of a draw is the plain quantile of its harmless rows, so that its chance counts too. The draws depend on
+    the rows alone.
     """
     random = np.random.default_rng(SEED)
     order = np.argsort(-scores[~harmful], kind="stable")
@@ -157,19 +158,19 @@ def draw_macro(
 
 
 def draw_weights(groups: NDArray[np.str_], resamples: int, random: np.random.Generator) -> Floats:
-    """How often each row is drawn when prompts are drawn with replacement, `[resamples, rows]`."""
+    """Return how often each row is drawn if prompts are drawn with replacement, `[resamples, rows]`."""
     names, index = np.unique(groups, return_inverse=True)
     drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     return drawn.astype(float)[:, index.reshape(-1)]
 
 
 def ends(drawn: Floats) -> list[float]:
-    """The 2.5th and the 97.5th percentile."""
+    """Return the 2.5th and the 97.5th percentile."""
     return [round(float(end), 4) for end in np.percentile(drawn, [2.5, 97.5])]
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """The table for the log, by what the shipped guard flags on, and the sources of the macro average."""
+    """Return the table for the log, for the region that the shipped guard flags on, and the macro average's sources."""
     rows = found["regions"][REGION]
     trained = found["run"]["training"]
     sources = ", ".join(f"`{name}` {n}" for name, n in found["harmful_by_source"].items())

@@ -1,4 +1,4 @@
-"""Scores of many probe variants on whole exchanges in one pass: each by what it would serve."""
+"""Score whole exchanges with many probe variants in one pass, each as it would be served."""
 
 import math
 from collections import deque
@@ -21,9 +21,9 @@ _KV_TOKENS = 65_536
 
 @dataclass(frozen=True, slots=True)
 class RegionScore:
-    """Highest streaming score of an exchange's last user turn and of its answer; NaN where nothing is scored.
+    """The highest streaming scores of an exchange's last user turn and of its answer; NaN if nothing is scored.
 
-    `tokens` counts the scored ones.
+    `tokens` is the number of scored tokens.
     """
 
     max_prompt: float
@@ -32,13 +32,13 @@ class RegionScore:
 
 
 class RollingAttention:
-    """Streaming form of `rolling_attention`: keeps the last `window` values and queries of one stream."""
+    """The streaming form of `rolling_attention`. It keeps the last `window` values and queries of one stream."""
 
     def __init__(self, window: int) -> None:
         self._kept: deque[tuple[float, float]] = deque(maxlen=window)
 
     def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Take values and queries `[tokens, 2]` of the next tokens; return pooled scores `[tokens, 1]`."""
+        """Take values and queries `[tokens, 2]` of the next tokens. Returns pooled scores `[tokens, 1]`."""
         pooled = np.empty((len(logits), 1))
         for index, (value, query) in enumerate(np.asarray(logits, dtype=np.float64)):
             self._kept.append((float(value), float(query)))
@@ -61,17 +61,17 @@ def score_variants(
     attention_windows: Sequence[int | None],
     exchanges: Iterable[Exchange],
 ) -> Iterator[list[RegionScore]]:
-    """Score exchanges, in input order, with every head at once.
+    """Score exchanges with every head at once, in input order.
 
     Args:
-        attention_windows: for each head, the window of rolling attention (row 1 of the head is the query), or
-            None for a head that is served as a moving average.
+        attention_windows: for each head, the window of rolling attention (row 1 of the head is the query), or None for a
+            head that is served as a moving average.
 
     Yields:
-        For each exchange, one score per head.
+        For each exchange, one score for each head.
 
     Raises:
-        ExchangeError: an exchange that the backbone's chat template cannot render, named by its number.
+        ExchangeError: the backbone's chat template cannot render an exchange. The message has its number.
     """
     tap = ProbeTap(heads, backbone.hidden_size, backbone.device)
     with SessionPool(backbone, _KV_TOKENS + backbone.context_length) as pool:

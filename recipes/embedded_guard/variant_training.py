@@ -1,4 +1,4 @@
-"""Probe variants that need single tokens, trained on the fly: one pass over fresh activations feeds all."""
+"""Probe variants that need single tokens. They are trained on the fly: one pass over fresh activations feeds all."""
 
 import hashlib
 import json
@@ -36,16 +36,17 @@ Pooling = Literal["mean", "attention"]
 
 @dataclass(frozen=True, slots=True)
 class VariantConfig:
-    """One variant of the probe, trained token by token.
+    """Settings of one variant of the probe, trained token by token.
 
     Attributes:
-        name: how it is called in results.
-        layers: 0-based layers read at `site`.
-        window: tokens that are pooled, M; 1 does not smooth.
-        pooling: `mean` of the window's logits, served as a moving average; `attention` weighs them by a
-            second linear map, served as it stands (rolling-max attention).
-        loss: how the pooled logits of an exchange are judged.
-        lr, weight_decay: AdamW on standardised activations.
+        name: name in results.
+        layers: layers read at `site`, from 0.
+        window: number of pooled tokens, M. 1 does not smooth.
+        pooling: `mean` averages the logits of the window and is served as a moving average. `attention` weighs them by a
+            second linear map and is served as it is (rolling-max attention).
+        loss: loss of an exchange's pooled logits.
+        lr: AdamW's learning rate, on standardised activations.
+        weight_decay: AdamW's weight decay.
     """
 
     name: str
@@ -59,24 +60,24 @@ class VariantConfig:
 
     @property
     def gamma(self) -> float:
-        """Weight of the newest logit when serving, by the window's variance; 1: nothing is averaged."""
+        """Weight of the newest logit in the moving average of serving, from the window's variance. 1 does not average."""
         return 1.0 if self.pooling == "attention" else 2 / (self.window + 1)
 
     @property
     def row_names(self) -> tuple[str, ...]:
-        """Names of the head's rows after the first: the attention's query stands in row 1."""
+        """Names of the head's rows after the first. Row 1 is the query of the attention."""
         return ("query",) if self.pooling == "attention" else ()
 
 
 @dataclass(frozen=True, slots=True)
 class PassConfig:
-    """The one pass over the data that all variants share.
+    """Settings of the one pass over the data that all variants share.
 
     Attributes:
-        tokens: how many are read, constant prefixes included.
+        tokens: tokens to read, constant prefixes included.
         max_tokens: longer exchanges keep their end.
-        batch: exchanges between two steps of the optimiser; they are read together.
-        standardise_on: first batches that means and standard deviations come from; they are read twice.
+        batch: exchanges that are read together for one step of the optimiser.
+        standardise_on: number of first batches for means and standard deviations. They are read twice.
         keep_every: steps between two checkpoints.
     """
 
@@ -97,14 +98,13 @@ def train_on_the_fly(
     checkpoint: Path | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[ProbeHead]:
-    """Train one head per variant in a single pass; the backbone reads each token once for all of them.
+    """Train one head for each variant in a single pass. The backbone reads each token once for all of them.
 
-    Positive and negative exchanges weigh the same in sum. Activations may come in any precision, heads are
-    float32. With `checkpoint`, a run that was interrupted goes on behind its last kept step and ends in the
-    same heads.
+    Harmful and harmless exchanges have the same total weight. Activations may have any precision; heads are float32. With
+    `checkpoint`, an interrupted run resumes after its last kept step and ends with the same heads.
 
     Raises:
-        TrainingError: labels of one class only, missing labels, two variants of one name, or no layers.
+        TrainingError: all labels are the same, a label is missing, two variants have one name, or layers are missing.
     """
     config = config or PassConfig()
     if not variants or any(not variant.layers or variant.window < 1 for variant in variants):
@@ -136,7 +136,7 @@ def train_on_the_fly(
 
 
 class VariantRun:
-    """Parameters in standardised space and their optimiser, and the steps over planned batches."""
+    """The parameters in standardised space, their optimiser, and the steps over planned batches."""
 
     def __init__(
         self,
@@ -169,14 +169,14 @@ class VariantRun:
             for weight, variant in zip(self.weights, variants, strict=True)
         ]
         groups += [{"params": [bias], "lr": 1e-2, "weight_decay": 0.0} for bias in self.biases]
-        # AdamW works number by number: one optimiser with a group for each is one optimiser each.
+        # AdamW treats each parameter separately, so one optimiser with a group for each variant equals one for each.
         self.optimiser = torch.optim.AdamW(groups)
         self.rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
         self.positive_weight = float(len(labels) / (2 * (labels >= 0.5).sum()))
         self.negative_weight = float(len(labels) / (2 * (labels < 0.5).sum()))
 
     def step(self, number: int, hidden: dict[Site, Tensor]) -> list[float]:
-        """One step on batch `number`, whose standardised activations are `[layers, tokens, hidden]` by site.
+        """Make one step on batch `number`. Its standardised activations are `[layers, tokens, hidden]` by site.
 
         Returns:
             The loss of each variant before the step.
@@ -200,7 +200,7 @@ class VariantRun:
         return [float(loss) for loss in losses.detach()]
 
     def logits(self, hidden: dict[Site, Tensor]) -> list[Tensor]:
-        """Logits of each variant, `[tokens, rows]`: one product per site for all variants that read it."""
+        """Return the logits of each variant, `[tokens, rows]`. One product per site serves all variants that read it."""
         found: dict[int, Tensor] = {}
         for site, layers in self.layers.items():
             readers = [index for index, variant in enumerate(self.variants) if variant.site == site]
@@ -216,7 +216,7 @@ class VariantRun:
         return [found[index] for index in range(len(self.variants))]
 
     def heads(self, statistics: dict[Site, tuple[Tensor, Tensor]]) -> list[ProbeHead]:
-        """Heads on raw activations."""
+        """Return the heads, with weights for raw activations."""
         made = []
         for variant, place, weight, bias in zip(
             self.variants, self.places, self.weights, self.biases, strict=True

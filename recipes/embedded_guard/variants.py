@@ -1,4 +1,4 @@
-"""The ablation's variants, one thing changed at a time, and its figures and table from the committed scores."""
+"""The ablation's variants, which change one thing at a time, and its figures and table from the committed scores."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ TABLE, HELD_OUT = "ablations", "adaptive_attacks"
 
 
 def cached_configs(n_layers: int, epochs: int, seed: int) -> dict[str, tuple[str, ProbeConfig]]:
-    """What the window cache (means over 16 tokens) serves, with a word on each."""
+    """Return the variants that the window cache (means over 16 tokens) can serve, each with a description."""
     layers = tuple(range(n_layers))
 
     def config(name: str, read: tuple[int, ...] = layers, loss: LossName = "softmax") -> ProbeConfig:
@@ -65,14 +65,14 @@ def cached_configs(n_layers: int, epochs: int, seed: int) -> dict[str, tuple[str
 
 
 def share_config(n_layers: int, share: float, epochs: int, seed: int) -> tuple[str, ProbeConfig]:
-    """The reference on a share of the data, with as many steps: more epochs over fewer exchanges."""
+    """Return the reference variant for a share of the data. More epochs over fewer exchanges give as many steps."""
     name = f"share_{share:g}"
     config = ProbeConfig(name, tuple(range(n_layers)), epochs=max(1, round(epochs / share)), seed=seed)
     return f"{share:.0%} of the training exchanges", config
 
 
 def fresh_variants(n_layers: int) -> dict[str, tuple[str, VariantConfig]]:
-    """What needs single tokens or other sites, with a word on each."""
+    """Return the variants that need single tokens or other sites, each with a description."""
     layers = tuple(range(n_layers))
     topk = SequenceLoss("topk", top=8)
     penalised = SequenceLoss("topk", top=8, variance=0.01, variance_tau=2.0)
@@ -97,7 +97,7 @@ def fresh_variants(n_layers: int) -> dict[str, tuple[str, VariantConfig]]:
 
 
 def compute(folder: Path, resamples: int) -> dict[str, Any]:
-    """Every figure of the ablation from its scores tables; thresholds are the plain quantile of its benign rows."""
+    """Compute every figure of the ablation from its scores tables. Thresholds are plain quantiles of benign rows."""
     table = pq.read_table(folder / f"{TABLE}.parquet")
     run = json.loads(table.schema.metadata[b"run"])
     labels = np.array(table["label"].to_pylist(), float)
@@ -122,7 +122,7 @@ def compute(folder: Path, resamples: int) -> dict[str, Any]:
 
 
 def held_out(development: pa.Table, path: Path, names: Iterable[str]) -> dict[str, Any] | None:
-    """Harmful exchanges found in the attacks that no variant has seen, at the development exchanges' threshold."""
+    """Return the harmful exchanges found in the attacks that no variant has seen, at the development threshold."""
     if not path.exists():
         return None
     table = pq.read_table(path)
@@ -155,7 +155,7 @@ def figures_of(
     resamples: int,
     fprs: Sequence[float] = (FPR,),
 ) -> dict[str, dict[str, Any]]:
-    """AUROC and TPR with intervals by prompt, and paired differences to the reference, by variant."""
+    """Return AUROC and TPR of each variant with intervals by prompt, and paired differences to the reference."""
     columns = {name: region_scores(table, name, region) for name in names}
     zeros = np.zeros(len(table))
     empty = {
@@ -197,7 +197,7 @@ def figures_of(
 
 
 def region_scores(table: pa.Table, name: str, region: str) -> NDArray[np.float64]:
-    """Streaming maximum of a variant where it may flag; minus infinity where nothing is scored."""
+    """Return the streaming maximum of a variant over the regions that may flag; minus infinity if nothing is scored."""
     prompt, answer = (
         np.array(table[f"{name}:{part}"].to_pylist(), dtype=float) for part in ("prompt", "answer")
     )
@@ -206,7 +206,7 @@ def region_scores(table: pa.Table, name: str, region: str) -> NDArray[np.float64
 
 
 def triple(estimate: Estimate | None) -> list[float | None] | None:
-    """Value, lower and upper end."""
+    """Return the value, its lower and its upper end."""
     if estimate is None:
         return None
     ends = (estimate.value, estimate.lower, estimate.upper)
@@ -216,7 +216,7 @@ def triple(estimate: Estimate | None) -> list[float | None] | None:
 def differences(
     comparison: Comparison, fprs: Sequence[float] = (FPR,)
 ) -> dict[str, list[float | None] | None]:
-    """Variant minus reference (the comparison's sign turned round), paired by prompt."""
+    """Return variant minus reference, paired by prompt. The comparison itself has the opposite sign."""
     found, wanted = {}, {"auroc", *(f"tpr_at_{fpr:g}" for fpr in fprs)}
     for row in comparison.differences:
         if row.metric in wanted:
@@ -227,7 +227,7 @@ def differences(
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The table for the log: scores of the answer, intervals by prompt, difference to the first row of each part."""
+    """Return the table for the log: scores of the answer, intervals by prompt, difference to each part's first row."""
     lines = [
         f"{found['n']} development exchanges, {found['n_harmful']} harmful; answers only; 95 % intervals by prompt.",
         "",
@@ -248,7 +248,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def held_out_lines(found: dict[str, Any]) -> list[str]:
-    """What each variant finds of the attacks that none has seen."""
+    """Return the lines on what each variant finds of the attacks that none has seen."""
     own = found["held_out"]
     lines = [
         f"{own['n_harmful']} harmful exchanges of `{own['source']}`, at the development exchanges' 1 %:",
@@ -263,7 +263,7 @@ def held_out_lines(found: dict[str, Any]) -> list[str]:
 
 
 def shown(values: list[float | None] | None) -> str:
-    """A value with its interval; a dash if there is none."""
+    """Format a value with its interval; a dash if there is none."""
     if values is None or values[0] is None:
         return "-"
     middle = f"{values[0]:.3f}"

@@ -1,1 +1,1 @@
-"""Whether a guard follows its policy or its subject: two constitutions, one set of pairs."""
+"""Does a guard follow its policy or its subject? Two constitutions judge one set of pairs."""

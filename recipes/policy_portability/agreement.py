@@ -1,8 +1,8 @@
-"""How far the second reading of the pairs agrees with their labels.
+"""How often the second reading of the pairs agrees with their labels.
 
     python -m recipes.policy_portability.agreement [--check]
 
-Writes `results/synthesis/policy_agreement.json` from `second_reading.tsv`, or fails if that differs.
+Writes `results/synthesis/policy_agreement.json` from `second_reading.tsv`. With `--check`, it fails if that differs.
 """
 
 import json
@@ -25,7 +25,7 @@ NOTE = (
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
     found = compute()
     if parser.parse_args().check:
         if found != json.loads(TARGET.read_text()):

@@ -1,4 +1,4 @@
-"""What the folders of two builds say of how long they took and what they made; no text of exchanges."""
+"""Records of two builds from their folders: times and counts, no text of exchanges."""
 
 import json
 import os
@@ -9,20 +9,20 @@ from typing import Any
 from lockgate.constitution import Constitution
 from lockgate.errors import ConfigError
 
-# Besides its steps a build loads models, compares and writes pages: this much more is no interruption.
+# Between its steps a build loads models, compares guards and writes pages. This allows for that time.
 MORE, SECONDS = 1.1, 300.0
 _KEPT = ("backbone", "guard_sha256", "calibrated", "threshold", "claim", "rows", "held_out", "generator")
 
 
 def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False) -> dict[str, Any]:
-    """A finished build's record.
+    """Read the record of a finished build.
 
-    `minutes` is the wall time from its first step to its report. For a build that was stopped and went on, or that was
-    called again when it was finished, the sum of its steps stands in, if the report counts all attempts at them; with
-    `interrupted` even if attempts were lost, which is too little.
+    `minutes` is the wall time from the first step to the report. If the build was stopped and resumed, or called again
+    after it had finished, `minutes` is the sum of its steps. That needs a report that counts all attempts at them. With
+    `interrupted`, the sum is also used if attempts were lost; it is too low then.
 
     Raises:
-        ConfigError: no finished build of this policy, or an interrupted one of which some time is not known.
+        ConfigError: there is no finished build of this policy, or some time of an interrupted build is not known.
     """
     source = folder / "report.json"
     if not source.is_file():
@@ -56,7 +56,7 @@ def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False)
         **{key: report[key] for key in _KEPT},
         "provenance": {
             **{key: made[key] for key in ("commit", "seeds", "versions")},
-            # By name, not by path: where things lay on the machine is nobody's business.
+            # Record the name, not the path, which would reveal the machine's folders.
             "command": [Path(word).name if os.sep in word else word for word in made["command"]],
             "inputs": {Path(path).name: digest for path, digest in made["inputs"].items()},
         },
@@ -64,12 +64,12 @@ def read_build(folder: Path, policy: Constitution, *, interrupted: bool = False)
 
 
 def time_of(folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Minutes in the steps and minutes from the start of the first to the report, and whether these agree."""
+    """Return the minutes in the steps, the minutes from the first step to the report, and whether these agree."""
     first = (folder / "steps" / "synthesize.json").stat().st_mtime - seconds["synthesize"]
     between, total = (folder / "report.json").stat().st_mtime - first, sum(seconds.values())
     return {
         "minutes_in_steps": round(total / 60, 1),
         "minutes_between": round(between / 60, 1),
-        # Files that were copied have other times, and less than the steps lies between them.
+        # Copied files have other times. The difference may then be shorter than the steps.
         "in_one_go": total - 1 <= between <= MORE * total + SECONDS,
     }

@@ -1,12 +1,12 @@
 """The policy test: two guards, built in the same way from two constitutions, judge the same pairs of exchanges.
 
-    python -m recipes.policy_portability.evaluate --guard stage-magic=DIR --guard magic-school=DIR \
+    python -m recipes.policy_portability.evaluate --guard stage-magic=DIR --guard magic-school=DIR \\
         [--train stage-magic=FILE --train magic-school=FILE] [--backbone DIR]
     python -m recipes.policy_portability.evaluate --check
 
 Writes `results/synthesis/policy.parquet` (ids, scores and labels, no text) and the figures in
-`results/synthesis/policy.json`. `--train` names the exchanges that each guard was trained on: the keyword list takes its
-cut from them, and a text baseline is fitted to them. `--check` recomputes the figures from the table.
+`results/synthesis/policy.json`. `--train` names the exchanges that each guard was trained on. They set the cut of the
+keyword list, and a text baseline is fitted to them. `--check` recomputes the figures from the table.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def check(table: Path, summary: Path) -> None:
-    """End with an error unless the figures follow from the table."""
+    """End with an error if the figures don't follow from the table."""
     found, kept = compute(table), json.loads(summary.read_text())
     differing = sorted(key for key in found.keys() | kept.keys() if found.get(key) != kept.get(key))
     if differing:
@@ -72,7 +72,7 @@ def check(table: Path, summary: Path) -> None:
 
 
 def compute(table: Path) -> dict[str, Any]:
-    """All figures of a table, with what it says of the guards and files behind it."""
+    """Compute all figures of a table, with the facts about its guards and files."""
     content = pq.read_table(table)
     made = json.loads((content.schema.metadata or {}).get(METADATA, b"{}"))
     return {"command": "python -m recipes.policy_portability.evaluate", **figures(content), "made_from": made}
@@ -85,7 +85,7 @@ def score(
     pairs: Path,
     backbone: Path | None = None,
 ) -> pa.Table:
-    """Scores and verdicts of every scorer under both constitutions.
+    """Return the scores and verdicts of every scorer under both constitutions.
 
     Raises:
         LockgateError: a guard or a file can't be read.
@@ -126,7 +126,7 @@ def _guard(
 
 
 def _training(path: Path, pairs: Path) -> list[Exchange]:
-    """Labelled exchanges of a training file, which must not have met the pairs."""
+    """Read the labelled exchanges of a training file. They must not overlap with the pairs."""
     index = EvaluationIndex.from_files([pairs])
     rows = [row for row in read_exchanges(path) if row.label is not None and not row.is_prompt_only]
     leaks = [leak for row in rows if (leak := index.find_leak(row)) is not None]
@@ -184,15 +184,25 @@ def _named(values: Sequence[str], option: str) -> dict[str, Path]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = step_parser(__doc__)
-    parser.add_argument("--guard", action="append", default=[], metavar="NAME=DIR")
-    parser.add_argument("--train", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument(
-        "--backbone", type=Path, help="where the guards' backbone lies, if not the embedded one"
+        "--guard",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="folder of the guard of each constitution",
     )
-    parser.add_argument("--pairs", type=Path, default=PAIRS)
-    parser.add_argument("--table", type=Path, default=RESULTS / "policy.parquet")
-    parser.add_argument("--summary", type=Path, default=RESULTS / "policy.json")
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--train", action="append", default=[], metavar="NAME=FILE", help="training data of each guard"
+    )
+    parser.add_argument(
+        "--backbone", type=Path, help="folder of the guards' backbone, if it is not the embedded one"
+    )
+    parser.add_argument("--pairs", type=Path, default=PAIRS, help="file of the pairs")
+    parser.add_argument(
+        "--table", type=Path, default=RESULTS / "policy.parquet", help="scores table to write or check"
+    )
+    parser.add_argument("--summary", type=Path, default=RESULTS / "policy.json", help="result file to write")
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
     return parser.parse_args(arguments)
 
 

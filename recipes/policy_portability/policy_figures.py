@@ -1,7 +1,7 @@
 """Every figure of the policy test, from its table alone.
 
-The table has one row for each exchange and constitution: pair, side, id, constitution, category, label, and for each
-scorer NAME its score and its verdict NAME_flagged (null throughout where the scorer was not run).
+The table has one row for each exchange and constitution: pair, side, id, constitution, category, label. For each scorer
+NAME it also has the score NAME and the verdict NAME_flagged. They are null throughout if the scorer was not run.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from lockgate.evaluation import wilson
 from recipes.policy_portability.policy_pairs import POLICIES
 
 SCORERS = ("guard", "keyword_answer", "keyword_exchange", "text")
-# Beside the cut that training rows give: any word of the list flags.
+# The cut without training rows: any word of the list flags.
 ANY_WORD = {name: f"{name}_any" for name in SCORERS if name.startswith("keyword")}
 SCHEMA = pa.schema(
     [
@@ -29,7 +29,7 @@ SEED = 0
 
 
 def figures(table: pa.Table) -> dict[str, Any]:
-    """Shares, balanced accuracies and their 95 % intervals for each scorer, and for passing everything."""
+    """Return shares, balanced accuracies and their 95 % intervals for each scorer, and for passing everything."""
     base = _columns(table)
     flipped = _flipped(base)
     found: dict[str, Any] = {
@@ -56,7 +56,7 @@ def figures(table: pa.Table) -> dict[str, Any]:
 
 
 def summarise(found: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers for the summary of synthesis; of the keyword lists and their cuts the best one stands."""
+    """Return the few numbers for the summary of synthesis. Only the best keyword list and cut is included."""
     scorers = found["scorers"]
     guard, nothing = scorers["guard"]["together"], scorers["pass_everything"]["together"]
     keyword = max(
@@ -126,7 +126,7 @@ def _scorer(
     pooled = [verdicts[name][pair] for name in POLICIES for pair in chosen]
     facing = [verdicts[name][pair] for name in POLICIES for pair in sorted(sided[name])]
     found["together"] = {
-        # Two verdicts on one pair are not independent: the interval counts pairs, so it is on the wide side.
+        # Two verdicts on one pair are not independent. So the interval counts pairs, which makes it rather wide.
         "both_right": _share(pooled, pairs=len(chosen)),
         "both_right_opposed": _share(facing, pairs=len(set().union(*sided.values()))),
         "all_four_right": _share([all(verdicts[name][pair] for name in POLICIES) for pair in chosen]),
@@ -142,7 +142,7 @@ def _share(values: list[bool], pairs: int | None = None) -> dict[str, Any]:
 
 
 def _balanced(pairs: NDArray[Any], labels: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> dict[str, Any]:
-    """Mean of the rates of right verdicts on harmful and harmless rows; pairs are resampled whole."""
+    """Mean of the rates of right verdicts on harmful and harmless rows. Whole pairs are resampled."""
     names, index = np.unique(pairs, return_inverse=True)
     counted = [labels & flagged, labels, ~labels & ~flagged, ~labels]
     sums = np.stack([np.bincount(index, weights=one, minlength=len(names)) for one in counted])
@@ -164,7 +164,7 @@ def _balanced(pairs: NDArray[Any], labels: NDArray[np.bool_], flagged: NDArray[n
 def _ordered(
     pairs: NDArray[Any], labels: NDArray[np.bool_], scores: NDArray[Any], opposed: set[str]
 ) -> dict[str, Any]:
-    """Share of pairs whose harmful exchange scores higher, whatever the threshold; a tie counts half."""
+    """Share of pairs whose harmful exchange has the higher score, without a threshold. A tie counts half."""
     wins = []
     for pair in sorted(opposed):
         mine = pairs == pair

@@ -1,7 +1,7 @@
-"""A keyword list as a user would write one down from the policy: what a guard has to beat.
+"""A baseline for the guards: a keyword list that a user could write from the policy.
 
-The words of the harmful half (titles, descriptions, examples) that don't stand in the harmless half, by their first
-five letters. An exchange scores the number of different ones that it holds, in the last answer alone or anywhere.
+It has the words of the harmful half (titles, descriptions, examples) that are not in the harmless half, compared by
+their first five letters. An exchange's score is the number of different keywords, in the last answer or anywhere.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ VIEWS: tuple[KeywordView, ...] = ("answer", "exchange")
 
 
 def keywords(policy: Constitution) -> frozenset[str]:
-    """Stems that only the harmful half of a policy uses."""
+    """Return the stems that only the harmful half of a policy uses."""
     harmless = [category for bucket in policy.buckets.values() for category in bucket]
     return _stems(policy.harmful) - _stems(harmless)
 
@@ -27,13 +27,13 @@ def keywords(policy: Constitution) -> frozenset[str]:
 def keyword_scores(
     exchanges: Sequence[Exchange], policy: Constitution, view: KeywordView
 ) -> NDArray[np.float64]:
-    """Different keywords [N] in each exchange's view."""
+    """Return the number of different keywords [N] in each exchange's view."""
     words = keywords(policy)
     return np.array([len(words & content_stems(_text(exchange, view))) for exchange in exchanges], float)
 
 
 def best_cut(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """The cut with the best balanced accuracy when a score above it is flagged; the lowest of equal ones."""
+    """Return the cut with the best balanced accuracy, if scores above it are flagged. Of equal cuts, return the lowest."""
     cuts = np.unique(np.append(scores, scores.min(initial=0.0) - 1))
     rates = [((scores > cut)[labels].mean() + (scores <= cut)[~labels].mean()) / 2 for cut in cuts]
     return float(cuts[int(np.argmax(rates))])

@@ -1,4 +1,4 @@
-"""The pairs and the two constitutions they are judged by."""
+"""The pairs of exchanges, and the two constitutions that judge them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ POLICIES = ("stage-magic", "magic-school")
 
 @dataclass(frozen=True, slots=True)
 class PairedExchange:
-    """One side of a pair; `labels` (1 harmful) and `categories` go by the constitution's name."""
+    """One side of a pair. `labels` (1 is harmful) and `categories` have the constitutions' names as keys."""
 
     exchange: Exchange
     pair: str
@@ -26,12 +26,12 @@ class PairedExchange:
 
     @property
     def flipped(self) -> bool:
-        """Whether the constitutions judge it differently."""
+        """Whether the constitutions judge this exchange differently."""
         return len(set(self.labels.values())) > 1
 
 
 def load_policies() -> dict[str, Constitution]:
-    """Both constitutions by name."""
+    """Return both constitutions by name."""
     return {
         "stage-magic": load_constitution("stage-magic"),
         "magic-school": load_constitution(HERE / "magic-school.yaml"),
@@ -39,11 +39,11 @@ def load_policies() -> dict[str, Constitution]:
 
 
 def read_pairs(path: Path = PAIRS) -> list[PairedExchange]:
-    """The pairs' exchanges in file order, the two of a pair next to each other.
+    """Read the exchanges in file order. The two of a pair are neighbours.
 
     Raises:
-        ExchangeError: a line is no exchange, lacks what a pair needs, or a pair is not two exchanges that some
-            constitution judges differently.
+        ExchangeError: a line is not an exchange or lacks a field of a pair, a pair has not two exchanges, or no
+            constitution judges the two differently.
     """
     rows = [
         _paired(exchange, f"{path}: exchange {number}")
@@ -62,7 +62,7 @@ def read_pairs(path: Path = PAIRS) -> list[PairedExchange]:
 
 
 def flipped_pairs(rows: Sequence[PairedExchange]) -> set[str]:
-    """Pairs that hold an exchange which the constitutions judge differently."""
+    """Return the pairs with an exchange that the constitutions judge differently."""
     return {row.pair for row in rows if row.flipped}
 
 

@@ -1,13 +1,13 @@
-"""What making data and guards from a constitution was measured to do: `results/synthesis.json`.
+"""The summary of making data and guards from a constitution: `results/synthesis.json`.
 
     python -m recipes.policy_portability.synthesis_report --build stage-magic=DIR --build magic-school=DIR
-    python -m recipes.policy_portability.synthesis_report           # the summary from what is committed
+    python -m recipes.policy_portability.synthesis_report           # make the summary from the committed files
     python -m recipes.policy_portability.synthesis_report --check   # fail if the committed summary differs
 
-`--build` names the folders in which `lockgate build` worked (GUARD.build) and keeps their times and counts in
-`builds.json`. The summary is put together from that, from the scores tables of the policy test and of the comparison of
-training sets, from which all their figures are computed again, and from the benchmarks' files. `--check` also makes the
-table of near-duplicates again. A part that is not measured yet is an error that names the command.
+`--build` names the working folders of `lockgate build` (GUARD.build). Their times and counts go to `builds.json`. The
+other sources are the benchmarks' files and two scores tables, those of the policy test and of the comparison of training
+sets. Figures of the tables are computed again. `--check` also computes the table of near-duplicates again. If a part is
+not measured yet, the error names the command that measures it.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def record_builds(values: Sequence[str], results: Path, interrupted: bool) -> None:
-    """Keep what the builds' folders say. Raises ConfigError as `read_build` does."""
+    """Write the records of the builds' folders. Raises the errors of `read_build`."""
     target, policies = results / "builds.json", load_policies()
     builds = json.loads(target.read_text())["builds"] if target.exists() else {}
     for value in values:
@@ -90,7 +90,7 @@ def record_builds(values: Sequence[str], results: Path, interrupted: bool) -> No
 
 
 def require(results: Path) -> None:
-    """End with an error that says how to measure what is missing."""
+    """End with an error that says how to measure a missing part."""
     missing = {name: command for name, command in NEEDED.items() if not (results / name).is_file()}
     if "builds.json" not in missing:
         builds = json.loads((results / "builds.json").read_text())["builds"]
@@ -102,7 +102,7 @@ def require(results: Path) -> None:
 
 
 def compute(results: Path, resamples: int) -> dict[str, Any]:
-    """The summary; figures of the two scores tables are computed again."""
+    """Compute the summary. Figures of the two scores tables are computed again."""
     builds = json.loads((results / "builds.json").read_text())["builds"]
     speed = json.loads((results / "throughput.json").read_text())
     policy = pq.read_table(results / "policy.parquet")
@@ -132,7 +132,7 @@ def compute(results: Path, resamples: int) -> dict[str, Any]:
 
 
 def same_guards(metadata: dict[bytes, bytes] | None, builds: dict[str, Any]) -> None:
-    """End with an error unless the policy test judged the guards of these builds."""
+    """End with an error if the policy test judged other guards than those of these builds."""
     judged = json.loads((metadata or {}).get(b"lockgate", b"{}")).get("guards", {})
     for name in POLICIES:
         if judged.get(name, {}).get("guard_sha256") != builds[name]["guard_sha256"]:
@@ -162,7 +162,7 @@ def check(found: dict[str, Any], summary: Path, results: Path, page: Path) -> No
 
 
 def duplicates() -> dict[str, Any]:
-    """The benchmark's table, made from seeds."""
+    """Make the benchmark's table from its seeds."""
     return {name: table(*setting) for name, setting in SETTINGS.items()}
 
 
@@ -181,7 +181,7 @@ def _build(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policy(scorers: dict[str, Any], name: str) -> dict[str, Any]:
-    """The guard of one constitution on the pairs, and the keyword list that does best under it."""
+    """The results on the pairs of one constitution's guard, and of the best keyword list."""
     kept = ("both_right", "both_right_opposed", "balanced_accuracy", "tpr", "fpr", "ordered")
     lists = [own[name] for scorer, own in scorers.items() if scorer.startswith("keyword")]
     keyword = max(lists, key=lambda own: own["balanced_accuracy"]["value"])
@@ -192,7 +192,7 @@ def _policy(scorers: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _explain(value: dict[str, Any]) -> dict[str, Any]:
-    """What stands behind the three figures, and the same at 1 % and without a threshold."""
+    """The numbers behind the three main figures, also at 1 % and without a threshold."""
     rows = value["regions"][value_figures.REGION]
     kept = (
         "n",
@@ -228,15 +228,27 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = step_parser(__doc__)
-    parser.add_argument("--build", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument(
-        "--interrupted", action="store_true", help="take the sum of steps where attempts at them were lost"
+        "--build",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="working folder of each build (GUARD.build)",
     )
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--summary", type=Path, default=RESULTS.with_suffix(".json"))
-    parser.add_argument("--page", type=Path, default=RESULTS_PAGE)
-    parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--interrupted",
+        action="store_true",
+        help="accept a build with lost attempts; its time is too low then",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder for figures and tables without text"
+    )
+    parser.add_argument(
+        "--summary", type=Path, default=RESULTS.with_suffix(".json"), help="result file to write"
+    )
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, help="document with the table")
+    parser.add_argument("--resamples", type=int, default=2000, help="resamples for intervals")
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
     return parser.parse_args(arguments)
 
 

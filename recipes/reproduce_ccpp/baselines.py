@@ -1,9 +1,9 @@
-"""What counting words and characters finds, learned from the same rows: the study's text baseline.
+"""The study's text baseline: n-grams of words and characters, learned from the same rows.
 
     python -m recipes.reproduce_ccpp.baselines --out runs/four_systems
 
 Writes `results/four_systems/text/PART.parquet` (scores, no text) for every part that the four systems read, in a minute
-or two. Its threshold comes from the same calibration rows as theirs.
+or two. Its threshold comes from the same calibration rows as the thresholds of the systems.
 """
 
 import json
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def score_text(places: Places, config: TextBaselineConfig | None = None) -> None:
-    """Fit on the training rows and score all parts, unless the tables are there for the same rows."""
+    """Fit on the training rows and score all parts, unless tables of the same rows exist."""
     folder = places.results / "text"
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "scoring.json"
@@ -58,7 +58,7 @@ def table_of(rows: Sequence[Exchange], logits: NDArray[np.float64]) -> ScoresTab
 
 
 def row_of(number: int, row: Exchange, logit: float) -> dict[str, Any]:
-    """It reads no token of a model, so tokens and FLOPs are none; its CPU seconds are not compared."""
+    """Make a row of the scores table. Tokens and FLOPs are 0, because no model is read. CPU seconds are not compared."""
     costs = ("tokens_stage1", "tokens_stage2", "flops_stage1", "flops_stage2", "cpu_s_stage1", "cpu_s_stage2")
     return {
         "row": number,

@@ -1,6 +1,6 @@
-"""Obfuscation keyed by the prompt: the prompt holds a code book, the answer speaks in its words (CC++ section 2).
+"""Obfuscation keyed by the prompt: the prompt holds a code book and the answer uses its words (CC++ section 2).
 
-Stand-ins are dealt anew in every exchange, so that no code word means anything without the prompt.
+Every exchange has new stand-ins, so a code word means nothing without the prompt.
 """
 
 import json
@@ -10,21 +10,21 @@ from random import Random
 
 from recipes.reproduce_ccpp.topics import Book, Fact
 
-# own: the list holds the words of one topic, so the prompt shows it. named: it holds those of a forbidden and of a
+# own: the list holds the words of one topic, so the prompt shows it. named: it holds the words of a forbidden and a
 # permitted topic, and the request names one of the two in code. open: the same, and the request does not say which.
 LEVELS = ("own", "named", "open")
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Stand-ins by plain term: nouns without article, and links."""
+    """Stand-ins by plain term, for nouns without article and for links."""
 
     nouns: dict[str, str]
     links: dict[str, str]
 
     @classmethod
     def deal(cls, book: Book, facts: Sequence[Fact], subjects: Sequence[str], rng: Random) -> "Code":
-        """Give each term of the facts, and each subject, a stand-in of its own."""
+        """Give each term of the facts, and each subject, its own stand-in."""
         things = list(
             dict.fromkeys([t for fact in facts for t in (fact.first, fact.second)] + list(subjects))
         )
@@ -38,7 +38,7 @@ class Code:
         return f"the {self.nouns[fact.first]} {self.links[fact.link]} the {self.nouns[fact.second]}"
 
     def list_terms(self, facts: Sequence[Fact], subjects: Sequence[str], style: int, rng: Random) -> str:
-        """The list as the prompt shows it: the terms of these facts and subjects, in random order."""
+        """Return the list of terms that the prompt shows, for these facts and subjects, in random order."""
         wanted = {term for fact in facts for term in (fact.first, fact.second)} | set(subjects)
         links = {fact.link for fact in facts}
         rows = [(code, term) for term, code in self.nouns.items() if term in wanted]

@@ -1,10 +1,11 @@
-"""What representation re-use saves: the exchange classifier alone, and on activations that the backbone has computed.
+"""The cost of representation re-use: the exchange classifier alone, and on activations that the backbone has computed.
 
     python -m recipes.reproduce_ccpp.cost --out runs/four_systems
 
-Both give verdicts at every block of the same benign test exchanges, in turn within one run, in float32. The scores are the
-same by construction (the largest difference is recorded); FLOPs follow by formula, CPU seconds are measured. Writes
-`results/four_systems/cost.json`, which holds ratios: seconds of another machine or load would not compare. Five minutes.
+Both ways give verdicts at every block of the same benign test exchanges, in float32. They take turns within one run. The
+scores are the same by construction; the largest difference is recorded. FLOPs follow from a formula, CPU seconds are
+measured. Writes `results/four_systems/cost.json`. It holds ratios, because seconds depend on the machine and its load.
+Takes five minutes.
 """
 
 import itertools
@@ -25,13 +26,13 @@ from recipes.reproduce_ccpp.places import Places, make_parser, read_places
 from recipes.reproduce_ccpp.shared_reader import SharedReader
 
 EXCHANGES = 96
-# Exchanges that are read side by side; both ways then fill their steps about alike.
+# Exchanges that are read together. With this number, both ways fill their steps to a similar degree.
 GROUP = 32
 
 
 @dataclass(slots=True)
 class Spent:
-    """FLOPs and CPU seconds of all exchanges, alone and shared, and how far the scores lie apart."""
+    """FLOPs and CPU seconds of all exchanges, alone and shared, and the largest difference of the scores."""
 
     flops_alone: float = 0.0
     flops_shared: float = 0.0
@@ -46,12 +47,12 @@ def main() -> None:
 
 
 def measure(places: Places, exchanges: int) -> None:
-    """Write the record. Needs the trained exchange classifier."""
+    """Measure and write the record. Needs the trained exchange classifier."""
     torch.set_num_threads(1)
     classifier = ExchangeClassifier.load(places.model("exchange"), Backbone.load(places.backbone))
     reader = SharedReader(classifier)
     source = places.out / "benign_test.jsonl"
-    # Windows over long exchanges are read otherwise; what fits is nearly all.
+    # Exchanges beyond the context are read in another way. Nearly all fit into it.
     rows = Part("benign_test", exchanges).read(places.out)
     spent = Spent()
     while group := list(itertools.islice(rows, GROUP)):
@@ -74,7 +75,7 @@ def measure(places: Places, exchanges: int) -> None:
 def compare(
     classifier: ExchangeClassifier, reader: SharedReader, group: Sequence[Exchange], spent: Spent
 ) -> None:
-    """Both ways over one group, added to what is spent."""
+    """Read one group in both ways and add the costs to those so far."""
     started = time.process_time()
     alone = list(score_blocks(classifier, group))
     spent.cpu_alone += time.process_time() - started
@@ -92,7 +93,7 @@ def compare(
 def read_shared(
     classifier: ExchangeClassifier, reader: SharedReader, group: Sequence[Exchange], spent: Spent
 ) -> list[list[float]]:
-    """Verdicts at every block, on the activations of a backbone that reads along; its own time is not counted."""
+    """Return verdicts at every block from the activations of a backbone that reads along. Its own time is not counted."""
     base = classifier.base
     chats = [classifier.render(row.messages) for row in group]
     edges = [

@@ -1,14 +1,14 @@
-"""The study's parts, chosen from those that the recipe `embedded_guard` has prepared.
+"""Step 1: choose the parts of the study from the parts that the recipe `embedded_guard` has prepared.
 
     python -m recipes.reproduce_ccpp.dataset --embedded runs/embedded --out runs/four_systems
 
-Reads the JSONL parts in `--embedded`; writes `train`, `dev`, `calibration`, `benign_test`, `hard_benign`, `test_NAME`
-and `long_NAME` as JSONL into `--out`, and counts and hashes into `results/four_systems/dataset.json`.
+Reads the JSONL parts in `--embedded`. Writes `train`, `dev`, `calibration`, `benign_test`, `hard_benign`, `test_NAME` and
+`long_NAME` as JSONL into `--out`. Counts and hashes go to `results/four_systems/dataset.json`.
 
-Calibration and test hold exchanges of at most LIMIT rendered tokens, first in file order. Test is topped up from
-calibration rows that calibration left, none of which shares a prompt with either. Of the harmful sets, every harmful
-exchange that fits is taken, then harmless ones of the same sets in turn; what is longer than LIMIT goes to `long_NAME`,
-since the jailbreak templates are nearly all longer.
+Calibration and test take the first exchanges of at most LIMIT rendered tokens, in file order. Unused calibration rows
+fill up the test part; none of them shares a prompt with either part. Of the harmful sets, every harmful exchange that
+fits is taken, then harmless ones of the same sets in turn. Exchanges longer than LIMIT go to `long_NAME`: nearly all with
+a jailbreak template are.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parents[2] / "results" / "four_systems"
 HARMFUL_SETS = ("saferlhf_mini", "own_sgbench", "gptfuzz", "adaptive_attacks")
 # Answers to harmful requests, refused or not. The labels judge the answers.
 HARMFUL_REQUESTS = frozenset({"own_advbench", "own_catqa", "own_sgbench", "gptfuzz"})
-# Red-team dialogues: a harmless answer says nothing about the request, and nobody has judged that.
+# Red-team dialogues: nobody has judged the requests, and a harmless answer says nothing about its request.
 UNKNOWN_REQUESTS = frozenset({"hh_harmless_test"})
 
 Render = Callable[[Sequence[Message]], RenderedChat]
@@ -36,7 +36,7 @@ Render = Callable[[Sequence[Message]], RenderedChat]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Exchanges a part, and the longest one allowed, in rendered tokens."""
+    """The number of exchanges in each part, and the longest exchange allowed, in rendered tokens."""
 
     calibration: int = 6000
     benign_test: int = 6000
@@ -46,15 +46,17 @@ class Sizes:
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--embedded", type=Path, default=Path("runs/embedded"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--embedded", type=Path, default=Path("runs/embedded"), help="folder with the parts of embedded_guard"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
     arguments = parser.parse_args()
     parts = choose_parts(arguments.embedded, Backbone.load("embedded").render, Sizes())
     write_parts(parts, arguments.out, arguments.embedded, Sizes())
 
 
 def choose_parts(source: Path, render: Render, sizes: Sizes) -> dict[str, list[tuple[Exchange, int]]]:
-    """Rows of each part with their rendered tokens.
+    """Choose the rows of each part. Returns them with their numbers of rendered tokens.
 
     Raises:
         ExchangeError: too few exchanges fit, or two parts share a prompt.
@@ -86,7 +88,7 @@ def choose_parts(source: Path, render: Render, sizes: Sizes) -> dict[str, list[t
 
 
 def marked(row: Exchange) -> Exchange:
-    """The row with `meta.harmful_request`, from which a classifier of prompts learns; None: not known."""
+    """Return the row with `meta.harmful_request`, from which a classifier of prompts learns. None means not known."""
     asked: bool | None = row.source in HARMFUL_REQUESTS or (row.label or 0.0) >= 0.5
     if not asked and row.source in UNKNOWN_REQUESTS:
         asked = None
@@ -101,7 +103,7 @@ def user_text(row: Exchange) -> str:
 def first_fresh(
     pool: Sequence[tuple[Exchange, int]], taken: Sequence[tuple[Exchange, int]], wanted: int
 ) -> list[tuple[Exchange, int]]:
-    """First rows of the pool whose prompts no row taken has, nor one before."""
+    """Return the first rows of the pool with new prompts: not among the rows taken, and not repeated."""
     if wanted <= 0:
         return []
     groups = find_duplicates([user_text(row) for row, _ in (*taken, *pool)])
@@ -117,7 +119,7 @@ def first_fresh(
 def choose_judged(
     sets: dict[str, list[tuple[Exchange, int]]], size: int
 ) -> dict[str, list[tuple[Exchange, int]]]:
-    """All harmful rows, at most `size`; harmless ones of the sets in turn fill up. Each set keeps its order."""
+    """Return all harmful rows, at most `size`, filled up with harmless ones of the sets in turn. Each set keeps its order."""
 
     def ids(harmful: bool) -> Iterator[tuple[str, int]]:
         places = {
@@ -132,7 +134,7 @@ def choose_judged(
 
 
 def check_disjoint(parts: dict[str, list[Exchange]]) -> None:
-    """Calibration and the test parts share no prompt, nor does either with training.
+    """Check that calibration and test share no prompt with each other or with training.
 
     Raises:
         ExchangeError: two parts hold near-duplicates of one prompt.
@@ -155,7 +157,7 @@ def write_parts(
     sizes: Sizes,
     results: Path = RESULTS,
 ) -> None:
-    """Write the parts, and the record with counts and hashes of what went in and came out."""
+    """Write the parts, and a record with counts and with hashes of input and output."""
     out.mkdir(parents=True, exist_ok=True)
     summary = {}
     for part, rows in sorted(parts.items()):

@@ -2,12 +2,12 @@
 
     python -m recipes.reproduce_ccpp.disguise --out runs/four_systems
 
-Writes `disguise_train.jsonl` and `disguise_test.jsonl` into `--out`, and counts and hashes into
-`results/four_systems/disguise.json`. The policy is `stage-magic`: it forbids telling how tricks are done. All text is
-made from the vocabularies in `stand_ins/`, the same from every run.
+Writes `disguise_train.jsonl` and `disguise_test.jsonl` into `--out`. Counts and hashes go to
+`results/four_systems/disguise.json`. The policy is `stage-magic`, which forbids telling how tricks are done. All text is
+made from the vocabularies in `stand_ins/`; every run makes the same text.
 
-Test has code books, formats and topics that training never shows (`crossed_split`: mixed cells are dropped). A twin has
-the disguise of its harmful partner down to the stand-ins dealt, around permitted content; `meta.twin` names the pair.
+Test has code books, formats and topics that training never shows (`crossed_split` drops mixed cells). A twin wears the
+disguise of its harmful partner, with the same stand-ins, around permitted content. `meta.twin` names the pair.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ from recipes.reproduce_ccpp.topics import Fact, Topic, read_books, read_topics, 
 from recipes.steps import step_parser
 
 RESULTS = Path(__file__).parents[2] / "results" / "four_systems"
-# The smallest seed with which test holds every forbidden and every near-domain category.
+# The smallest seed that gives test every forbidden and every near-domain category.
 SEED = 52
 HELD_DISGUISES, HELD_TOPICS = 2, 12
-# Pairs of an attack and its twin; plain pairs, undisguised; refusals, of harmful requests plain and disguised.
+# Pairs of an attack and its twin; undisguised pairs; refusals of plain and of disguised harmful requests.
 SIZES = {
     "train": {"obfuscation": 300, "reconstruction": 300, "plain": 400, "refused": 200},
     "test": {"obfuscation": 150, "reconstruction": 150, "plain": 150, "refused": 100},
@@ -42,7 +42,7 @@ FACTS = {"own": 4, "named": 3, "open": 3}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A disguise around a forbidden topic, and the permitted one of its twin."""
+    """A disguise, a forbidden topic, and the permitted topic of its twin."""
 
     disguise: str
     trick: Topic
@@ -53,13 +53,13 @@ class Cell:
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
     arguments = parser.parse_args()
     write_parts({part: build(part) for part in SIZES}, arguments.out)
 
 
 def build(part: str) -> list[Exchange]:
-    """All exchanges of `train` or `test`, shuffled, without repeats."""
+    """Build all exchanges of `train` or `test`, shuffled, without repeats."""
     rows: dict[str, Exchange] = {}
     for family, size in SIZES[part].items():
         if family == "refused":
@@ -69,7 +69,7 @@ def build(part: str) -> list[Exchange]:
             if made == size:
                 break
             pair = MAKERS[family](cell)
-            # A pair whose wording came out as before is drawn again.
+            # A pair with the wording of an earlier one is drawn again.
             if all(row.id not in rows for row in pair):
                 rows |= {row.id: row for row in pair}
                 made += 1
@@ -78,7 +78,7 @@ def build(part: str) -> list[Exchange]:
 
 
 def split_cells(family: str, harmful: bool) -> dict[str, list[tuple[str, Topic]]]:
-    """Disguise x topic by part: held-out x held-out is test, rest x rest is train."""
+    """Split disguises x topics: held-out x held-out is test, the rest x the rest is train."""
     topics = {topic.name: topic for topic in read_topics("tricks" if harmful else "permitted")}
     names = {
         "obfuscation": [book.name for book in read_books()],
@@ -102,7 +102,7 @@ def split_cells(family: str, harmful: bool) -> dict[str, list[tuple[str, Topic]]
 
 
 def _cells(part: str, family: str) -> Iterator[Cell]:
-    """Endless cells: each (disguise, trick) in turn, every time with other permitted topics and other draws."""
+    """Yield cells without end: each (disguise, trick) in turn, each time with other permitted topics and other draws."""
     tricks = split_cells(family, harmful=True)[part]
     permitted = list(dict.fromkeys(topic for _, topic in split_cells(family, harmful=False)[part]))
     index = 0
@@ -116,7 +116,7 @@ def _cells(part: str, family: str) -> Iterator[Cell]:
 
 
 def make_obfuscation(cell: Cell) -> tuple[Exchange, Exchange]:
-    """The pair of one code book; on the levels with two topics it is dealt once for both."""
+    """Make the pair of one code book. One code covers the facts of both topics."""
     rng, wording = cell.rng, read_wording()["code"]
     book = next(book for book in read_books() if book.name == cell.disguise)
     level = LEVELS[cell.index % len(LEVELS)]
@@ -144,7 +144,7 @@ def make_obfuscation(cell: Cell) -> tuple[Exchange, Exchange]:
             if turns
             else (Message("user", f"{key}\n{ask}"),)
         )
-        # A list without a named subject asks for nothing forbidden by itself: the answer decides.
+        # A list without a named subject asks for nothing forbidden. The answer decides.
         asked = topic.harmful and level != "open"
         meta = {"family": "obfuscation", "book": book.name, "level": level}
         return _exchange(prompt, answer, topic, cell, {**meta, "harmful_request": asked})
@@ -153,7 +153,7 @@ def make_obfuscation(cell: Cell) -> tuple[Exchange, Exchange]:
 
 
 def _alike_facts(cell: Cell, size: int) -> dict[str, list[Fact]]:
-    """Facts of both topics that name about as many different things: how often stand-ins recur tells nothing."""
+    """Choose facts of both topics that name about as many different things, so that repeated stand-ins give no hint."""
     sets = list(combinations(range(5), size))
 
     def things(topic: Topic, chosen: Sequence[int]) -> int:
@@ -169,7 +169,7 @@ def _alike_facts(cell: Cell, size: int) -> dict[str, list[Fact]]:
 
 
 def make_reconstruction(cell: Cell) -> tuple[Exchange, Exchange]:
-    """The pair of one format of fragments."""
+    """Make the pair of one format of fragments."""
     rng, wording = cell.rng, read_wording()["fragments"]
     form = next(form for form in FORMATS if form.name == cell.disguise)
     task, request = rng.choice(read_wording()["tasks"]), rng.choice(wording["requests"])
@@ -189,7 +189,7 @@ def make_reconstruction(cell: Cell) -> tuple[Exchange, Exchange]:
 
 
 def make_plain(cell: Cell) -> tuple[Exchange, Exchange]:
-    """The policy without a disguise."""
+    """Make the pair of the policy without a disguise."""
     rng, wording = cell.rng, read_wording()["plain"]
     request, draw = rng.choice(wording["requests"]), rng.random()
     chosen = sorted(rng.sample(range(5), rng.choice((3, 4, 5))))
@@ -212,7 +212,7 @@ MAKERS: dict[str, Callable[[Cell], tuple[Exchange, Exchange]]] = {
 
 
 def _refusals(part: str, size: int, taken: set[str]) -> list[Exchange]:
-    """Fresh harmful requests, half of them plain, that the assistant declines: harmless exchanges."""
+    """Make new harmful requests, half of them plain, that the assistant declines. These exchanges are harmless."""
     shares = {"plain": size // 2, "obfuscation": size // 4, "reconstruction": size - size // 2 - size // 4}
     wording, rows = read_wording(), {}
     for family, share in shares.items():
@@ -236,7 +236,7 @@ def _refusals(part: str, size: int, taken: set[str]) -> list[Exchange]:
 
 
 def _tell(lines: Sequence[str], things: Sequence[str], intros: Sequence[str], rng: Random) -> str:
-    """Lines with connectives, an intro, one or two asides and a closing: drawn alike for both of a pair."""
+    """Make lines with connectives, an intro, one or two asides and a closing, drawn in the same way for both of a pair."""
     wording = read_wording()
     pattern = rng.choice(wording["connectives"])
     listed = pattern[0][0] in "1-"

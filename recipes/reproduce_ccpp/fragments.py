@@ -1,14 +1,14 @@
-"""Reconstruction: the request is cut into pieces, the answer puts them together, in the same form (CC++ section 2).
+"""Reconstruction: the request is cut into pieces; the answer puts them together in the same form (CC++ section 2).
 
-A format shows pieces in a harmless-looking shape. In the prompt they stand in random order beside what restores it;
-the answer keeps the shape and reads from top to bottom.
+A format shows pieces in a harmless-looking shape. In the prompt they are in random order, with a hint that restores the
+order. The answer keeps the shape and reads from top to bottom.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-# Labels and by-lines that say nothing.
+# Labels and by-lines without meaning.
 LABELS = (
     *(
         "maple",
@@ -59,8 +59,8 @@ class Format:
     """One way to hide pieces of text.
 
     Attributes:
-        by_words: pieces are whole words; otherwise a cut may fall anywhere.
-        show: pieces, the order in which they stand (positions), labels -> text.
+        by_words: whether pieces are whole words. Otherwise a cut may fall anywhere.
+        show: function that makes the text from the pieces, their order (positions) and labels.
     """
 
     name: str
@@ -68,16 +68,16 @@ class Format:
     show: Callable[[Sequence[str], Sequence[int], Sequence[str]], str]
 
     def hide(self, text: str, rng: Random) -> str:
-        """Text in pieces and in random order: what a prompt holds. The pieces in order give the text."""
+        """Return the text in pieces and in random order, as in a prompt. The pieces in order give the text."""
         pieces = cut_words(text) if self.by_words else cut_letters(text, rng)
         order = list(range(len(pieces)))
-        # Lines whose first words are read can't change places.
+        # Lines can't change places if their first words are read.
         if not self.by_words:
             rng.shuffle(order)
         return self.show(pieces, order, rng.sample(LABELS, len(LABELS)))
 
     def reply(self, lines: Sequence[str], rng: Random) -> str:
-        """The same form with each line in two pieces, in reading order: what an answer holds."""
+        """Return the same form with each line in two pieces, in reading order, as in an answer."""
         pieces = []
         for line in lines:
             middle = len(line) // 2 + rng.randint(-4, 4)
@@ -88,7 +88,7 @@ class Format:
 
 
 def cut_letters(text: str, rng: Random) -> list[str]:
-    """Pieces of 7 to 12 letters, the last one up to 18."""
+    """Cut a text into pieces of 7 to 12 letters. The last one may have up to 18."""
     pieces, rest = [], text
     while len(rest) > 18:
         length = rng.randint(7, 12)
@@ -98,7 +98,7 @@ def cut_letters(text: str, rng: Random) -> list[str]:
 
 
 def cut_words(text: str) -> list[str]:
-    """Words with the space behind them."""
+    """Cut a text into words. Each keeps the space after it."""
     words = text.split(" ")
     return [*(word + " " for word in words[:-1]), words[-1]]
 
@@ -140,7 +140,7 @@ def _first_words(pieces: Sequence[str], order: Sequence[int], labels: Sequence[s
 
 
 def _spaced(piece: str) -> str:
-    """Spaces at the ends of a piece would not be seen."""
+    """Show spaces at the ends of a piece, which would be invisible."""
     return piece.replace(" ", "_")
 
 

@@ -1,4 +1,4 @@
-"""What is scored: parts of the study, and which model reads which of them."""
+"""The parts of the study that are scored, and the models that read them."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ class Part:
     """Rows of a file that a data step has written.
 
     Attributes:
-        file: its name without `.jsonl`.
-        rows: how many of them, the first; None: all.
-        family: of stand-ins, the attacks and their twins of one `meta.family`, without refusals.
+        file: name without `.jsonl`.
+        rows: number of first rows to use. None uses all.
+        family: family of stand-ins: the attacks of one `meta.family` and their twins, without refusals.
     """
 
     file: str
@@ -23,14 +23,14 @@ class Part:
     family: str | None = None
 
     def read(self, folder: Path) -> Iterator[Exchange]:
-        """The rows, in file order."""
+        """Read the rows, in file order."""
         rows: Iterator[Exchange] = iter(read_exchanges(folder / f"{self.file}.jsonl"))
         if self.family is not None:
             rows = (row for row in rows if row.meta.get("family") == self.family and "twin" in row.meta)
         return itertools.islice(rows, self.rows)
 
     def path(self, folder: Path) -> Path:
-        """A file with just these rows; it is written if it is not the whole file."""
+        """Return a file with these rows only. It is written if they are not the whole file."""
         if self.rows is None and self.family is None:
             return folder / f"{self.file}.jsonl"
         name = ".".join(str(part) for part in (self.file, self.family, self.rows) if part is not None)
@@ -50,7 +50,7 @@ HARMFUL = {
     "long_gptfuzz": Part("long_gptfuzz"),
     "long_adaptive_attacks": Part("long_adaptive_attacks"),
 }
-# All that the four systems read.
+# All parts that the four systems read.
 FULL = {
     "dev": Part("dev"),
     **HARMFUL,
@@ -58,9 +58,9 @@ FULL = {
     "benign_test": Part("benign_test"),
     "calibration": Part("calibration"),
 }
-# Enough for a cut at 1 %: what is compared there alone.
+# Models that are compared at 1 % only need fewer rows.
 SOME = {**HARMFUL, "benign_test": Part("benign_test", 500), "calibration": Part("calibration", 1000)}
-# The stand-ins, with ordinary traffic for cuts at 1 % and the share that they flag of other such traffic.
+# The stand-ins, ordinary traffic for cuts at 1 %, and other ordinary traffic to measure the flagged share.
 DISGUISED = {
     "disguise_plain": Part("disguise_test", family="plain"),
     "disguise_obfuscation": Part("disguise_test", family="obfuscation"),
@@ -75,10 +75,10 @@ class Model:
     """A folder of tables.
 
     Attributes:
-        classifier: the trained classifier that it is about.
-        parts: what it reads.
-        probe: whether a guard's probe reads along, by the code that serves; other models are classifiers alone.
-        stride: answer tokens from one verdict to the next.
+        classifier: the trained classifier that made it.
+        parts: parts that it reads.
+        probe: whether a guard's probe reads along, by the code that serves. Other models are classifiers alone.
+        stride: answer tokens between two verdicts.
     """
 
     classifier: str

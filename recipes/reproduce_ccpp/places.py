@@ -1,4 +1,4 @@
-"""Where the recipe's steps find and put things. Every step takes the same options."""
+"""The folders of the recipe's steps. All steps have the same options for them."""
 
 import argparse
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ class Places:
 
     Attributes:
         out: data with text, checkpoints, trained models.
-        results: tables and records of how models were trained; no text.
-        backbone, guard: what the classifiers are made from, and the guard whose probe is compared.
+        results: tables, and records of how models were trained; no text.
+        backbone: backbone that the classifiers are made from.
+        guard: guard whose probe is compared.
     """
 
     out: Path
@@ -28,24 +29,28 @@ class Places:
     guard: str = "embedded"
 
     def model(self, name: str) -> Path:
-        """Folder of a trained classifier."""
+        """Return the folder of a trained classifier."""
         return self.out / "models" / name
 
     def record(self, name: str) -> Path:
-        """How a model was trained."""
+        """Return the file that says how a model was trained."""
         return self.results / "models" / f"{name}.json"
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options of `read_places`."""
+    """Make a parser with the options of `read_places`."""
     parser = step_parser(description)
-    parser.add_argument("--out", type=Path, required=True, help="where dataset.py has put the parts")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--guard", default="embedded", help="the guard whose probe is the first stage")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder with the parts that `dataset` has made"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder for figures and tables without text"
+    )
+    parser.add_argument("--backbone", default="embedded", help="embedded, or the folder of a backbone")
+    parser.add_argument("--guard", default="embedded", help="guard whose probe is the first stage")
     return parser
 
 
 def read_places(arguments: argparse.Namespace) -> Places:
-    """The folders that the options name."""
+    """Return the folders that the options name."""
     return Places(arguments.out, arguments.results, arguments.backbone, arguments.guard)

@@ -1,9 +1,9 @@
-"""Step 2, beside train.py: the first stage of the stand-in policy, a probe on what the disguise classifiers learn from.
+"""Step 2, with `train`: a probe for the stand-in policy. It learns from the same data as the disguise classifiers.
 
     python -m recipes.reproduce_ccpp.probe --out runs/four_systems
 
-Same layers and loss as the embedded guard's probe. Writes a guard that flags nothing to `--out/disguise_guard`: it is
-scored, never shipped. Ten minutes on two cores; it goes on where it was interrupted.
+Layers and loss are the same as for the embedded guard's probe. Writes a guard that flags nothing to
+`--out/disguise_guard`. It is scored but never shipped. Takes ten minutes on two cores and resumes.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def train_probe(places: Places, config: ProbeConfig, tokens: int) -> None:
-    """Make the guard, unless it is there for the same data and settings."""
+    """Make the guard, unless one of the same data and settings exists."""
     target, sources = places.out / DISGUISE_GUARD, sources_of(places, DISGUISE)
     record = places.record("disguise_probe")
     data = " ".join(map(file_sha256, sources))
@@ -83,8 +83,8 @@ def train_probe(places: Places, config: ProbeConfig, tokens: int) -> None:
 def fit_head(
     places: Places, labelled: list[Exchange], config: ProbeConfig, tokens: int, policy: Constitution
 ) -> tuple[list[Exchange], WindowCache, ProbeHead]:
-    """The exchanges that were read, their windows and the fitted probe."""
-    # Windows are read in bfloat16, twice as fast, as those of the embedded guard were; what scores is float32.
+    """Return the exchanges that were read, their windows and the fitted probe."""
+    # Windows are read in bfloat16, twice as fast, as for the embedded guard. Scoring uses float32.
     reader = Backbone.load(places.backbone, dtype=torch.bfloat16)
     rows = first_tokens(reader, labelled, tokens)
     key = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:8]
@@ -107,7 +107,7 @@ def fit_head(
 
 
 def first_tokens(backbone: Backbone, rows: Sequence[Exchange], tokens: int) -> list[Exchange]:
-    """Exchanges of about `tokens` tokens, by the order of their ids, which are hashes."""
+    """Return exchanges of about `tokens` tokens, in the order of their ids, which are hashes."""
     chosen, total = [], 0
     for row in sorted(rows, key=lambda row: row.id):
         if total >= tokens:

@@ -1,4 +1,4 @@
-"""Last step: every figure of the four systems, from the committed tables alone.
+"""Last step: compute every figure of the four systems from the committed tables.
 
 python -m recipes.reproduce_ccpp.report             # results/four_systems.json, the reports, the tables in docs/results.md
 python -m recipes.reproduce_ccpp.report --check     # fail if the committed figures differ
@@ -40,11 +40,20 @@ AIM = 40.0
 
 def main(argv: list[str] | None = None) -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--spec", type=Path, default=HERE / "systems.yaml")
-    parser.add_argument("--disguise", type=Path, default=HERE / "disguise.yaml")
-    parser.add_argument("--summary", type=Path, default=ROOT / "results" / "four_systems.json")
-    parser.add_argument("--page", type=Path, default=RESULTS_PAGE)
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
+    parser.add_argument(
+        "--spec", type=Path, default=HERE / "systems.yaml", help="YAML file that names the tables"
+    )
+    parser.add_argument(
+        "--disguise",
+        type=Path,
+        default=HERE / "disguise.yaml",
+        help="YAML file that names the tables of the stand-ins",
+    )
+    parser.add_argument(
+        "--summary", type=Path, default=ROOT / "results" / "four_systems.json", help="result file to write"
+    )
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, help="document with the tables")
     arguments = parser.parse_args(argv)
     spec, disguise = StudySpec.read(arguments.spec), StudySpec.read(arguments.disguise)
     results = [study(own, provenance=provenance_of(own)) for own in (spec, disguise)]
@@ -66,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def provenance_of(spec: StudySpec) -> dict[str, Any]:
-    """The study's inputs. Exits where the tables were made by a probe of another size than the spec says."""
+    """Return the study's inputs. Exits if the tables were made by a probe of another size than the spec says."""
     counted = read_scoring(spec, spec.exchange).get("probe_flops", spec.probe_flops)
     if counted != spec.probe_flops:
         sys.exit(f"{spec.exchange}: its probe takes {counted} FLOPs a token; set probe_flops to that")
@@ -83,7 +92,7 @@ def models_of(spec: StudySpec) -> list[str]:
 
 
 def read_scoring(spec: StudySpec, model: str) -> dict[str, Any]:
-    """What score.py notes beside a model's tables."""
+    """Read the record that `score` writes beside a model's tables."""
     path = spec.root / model / "scoring.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
@@ -174,7 +183,7 @@ def mixing_figures(own: Mixing) -> dict[str, Any]:
 
 
 def claim(result: StudyResult) -> dict[str, Any]:
-    """What may be claimed: the exchange classifier's lead, and production's aim."""
+    """Return the claims: the exchange classifier's lead, and the aim for the production system."""
     exchange, production = result.system("exchange"), result.system("production")
     rows = [
         row
@@ -230,9 +239,9 @@ def point_figures(point: PointRates) -> dict[str, Any]:
 
 
 def shared_figures(result: StudyResult, spec: StudySpec) -> dict[str, Any] | None:
-    """The exchange classifier on activations of the backbone: its scores, at less compute. None: not measured.
+    """Return the figures of the exchange classifier on the backbone's activations: same scores, less compute.
 
-    In front of an upstream the backbone's own reading, which stage 1 has too, counts.
+    None if they are not measured. In front of an upstream, the backbone's own reading is counted too, as for stage 1.
     """
     path = spec.root / "cost.json"
     if not path.exists():
@@ -253,7 +262,7 @@ def shared_figures(result: StudyResult, spec: StudySpec) -> dict[str, Any] | Non
 
 
 def disguise_figures(result: StudyResult) -> dict[str, Any]:
-    """The stand-ins: what each system finds of them, and of their harmless twins, at its cut on ordinary traffic."""
+    """Return what each system flags of the stand-ins and of their harmless twins, at its cut on ordinary traffic."""
     shown = {
         system.name: {**point_figures(system.points[0]), **rate("escalated", system.escalated)}
         for system in result.systems
@@ -305,7 +314,7 @@ def interval(estimate: Estimate) -> list[float | None]:
 
 
 def rounded(value: Any) -> Any:  # noqa: ANN401
-    """Six significant digits: what another machine's sums reproduce."""
+    """Round to six significant digits, which other machines reproduce."""
     if isinstance(value, dict):
         return {key: rounded(entry) for key, entry in value.items()}
     if isinstance(value, list):

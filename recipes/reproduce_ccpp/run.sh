@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The paper's four systems on open data, from data to report: recipes/reproduce_ccpp/run.sh DATA [OUT]
 #
-# DATA holds the public data sets that recipes/embedded_guard/README.md names, as NAME.jsonl.gz. OUT takes what is made
-# (runs). Every step resumes, and does nothing when it is done. README.md beside this file says what each costs.
+# DATA holds the public data sets that recipes/embedded_guard/README.md names, as NAME.jsonl.gz. Data and models go to OUT
+# (default: runs). Every step resumes, and does nothing if it is done. README.md in this folder gives the times.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 data="${1:?usage: run.sh DATA [OUT]}" out="${2:-runs}"

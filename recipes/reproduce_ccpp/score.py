@@ -1,15 +1,15 @@
-"""Step 3: every exchange of the study through every model; scores tables and block traces without text.
+"""Step 3: score every exchange of the study with every model. Scores tables and block traces hold no text.
 
     python -m recipes.reproduce_ccpp.score --out runs/four_systems --model probe_exchange --workers 2
 
-`probe_exchange` is a guard of two stages that asks its classifier at every block, by the code that serves; the other
-models are classifiers alone, for comparison and never shipped. All read in bfloat16, twice as fast where the processor
-has the instructions, in calibration and test alike; guards that are shipped are calibrated in float32 on tables of their
-own. `scoring.json` beside the tables says which precision, classifier and rows they are of.
+`probe_exchange` is a guard of two stages that asks its classifier at every block, by the code that serves. The other
+models are classifiers alone. They are for comparison and never shipped. All read in bfloat16, in calibration and test
+alike; that is twice as fast if the processor supports it. Guards that are shipped are calibrated in float32 on tables of
+their own. `scoring.json` beside the tables names their precision, classifier and rows.
 
-The long step: on two cores an hour for `probe_exchange`, half an hour or less for each of `input`, `output` and `small`,
-ten minutes for `medium` and for `value`, which read some parts only, fifteen for the `disguise_` models together, half an hour for `teacher`.
-Interrupted, it goes on where it stopped; finished tables are not made again.
+Times on two cores: an hour for `probe_exchange`, half an hour or less for each of `input`, `output` and `small`, ten
+minutes each for `medium` and `value`, which read some parts only, fifteen for the `disguise_` models together, half an
+hour for `teacher`. An interrupted run resumes. Finished tables are not made again.
 """
 
 import hashlib
@@ -42,9 +42,9 @@ CHUNK = 64
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", choices=MODELS, required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--parts", nargs="*", help="some of the model's parts; by default all")
+    parser.add_argument("--model", choices=MODELS, required=True, help="folder of tables to make")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--parts", nargs="*", help="parts to score; the default is all of the model's")
     arguments = parser.parse_args()
     known = MODELS[arguments.model].parts
     wanted = known if arguments.parts is None else arguments.parts
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def score_part(places: Places, name: str, part: str, rows: Part, workers: int) -> None:
-    """Write the tables of one part, unless they are there for the same rows and model."""
+    """Write the tables of one part, unless tables of the same rows and model exist."""
     model = MODELS[name]
     folder = places.results / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def score_part(places: Places, name: str, part: str, rows: Part, workers: int) -
         kept = read_record(folder)
         if {entry: kept.get(entry) for entry in of} == of:
             return
-    # Chunks of another model or file must never be taken over.
+    # Never reuse chunks of another model or file.
     mark = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     score_chunks(places, name, source, table, trace, places.out / f"{name}.{part}.{mark}.parts", workers)
     write_record(folder, of, part, key["rows"])
@@ -76,7 +76,7 @@ def score_part(places: Places, name: str, part: str, rows: Part, workers: int) -
 
 
 def describe(places: Places, model: Model) -> dict[str, Any]:
-    """What made a folder's tables."""
+    """Return what made the tables of a folder: model, precision, rows."""
     classifier = file_sha256(places.model(model.classifier) / "classifier.yaml")
     if not model.probe:
         whole = {} if model.stride == STRIDE else {"stride": model.stride}
@@ -98,7 +98,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, of: dict[str, Any], part: str, rows: str) -> None:
-    """Note a finished part; those of another model are forgotten."""
+    """Record a finished part. Records of another model are dropped."""
     kept = read_record(folder)
     parts = kept.get("parts", {}) if {entry: kept.get(entry) for entry in of} == of else {}
     content = {**of, "parts": dict(sorted({**parts, part: rows}.items()))}
@@ -106,7 +106,7 @@ def write_record(folder: Path, of: dict[str, Any], part: str, rows: str) -> None
 
 
 def first_stage(places: Places, model: Model) -> Path:
-    """The guard whose probe reads along."""
+    """Return the guard whose probe reads along."""
     if model.classifier != "exchange":
         return places.out / DISGUISE_GUARD
     return EMBEDDED if places.guard == "embedded" else Path(places.guard)
@@ -136,7 +136,7 @@ def score_chunks(
 
 
 def work(places: Places, name: str, source: Path, parts: Path, worker: int, workers: int) -> None:
-    """One worker's chunks of a file."""
+    """Score one worker's chunks of a file."""
     torch.set_num_threads(1)
     read = open_reader(places, MODELS[name])
     rows = read_exchanges(source)
@@ -155,10 +155,10 @@ def work(places: Places, name: str, source: Path, parts: Path, worker: int, work
 
 
 def open_reader(places: Places, model: Model) -> Callable[[list[Exchange], int], Iterator[dict[str, Any]]]:
-    """What makes rows of a chunk and the number of its first exchange."""
+    """Return a function that makes the rows of a chunk from its exchanges and the number of the first one."""
     backbone = Backbone.load(places.backbone)
     classifier = ExchangeClassifier.load(places.model(model.classifier), backbone)
-    # The adapter is merged in float32, then all is rounded once.
+    # The adapter is merged in float32; then all weights are rounded once.
     classifier.backbone = derive(classifier.backbone, dtype=torch.bfloat16)
     if not model.probe:
         return lambda chunk, first: map(

@@ -1,8 +1,8 @@
-"""Representation re-use: a classifier's own top blocks, run on activations that another reader has computed.
+"""Representation re-use: a classifier's own top blocks run on activations that another reader has computed.
 
-Only blocks above the lowest adapted one differ from the base. Where the base reads a conversation anyway, its
-activations below that block are taken over, and each conversation token costs the top blocks alone. Suffixes,
-which the base never reads, take all blocks: the lower ones over the base's own keys and values.
+Only the blocks from the lowest adapted one up differ from the base. If the base reads a conversation anyway, its
+activations below that block are re-used. Each conversation token then costs only the top blocks. Suffixes, which the
+base never reads, take all blocks; the lower ones use the base's own keys and values.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ _CHECK_TOLERANCE = 1e-3
 
 
 class LayerTap:
-    """Keeps what one block puts out: `hidden`, `[tokens, hidden]` of the latest step."""
+    """A tap that keeps the output of one block. `hidden` is `[tokens, hidden]` of the latest step."""
 
     def __init__(self, layer: int) -> None:
         self.layer = layer
@@ -51,7 +51,7 @@ class LayerTap:
 
 
 class SharedSession:
-    """One conversation: the base's session that reads it, and the top blocks' memory of it."""
+    """One conversation: the base's session that reads it, and the memory of the top blocks."""
 
     def __init__(self, base: Session, held: Session, verdict: RunningVerdict) -> None:
         self.base = base
@@ -62,17 +62,17 @@ class SharedSession:
 
     @property
     def length(self) -> int:
-        """Conversation tokens known so far, read or not."""
+        """Number of conversation tokens known so far, read or not."""
         return self.held.length + len(self._ids)
 
     def extend(self, token_ids: Sequence[int], hidden: Tensor) -> None:
-        """Take note of tokens that the base has read.
+        """Add tokens that the base has read.
 
         Args:
-            hidden: `[tokens, hidden]`, what `SharedReader.tap` kept of them.
+            hidden: their activations from `SharedReader.tap`, `[tokens, hidden]`.
 
         Raises:
-            BackboneError: not one activation a token.
+            BackboneError: there is not one activation for each token.
         """
         if len(token_ids) != len(hidden):
             raise BackboneError(f"{len(token_ids)} tokens with {len(hidden)} activations; expected one each")
@@ -80,20 +80,20 @@ class SharedSession:
         self._hidden.append(hidden)
 
     def close(self) -> None:
-        """Give the top blocks' memory back; the base's session is its owner's."""
+        """Give the top blocks' memory back. The base's session stays with its owner."""
         self.held.close()
 
 
 class SharedReader:
-    """Verdicts of a classifier on top of a base that reads along; to be used by the base's owner alone.
+    """A classifier on top of a base that reads along. Only the owner of the base may use it.
 
     Attributes:
-        tap: shows the base's activations; hang it into the base's steps, in a `TapGroup` beside others.
-        upper: the backbone of the top blocks.
+        tap: tap that sees the base's activations. Add it to the base's steps, in a `TapGroup` beside others.
+        upper: backbone of the top blocks.
 
     Raises:
-        BackboneError: a classifier that adapts all blocks, or an architecture whose top blocks read more than
-            the activations below them.
+        BackboneError: the classifier adapts all blocks, or the top blocks of the architecture read more than the
+            activations below them.
     """
 
     def __init__(self, classifier: ExchangeClassifier) -> None:
@@ -110,17 +110,18 @@ class SharedReader:
         self._check()
 
     def pool(self, kv_tokens: int) -> SessionPool:
-        """Memory for the top blocks of up to `kv_tokens` tokens."""
+        """Return memory for the top blocks of up to `kv_tokens` tokens."""
         return SessionPool(self.upper, kv_tokens)
 
     def open(self, pool: SessionPool, base: Session, chat: RenderedChat, capacity: int) -> SharedSession:
-        """A session beside one of the base, which has read nothing yet, or the template's prefix alone.
+        """Open a session beside one of the base, which has read nothing yet or only the template's prefix.
 
         Args:
-            chat: the conversation; all behind what the base has read is left to `extend`.
+            chat: the conversation. `extend` adds everything that the base has not read yet.
 
         Raises:
-            PoolFull: no memory now. BackboneError: the base has read something else already.
+            PoolFull: there is no memory now.
+            BackboneError: the base has read something else already.
         """
         if base.length not in (0, chat.prefix_length):
             raise BackboneError("the base has read tokens whose activations nobody kept; open both together")
@@ -132,11 +133,11 @@ class SharedReader:
         return session
 
     def judge(self, pool: SessionPool, sessions: Sequence[SharedSession]) -> list[float]:
-        """Verdict logits after all that the sessions know: one step of the lower, one of the top blocks.
+        """Return verdict logits after everything that the sessions know: one step of the lower and one of the top blocks.
 
         Raises:
-            BackboneError: a session does not know all that its base has read, or knows nothing.
-            ContextOverflow: no room behind a base's session for the suffix.
+            BackboneError: a session does not know all tokens that its base has read, or knows nothing.
+            ContextOverflow: a base's session has no room for the suffix.
         """
         if not sessions:
             return []
@@ -163,12 +164,12 @@ class SharedReader:
         return [verdict_of(session.verdict) for session in sessions]
 
     def flops(self, tokens: int, past: float, verdicts: int) -> float:
-        """Multiply-adds counted twice: `tokens` of a conversation behind `past`, and `verdicts` suffixes."""
+        """Multiply-adds counted twice, for `tokens` of a conversation behind `past` and for `verdicts` suffixes."""
         reading = self.classifier.flops(tokens, past, shared=True)
         return reading + verdicts * self.classifier.flops(len(self.classifier.suffix), past + tokens)
 
     def _read_suffixes(self, bases: Sequence[Session]) -> list[Tensor]:
-        """Lower activations of one suffix behind each session, which stay as long as they were."""
+        """Read one suffix behind each session and return its lower activations. The sessions keep their length."""
         suffix = self.classifier.suffix
         if not suffix:
             return [torch.empty(0, self.upper.hidden_size, device=self.upper.device)] * len(bases)
@@ -193,7 +194,7 @@ class SharedReader:
         return self._prefixes[ids]
 
     def _check(self) -> None:
-        """Fixed tokens, read both ways, must give the same verdict."""
+        """Check that fixed tokens, read in both ways, give the same verdict."""
         classifier, base = self.classifier, self.classifier.base
         step = max(1, base.vocab_size // _CHECK_TOKENS)
         ids = [(7 + i * step) % base.vocab_size for i in range(_CHECK_TOKENS)]

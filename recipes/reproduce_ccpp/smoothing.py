@@ -1,11 +1,11 @@
-"""Should verdicts be smoothed over blocks, as the probe's logits are over tokens? From the committed traces.
+"""Should verdicts be smoothed over blocks, as the probe's logits are over tokens? The committed traces give the answer.
 
     python -m recipes.reproduce_ccpp.smoothing           # results/four_systems/smoothing.json
     python -m recipes.reproduce_ccpp.smoothing --check   # fail if the committed figures differ
 
-The exchange classifier alone: the largest running mean of its last verdicts, for several lengths of the mean, and the
-verdict on the whole answer, which no stream can wait for. Cuts lie at shares of the calibration exchanges; what is
-caught are harmful development exchanges. Test exchanges play no part.
+Only the exchange classifier is compared: the largest running mean of its last verdicts, for several lengths, and the
+verdict on the whole answer, which a stream cannot wait for. Cuts are set on calibration exchanges. The caught exchanges
+are harmful development exchanges. Test exchanges are not used.
 """
 
 import json
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 def main() -> None:
     parser = step_parser(__doc__)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="fail if the committed figures differ")
     arguments = parser.parse_args()
     found, target = measure(), RESULTS / "smoothing.json"
     if arguments.check:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measure() -> dict[str, Any]:
-    """Each variant's TPR on development exchanges, and its difference to single verdicts, by prompt."""
+    """Return each variant's TPR on development exchanges, and its difference to single verdicts, by prompt."""
     table, ordinary = read("calibration")
     development, rows = read("dev")
     harmful = development.labels >= 0.5
@@ -75,27 +75,27 @@ def variants() -> list[str]:
 
 
 def read(part: str) -> tuple[ScoresTable, list[Floats]]:
-    """A part's table and the verdicts of each exchange."""
+    """Return a part's table and the verdicts of each exchange."""
     table = ScoresTable.read(RESULTS / MODEL / f"{part}.parquet")
     trace = BlockTrace.read(RESULTS / MODEL / f"{part}.blocks.parquet")
     return table, [np.asarray(trace.classifier[trace.of(row)], float) for row in range(len(table.ids))]
 
 
 def reduce(verdicts: list[Floats], name: str) -> Floats:
-    """One score for each exchange."""
+    """Return one score for each exchange."""
     if name == "last":
         return np.array([row[-1] for row in verdicts])
     return np.array([running_means(row, int(name)).max() for row in verdicts])
 
 
 def running_means(row: Floats, length: int) -> Floats:
-    """Means of each value and the `length` - 1 before it, of fewer where the row begins."""
+    """Return the means of each value and the `length` - 1 before it; of fewer at the start of a row."""
     sums = np.convolve(row, np.ones(length))[: len(row)]
     return np.asarray(sums / np.minimum(np.arange(1, len(row) + 1), length))
 
 
 def cut(benign: Floats, share: float) -> float:
-    """The cut strictly above which at most a share of the benign scores lies."""
+    """Return the lowest cut with at most the given share of benign scores strictly above it."""
     return float(np.sort(benign)[::-1][int(share * len(benign))])
 
 

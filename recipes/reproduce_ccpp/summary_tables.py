@@ -34,7 +34,7 @@ def summary_tables(found: dict[str, Any]) -> str:
 
 
 def claims(found: dict[str, Any]) -> list[str]:
-    """Production against the exchange classifier, and whether the study may call that the paper's result."""
+    """Compare production with the exchange classifier, and say whether production is at least as robust."""
     own, point, lenient = found["claim"], found["operating_point"], found["claim_point"]
     rows = {
         row["macro"]: row

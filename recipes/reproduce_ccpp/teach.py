@@ -1,11 +1,11 @@
-"""Soft labels for probes: what the exchange classifier says of each training exchange once it has read all of it.
+"""Soft labels for probes: the exchange classifier's verdict on each whole training exchange.
 
     python -m recipes.reproduce_ccpp.score --out runs/four_systems --model teacher   # half an hour on two cores
     python -m recipes.reproduce_ccpp.teach --out runs/four_systems
     python -m recipes.embedded_guard.ablate --out runs/embedded --teacher results/four_systems/teacher/labels.parquet
 
-The teacher has learned from these very exchanges, as the probe does: its labels say how sure it is, not how it would
-judge what it has never seen.
+The teacher has learned from the same exchanges as the probe. Its labels show how sure it is about them, not how it
+judges exchanges that it has never seen.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def write_labels(places: Places) -> str:
-    """Write id and probability of harm from the last verdict of each exchange, and say how they fit the labels."""
+    """Write id and probability of harm from each exchange's last verdict. Returns how they fit the labels."""
     folder = places.results / "teacher"
     table, trace = (
         ScoresTable.read(folder / "train.parquet"),

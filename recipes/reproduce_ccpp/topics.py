@@ -1,4 +1,4 @@
-"""The harmless content of the stand-in attacks: topics of the policy `stage-magic`, code books and wording."""
+"""The harmful content of the stand-in attacks: topics of the policy `stage-magic`, code books and wording."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "stand_ins"
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One statement of a topic: two things and what joins them."""
+    """One statement of a topic: two things and the link between them."""
 
     first: str
     link: str
@@ -25,7 +25,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a request can be about. `category` is an id of the policy, in its harmful half if `harmful`."""
+    """The topic of a request. `category` is an id of the policy, in its harmful half if `harmful`."""
 
     name: str
     subject: str
@@ -36,7 +36,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """A code book's vocabulary: stand-ins for things (without article) and for links."""
+    """The vocabulary of a code book: stand-ins for things (without article) and for links."""
 
     name: str
     field: str
@@ -46,7 +46,7 @@ class Book:
 
 @cache
 def read_topics(name: str) -> tuple[Topic, ...]:
-    """Topics of `tricks` (what the policy forbids) or of `permitted`."""
+    """Read the topics of `tricks` (forbidden by the policy) or of `permitted`."""
     found = []
     for category, topics in _read(name).items():
         for topic, entry in topics.items():
@@ -65,7 +65,7 @@ def read_books() -> tuple[Book, ...]:
 
 @cache
 def read_wording() -> dict[str, Any]:
-    """Request, answer and refusal templates, the same for harmful exchanges and their twins."""
+    """Read the templates of requests, answers and refusals. Harmful exchanges and their twins use the same ones."""
     return _read("wording")
 
 

@@ -1,14 +1,14 @@
-"""Step 2: the study's classifiers, all by the same recipe.
+"""Step 2: train the study's classifiers, all with the same method.
 
     python -m recipes.reproduce_ccpp.train --out runs/four_systems            # all of them, one after the other
     python -m recipes.reproduce_ccpp.train --out runs/four_systems --only exchange
 
-Each takes about forty minutes on two cores (those named `disguise_` together as long), resumes, and is not trained again
-while data and settings are the same. Classifiers go to `--out/models/` (3 MB each), records of how they were trained to
-`results/four_systems/models/`.
+Each takes about forty minutes on two cores; the three `disguise_` classifiers together take as long. Training resumes,
+and is not repeated while data and settings stay the same. Classifiers go to `--out/models/` (3 MB each). Records of
+their training go to `results/four_systems/models/`.
 
-The `disguise_` classifiers learn another policy, `stage-magic`, from `disguise_train.jsonl`, and what ordinary traffic
-looks like from harmless exchanges of `train.jsonl`: their cuts come from such traffic.
+The `disguise_` classifiers learn another policy, `stage-magic`, from `disguise_train.jsonl`. They also learn from
+harmless exchanges of `train.jsonl`, because their cuts come from ordinary traffic.
 """
 
 import json
@@ -27,7 +27,7 @@ from recipes.steps import reporter
 
 TOKENS = 600_000
 DISGUISE = "disguise_"
-# Harmless exchanges among those that the disguise models learn from.
+# Ordinary harmless exchanges in the training data of the disguise models.
 ORDINARY = 300
 
 
@@ -49,7 +49,7 @@ CONFIGS = {
         config("small", depth=10),
         config("medium", depth=20),
         config("value", head="value"),
-        # Tokens for about the same half of the exchanges; prompts and answers alone are shorter.
+        # Prompts and answers alone are shorter, so fewer tokens cover about the same half of the exchanges.
         config("disguise_exchange", tokens=250_000),
         config("disguise_input", reads="prompt", tokens=130_000),
         config("disguise_output", reads="answer", tokens=120_000),
@@ -59,14 +59,20 @@ CONFIGS = {
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--only", nargs="*", choices=CONFIGS, default=list(CONFIGS))
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=CONFIGS,
+        default=list(CONFIGS),
+        help="make only these; the default is all",
+    )
     arguments = parser.parse_args()
     for name in arguments.only:
         train(read_places(arguments), CONFIGS[name])
 
 
 def train(places: Places, config: ClassifierConfig) -> None:
-    """Train one classifier and write its record, unless both are there."""
+    """Train one classifier and write its record, unless both exist."""
     name = config.name
     target, record, sources = places.model(name), places.record(name), sources_of(places, name)
     inputs = {"data": " ".join(map(file_sha256, sources)), "config": asdict(config)}
@@ -97,18 +103,18 @@ def train(places: Places, config: ClassifierConfig) -> None:
 
 
 def policy_of(name: str) -> str:
-    """The constitution by which a model's exchanges are labelled; the first stage's own."""
+    """Return the constitution that a model's labels follow. It is also the policy of the first stage."""
     return "stage-magic" if name.startswith(DISGUISE) else "general-harms"
 
 
 def sources_of(places: Places, name: str) -> list[Path]:
-    """Files that a model learns from: labelled ones, then, for another policy, where ordinary traffic stands."""
+    """Return the files that a model learns from: labelled ones and, for another policy, ordinary traffic."""
     train = places.out / "train.jsonl"
     return [places.out / "disguise_train.jsonl", train] if name.startswith(DISGUISE) else [train]
 
 
 def read_training(sources: list[Path]) -> list[Exchange]:
-    """All rows of the first file, and of a second the harmless ones that nobody can call a harmful request."""
+    """Read all rows of the first file and, of a second, harmless ones that are certainly not harmful requests."""
     rows = list(read_exchanges(sources[0]))
     for path in sources[1:]:
         ordinary = (
@@ -116,7 +122,7 @@ def read_training(sources: list[Path]) -> list[Exchange]:
             for row in read_exchanges(path)
             if row.label is not None and row.label < 0.5 and row.meta.get("harmful_request") is False
         )
-        # Ids are hashes: their order is as good as a draw.
+        # Ids are hashes, so their order is random.
         rows += sorted(ordinary, key=lambda row: row.id)[:ORDINARY]
     return rows
 

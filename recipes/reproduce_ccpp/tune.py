@@ -1,9 +1,9 @@
-"""Before step 2: the training recipe, tried at a fifth of its tokens and judged on development exchanges.
+"""Before step 2: try training settings with a fifth of the tokens, and judge them on development exchanges.
 
     python -m recipes.reproduce_ccpp.tune --out runs/four_systems --threads 1
 
-Short exchanges of `dev.jsonl` only. Each try takes about ten minutes and is kept in `results/four_systems/tuning.json`.
-Intervals of the area under the curve are Hanley and McNeil's.
+Only short exchanges of `dev.jsonl` are used. Each try takes about ten minutes. Results go to
+`results/four_systems/tuning.json`. Intervals of the area under the curve follow Hanley and McNeil.
 """
 
 import json
@@ -33,7 +33,7 @@ TRIES: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="number of threads of PyTorch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     places = read_places(arguments)
@@ -59,7 +59,7 @@ def attempt(places: Places, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def sample(places: Places) -> list[Exchange]:
-    """Some short development exchanges of either label."""
+    """Return some short development exchanges of each label."""
     rows = list(read_exchanges(places.out / "dev.jsonl"))
     Random(0).shuffle(rows)
     short = [row for row in rows if sum(len(message.content) for message in row.messages) < LONGEST]
@@ -71,7 +71,7 @@ def sample(places: Places) -> list[Exchange]:
 
 
 def judge(classifier: ExchangeClassifier, rows: list[Exchange]) -> dict[str, Any]:
-    """Area under the curve over the sample, with its interval."""
+    """Return the area under the curve over the sample, with its interval."""
     scored = [
         (score.exchange.label or 0, max(score.logits[1:] or score.logits))
         for score in score_blocks(classifier, rows)
@@ -85,7 +85,7 @@ def judge(classifier: ExchangeClassifier, rows: list[Exchange]) -> dict[str, Any
 
 
 def spread(area: float, n: int, m: int) -> float:
-    """Standard error of an area under the curve of n positive and m negative rows."""
+    """Return the standard error of an area under the curve of n positive and m negative rows."""
     one, two = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (n - 1) * (one - area**2) + (m - 1) * (two - area**2)) / (n * m)
     return math.sqrt(variance)

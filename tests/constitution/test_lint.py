@@ -82,7 +82,7 @@ def test_the_base_of_these_tests_is_clean(tmp_path: Path) -> None:
             "id: sourdough",
             11,
             "error",
-            "harmful[1]: duplicate id `sourdough`, first used in line 6",
+            "harmful[1]: duplicate id `sourdough`, first used on line 6",
         ),
         ("id: coffee", "id: sourdough", 23, "error", "harmless.out_of_scope[0]: duplicate id `sourdough`"),
         ("severity: low", "severity: lowest", 15, "error", "harmful[1].severity: input should be"),
@@ -99,7 +99,7 @@ def test_the_base_of_these_tests_is_clean(tmp_path: Path) -> None:
             "    severity: low\n    title: Other",
             16,
             "error",
-            "harmful[1].title: this key stands",
+            "harmful[1].title: this key appears twice",
         ),
         (
             "examples: [how often it is fed]",
@@ -193,7 +193,7 @@ def test_not_utf8_and_too_large(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (2**20 + 1))
     assert "larger" in lint_constitution(path)[0].message
     path.write_bytes(b"name:\n  " + b"[" * 2**19)
-    assert lint_constitution(path)[0][:3] == (2, "error", "the YAML is nested too deep")
+    assert lint_constitution(path)[0][:3] == (2, "error", "the YAML is nested too deeply")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_mappings_check_themselves(tmp_path: Path) -> None:
         "unmapped: skip": "1: file: .*needs categories",
         "constitution: stage-magic\ncategories:\n  a: hate": "3: categories.a: `hate` is not a category",
         "constitution: stage-magic\ndefault_category: hate": "2: default_category: `hate`",
-        "shape: auto\nshape: auto": "2: shape: stands twice",
+        "shape: auto\nshape: auto": "2: shape: appears twice",
         "- a": "1: file: ",
         "": "1: the file is empty",
     }

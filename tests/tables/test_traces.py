@@ -70,7 +70,7 @@ def test_an_empty_trace_is_written_and_read(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(1, [0], [0.0], None), (0, [0], [0.0], None)], "row 0, block 0: rows must not fall"),
+        ([(1, [0], [0.0], None), (0, [0], [0.0], None)], "row 0, block 0: rows must be in ascending order"),
         ([(-1, [0], [0.0], None)], "row -1, block 0: row numbers start at 0"),
         ([(3, [0], [0.0], None), (3, [0], [0.0], None)], "row 3, block 0: blocks must be 0, 1, 2"),
         ([(0, [4, 8], [0.0, 0.0], None)], "row 0, block 0: block 0 ends at answer token 0"),

@@ -1,4 +1,4 @@
-"""The paper's comparison: systems of one or two stages, from scores tables and block traces alone."""
+"""The paper's comparison of systems of one or two stages, from scores tables and block traces alone."""
 
 from recipes.reproduce_ccpp.study.compute import study
 from recipes.reproduce_ccpp.study.data import StudyData

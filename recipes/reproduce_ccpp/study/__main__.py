@@ -1,4 +1,7 @@
-"""The paper's comparison from the tables that a spec names: `python -m recipes.reproduce_ccpp.study SPEC.yaml --output DIR`."""
+"""Compare the paper's systems on the tables that a spec names.
+
+`python -m recipes.reproduce_ccpp.study SPEC.yaml --output DIR`
+"""
 
 import argparse
 import json
@@ -11,11 +14,11 @@ from recipes.reproduce_ccpp.study import StudyData, StudyResult, StudySpec, stud
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write `systems.html` and `systems.json`; 2 where the spec or its tables can't be used."""
+    """Write `systems.html` and `systems.json`. The exit status is 2 if the spec or its tables can't be used."""
     parser = argparse.ArgumentParser(prog="python -m recipes.reproduce_ccpp.study", description=__doc__)
     parser.add_argument("spec", type=Path, metavar="SPEC.yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder for the report (HTML and JSON)")
-    parser.add_argument("--name", help="what the report calls the study; by default what the spec says")
+    parser.add_argument("--name", help="name of the study in the report; the default is in the spec")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args(argv)
     try:

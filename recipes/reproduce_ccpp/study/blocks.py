@@ -1,7 +1,7 @@
 """A part's blocks as padded arrays, and the two-stage rule over all of its exchanges at once.
 
-`lockgate.cascade` holds the rule as a state machine for one stream; this is the same rule block by block for
-N exchanges, which sweeps over thresholds and weights need. A property test keeps the two equal.
+`lockgate.cascade` has the rule as a state machine for one stream. Sweeps over thresholds and weights need it for N
+exchanges, block by block. A property test checks that both give the same result.
 """
 
 from dataclasses import dataclass, replace
@@ -22,10 +22,10 @@ class Blocks:
     """Blocks of N exchanges, padded to the longest.
 
     Attributes:
-        ends: answer tokens read at each block's end, the row's last value in the padding [N, B].
-        present: which cells are blocks [N, B].
-        screen: what stage 1 reads, NaN where it may not judge [N, B].
-        verdict: the exchange classifier's logit, NaN where none was asked [N, B].
+        ends: number of answer tokens up to each block's end; padding repeats the row's last value [N, B].
+        present: cells that are blocks [N, B].
+        screen: score of stage 1; NaN if it may not flag there [N, B].
+        verdict: logit of the exchange classifier; NaN if it was not asked [N, B].
     """
 
     ends: NDArray[np.int64]
@@ -35,9 +35,10 @@ class Blocks:
 
     @classmethod
     def of(cls, trace: BlockTrace, table: ScoresTable, origin: str = "block trace") -> "Blocks":
-        """The blocks of each row of `table`, in its order; the probe screens.
+        """Return the blocks of each row of `table`, in its order, with the probe as stage 1.
 
-        Raises ExchangeError naming `origin` when the two do not hold the same rows.
+        Raises:
+            ExchangeError: the table and the trace do not hold the same rows. The message names `origin`.
         """
         numbers = table.floats("row").astype(np.int64)
         order = np.argsort(numbers, kind="stable")
@@ -65,9 +66,10 @@ class Blocks:
         return self.ends[:, -1] if self.ends.shape[1] else np.zeros(len(self.ends), dtype=np.int64)
 
     def screened_by(self, other: "Blocks", origin: str) -> "Blocks":
-        """The same blocks with another classifier's verdicts as stage 1.
+        """Return the same blocks with another classifier's verdicts as stage 1.
 
-        Raises ExchangeError naming `origin` when the other trace has other blocks.
+        Raises:
+            ExchangeError: the other trace has other blocks. The message names `origin`.
         """
         if self.present.shape != other.present.shape or not (
             np.array_equal(self.present, other.present) and np.array_equal(self.ends, other.ends)
@@ -79,15 +81,15 @@ class Blocks:
         return replace(self, screen=other.verdict)
 
     def select(self, rows: NDArray[np.intp] | Mask) -> "Blocks":
-        """The blocks of some of the exchanges."""
+        """Return the blocks of some of the exchanges."""
         return Blocks(self.ends[rows], self.present[rows], self.screen[rows], self.verdict[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """What the rule did: the blocks that were judged, those in which suspicion began, and mixed scores.
+    """The result of the rule: judged blocks, blocks in which suspicion began, and mixed scores, all [N, B].
 
-    `mixed` is minus infinity where nothing was judged; all are [N, B].
+    `mixed` is minus infinity for blocks that are not judged.
     """
 
     judged: Mask
@@ -96,14 +98,15 @@ class Judged:
 
     @property
     def escalated(self) -> Mask:
-        """Exchanges that reached stage 2 at all [N]."""
+        """Exchanges that reached stage 2 [N]."""
         return np.asarray(self.judged.any(axis=1))
 
 
 def judge_blocks(blocks: Blocks, cascade: Cascade, flag_on: FlagOn = "both") -> Judged:
     """Run the two-stage rule over every exchange to its end, as if nothing were halted.
 
-    Raises ExchangeError when a block that is judged has no verdict in the trace.
+    Raises:
+        ExchangeError: a judged block has no verdict in the trace.
     """
     judged, began = np.zeros_like(blocks.present), np.zeros_like(blocks.present)
     suspicious = np.zeros(len(judged), dtype=bool)
@@ -123,9 +126,10 @@ def judge_blocks(blocks: Blocks, cascade: Cascade, flag_on: FlagOn = "both") -> 
 
 
 def mix(blocks: Blocks, cascade: Cascade, judged: Mask) -> Floats:
-    """Mixed scores [N, B] of the judged blocks, minus infinity elsewhere; a reading that failed is +inf.
+    """Return mixed scores [N, B] of the judged blocks, minus infinity elsewhere. A failed reading is +inf.
 
-    Raises ExchangeError when a judged block has no verdict in the trace.
+    Raises:
+        ExchangeError: a judged block has no verdict in the trace.
     """
     missing = judged & np.isnan(blocks.verdict)
     if missing.any():

@@ -47,15 +47,17 @@ def study(
 ) -> StudyResult:
     """Compute every figure of a study from its scores tables and block traces.
 
-    Raises ConfigError for a wrong spec, ExchangeError for tables that do not fit together, CalibrationError
-    where the calibration part cannot give a threshold.
+    Raises:
+        ConfigError: the spec is wrong.
+        ExchangeError: the tables do not fit together.
+        CalibrationError: the calibration part cannot give a threshold.
     """
     settings = spec if isinstance(spec, StudySpec) else StudySpec.read(spec)
     return _Study(StudyData(settings)).result(provenance or {})
 
 
 class _Study:
-    """The tables of a study and what its figures share."""
+    """The tables of a study, and the values that its figures share."""
 
     def __init__(self, data: StudyData) -> None:
         self.data = data
@@ -247,7 +249,7 @@ class _Study:
 
 
 def _relative(cost: Cost, base: Cost) -> tuple[float, float, float | None, float | None]:
-    """FLOPs in the engine and in front, CPU seconds likewise, in per cent of the base's in the engine."""
+    """FLOPs and CPU seconds, in the engine and in front, in per cent of the base's in the engine."""
 
     def share(spent: Floats, of: Floats) -> float | None:
         return 100 * float(spent.mean()) / float(of.mean()) if of.mean() > 0 else None

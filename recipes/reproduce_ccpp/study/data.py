@@ -1,4 +1,4 @@
-"""Reading a study's tables, each once, and checking that they fit together."""
+"""Read a study's tables, each once, and check that they fit together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,12 @@ class ScoredPart:
 
     @property
     def harmful(self) -> Mask:
-        """Rows labelled harmful [N]; an unlabelled row is neither."""
+        """Rows labelled harmful [N]. An unlabelled row is not one of them."""
         return np.asarray(self.table.labels >= 0.5)
 
     @property
     def benign(self) -> Mask:
-        """Rows that are not labelled harmful [N]: unlabelled traffic counts as benign."""
+        """Rows that are not labelled harmful [N]. Unlabelled traffic counts as benign."""
         return ~self.harmful
 
     @property
@@ -44,15 +44,16 @@ class ScoredPart:
 
 
 def largest(cells: Floats) -> Floats:
-    """Maximum over blocks [N] of cells [N, B]; minus infinity where there is nothing but NaN."""
+    """Return the maximum over blocks [N] of cells [N, B]; minus infinity for rows with only NaN."""
     return np.asarray(np.where(np.isnan(cells), -np.inf, cells).max(axis=1, initial=-np.inf))
 
 
 class StudyData:
-    """The tables of a spec. Every model but the `others` holds the same exchanges in the same order.
+    """The tables of a spec. All models except `others` have the same exchanges in the same order.
 
-    Raises ExchangeError for missing or damaged files, for models that hold different exchanges, and for a
-    calibration part that shares prompts with a tested one.
+    Raises:
+        ExchangeError: a file is missing or damaged, models have different exchanges, or the calibration part shares
+            prompts with a tested one.
     """
 
     def __init__(self, spec: StudySpec) -> None:
@@ -77,7 +78,7 @@ class StudyData:
         return benign_prompts(numbered).floats("_position").astype(np.intp)
 
     def shared(self, model: str, name: str) -> tuple[NDArray[np.intp], Floats] | None:
-        """Rows of a part that another scorer has read too, and its values there; None without its table."""
+        """Return the rows of a part that another scorer has read too, and its values there; None without its table."""
         path = self._path(model, name)
         if not path.exists():
             return None
@@ -88,7 +89,7 @@ class StudyData:
         return rows, ScoredPart(table, blocks).values[own]
 
     def files(self) -> list[Path]:
-        """Every file that the study reads, for its record."""
+        """Return every file that the study reads, for its record."""
         spec = self.spec
         models = [spec.exchange, spec.input, spec.output, spec.screen, *spec.others]
         parts = [spec.calibration, spec.development, *spec.tested]
@@ -115,7 +116,7 @@ class StudyData:
         return ScoredPart(table, blocks)
 
     def _check_reading(self, table: ScoresTable, blocks: Blocks, trace: Path) -> None:
-        """Stage 2 read each token once and its own at every verdict; only windows over long ones differ."""
+        """Check that stage 2 read each token once, and its suffix at every verdict. Only windows over long exchanges differ."""
         verdicts = (~np.isnan(blocks.verdict)).sum(axis=1)
         expected = table.lengths + verdicts * self.spec.verdict_tokens
         wrong = table.floats("tokens_stage2") != expected

@@ -9,7 +9,7 @@ __all__ = ["delivered"]
 
 
 def delivered(scores: SystemScores, cut: float) -> tuple[Mask, Floats]:
-    """Which exchanges [N] are halted, and the answer tokens that may have left before [N], NaN if not."""
+    """Return the halted exchanges [N], and the answer tokens that may have left before the halt [N], NaN if there is none."""
     above = scores.scores > cut
     halted = np.asarray(above.any(axis=1))
     block = np.argmax(above, axis=1)

@@ -1,4 +1,4 @@
-"""The cascade frontier: what each escalation threshold costs and what it finds."""
+"""The cascade frontier: cost and detections at each escalation threshold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +14,15 @@ __all__ = ["FrontierPoint", "trace_frontier"]
 
 @dataclass(frozen=True, slots=True)
 class FrontierPoint:
-    """A two-stage system at one escalation threshold, its cut set anew for the same share of benign traffic.
+    """A two-stage system at one escalation threshold. Its cut is set again for the same share of benign traffic.
 
-    `escalation` is the share of calibration prompts allowed above `escalate` (None: everything is judged),
-    `escalated` the share of benign test exchanges that reached stage 2. Compute is relative to the study's
-    reference, in per cent; `tpr` is by the study's operating point.
+    Compute is in per cent of the study's reference.
+
+    Attributes:
+        escalation: share of calibration prompts that is allowed above `escalate`.
+        escalate: escalation threshold. None: everything is judged.
+        escalated: share of benign test exchanges that reached stage 2.
+        tpr: TPR at the study's operating point.
     """
 
     system: str
@@ -42,9 +46,9 @@ def trace_frontier(
     clusters: Clusters,
     escalations: Sequence[float] = ESCALATIONS,
 ) -> tuple[FrontierPoint, ...]:
-    """Sweep stage 1's threshold of a two-stage system; the mixing weight stays as it was chosen.
+    """Sweep the escalation threshold of a two-stage system. The mixing weight stays as it was chosen.
 
-    `clusters` are those of the harmful rows of the `harmful` parts, one after the other.
+    `clusters` are the prompts of the harmful rows of the `harmful` parts, one part after the other.
     """
     points = []
     for escalation in escalations:

@@ -25,7 +25,7 @@ class MixingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """An ensemble of two scorers over the weights; `chosen` is the weight of the two-stage system, if any."""
+    """An ensemble of two scorers over the weights. `chosen` is the weight of the two-stage system, if there is one."""
 
     first: str
     second: str
@@ -47,7 +47,7 @@ def mix_over_weights(
 ) -> Mixing:
     """Mix both stages of a two-stage system on every block that both have read.
 
-    `clusters` are those of the harmful rows of the `harmful` parts, one after the other.
+    `clusters` are the prompts of the harmful rows of the `harmful` parts, one part after the other.
     """
     gate = systems.gates[name]
     points = []

@@ -1,4 +1,4 @@
-"""The report of a study: one page to read or print, one file for machines."""
+"""The report of a study: one HTML page for people, one JSON file for machines."""
 
 import json
 import os
@@ -12,15 +12,16 @@ __all__ = ["render_study", "write_study_report"]
 
 
 def write_study_report(result: StudyResult, out_dir: str | os.PathLike[str]) -> dict[str, Path]:
-    """Write `systems.html` and `systems.json` into `out_dir`, made if missing; both hold ids, never text.
+    """Write `systems.html` and `systems.json` into `out_dir`, which is created if needed. Both hold ids, never text.
 
-    Returns the two paths by their endings.
+    Returns:
+        The two paths by their endings.
     """
     return write_page(Path(out_dir), "systems", result.to_dict(), render_study(result))
 
 
 def render_study(result: StudyResult) -> str:
-    """The HTML page of a study: no script, no outside asset."""
+    """Return the HTML page of a study. It needs no script and no outside asset."""
     plots = {"frontier": frontier_plot(result), "mixing": mixing_plot(result), "delay": delay_plot(result)}
     return (
         page_environment(__package__)

@@ -1,4 +1,4 @@
-"""What a study of systems returns: plain frozen records that turn into JSON as they are."""
+"""The result of a study of systems: plain frozen records that turn into JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ __all__ = ["PointRates", "ScorerComparison", "SetRates", "StudyResult", "SystemR
 
 @dataclass(frozen=True, slots=True)
 class SetRates:
-    """One system on one set: `detected` of its harmful rows, `false_alarms` of its benign ones."""
+    """One system on one set: `detected` is the share of its harmful rows, `false_alarms` the share of its benign ones."""
 
     part: str
     kind: str
@@ -26,8 +26,8 @@ class SetRates:
 class PointRates:
     """A system at one flagged share `fpr` of the calibration prompts.
 
-    `cut` is None where everything judged is flagged. `tpr` pools the harmful sets, `tpr_macro` is the mean
-    over them, `flagged` the share of benign test traffic.
+    `cut` is None if everything judged is flagged. `tpr` pools the harmful sets, `tpr_macro` is the mean over them, and
+    `flagged` is the share of benign test traffic.
     """
 
     fpr: float
@@ -40,10 +40,10 @@ class PointRates:
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """One system: compute in per cent of the reference's FLOPs (and CPU seconds) on benign test traffic, and
-    rates at the operating point (`points[0]`) and at the claim point.
+    """One system: its compute and its rates.
 
-    `escalate`, `weight` and `escalated` are None for a system of one stage.
+    Compute is in per cent of the reference's FLOPs (and CPU seconds) on benign test traffic. `points[0]` is the operating
+    point, the other is the claim point. `escalate`, `weight` and `escalated` are None for a system of one stage.
     """
 
     name: str
@@ -59,7 +59,7 @@ class SystemResult:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Flagged shares at the operating point by one property; `rates` of each part are by system."""
+    """Flagged shares at the operating point by one property. The `rates` of each part are by system."""
 
     property: str
     harmful: tuple[Breakdown, ...]
@@ -70,8 +70,8 @@ class View:
 class ScorerComparison:
     """A scorer against the exchange classifier at the claim point, on the rows that both have read.
 
-    `difference` is the exchange classifier's macro-averaged TPR minus the scorer's, paired by prompt;
-    `exchange_beats` holds when its interval lies above 0.
+    `difference` is the exchange classifier's macro-averaged TPR minus the scorer's, paired by prompt. `exchange_beats` is
+    true if its interval lies above 0.
     """
 
     name: str
@@ -86,7 +86,7 @@ class ScorerComparison:
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """The paper's comparison: systems, their robustness against each other, and the views on them."""
+    """The paper's comparison: systems, their robustness against each other, and breakdowns."""
 
     name: str
     operating_point: float
@@ -108,9 +108,9 @@ class StudyResult:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers for JSON."""
+        """Return plain dicts, lists and numbers for JSON."""
         return asdict(self)
 
     def system(self, name: str) -> SystemResult:
-        """A system by name. Raises KeyError for an unknown one."""
+        """Return a system by name. Raises KeyError for an unknown one."""
         return {system.name: system for system in self.systems}[name]

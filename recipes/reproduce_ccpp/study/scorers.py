@@ -1,4 +1,4 @@
-"""The single scorers of a study beside each other: against the exchange classifier, and in rank."""
+"""Comparisons of a study's single scorers: against the exchange classifier, and by rank correlation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,17 +21,19 @@ Shared = tuple[NDArray[np.intp], Floats]
 def compare_scorers(
     data: StudyData, scores: Scores, calibration_rows: NDArray[np.intp]
 ) -> tuple[ScorerComparison, ...]:
-    """The probe, the cascade's screen and every other scorer against the exchange classifier.
+    """Compare the probe, the cascade's screen and every other scorer with the exchange classifier.
 
-    Each takes its threshold for the claim point from the calibration rows that both have read. Raises
-    ExchangeError for a scorer without calibration rows or harmful rows.
+    Each scorer takes its threshold for the claim point from the calibration rows that both have read.
+
+    Raises:
+        ExchangeError: a scorer has no calibration rows or no harmful rows.
     """
     names = ["probe", *([data.spec.screen] if data.spec.screen is not None else []), *data.spec.others]
     return tuple(_Pair(data, scores, name).compare(calibration_rows) for name in names)
 
 
 def correlate_scorers(data: StudyData, scores: Scores) -> RankCorrelations | None:
-    """Rank correlations over the harmful rows that every scorer has read; None where they are too few."""
+    """Return rank correlations over the harmful rows that every scorer has read; None if they are too few."""
     spec = data.spec
     models = [name for name in (spec.input, spec.output, spec.screen) if name is not None]
     models += list(spec.others)

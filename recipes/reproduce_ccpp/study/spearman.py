@@ -1,4 +1,4 @@
-"""Rank correlations of scorers over harmful exchanges (CC++ section 5: who errs together gains little)."""
+"""Rank correlations of scorers over harmful exchanges (CC++ section 5: combining scorers with the same errors helps little)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ __all__ = ["RankCorrelations", "rank_correlations", "weighted_ranks"]
 
 @dataclass(frozen=True, slots=True)
 class RankCorrelations:
-    """Spearman's rho of every pair; `matrix[i][j]` is that of `names[i]` and `names[j]`.
+    """Spearman's rho of every pair. `matrix[i][j]` belongs to `names[i]` and `names[j]`.
 
-    An entry is None where a scorer gives every row the same score.
+    An entry is None if a scorer gives every row the same score.
     """
 
     names: tuple[str, ...]
@@ -25,9 +25,13 @@ class RankCorrelations:
 
 
 def rank_correlations(values: Mapping[str, Floats], clusters: Clusters) -> RankCorrelations:
-    """Spearman's rho (ties take their mean rank) with intervals by prompt.
+    """Compute Spearman's rho with intervals by prompt. Ties get their mean rank.
 
-    `values` [N] by scorer; minus infinity ranks lowest. Raises ExchangeError for NaN or too few rows.
+    Args:
+        values: values [N] by scorer. Minus infinity ranks lowest.
+
+    Raises:
+        ExchangeError: a value is NaN, or there are too few rows.
     """
     names = tuple(values)
     for name, own in values.items():
@@ -48,7 +52,7 @@ def rank_correlations(values: Mapping[str, Floats], clusters: Clusters) -> RankC
 
 
 def weighted_ranks(values: Floats, weights: Floats) -> Floats:
-    """Mean ranks [b, N] of `values` [N] when row i stands there weights[b, i] times."""
+    """Return mean ranks [b, N] of `values` [N], where row i counts weights[b, i] times."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
@@ -60,7 +64,7 @@ def weighted_ranks(values: Floats, weights: Floats) -> Floats:
 
 
 def _correlations(values: Mapping[str, Floats], weights: Floats) -> Floats:
-    """Weighted Pearson correlations [b, S, S] of the mean ranks; NaN where a scorer is constant."""
+    """Weighted Pearson correlations [b, S, S] of the mean ranks; NaN if a scorer is constant."""
     total = weights.sum(axis=1, keepdims=True)
     centred = []
     for own in values.values():

@@ -1,4 +1,4 @@
-"""The tables of a study: which folder holds which model, which files are which part, and the settings."""
+"""The spec of a study: which folder holds which model, which files are which part, and the settings."""
 
 import os
 from functools import cache
@@ -21,13 +21,13 @@ class _Strict(BaseModel):
 
 
 class Escalation(_Strict):
-    """How a two-stage system is set.
+    """Settings of a two-stage system.
 
     Attributes:
         escalation: share of benign calibration exchanges that may reach stage 2.
-        lost: escalate fewer still, as long as stage 2 is never asked about more than this share of the
-            harmful development exchanges that the same mixture flags if it judges every block; None: don't.
-        weight: stage 1's share in the mix; None: chosen on the development part.
+        lost: allowed loss for escalating less. Of the harmful development exchanges that the same mixture flags if it
+            judges every block, at most this share may never reach stage 2. None: escalate the full share.
+        weight: stage 1's share in the mix. None: it is chosen on the development part.
     """
 
     escalation: Share
@@ -36,23 +36,25 @@ class Escalation(_Strict):
 
 
 class StudySpec(_Strict):
-    """A study: models are folders under `root`, parts are files in them.
+    """A study. Models are folders under `root`; parts are files in them.
 
     Each model's folder holds `PART.parquet`, a scores table, and `PART.blocks.parquet`, its block trace.
 
     Attributes:
-        root: folder of the models; relative paths start at the spec's own folder.
-        exchange: folder of the exchange classifier; its traces hold the probe's logits too.
-        input, output: folders of the last generation's pair, both or neither.
+        root: folder of the models. A relative path starts at the spec's own folder.
+        exchange: folder of the exchange classifier. Its traces hold the probe's logits too.
+        input: folder of the last generation's input classifier. Name it together with `output`, or neither.
+        output: folder of its output classifier.
         screen: folder of the small exchange classifier that screens for `exchange` in the cascade.
-        others: further scorers, compared at `claim_point` only; they may hold fewer rows and no traces.
-        verdict_tokens: tokens that the exchange classifier is fed for one verdict, beside the conversation
-            (its `tokens_per_verdict`); the tables are checked against it.
+        others: further scorers, compared at `claim_point` only. They may have fewer rows and no traces.
+        verdict_tokens: tokens that the exchange classifier reads for one verdict, beside the conversation
+            (its `tokens_per_verdict`). The tables are checked against it.
         probe_flops: FLOPs of the probe itself for one token.
-        calibration, development, benign: parts; thresholds come from the first, weights from the second
-            (with its harmful rows), and the flagged share of ordinary traffic from the third.
+        calibration: part that thresholds come from.
+        development: part that weights are chosen on, with its harmful rows.
+        benign: part for the flagged share of ordinary traffic.
         harmful, hard_benign, disguised: further parts, each a set of its own.
-        pooled: harmful parts that are one set in means over sets, by the set's name.
+        pooled: harmful parts that count as one set in means over sets, by the set's name.
         operating_point, claim_point: flagged shares of benign calibration prompts.
         languages: language of each source, for tables without a `language` column.
     """
@@ -104,7 +106,11 @@ class StudySpec(_Strict):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "StudySpec":
-        """Read YAML. Raises ConfigError naming the file and the first field that is wrong or unknown."""
+        """Read a spec from YAML.
+
+        Raises:
+            ConfigError: a field is wrong or unknown. The message names the file and the first such field.
+        """
         source = Path(path)
         try:
             content = yaml.safe_load(source.read_text("utf-8"))
@@ -122,13 +128,13 @@ class StudySpec(_Strict):
 
     @property
     def harmful_sets(self) -> tuple[Names, ...]:
-        """The harmful parts by set, a pool in the place of its first part."""
+        """The harmful parts by set. A pooled set stands in the place of its first part."""
         pools = {part: parts for parts in self.pooled.values() for part in parts}
         return tuple(dict.fromkeys(pools.get(part, (part,)) for part in self.harmful))
 
     @property
     def tested(self) -> tuple[str, ...]:
-        """Every part whose rows are reported, in order."""
+        """Every part with reported rows, in order."""
         return (self.benign, *self.harmful, *self.hard_benign, *self.disguised)
 
 

@@ -1,7 +1,7 @@
-"""The four systems of the paper, each as one matrix of scores by block and what reading them costs.
+"""The four systems of the paper, each as one matrix of scores by block, and their costs.
 
-Every system is brought to the same form, a score for each block of each exchange that flags strictly above a
-cut, so that thresholds, delays and intervals are written once.
+All systems have the same form: each block of each exchange has a score, which flags strictly above a cut. So thresholds,
+delays and intervals are written once.
 """
 
 import math
@@ -26,9 +26,9 @@ _Reader = Callable[[str], Blocks]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cost:
-    """What a system spends on each exchange [N]: FLOPs by formula and measured CPU seconds.
+    """The cost of a system for each exchange [N]: FLOPs by formula and measured CPU seconds.
 
-    `engine`: served activations are free. `front`: the guard's own reading of the backbone counts.
+    In the `engine`, the backbone's activations are free. In `front`, the guard's own reading of the backbone counts.
     """
 
     engine: Floats
@@ -47,10 +47,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SystemScores:
-    """One system on one part: scores [N, B], minus infinity where nothing is judged.
+    """One system on one part: scores [N, B], minus infinity for blocks that are not judged.
 
-    `began` are the blocks whose tokens left one by one until they turned suspicious [N, B]; None where every
-    block waits for its verdict. `escalated` [N] is None for a system of one stage.
+    `began` are blocks that released tokens one by one until they turned suspicious [N, B]. It is None if every block waits
+    for its verdict. `escalated` [N] is None for a system of one stage.
     """
 
     scores: Floats
@@ -61,16 +61,18 @@ class SystemScores:
 
     @property
     def values(self) -> Floats:
-        """Largest score of each exchange [N]."""
+        """Return the largest score of each exchange [N]."""
         return np.asarray(self.scores.max(axis=1, initial=-np.inf))
 
 
 def cut_at(values: Floats, share: float) -> float:
-    """The cut strictly above which at most `share` of the benign `values` [N] lie; minus infinity is allowed.
+    """Return the cut that at most `share` of the benign `values` [N] exceed strictly. It may be minus infinity.
 
-    Exchanges that never reached a verdict count as minus infinity, so with few escalations the cut may be
-    that too: everything judged is flagged. Raises CalibrationError for no values and when failed readings
-    (+inf), which flag at any cut, are more than the share.
+    Exchanges that never reached a verdict count as minus infinity. With few escalations the cut may be minus infinity too;
+    then everything judged is flagged.
+
+    Raises:
+        CalibrationError: there are no values, or failed readings (+inf), which flag at any cut, exceed the share.
     """
     if len(values) == 0:
         raise CalibrationError("no benign calibration prompt to take a threshold from")
@@ -85,11 +87,10 @@ def cut_at(values: Floats, share: float) -> float:
 
 
 def exceedance(reference: Floats, values: Floats) -> Floats:
-    """Minus the number of `reference` scores [M] that are no smaller than each of `values` (any shape).
+    """Return minus the number of `reference` scores [M] that are no smaller than each of `values` (any shape).
 
-    The largest of several classifiers' exceedances shares one budget by equal ranks: cutting it at its
-    (k+1)-th largest calibration value flags the union of each one's top r, for the largest r that keeps the
-    union within k.
+    The largest exceedance of several classifiers shares one budget by equal ranks. A cut at its (k+1)-th largest calibration
+    value flags the union of each classifier's top r, for the largest r that keeps the union within k.
     """
     ordered = np.sort(reference)
     return np.asarray(np.searchsorted(ordered, values, side="left") - len(ordered), dtype=np.float64)
@@ -98,12 +99,12 @@ def exceedance(reference: Floats, values: Floats) -> Floats:
 class Systems:
     """The systems that a study's tables allow, set on its calibration part alone.
 
-    `last_generation` (input + output), `exchange`, `cascade` (small screens for large), `production` (probe
-    screens, both are mixed), and `probe`, the first stage by itself.
+    They are `last_generation` (input + output), `exchange`, `cascade` (a small classifier screens for a large one),
+    `production` (the probe screens, and both are mixed), and `probe`, the first stage alone.
 
     Attributes:
         names: the systems, in the paper's order.
-        gates: the two-stage ones' settings; their `flag` is left open, see `cut`.
+        gates: settings of the two-stage systems. Their `flag` is left open, see `cut`.
         rows: rows of the calibration part that thresholds come from.
     """
 
@@ -125,18 +126,18 @@ class Systems:
         self._references = [self._pair(spec.calibration, i)[self.rows] for i in range(2)] if pair else []
 
     def harmful(self, part: str) -> Mask:
-        """Rows of a part that are labelled harmful [N]."""
+        """Return the rows of a part that are labelled harmful [N]."""
         return self._data.reference(part).harmful
 
     def may_flag(self, cells: Mask) -> Mask:
-        """Cells [N, B] without those of the prompt where only the answer may flag."""
+        """Return cells [N, B], without those of the prompt if only the answer may flag."""
         if self._data.spec.flag_on == "answer":
             cells = cells.copy()
             cells[:, :1] = False
         return cells
 
     def score(self, name: str, part: str) -> SystemScores:
-        """One of `names`, or `probe`, on one part."""
+        """Score one part with one of `names`, or `probe`."""
         reference = self._data.reference(part)
         if name == "last_generation":
             return self._last_generation(part)
@@ -147,11 +148,11 @@ class Systems:
         scores = self._allowed(cells)
         if name == "exchange":
             return SystemScores(scores, blocks.ends, _whole(reference))
-        # The probe alone holds nothing back: a block's tokens leave one by one until one of them flags.
+        # The probe alone holds nothing back: tokens are released one by one until one of them flags.
         return SystemScores(scores, blocks.ends, self._probe_cost(part), np.ones(scores.shape, dtype=bool))
 
     def gated(self, name: str, part: str, gate: Cascade) -> SystemScores:
-        """A two-stage system under another gate."""
+        """Score one part with a two-stage system under another gate."""
         blocks = self.blocks(name, part)
         ruled = judge_blocks(blocks, gate, self._data.spec.flag_on)
         first = self._probe_cost(part) if name == "production" else self._screen_cost(part)
@@ -161,15 +162,15 @@ class Systems:
         return SystemScores(ruled.mixed, blocks.ends, first + second, ruled.began, ruled.escalated)
 
     def blocks(self, name: str, part: str) -> Blocks:
-        """The blocks that a two-stage system sees."""
+        """Return the blocks that a two-stage system sees."""
         return self._probe_blocks(part) if name == "production" else self._screen_blocks(part)
 
     def cut(self, scores: SystemScores, share: float) -> float:
-        """The cut of a system, from its scores on the calibration part."""
+        """Return the cut of a system, from its scores on the calibration part."""
         return cut_at(scores.values[self.rows], share)
 
     def escalate_at(self, name: str, share: float) -> float:
-        """Stage 1's threshold above which at most `share` of the calibration prompts are suspicious."""
+        """Return the stage-1 threshold above which at most `share` of the calibration prompts are suspicious."""
         screen = self._allowed(self.blocks(name, self._data.spec.calibration).screen, everything=True)
         if share >= 1:
             return -math.inf
@@ -196,7 +197,7 @@ class Systems:
         return cut_at(suspicion, share)
 
     def _sparing(self, read: _Reader, gate: Cascade, benign: Blocks, budget: float, lost: float) -> Cascade:
-        """The gate that escalates least of those within the budget that lose no more than allowed."""
+        """The gate that escalates least among those within the budget and within the allowed loss."""
         spec, harmful = self._data.spec, self._harmful_development(read)
         whole = replace(gate, escalate=-math.inf)
         ordinary, found = (judge_blocks(part, whole, spec.flag_on).mixed for part in (benign, harmful))
@@ -222,7 +223,7 @@ class Systems:
         return harmful
 
     def _weighted(self, read: _Reader, gate: Cascade, benign: Blocks) -> Cascade:
-        """The weight that ranks the development part's harmful exchanges best above calibration traffic."""
+        """The weight that best ranks the development part's harmful exchanges above calibration traffic."""
         spec, harmful = self._data.spec, self._harmful_development(read)
         labels = np.arange(len(benign.ends) + len(harmful.ends)) >= len(benign.ends)
 
@@ -255,7 +256,7 @@ class Systems:
         first, second = (self._data.part(model or "", part) for model in (spec.input, spec.output))
         answer = self._probe_blocks(part).screened_by(_blocks(second, part), f"{spec.output}/{part}")
         cells = exceedance(self._references[1], self._allowed(answer.screen, everything=True))
-        # What is not judged must not flag, and zero would be the highest exceedance there is.
+        # Blocks that are not judged must not flag, and zero would be the highest possible exceedance.
         cells = np.where(np.isnan(answer.screen), -np.inf, cells)
         # The input classifier has read the prompt before the answer begins.
         cells[:, 0] = np.maximum(cells[:, 0], exceedance(self._references[0], first.values))
@@ -288,7 +289,7 @@ def _moments(cells: Floats) -> tuple[float, float]:
 
 
 def _whole(part: ScoredPart) -> Cost:
-    """A classifier that reads everything and judges every block, as its bulk run did."""
+    """Cost of a classifier that reads everything and judges every block, as in its bulk run."""
     flops, seconds = part.table.floats("flops_stage2"), part.table.floats("cpu_s_stage2")
     if not flops.any():
         raise ExchangeError(
@@ -298,8 +299,11 @@ def _whole(part: ScoredPart) -> Cost:
 
 
 def _partial(reference: ScoredPart, blocks: Blocks, judged: Mask, verdict_tokens: int, part: str) -> Cost:
-    """Stage 2 on escalation: it reads the conversation up to the last judged block, each token once, and its
-    own few tokens for every verdict, at the cost for a token of its bulk run on the same exchange."""
+    """Cost of stage 2 on escalation.
+
+    It reads the conversation up to the last judged block, each token once, and its suffix for every verdict. A token costs
+    as much as in its bulk run on the same exchange.
+    """
     table = reference.table
     count = judged.sum(axis=1)
     last = blocks.ends.shape[1] - 1 - np.argmax(judged[:, ::-1], axis=1)

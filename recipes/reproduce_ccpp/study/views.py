@@ -1,4 +1,4 @@
-"""Breakdowns of a study: shares flagged by each system, by source, category, language, length and turns."""
+"""Breakdowns of a study: flagged shares of each system by source, category, language, length and turns."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,11 +15,11 @@ Keys = list[str | None]
 
 
 class StudyFlags:
-    """Flags [N] of each system on each tested part, and the parts' rows one after the other."""
+    """Flags [N] of each system on each tested part, and the rows of these parts one after the other."""
 
     def __init__(self, data: StudyData, flags: Mapping[tuple[str, str], Mask]) -> None:
         spec = data.spec
-        # Disguised sets are reported by themselves: they would dominate every breakdown.
+        # Disguised sets are reported separately, because they would dominate every breakdown.
         self.parts = [spec.benign, *spec.harmful, *spec.hard_benign]
         self.tables = [data.reference(part).table for part in self.parts]
         self.harmful = np.concatenate([data.reference(part).harmful for part in self.parts])
@@ -29,11 +29,11 @@ class StudyFlags:
         self._flags = flags
 
     def of(self, name: str) -> Mask:
-        """One system's flags over all parts [sum of N]."""
+        """Return one system's flags over all parts [sum of N]."""
         return np.concatenate([self._flags[name, part] for part in self.parts])
 
     def keys(self, column: str) -> Keys:
-        """Values of a property over all parts; None where a part does not know it."""
+        """Return the values of a property over all parts; None if a part does not have it."""
         return [key for table in self.tables for key in self._of_table(table, column)]
 
     def _of_table(self, table: ScoresTable, column: str) -> Keys:
@@ -45,8 +45,11 @@ class StudyFlags:
 
 
 def views_of(flags: StudyFlags, names: Sequence[str]) -> tuple[View, ...]:
-    """Flagged shares at the operating point, harmful and benign apart; a property that no part knows is left
-    out. Intervals are by prompt for harmful rows and Clopper-Pearson for benign ones and by length."""
+    """Return flagged shares at the operating point, for harmful and benign rows.
+
+    A property that no part has is left out. Intervals of harmful rows are by prompt. Those of benign rows, and those by
+    length, are Clopper-Pearson.
+    """
     masks = {name: flags.of(name) for name in names}
     views = []
     for column in ("source", "category", "language", "turns"):
