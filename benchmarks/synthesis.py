@@ -38,18 +38,18 @@ from lockgate.curation import (
 from lockgate.evaluation import collect_provenance
 from lockgate.exchanges import Exchange, Message
 from lockgate.synthesis import (
-    Block,
     Completion,
-    DedupBlock,
-    FilterBlock,
-    GenerateBlock,
+    DedupStep,
+    FilterStep,
+    GenerateStep,
     GenerationRequest,
     GeneratorSource,
-    MapBlock,
+    MapStep,
     Pipeline,
     Row,
     ScriptedGenerator,
-    SplitBlock,
+    SplitStep,
+    Step,
     StepProgress,
     derive_row,
     row_id,
@@ -134,9 +134,9 @@ def write(path: Path, found: dict[str, Any]) -> None:
 
 def throughput(documents: int, repeats: int) -> dict[str, Any]:
     """Return the rows of its input that a step finishes in a second, by wall and CPU time, for each repetition."""
-    blocks: dict[str, tuple[Callable[[], Block], Callable[[int], Iterator[Row]]]] = {
+    blocks: dict[str, tuple[Callable[[], Step], Callable[[int], Iterator[Row]]]] = {
         **{name: (make, prompts if name == "answers" else exchanges) for name, make in BLOCKS.items()},
-        "augment": (lambda: MapBlock("augment", disguise), exchanges),
+        "augment": (lambda: MapStep("augment", disguise), exchanges),
     }
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in blocks}
     measure("split", BLOCKS["split"](), exchanges, 50)
@@ -153,7 +153,7 @@ def throughput(documents: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def measure(name: str, block: Block, rows: Callable[[int], Iterator[Row]], count: int) -> tuple[float, float]:
+def measure(name: str, block: Step, rows: Callable[[int], Iterator[Row]], count: int) -> tuple[float, float]:
     """Return wall and CPU seconds from the step's input on disk to its output on disk."""
     ends: dict[str, tuple[float, float]] = {}
 
@@ -161,7 +161,7 @@ def measure(name: str, block: Block, rows: Callable[[int], Iterator[Row]], count
         ends[progress.step] = time.perf_counter(), time.process_time()
 
     with tempfile.TemporaryDirectory() as folder:
-        Pipeline([FilterBlock("before", keep), block], folder, progress=note).run(list(rows(count)))
+        Pipeline([FilterStep("before", keep), block], folder, progress=note).run(list(rows(count)))
     wall, cpu = (end - start for start, end in zip(ends["before"], ends[name], strict=True))
     return wall, cpu
 
@@ -317,15 +317,15 @@ def disguise(row: Row, seed: int) -> Row:
     return apply_chain(row, draw_chain(augmentations(), seed), seed)
 
 
-BLOCKS: dict[str, Callable[[], Block]] = {
-    "answers": lambda: GenerateBlock(
+BLOCKS: dict[str, Callable[[], Step]] = {
+    "answers": lambda: GenerateStep(
         "answers", GeneratorSource("script", make_script), request=ask, parse=read
     ),
-    "quality": lambda: FilterBlock("quality", quality_fault),
-    "answer_check": lambda: FilterBlock("answer_check", answer_fault),
-    "decontaminate": lambda: FilterBlock("decontaminate", leak),
-    "duplicates": lambda: DedupBlock("duplicates", both_texts),
-    "split": lambda: SplitBlock("split", split_keys, {"train": 0.9, "test": 0.1}),
+    "quality": lambda: FilterStep("quality", quality_fault),
+    "answer_check": lambda: FilterStep("answer_check", answer_fault),
+    "decontaminate": lambda: FilterStep("decontaminate", leak),
+    "duplicates": lambda: DedupStep("duplicates", both_texts),
+    "split": lambda: SplitStep("split", split_keys, {"train": 0.9, "test": 0.1}),
 }
 
 

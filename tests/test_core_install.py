@@ -52,8 +52,8 @@ def report():
     check_report()
 
 def spread():
-    from lockgate.synthesis import RayEngine
-    RayEngine()
+    from lockgate.synthesis import RayExecutor
+    RayExecutor()
 
 def tune():
     from lockgate.training._classifier_run import _inject

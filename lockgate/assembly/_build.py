@@ -158,7 +158,7 @@ class _Build:
                     inputs.generator,
                     inputs.factory,
                     folder.path / DATA,
-                    engine=inputs.engine,
+                    executor=inputs.executor,
                     seeds=inputs.prompts,
                     evaluation=inputs.evaluation,
                     judge=inputs.judge,

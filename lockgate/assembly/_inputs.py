@@ -10,7 +10,7 @@ from lockgate.backbones import Backbone
 from lockgate.constitution import Constitution
 from lockgate.durable import hash_path
 from lockgate.errors import ConfigError
-from lockgate.synthesis import Engine, GeneratorSource
+from lockgate.synthesis import Executor, GeneratorSource
 from lockgate.synthesis.factory import FactoryPlan
 
 
@@ -45,7 +45,7 @@ class BuildInputs:
         evaluation: files that nothing may be trained or calibrated on; labelled ones are reported on.
         feedback: reviews of a guard's verdicts. `update`: the guard that the new one is to replace.
         accept: replace it even where the comparison says worse.
-        engine: where the factory's batches run.
+        executor: where the factory's batches run.
         judge, judge_rows: who checks the labels of generated rows, and the rows it must agree with first.
         workers: processes that read and score, one thread each.
     """
@@ -62,7 +62,7 @@ class BuildInputs:
     feedback: Path | None = None
     update: Path | None = None
     accept: bool = False
-    engine: Engine | None = None
+    executor: Executor | None = None
     judge: GeneratorSource | None = None
     judge_rows: Path | None = None
     workers: int = 1

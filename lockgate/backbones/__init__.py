@@ -9,7 +9,7 @@ from lockgate.backbones._reading import Read, Reading, read_packed
 from lockgate.backbones._selftest import SelfCheck
 from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.backbones._taps import SITES, Site, Tap, TapGroup
-from lockgate.backbones._tree import TreeBlock, TreeStep, tree_block
+from lockgate.backbones._tree import TreePart, TreeStep, tree_part
 
 __all__ = [
     "SITES",
@@ -29,7 +29,7 @@ __all__ = [
     "Span",
     "Tap",
     "TapGroup",
-    "TreeBlock",
+    "TreePart",
     "TreeStep",
     "banned_ids",
     "derive",
@@ -39,5 +39,5 @@ __all__ = [
     "embedded_path",
     "fetch_embedded",
     "read_packed",
-    "tree_block",
+    "tree_part",
 ]

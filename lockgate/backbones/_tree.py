@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TreeBlock:
+class TreePart:
     """Tokens `start:end` of a row that see none but each other.
 
     Attributes:
@@ -30,7 +30,7 @@ class TreeBlock:
 class TreeStep:
     """What attention needs to know of one pass over trees; the blocks cover the row in order."""
 
-    blocks: Sequence[TreeBlock]
+    blocks: Sequence[TreePart]
     _masks: dict[tuple[int, int | None, int], Tensor] = field(default_factory=dict)
 
     def mask(self, number: int, window: int | None, groups: int, device: torch.device) -> Tensor:
@@ -45,7 +45,7 @@ class TreeStep:
         return self._masks[key]
 
 
-def tree_block(start: int, length: int, cuts: Sequence[int], suffix: int) -> TreeBlock:
+def tree_part(start: int, length: int, cuts: Sequence[int], suffix: int) -> TreePart:
     """A conversation of `length` tokens and behind it, one for each cut, suffixes of `suffix` tokens.
 
     A suffix sees the conversation's first `cut` tokens and itself; nothing sees it. Its positions go on from
@@ -61,4 +61,4 @@ def tree_block(start: int, length: int, cuts: Sequence[int], suffix: int) -> Tre
         visible[rows, :cut] = True
         visible[rows, rows] = own.unsqueeze(0) <= own.unsqueeze(1)
         positions.append(cut + own)
-    return TreeBlock(start, start + total, torch.cat(positions), visible)
+    return TreePart(start, start + total, torch.cat(positions), visible)

@@ -13,7 +13,7 @@ from lockgate.cli._factory import (
     BudgetUsdOption,
     ConcurrencyOption,
     DtypeOption,
-    EngineOption,
+    ExecutorOption,
     FieldsOption,
     Files,
     GeneratorOption,
@@ -33,7 +33,7 @@ from lockgate.cli._factory import (
     StreamsOption,
     describe_requests,
     generator_sources,
-    open_engine,
+    open_executor,
     preset_for,
     read_fields,
     read_plan,
@@ -119,7 +119,7 @@ def build(
         Path | None,
         typer.Option(help="Folder for data, scores and reports. [default: OUT.build, or UPDATE.build]"),
     ] = None,
-    engine: EngineOption = "local",
+    executor: ExecutorOption = "local",
     ray_address: RayAddressOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be asked for and read, and do nothing.")
@@ -161,7 +161,7 @@ def build(
     )
     source, checker = generator_sources((generator, model), (judge, judge_model), client)
     loaded = _load(backbone)
-    with open_engine(engine, ray_address, settings=client) as used, show_steps() as watch:
+    with open_executor(executor, ray_address, settings=client) as used, show_steps() as watch:
         inputs = BuildInputs(
             constitution=policy,
             generator=source,
@@ -175,7 +175,7 @@ def build(
             feedback=feedback,
             update=update,
             accept=accept,
-            engine=used,
+            executor=used,
             judge=checker,
             judge_rows=judge_rows,
             workers=workers or _cores(),

@@ -1,4 +1,4 @@
-"""What commands that synthesize share: options, the plan, the generator, the engine, progress."""
+"""What commands that synthesize share: options, the plan, the generator, the executor, progress."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,7 +11,7 @@ import typer
 from lockgate.cli._common import Advance, progress
 
 if TYPE_CHECKING:
-    from lockgate.synthesis import Budget, Engine, GeneratorSource, Prices
+    from lockgate.synthesis import Budget, Executor, GeneratorSource, Prices
     from lockgate.synthesis.factory import FactoryPlan
 
 Files = list[Path]
@@ -62,7 +62,9 @@ StreamsOption = Annotated[int, typer.Option(help="Answers that a model in proces
 PromptsOption = Annotated[
     Files | None, typer.Option(help="Prompts of your own, with a category each; several times.")
 ]
-EngineOption = Annotated[str, typer.Option(help="Where batches run: local or ray.")]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", "--engine", help="Where batches run: local or ray.")
+]
 RayAddressOption = Annotated[
     str | None, typer.Option(help="A Ray cluster's address. [default: Ray on this machine]")
 ]
@@ -209,25 +211,25 @@ def _model_option(option: str) -> str:
 
 
 @contextmanager
-def open_engine(
+def open_executor(
     name: str, address: str | None = None, *, settings: GeneratorSettings | None = None
-) -> Iterator["Engine"]:
-    """The engine of that name, closed behind the run.
+) -> Iterator["Executor"]:
+    """The executor of that name, closed behind the run.
 
     Raises:
-        ConfigError: `settings` cap what a run may use, which only an engine of one process can keep to.
+        ConfigError: `settings` cap what a run may use, which only an executor of one process can keep to.
     """
     from lockgate.errors import ConfigError
-    from lockgate.synthesis import engine_named
+    from lockgate.synthesis import executor_named
 
     if name == "ray" and settings is not None and (settings.max_tokens, settings.max_cost) != (None, None):
         raise ConfigError(
-            "--engine ray: each worker would spend the whole budget, and again in each step; leave the "
-            "budget out and cap the endpoint's key, or take the local engine"
+            "--executor ray: each worker would spend the whole budget, and again in each step; leave the "
+            "budget out and cap the endpoint's key, or take the local executor"
         )
     with ExitStack() as stack:
-        engine = engine_named(name, address=address)
-        yield stack.enter_context(engine) if isinstance(engine, AbstractContextManager) else engine
+        executor = executor_named(name, address=address)
+        yield stack.enter_context(executor) if isinstance(executor, AbstractContextManager) else executor
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from lockgate.cli._factory import (
     BudgetUsdOption,
     ConcurrencyOption,
     DtypeOption,
-    EngineOption,
+    ExecutorOption,
     FieldsOption,
     Files,
     GeneratorOption,
@@ -31,7 +31,7 @@ from lockgate.cli._factory import (
     StreamsOption,
     describe_requests,
     generator_sources,
-    open_engine,
+    open_executor,
     read_fields,
     read_plan,
     read_prices,
@@ -66,7 +66,7 @@ def synthesize(
     judge: JudgeOption = None,
     judge_model: JudgeModelOption = None,
     judge_rows: JudgeRowsOption = None,
-    engine: EngineOption = "local",
+    executor: ExecutorOption = "local",
     ray_address: RayAddressOption = None,
     budget_tokens: BudgetTokensOption = None,
     budget_usd: BudgetUsdOption = None,
@@ -104,14 +104,14 @@ def synthesize(
         max_cost=budget_usd,
         fields=read_fields(endpoint_field),
     )
-    with open_engine(engine, ray_address, settings=settings) as used, show_steps() as watch:
+    with open_executor(executor, ray_address, settings=settings) as used, show_steps() as watch:
         writer, checker = generator_sources((generator, model), (judge, judge_model), settings)
         result = factory.synthesize(
             policy,
             writer,
             wanted,
             out,
-            engine=used,
+            executor=used,
             seeds=prompts or (),
             evaluation=evaluation or (),
             judge=checker,

@@ -1,15 +1,14 @@
 """Synthesis: from a constitution to labelled exchanges, through generators and resumable pipelines."""
 
 from lockgate.synthesis._batches import Batch, BatchOutput, run_batch
-from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
 from lockgate.synthesis._cache import CachedGenerator, RequestCache
 from lockgate.synthesis._embedded import EmbeddedGenerator
 from lockgate.synthesis._endpoint import EndpointGenerator
 from lockgate.synthesis._endpoint_config import EndpointConfig
-from lockgate.synthesis._engines import Engine, LocalEngine, engine_named
-from lockgate.synthesis._generic import DedupBlock, FilterBlock, GenerateBlock, MapBlock, SplitBlock
+from lockgate.synthesis._executors import Executor, LocalExecutor, executor_named
+from lockgate.synthesis._generic import DedupStep, FilterStep, GenerateStep, MapStep, SplitStep
 from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, StepReport, room_on
-from lockgate.synthesis._ray import RayEngine
+from lockgate.synthesis._ray import RayExecutor
 from lockgate.synthesis._requests import (
     Completion,
     GenerationFailure,
@@ -20,48 +19,49 @@ from lockgate.synthesis._requests import (
 )
 from lockgate.synthesis._rows import Reject, Row, derive_row, row_id, row_seed
 from lockgate.synthesis._scripted import DryRunGenerator, ScriptedGenerator
+from lockgate.synthesis._step import GeneratorSource, Step, StepContext
 from lockgate.synthesis._usage import Budget, Estimate, Prices, Usage, estimate_requests
 
 __all__ = [
     "Batch",
     "BatchOutput",
-    "Block",
-    "BlockContext",
     "Budget",
     "CachedGenerator",
     "Completion",
-    "DedupBlock",
+    "DedupStep",
     "DryRunGenerator",
     "EmbeddedGenerator",
     "EndpointConfig",
     "EndpointGenerator",
-    "Engine",
     "Estimate",
-    "FilterBlock",
-    "GenerateBlock",
+    "Executor",
+    "FilterStep",
+    "GenerateStep",
     "GenerationFailure",
     "GenerationRequest",
     "Generator",
     "GeneratorSource",
-    "LocalEngine",
-    "MapBlock",
+    "LocalExecutor",
+    "MapStep",
     "Outcome",
     "Pipeline",
     "PipelineResult",
     "Prices",
-    "RayEngine",
+    "RayExecutor",
     "Reject",
     "RequestCache",
     "Row",
     "ScriptedGenerator",
-    "SplitBlock",
+    "SplitStep",
+    "Step",
+    "StepContext",
     "StepProgress",
     "StepReport",
     "Usage",
     "derive_row",
-    "engine_named",
     "estimate_requests",
     "estimate_tokens",
+    "executor_named",
     "room_on",
     "row_id",
     "row_seed",

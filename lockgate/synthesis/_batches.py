@@ -1,17 +1,17 @@
-"""Batches of rows: cut by the input alone, and run on a block by whatever engine there is."""
+"""Batches of rows: cut by the input alone, and run on a step by whatever executor there is."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lockgate.errors import SynthesisError
-from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._rows import Row, decode_row, encode_row, row_id
+from lockgate.synthesis._step import Step, StepContext
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive rows of a block's input, as lines of JSON, with their place in the order."""
+    """Consecutive rows of a step's input, as lines of JSON, with their place in the order."""
 
     number: int
     lines: Sequence[bytes]
@@ -24,7 +24,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
-    """What a block made of a batch. Counters and reasons are sorted, so that equal output is equal bytes."""
+    """What a step made of a batch. Counters and reasons are sorted, so that equal output is equal bytes."""
 
     number: int
     lines: Sequence[bytes]
@@ -33,16 +33,16 @@ class BatchOutput:
     reasons: dict[str, int]
 
 
-def run_batch(block: Block, batch: Batch) -> BatchOutput:
-    """Run a block on one batch; engines call it in whatever process they like.
+def run_batch(step: Step, batch: Batch) -> BatchOutput:
+    """Run a step on one batch; executors call it in whatever process they like.
 
     Raises:
-        SynthesisError: the block yields a row without an id, or two with the same; or what the block raises.
+        SynthesisError: the step yields a row without an id, or two with the same; or what the step raises.
     """
     rejected: list[bytes] = []
-    context = BlockContext(block.name, lambda row: rejected.append(encode_row(row)))
+    context = StepContext(step.name, lambda row: rejected.append(encode_row(row)))
     rows = [decode_row(line) for line in batch.lines]
-    lines = [encode_row(row) for row in check_rows(block.name, block.run(rows, context))]
+    lines = [encode_row(row) for row in check_rows(step.name, step.run(rows, context))]
     return BatchOutput(
         batch.number,
         lines,
@@ -59,7 +59,7 @@ def check_rows(step: str, rows: Iterable[Row]) -> Iterator[Row]:
         own = row_id(row)
         if own in seen:
             raise SynthesisError(
-                f"block {step}: two rows have the same id; give each child of a row its own number "
+                f"step {step}: two rows have the same id; give each child of a row its own number "
                 "in derive_row"
             )
         seen.add(own)

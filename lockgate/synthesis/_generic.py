@@ -1,4 +1,4 @@
-"""Blocks that fit most steps: generate, map, filter, remove duplicates, split."""
+"""Steps that fit most steps: generate, map, filter, remove duplicates, split."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from lockgate.curation import find_duplicates, grouped_split
 from lockgate.exchanges import text_hash
-from lockgate.synthesis._blocks import Block, BlockContext, GeneratorSource
 from lockgate.synthesis._endpoint_health import all_unusable, broken
 from lockgate.synthesis._reasoning import strip_reasoning
 from lockgate.synthesis._requests import Completion, GenerationFailure, GenerationRequest, Outcome
 from lockgate.synthesis._rows import Mapped, Reject, Row, row_id
+from lockgate.synthesis._step import GeneratorSource, Step, StepContext
 
 Result = Row | Reject | Sequence[Row]
 
@@ -18,8 +18,8 @@ Result = Row | Reject | Sequence[Row]
 _FEW = 8
 
 
-class _FunctionBlock(Block):
-    """Blocks made from functions, whose names stand in the configuration; their code can't."""
+class _FunctionStep(Step):
+    """Steps made from functions, whose names stand in the configuration; their code can't."""
 
     def __init__(self, name: str, *, version: str, config: Mapping[str, Any] | None) -> None:
         super().__init__(name, version=version)
@@ -34,7 +34,7 @@ class _FunctionBlock(Block):
         return {**self._config, "functions": self._functions}
 
 
-class MapBlock(_FunctionBlock):
+class MapStep(_FunctionStep):
     """Each row becomes one row, several (with `derive_row`), or none (`Reject`).
 
     Args:
@@ -54,12 +54,12 @@ class MapBlock(_FunctionBlock):
         self._function = function
         self._use(function=function)
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         for row in rows:
             yield from _settle(row, self._function(row, context.seed(row)), context)
 
 
-class FilterBlock(_FunctionBlock):
+class FilterStep(_FunctionStep):
     """Drops each row for which `reason_to_drop` gives a reason; None keeps it."""
 
     def __init__(
@@ -74,7 +74,7 @@ class FilterBlock(_FunctionBlock):
         self._reason = reason_to_drop
         self._use(reason_to_drop=reason_to_drop)
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         for row in rows:
             reason = self._reason(row)
             if reason is None:
@@ -83,7 +83,7 @@ class FilterBlock(_FunctionBlock):
                 context.reject(row, Reject(reason) if isinstance(reason, str) else reason)
 
 
-class GenerateBlock(_FunctionBlock):
+class GenerateStep(_FunctionStep):
     """Asks a generator something about each row and builds rows from what it wrote.
 
     A row for which nothing usable came back is asked again with another seed, `attempts` times in all, then
@@ -135,7 +135,7 @@ class GenerateBlock(_FunctionBlock):
         }
         return {**super().config(), **own}
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         rows = list(rows)
         results: dict[int, Result] = {}
         open_rows = list(range(len(rows)))
@@ -154,7 +154,7 @@ class GenerateBlock(_FunctionBlock):
         indices: Sequence[int],
         results: dict[int, Result],
         attempt: int,
-        context: BlockContext,
+        context: StepContext,
     ) -> list[int]:
         """Ask for these rows, put down what came of it, and return those that may be asked again."""
         asked: dict[int, GenerationRequest] = {}
@@ -184,7 +184,7 @@ class GenerateBlock(_FunctionBlock):
         if len(outcomes) >= (_FEW if source.answered else 2) and all_unusable(outcomes):
             raise broken(f"generator {source.name}", outcomes)
 
-    def _read(self, row: Row, outcome: Completion | GenerationFailure, context: BlockContext) -> Result:
+    def _read(self, row: Row, outcome: Completion | GenerationFailure, context: StepContext) -> Result:
         if isinstance(outcome, GenerationFailure):
             return Reject(f"generator_{outcome.reason}", outcome.detail)
         context.count("prompt_tokens", outcome.prompt_tokens)
@@ -203,7 +203,7 @@ class GenerateBlock(_FunctionBlock):
         return self._parse(row, outcome)
 
 
-class DedupBlock(_FunctionBlock):
+class DedupStep(_FunctionStep):
     """Keeps the first row of each group of equal or nearly equal texts (`find_duplicates`).
 
     `meta.duplicate_group` (`note`: another name) names the group of each row that stays, for grouped splits.
@@ -236,7 +236,7 @@ class DedupBlock(_FunctionBlock):
         if apart is not None:
             self._use(apart=apart)
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         rows = rows if isinstance(rows, Sequence) else list(rows)
         groups = find_duplicates(Mapped(rows, self._text), threshold=self._threshold)
         first: dict[tuple[str, str], tuple[str, str]] = {}
@@ -252,7 +252,7 @@ class DedupBlock(_FunctionBlock):
             context.reject(row, Reject(reason, f"of row {kept}"))
 
 
-class SplitBlock(_FunctionBlock):
+class SplitStep(_FunctionStep):
     """Writes the name of each row's part to `meta.split`; rows that share a key stay together.
 
     Args:
@@ -279,14 +279,14 @@ class SplitBlock(_FunctionBlock):
         self._seed = seed
         self._use(keys=keys)
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         parts = grouped_split([self._keys(row) for row in rows], self._shares, seed=self._seed)
         for row, part in zip(rows, parts, strict=True):
             context.count(f"rows_{part}")
             yield replace(row, meta={**row.meta, "split": part})
 
 
-def _settle(row: Row, result: Result, context: BlockContext) -> Iterator[Row]:
+def _settle(row: Row, result: Result, context: StepContext) -> Iterator[Row]:
     if isinstance(result, Reject):
         context.reject(row, result)
     elif isinstance(result, Row):

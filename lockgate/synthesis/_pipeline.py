@@ -1,4 +1,4 @@
-"""The pipeline: blocks one after another, each batch finished once, whatever happens in between."""
+"""The pipeline: steps one after another, each batch finished once, whatever happens in between."""
 
 import errno
 import hashlib
@@ -16,10 +16,10 @@ from lockgate.durable import lock_folder, open_atomic
 from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import Exchange
 from lockgate.synthesis._batches import Batch, BatchOutput, check_rows, cut_batches
-from lockgate.synthesis._blocks import Block, BlockContext
-from lockgate.synthesis._engines import Engine, LocalEngine
+from lockgate.synthesis._executors import Executor, LocalExecutor
 from lockgate.synthesis._rows import Mapped, Row, decode_row, encode_row, number_rows
 from lockgate.synthesis._shards import Batched, Fill, Shards, write_lines
+from lockgate.synthesis._step import Step, StepContext
 
 _FORMAT = 1
 _SOURCE = "source"
@@ -29,7 +29,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """How far a block has come, in rows of its input."""
+    """How far a step has come, in rows of its input."""
 
     step: str
     rows_done: int
@@ -40,7 +40,7 @@ class StepProgress:
 
 @dataclass(slots=True)
 class StepReport:
-    """What a block did. `seconds` and `rows_run` are of this run alone; the rest is of the data."""
+    """What a step did. `seconds` and `rows_run` are of this run alone; the rest is of the data."""
 
     step: str
     version: str
@@ -82,7 +82,7 @@ class PipelineResult:
         return map(decode_row, self._shards[-1])
 
     def rejected(self) -> Iterator[Row]:
-        """The rows that were dropped, block by block; `meta.rejected` says by which and why."""
+        """The rows that were dropped, step by step; `meta.rejected` says by which and why."""
         for shards in self._shards:
             yield from map(decode_row, shards.rejected())
 
@@ -92,15 +92,15 @@ class PipelineResult:
 
 
 class Pipeline:
-    """Blocks over a folder in which every finished batch is kept.
+    """Steps over a folder in which every finished batch is kept.
 
-    Run it again after a kill, an error or a change: batches whose block (name, version, configuration) and
+    Run it again after a kill, an error or a change: batches whose step (name, version, configuration) and
     input are the same are taken as they are. A folder belongs to one run at a time.
 
     Args:
-        blocks: at least one, with names of their own.
+        steps: at least one, with names of their own.
         folder: made if it isn't there.
-        engine: where batches run; the result is the same with any.
+        executor: where batches run; the result is the same with any.
         progress: called after each batch.
 
     Raises:
@@ -109,18 +109,18 @@ class Pipeline:
 
     def __init__(
         self,
-        blocks: Sequence[Block],
+        steps: Sequence[Step],
         folder: str | Path,
         *,
-        engine: Engine | None = None,
+        executor: Executor | None = None,
         progress: Callable[[StepProgress], None] | None = None,
     ) -> None:
-        _check_names(blocks)
-        self.blocks = list(blocks)
+        _check_names(steps)
+        self.steps = list(steps)
         self.folder = Path(folder)
-        self._engine = engine or LocalEngine()
+        self._executor = executor or LocalExecutor()
         self._progress = progress or (lambda _: None)
-        self._base_keys = {block.name: _base_key(block) for block in blocks}
+        self._base_keys = {step.name: _base_key(step) for step in steps}
 
     def run(self, source: Iterable[Exchange]) -> PipelineResult:
         """Run what is not finished yet.
@@ -129,7 +129,7 @@ class Pipeline:
             source: the rows to begin with; the same ones each time. They get their ids here.
 
         Raises:
-            SynthesisError: no room left on the disk, another run in the same folder, or what a block raised.
+            SynthesisError: no room left on the disk, another run in the same folder, or what a step raised.
                 Finished batches are kept.
         """
         busy = SynthesisError(f"{self.folder}: another run works in this folder; wait for it or take another")
@@ -139,10 +139,10 @@ class Pipeline:
             total = shards[0].write(0, _SOURCE, write_lines(lines)).rows_out
             shards[0].trim(1)
             reports: list[StepReport] = []
-            for block in self.blocks:
-                target = Shards(self.folder / block.name)
-                run = self._run_whole if block.whole else self._run_batches
-                reports.append(run(block, shards[-1], target, total))
+            for step in self.steps:
+                target = Shards(self.folder / step.name)
+                run = self._run_whole if step.whole else self._run_batches
+                reports.append(run(step, shards[-1], target, total))
                 shards.append(target)
                 total = reports[-1].rows_out
             result = PipelineResult(reports, shards)
@@ -150,23 +150,23 @@ class Pipeline:
                 file.write(json.dumps(result.to_dict(), indent=1, sort_keys=True).encode() + b"\n")
             return result
 
-    def _run_batches(self, block: Block, source: Shards, target: Shards, total: int) -> StepReport:
-        report, keys, started = StepReport(block.name, block.version), dict[int, str](), time.monotonic()
+    def _run_batches(self, step: Step, source: Shards, target: Shards, total: int) -> StepReport:
+        report, keys, started = StepReport(step.name, step.version), dict[int, str](), time.monotonic()
         count = 0
 
         def unfinished() -> Iterator[Batch]:
             nonlocal count
-            for batch in cut_batches(source, block.batch_rows):
+            for batch in cut_batches(source, step.batch_rows):
                 count = batch.number + 1
-                key = self._key(block, batch.digest)
+                key = self._key(step, batch.digest)
                 if done := target.find(batch.number, key):
                     self._note(report, done, total)
                 else:
                     keys[batch.number] = key
                     yield batch
 
-        for output in self._engine.map_batches(block, unfinished()):
-            rows_in = min(block.batch_rows, total - output.number * block.batch_rows)
+        for output in self._executor.map_batches(step, unfinished()):
+            rows_in = min(step.batch_rows, total - output.number * step.batch_rows)
             key = keys.pop(output.number)
             self._note(report, target.write(output.number, key, _fill(output, rows_in)), total)
             report.rows_run += rows_in
@@ -174,15 +174,15 @@ class Pipeline:
         report.seconds = time.monotonic() - started
         return report
 
-    def _run_whole(self, block: Block, source: Shards, target: Shards, total: int) -> StepReport:
-        report, started = StepReport(block.name, block.version), time.monotonic()
+    def _run_whole(self, step: Step, source: Shards, target: Shards, total: int) -> StepReport:
+        report, started = StepReport(step.name, step.version), time.monotonic()
         digest = hashlib.sha256()
         for line in source:
             digest.update(line)
-        key = self._key(block, digest.hexdigest())
+        key = self._key(step, digest.hexdigest())
         done = target.find(0, key)
         if done is None:
-            done = target.write(0, key, lambda write, reject: _run_into(block, source, total, write, reject))
+            done = target.write(0, key, lambda write, reject: _run_into(step, source, total, write, reject))
             report.rows_run = total
         target.trim(1)
         self._note(report, done, total)
@@ -195,19 +195,19 @@ class Pipeline:
             StepProgress(report.step, report.rows_in, total, report.rows_out, report.rejected.total())
         )
 
-    def _key(self, block: Block, digest: str) -> str:
-        return hashlib.sha256(f"{self._base_keys[block.name]}{digest}".encode()).hexdigest()
+    def _key(self, step: Step, digest: str) -> str:
+        return hashlib.sha256(f"{self._base_keys[step.name]}{digest}".encode()).hexdigest()
 
 
 def _run_into(
-    block: Block,
+    step: Step,
     source: Shards,
     total: int,
     write: Callable[[bytes], None],
     reject: Callable[[bytes], None],
 ) -> tuple[int, dict[str, int], dict[str, int]]:
-    context = BlockContext(block.name, lambda row: reject(encode_row(row)))
-    for row in check_rows(block.name, block.run(Mapped(source, decode_row), context)):
+    context = StepContext(step.name, lambda row: reject(encode_row(row)))
+    for row in check_rows(step.name, step.run(Mapped(source, decode_row), context)):
         write(encode_row(row))
     return total, dict(sorted(context.reasons.items())), dict(sorted(context.counters.items()))
 
@@ -225,27 +225,25 @@ def _fill(output: BatchOutput, rows_in: int) -> Fill:
     return fill
 
 
-def _base_key(block: Block) -> str:
+def _base_key(step: Step) -> str:
     try:
-        return json.dumps(
-            [_FORMAT, block.name, block.version, block.config()], sort_keys=True, allow_nan=False
-        )
+        return json.dumps([_FORMAT, step.name, step.version, step.config()], sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"block {block.name}: config() must be JSON ({error})") from error
+        raise ConfigError(f"step {step.name}: config() must be JSON ({error})") from error
 
 
-def _check_names(blocks: Sequence[Block]) -> None:
-    if not blocks:
-        raise ConfigError("blocks: the list is empty; a pipeline needs at least one")
+def _check_names(steps: Sequence[Step]) -> None:
+    if not steps:
+        raise ConfigError("steps: the list is empty; a pipeline needs at least one")
     seen = {_SOURCE}
-    for block in blocks:
-        if not _NAME.fullmatch(block.name):
-            raise ConfigError(f"block {block.name!r}: a name has letters, digits, - and _, 64 at most")
-        if block.name in seen:
-            raise ConfigError(f"block {block.name}: the name is taken; each block of a pipeline has its own")
-        if block.batch_rows < 1:
-            raise ConfigError(f"block {block.name}: batch_rows must be at least 1")
-        seen.add(block.name)
+    for step in steps:
+        if not _NAME.fullmatch(step.name):
+            raise ConfigError(f"step {step.name!r}: a name has letters, digits, - and _, 64 at most")
+        if step.name in seen:
+            raise ConfigError(f"step {step.name}: the name is taken; each step of a pipeline has its own")
+        if step.batch_rows < 1:
+            raise ConfigError(f"step {step.name}: batch_rows must be at least 1")
+        seen.add(step.name)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The engine behind Ray Data: batches run by the processes of this machine or of a cluster."""
+"""The executor behind Ray Data: batches run by the processes of this machine or of a cluster."""
 
 import hashlib
 import importlib
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lockgate.errors import ConfigError, MissingExtra, SynthesisError
 from lockgate.synthesis._batches import Batch, BatchOutput, run_batch
-from lockgate.synthesis._blocks import Block
+from lockgate.synthesis._step import Step
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,17 +31,17 @@ _READ_AT_IMPORT_LOCALLY = {
     "RAY_gcs_server_port_wait_time_s": "120",
 }
 
-# In a worker process: the block it works on, with the generator or guard that it has loaded.
-_AT_HAND: dict[str, Block] = {}
+# In a worker process: the step it works on, with the generator or guard that it has loaded.
+_AT_HAND: dict[str, Step] = {}
 
 
-class RayEngine:
-    """Runs batches through Ray Data; the data are the same, byte for byte, as with `LocalEngine`; texts
+class RayExecutor:
+    """Runs batches through Ray Data; the data are the same, byte for byte, as with `LocalExecutor`; texts
     of a model in the process may differ by a word where it has another number of threads.
 
-    Blocks are sent to the workers, so they must hold nothing that belongs to one process: functions from
+    Steps are sent to the workers, so they must hold nothing that belongs to one process: functions from
     modules that the workers can import too, generators through `GeneratorSource`. A worker makes its
-    generator once for each block. What a block raises in a worker is raised here; a batch whose worker dies
+    generator once for each step. What a step raises in a worker is raised here; a batch whose worker dies
     is run again.
 
     Ray starts with the first unfinished batch. A Ray that the program has started already is used as it is.
@@ -64,7 +64,7 @@ class RayEngine:
         self._ray = _load_ray(local=address is None)
         self._started = False
 
-    def __enter__(self) -> "RayEngine":
+    def __enter__(self) -> "RayExecutor":
         return self
 
     def __exit__(
@@ -73,31 +73,31 @@ class RayEngine:
         self.close()
 
     def close(self) -> None:
-        """Leave the cluster, or end the Ray that this engine started. It starts again when it is needed."""
+        """Leave the cluster, or end the Ray that this executor started. It starts again when it is needed."""
         if self._started:
             self._ray.shutdown()
             self._started = False
 
-    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
-        """See `Engine.map_batches`.
+    def map_batches(self, step: Step, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
+        """See `Executor.map_batches`.
 
         Raises:
-            SynthesisError: no Ray at the address, or it gave up on a batch; or what the block raised.
-            ConfigError: a block that can't be sent to another process.
+            SynthesisError: no Ray at the address, or it gave up on a batch; or what the step raised.
+            ConfigError: a step that can't be sent to another process.
         """
         unread = iter(batches)
         if (first := next(unread, None)) is None:
             return
         workers = self._start()
-        arguments = self._send(block)
+        arguments = self._send(step)
         unread = itertools.chain([first], unread)
         while window := list(itertools.islice(unread, _WINDOW * workers)):
             try:
                 for table in self._run_window(window, workers, arguments):
-                    yield _read_output(block, table)
+                    yield _read_output(step, table)
             except self._ray.exceptions.RayError as error:
                 raise SynthesisError(
-                    f"block {block.name}: Ray gave up on a batch ({type(error).__name__}); its worker died "
+                    f"step {step.name}: Ray gave up on a batch ({type(error).__name__}); its worker died "
                     f"{_RETRIES + 1} times, perhaps for want of memory, or a machine has gone. Finished "
                     "batches are kept; run again"
                 ) from error
@@ -106,7 +106,7 @@ class RayEngine:
         self, window: Sequence[Batch], workers: int, arguments: dict[str, Any]
     ) -> Iterator["pa.Table"]:
         """The outputs of these batches in order, each as soon as those before it are there."""
-        data = self._ray.data.from_blocks([_batch_table(batch) for batch in window])
+        data = self._ray.data.from_steps([_batch_table(batch) for batch in window])
         data.context.enable_progress_bars = False
         data.context.print_on_execution_start = False
         data.context.execution_options.preserve_order = True
@@ -123,7 +123,7 @@ class RayEngine:
                 max_retries=_RETRIES,
             )
         for bundle in outputs.iter_internal_ref_bundles():
-            for entry in bundle.blocks:
+            for entry in bundle.steps:
                 yield self._ray.get(entry.ref)
 
     def _start(self) -> int:
@@ -152,16 +152,16 @@ class RayEngine:
             "`ray start --head`, or leave the address out for a Ray on this machine"
         )
 
-    def _send(self, block: Block) -> dict[str, Any]:
-        """Put the block where workers find it."""
+    def _send(self, step: Step) -> dict[str, Any]:
+        """Put the step where workers find it."""
         try:
-            payload = self._ray.cloudpickle.dumps(block)
+            payload = self._ray.cloudpickle.dumps(step)
         except Exception as error:
             raise ConfigError(
-                f"block {block.name}: it can't be sent to another process ({type(error).__name__}); give it "
+                f"step {step.name}: it can't be sent to another process ({type(error).__name__}); give it "
                 "functions from modules, and generators through GeneratorSource"
             ) from error
-        # In a list the reference stays one: workers fetch the block once, not with each batch.
+        # In a list the reference stays one: workers fetch the step once, not with each batch.
         return {"digest": hashlib.sha256(payload).hexdigest(), "payload": [self._ray.put(payload)]}
 
 
@@ -172,7 +172,7 @@ def _load_ray(*, local: bool) -> ModuleType:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")
     except ImportError as error:
-        raise MissingExtra("the engine `ray`", "ray") from error
+        raise MissingExtra("the executor `ray`", "ray") from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
@@ -187,25 +187,25 @@ def _batch_table(batch: Batch) -> "pa.Table":
 
 
 def _run_table(table: "pa.Table", *, digest: str, payload: list[Any]) -> "pa.Table":
-    """In a worker: run the block on one batch. An error is an output too, so that it comes in its turn."""
+    """In a worker: run the step on one batch. An error is an output too, so that it comes in its turn."""
     number = table["number"][0].as_py()
     try:
-        output = run_batch(_block_at_hand(digest, payload), Batch(number, table["lines"][0].as_py()))
+        output = run_batch(_step_at_hand(digest, payload), Batch(number, table["lines"][0].as_py()))
         return _output_table(output, None)
     except Exception as error:
         return _output_table(BatchOutput(number, [], [], {}, {}), _error_record(error))
 
 
-def _block_at_hand(digest: str, payload: list[Any]) -> Block:
+def _step_at_hand(digest: str, payload: list[Any]) -> Step:
     if digest not in _AT_HAND:
         ray = importlib.import_module("ray")
-        # The block before it goes first: two models may not fit.
+        # The step before it goes first: two models may not fit.
         _AT_HAND.clear()
         try:
             _AT_HAND[digest] = ray.cloudpickle.loads(ray.get(payload[0]))
         except (ImportError, AttributeError) as error:
             raise SynthesisError(
-                f"a Ray worker can't load the block ({error}); have the same packages on every machine, and "
+                f"a Ray worker can't load the step ({error}); have the same packages on every machine, and "
                 "modules of your own on PYTHONPATH before Ray starts"
             ) from error
     return _AT_HAND[digest]
@@ -226,11 +226,11 @@ def _output_table(output: BatchOutput, error: dict[str, Any] | None) -> "pa.Tabl
     )
 
 
-def _read_output(block: Block, table: "pa.Table") -> BatchOutput:
+def _read_output(step: Step, table: "pa.Table") -> BatchOutput:
     [row] = table.to_pylist()
     rest = json.loads(row["rest"])
     if rest["error"] is not None:
-        raise _made_again(block, rest["error"])
+        raise _made_again(step, rest["error"])
     return BatchOutput(row["number"], row["lines"], row["rejected"], rest["counters"], rest["reasons"])
 
 
@@ -242,7 +242,7 @@ def _error_record(error: Exception) -> dict[str, Any]:
     return {"module": kind.__module__, "name": kind.__qualname__, "arguments": arguments, "trace": trace}
 
 
-def _made_again(block: Block, record: dict[str, Any]) -> Exception:
+def _made_again(step: Step, record: dict[str, Any]) -> Exception:
     """The error that a worker met, of the same class and with the same message."""
     name, arguments = record["name"], record["arguments"]
     error: Exception | None = None
@@ -253,6 +253,6 @@ def _made_again(block: Block, record: dict[str, Any]) -> Exception:
         error = made if isinstance(made, Exception) else None
     except (ImportError, AttributeError, TypeError):
         pass
-    error = error or SynthesisError(f"block {block.name}: {name} in a Ray worker")
+    error = error or SynthesisError(f"step {step.name}: {name} in a Ray worker")
     error.add_note(f"In a Ray worker:\n{record['trace']}")
     return error

@@ -22,7 +22,7 @@ class GenerationRequest:
         messages: the conversation to be continued.
         max_tokens: tokens the completion may have.
         temperature: 0 is greedy.
-        seed: from the row and the block, so that the same row asks the same thing again.
+        seed: from the row and the step, so that the same row asks the same thing again.
         purpose: what it is for, such as `query` or `refusal`; tokens are counted by purpose.
     """
 

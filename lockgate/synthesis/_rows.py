@@ -19,7 +19,7 @@ ROW, PARENT, STEPS, REJECTED = "row", "parent", "steps", "rejected"
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """What a block's function returns for a row that goes no further. `reason` is one of a few words."""
+    """What a step's function returns for a row that goes no further. `reason` is one of a few words."""
 
     reason: str
     detail: str = ""

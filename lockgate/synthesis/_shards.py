@@ -1,4 +1,4 @@
-"""What a block has finished: a file of rows, a file of rejected rows and a marker for each batch."""
+"""What a step has finished: a file of rows, a file of rejected rows and a marker for each batch."""
 
 import hashlib
 from array import array
@@ -45,7 +45,7 @@ Fill = Callable[
 
 
 class Shards(Sequence[bytes]):
-    """The folder of one block. As a sequence: the lines of all its rows in order, read from disk."""
+    """The folder of one step. As a sequence: the lines of all its rows in order, read from disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

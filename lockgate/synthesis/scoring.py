@@ -1,4 +1,4 @@
-"""A block that scores the rows of a pipeline with a guard."""
+"""A step that scores the rows of a pipeline with a guard."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,11 +13,11 @@ from lockgate.durable import file_sha256
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Exchange
 from lockgate.guards import EMBEDDED, Guard, read_bundle
-from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._rows import Reject
+from lockgate.synthesis._step import Step, StepContext
 from lockgate.traffic import score_row
 
-__all__ = ["SCORES", "ScoreBlock"]
+__all__ = ["SCORES", "ScoreStep"]
 
 SCORES = "scores"
 
@@ -36,11 +36,11 @@ _COLUMNS = (
 _DIGITS = 4
 
 
-class ScoreBlock(Block):
+class ScoreStep(Step):
     """Writes what a guard says of each exchange to `meta.scores`, by the names of the scores table.
 
-    Each process that runs the block loads the guard once, from its folder. It reads with one thread, whatever
-    the machine has, since the number of threads moves floats: for several at a time there are engines. Rows
+    Each process that runs the step loads the guard once, from its folder. It reads with one thread, whatever
+    the machine has, since the number of threads moves floats: for several at a time there are executors. Rows
     that the backbone's template refuses are dropped as `unreadable`.
 
     Args:
@@ -78,7 +78,7 @@ class ScoreBlock(Block):
         """The guard by its hash: another guard is another input, and the same one at another place is not."""
         return {"guard": self._sha256, "batch_rows": self.batch_rows}
 
-    def run(self, rows: Iterable[Exchange], context: BlockContext) -> Iterator[Exchange]:
+    def run(self, rows: Iterable[Exchange], context: StepContext) -> Iterator[Exchange]:
         if self._guard is None:
             self._guard = Guard.load(self._path, backbone=self._backbone)
         guard = self._guard
@@ -91,7 +91,7 @@ class ScoreBlock(Block):
                 yield replace(row, meta={**row.meta, SCORES: scores})
 
 
-def _check_readable(guard: Guard, row: Exchange, context: BlockContext) -> bool:
+def _check_readable(guard: Guard, row: Exchange, context: StepContext) -> bool:
     try:
         guard.backbone.render(row.messages, add_generation_prompt=row.is_prompt_only)
     except BackboneError:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lockgate._extras import need
-from lockgate.backbones import Backbone, TreeBlock, TreeStep, derive, tree_block
+from lockgate.backbones import Backbone, TreePart, TreeStep, derive, tree_part
 from lockgate.classifiers import (
     ADAPTER_PREFIX,
     VALUE_BIAS,
@@ -99,9 +99,9 @@ class ClassifierRun:
         """Return the mean loss of a step's rows, balanced between the labels."""
         cuts = [row.cuts if self.wrapper else [] for row in rows]
         ids: list[int] = []
-        trees: list[TreeBlock] = []
+        trees: list[TreePart] = []
         for row, own in zip(rows, cuts, strict=True):
-            trees.append(tree_block(len(ids), len(row.ids), own, len(self.suffix)))
+            trees.append(tree_part(len(ids), len(row.ids), own, len(self.suffix)))
             ids += [*row.ids, *self.suffix * len(own)]
         hidden = self.model.forward_trees(ids, TreeStep(trees))
         targets = torch.tensor([row.label for row in rows], device=hidden.device)
@@ -140,7 +140,7 @@ class ClassifierRun:
         return restore_checkpoint(path, self._parameters(), self.optimiser, run=self._key())
 
     def _verdict_loss(
-        self, hidden: Tensor, trees: Sequence[TreeBlock], rows: Sequence[Row], targets: Tensor, _: float
+        self, hidden: Tensor, trees: Sequence[TreePart], rows: Sequence[Row], targets: Tensor, _: float
     ) -> Tensor:
         size = len(self.suffix)
         ends = [
@@ -158,7 +158,7 @@ class ClassifierRun:
     def _value_loss(
         self,
         hidden: Tensor,
-        trees: Sequence[TreeBlock],
+        trees: Sequence[TreePart],
         rows: Sequence[Row],
         targets: Tensor,
         progress: float,

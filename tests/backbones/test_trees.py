@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from models import tiny_backbone
 from test_sessions import ARCHITECTURES, LENGTH, TOLERANCE, streams_of
 
-from lockgate.backbones import Feed, SessionPool, TreeStep, derive, tree_block
+from lockgate.backbones import Feed, SessionPool, TreeStep, derive, tree_part
 from lockgate.errors import BackboneError
 
 SUFFIX = [11, 5, 300]
@@ -30,7 +30,7 @@ def test_a_tree_reads_each_suffix_behind_its_cut(architecture, plans) -> None:
     ids, blocks, expected, ends = [], [], [], []
     for (length, chosen), (row, _, logits) in zip(plans, streams, strict=False):
         cuts = sorted(cut for cut in chosen if cut <= length)
-        blocks.append(tree_block(len(ids), length, cuts, len(SUFFIX)))
+        blocks.append(tree_part(len(ids), length, cuts, len(SUFFIX)))
         expected += [logits[length - 1], *(alone(backbone, [*row[:cut], *SUFFIX]) for cut in cuts)]
         start = len(ids) + length
         ends += [start - 1, *(start + (i + 1) * len(SUFFIX) - 1 for i in range(len(cuts)))]
@@ -46,7 +46,7 @@ def test_gradients_are_those_of_the_weights() -> None:
     backbone = derive(tiny_backbone("gemma2"), private=[2])
     ids = streams_of("gemma2")[0][0]
     weight = backbone.layers[2].self_attn.q_proj.weight.requires_grad_()
-    step = TreeStep([tree_block(0, 12, [4, 12], 3)])
+    step = TreeStep([tree_part(0, 12, [4, 12], 3)])
     row = [*ids[:12], *SUFFIX, *SUFFIX]
 
     def value() -> torch.Tensor:

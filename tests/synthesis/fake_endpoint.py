@@ -71,7 +71,7 @@ class Endpoint:
 
 @contextmanager
 def serving_endpoint(**options: Any) -> Iterator[Endpoint]:
-    """A server on a free port until the block ends."""
+    """A server on a free port until the step ends."""
     endpoint = Endpoint(**options)
     app = Starlette(routes=[Route("/v1/chat/completions", endpoint.answer, methods=["POST"])])
     config: dict[str, Any] = {"log_level": "warning", "lifespan": "off", "ws": "none"}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fake_endpoint import words_of
-from stage_pipeline import stage_blocks, topic_rows
+from stage_pipeline import stage_steps, topic_rows
 
 from lockgate.errors import SynthesisError
 from lockgate.synthesis import (
@@ -32,7 +32,7 @@ from lockgate.synthesis import (
 CONCURRENCY = 3
 ROWS = 14
 _EVENTS = ("open", "os.rename", "os.remove", "sqlite3.connect", "socket.connect")
-# Enough for a batch, too little for the block that writes all rows into one file.
+# Enough for a batch, too little for the step that writes all rows into one file.
 _FILE_LIMIT = 5000
 
 
@@ -71,7 +71,7 @@ def run_here(folder: Path, url: str, model: str, clock: Clock) -> None:
     config = EndpointConfig(base_url=url, model=model, concurrency=CONCURRENCY, trust_env=False)
     with RequestCache(folder / "answers.sqlite") as cache:
         generator = CachedGenerator(Ticking(EndpointGenerator(config), clock), cache)
-        Pipeline(stage_blocks("endpoint", lambda: generator), folder / "run").run(topic_rows(ROWS))
+        Pipeline(stage_steps("endpoint", lambda: generator), folder / "run").run(topic_rows(ROWS))
 
 
 def run_without_room(folder: Path) -> str:
@@ -84,8 +84,8 @@ def run_without_room(folder: Path) -> str:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_LIMIT, limits[1]))
     try:
-        blocks = stage_blocks("endpoint", lambda: ScriptedGenerator(script))
-        Pipeline(blocks, folder / "run").run(topic_rows(ROWS))
+        steps = stage_steps("endpoint", lambda: ScriptedGenerator(script))
+        Pipeline(steps, folder / "run").run(topic_rows(ROWS))
     except SynthesisError as error:
         return str(error)
     return "no error"

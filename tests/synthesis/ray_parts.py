@@ -1,4 +1,4 @@
-"""Functions and blocks that Ray's workers import by name."""
+"""Functions and steps that Ray's workers import by name."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ from lockgate.constitution import constitution_path, load_constitution
 from lockgate.errors import GeneratorError, MissingExtra
 from lockgate.guards import Guard
 from lockgate.synthesis import (
-    Block,
-    BlockContext,
     Completion,
     GenerationRequest,
     Row,
     ScriptedGenerator,
+    Step,
+    StepContext,
     derive_row,
 )
 
@@ -43,7 +43,7 @@ class CountedScript:
         return make_script()
 
 
-class DeadlyBlock(Block):
+class DeadlyStep(Step):
     """Kills its process at the row of this number, as often as there are files to take away."""
 
     batch_rows = 3
@@ -53,7 +53,7 @@ class DeadlyBlock(Block):
         self.number = number
         self.lives = lives
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         for row in rows:
             if row.meta["number"] == self.number and (left := list(self.lives.iterdir())):
                 left[0].unlink()
@@ -61,7 +61,7 @@ class DeadlyBlock(Block):
             yield derive_row(row, self.name)
 
 
-class FaultyBlock(Block):
+class FaultyStep(Step):
     """Raises the error of this kind at the row of this number."""
 
     batch_rows = 3
@@ -71,7 +71,7 @@ class FaultyBlock(Block):
         self.number = number
         self.kind = kind
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         for row in rows:
             if row.meta["number"] == self.number:
                 raise error_of(self.kind)

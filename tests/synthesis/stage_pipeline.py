@@ -1,22 +1,22 @@
-"""A small pipeline about stage magic, used whole and in pieces by the tests of the engine."""
+"""A small pipeline about stage magic, used whole and in pieces by the tests of the executor."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
 from lockgate.exchanges import Exchange, Message
 from lockgate.synthesis import (
-    Block,
     Completion,
-    DedupBlock,
-    FilterBlock,
-    GenerateBlock,
+    DedupStep,
+    FilterStep,
+    GenerateStep,
     GenerationRequest,
     Generator,
     GeneratorSource,
-    MapBlock,
+    MapStep,
     Reject,
     Row,
-    SplitBlock,
+    SplitStep,
+    Step,
     derive_row,
     row_id,
 )
@@ -74,18 +74,18 @@ def split_keys(row: Row) -> list[str]:
     return [f"duplicates/{row.meta['duplicate_group']}"]
 
 
-def stage_blocks(name: str, make: Callable[[], Generator], *, batch_rows: int = 5) -> list[Block]:
+def stage_steps(name: str, make: Callable[[], Generator], *, batch_rows: int = 5) -> list[Step]:
     source = GeneratorSource(name, make)
-    blocks: list[Block] = [
-        GenerateBlock(
+    steps: list[Step] = [
+        GenerateStep(
             "queries", source, request=ask_query, parse=read_query, attempts=2, batch_rows=batch_rows
         ),
-        MapBlock("variants", two_of_it),
-        FilterBlock("plain", drop_some),
-        DedupBlock("duplicates", prompt_text),
-        GenerateBlock("answers", source, request=ask_answer, parse=read_answer, batch_rows=batch_rows),
-        SplitBlock("split", split_keys, {"train": 0.75, "test": 0.25}),
+        MapStep("variants", two_of_it),
+        FilterStep("plain", drop_some),
+        DedupStep("duplicates", prompt_text),
+        GenerateStep("answers", source, request=ask_answer, parse=read_answer, batch_rows=batch_rows),
+        SplitStep("split", split_keys, {"train": 0.75, "test": 0.25}),
     ]
-    for block in blocks[1:3]:
-        block.batch_rows = batch_rows
-    return blocks
+    for step in steps[1:3]:
+        step.batch_rows = batch_rows
+    return steps

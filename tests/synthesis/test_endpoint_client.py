@@ -222,7 +222,7 @@ def test_an_endpoint_is_known_by_model_and_address(url, same) -> None:
     warmer = base.model_copy(update={"extra_body": {"top_p": 0.9}})
     assert len({base.identity, named.identity, warmer.identity}) == 3
     assert (endpoint_source(other).name, endpoint_source(other).identity) == ("m", other.identity)
-    # Engines send copies of a source.
+    # Executors send copies of a source.
     assert copy.copy(endpoint_source(other)).identity == other.identity
 
 

@@ -16,7 +16,7 @@ from lockgate.synthesis import (
     Completion,
     EndpointConfig,
     EndpointGenerator,
-    GenerateBlock,
+    GenerateStep,
     GenerationFailure,
     GenerationRequest,
     GeneratorSource,
@@ -62,9 +62,9 @@ def take_row(row: Exchange, completion: Completion) -> Exchange:
 
 def run(endpoint: Endpoint, folder, rows: int, *, batch_rows: int = 64, **settings) -> PipelineResult:
     source = endpoint_source(config_of(endpoint, concurrency=1, **settings))
-    block = GenerateBlock("write", source, request=ask_row, parse=take_row, batch_rows=batch_rows)
+    step = GenerateStep("write", source, request=ask_row, parse=take_row, batch_rows=batch_rows)
     texts = (f"trick {number}" for number in range(rows))
-    return Pipeline([block], folder).run([Exchange((Message("user", text),)) for text in texts])
+    return Pipeline([step], folder).run([Exchange((Message("user", text),)) for text in texts])
 
 
 def turn_away(*_) -> Response:
@@ -150,9 +150,9 @@ def test_later_attempts_hold_what_failed_before_and_are_not_judged(tmp_path) -> 
         return "fine" if number < 4 else GenerationFailure("malformed")
 
     source = GeneratorSource("scripted", lambda: ScriptedGenerator(script))
-    block = GenerateBlock("write", source, request=ask_row, parse=take_row, attempts=2)
+    step = GenerateStep("write", source, request=ask_row, parse=take_row, attempts=2)
     rows = [Exchange((Message("user", f"trick {number}"),)) for number in range(30)]
-    step = Pipeline([block], tmp_path).run(rows).steps[0]
+    step = Pipeline([step], tmp_path).run(rows).steps[0]
     assert (step.rows_out, step.rejected) == (4, {"generator_malformed": 26})
 
 

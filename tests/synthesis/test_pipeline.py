@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_pipeline import stage_blocks, topic_rows
+from stage_pipeline import stage_steps, topic_rows
 
 import lockgate.synthesis
 from lockgate.errors import BudgetExhausted, ConfigError, SynthesisError
@@ -15,21 +15,21 @@ from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchange
 from lockgate.synthesis import (
     Batch,
     BatchOutput,
-    Block,
     CachedGenerator,
     Completion,
     DryRunGenerator,
-    FilterBlock,
-    GenerateBlock,
+    FilterStep,
+    GenerateStep,
     GenerationFailure,
     GenerationRequest,
     Generator,
     GeneratorSource,
-    MapBlock,
+    MapStep,
     Pipeline,
     Prices,
     RequestCache,
     ScriptedGenerator,
+    Step,
     StepProgress,
     derive_row,
     estimate_requests,
@@ -65,7 +65,7 @@ def test_names_are_exported_and_sorted() -> None:
 
 
 def test_every_row_is_accounted_for_at_every_step(tmp_path) -> None:
-    result = Pipeline(stage_blocks("scripted", scripted), tmp_path).run(topic_rows(24))
+    result = Pipeline(stage_steps("scripted", scripted), tmp_path).run(topic_rows(24))
     rows = list(result.rows())
     for before, after in itertools.pairwise(result.steps):
         assert after.rows_in == before.rows_out
@@ -100,7 +100,7 @@ def _run_until(batches: int, stop: type[BaseException], generator: Generator, fo
             raise stop
 
     try:
-        Pipeline(stage_blocks("scripted", lambda: generator), folder, progress=progress).run(topic_rows(18))
+        Pipeline(stage_steps("scripted", lambda: generator), folder, progress=progress).run(topic_rows(18))
     except stop:
         return False
     return True
@@ -108,7 +108,7 @@ def _run_until(batches: int, stop: type[BaseException], generator: Generator, fo
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, _Stop])
 def test_a_run_stopped_after_any_batch_goes_on_where_it_was(tmp_path, stop) -> None:
-    whole = Pipeline(stage_blocks("scripted", scripted), tmp_path / "whole").run(topic_rows(18))
+    whole = Pipeline(stage_steps("scripted", scripted), tmp_path / "whole").run(topic_rows(18))
     expected = data_of(tmp_path / "whole")
     generator = scripted()
     stops = 0
@@ -121,38 +121,38 @@ def test_a_run_stopped_after_any_batch_goes_on_where_it_was(tmp_path, stop) -> N
 
 
 def test_a_second_run_runs_nothing(tmp_path) -> None:
-    Pipeline(stage_blocks("scripted", scripted), tmp_path).run(topic_rows(18))
-    again = Pipeline(stage_blocks("scripted", scripted), tmp_path).run(topic_rows(18))
+    Pipeline(stage_steps("scripted", scripted), tmp_path).run(topic_rows(18))
+    again = Pipeline(stage_steps("scripted", scripted), tmp_path).run(topic_rows(18))
     assert sum(step.rows_run for step in again.steps) == 0
 
 
 def test_a_change_runs_what_depends_on_it_and_nothing_else(tmp_path) -> None:
-    Pipeline(stage_blocks("scripted", scripted), tmp_path).run(topic_rows(18))
-    blocks = stage_blocks("scripted", scripted)
-    blocks[3].version = "2"
-    again = Pipeline(blocks, tmp_path).run(topic_rows(18))
+    Pipeline(stage_steps("scripted", scripted), tmp_path).run(topic_rows(18))
+    steps = stage_steps("scripted", scripted)
+    steps[3].version = "2"
+    again = Pipeline(steps, tmp_path).run(topic_rows(18))
     # The new version drops the same rows, so that what follows finds its input as it was.
     assert [step.step for step in again.steps if step.rows_run] == ["duplicates"]
-    blocks = stage_blocks("another model", scripted)
-    blocks[3].version = "2"
-    other = Pipeline(blocks, tmp_path).run(topic_rows(18))
+    steps = stage_steps("another model", scripted)
+    steps[3].version = "2"
+    other = Pipeline(steps, tmp_path).run(topic_rows(18))
     assert {step.step for step in other.steps if step.rows_run} == {"queries", "answers"}
 
 
 def test_a_shorter_run_leaves_nothing_of_a_longer_one(tmp_path) -> None:
-    Pipeline(stage_blocks("scripted", scripted), tmp_path / "used").run(topic_rows(24))
-    Pipeline(stage_blocks("scripted", scripted), tmp_path / "used").run(topic_rows(8))
-    Pipeline(stage_blocks("scripted", scripted), tmp_path / "fresh").run(topic_rows(8))
+    Pipeline(stage_steps("scripted", scripted), tmp_path / "used").run(topic_rows(24))
+    Pipeline(stage_steps("scripted", scripted), tmp_path / "used").run(topic_rows(8))
+    Pipeline(stage_steps("scripted", scripted), tmp_path / "fresh").run(topic_rows(8))
     assert data_of(tmp_path / "used") == data_of(tmp_path / "fresh")
 
 
 def test_a_damaged_shard_is_made_again(tmp_path) -> None:
-    Pipeline(stage_blocks("scripted", scripted), tmp_path).run(topic_rows(12))
+    Pipeline(stage_steps("scripted", scripted), tmp_path).run(topic_rows(12))
     expected = data_of(tmp_path)
     (tmp_path / "queries" / "000001.jsonl").write_bytes(b"{}\n")
     (tmp_path / "answers" / "000000.jsonl.done").write_bytes(b"{")
     (tmp_path / "plain" / ".000000.jsonl.1.abcd.part").write_bytes(b"half")
-    Pipeline(stage_blocks("scripted", scripted), tmp_path).run(topic_rows(12))
+    Pipeline(stage_steps("scripted", scripted), tmp_path).run(topic_rows(12))
     assert data_of(tmp_path) == expected
 
 
@@ -187,15 +187,15 @@ def test_rows_on_disk_are_a_sequence(tmp_path) -> None:
 class _BackwardEngine:
     """Another machine: it takes everything, and finishes the last batch first."""
 
-    def map_batches(self, block: Block, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
-        outputs = {batch.number: run_batch(block, batch) for batch in reversed(list(batches))}
+    def map_batches(self, step: Step, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
+        outputs = {batch.number: run_batch(step, batch) for batch in reversed(list(batches))}
         yield from (outputs[number] for number in sorted(outputs))
 
 
 def test_another_engine_gives_the_same_files(tmp_path) -> None:
-    Pipeline(stage_blocks("scripted", scripted), tmp_path / "here").run(topic_rows(18))
-    blocks = stage_blocks("scripted", scripted)
-    Pipeline(blocks, tmp_path / "there", engine=_BackwardEngine()).run(topic_rows(18))
+    Pipeline(stage_steps("scripted", scripted), tmp_path / "here").run(topic_rows(18))
+    steps = stage_steps("scripted", scripted)
+    Pipeline(steps, tmp_path / "there", executor=_BackwardEngine()).run(topic_rows(18))
     assert data_of(tmp_path / "here") == data_of(tmp_path / "there")
 
 
@@ -203,18 +203,18 @@ def test_another_engine_gives_the_same_files(tmp_path) -> None:
 @given(count=st.integers(0, 20), batch_rows=st.integers(1, 25))
 def test_rows_do_not_depend_on_the_batches(tmp_path_factory, count, batch_rows) -> None:
     folder = tmp_path_factory.mktemp("batches")
-    blocks = stage_blocks("scripted", scripted, batch_rows=batch_rows)
-    rows = list(Pipeline(blocks, folder / "a").run(topic_rows(count)).rows())
-    one = Pipeline(stage_blocks("scripted", scripted, batch_rows=99), folder / "b").run(topic_rows(count))
+    steps = stage_steps("scripted", scripted, batch_rows=batch_rows)
+    rows = list(Pipeline(steps, folder / "a").run(topic_rows(count)).rows())
+    one = Pipeline(stage_steps("scripted", scripted, batch_rows=99), folder / "b").run(topic_rows(count))
     assert rows == list(one.rows())
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path) -> None:
     def intrude(_: StepProgress) -> None:
-        Pipeline(stage_blocks("scripted", scripted), tmp_path).run(topic_rows(4))
+        Pipeline(stage_steps("scripted", scripted), tmp_path).run(topic_rows(4))
 
     with pytest.raises(SynthesisError, match="another run"):
-        Pipeline(stage_blocks("scripted", scripted), tmp_path, progress=intrude).run(topic_rows(4))
+        Pipeline(stage_steps("scripted", scripted), tmp_path, progress=intrude).run(topic_rows(4))
 
 
 def test_what_generators_fail_at_is_kept_with_its_reason(tmp_path) -> None:
@@ -228,7 +228,7 @@ def test_what_generators_fail_at_is_kept_with_its_reason(tmp_path) -> None:
         text = request.messages[0].content
         return outcomes.get(text) or table.get(text) or GenerationFailure("no_script")
 
-    block = GenerateBlock(
+    step = GenerateStep(
         "answers",
         GeneratorSource("scripted", lambda: ScriptedGenerator(script)),
         request=lambda row, seed: (
@@ -239,7 +239,7 @@ def test_what_generators_fail_at_is_kept_with_its_reason(tmp_path) -> None:
         allow_cut=False,
     )
     source = [Exchange((Message("user", text),)) for text in ("one", "two", "three", "four", "five", "six")]
-    result = Pipeline([block], tmp_path).run(source)
+    result = Pipeline([step], tmp_path).run(source)
     assert [row.messages[0].content for row in result.rows()] == ["one", "five"]
     assert result.steps[0].rejected == {
         "empty": 1,
@@ -252,8 +252,8 @@ def test_what_generators_fail_at_is_kept_with_its_reason(tmp_path) -> None:
 
 def test_a_second_attempt_has_another_seed(tmp_path) -> None:
     generator = ScriptedGenerator(lambda request: write_answer(request)[:-1] + str(request.seed % 2 * 5))
-    block = stage_blocks("scripted", lambda: generator, batch_rows=40)[0]
-    result = Pipeline([block], tmp_path).run(topic_rows(40))
+    step = stage_steps("scripted", lambda: generator, batch_rows=40)[0]
+    result = Pipeline([step], tmp_path).run(topic_rows(40))
     once = generator.usage.requests - 40
     # About half are asked again, and about half of those come through then.
     assert 5 < once < 35
@@ -270,20 +270,20 @@ def test_a_budget_that_ends_in_a_batch_keeps_what_was_answered(tmp_path) -> None
         return write_answer(request)
 
     with RequestCache(tmp_path / "answers.sqlite") as cache:
-        blocks = stage_blocks("scripted", lambda: CachedGenerator(ScriptedGenerator(script), cache))
+        steps = stage_steps("scripted", lambda: CachedGenerator(ScriptedGenerator(script), cache))
         with pytest.raises(BudgetExhausted):
-            Pipeline(blocks, tmp_path / "run").run(topic_rows(18))
+            Pipeline(steps, tmp_path / "run").run(topic_rows(18))
         assert len(cache) == 9
         generator = scripted()
-        blocks = stage_blocks("scripted", lambda: CachedGenerator(generator, cache))
-        result = Pipeline(blocks, tmp_path / "run").run(topic_rows(18))
+        steps = stage_steps("scripted", lambda: CachedGenerator(generator, cache))
+        result = Pipeline(steps, tmp_path / "run").run(topic_rows(18))
     whole = sum(step.counters["requests"] for step in result.steps)
     assert generator.usage.requests == whole - 9
 
 
 def test_a_dry_run_counts_what_would_be_asked(tmp_path) -> None:
     dry = DryRunGenerator(write_answer)
-    result = Pipeline(stage_blocks("dry-run", lambda: dry), tmp_path).run(topic_rows(12))
+    result = Pipeline(stage_steps("dry-run", lambda: dry), tmp_path).run(topic_rows(12))
     estimate = dry.estimate.to_dict(Prices(prompt=1, completion=2))
     assert estimate["requests"] == sum(step.counters["requests"] for step in result.steps)
     assert set(estimate["requests_by_purpose"]) == {"query", "answer"}
@@ -299,23 +299,23 @@ def test_a_dry_run_counts_what_would_be_asked(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "words"),
+    ("steps", "words"),
     [
         ([], "empty"),
-        ([FilterBlock("a", lambda row: None), FilterBlock("a", lambda row: None)], "taken"),
-        ([FilterBlock("source", lambda row: None)], "taken"),
-        ([FilterBlock("../a", lambda row: None)], "letters"),
-        ([FilterBlock("a", lambda row: None, config={"x": {1}})], "JSON"),
+        ([FilterStep("a", lambda row: None), FilterStep("a", lambda row: None)], "taken"),
+        ([FilterStep("source", lambda row: None)], "taken"),
+        ([FilterStep("../a", lambda row: None)], "letters"),
+        ([FilterStep("a", lambda row: None, config={"x": {1}})], "JSON"),
     ],
 )
-def test_pipelines_that_cannot_be_meant_are_refused(tmp_path, blocks, words) -> None:
+def test_pipelines_that_cannot_be_meant_are_refused(tmp_path, steps, words) -> None:
     with pytest.raises(ConfigError, match=words):
-        Pipeline(blocks, tmp_path)
+        Pipeline(steps, tmp_path)
 
 
-def test_rows_with_one_id_or_none_are_an_error_of_the_block(tmp_path) -> None:
+def test_rows_with_one_id_or_none_are_an_error_of_the_step(tmp_path) -> None:
     with pytest.raises(SynthesisError, match="same id"):
-        Pipeline([MapBlock("a", lambda row, seed: [row, row])], tmp_path).run(topic_rows(2))
+        Pipeline([MapStep("a", lambda row, seed: [row, row])], tmp_path).run(topic_rows(2))
     bare = Exchange((Message("user", "x"),))
     with pytest.raises(SynthesisError, match="derive_row"):
-        Pipeline([MapBlock("b", lambda row, seed: bare)], tmp_path).run(topic_rows(2))
+        Pipeline([MapStep("b", lambda row, seed: bare)], tmp_path).run(topic_rows(2))

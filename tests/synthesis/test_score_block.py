@@ -10,8 +10,8 @@ from parts import make_exchange, make_guard
 from lockgate.backbones import Backbone
 from lockgate.errors import GuardError
 from lockgate.exchanges import Message
-from lockgate.synthesis import BlockContext, LocalEngine, Pipeline
-from lockgate.synthesis.scoring import ScoreBlock
+from lockgate.synthesis import LocalExecutor, Pipeline, StepContext
+from lockgate.synthesis.scoring import ScoreStep
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def saved(tmp_path, saved_backbone):
 def test_rows_get_the_scores_that_the_guard_gives(saved, tmp_path) -> None:
     path, backbone, guard = saved
     exchanges = [make_exchange(number) for number in range(5)]
-    block = ScoreBlock("score", path, backbone=backbone, batch_rows=2)
+    step = ScoreStep("score", path, backbone=backbone, batch_rows=2)
     threads = torch.get_num_threads()
-    result = Pipeline([block], tmp_path / "run", engine=LocalEngine()).run(exchanges)
+    result = Pipeline([step], tmp_path / "run", executor=LocalExecutor()).run(exchanges)
     assert torch.get_num_threads() == threads
     rows = list(result.rows())
     expected = [guard.score(exchange.messages) for exchange in exchanges]
@@ -45,8 +45,8 @@ def test_a_prompt_alone_is_scored_and_an_unreadable_row_dropped(saved, tmp_path)
     good = make_exchange(1)
     prompt = replace(good, messages=good.messages[:1])
     bad = replace(good, messages=(Message("assistant", "a"), Message("assistant", "b")))
-    block = ScoreBlock("score", path, backbone=backbone)
-    result = Pipeline([block], tmp_path / "run").run([prompt, bad])
+    step = ScoreStep("score", path, backbone=backbone)
+    result = Pipeline([step], tmp_path / "run").run([prompt, bad])
     [row] = result.rows()
     assert row.meta["scores"]["max_answer"] is None
     assert (
@@ -61,15 +61,15 @@ def test_the_guard_is_known_by_its_hash_and_loaded_anew_elsewhere(saved, tmp_pat
     path, backbone, guard = saved
     sha256 = guard.sha256
     moved = path.rename(tmp_path / "moved")
-    block = ScoreBlock("score", moved, backbone=backbone)
-    assert block.config()["guard"] == sha256
+    step = ScoreStep("score", moved, backbone=backbone)
+    assert step.config()["guard"] == sha256
     other = make_guard(tiny_backbone(), seed=1).save(tmp_path / "other")
-    assert ScoreBlock("score", other.path).config() != block.config()
-    list(block.run([], BlockContext("score", print)))
-    assert block._guard is not None
-    assert block.__getstate__()["_guard"] is None
+    assert ScoreStep("score", other.path).config() != step.config()
+    list(step.run([], StepContext("score", print)))
+    assert step._guard is not None
+    assert step.__getstate__()["_guard"] is None
 
 
 def test_a_path_without_a_guard_is_refused_at_once(tmp_path) -> None:
     with pytest.raises(GuardError):
-        ScoreBlock("score", tmp_path)
+        ScoreStep("score", tmp_path)

@@ -39,7 +39,7 @@ class Brief:
         return Random(f"{seed}/near").choice(self.near) if self.near else None  # noqa: S311
 
     def config(self, *sections: str) -> dict[str, Any]:
-        """For a block's configuration: the policy and these sections of the plan."""
+        """For a step's configuration: the policy and these sections of the plan."""
         own = {name: getattr(self.plan, name).model_dump() for name in sections}
         return {"constitution": self.constitution.sha256, "seed": self.plan.seed, **own}
 

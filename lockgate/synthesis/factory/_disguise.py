@@ -7,9 +7,9 @@ from typing import Any
 
 from lockgate.errors import SynthesisError
 from lockgate.exchanges import normalise_text
-from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._requests import Completion, GenerationRequest
 from lockgate.synthesis._rows import Reject, Row, derive_row, row_id, row_seed
+from lockgate.synthesis._step import Step, StepContext
 from lockgate.synthesis.augmentations import (
     GENERATED_FAMILIES,
     Augmentation,
@@ -33,7 +33,7 @@ _LEAST_KEPT = 0.8
 _HELD_SHARE = 0.5
 
 
-class DisguiseBlock(Block):
+class DisguiseStep(Step):
     """Each row, and for a share of them a disguised copy; both rows of a pair wear the same.
 
     Harmful and harmless rows are drawn alike, so that no disguise tells the label. Rows of `train` never wear
@@ -48,7 +48,7 @@ class DisguiseBlock(Block):
     def config(self) -> Mapping[str, Any]:
         return self._brief.config("augmentation")
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         plan = self._brief.plan.augmentation
         known = select_augmentations(families=plan.families, hold_out=plan.hold_out)
         held = select_augmentations(families=[f for f in plan.hold_out if f not in GENERATED_FAMILIES])

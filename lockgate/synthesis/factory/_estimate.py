@@ -18,11 +18,11 @@ from typing import Any
 
 from lockgate.constitution import Constitution
 from lockgate.curation import content_stems
-from lockgate.synthesis._blocks import GeneratorSource
-from lockgate.synthesis._generic import GenerateBlock
+from lockgate.synthesis._generic import GenerateStep
 from lockgate.synthesis._pipeline import Pipeline
 from lockgate.synthesis._requests import GenerationRequest, Outcome
 from lockgate.synthesis._scripted import DryRunGenerator
+from lockgate.synthesis._step import GeneratorSource
 from lockgate.synthesis._usage import Estimate, Prices
 from lockgate.synthesis.augmentations import REWORDED_TOKENS
 from lockgate.synthesis.factory._brief import Brief, count_lists
@@ -41,7 +41,7 @@ from lockgate.synthesis.factory._roles import (
     TWIN,
     role_of,
 )
-from lockgate.synthesis.factory._steps import ANSWER_STEP, factory_blocks
+from lockgate.synthesis.factory._steps import ANSWER_STEP, factory_steps
 from lockgate.synthesis.factory._tasks import TaskPlanner
 
 _COUNT = re.compile(r"\b(\d+)\b(?=[^\d]*$)")
@@ -113,15 +113,15 @@ def estimate_synthesis(
     generator = _Recorder()
     source = list(source_rows(constitution, plan, seeds))
     with tempfile.TemporaryDirectory() as folder:
-        blocks = factory_blocks(brief, GeneratorSource(generator.name, lambda: generator))
-        result = Pipeline(blocks, Path(folder)).run(source)
+        steps = factory_steps(brief, GeneratorSource(generator.name, lambda: generator))
+        result = Pipeline(steps, Path(folder)).run(source)
         for number, row in enumerate(result.rows() if judge else ()):
             if role_of(row) != REFUSED and ("augmentations" not in row.meta or REWORD in row.meta):
                 generator.note(Judge(brief).ask(row, number))
     most = bound_synthesis(
         brief,
         given=Counter(str(row.category) for row in source if row.meta.get("origin") == FROM_FILE),
-        attempts={block.name: block.attempts for block in blocks if isinstance(block, GenerateBlock)},
+        attempts={step.name: step.attempts for step in steps if isinstance(step, GenerateStep)},
         prompts=generator.longest,
         judge=judge,
     )

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from lockgate.durable import file_sha256
-from lockgate.synthesis._blocks import GeneratorSource
 from lockgate.synthesis._embedded import EmbeddedGenerator
 from lockgate.synthesis._endpoint import EndpointGenerator
 from lockgate.synthesis._endpoint_config import EndpointConfig
+from lockgate.synthesis._step import GeneratorSource
 from lockgate.synthesis._usage import Budget
 
 

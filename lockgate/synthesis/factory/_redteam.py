@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from lockgate.curation import find_refusal
 from lockgate.exchanges import Message
-from lockgate.synthesis._blocks import Block, GeneratorSource
-from lockgate.synthesis._generic import GenerateBlock
+from lockgate.synthesis._generic import GenerateStep
 from lockgate.synthesis._requests import Completion, GenerationRequest
 from lockgate.synthesis._rows import Reject, Row, derive_row
+from lockgate.synthesis._step import GeneratorSource, Step
 from lockgate.synthesis.factory import _prompts
 from lockgate.synthesis.factory._answers import trim_answer
 from lockgate.synthesis.factory._brief import Brief
@@ -114,7 +114,7 @@ class DialogueWriter:
         )
 
 
-def red_team_blocks(brief: Brief, generator: GeneratorSource) -> list[Block]:
+def red_team_steps(brief: Brief, generator: GeneratorSource) -> list[Step]:
     """The steps of the pool, or none where the plan has no share for it."""
     plan, writer = brief.plan, DialogueWriter(brief)
     if not plan.red_team.share:
@@ -126,7 +126,7 @@ def red_team_blocks(brief: Brief, generator: GeneratorSource) -> list[Block]:
     steps.append(("red-team-reference", writer.request_reference, writer.parse_reference))
     config = {**brief.config("red_team", "answers", "queries", "filters"), "prompts": _prompts.VERSION}
     return [
-        GenerateBlock(
+        GenerateStep(
             name,
             generator,
             request=request,

@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from lockgate.synthesis._blocks import Block, BlockContext
 from lockgate.synthesis._rows import Reject, Row, row_id, row_seed
+from lockgate.synthesis._step import Step, StepContext
 from lockgate.synthesis.factory._roles import (
     ATTACK,
     DIALOGUE,
@@ -19,7 +19,7 @@ from lockgate.synthesis.factory._roles import (
 _RANKS = {FROM_FILE: 0, FROM_GENERATOR: 1, FROM_TEMPLATE: 2}
 
 
-class ChooseBlock(Block):
+class ChooseStep(Step):
     """Keeps as many questions of each entry as are wanted: all of the user's, then generated, then composed.
 
     Among those of one origin a hash decides. Generated ones leave room for the share that is to be composed,
@@ -39,7 +39,7 @@ class ChooseBlock(Block):
     def config(self) -> Mapping[str, Any]:
         return {"counts": self._counts, "composed_share": self._composed_share, "seed": self._seed}
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         rows = rows if isinstance(rows, Sequence) else list(rows)
         ranked: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for row in rows:
@@ -65,12 +65,12 @@ class ChooseBlock(Block):
         return [*given, *[*generated[:first], *composed, *generated[first:]][:room]]
 
 
-class WholePairsBlock(Block):
+class WholePairsStep(Step):
     """Drops a row whose `meta.pair` names a pair that has lost a member on the way."""
 
     whole: ClassVar[bool] = True
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         rows = rows if isinstance(rows, Sequence) else list(rows)
         members = Counter(row.meta[PAIR] for row in rows if PAIR in row.meta)
         for row in rows:
@@ -80,7 +80,7 @@ class WholePairsBlock(Block):
                 yield row
 
 
-class BalanceBlock(Block):
+class BalanceStep(Step):
     """Keeps as many attacks as harmless dialogues, and no more of both than the plan's share of the mix."""
 
     whole: ClassVar[bool] = True
@@ -92,7 +92,7 @@ class BalanceBlock(Block):
     def config(self) -> Mapping[str, Any]:
         return {"share": self._share}
 
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         rows = rows if isinstance(rows, Sequence) else list(rows)
         pool: dict[str, list[str]] = {ATTACK: [], DIALOGUE: []}
         others = 0

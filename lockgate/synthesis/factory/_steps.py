@@ -5,19 +5,19 @@ from dataclasses import replace
 
 from lockgate.curation import EvaluationIndex
 from lockgate.exchanges import prompt_group
-from lockgate.synthesis._blocks import Block, GeneratorSource
-from lockgate.synthesis._generic import DedupBlock, FilterBlock, GenerateBlock, MapBlock, SplitBlock
+from lockgate.synthesis._generic import DedupStep, FilterStep, GenerateStep, MapStep, SplitStep
 from lockgate.synthesis._rows import Row, row_id
+from lockgate.synthesis._step import GeneratorSource, Step
 from lockgate.synthesis.factory import _prompts
 from lockgate.synthesis.factory._answers import AnswerWriter
 from lockgate.synthesis.factory._brief import Brief
 from lockgate.synthesis.factory._checks import LeakCheck, QualityCheck, QuestionCheck
-from lockgate.synthesis.factory._disguise import DisguiseBlock, RewordedCheck, Reworder
+from lockgate.synthesis.factory._disguise import DisguiseStep, RewordedCheck, Reworder
 from lockgate.synthesis.factory._judge import Judge
 from lockgate.synthesis.factory._questions import ASK_STEP, QuestionWriter, TwinWriter
-from lockgate.synthesis.factory._redteam import red_team_blocks
+from lockgate.synthesis.factory._redteam import red_team_steps
 from lockgate.synthesis.factory._roles import REFUSED, answer_of, context_of, question_of, role_of
-from lockgate.synthesis.factory._selection import BalanceBlock, ChooseBlock, WholePairsBlock
+from lockgate.synthesis.factory._selection import BalanceStep, ChooseStep, WholePairsStep
 from lockgate.synthesis.factory._tasks import STEP as TASK_STEP
 from lockgate.synthesis.factory._tasks import TaskPlanner
 
@@ -25,29 +25,29 @@ ANSWER_STEP = "answers"
 QUESTION_GROUP = "question_group"
 
 
-def factory_blocks(
+def factory_steps(
     brief: Brief,
     generator: GeneratorSource,
     *,
     evaluation: EvaluationIndex | None = None,
     evaluation_sha256: Sequence[str] = (),
     judge: GeneratorSource | None = None,
-) -> list[Block]:
+) -> list[Step]:
     """All steps from source rows to the exchanges of a data set, without those that the plan leaves out."""
 
-    def leaks(name: str) -> list[Block]:
+    def leaks(name: str) -> list[Step]:
         return _leaks(name, evaluation, evaluation_sha256)
 
     steps = [*_question_steps(brief, generator), *leaks("question-leaks")]
     steps += [
-        DedupBlock(
+        DedupStep(
             "question-duplicates",
             question_of,
             threshold=brief.plan.filters.duplicate_threshold,
             apart=context_of,
             note=QUESTION_GROUP,
         ),
-        ChooseBlock(
+        ChooseStep(
             "choose",
             brief.questions,
             composed_share=brief.plan.queries.composed_share,
@@ -59,7 +59,7 @@ def factory_blocks(
     if judge is not None:
         steps.append(_judging(brief, judge, "judge"))
     steps.append(
-        DedupBlock(
+        DedupStep(
             "duplicates",
             exchange_text,
             threshold=brief.plan.filters.duplicate_threshold,
@@ -67,13 +67,13 @@ def factory_blocks(
         )
     )
     if brief.plan.red_team.share:
-        steps.append(BalanceBlock("red-team-balance", brief.plan.red_team.share))
+        steps.append(BalanceStep("red-team-balance", brief.plan.red_team.share))
     steps += [
-        WholePairsBlock("pairs"),
-        SplitBlock("split", split_keys, brief.plan.split, seed=brief.plan.seed),
-        DisguiseBlock("disguises", brief),
+        WholePairsStep("pairs"),
+        SplitStep("split", split_keys, brief.plan.split, seed=brief.plan.seed),
+        DisguiseStep("disguises", brief),
         *leaks("disguise-leaks"),
-        WholePairsBlock("disguised-pairs"),
+        WholePairsStep("disguised-pairs"),
     ]
     if rewording := _reword_steps(brief, generator):
         steps += [*rewording, *leaks("reworded-leaks")]
@@ -109,10 +109,10 @@ def mark_question(row: Row, seed: int) -> Row:
     return replace(row, meta={**row.meta, "asked": row_id(row)})
 
 
-def _question_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
+def _question_steps(brief: Brief, generator: GeneratorSource) -> list[Step]:
     writer = QuestionWriter(brief)
     return [
-        GenerateBlock(
+        GenerateStep(
             ASK_STEP,
             generator,
             request=writer.request,
@@ -121,16 +121,16 @@ def _question_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
             batch_rows=brief.plan.batch_rows,
             config={**brief.config("queries"), "prompts": _prompts.VERSION},
         ),
-        FilterBlock("question-topics", QuestionCheck(brief), config=brief.config("filters")),
-        MapBlock("question-names", mark_question),
+        FilterStep("question-topics", QuestionCheck(brief), config=brief.config("filters")),
+        MapStep("question-names", mark_question),
     ]
 
 
-def _task_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
+def _task_steps(brief: Brief, generator: GeneratorSource) -> list[Step]:
     twins, answers, plan = TwinWriter(brief), AnswerWriter(brief), brief.plan
     words = {"prompts": _prompts.VERSION}
     return [
-        MapBlock(
+        MapStep(
             TASK_STEP,
             TaskPlanner(brief),
             config={
@@ -138,8 +138,8 @@ def _task_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
                 "counts": brief.questions,
             },
         ),
-        MapBlock("composed-twins", twins.compose_some, config={**brief.config("pairs"), **words}),
-        GenerateBlock(
+        MapStep("composed-twins", twins.compose_some, config={**brief.config("pairs"), **words}),
+        GenerateStep(
             "generated-twins",
             generator,
             request=twins.request,
@@ -148,8 +148,8 @@ def _task_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
             batch_rows=plan.batch_rows,
             config={**brief.config("queries"), **words},
         ),
-        *red_team_blocks(brief, generator),
-        GenerateBlock(
+        *red_team_steps(brief, generator),
+        GenerateStep(
             ANSWER_STEP,
             generator,
             request=answers.request,
@@ -158,22 +158,22 @@ def _task_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
             batch_rows=plan.batch_rows,
             config={**brief.config("answers", "filters"), **words},
         ),
-        FilterBlock("quality", QualityCheck(brief), config=brief.config("filters")),
+        FilterStep("quality", QualityCheck(brief), config=brief.config("filters")),
     ]
 
 
-def _reword_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
+def _reword_steps(brief: Brief, generator: GeneratorSource) -> list[Step]:
     plan, reworder = brief.plan, Reworder(brief)
     if not plan.augmentation.paraphrase_share and not plan.augmentation.translation_share:
         return []
     config = brief.config("augmentation", "filters")
-    steps: list[Block] = [MapBlock("copies", reworder.copy, config=config)]
+    steps: list[Step] = [MapStep("copies", reworder.copy, config=config)]
     for name, request, parse in (
         ("reworded-requests", reworder.request, reworder.parse),
         ("reworded-answers", reworder.request_answer, reworder.parse_answer),
     ):
         steps.append(
-            GenerateBlock(
+            GenerateStep(
                 name,
                 generator,
                 request=request,
@@ -183,18 +183,18 @@ def _reword_steps(brief: Brief, generator: GeneratorSource) -> list[Block]:
                 batch_rows=plan.batch_rows,
             )
         )
-    return [*steps, FilterBlock("reworded-quality", RewordedCheck(brief), config=brief.config("filters"))]
+    return [*steps, FilterStep("reworded-quality", RewordedCheck(brief), config=brief.config("filters"))]
 
 
-def _leaks(name: str, index: EvaluationIndex | None, sha256: Sequence[str]) -> list[Block]:
+def _leaks(name: str, index: EvaluationIndex | None, sha256: Sequence[str]) -> list[Step]:
     if index is None:
         return []
-    return [FilterBlock(name, LeakCheck(index), config={"evaluation": list(sha256)})]
+    return [FilterStep(name, LeakCheck(index), config={"evaluation": list(sha256)})]
 
 
-def _judging(brief: Brief, judge: GeneratorSource, name: str) -> Block:
+def _judging(brief: Brief, judge: GeneratorSource, name: str) -> Step:
     asker = Judge(brief)
-    return GenerateBlock(
+    return GenerateStep(
         name,
         judge,
         request=asker.request if name == "judge" else asker.request_reworded,

@@ -13,18 +13,18 @@ from lockgate.curation import EvaluationIndex
 from lockgate.durable import file_sha256, open_atomic
 from lockgate.errors import ConfigError, SynthesisError
 from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
-from lockgate.synthesis._blocks import GeneratorSource
 from lockgate.synthesis._cache import CachedGenerator, RequestCache
-from lockgate.synthesis._engines import Engine
+from lockgate.synthesis._executors import Executor
 from lockgate.synthesis._pipeline import Pipeline, PipelineResult, StepProgress, room_on
 from lockgate.synthesis._requests import Generator
 from lockgate.synthesis._rows import PARENT, STEPS, Row
+from lockgate.synthesis._step import GeneratorSource
 from lockgate.synthesis.factory._brief import Brief
 from lockgate.synthesis.factory._card import Origins, build_card, write_readme
 from lockgate.synthesis.factory._judge import Judge, JudgeReport, read_judge_rows
 from lockgate.synthesis.factory._plan import FactoryPlan
 from lockgate.synthesis.factory._questions import source_rows
-from lockgate.synthesis.factory._steps import QUESTION_GROUP, factory_blocks
+from lockgate.synthesis.factory._steps import QUESTION_GROUP, factory_steps
 
 EXCHANGES, CARD, WORK = "exchanges.jsonl", "card.json", "work"
 # What steps note for each other and no reader needs.
@@ -66,7 +66,7 @@ def synthesize(
     plan: FactoryPlan,
     out: str | Path,
     *,
-    engine: Engine | None = None,
+    executor: Executor | None = None,
     seeds: Sequence[PathLike] = (),
     evaluation: Sequence[PathLike] = (),
     judge: GeneratorSource | None = None,
@@ -78,7 +78,7 @@ def synthesize(
     Args:
         generator: writes questions and answers; its completions are kept in `out`.
         out: folder of the data set, made if it isn't there.
-        engine: where batches run (default: here).
+        executor: where batches run (default: here).
         seeds: files of prompts that join the generated questions: exchanges with a `category` of the
             constitution each.
         evaluation: files whose items must not be met in the data.
@@ -100,14 +100,14 @@ def synthesize(
             guarded = [_describe(path) for path in evaluation]
             given = [_describe(path) for path in seeds]
             report = _trust(brief, judging, judge_rows)
-            blocks = factory_blocks(
+            steps = factory_steps(
                 brief,
                 cached,
                 evaluation=index,
                 evaluation_sha256=[str(file["sha256"]) for file in guarded],
                 judge=judging,
             )
-            pipeline = Pipeline(blocks, folder / WORK / "steps", engine=engine, progress=progress)
+            pipeline = Pipeline(steps, folder / WORK / "steps", executor=executor, progress=progress)
             result = pipeline.run(source_rows(constitution, plan, seeds))
             origins = Origins(
                 generator.name,

@@ -15,7 +15,7 @@ class GeneratorSource:
 
     `identity` (default: `name`) enters the key of each batch: give what the generator's own says, so that
     another model, or one at another endpoint, is another input. `name` is for data and cards. `answered`:
-    whether anything was answered, kept by the blocks that ask and taken for granted in other processes.
+    whether anything was answered, kept by the steps that ask and taken for granted in other processes.
     """
 
     def __init__(self, name: str, make: Callable[[], Generator], *, identity: str | None = None) -> None:
@@ -46,13 +46,13 @@ class GeneratorSource:
 
 
 @dataclass(slots=True)
-class BlockContext:
-    """Where a block counts and where it puts what it drops; one per batch.
+class StepContext:
+    """Where a step counts and where it puts what it drops; one per batch.
 
     Attributes:
-        step: the block's name.
+        step: the step's name.
         sink: takes each dropped row, its reason in `meta.rejected`.
-        counters: anything a block wants to count; summed over batches.
+        counters: anything a step wants to count; summed over batches.
         reasons: dropped rows by reason.
     """
 
@@ -71,11 +71,11 @@ class BlockContext:
         self.sink(reject_row(row, self.step, reject))
 
     def seed(self, row: Row, attempt: int = 0) -> int:
-        """Seed for this row in this block, the same in every run."""
+        """Seed for this row in this step, the same in every run."""
         return row_seed(row, self.step, attempt)
 
 
-class Block(ABC):
+class Step(ABC):
     """A step that reads rows and yields rows.
 
     It is a function of its rows and its configuration: no state from one batch to the next, no clock, no
@@ -84,8 +84,8 @@ class Block(ABC):
     Attributes:
         name: unique in its pipeline; letters, digits, `-` and `_`.
         version: raise it when the code changes what comes out.
-        whole: whether it must see all rows at once. A pipeline gives such a block a sequence that reads from
-            disk, in order and by position, as often as the block likes.
+        whole: whether it must see all rows at once. A pipeline gives such a step a sequence that reads from
+            disk, in order and by position, as often as the step likes.
         batch_rows: rows of a batch otherwise. What was in flight at a kill is repeated, at most one batch.
     """
 
@@ -101,5 +101,5 @@ class Block(ABC):
         return {}
 
     @abstractmethod
-    def run(self, rows: Iterable[Row], context: BlockContext) -> Iterator[Row]:
+    def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
         """Yield the rows that go on, in an order that depends on `rows` alone; the others to the context."""
