@@ -38,7 +38,7 @@ def fault(what):
         return [type(error).__name__, str(error)]
 
 def fit():
-    from lockgate.classifiers import TextBaseline
+    from lockgate.classifiers.text import TextBaseline
     from lockgate.exchanges import Exchange, Message
     rows = [Exchange((Message("user", str(n)), Message("assistant", "a")), float(n % 2)) for n in range(10)]
     TextBaseline.fit(rows, [str(n) for n in range(10)])

@@ -12,6 +12,8 @@ from lockgate.backbones._chat import banned_ids
 from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.exchanges import Message
 
+__all__ = ["decode_answers", "generate_answers"]
+
 
 @dataclass(frozen=True, slots=True)
 class GeneratedAnswer:

@@ -23,6 +23,8 @@ from lockgate.durable import open_atomic
 from lockgate.errors import GuardError, TrainingError
 from lockgate.exchanges import Exchange, Message
 
+__all__ = ["TextBaseline", "TextBaselineConfig"]
+
 if TYPE_CHECKING:
     import scipy.sparse as sp
     from sklearn.linear_model import LogisticRegression

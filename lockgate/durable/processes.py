@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from lockgate.errors import LockgateError
 
+__all__ = ["end_with_parent", "run_parts"]
+
 _LOOK_SECONDS = 2.0
 _END_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1

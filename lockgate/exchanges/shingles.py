@@ -9,6 +9,17 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "SHINGLE_WORDS",
+    "Hashes",
+    "Signatures",
+    "hash_ngrams",
+    "jaccard_index",
+    "mix_bits",
+    "shingle_text",
+    "sign_shingles",
+]
+
 Hashes = NDArray[np.uint64]
 Signatures = NDArray[np.uint32]
 

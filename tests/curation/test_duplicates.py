@@ -84,7 +84,7 @@ def test_order_and_company_do_not_change_groups() -> None:
 
 def test_groups_are_equal_in_every_process() -> None:
     code = (
-        "from lockgate.exchanges import find_duplicates as f; print(f(['a b c d e f', 'A b, c d e f!', 'x']))"
+        "from lockgate.curation import find_duplicates as f; print(f(['a b c d e f', 'A b, c d e f!', 'x']))"
     )
     runs = {
         subprocess.run(

@@ -98,7 +98,8 @@ PARENT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-from lockgate.durable import _processes, run_parts
+from lockgate.durable import processes as _processes
+from lockgate.durable.processes import run_parts
 from test_processes import LOST, sleep
 
 def work(folder, number):
@@ -108,7 +109,7 @@ if __name__ == "__main__":
     run_parts(work, [(Path("out"), number) for number in range(2)], lost=LOST)
 """
 # Without the kernel's help, as on other systems.
-WATCHED = "import lockgate.durable._processes as own\nown.sys = type('System', (), {'platform': 'other'})\n"
+WATCHED = "import lockgate.durable.processes as own\nown.sys = type('System', (), {'platform': 'other'})\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")

@@ -5,12 +5,12 @@ from factory_runs import run_factory, scripted_source
 from fake_endpoint import serving_endpoint
 from hypothesis import given
 from hypothesis import strategies as st
-from lockgate.synthesis.factory._dry import write_stand_in
 from starlette.responses import JSONResponse
 
 from lockgate.exchanges import Message
 from lockgate.synthesis import Completion, EndpointConfig, EndpointGenerator, GenerationRequest
 from lockgate.synthesis._reasoning import strip_reasoning
+from lockgate.synthesis.factory._estimate import write_stand_in
 
 THOUGHTS = [
     "<think>{}</think>",
