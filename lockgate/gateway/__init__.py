@@ -1,4 +1,4 @@
-"""The gateway: an OpenAI-compatible server that releases a token only when the guard has cleared it."""
+"""The gateway: an OpenAI-compatible server. It releases a token only when the guard has cleared it."""
 
 from lockgate.gateway._app import create_app
 from lockgate.gateway._decisions import Decision, DecisionLog, Scores

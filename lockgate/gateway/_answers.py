@@ -1,4 +1,4 @@
-"""From the engine's events to the client: a stream of chunks, or one completion."""
+"""Send the engine's events to the client, as a stream of chunks or as one completion."""
 
 import asyncio
 import time
@@ -17,8 +17,8 @@ from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineDown, QueueFull
 from lockgate.gateway._requests import ChatRequest
 
-# Proxies and clients give a silent stream up, and a long prompt is silent until it is read. A comment says
-# nothing of what is read or held, and clients pass over it.
+# Proxies and clients close a stream that stays silent, and nothing can be sent while a long prompt is read.
+# A comment keeps the stream open. It tells nothing about the answer, and clients ignore it.
 PING = b": ping\n\n"
 PING_SECONDS = 1.5
 
@@ -30,7 +30,7 @@ STREAM_HEADERS = [
 
 
 class Answer(Response):
-    """Runs one job and sends what comes of it. Ends the job when the client leaves."""
+    """A response that runs one job and sends its events. It ends the job when the client leaves."""
 
     def __init__(
         self, gateway: Gateway, request: ChatRequest, job: Job, queue: "asyncio.Queue[Event]", *, risk: bool
@@ -63,7 +63,7 @@ class Answer(Response):
         if self._request.stream and self._gateway.options.block_input_status == 200:
             await self._stream(await self._next(send), send)
             return
-        # The status waits for what becomes of the prompt.
+        # The HTTP status depends on the prompt, so it waits for the first event.
         first = await self._queue.get()
         if self._is_refused_input(first):
             await error_response(_blocked(first))(scope, receive, send)
@@ -73,7 +73,7 @@ class Answer(Response):
             await (await self._complete(first))(scope, receive, send)
 
     async def _next(self, send: Send) -> Event:
-        """The next event of a stream, which begins and is kept alive with comments while there is none."""
+        """Wait for the next event of a stream. Send comments while there is none, to keep the stream open."""
         while self._queue.empty():
             with anyio.move_on_after(PING_SECONDS):
                 return await self._queue.get()

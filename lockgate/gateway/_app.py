@@ -1,4 +1,4 @@
-"""The ASGI application: routes, and who may reach them."""
+"""The ASGI application: its routes, and the checks on who may call them."""
 
 import asyncio
 import hmac
@@ -29,7 +29,7 @@ PLAYGROUND = "lockgate.gateway.playground"
 
 
 def create_app(gateway: Gateway) -> Starlette:
-    """The application around `gateway`, which it starts and closes with its lifespan."""
+    """Build the application around `gateway`. Its lifespan starts and closes the gateway."""
     routes: list[BaseRoute] = [
         Route("/v1/chat/completions", _chat_completions, methods=["POST"]),
         Route("/v1/models", _models, methods=["GET"]),
@@ -42,7 +42,7 @@ def create_app(gateway: Gateway) -> Starlette:
     middleware = []
     options = gateway.options
     if options.loopback or options.allowed_hosts:
-        # A page of another site whose name is rebound to this machine still sends its own host name.
+        # Another site can point its own name at this machine (DNS rebinding). The Host header shows that name.
         names = (*LOOPBACK_NAMES, *options.allowed_hosts)
         middleware.append(Middleware(HostCheck, names=names, health_for_all=not options.loopback))
     if gateway.options.api_key is not None:
@@ -58,14 +58,14 @@ def create_app(gateway: Gateway) -> Starlette:
 
 
 def playground_routes() -> list[BaseRoute]:
-    """Routes of the page at `/`, if this installation has it: `routes` of the playground module."""
+    """Return the routes of the playground, or none if this installation has no playground module."""
     if importlib.util.find_spec(PLAYGROUND) is None:
         return []
     return list(importlib.import_module(PLAYGROUND).routes)
 
 
 class BearerAuth:
-    """Asks for the key on everything under `/v1/`; health checks and the page stay open."""
+    """Middleware that asks for the API key under `/v1/`. Health checks and the playground stay open."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -115,8 +115,8 @@ async def _chat_completions(request: Request) -> Response:
 
 
 async def _read_body(request: Request) -> bytes:
-    """The body, if it is JSON and not too large. Raises ApiError (413, 415)."""
-    # Browsers send any other type to this machine from any page without asking first.
+    """Read the body of a request. Raises ApiError: too large (413) or not JSON (415)."""
+    # Any web page can make a browser send other content types here, without a preflight request.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "The body must be sent as Content-Type: application/json.", code="content_type")

@@ -1,4 +1,4 @@
-"""The decision log: one JSON line for each exchange, without any text of it."""
+"""The decision log: one JSON line for each exchange, without its text."""
 
 import logging
 import os
@@ -15,15 +15,19 @@ logger = logging.getLogger("lockgate.gateway")
 
 DecisionKind = Literal["pass", "halt", "block", "error", "cancelled"]
 Fault = Literal["scoring", "second stage"]
-# Lines that a full disk refused are kept, this many of them, and written when there is room again.
+# How many lines are kept in memory while they can't be written, for example because the disk is full.
 MOST_UNWRITTEN = 10_000
 
 
 class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The probe's logits, on the scale of `threshold`. None: nothing of that region was scored.
+    """The largest scores of one exchange.
 
-    `mixed` is the largest mixed score of a guard with two stages, None where the second was not asked or gave
-    no number.
+    Attributes:
+        max_prompt, max_answer: largest smoothed logit in the prompt and in the answer, on the scale of
+            `threshold`. None if nothing in that region was scored.
+        threshold: the guard's threshold; None without a guard.
+        mixed: largest mixed score of a guard with two stages. None if the second stage was not asked or gave
+            no number.
     """
 
     max_prompt: float | None
@@ -33,14 +37,18 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided about one exchange, that is one choice of one request.
+    """The decision about one exchange, that is about one choice of one request.
 
-    `decision` is what the guard found: `halt` (answer flagged), `block` (prompt flagged), `error` (it could
-    not be checked), `cancelled` (the client left), `pass`. `enforced` says whether the client felt it: in
-    shadow mode a `halt` is recorded and the answer goes on. `token_index` is the flag's place, from 0, in the
-    last user turn (`block`) or in the answer (`halt`). `stage` is the last stage that was asked, None without
-    a guard, and `verdicts` says how often the second was. `reason` and `fault` say of an `error` what failed
-    and where: `scoring` is the first stage or the engine itself.
+    Attributes:
+        decision: `halt` (the answer was flagged), `block` (the prompt was flagged), `error` (the exchange
+            could not be checked), `cancelled` (the client left) or `pass`.
+        enforced: whether the decision changed the answer. Shadow mode records a `halt`, and the answer goes on.
+        token_index: the token that was flagged, counted from 0 in the last user turn (`block`) or in the
+            answer (`halt`).
+        stage: the last stage that was asked; None without a guard.
+        verdicts: how often the second stage was asked.
+        reason: what failed, if `decision` is `error`.
+        fault: where it failed: `scoring` means stage 1 or the engine, `second stage` means stage 2.
     """
 
     id: str
@@ -66,16 +74,16 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def timestamp() -> str:
-    """Now, in UTC, as in 2026-01-31T12:00:00.000Z."""
+    """Return the time now in UTC, such as 2026-01-31T12:00:00.000Z."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class DecisionLog:
-    """Appends decisions to a file that only its owner can read. Safe to call from several threads.
+    """A log file of decisions that only its owner can read. Safe to call from several threads.
 
-    A line that can't be written never stops an answer and never lets one pass: it is kept in memory, the
-    failure is said on stderr and in `failure`, and the line follows as soon as writing works again. A log
-    that was moved away goes on in a new file at the old path.
+    A line that can't be written changes no answer. It waits in memory until writing works again. Meanwhile
+    `failure` holds the reason, and stderr shows it once. If the file is moved away, the log continues in a new
+    file at the same path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,14 +97,14 @@ class DecisionLog:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Create the file now, so that a bad path is an error at the start. Raises OSError."""
+        """Create the file now, so that a bad path fails at the start. Raises OSError."""
         with self._lock:
             self._open()
 
     def reopen(self) -> None:
-        """Go on in a new file if the path names none, or another, since the log was rotated away.
+        """Continue in a new file if the old one was moved or removed.
 
-        `write` does this by itself; called at a signal, the new file is there at once.
+        `write` does this too. Call `reopen` at a signal, so that the new file exists at once.
         """
         with self._lock:
             try:
@@ -105,7 +113,7 @@ class DecisionLog:
                 print_failure(f"decision log {self.path}: {error.strerror or error}; can't be opened again")
 
     def write(self, decision: Decision) -> None:
-        """Append one line; when this returns the operating system has it, unless `failure` is set."""
+        """Append one line. On return the operating system has the line, unless `failure` is set."""
         with self._lock:
             self._unwritten.append(msgspec.json.encode(decision) + b"\n")
             while len(self._unwritten) > MOST_UNWRITTEN:
@@ -118,7 +126,7 @@ class DecisionLog:
         return len(self._unwritten)
 
     def close(self) -> None:
-        """Try once more to write what is left, then close the file."""
+        """Try once more to write the lines in memory, then close the file."""
         with self._lock:
             self._flush()
             self._release()
@@ -141,7 +149,7 @@ class DecisionLog:
 
     def _append(self, line: bytes) -> None:
         descriptor = self._open()
-        # A line that a full disk cut short stays as it is; the whole line follows on a line of its own.
+        # A full disk may cut a line short. That part stays, and the whole line is written again below it.
         data = b"\n" + line if self._torn else line
         done = os.write(descriptor, data)
         self._torn = done < len(data)
@@ -160,7 +168,7 @@ class DecisionLog:
         return self._descriptor
 
     def _is_moved(self, descriptor: int) -> bool:
-        """Whether the path no longer names the file that is open: rotated, or removed."""
+        """Tell whether the path no longer names the open file, because it was rotated or removed."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -175,7 +183,7 @@ class DecisionLog:
 
 
 def print_failure(message: str) -> None:
-    """Say it on stderr whatever logging is set to: an operator must be able to see it."""
+    """Log a message and print it on stderr, so that an operator sees it under any logging setup."""
     logger.error(message)
     sys.stderr.write(f"lockgate: {message}\n")
     sys.stderr.flush()

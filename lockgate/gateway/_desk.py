@@ -1,4 +1,4 @@
-"""The engine's side of the second stage: it asks for verdicts, takes them back and gives up what is late."""
+"""The engine's side of the second stage: it asks for verdicts, collects them and gives up late ones."""
 
 import math
 import time
@@ -14,13 +14,15 @@ TOO_LATE = "the second stage's verdict came too late"
 
 
 class VerdictDesk:
-    """Used by the engine's thread; the numbers may be read from any. Without a second stage it is idle.
+    """The place where the engine asks for verdicts. Without a second stage it does nothing.
+
+    Only the engine's thread calls the methods. Any thread may read the properties.
 
     Args:
-        source: the second stage; None if there is none.
+        source: second stage, or None.
         timeout: seconds that a verdict may take, see `Ticket.deadline`.
-        faults: where to say what is wrong with the second stage.
-        tell: called on the worker's thread when a verdict has come.
+        faults: record in which the desk notes faults of the second stage.
+        tell: called on the worker's thread when a verdict arrives.
     """
 
     def __init__(
@@ -38,12 +40,12 @@ class VerdictDesk:
             self._worker.start()
 
     def close(self, timeout: float) -> None:
-        """Stop it."""
+        """Stop the second stage's thread. Wait for it at most `timeout` seconds."""
         if self._worker is not None:
             self._worker.close(timeout)
 
     def warm(self, chat: RenderedChat) -> None:
-        """Have a prompt judged before the start, so that no stream pays for the first step."""
+        """Judge one prompt before the start, because the first step is slow."""
         if self._worker is not None and not math.isfinite(self._worker.warm(chat)):
             self._faults.open["second stage"] = "it gave no finite verdict"
 
@@ -56,15 +58,15 @@ class VerdictDesk:
         return ticket
 
     def forget(self, conversation: Conversation) -> None:
-        """Its stream is over."""
+        """Drop a conversation: its stream is over."""
         if self._worker is not None:
             self._worker.forget(conversation)
 
     def settle(self, waiting: Collection[Ticket]) -> list[Ticket]:
-        """Tickets whose time has come: they have their verdict or error, or waited too long for one.
+        """Return the tickets that are settled: with a verdict, with an error, or too late.
 
         Args:
-            waiting: those of all open streams.
+            waiting: the tickets of all open streams.
         """
         over = []
         while self._arrived:
@@ -79,17 +81,17 @@ class VerdictDesk:
         return over
 
     def deadline(self, ticket: Ticket) -> float:
-        """When a ticket is too late, in monotonic seconds."""
+        """Return the time after which a ticket is too late, in monotonic seconds."""
         return ticket.deadline(self.timeout)
 
     @property
     def waiting(self) -> int:
-        """Verdicts that streams wait for."""
+        """Number of verdicts that streams wait for."""
         return 0 if self._worker is None else self._worker.waiting
 
     @property
     def oldest(self) -> float:
-        """Seconds since the oldest of them was asked for."""
+        """Seconds since the oldest open verdict was asked for."""
         return 0.0 if self._worker is None else self._worker.oldest
 
     @property
@@ -102,7 +104,7 @@ class VerdictDesk:
         self._tell()
 
     def _note_health(self, ticket: Ticket) -> None:
-        """A fault of its own: streams that never ask the second stage say nothing about it."""
+        """Note whether the second stage works. Only its own verdicts show that; other streams never ask it."""
         if ticket.error is None and ticket.logit is not None and math.isfinite(ticket.logit):
             self._faults.open.pop("second stage", None)
         else:

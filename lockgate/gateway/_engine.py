@@ -25,14 +25,14 @@ logger = logging.getLogger("lockgate.gateway")
 
 
 class Engine:
-    """Runs jobs. `submit`, `cancel` and the properties may be called from any thread.
+    """The engine that runs jobs. Any thread may call `submit` and `cancel` and read the properties.
 
     Args:
-        scoring: the guard at work; None exactly when the mode is `off`.
-        decisions: gets one line for each choice, before its closing event is delivered.
+        scoring: the guard; None exactly when the mode is `off`.
+        decisions: log that gets one line for each choice, before the closing event is delivered.
 
     Attributes:
-        verdicts: where streams wait for the second stage.
+        verdicts: desk through which streams wait for the second stage.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Engine:
             end=self._end,
             ask=self.verdicts.ask,
         )
-        self._news = False  # something has come from another thread since the cycle began
+        self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
-        self._promised = 0  # key-value tokens that admitted jobs will still fork into
+        self._promised = 0  # key-value tokens that choices of admitted jobs will need when they are forked
         self._closing = False
         self._stopped = threading.Event()
         self._step: list[Portion] = []
@@ -84,8 +84,8 @@ class Engine:
         """Queue a job.
 
         Raises:
-            ContextOverflow: it can never fit into the key-value memory.
-            QueueFull: too many requests wait already.
+            ContextOverflow: the job can never fit into the key-value memory.
+            QueueFull: too many requests are waiting.
             EngineDown: the engine is stopping or stuck.
         """
         if job.n * job.capacity > self.kv_tokens or job.n > self.options.max_streams:
@@ -102,13 +102,13 @@ class Engine:
             self._tell()
 
     def cancel(self, job: Job) -> None:
-        """The client has left: end what is open, free its memory."""
+        """End the streams of a job whose client has left, and free their memory."""
         with self._wake:
             job.cancelled = True
             self._tell()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Stop. Jobs that are still open end as cancelled, and their decisions are logged."""
+        """Stop the engine. Open jobs end as cancelled, and their decisions are logged."""
         with self._wake:
             self._closing = True
             self._tell()
@@ -116,7 +116,7 @@ class Engine:
             self._threads[0].join(timeout)
         self._stopped.set()
         with self._lock:
-            # Only a step that never came back leaves anything here.
+            # A job is still open here only if a step never came back.
             self._abandon([*self._active, *self._waiting], Ending("length", cancelled=True))
         if self._threads[1].ident is not None:
             self._threads[1].join(timeout)
@@ -147,7 +147,7 @@ class Engine:
         self.pool.close()
 
     def _cycle(self) -> bool:
-        """One cycle: admit, step, clean up. False when the engine is to stop."""
+        """Run one cycle: admit, step, clean up. Return False when the engine must stop."""
         with self._wake:
             while not (self._closing or self._waiting or self._active):
                 self._wake.wait()
@@ -183,32 +183,32 @@ class Engine:
             self.faults.open.pop("step", None)
 
     def _tell(self) -> None:
-        """Wake the engine's thread, or have it look again before it sleeps. From any thread."""
+        """Wake the engine's thread, or make it check again before it sleeps. Any thread may call this."""
         with self._wake:
             self._news = True
             self._wake.notify()
 
     def _tickets(self) -> dict[Ticket, tuple[Job, Stream]]:
-        """Verdicts that open streams wait for."""
+        """Return the tickets that open streams wait for."""
         open_streams = [(job, stream) for job in self._active for stream in job.streams if not stream.done]
         found = ((ticket_of(stream.phase), job, stream) for job, stream in open_streams)
         return {ticket: (job, stream) for ticket, job, stream in found if ticket is not None}
 
     def _settle_verdicts(self) -> None:
-        """Let streams go on whose verdict has come; halt those that have waited too long."""
+        """Continue the streams that have their verdict. Halt those that have waited too long."""
         waiting = self._tickets()
         for ticket in self.verdicts.settle(waiting):
             if ticket in waiting:
                 self._stepper.resume(*waiting[ticket], ticket)
 
     def _wait_for_news(self, deadline: float) -> None:
-        """All open streams wait for verdicts: sleep until one comes, or the first may be too late."""
+        """Sleep while all open streams wait for verdicts, until one arrives or the earliest deadline passes."""
         with self._wake:
             while not self._news and (left := deadline - time.monotonic()) > 0:
                 self._wake.wait(left)
 
     def _admit(self) -> None:
-        """Take waiting jobs in order of arrival, as far as streams and memory go."""
+        """Admit waiting jobs in order of arrival, as far as the limits of streams and memory allow."""
         while True:
             with self._lock:
                 if not self._waiting:
@@ -258,7 +258,7 @@ class Engine:
             for stream in job.streams:
                 if not stream.done:
                     continue
-                with self._lock:  # whoever ends a stream may still read its lane
+                with self._lock:  # the thread that ends a stream may still read its lane
                     lane, stream.lane = stream.lane, None
                 if lane is not None:
                     lane.session.close()
@@ -280,7 +280,7 @@ class Engine:
                 job.deliver(Released(stream.choice, out.text, out.tokens))
 
     def _end(self, job: Job, stream: Stream, ending: Ending) -> None:
-        """Close a stream once: first the decision line, then the event."""
+        """Close a stream, once. Write the decision line first, then deliver the event."""
         with self._lock:
             if stream.done:
                 return
@@ -300,7 +300,7 @@ class Engine:
         self.faults.total += 1
         self.faults.last = record.reason or "the guard failed"
         if record.fault == "second stage":
-            # What is wrong with it now, its own verdicts say.
+            # Its own verdicts say what is wrong now (see `VerdictDesk`).
             self.faults.second_stage += 1
         else:
             self.faults.open["scoring"] = self.faults.last
@@ -310,7 +310,7 @@ class Engine:
         return max(1, min(60, round(self._service_time * rounds)))
 
     def _watch(self) -> None:
-        """A step can't be interrupted; its streams can be closed, and whatever it still yields is dropped."""
+        """Close the streams of a step that hangs. The step can't be interrupted; its later results are dropped."""
         while not self._stopped.wait(min(1.0, self.options.step_timeout / 4)):
             if not self.stalled:
                 continue

@@ -1,4 +1,4 @@
-"""Errors that a client of the HTTP interface sees, in the shape that OpenAI clients parse."""
+"""Errors of the HTTP interface, in the shape that OpenAI clients parse."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ from lockgate.errors import LockgateError
 
 
 class ApiError(LockgateError):
-    """A request that is answered with an HTTP error.
+    """An HTTP error that answers a request.
 
-    `message` never repeats text of the request: it is printed, logged and shown.
+    `message` never repeats text of the request, because messages are logged and shown.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ApiError(LockgateError):
 
 
 def invalid(param: str, message: str, code: str | None = None) -> ApiError:
-    """A 400 that names the field at fault."""
+    """Return a 400 error that names the field at fault."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)
 
 

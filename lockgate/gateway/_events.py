@@ -1,4 +1,4 @@
-"""What the engine tells the HTTP side about a request."""
+"""Events that the engine sends to the HTTP side of a request."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from lockgate.gateway._decisions import DecisionKind
 
 @dataclass(frozen=True, slots=True)
 class ReleasedToken:
-    """A token that was scored and cleared. `score` is the smoothed logit, None where no guard is at work."""
+    """A token that was scored and cleared. `score` is its smoothed logit; None without a guard."""
 
     text: str
     score: float | None
@@ -16,7 +16,7 @@ class ReleasedToken:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Text that may leave, and the tokens that it is made of. `text` may be empty while tokens are not."""
+    """Text that the client may see, and its tokens. `text` may be empty when `tokens` is not."""
 
     choice: int
     text: str
@@ -25,9 +25,9 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of one choice. Its decision line has been handed to the log before this event exists.
+    """The end of one choice. Its decision line is written before this event is delivered.
 
-    `refusal` is set exactly when the answer was stopped, `reason` is then `content_filter`.
+    `refusal` is set exactly when the answer was stopped; `reason` is then `content_filter`.
     """
 
     choice: int

@@ -1,4 +1,4 @@
-"""The gateway: a backbone, a guard and an engine behind one door, and the limits that a request meets."""
+"""The gateway object: backbone, guard and engine together, and the limits of a request."""
 
 import asyncio
 import contextlib
@@ -37,13 +37,14 @@ class GatewayOptions:
 
     Attributes:
         decisions: file of the decision log.
-        default_max_tokens: length of an answer where the request doesn't say.
-        block_input_status: 200 answers a flagged prompt in the halting shape, 400 with an error body.
-        api_key: what clients must send as a bearer token; None asks for none.
-        loopback: the server is reachable from this machine alone; other host names are refused.
-        allowed_hosts: further host names that are answered to; elsewhere than on loopback they are the only
-            ones, beside this machine's own.
-        risk_events: per-token scores for a page on this machine; only together with `loopback`.
+        default_max_tokens: longest answer, in tokens, if the request gives no limit.
+        block_input_status: HTTP status for a flagged prompt. 200 sends the refusal in the shape of a halted
+            answer, 400 sends an error body.
+        api_key: bearer token that clients must send; None asks for none.
+        loopback: whether only this machine can reach the server. If so, other host names are refused.
+        allowed_hosts: host names that the server answers to, beside the names of this machine. If empty, a
+            server that other machines can reach checks no names.
+        risk_events: whether the playground is served. With `loopback`, it also gets the score of each token.
     """
 
     decisions: Path
@@ -66,11 +67,11 @@ class GatewayOptions:
 
 
 class Gateway:
-    """Everything the HTTP routes share.
+    """The backbone, guard, engine and decision log that all HTTP routes share.
 
     Args:
-        scoring: the guard at work, None in mode `off`.
-        about_guard: what `/v1/models` says of the guard.
+        scoring: the guard; None in mode `off`.
+        about_guard: description of the guard for `/v1/models`.
     """
 
     def __init__(
@@ -93,10 +94,10 @@ class Gateway:
 
     @classmethod
     def from_guard(cls, guard: Guard, options: GatewayOptions, *, name: str | None = None) -> "Gateway":
-        """A gateway that serves the guard's own backbone under the guard.
+        """Make a gateway that serves the guard's own backbone under the guard.
 
         Args:
-            name: what clients are told the guard is called; by default its own name.
+            name: name of the guard that clients see; by default the name in the guard's record.
         """
         if options.engine.mode == "off":
             return cls(guard.backbone, None, options)
@@ -117,7 +118,7 @@ class Gateway:
         self.engine.start()
 
     def warm(self) -> None:
-        """Take one step of each stage before the engine starts, so that no request pays for the first one."""
+        """Take one step of each stage before the engine starts, because the first step is slow."""
         with torch.inference_mode():
             chat = self.backbone.render([Message("user", "Hello")], add_generation_prompt=True)
             session = self.engine.pool.open(len(chat.token_ids), chat.token_ids[: chat.prefix_length])
@@ -127,14 +128,14 @@ class Gateway:
         self.engine.verdicts.warm(chat)
 
     def close(self, timeout: float = 10.0) -> None:
-        """End what is open, write every decision, stop the engine."""
+        """End open streams, write their decisions and stop the engine."""
         self.engine.close(timeout)
         self.decisions.close()
 
     async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None]) -> Job:
         """Tokenise a request and check it against the context. Raises ApiError (400)."""
-        # A token is at most so many characters long, so text beyond this can't fit; and tokenising a
-        # megabyte only to find that out would let one client occupy a core.
+        # No token is longer than `_longest_token` characters, so longer text can't fit. Check that first:
+        # otherwise one client could keep a core busy with tokenising text that is refused anyway.
         characters = sum(len(message.content) for message in request.messages)
         if characters > self.backbone.context_length * self._longest_token:
             raise self._too_long(f"more than {characters // self._longest_token}")
@@ -163,10 +164,10 @@ class Gateway:
         )
 
     def problems(self) -> list[str]:
-        """What is wrong now; empty when all is well."""
+        """List the faults that are open now. The list is empty when there are none."""
         found = [f"{where}: {what}" for where, what in sorted(self.engine.faults.open.items())]
         if self.engine.alive and self.engine.verdicts.alive is False:
-            found.append("second stage: its thread has ended, so whatever it is asked about is halted")
+            found.append("second stage: its thread has ended; every exchange that needs its verdict is halted")
         if self.decisions.failure is not None:
             found.append(f"decision log: {self.decisions.failure}, {self.decisions.unwritten} lines wait")
         return found
@@ -188,7 +189,7 @@ class Gateway:
 
 
 def scoring_of(guard: Guard) -> Scoring:
-    """The engine's view of a guard: the stages and the tap with which the guard scores files too."""
+    """Make the engine's view of a guard. It has the stages and the kind of tap that score files too."""
     return Scoring(
         stages=guard.stages,
         tap=ProbeTap([guard.head], guard.backbone.hidden_size, guard.backbone.device),
@@ -198,7 +199,7 @@ def scoring_of(guard: Guard) -> Scoring:
 
 
 def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
-    """What clients may know of a guard: names, hash, and whether a budget stands behind its threshold."""
+    """Describe a guard for clients: names, hash, and the budget of its threshold if it is calibrated."""
     calibration = guard.calibration
     return {
         "name": name or guard.record.name,
@@ -223,11 +224,11 @@ def _why_uncalibrated(guard: Guard) -> str | None:
 
 
 def deliver_to(queue: "asyncio.Queue[Event]") -> Callable[[Event], None]:
-    """A function that other threads may call to put events into `queue` of the running loop."""
+    """Return a function with which any thread can put events into a queue of the running loop."""
     loop = asyncio.get_running_loop()
 
     def deliver(event: Event) -> None:
-        # A loop that is closed has nobody left to tell.
+        # The loop may be closed; then nobody waits for the event.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(queue.put_nowait, event)
 

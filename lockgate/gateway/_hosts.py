@@ -1,4 +1,4 @@
-"""Which names a server answers to: a page of another site must not reach it under a name of its own."""
+"""The host names that a server answers to. Another site must not reach it through a name that it owns."""
 
 import ipaddress
 import re
@@ -11,16 +11,16 @@ from lockgate.errors import ConfigError
 from lockgate.gateway._errors import ApiError, error_response
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-# Whoever keeps a container running asks for these by its address.
+# Orchestrators call these by the address of the container.
 _HEALTH = ("/health", "/healthz", "/readyz")
 _NAME = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 
 
 def check_host_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Names for `--allowed-host` as they are compared: lower case, IPv6 addresses in brackets.
+    """Check names for `--allowed-host` and normalise them: lower case, IPv6 addresses in brackets.
 
     Raises:
-        ConfigError: no name of a host; a port and a scheme are no part of it.
+        ConfigError: a name is not a host's name, for example because it has a scheme or a port.
     """
     found = []
     for name in names:
@@ -40,10 +40,10 @@ def check_host_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 class HostCheck:
-    """Refuses requests whose Host header is none of the allowed names, in the shape of other errors.
+    """Middleware that refuses requests unless their Host header is an allowed name.
 
     Args:
-        names: see `check_host_names`; `*.` in front stands for one name or more.
+        names: allowed names, from `check_host_names`. A leading `*.` matches one or more labels.
         health_for_all: whether health checks are answered under any name.
     """
 
@@ -68,7 +68,7 @@ class HostCheck:
 
     def _knows(self, header: str) -> bool:
         name = header.strip().lower()
-        # The port is what follows the last colon behind an address in brackets, or the only colon.
+        # The port comes after the brackets of an IPv6 address, or after the only colon.
         host = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
         host = host.rstrip(".")
         return host in self._names or (bool(self._endings) and host.endswith(self._endings))

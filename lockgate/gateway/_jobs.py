@@ -1,4 +1,4 @@
-"""What the engine works on: one job for a request, one stream for each of its choices."""
+"""The engine's work: one job for each request, one stream for each choice."""
 
 import copy
 import time
@@ -17,7 +17,7 @@ from lockgate.guards import Conversation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lane:
-    """What an open stream works with: its memory, its way out, its sampler, and itself for stage 2."""
+    """The parts of an open stream: memory, gate, sampler, and the conversation that stage 2 reads."""
 
     session: Session
     gate: AnswerGate
@@ -27,14 +27,16 @@ class Lane:
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One choice. Owned by the engine's thread; `done` is only set under the engine's lock.
+    """One choice. The engine's thread owns it; `done` is set only under the engine's lock.
 
     Attributes:
-        phase: what it does next, as long as it is not done.
-        lane: what it works with; None before it is opened and once its memory has been given back.
-        state: what the guard knows of it. Choices that never began have that of the prompt which ended them.
+        phase: what the stream does next, until it is done.
+        lane: the parts of an open stream. None before it is opened and after its memory is freed.
+        state: the guard's state. Choices that never began get the state of the prompt that was flagged.
         answered: answer tokens consumed.
-        flagged_at: how many those were when the flag rose.
+        first_token: when the first token left, in monotonic seconds.
+        flagged_at: value of `answered` when the stream was flagged.
+        done: whether the stream is over.
     """
 
     choice: int
@@ -48,20 +50,20 @@ class Stream:
 
     @property
     def opened(self) -> Lane:
-        """Its lane. Raises RuntimeError: it has none."""
+        """The lane of an open stream. Raises RuntimeError if the stream is not open."""
         if self.lane is None:
             raise RuntimeError("a stream that is not open can't go on")
         return self.lane
 
     def note_flag(self) -> None:
-        """Remember how far the answer had come when the stream was flagged."""
+        """Remember how many answer tokens were consumed when the stream was flagged."""
         if self.flagged_at is None and self.state is not None and self.state.flagged:
             self.flagged_at = self.answered
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request, tokenised. Events go to `deliver`, which is called from the engine's threads."""
+    """One request, tokenised. The engine's threads call `deliver` with its events."""
 
     id: str
     prompt: list[int]
@@ -83,12 +85,12 @@ class Job:
 
     @property
     def prefix(self) -> list[int]:
-        """The template's constant first tokens, read once for all streams and never scored."""
+        """The template's constant first tokens. They are read once for all streams and never scored."""
         return self.prompt[: self.regions.start]
 
     @property
     def capacity(self) -> int:
-        """Key-value tokens of one choice."""
+        """Key-value tokens that one choice needs at most."""
         return len(self.prompt) + self.max_tokens
 
     @property
@@ -97,12 +99,12 @@ class Job:
 
     @property
     def rendered(self) -> RenderedChat:
-        """The prompt as it was rendered; made up from the regions where the job was made without it."""
+        """The rendered prompt. It is made from the regions if the job has none."""
         regions = self.regions
         return self.chat or RenderedChat(
             self.prompt, regions.start, [], regions.prompt_start, len(self.prompt), len(self.prompt)
         )
 
     def fork_state(self) -> ExchangeState | None:
-        """A copy of the first choice's state, at the end of the prompt that all choices share."""
+        """Copy the first choice's state at the end of the prompt, which all choices share."""
         return copy.deepcopy(self.streams[0].state)

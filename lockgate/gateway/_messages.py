@@ -1,4 +1,4 @@
-"""The `messages` of a request, checked field by field. Error messages never repeat what a user wrote."""
+"""Checks of the `messages` of a request, field by field. Error messages never repeat a user's text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ LONGEST_NAME = 256
 
 
 def parse_messages(value: object) -> tuple[Message, ...]:
-    """Messages of a chat request. Raises ApiError (400) naming the field."""
+    """Parse the messages of a chat request. Raises ApiError (400) that names the field."""
     if value is None:
         raise invalid("messages", "is required: a list of {role, content} objects")
     if not isinstance(value, list):

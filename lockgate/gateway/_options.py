@@ -1,4 +1,4 @@
-"""What an engine is told and what it says of itself: its limits, its faults, its refusals."""
+"""The engine's limits, its record of faults, and the errors with which it refuses jobs."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,7 +18,7 @@ class QueueFull(LockgateError):
 
 
 class EngineDown(LockgateError):
-    """The engine takes no more requests: it is stopping, or a step has not come back."""
+    """The engine takes no requests, because it is stopping or a step hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,16 @@ class EngineOptions:
     """Limits of the engine.
 
     Attributes:
+        mode: `enforce` stops flagged answers, `shadow` only records flags, `off` works without a guard.
         max_streams: choices that are generated at the same time.
-        max_queue: requests that may wait beyond those.
-        kv_tokens: key-value tokens for all open streams; None chooses.
+        max_queue: requests that may wait in addition.
+        kv_tokens: key-value tokens for all open streams. None takes the context length, or 2,048 for each
+            stream if that is more.
         step_timeout: seconds after which a step counts as failed.
-        verdict_timeout: seconds without progress of the second stage after which a stream that waits for its
-            verdict is halted. However it comes forward, a stream waits no longer than that and as much again
-            for every 1,024 tokens that are still to be read.
-        verdict_kv_tokens: key-value tokens of the second stage; None chooses.
+        verdict_timeout: seconds without progress of the second stage after which a waiting stream is halted.
+            Even with progress, a stream waits at most this long, plus as long again for every 1,024 tokens
+            that the second stage must read.
+        verdict_kv_tokens: key-value tokens of the second stage. None takes as many as `kv_tokens`.
     """
 
     mode: Mode = "enforce"
@@ -55,9 +57,13 @@ class EngineOptions:
 
 @dataclass(slots=True)
 class Faults:
-    """What has gone wrong since the start. `open` holds what is wrong now.
+    """Faults since the start.
 
-    `total` counts answers that could not be checked; of them, `second_stage` for want of a verdict.
+    Attributes:
+        total: answers that could not be checked.
+        second_stage: those of them that lacked a verdict of the second stage.
+        last: the newest fault.
+        open: what is wrong now, by place.
     """
 
     total: int = 0

@@ -1,9 +1,9 @@
-"""Where an open stream stands, and what it waits for. Only the engine's thread moves it on.
+"""The phases of a stream: what it does next and what it waits for. Only the engine's thread changes them.
 
     Queued -> ReadingPrompt -> (AwaitingPrompt ->) Decoding <-> AwaitingVerdict
                                                    Decoding -> Closing
 
-Any phase may be the last one: whether a stream is over stands in `Stream.done`, which another thread may set.
+A stream can end in any phase. `Stream.done` says whether it is over, and another thread may set it.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from lockgate.gateway._verdicts import Ticket
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Queued:
-    """It has no memory: its job waits to be admitted, or the first choice reads the prompt for all."""
+    """The stream has no memory yet. Its job waits, or the first choice reads the prompt for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadingPrompt:
-    """Its prompt goes into the steps, portion by portion."""
+    """The steps read the prompt, portion by portion."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AwaitingPrompt:
-    """The prompt is read, and no answer begins before the verdict on it. `logits` are of the first token."""
+    """The prompt is read, and the answer waits for its verdict. `logits` are those of the first token."""
 
     ticket: Ticket
     logits: NDArray[np.float32]
@@ -35,14 +35,14 @@ class AwaitingPrompt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoding:
-    """A token has been sampled; the next step consumes and scores it."""
+    """A token has been sampled. The next step consumes and scores it."""
 
     pending: Sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AwaitingVerdict:
-    """The pending token goes into no step before the verdict on the block in front of it."""
+    """The pending token waits for the verdict on the block before it."""
 
     ticket: Ticket
     pending: Sample
@@ -50,7 +50,7 @@ class AwaitingVerdict:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Closing:
-    """The answer has ended for `reason`, and only the verdict on its last block is missing."""
+    """The answer has ended for `reason`. Only the verdict on its last block is missing."""
 
     ticket: Ticket
     reason: str
@@ -60,7 +60,7 @@ Phase = Queued | ReadingPrompt | AwaitingPrompt | Decoding | AwaitingVerdict | C
 
 
 def ticket_of(phase: Phase) -> Ticket | None:
-    """The verdict that a stream in this phase waits for."""
+    """Return the ticket that a stream in this phase waits for, or None."""
     match phase:
         case AwaitingPrompt(ticket=ticket) | AwaitingVerdict(ticket=ticket) | Closing(ticket=ticket):
             return ticket

@@ -1,4 +1,4 @@
-"""The end of a stream in words: the closing event for the client, the line for the decision log."""
+"""Records of the end of a stream: the closing event for the client and the line of the decision log."""
 
 import math
 import time
@@ -15,7 +15,7 @@ UNCHECKED = "This answer was stopped because it could not be checked."
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a stream is over. `error` names a fault, in words without user text, and `fault` where it lies."""
+    """Why a stream is over. `error` names a fault, without user text; `fault` says where it happened."""
 
     reason: str
     error: str | None = None
@@ -24,7 +24,7 @@ class Ending:
 
 
 def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring: Scoring | None) -> Finished:
-    """The closing event of a stream."""
+    """Make the closing event of a stream."""
     kind, enforced = _outcome(stream, ending, mode)
     refusal = None
     if enforced and kind in ("halt", "block") and scoring is not None:
@@ -49,13 +49,13 @@ def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring:
 def decision_record(
     job: Job, stream: Stream, ending: Ending, event: Finished, mode: str, scoring: Scoring | None
 ) -> Decision:
-    """The line of the decision log that belongs to `event`."""
+    """Make the line of the decision log for the closing event `event`."""
     now = time.monotonic()
     started = now if job.started is None else job.started
     gate = None if stream.lane is None else stream.lane.gate
     state = stream.state
     reason, fault = ending.error, ending.fault
-    if reason is None and gate is not None and event.decision == "error":  # noted in shadow mode
+    if reason is None and gate is not None and event.decision == "error":  # shadow mode has only noted it
         reason, fault = gate.broken, gate.fault
     return Decision(
         id=job.id,
@@ -84,7 +84,7 @@ def decision_record(
 
 
 def _outcome(stream: Stream, ending: Ending, mode: str) -> tuple[DecisionKind, bool]:
-    """What the guard found, and whether the client feels it."""
+    """Return the decision, and whether it changes the answer that the client gets."""
     broken = None if stream.lane is None else stream.lane.gate.broken
     if ending.error is not None:
         return "error", True
@@ -96,7 +96,7 @@ def _outcome(stream: Stream, ending: Ending, mode: str) -> tuple[DecisionKind, b
 
 
 def _mixed(state: ExchangeState | None) -> float | None:
-    """Largest mixed score; None where the second stage was not asked."""
+    """Return the largest mixed score, or None if the second stage was not asked."""
     return None if state is None or not state.verdicts else _number(state.mixed_max)
 
 

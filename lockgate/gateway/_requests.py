@@ -1,7 +1,7 @@
-"""A chat completion request, from bytes to a checked record.
+"""Parse a chat completion request from bytes to a checked record.
 
-Fields that nobody here reads are passed over, since OpenAI clients send ever new ones; fields that would
-change what the answer means, and that this server can't honour, are refused.
+Unknown fields are ignored, since OpenAI clients often send new ones. Fields that this server can't honour, and
+that would change the answer, are refused.
 """
 
 import json
@@ -40,7 +40,7 @@ _UNSUPPORTED: Mapping[str, tuple[str, tuple[object, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One request, checked. `max_tokens=None`: the server's default."""
+    """A checked request. `max_tokens=None` means the server's default."""
 
     messages: tuple[Message, ...]
     model: str
@@ -54,7 +54,7 @@ class ChatRequest:
 
 
 def decode_body(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request body. Raises ApiError (400)."""
+    """Decode the JSON object of a request body. Raises ApiError (400)."""
     try:
         payload = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -89,7 +89,7 @@ def parse_chat_request(payload: dict[str, Any], *, vocabulary_size: int, max_cho
     for name, (what, unused) in _UNSUPPORTED.items():
         if payload.get(name) not in unused:
             raise unsupported(name, what)
-    # One model is served, under any name: clients that can't change theirs work all the same.
+    # One model is served, under any name, so that clients with a fixed model name work too.
     model = payload.get("model", "")
     if not isinstance(model, str):
         raise invalid("model", f"expected text, found {json_type(model)}")
@@ -122,7 +122,7 @@ def _sampling(payload: Mapping[str, Any], vocabulary_size: int) -> SamplingParam
 
 
 def _seed_basis(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two requests the same for the random generator: all but how the answer is delivered."""
+    """Return the fields that the random seed depends on: all but those about delivery."""
     delivery = ("stream", "stream_options", "user", "metadata", "store", "service_tier", "safety_identifier")
     return {key: value for key, value in payload.items() if key not in delivery}
 

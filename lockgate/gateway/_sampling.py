@@ -1,4 +1,4 @@
-"""Choosing the next token: penalties, bias, temperature, nucleus, one generator per stream."""
+"""Sampling of the next token: penalties, bias, temperature and nucleus. Each stream has its own generator."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ NUCLEUS_HEAD = 512
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. `seed=None` means: derived from the request, so that it can be repeated."""
+    """How tokens are drawn. With `seed=None` the seed is derived from the request, so answers repeat."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -33,14 +33,14 @@ class Sample:
 
 
 def stream_seed(request: object, seed: int | None, choice: int) -> int:
-    """Seed of one choice: from `seed`, else from a hash of the request, mixed with the choice's number."""
+    """Compute the seed of one choice from `seed`, or else the request, and from the choice's number."""
     basis = ["seed", seed] if seed is not None else ["request", request]
     digest = hashlib.sha256(msgspec.json.encode([basis, choice], order="sorted")).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 class Sampler:
-    """Draws the tokens of one stream; holds its generator and its counts of emitted tokens."""
+    """The sampler of one stream. It holds a random generator and counts the tokens that it has drawn."""
 
     def __init__(self, params: SamplingParams, seed: int, banned: NDArray[np.int64]) -> None:
         self._params = params
@@ -51,7 +51,7 @@ class Sampler:
         self._bias = np.fromiter(params.logit_bias.values(), dtype=np.float32)
 
     def sample(self, logits: NDArray[np.float32]) -> Sample:
-        """Draw from next-token logits `[vocab]`, left as they are. Raises ValueError if none is finite."""
+        """Draw from next-token logits `[vocab]`, without changing them. Raises ValueError if none is finite."""
         scores = self._adjust(logits)
         if not np.isfinite(scores.max()):
             raise ValueError("the model gave no finite logit for the next token")
@@ -73,7 +73,7 @@ class Sampler:
             ids = np.fromiter(self._counts.keys(), dtype=np.int64)
             counts = np.fromiter(self._counts.values(), dtype=np.float32)
             scores[ids] -= presence + frequency * counts
-        # Last, so that no bias brings a control token back.
+        # This comes last, so that no bias can allow a control token.
         scores[self._banned] = -np.inf
         return scores
 
@@ -101,7 +101,7 @@ def _softmax(scores: NDArray[np.float32], temperature: float) -> NDArray[np.floa
 
 
 def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
-    """Indices of the smallest set of most probable tokens whose mass reaches `top_p`."""
+    """Return indices of the smallest set of most probable tokens with a total of at least `top_p`."""
     head = min(NUCLEUS_HEAD, weights.size)
     ids = np.argpartition(weights, -head)[-head:]
     if weights[ids].sum() < top_p:

@@ -1,15 +1,15 @@
-"""Which tokens go into the next packed step: one of every decoding stream, a share of the prompts."""
+"""Share the prompt tokens of a packed step between the prompts that are being read."""
 
 from collections.abc import Sequence
 
-# More prompt tokens at once would make the streams that are already decoding wait visibly.
+# Prompt tokens of one step. More would visibly delay the streams that already decode.
 PREFILL_BUDGET = 256
 
 
 def share_prefill(remaining: Sequence[int], budget: int = PREFILL_BUDGET) -> list[int]:
     """Split `budget` prompt tokens over prompts with `remaining` tokens each, in order of arrival.
 
-    Every prompt gets an equal share; what a short one leaves over goes to the others, so that a long prompt
+    Every prompt gets an equal share. The others share what a short prompt doesn't need. So a long prompt
     neither blocks short ones nor waits for them. The sum is `min(budget, sum(remaining))`.
     """
     shares = [0] * len(remaining)

@@ -18,12 +18,12 @@ class ScoringTap(Tap, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What judges an engine's streams, how it sees them, and what the outside is told of it.
+    """The parts of a guard that an engine needs.
 
     Attributes:
-        stages: what judges, as in every other way of scoring.
-        tap: reads the activations of this engine's steps. Each engine has one of its own.
-        refusal: what the client is told at a flag.
+        stages: what judges the streams, the same as for files.
+        tap: reads the activations of this engine's steps. Each engine has its own tap.
+        refusal: text that the client gets when the answer is flagged.
         guard: hash of the bundle, for the decision log.
     """
 

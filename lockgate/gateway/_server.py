@@ -1,4 +1,4 @@
-"""Running the application with uvicorn: the address, the ready line, a bounded shutdown."""
+"""Run the application with uvicorn: bind the address, report when it is ready, shut down in bounded time."""
 
 import errno
 import ipaddress
@@ -17,7 +17,7 @@ BACKLOG = 256
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` reaches this machine alone."""
+    """Tell whether only this machine can reach a server on `host`."""
     if host == "localhost":
         return True
     try:
@@ -27,7 +27,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, *, has_key: bool, insecure: bool) -> None:
-    """Refuse to be reachable from other machines without a key. Raises ConfigError."""
+    """Refuse to serve other machines without an API key. Raises ConfigError."""
     if not (is_loopback(host) or has_key or insecure):
         raise ConfigError(
             f"--host {host} makes the server reachable from other machines, and no API key is set: "
@@ -36,7 +36,7 @@ def check_exposure(host: str, *, has_key: bool, insecure: bool) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet; port 0 takes a free one. Raises ConfigError."""
+    """Return a bound socket that does not listen yet. Port 0 takes a free port. Raises ConfigError."""
     name = host.strip("[]")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -61,12 +61,13 @@ def _in_use(port: int) -> ConfigError:
 
 
 def url_of(bound: socket.socket) -> str:
+    """Return the HTTP URL of a bound socket."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it answers."""
+    """A uvicorn server that calls `ready` when it accepts requests."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -80,7 +81,7 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` at SIGHUP, on a thread of its own: what it waits for may be held by the one interrupted."""
+    """Call `act` at SIGHUP on a new thread. It may need a lock that the interrupted thread holds."""
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -100,10 +101,10 @@ def run_server(
     drain_timeout: float = 30.0,
     hangup: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP calls `hangup` and goes on.
+    """Serve until SIGTERM or SIGINT. At SIGHUP call `hangup` and go on.
 
-    Then no new connections are taken, open answers get `drain_timeout` seconds to end, and the application's
-    lifespan closes the engine: every exchange has its decision line when this returns.
+    At the end the server takes no new connections and gives open answers `drain_timeout` seconds. Then the
+    application's lifespan closes the engine. When this returns, every exchange has its decision line.
     """
     config = uvicorn.Config(
         app,
@@ -118,7 +119,7 @@ def run_server(
     try:
         bound.listen(BACKLOG)
     except OSError as error:
-        # Two that are bound and do not listen yet can hold one port; the second to listen learns it here.
+        # Two sockets can be bound to one port while neither listens. The second to listen fails here.
         raise _in_use(bound.getsockname()[1]) from error
     with _on_hangup(hangup):
         _Server(config, ready).run(sockets=[bound])

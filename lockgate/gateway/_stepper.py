@@ -1,4 +1,4 @@
-"""One step of the engine: feed, score, clear, sample. Runs on the engine's thread only."""
+"""One step of the engine: feed, score, clear, sample. It runs only on the engine's thread."""
 
 import logging
 import math
@@ -52,19 +52,19 @@ class Portion:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a step gives for one portion: next-token logits if wanted, the guard's logits of its tokens."""
+    """The result of a step for one portion: next-token logits if wanted, and the guard's logits."""
 
     next_logits: NDArray[np.float32] | None
     scores: NDArray[np.float32] | None
 
 
 class Stepper:
-    """Advances streams through the backbone.
+    """The part of the engine that advances streams through the backbone.
 
     Args:
-        emit: called with what a stream lets out.
+        emit: called with the text and tokens that a stream releases.
         end: called once when a stream is over.
-        ask: asks for the verdict on the first tokens of a conversation; `resume` takes the ticket back.
+        ask: asks for the verdict on the first tokens of a conversation. `resume` takes the ticket back.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Stepper:
         first.phase = ReadingPrompt()
 
     def plan(self, active: Sequence[Job]) -> list[Portion]:
-        """One pending token of every decoding stream, and a fair share of the prompts."""
+        """Choose the portions of the next step: one token of each decoding stream, and shares of the prompts."""
         portions = [
             Portion(job, stream, [stream.phase.pending.token_id], False, self._goes_on(job, stream))
             for job in active
@@ -119,7 +119,7 @@ class Stepper:
         return portions
 
     def run(self, portions: Sequence[Portion]) -> None:
-        """Take one packed step; a portion that fails ends its own stream, and no other."""
+        """Take one packed step. A portion that fails ends only its own stream."""
         for portion, found in zip(portions, self._read(portions), strict=True):
             if portion.stream.done:
                 continue
@@ -127,11 +127,11 @@ class Stepper:
                 if isinstance(found, Exception):
                     raise found
                 self._take(portion, found)
-            except Exception as error:  # whatever goes wrong with a stream must close it
+            except Exception as error:  # any fault must close the stream
                 self._fail(portion.job, portion.stream, error, whole=portion.is_prompt)
 
     def resume(self, job: Job, stream: Stream, ticket: Ticket) -> None:
-        """A verdict is there, or can't be given: the stream that waits for it goes on or ends."""
+        """Continue or end the stream that waits for a ticket, now that the ticket has a verdict or an error."""
         if stream.done or ticket_of(stream.phase) is not ticket:
             return
         whole = isinstance(stream.phase, AwaitingPrompt)
@@ -168,14 +168,14 @@ class Stepper:
                 self._close(job, stream, phase.reason)
 
     def _halt(self, job: Job, stream: Stream, *, whole: bool) -> None:
-        """End a flagged stream; a flagged prompt ends all choices."""
+        """End a flagged stream. A flagged prompt (`whole`) ends all choices."""
         for choice in job.streams if whole else [stream]:
             if whole:
                 choice.state, choice.flagged_at = stream.state, 0
             self._end(job, choice, Ending("stop"))
 
     def _is_due(self, stream: Stream) -> bool:
-        """Whether the stream must wait for the second stage."""
+        """Tell whether the stream must wait for the second stage."""
         return not stream.done and stream.opened.gate.due
 
     def _ask_for(self, stream: Stream) -> Ticket:
@@ -183,7 +183,7 @@ class Stepper:
         return self._ask(conversation, conversation.chat.answer_start + len(conversation.answer))
 
     def _goes_on(self, job: Job, stream: Stream) -> bool:
-        # Without a guard a token is counted when it is sampled, with one when it has been consumed.
+        # Without a guard a token counts once it is sampled; with a guard, once it is consumed.
         return self._scoring is None or stream.answered + 1 < job.max_tokens
 
     def _read(self, portions: Sequence[Portion]) -> list[Found | Exception]:
@@ -193,7 +193,7 @@ class Stepper:
             return list(self._step(portions, tap))
         except Exception as error:
             if [_length(portion) for portion in portions] != before:
-                # The tokens were read and can't be read again; what was to come of them is lost.
+                # Some sessions have advanced, so their tokens can't be read again, and the results are lost.
                 return [error] * len(portions)
             if len(portions) == 1:
                 return [error] if tap is None or self._enforce else self._read_unscored(portions)
@@ -207,7 +207,7 @@ class Stepper:
         return found
 
     def _read_unscored(self, portions: Sequence[Portion]) -> list[Found | Exception]:
-        """In shadow mode a guard that fails must not stop an answer."""
+        """Read without the guard: in shadow mode a guard that fails must not stop an answer."""
         try:
             return list(self._step(portions, None))
         except Exception as error:
@@ -257,7 +257,7 @@ class Stepper:
         self._begin(job, found.next_logits)
 
     def _begin(self, job: Job, logits: NDArray[np.float32]) -> None:
-        """The prompt has been read and cleared: every choice gets its first token."""
+        """Sample the first token of every choice, after the prompt was read and cleared."""
         self._fork(job)
         for choice in job.streams:
             try:
@@ -284,7 +284,7 @@ class Stepper:
         self._hold_if_due(stream)
 
     def _hold_if_due(self, stream: Stream) -> None:
-        """At a block's end: the token that was sampled behind it waits for the verdict."""
+        """At the end of a block, let the next token wait for the verdict."""
         match stream.phase:
             case Decoding(pending=pending) if self._is_due(stream):
                 stream.phase = AwaitingVerdict(self._ask_for(stream), pending)
@@ -300,7 +300,7 @@ class Stepper:
             self._clear(job, stream, sample, None)
 
     def _clear(self, job: Job, stream: Stream, sample: Sample, scores: NDArray[np.float32] | None) -> None:
-        """A token has been consumed and scored: let out what may leave, end what is over."""
+        """Release what a consumed and scored token allows, and end the stream if it is over."""
         gate = stream.opened.gate
         out = gate.clear(sample.token_id, sample.logprob, scores)
         stream.note_flag()
@@ -333,7 +333,7 @@ class Stepper:
     def _usable(
         self, gate: AnswerGate, scores: NDArray[np.float32] | None, tokens: int
     ) -> NDArray[np.float32] | None:
-        """Scores that can be judged. Enforcing, anything else ends the stream; in shadow mode it is noted."""
+        """Return the scores if they are complete and finite. If not, enforce mode raises, shadow mode notes it."""
         if scores is not None and len(scores) == tokens and bool(np.isfinite(scores).all()):
             return scores
         if self._enforce:
@@ -342,7 +342,7 @@ class Stepper:
         return None
 
     def _fail(self, job: Job, stream: Stream, error: Exception, *, whole: bool) -> None:
-        """End a stream by a fault; one that hits the prompt ends all choices."""
+        """End a stream because of a fault. A fault in the prompt (`whole`) ends all choices."""
         logger.error("stream %s/%d stopped: %s", job.id, stream.choice, type(error).__name__)
         reason = str(error) if isinstance(error, ScoringFault) else type(error).__name__
         ending = Ending(
@@ -358,7 +358,7 @@ class Stepper:
         return AnswerText(self._backbone.decode, job.stops)
 
     def _equip(self, job: Job, stream: Stream, gate: AnswerGate, reserve: Callable[[], Session]) -> None:
-        """Give a stream all that it works with, its memory last: whoever fails before that holds none."""
+        """Set up a stream's lane. Reserve memory last, so that an earlier fault leaves none behind."""
         seed = stream_seed(job.seed_basis, job.sampling.seed, stream.choice)
         sampler = Sampler(job.sampling, seed, self._banned)
         conversation = Conversation(job.rendered, job.capacity)

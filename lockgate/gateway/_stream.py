@@ -1,7 +1,7 @@
-"""One stream's way out: what may leave, and when. Pure state, without a model, threads or I/O.
+"""The gate of one stream: what may leave, and when. Pure state, without a model, threads or I/O.
 
-A sampled token waits until the backbone has consumed it and its activations have been scored. Only then does
-`AnswerGate.clear` see it, and only what `clear` returns ever reaches a client.
+A sampled token waits until the backbone has consumed it and its activations are scored. Then `AnswerGate`
+takes it. Only text that `AnswerGate` returns ever reaches a client.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ from lockgate.gateway._text import Detokeniser, StopMatcher
 
 @dataclass(frozen=True, slots=True)
 class Outflow:
-    """What one step lets out: text, the tokens that lie wholly in it, and whether a stop string was met."""
+    """What one step releases: text, the tokens that end in it, and whether a stop string was found."""
 
     text: str = ""
     tokens: tuple[ReleasedToken, ...] = ()
@@ -30,17 +30,18 @@ NOTHING = Outflow()
 
 
 class AnswerText:
-    """Cleared tokens to text, with stop strings cut off and each token kept beside the text it makes."""
+    """Turns cleared tokens into text, cuts off stop strings, and keeps each token beside its text."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
         self._detokeniser = Detokeniser(decode)
         self._stops = StopMatcher(stops)
         self._partial: list[tuple[float | None, float | None]] = []  # tokens of a half-written character
         self._waiting: deque[tuple[int, ReleasedToken]] = deque()
-        self._made = 0  # characters that the tokens so far have made
-        self._given = 0  # characters that were given out
+        self._made = 0  # characters of all tokens so far
+        self._given = 0  # characters given out
 
     def push(self, token_id: int, score: float | None, logprob: float | None) -> Outflow:
+        """Take a cleared token and return what may leave now."""
         text = self._detokeniser.push(token_id)
         self._partial.append((score, logprob))
         if text:
@@ -49,7 +50,7 @@ class AnswerText:
         return self._give(result.text, stopped=result.stopped)
 
     def finish(self) -> Outflow:
-        """The end of the stream by another way than a stop string: what was held back may leave."""
+        """Return the text that was held back, when the stream ends without a stop string."""
         rest = self._detokeniser.finish()
         self._complete(rest)
         result = self._stops.push(rest)
@@ -57,7 +58,7 @@ class AnswerText:
         return self._give(text, stopped=result.stopped)
 
     def _complete(self, text: str) -> None:
-        """The tokens so far make `text`; the last of them carries it, since no other can be shown alone."""
+        """Assign `text` to the tokens that make it. The last one carries it all: it completes the character."""
         self._made += len(text)
         for index, (score, logprob) in enumerate(self._partial, 1):
             carried = text if index == len(self._partial) else ""
@@ -67,34 +68,38 @@ class AnswerText:
     def _give(self, text: str, *, stopped: bool) -> Outflow:
         self._given += len(text)
         tokens = []
-        # A token leaves with its last character: one that reaches into a held-back stop string waits with it.
+        # A token leaves with its last character. So it waits while part of it may belong to a stop string.
         while self._waiting and self._waiting[0][0] <= self._given:
             tokens.append(self._waiting.popleft()[1])
         return Outflow(text, tuple(tokens), stopped)
 
 
 class AnswerGate:
-    """Scores a stream's tokens in order and lets out the cleared ones.
+    """The gate of one stream. It scores tokens in order and releases the cleared ones.
 
     Args:
-        state: the guard's state of this stream, None where no guard is at work.
-        text: where cleared tokens become text.
-        enforce: whether a flag holds the text back (enforce) or is only noted (shadow).
+        state: the guard's state of this stream; None without a guard.
+        text: turns cleared tokens into text.
+        enforce: whether a flag stops the text (`enforce`) or is only noted (`shadow`).
+
+    Attributes:
+        broken: why the stream can't be judged any more (shadow mode only); None while it can.
+        fault: the stage that `broken` is about.
     """
 
     def __init__(self, state: ExchangeState | None, text: AnswerText, *, enforce: bool) -> None:
         self.state = state
         self.broken: str | None = None
-        self.fault: Fault = "scoring"  # where it broke
+        self.fault: Fault = "scoring"
         self._text = text
         self._enforce = enforce
         self._uncleared: deque[tuple[int, float | None, float | None]] = deque()
-        self._left = 0  # tokens that have left
+        self._left = 0  # tokens released so far
         self._shut = False
 
     @property
     def halted(self) -> bool:
-        """Whether nothing more may leave because of a flag."""
+        """Whether the gate is closed, by a flag or by `shut`."""
         return self._shut or (self._enforce and self.state is not None and self.state.flagged)
 
     @property
@@ -105,7 +110,7 @@ class AnswerGate:
         return self.state.due is not None
 
     def shut(self) -> None:
-        """Let nothing out any more, whatever follows."""
+        """Close the gate for good. Nothing leaves after this."""
         self._shut = True
         self._uncleared.clear()
 
@@ -115,7 +120,7 @@ class AnswerGate:
         self._close_if_halted()
 
     def clear(self, token_id: int, logprob: float | None, logits: NDArray[np.floating] | None) -> Outflow:
-        """Take the logits `[1, heads]` of a consumed answer token; give back what may leave now."""
+        """Take the logits `[1, heads]` of a consumed answer token. Return what may leave now."""
         score = self._consume(logits)
         if self._close_if_halted():
             return NOTHING
@@ -123,22 +128,22 @@ class AnswerGate:
         return self._release()
 
     def judge(self, logit: float) -> Outflow:
-        """Take the second stage's verdict that was due; give back what may leave now."""
+        """Take the verdict that was due from the second stage. Return what may leave now."""
         if self.state is None:
             raise RuntimeError("a stream without a guard takes no verdict")
         self.state.judge(logit)
         return NOTHING if self._close_if_halted() else self._release()
 
     def give_up(self, reason: str) -> Outflow:
-        """In shadow mode: no verdict can be had on this stream; note why, and let all out."""
+        """In shadow mode, note why there is no verdict, and release everything."""
         if not self.broken:
             self.broken, self.fault = reason, "second stage"
         return NOTHING if self._close_if_halted() else self._release()
 
     def finish(self) -> Outflow:
-        """The model has ended: judge a stream too short to have been judged, then let out the rest.
+        """End the answer: judge a stream that was too short to be judged, and release the rest.
 
-        If that leaves a verdict `due`, nothing leaves: judge, then finish again.
+        If a verdict is `due` after that, nothing leaves. Call `judge`, then `finish` again.
         """
         if self.state is not None and not self.broken:
             self.state.finish()
@@ -151,7 +156,7 @@ class AnswerGate:
         return Outflow(released.text + rest.text, released.tokens + rest.tokens, rest.stopped)
 
     def _consume(self, logits: NDArray[np.floating] | None) -> float | None:
-        """Smoothed logit of the newest token. Enforcing, a failure is raised; in shadow mode it is noted."""
+        """Return the newest token's smoothed logit. Enforce mode raises a failure, shadow mode notes it."""
         if self.state is None or self.broken:
             return None
         try:
@@ -166,7 +171,7 @@ class AnswerGate:
 
     @property
     def _may_leave(self) -> int:
-        """Tokens of the answer that the guard has cleared; all of them where it holds nothing back."""
+        """Number of answer tokens that are cleared: all of them if nothing is held back."""
         if self.state is None or self.broken or not self._enforce:
             return self._left + len(self._uncleared)
         return self.state.released

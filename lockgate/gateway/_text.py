@@ -1,34 +1,34 @@
-"""From token ids to text, piece by piece: an incremental detokeniser and a matcher of stop strings."""
+"""Turn token ids into text step by step: an incremental detokeniser and a matcher of stop strings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 REPLACEMENT = "\ufffd"
-# A byte-level token holds at least one byte and a character at most four, so text that still ends in a
-# replacement character after this many tokens is not waiting for a byte: the model wrote malformed UTF-8.
+# A byte-level token holds at least one byte, and a character has at most four. If the text still ends in a
+# replacement character after this many tokens, no byte is missing: the model wrote malformed UTF-8.
 LONGEST_INCOMPLETE = 8
 
 
 class Detokeniser:
-    """Turns a stream of token ids into text that never has to be taken back.
+    """Turns a stream of token ids into text. Text that was returned never changes later.
 
-    Tokens are decoded after a little context, since what a token reads as may depend on the one before it
-    (a leading space, a half-written character).
+    Tokens are decoded after a little context, because their text may depend on the token before (a leading
+    space, a half-written character).
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        self._context = 0  # start of the window that is decoded
+        self._context = 0  # first token that is decoded
         self._read = 0  # tokens before this one have been given out as text
 
     def push(self, token_id: int) -> str:
-        """Text that `token_id` completes; empty while a character is still incomplete."""
+        """Return the text that `token_id` completes. It is empty while a character is incomplete."""
         self._ids.append(token_id)
         return self._take(final=False)
 
     def finish(self) -> str:
-        """What is left at the end of the stream, malformed bytes as U+FFFD."""
+        """Return the rest of the text at the end of the stream, with malformed bytes as U+FFFD."""
         return self._take(final=True)
 
     def _take(self, *, final: bool) -> str:
@@ -56,7 +56,7 @@ class StopResult:
 
 
 class StopMatcher:
-    """Holds back text that may turn out to be the beginning of a stop string; never gives out the string."""
+    """Holds back text that may be the beginning of a stop string. It never gives out a stop string."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -75,13 +75,13 @@ class StopMatcher:
         return StopResult(text[: len(text) - keep], False)
 
     def finish(self) -> str:
-        """The text still held back, once the stream has ended for another reason."""
+        """Return the text that is still held back, when the stream has ended for another reason."""
         held, self._held = self._held, ""
         return held
 
 
 def _partial_match(text: str, stop: str) -> int:
-    """Length of the longest proper prefix of `stop` that `text` ends with."""
+    """Return the length of the longest proper prefix of `stop` that `text` ends with."""
     for size in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:size]):
             return size

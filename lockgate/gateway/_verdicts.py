@@ -1,7 +1,7 @@
-"""The second stage at work beside the engine: one thread that gives the verdicts that streams wait for.
+"""The second stage beside the engine: one thread gives the verdicts that streams wait for.
 
-The engine's thread never waits for it. A stream whose verdict is due is left out of the next steps until its
-ticket comes back; all others go on.
+The engine's thread never waits for the second stage. A stream whose verdict is due takes part in no step until
+its ticket comes back. All other streams go on.
 """
 
 import logging
@@ -18,7 +18,7 @@ from lockgate.guards import TOKENS_PER_STEP, Ask, Conversation, VerdictScheduler
 
 logger = logging.getLogger("lockgate.gateway")
 
-# A long prompt is read in pieces, so that other verdicts need not wait for all of it.
+# A long prompt is read in pieces, so that other verdicts don't wait for all of it.
 TOKENS_PER_PIECE = 256
 ENDED = "the second stage's thread has ended"
 
@@ -27,13 +27,14 @@ ENDED = "the second stage's thread has ended"
 class Ticket(Ask):
     """A verdict that a stream waits for.
 
-    `logit` or `error` is set when it comes back. A dropped one is given no verdict any more.
+    `logit` or `error` is set when the ticket comes back.
 
     Attributes:
-        asked, progressed: when it was asked for, and when the second stage last came forward meanwhile
-            (monotonic seconds).
-        unread: conversation tokens that it has to read, known once it is asked for.
-        in_pieces: whether reading them comes forward in steps.
+        asked: when the verdict was asked for, in monotonic seconds.
+        progressed: when the second stage last made progress since then, in monotonic seconds.
+        unread: conversation tokens that the second stage must still read, as known when it was asked.
+        in_pieces: whether the second stage reads them in pieces, and so shows progress.
+        dropped: whether nobody waits for the verdict any more.
     """
 
     asked: float = field(default_factory=time.monotonic)
@@ -48,22 +49,23 @@ class Ticket(Ask):
         self.progressed = self.asked
 
     def deadline(self, timeout: float) -> float:
-        """When it is too late: `timeout` seconds after the last progress, but not for ever.
+        """Return the time after which the verdict is too late.
 
-        What has much to read gets `timeout` seconds more for every full step of tokens, and no more.
+        It is `timeout` seconds after the last progress. In all, a ticket gets `timeout` seconds, plus as many
+        for every step of tokens that must be read. A stage that shows no progress gets all of that at once.
         """
         limit = self.asked + timeout * (1 + self.unread / TOKENS_PER_STEP)
         return min(self.progressed + timeout, limit) if self.in_pieces else limit
 
 
 class VerdictWorker:
-    """Gives verdicts on a thread of its own. `ask`, `forget` and `close` may be called from any thread.
+    """A thread that gives verdicts. Any thread may call `ask`, `forget` and `close`.
 
-    Which of them go into a step together, the scheduler decides. A stream has one open ticket at a time and
-    loses it when it ends, so no more tickets wait than streams are open.
+    The scheduler decides which tickets share a step. A stream has at most one open ticket and loses it when
+    it ends. So there are never more waiting tickets than open streams.
 
     Args:
-        deliver: called on the worker's thread with each ticket that has its verdict or its error.
+        deliver: called on the worker's thread with each ticket that has its verdict or error.
     """
 
     def __init__(self, source: VerdictSource, deliver: Callable[[Ticket], None]) -> None:
@@ -72,7 +74,7 @@ class VerdictWorker:
         self._deliver = deliver
         self._wake = threading.Condition()
         self._waiting: list[Ticket] = []
-        self._batch: list[Ticket] = []  # those that the running step may open sessions for
+        self._batch: list[Ticket] = []  # tickets that the running step may open sessions for
         self._left: list[Conversation] = []
         self._closing = False
         self._ended = False  # no verdict can be given any more
@@ -82,7 +84,7 @@ class VerdictWorker:
         self._thread.start()
 
     def warm(self, chat: RenderedChat) -> float:
-        """Give one verdict on a prompt before the thread starts, so that no stream pays for the first one."""
+        """Give one verdict on a prompt before the thread starts, because the first one is slow."""
         conversation = Conversation(chat, len(chat.token_ids))
         with torch.inference_mode():
             try:
@@ -91,6 +93,7 @@ class VerdictWorker:
                 self._scheduler.forget(conversation)
 
     def ask(self, ticket: Ticket) -> None:
+        """Queue a ticket. If the thread has ended, the ticket comes back at once with an error."""
         ticket.unread = ticket.end - self._scheduler.holds(ticket.conversation)
         ticket.in_pieces = self._in_pieces
         with self._wake:
@@ -101,20 +104,20 @@ class VerdictWorker:
             self._return(ticket, error=ENDED)
 
     def forget(self, conversation: Conversation) -> None:
-        """Its stream is over: drop its ticket, and give its memory back as soon as the thread is free."""
+        """Drop the ticket of a stream that is over. Free its memory as soon as the thread is free."""
         with self._wake:
             own = [ticket for ticket in self._waiting if ticket.conversation is conversation]
             for ticket in own:
                 ticket.dropped = True
                 self._waiting.remove(ticket)
-            # A thread that hangs takes nothing from this list, so it holds only what has memory.
+            # A thread that hangs never empties this list. So add only conversations that hold memory.
             read = any(ticket.conversation is conversation for ticket in self._batch)
             if read or self._scheduler.holds(conversation):
                 self._left.append(conversation)
                 self._wake.notify()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Stop. A step that does not come back is left behind; its thread ends with the process."""
+        """Stop the thread. A step that hangs is left alone; its thread ends with the process."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -127,14 +130,14 @@ class VerdictWorker:
 
     @property
     def oldest(self) -> float:
-        """Seconds since the oldest verdict was asked for that waits or is being given; 0 if there is none."""
+        """Seconds since the oldest open verdict was asked for; 0 if there is none."""
         with self._wake:
             asked = [ticket.asked for ticket in (*self._waiting, *self._batch)]
         return time.monotonic() - min(asked) if asked else 0.0
 
     @property
     def waiting(self) -> int:
-        """Tickets that have no verdict yet."""
+        """Number of tickets without a verdict."""
         return sum(not ticket.dropped for ticket in tuple(self._waiting))
 
     def _run(self) -> None:
@@ -146,7 +149,7 @@ class VerdictWorker:
             self._end()
 
     def _end(self) -> None:
-        """Whatever the thread ends of, nobody is left to wait for it."""
+        """Send back all waiting tickets when the thread ends, for any reason, so that no stream waits for it."""
         with self._wake:
             self._ended = True
             left = [] if self._closing else list(self._waiting)
@@ -155,7 +158,7 @@ class VerdictWorker:
         self._scheduler.close()
 
     def _step(self) -> bool:
-        """One packed step. False when the thread is to end."""
+        """Take one packed step. Return False when the thread must end."""
         with self._wake:
             while not (self._closing or self._waiting or self._left):
                 self._wake.wait()
@@ -168,7 +171,7 @@ class VerdictWorker:
             for conversation in left:
                 self._scheduler.forget(conversation)
             self._judge(batch)
-        except Exception as error:  # it must outlive any fault, and no fault may leave streams waiting
+        except Exception as error:  # the thread must survive any fault, and no stream may be left waiting
             logger.exception("the second stage's thread met a fault")
             for ticket in batch:
                 self._return(ticket, error=type(error).__name__)
@@ -180,7 +183,7 @@ class VerdictWorker:
     def _judge(self, batch: list[Ticket]) -> None:
         for ticket in batch:
             if not self._scheduler.holds(ticket.conversation):
-                ticket.unread = ticket.end  # also what an earlier session of it had read
+                ticket.unread = ticket.end  # its session is gone, so all is read again
         found = self._scheduler.step(batch)
         if any(given.error is None for given in found):
             self._note_progress()
@@ -189,7 +192,7 @@ class VerdictWorker:
                 self._return(given.ask, logit=given.logit, error=_reason(given.error))
 
     def _note_progress(self) -> None:
-        """Also for those that have waited: they are late if nothing comes forward, not if others are read."""
+        """Note progress for all waiting tickets. They are late if the stage hangs, not if it reads others."""
         now = time.monotonic()
         with self._wake:
             for ticket in self._waiting:
@@ -206,7 +209,7 @@ class VerdictWorker:
 
 
 def _reason(error: Exception | None) -> str | None:
-    """Why there is no verdict, without a word of what the error says."""
+    """Name the reason for a missing verdict, without the text of the error."""
     if isinstance(error, PoolFull):
         return "no memory for the second stage"
     return None if error is None else type(error).__name__

@@ -1,4 +1,4 @@
-"""OpenAI response shapes: chunks, completions, usage, models."""
+"""Response bodies in OpenAI's shapes: chunks, completions, usage."""
 
 import secrets
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def completion_id() -> str:
 
 
 def sse(event: object) -> bytes:
-    """One server-sent event."""
+    """Encode one server-sent event."""
     return b"data: " + _encoder.encode(event) + b"\n\n"
 
 
@@ -29,7 +29,7 @@ def chunk(
     finish_reason: str | None = None,
     tokens: Sequence[ReleasedToken] | None = None,
 ) -> dict[str, Any]:
-    """A `chat.completion.chunk` with one choice; `tokens` puts their log-probabilities in."""
+    """Build a `chat.completion.chunk` with one choice. `tokens` adds their log-probabilities."""
     logprobs = (
         None if tokens is None else {"content": [logprob_entry(token) for token in tokens], "refusal": None}
     )
@@ -53,7 +53,7 @@ def completion(base: dict[str, Any], choices: list[dict[str, Any]], use: dict[st
 def completion_choice(
     finished: Finished, text: str, tokens: Sequence[ReleasedToken] | None
 ) -> dict[str, Any]:
-    """A choice of a non-streamed answer. A halted one holds no content, not even what was cleared."""
+    """Build a choice of a non-streamed answer. A halted one has no content, not even cleared text."""
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if finished.refusal is not None:
         message.update(content=None, refusal=finished.refusal)
@@ -78,13 +78,13 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def logprob_entry(token: ReleasedToken) -> dict[str, Any]:
-    # -9999 is what OpenAI sends for a token it gives no number for.
+    # OpenAI sends -9999 for a token without a number.
     logprob = -9999.0 if token.logprob is None else token.logprob
     return {"token": token.text, "logprob": logprob, "bytes": list(token.text.encode()), "top_logprobs": []}
 
 
 def risk_tokens(tokens: Sequence[ReleasedToken], threshold: float | None) -> dict[str, Any]:
-    """The playground's private extension; never part of an ordinary client's answer."""
+    """Build the playground's private extension of a chunk. Other clients never get it."""
     return {
         "tokens": [{"text": token.text, "score": token.score} for token in tokens],
         "threshold": threshold,
@@ -92,7 +92,7 @@ def risk_tokens(tokens: Sequence[ReleasedToken], threshold: float | None) -> dic
 
 
 def risk_outcome(finished: Finished) -> dict[str, Any]:
-    """How a choice ended, for the playground."""
+    """Describe the end of a choice for the playground."""
     return {
         "decision": finished.decision,
         "enforced": finished.enforced,

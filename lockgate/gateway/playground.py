@@ -1,7 +1,7 @@
-"""The page at `/`: a chat that shows the guard at work. Served to this machine, or where it was asked for.
+"""The playground at `/`: a chat page that shows the guard at work. It is served only where it is enabled.
 
-The page itself holds no secret and asks the same HTTP interface as any client. What it is given beyond that,
-the score of each token, the interface sends only to this machine and only for a header that other sites can't
+The page holds no secret and uses the same HTTP interface as any client. In addition it gets the score of each
+token. The interface sends scores only on loopback, and only to requests with a header that other sites can't
 set.
 """
 
@@ -21,7 +21,7 @@ from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway
 
 HERE = Path(__file__).parent
-# An answer on a laptop's processor takes its time: the first one should end while a newcomer still watches.
+# Answers are slow on a laptop. This limit lets the first one end while a newcomer still watches.
 LONGEST_FIRST_ANSWER = 512
 SECURITY_HEADERS = {
     "Content-Security-Policy": "; ".join(
@@ -56,7 +56,7 @@ _templates = Environment(
 
 
 def describe(gateway: Gateway) -> dict[str, Any]:
-    """What the page shows of the server, as variables of its template."""
+    """Collect the facts about the server that the page shows, as variables of its template."""
     about = gateway.about_guard or {}
     constitution = about.get("constitution") or {}
     return {
@@ -79,7 +79,7 @@ def describe(gateway: Gateway) -> dict[str, Any]:
 
 
 def category_titles(constitution: dict[str, Any]) -> dict[str, str]:
-    """Titles of harmful categories by id: the guard's own, or those of the shipped constitution it names."""
+    """Map ids of harmful categories to titles, from the guard or the shipped constitution that it names."""
     if "categories" in constitution:
         return dict(constitution["categories"])
     if constitution.get("name") not in shipped_names():
@@ -91,7 +91,7 @@ def category_titles(constitution: dict[str, Any]) -> dict[str, str]:
 
 
 def percentage(share: float | None) -> str | None:
-    """0.0005 as `0.05 %`."""
+    """Format a share as a percentage: 0.0005 becomes `0.05 %`."""
     return None if share is None else f"{100 * share:.4g} %"
 
 
@@ -102,7 +102,7 @@ async def _page(request: Request) -> Response:
 
 
 class _Assets(StaticFiles):
-    """The page's scripts and styles, checked for a newer version at each load."""
+    """The page's scripts and styles. Browsers check for a newer version at each load."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         _gateway_with_page(scope["app"].state.gateway)

@@ -5,7 +5,7 @@ import { describeScore, format } from "./risk.js";
 const SVG = "http://www.w3.org/2000/svg";
 const PAD = { top: 10, right: 12, bottom: 10, left: 12 };
 const FEWEST_COLUMNS = 48; // a short answer should not fill the whole width
-const ROOM_BELOW = 5; // logits shown below the threshold at least, and above it
+const ROOM_BELOW = 5; // the chart shows at least this many logits below the threshold, and above it
 const ROOM_ABOVE = 1.5;
 
 export class RiskChart {

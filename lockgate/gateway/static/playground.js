@@ -1,4 +1,4 @@
-// The page's behaviour: sending, stopping, ending, and the panel that shows the chosen answer's risk.
+// The behaviour of the page: sending, stopping, ending, and the panel with the risk of the chosen answer.
 
 import { RiskChart } from "./chart.js";
 import { counted, describeScore, format } from "./risk.js";
@@ -173,7 +173,7 @@ function showReading(index) {
   find("reading-words").textContent = place + words;
 }
 
-/** The token under the pointer, shown on the line, if the panel shows its answer. */
+/** Show the token under the pointer on the line, if the panel shows its answer. */
 function pointAt(node) {
   if (!node.classList.contains("token") || answerAt(node) !== state.shown) return;
   const index = state.shown.indexOf(node);

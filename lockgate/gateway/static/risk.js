@@ -1,4 +1,4 @@
-// Scores in words and in strength of tint. A score is a logit: one unit multiplies the odds by e.
+// Scores as words and as tints. A score is a logit: one unit more multiplies the odds by e.
 
 const SPAN = 6; // logits below the threshold at which the tint begins
 const CLOSE = 1.5; // logits below the threshold that count as close to it

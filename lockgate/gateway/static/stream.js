@@ -1,4 +1,4 @@
-// A streamed chat completion: server-sent events over fetch, whatever pieces the network cuts them into.
+// A streamed chat completion: server-sent events over fetch, for any split of the bytes.
 
 export class ChatError extends Error {
   constructor(status, message, { code = null, retryAfter = null } = {}) {
@@ -9,7 +9,7 @@ export class ChatError extends Error {
   }
 }
 
-/** Calls `onData` with the data of each event; `push` takes text cut anywhere, also inside a line ending. */
+/** Calls `onData` with the data of each event. `push` takes text cut anywhere, even inside a line ending. */
 export class EventParser {
   #rest = "";
   #data = [];
@@ -21,7 +21,7 @@ export class EventParser {
 
   push(text) {
     this.#rest += text;
-    // A carriage return at the very end waits: a line feed may follow and belong to it.
+    // A carriage return at the end waits, because its line feed may follow.
     const ending = /\r\n|\n|\r(?=[^])/g;
     let start = 0;
     for (let match = ending.exec(this.#rest); match; match = ending.exec(this.#rest)) {

@@ -1,4 +1,4 @@
-// The conversation on the page. Text only ever enters through textContent: nothing written here becomes markup.
+// The conversation on the page. Text enters only through textContent, so it never becomes markup.
 
 import { bandOf, counted, describeScore, format, riskOf } from "./risk.js";
 
@@ -21,7 +21,7 @@ export function questionView(text) {
   return root;
 }
 
-/** One answer: its tokens as they come, how it ended, and the series of its scores. */
+/** One answer: its tokens, how it ended, and the series of its scores. */
 export class AnswerView {
   content = "";
   refusal = null;
@@ -72,7 +72,7 @@ export class AnswerView {
     this.#foot.textContent = this.#summary(state);
   }
 
-  /** What stands below the answer when something kept it from its end. */
+  /** Show a notice below the answer: a halt, a failure, or what shadow mode would have stopped. */
   addBanner({ kind, title, body, detail = "" }) {
     const banner = element("div", `banner banner-${kind}`);
     banner.setAttribute("role", "alert");
@@ -99,7 +99,7 @@ export class AnswerView {
     }
   }
 
-  /** Text that came without tokens of its own: no scores on this server, or the end of a cut character. */
+  /** Add text that has no tokens: the server sends no scores, or the text completes a cut character. */
   #showRest() {
     if (this.content.length <= this.#shown.length) return;
     this.#text.append(document.createTextNode(this.content.slice(this.#shown.length)));
