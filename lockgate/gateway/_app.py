@@ -42,7 +42,7 @@ def create_app(gateway: Gateway) -> Starlette:
     middleware = []
     options = gateway.options
     if options.loopback or options.allowed_hosts:
-        # Another site can point its own name at this machine (DNS rebinding). The Host header shows that name.
+        # Another site can point its own name at this machine (DNS rebinding). The Host header shows the name.
         names = (*LOOPBACK_NAMES, *options.allowed_hosts)
         middleware.append(Middleware(HostCheck, names=names, health_for_all=not options.loopback))
     if gateway.options.api_key is not None:

@@ -42,7 +42,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         decision: `halt` (the answer was flagged), `block` (the prompt was flagged), `error` (the exchange
             could not be checked), `cancelled` (the client left) or `pass`.
-        enforced: whether the decision changed the answer. Shadow mode records a `halt`, and the answer goes on.
+        enforced: whether the decision changed the answer. Shadow mode only records a `halt`.
         token_index: the token that was flagged, counted from 0 in the last user turn (`block`) or in the
             answer (`halt`).
         stage: the last stage that was asked; None without a guard.
@@ -82,7 +82,7 @@ class DecisionLog:
     """A log file of decisions that only its owner can read. Safe to call from several threads.
 
     A line that can't be written changes no answer. It waits in memory until writing works again. Meanwhile
-    `failure` holds the reason, and stderr shows it once. If the file is moved away, the log continues in a new
+    `failure` holds the reason, and stderr shows it once. If the file is moved away, the log goes on in a new
     file at the same path.
     """
 

@@ -202,7 +202,7 @@ class Engine:
                 self._stepper.resume(*waiting[ticket], ticket)
 
     def _wait_for_news(self, deadline: float) -> None:
-        """Sleep while all open streams wait for verdicts, until one arrives or the earliest deadline passes."""
+        """Sleep while all open streams wait for verdicts, until one arrives or a deadline passes."""
         with self._wake:
             while not self._news and (left := deadline - time.monotonic()) > 0:
                 self._wake.wait(left)
@@ -310,7 +310,7 @@ class Engine:
         return max(1, min(60, round(self._service_time * rounds)))
 
     def _watch(self) -> None:
-        """Close the streams of a step that hangs. The step can't be interrupted; its later results are dropped."""
+        """Close the streams of a step that hangs. It can't be interrupted; its later results are dropped."""
         while not self._stopped.wait(min(1.0, self.options.step_timeout / 4)):
             if not self.stalled:
                 continue

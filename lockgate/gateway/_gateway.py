@@ -167,7 +167,7 @@ class Gateway:
         """List the faults that are open now. The list is empty when there are none."""
         found = [f"{where}: {what}" for where, what in sorted(self.engine.faults.open.items())]
         if self.engine.alive and self.engine.verdicts.alive is False:
-            found.append("second stage: its thread has ended; every exchange that needs its verdict is halted")
+            found.append("second stage: its thread has ended; streams that need a verdict are halted")
         if self.decisions.failure is not None:
             found.append(f"decision log: {self.decisions.failure}, {self.decisions.unwritten} lines wait")
         return found

@@ -1,7 +1,7 @@
 """Parse a chat completion request from bytes to a checked record.
 
-Unknown fields are ignored, since OpenAI clients often send new ones. Fields that this server can't honour, and
-that would change the answer, are refused.
+Unknown fields are ignored, since OpenAI clients often send new ones. Fields that would change the answer, and
+that this server can't honour, are refused.
 """
 
 import json

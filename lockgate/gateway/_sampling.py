@@ -33,7 +33,7 @@ class Sample:
 
 
 def stream_seed(request: object, seed: int | None, choice: int) -> int:
-    """Compute the seed of one choice from `seed`, or else the request, and from the choice's number."""
+    """Compute the seed of a choice from its number and `seed`, or else the request."""
     basis = ["seed", seed] if seed is not None else ["request", request]
     digest = hashlib.sha256(msgspec.json.encode([basis, choice], order="sorted")).digest()
     return int.from_bytes(digest[:8], "big")

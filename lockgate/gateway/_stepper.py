@@ -98,7 +98,7 @@ class Stepper:
         first.phase = ReadingPrompt()
 
     def plan(self, active: Sequence[Job]) -> list[Portion]:
-        """Choose the portions of the next step: one token of each decoding stream, and shares of the prompts."""
+        """Choose the portions of the next step: a token of each decoding stream, and shares of prompts."""
         portions = [
             Portion(job, stream, [stream.phase.pending.token_id], False, self._goes_on(job, stream))
             for job in active
@@ -131,7 +131,7 @@ class Stepper:
                 self._fail(portion.job, portion.stream, error, whole=portion.is_prompt)
 
     def resume(self, job: Job, stream: Stream, ticket: Ticket) -> None:
-        """Continue or end the stream that waits for a ticket, now that the ticket has a verdict or an error."""
+        """Continue or end the stream that waits for `ticket`, which has a verdict or an error."""
         if stream.done or ticket_of(stream.phase) is not ticket:
             return
         whole = isinstance(stream.phase, AwaitingPrompt)
@@ -333,7 +333,7 @@ class Stepper:
     def _usable(
         self, gate: AnswerGate, scores: NDArray[np.float32] | None, tokens: int
     ) -> NDArray[np.float32] | None:
-        """Return the scores if they are complete and finite. If not, enforce mode raises, shadow mode notes it."""
+        """Return complete and finite scores. Otherwise enforce mode raises, and shadow mode notes it."""
         if scores is not None and len(scores) == tokens and bool(np.isfinite(scores).all()):
             return scores
         if self._enforce:

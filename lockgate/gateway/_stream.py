@@ -58,7 +58,7 @@ class AnswerText:
         return self._give(text, stopped=result.stopped)
 
     def _complete(self, text: str) -> None:
-        """Assign `text` to the tokens that make it. The last one carries it all: it completes the character."""
+        """Assign `text` to the tokens that make it. The last one carries it all, since it completes it."""
         self._made += len(text)
         for index, (score, logprob) in enumerate(self._partial, 1):
             carried = text if index == len(self._partial) else ""

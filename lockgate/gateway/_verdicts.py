@@ -1,7 +1,7 @@
 """The second stage beside the engine: one thread gives the verdicts that streams wait for.
 
-The engine's thread never waits for the second stage. A stream whose verdict is due takes part in no step until
-its ticket comes back. All other streams go on.
+The engine's thread never waits for the second stage. A stream whose verdict is due takes part in no step
+until its ticket comes back. All other streams go on.
 """
 
 import logging
@@ -149,7 +149,7 @@ class VerdictWorker:
             self._end()
 
     def _end(self) -> None:
-        """Send back all waiting tickets when the thread ends, for any reason, so that no stream waits for it."""
+        """Return all waiting tickets with an error when the thread ends, so that no stream waits."""
         with self._wake:
             self._ended = True
             left = [] if self._closing else list(self._waiting)
