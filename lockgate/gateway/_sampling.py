@@ -51,7 +51,7 @@ class Sampler:
         self._bias = np.fromiter(params.logit_bias.values(), dtype=np.float32)
 
     def sample(self, logits: NDArray[np.float32]) -> Sample:
-        """Draw from next-token logits `[vocab]`, which stay unchanged. Raises ValueError if none is finite."""
+        """Draw from next-token logits `[vocab]`, left unchanged. Raises ValueError if none is finite."""
         scores = self._adjust(logits)
         if not np.isfinite(scores.max()):
             raise ValueError("the model gave no finite logit for the next token")
