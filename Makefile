@@ -1,4 +1,4 @@
-# Each target does its own set-up and is quick the second time. Arguments: make test ARGS="-k lint"
+# Each target sets up what it needs and is quick the second time. Pass arguments like this: make test ARGS="-k lint"
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -7,23 +7,23 @@ ARGS ?=
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup:  ## Make .venv with pinned packages and fetch the embedded weights
+setup:  ## Make .venv with pinned packages and fetch the embedded model's weights
 	@scripts/fetch
 
 serve:  ## Serve the embedded guard and print its URL
 	@scripts/serve $(ARGS)
 
-test:  ## Run the tests (the browser's too, where Chromium is found)
+test:  ## Run the tests (browser tests need Chromium)
 	@scripts/test $(ARGS)
 
-coverage:  ## Run the tests, measure what they cover, and fail below the floor
+coverage:  ## Run the tests and fail if they cover too little
 	@scripts/coverage $(ARGS)
 
-check:  ## Lint, formatting and types
+check:  ## Check lint, formatting, types and the measures of the package
 	@scripts/check
 
-docs:  ## Build the documentation site into site/html; broken links are errors
+docs:  ## Build the documentation site into site/html
 	@scripts/docs
 
-bench:  ## Measure what the probe costs per token, and how fast data are made
+bench:  ## Measure the probe's cost per token and the speed of making data
 	@scripts/bench $(ARGS)
