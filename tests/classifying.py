@@ -1,4 +1,4 @@
-"""Random exchange classifiers on tiny backbones, and sources of verdicts that misbehave."""
+"""Random exchange classifiers on tiny backbones, and verdict sources that fail."""
 
 import threading
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What all tests share; `models` holds tiny random backbones."""
+"""Fixtures for all tests. `models` holds tiny random backbones."""
 
 from collections.abc import Callable
 from pathlib import Path

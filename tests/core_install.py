@@ -1,4 +1,4 @@
-"""A folder that holds what `pip install lockgate` installs, by links into the environment at hand."""
+"""A folder with the packages that `pip install lockgate` installs, as links into this environment."""
 
 import tomllib
 from importlib.metadata import Distribution, distribution

@@ -1,4 +1,4 @@
-"""Options of a generator that cannot be meant, whichever command gets them, and what the error says."""
+"""Generator options that every command refuses, and the expected errors."""
 
 ENDPOINT = ("--generator", "http://127.0.0.1:1/v1")
 REFUSED = [

@@ -1,6 +1,6 @@
-"""What the package is made of: files, imports, rooms, and what loading a guard brings with it.
+"""Measures of the package: files, imports, rooms, and the modules that loading a guard imports.
 
-Run as a script it writes `results/house.json`; with `--check` it only compares it.
+Run it as a script to write `results/house.json`. With `--check` it only compares the file with the package.
 """
 
 import ast

@@ -1,5 +1,5 @@
 # ruff: noqa
-"""Imports in all the places where they may stand, for `test_rooms.py`; nothing runs this file."""
+"""Imports in all possible places, for `test_rooms.py`. Nothing runs this file."""
 
 import json
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Chat templates that write more than turns: thoughts, names, dates, the system's text elsewhere."""
+"""Chat templates that write more than turns: thoughts, names, dates, a system message in another place."""
 
 from models import CHATML, train_tokenizer
 from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""HTML pages as reports write them: whole, and complete in themselves."""
+"""Checks of HTML pages of reports: they are well formed and need no other file."""
 
 from html.parser import HTMLParser
 

@@ -1,4 +1,4 @@
-"""Made-up tables of a study: Gaussian logits by block, harmful answers rising from their first third on."""
+"""Made-up tables of a study: Gaussian logits by block. Harmful answers rise after their first third."""
 
 import numpy as np
 import yaml

@@ -1,4 +1,4 @@
-"""README and documents: short, with figures that follow from the results, with links and code that work."""
+"""README and documents: they are short, their figures follow from the results, links and code work."""
 
 import importlib.util
 import json

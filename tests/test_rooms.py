@@ -1,4 +1,4 @@
-"""The rooms of `design/README.md`, and the code held to them."""
+"""The code keeps to the rooms of `design/README.md`."""
 
 import json
 from importlib import import_module

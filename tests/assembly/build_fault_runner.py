@@ -1,7 +1,7 @@
-"""Runs a build in child processes that die, each at its own moment, and then to its end.
+"""Run a build in child processes that each die at a chosen moment, and then run it to its end.
 
 Called with one JSON argument: folder, backbone and cases, as in `fault_runner`. A moment is a number of files
-renamed (what is half-written lies beside its place then) or a name of a step during which the process ends.
+renamed (half-written files are then not yet in place) or the name of a step during which the process ends.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A build that is killed, at any step, ends with the guard of one that is not."""
+"""A build that is killed at any step and run again makes the same guard as one that is not killed."""
 
 import json
 import os

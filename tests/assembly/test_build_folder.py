@@ -1,4 +1,4 @@
-"""What a build's folder knows of the time that a result took."""
+"""A build's folder knows how much time each result took."""
 
 from collections.abc import Iterator
 from itertools import accumulate, count

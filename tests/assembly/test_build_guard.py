@@ -1,4 +1,4 @@
-"""`build_guard` on a tiny backbone: what comes out, what it claims, and what it refuses."""
+"""`build_guard` on a tiny backbone: its results, its claims, and its refusals."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What reviews and evaluation files must not do to the parts and figures of a build."""
+"""Reviews and evaluation files must not leak into the parts and figures of a build."""
 
 import json
 from collections import Counter

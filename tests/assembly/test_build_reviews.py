@@ -1,4 +1,4 @@
-"""What reviews do in a build: looked up where they come from, counted, told, and turned into a proposal."""
+"""Reviews in a build are looked up in their files, counted, reported, and turned into a proposal."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`--update`: what a retrained guard changes, and whether it may take the old one's place."""
+"""`--update`: how a retrained guard differs, and whether it replaces the old one."""
 
 import json
 import shutil

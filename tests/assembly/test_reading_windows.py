@@ -1,4 +1,4 @@
-"""Activations read by several processes are those that one reads, also where a part was read before."""
+"""Several processes read the same activations as one process, also if a part was read before."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Loading any local model, and knowing it again."""
+"""Loading any local model, and recognising it later."""
 
 import json
 import shutil

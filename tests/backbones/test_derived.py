@@ -1,4 +1,4 @@
-"""Derived backbones: what they share, what they own, and that the base never notices."""
+"""Derived backbones: what they share, what they own, and that the base never changes."""
 
 import copy
 

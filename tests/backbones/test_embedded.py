@@ -1,4 +1,4 @@
-"""The embedded backbone: where it lies, when it counts as there, and what is refused."""
+"""The embedded backbone: its place on disk, when it counts as complete, and what is refused."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Folders as people have them: each is loaded, or refused by what is missing."""
+"""Model folders found in practice: each one loads, or the error names what is missing."""
 
 import json
 import shutil

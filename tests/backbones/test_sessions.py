@@ -1,4 +1,4 @@
-"""Any chunking, any batch mates, shared prefix or not: the numbers of one plain pass of the library."""
+"""Sessions give the numbers of one plain pass of the library, for any chunks, neighbours and prefix."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""Templates that write more than turns: what is scored is what is served, at any time."""
+"""Templates that write more than turns: files and served streams get the same tokens on any date."""
 
 import datetime as real
 import json

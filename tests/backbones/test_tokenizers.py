@@ -1,4 +1,4 @@
-"""Tokenizers that keep state, and added tokens that are no control tokens."""
+"""Tokenizers with state, and added tokens that are not control tokens."""
 
 import json
 

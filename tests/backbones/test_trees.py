@@ -1,4 +1,4 @@
-"""Many suffixes behind one conversation in one pass: the numbers of reading each alone; cut and read on."""
+"""Many suffixes after one conversation, in one pass, give the numbers of reading each one alone."""
 
 import pytest
 import torch

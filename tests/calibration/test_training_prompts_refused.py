@@ -1,4 +1,4 @@
-"""Traffic that the guard was trained on carries no budget."""
+"""Traffic that the guard was trained on can't support a budget."""
 
 import pytest
 from test_two_stage_calibration import make_traces

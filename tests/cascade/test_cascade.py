@@ -1,4 +1,4 @@
-"""Two stages on one stream, against a slow oracle that has the whole stream before it."""
+"""Two stages on one stream, compared with a slow oracle that sees the whole stream."""
 
 import copy
 import math

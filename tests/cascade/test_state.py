@@ -1,4 +1,4 @@
-"""One protocol for one and two stages: the same loop drives both, and asks neither how many it has."""
+"""One protocol for one and two stages: the same loop drives both and doesn't know which one it has."""
 
 import math
 

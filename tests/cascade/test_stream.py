@@ -1,4 +1,4 @@
-"""The state of one stream against a slow oracle that keeps everything."""
+"""The state of one stream, compared with a slow oracle that keeps everything."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The probe's logits are W . activations + b, whoever reads beside it; files are whole or refused."""
+"""The probe's logits are W . activations + b beside any other reader. Broken files are refused."""
 
 import pytest
 import torch

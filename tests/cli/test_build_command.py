@@ -1,4 +1,4 @@
-"""`lockgate build` from a policy to a guard that says what it is worth; a server on the loopback writes."""
+"""`lockgate build` makes a guard from a policy. A local server is the generator."""
 
 import json
 import sys

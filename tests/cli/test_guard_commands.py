@@ -1,4 +1,4 @@
-"""The way of a guard through the commands: train, calibrate, score, evaluate; what doctor and fetch say."""
+"""A guard goes through train, calibrate, score and evaluate. Also: the output of doctor and fetch."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Long commands that are stopped leave no process behind, and the same command goes on to the same result."""
+"""Stopped commands leave no process behind, and the same command continues to the same result."""
 
 import signal
 import sys

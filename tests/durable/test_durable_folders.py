@@ -1,4 +1,4 @@
-"""Folders of work: who may have them, and what a kill leaves of a replacement."""
+"""Folders of work: who may lock them, and what remains if a replacement is killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Parts over processes: all are done or none is left."""
+"""Parts of some work, one process for each: either all finish, or all end."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The delay of detection, by hand."""
+"""The delay of detection, compared with values computed by hand."""
 
 import numpy as np
 

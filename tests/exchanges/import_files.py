@@ -1,4 +1,4 @@
-"""Files of rows to import, and what is imported of them."""
+"""Files of rows to import, and the exchanges expected from them."""
 
 import csv
 import json

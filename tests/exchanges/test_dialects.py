@@ -1,4 +1,4 @@
-"""Files as other programs write them: one reading, or an error that says what is wrong."""
+"""Files as other programs write them have one meaning, or an error says what is wrong."""
 
 import datetime
 import gzip

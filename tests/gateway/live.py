@@ -1,4 +1,4 @@
-"""A gateway behind a real socket, a tap that holds the engine back, and the browser that looks at them."""
+"""A gateway behind a real socket, a tap that pauses the engine, and a browser."""
 
 import math
 import os

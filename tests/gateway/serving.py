@@ -1,4 +1,4 @@
-"""Helpers for the gateway's tests: a gateway on a tiny model, a client for it, requests in its terms."""
+"""Helpers for the gateway's tests: a gateway on a tiny model, its client, and requests."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""An engine whose guard has two stages, and what it has decided."""
+"""An engine with a guard of two stages, and its decisions."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The gate alone: what it lets out around a flag, whoever asks."""
+"""The gate alone: what it releases before, at and after a flag."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Text from cleared tokens: characters are whole, stop strings never leave, tokens stay beside their text."""
+"""Text from cleared tokens: whole characters, no stop strings, and each token beside its text."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The decision log: private, append-only, and loud when it can't be written."""
+"""The decision log is private and append-only, and a failure to write is reported."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Host names: who is answered, in which shape the others are told."""
+"""Host names: which ones the server answers to, and the shape of the refusal."""
 
 import httpx2
 import pytest

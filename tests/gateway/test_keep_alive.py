@@ -1,4 +1,4 @@
-"""A stream stays alive while nothing may leave, and says nothing by it."""
+"""A stream is kept open while nothing may leave, and this reveals nothing."""
 
 import json
 import threading

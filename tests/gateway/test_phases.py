@@ -1,4 +1,4 @@
-"""Where a served stream stands: the phases that it passes through, and the judges that it may wait for."""
+"""The phases of a served stream, and the stages that it may wait for."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The page and its assets over plain HTTP: who gets them, and what they can't do."""
+"""The page and its assets over plain HTTP: who gets them, and the limits of the page."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The engine with a second stage: what is held, what waits, and what a stage that hangs may touch."""
+"""The engine with a second stage: what is held, what waits, and what a stage that hangs affects."""
 
 import math
 from itertools import pairwise

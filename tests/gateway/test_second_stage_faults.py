@@ -1,4 +1,4 @@
-"""A second stage that hangs, is late, fails or dies: whom it halts, and whom it may not touch."""
+"""A second stage that hangs, is late, fails or dies halts only the streams that wait for it."""
 
 import math
 

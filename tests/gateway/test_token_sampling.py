@@ -1,4 +1,4 @@
-"""Sampling: distributions against their definition, bans, penalties, repeatability."""
+"""Sampling: distributions compared with their definition, bans, penalties, repeatability."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A bundle is read whole or not at all, and an error says which file is at fault."""
+"""A bundle is read completely or not at all, and the error names the file at fault."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""One code path: streams, single exchanges and batches say the same of the same tokens."""
+"""Streams, single exchanges and batches give the same scores for the same tokens."""
 
 import math
 from functools import cache

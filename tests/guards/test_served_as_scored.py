@@ -1,4 +1,4 @@
-"""With any template, a guard says the same of an answer that is streamed and of one that is over."""
+"""With any template, a streamed answer and a finished one get the same scores."""
 
 import pytest
 from models import tiny_model

@@ -1,4 +1,4 @@
-"""One value for what judges: with one stage, with two, and with a second one that is no classifier."""
+"""`Stages` with one stage, with two, and with a second stage that is not a classifier."""
 
 import math
 from functools import cache

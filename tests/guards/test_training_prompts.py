@@ -1,4 +1,4 @@
-"""A guard knows what it was trained on, as fingerprints, through everything that is done to it."""
+"""A guard keeps the fingerprints of its training prompts through every change."""
 
 import pytest
 from classifying import tiny_classifier

@@ -1,4 +1,4 @@
-"""A guard of two stages: files, single exchanges, streams and simulated traces say the same."""
+"""A guard of two stages: files, single exchanges, streams and simulated traces agree."""
 
 import math
 import shutil

@@ -1,4 +1,4 @@
-"""The packing of verdicts, with a second stage whose memory and whims are known."""
+"""The packing of verdicts, with a second stage whose memory and faults the test controls."""
 
 import math
 from dataclasses import dataclass, field

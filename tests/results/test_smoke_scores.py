@@ -1,4 +1,4 @@
-"""The shipped guard says of a few fixed exchanges what it said when its figures were made."""
+"""The shipped guard gives a few fixed exchanges the same scores as when its figures were made."""
 
 import json
 import math

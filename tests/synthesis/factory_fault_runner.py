@@ -1,4 +1,4 @@
-"""Runs the factory from a script in child processes that die, each at its own moment, and then to its end.
+"""Run the factory in child processes that each die at a chosen moment, and then run it to its end.
 
 Called with one JSON argument: folder and cases, as in `fault_runner`; a moment "no room" is a run whose files
 may not grow.

@@ -1,4 +1,4 @@
-"""An OpenAI-shaped server on the loopback whose manners a test decides."""
+"""A local server in OpenAI's shape. The test decides how it behaves."""
 
 import asyncio
 import hashlib

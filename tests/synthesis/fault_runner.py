@@ -1,4 +1,4 @@
-"""Runs the stage pipeline against an endpoint in child processes that die, each at its own moment.
+"""Run the stage pipeline against an endpoint in child processes that each die at a chosen moment.
 
 Called with one JSON argument: folder, url and the cases. Each case is a list of moments; at each the process
 ends without any clean-up, and after the last of them the pipeline is run to its end. A moment is a number of

@@ -1,4 +1,4 @@
-"""A small pipeline about stage magic, used whole and in pieces by the tests of the executor."""
+"""A small pipeline about stage magic. Tests of the executor use all or parts of it."""
 
 from collections.abc import Callable
 from dataclasses import replace

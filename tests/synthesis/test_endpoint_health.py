@@ -1,4 +1,4 @@
-"""A broken endpoint ends the run and records nothing; requests that go wrong alone are rejections."""
+"""A broken endpoint ends the run and records nothing. Single failed requests are rejections."""
 
 import asyncio
 import time

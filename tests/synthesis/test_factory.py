@@ -1,4 +1,4 @@
-"""The data factory as a whole, with scripts in the place of models."""
+"""The data factory as a whole, with scripts instead of models."""
 
 import json
 import re

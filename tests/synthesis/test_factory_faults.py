@@ -1,4 +1,4 @@
-"""The factory under kill -9, on a full disk, and before endpoints that misbehave."""
+"""The factory under kill -9, on a full disk, and with endpoints that misbehave."""
 
 import json
 import os

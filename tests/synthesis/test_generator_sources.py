@@ -1,4 +1,4 @@
-"""Names of generators: they key what is kept, so that another model must have another name."""
+"""Names of generators are keys of the cache, so another model must have another name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The pipeline under kill -9 and without room on the disk, in processes of their own, over real HTTP."""
+"""The pipeline under kill -9 and on a full disk, in separate processes, over real HTTP."""
 
 import json
 import os

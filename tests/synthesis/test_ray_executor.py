@@ -1,4 +1,4 @@
-"""The same data through Ray as in this process. One local Ray with two workers serves all tests."""
+"""Ray makes the same data as this process. One local Ray with two workers serves all tests."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What a generator thought is no part of its answer, and no row holds it."""
+"""A generator's reasoning is not part of its answer, and no row holds it."""
 
 import pytest
 from factory_runs import run_factory, scripted_source

@@ -1,4 +1,4 @@
-"""`lockgate synthesize` from a constitution to a folder, with a server on the loopback as the generator."""
+"""`lockgate synthesize` from a constitution to a folder, with a local server as the generator."""
 
 import json
 from typing import Any

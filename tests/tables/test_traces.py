@@ -1,4 +1,4 @@
-"""The block trace: what is written is read back, and what does not fit together is refused."""
+"""The block trace: a written file is read back, and files that do not fit together are refused."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Calibration as a call: what the command line does, for programs; refused before the long reading."""
+"""Calibration as a call from Python. Bad input is refused before the long reading."""
 
 import json
 import random

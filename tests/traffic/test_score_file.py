@@ -1,4 +1,4 @@
-"""Scoring a file: the same table however it was made, and an error that names file and line."""
+"""Scoring a file gives the same table in every way, and errors name file and line."""
 
 import itertools
 import json

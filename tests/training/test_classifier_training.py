@@ -1,4 +1,4 @@
-"""Fine-tuning: it learns, it is the serving computation, it goes on where it stopped."""
+"""Fine-tuning learns, uses the computation of serving, and continues where it stopped."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Fitting: scikit-learn's optimum, heads that are folded right, and runs that go on where they stopped."""
+"""Fitting: scikit-learn's optimum, correctly folded heads, and runs that continue where they stopped."""
 
 from dataclasses import replace
 

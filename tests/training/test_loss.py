@@ -1,4 +1,4 @@
-"""Losses and their gradients against slow loops in plain floats."""
+"""Losses and their gradients, compared with slow loops in plain floats."""
 
 import math
 

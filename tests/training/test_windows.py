@@ -1,4 +1,4 @@
-"""Window means against sums over single tokens."""
+"""Window means, compared with sums over single tokens."""
 
 import json
 
