@@ -1,4 +1,5 @@
-# Each target sets up what it needs and is quick the second time. Pass arguments like this: make test ARGS="-k lint"
+# Each target sets up what it needs and is quick the second time.
+# Pass arguments like this: make test ARGS="-k lint"
 ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -104,7 +104,7 @@ class VerdictDesk:
         self._tell()
 
     def _note_health(self, ticket: Ticket) -> None:
-        """Note whether the second stage works. Only its verdicts show that; other streams never ask it."""
+        """Note whether the second stage works. Only its own verdicts can show that."""
         if ticket.error is None and ticket.logit is not None and math.isfinite(ticket.logit):
             self._faults.open.pop("second stage", None)
         else:

@@ -109,7 +109,7 @@ export class AnswerView {
   #summary(state) {
     const parts = [];
     if (state === "stopped") parts.push("Stopped by you");
-    if (this.finishReason === "length") parts.push("Cut at the longest answer you allow");
+    if (this.finishReason === "length") parts.push("Cut at your token limit");
     const count = this.#tokens.length;
     if (count) parts.push(counted(count, "token"));
     const known = this.series.scores.filter((score) => score !== null);
