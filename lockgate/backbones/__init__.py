@@ -1,4 +1,4 @@
-"""Backbones: language models that read packed streams of tokens and show their activations."""
+"""Backbones: language models that read many token streams in one packed step and show their activations."""
 
 from lockgate.backbones._attention import PackedStep, Segment
 from lockgate.backbones._backbone import Backbone, BackboneIdentity

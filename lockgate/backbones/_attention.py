@@ -1,8 +1,8 @@
 """Attention over many streams in one packed forward pass.
 
-All new tokens of all streams stand behind one another in a single row, without padding. Linear layers see the
-whole row; attention runs stream by stream over a view of that stream's own key-value memory, so no cache is
-ever gathered, padded or copied when streams join or leave.
+All new tokens of all streams are in a single row, one stream after another, without padding. Linear layers
+see the whole row. Attention runs stream by stream, over a view of that stream's own key-value memory. So no
+cache is gathered, padded or copied when streams join or leave.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ class LayerMemory(Protocol):
     """Key-value memory of one stream, by layer."""
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's buffers `[kv_heads, capacity, head_dim]`, allocated like `key` and `value`."""
+        """Return the layer's buffers `[kv_heads, capacity, head_dim]`, allocated like `key` and `value`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One stream's share of a packed row: tokens `start:end`, read after `past` earlier ones."""
+    """One stream's part of a packed row: tokens `start:end`, read after `past` earlier tokens."""
 
     memory: LayerMemory
     start: int
@@ -39,7 +39,7 @@ class Segment:
 
 @dataclass(slots=True)
 class PackedStep:
-    """What attention needs to know of one packed forward pass."""
+    """The plan of one packed forward pass, as attention needs it."""
 
     segments: Sequence[Segment]
     _masks: dict[tuple[int, int, int | None, int], Tensor | None] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class PackedStep:
     def mask(
         self, length: int, past: int, window: int | None, groups: int, device: torch.device
     ) -> Tensor | None:
-        """Boolean mask `[groups * length, past + length]`, or None where every position is visible."""
+        """Return a boolean mask `[groups * length, past + length]`, or None if every position is visible."""
         if length == 1 and (window is None or past < window):
             return None
         key = (length, past, window, groups)
@@ -75,17 +75,17 @@ def packed_attention(
     s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attention function in the shape that transformers calls.
+    """Compute attention over a packed row. The transformers library calls this function.
 
     Args:
         query: `[1, heads, tokens, head_dim]`; key and value `[1, kv_heads, tokens, head_dim]`.
         packed: the segments (or trees) of the row, passed through the model's keyword arguments.
 
     Returns:
-        `[1, tokens, heads, head_dim]` and None.
+        The attention output `[1, tokens, heads, head_dim]`, and None for the attention weights.
 
     Raises:
-        BackboneError: a kind of attention that this function does not compute.
+        BackboneError: the model needs a kind of attention that this function does not compute.
     """
     if s_aux is not None or not getattr(module, "is_causal", True):
         raise BackboneError(f"{type(module).__name__}: attention with sinks or both ways is not supported")
@@ -101,7 +101,7 @@ def packed_attention(
         keys, values = segment.memory.layer(module.layer_idx, key, value)  # type: ignore[arg-type]
         keys[:, past : past + length] = key[0, :, start:end]
         values[:, past : past + length] = value[0, :, start:end]
-        # Query heads that share a key head are stacked along the length: no key is repeated.
+        # Query heads that share a key head are stacked along the length, so no key is repeated.
         rows = query[0, :, start:end].reshape(1, kv_heads, groups * length, head_dim)
         mask = packed.mask(length, past, sliding_window, groups, query.device)
         mixed = _attend(

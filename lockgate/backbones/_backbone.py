@@ -1,4 +1,4 @@
-"""A backbone: any local causal language model that reads packed tokens and shows its activations."""
+"""The backbone: any local causal language model. It reads packed tokens and shows its activations."""
 
 import hashlib
 import json
@@ -41,7 +41,15 @@ _LAYER_CONVENTION = "0-based block outputs, before the final norm"
 
 @dataclass(frozen=True, slots=True)
 class BackboneIdentity:
-    """What a guard was made for: hashes that match exactly, logits that match within tolerance."""
+    """The identity of a backbone, by which a guard recognises the backbone it was made for.
+
+    Attributes:
+        name: name of the model.
+        hashes: hashes of weights, tokenizer and template. They must match exactly.
+        dtype: precision in which the model is loaded.
+        fingerprint: logits after 32 fixed tokens. They must match within a tolerance.
+        layer_convention: how layers are numbered and where they are read.
+    """
 
     name: str
     hashes: dict[str, Any]
@@ -50,7 +58,7 @@ class BackboneIdentity:
     layer_convention: str = _LAYER_CONVENTION
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, as it stands in `guard.yaml`."""
+        """Return the JSON-ready form that `guard.yaml` holds."""
         return {
             "name": self.name,
             "hashes": self.hashes,
@@ -61,15 +69,15 @@ class BackboneIdentity:
 
 
 class Backbone:
-    """A causal language model, its tokenizer and its chat template, ready to be stepped.
+    """A causal language model with its tokenizer and its chat template, ready for packed steps.
 
     Attributes:
         n_layers, hidden_size: shape of the activations.
         context_length: tokens that one session can hold.
-        source: what `load` was given, so that another process can load the same.
+        source: the argument of `load`, so that another process can load the same backbone.
         eos_ids: tokens that end a turn.
-        control_ids: tokens that no text becomes and that sampling must not emit, but for `eos_ids`.
-        tap: what sees the activations at present; set by `use_tap`.
+        control_ids: tokens that no text becomes. Sampling must not emit them either, except `eos_ids`.
+        tap: the tap that sees the activations now, if any; set by `use_tap`.
     """
 
     def __init__(
@@ -87,7 +95,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.name = name
         self._hashes = hashes
-        # Quantised weights are rearranged in memory when they are first used: their files say what they are.
+        # Quantised weights are rearranged in memory when they are first used, so their files are hashed.
         self._weights: Path | None = None
         config = model.config.get_text_config()
         self._decoder = model.get_decoder()
@@ -117,11 +125,17 @@ class Backbone:
     ) -> "Backbone":
         """Load the embedded backbone, or any local Hugging Face causal language model.
 
-        Guards are made and served in float32, where batch mates move a logit by next to nothing; bfloat16 is
-        for writing text in bulk.
+        Nothing is downloaded and no remote code is run.
+
+        Args:
+            source: folder of a model, or `embedded`.
+            device: device to load the model on.
+            dtype: precision. Guards are made and served in float32: there, other streams in the same step
+                barely move a logit. bfloat16 is for writing text in bulk. A quantised checkpoint keeps its
+                own precision.
 
         Raises:
-            BackboneError: nothing usable at `source`. Nothing is downloaded, no remote code is run.
+            BackboneError: there is no usable model at `source`.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -139,7 +153,7 @@ class Backbone:
                 model, loading = AutoModelForCausalLM.from_pretrained(
                     str(path),
                     dtype="auto" if quantised else dtype,
-                    # What is quantised can't be moved afterwards.
+                    # A quantised model can't be moved to a device afterwards.
                     device_map=device if quantised else None,
                     local_files_only=True,
                     use_safetensors=True,
@@ -147,18 +161,18 @@ class Backbone:
                     attn_implementation=ATTENTION_NAME,
                     output_loading_info=True,
                 )
-                # As its file says: by the model's type alone the library would put other rules in its place.
+                # Take the tokenizer as its file says: AutoTokenizer may replace rules by the model's type.
                 plain = (path / "tokenizer.json").is_file()
                 kind = PreTrainedTokenizerFast if plain else AutoTokenizer
                 tokenizer = kind.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
             tokenizer.chat_template = find_template(path, tokenizer.chat_template)
         except BackboneError:
             raise
-        except Exception as error:  # the library raises what it likes at a folder that it doesn't understand
+        except Exception as error:  # the library raises many kinds of errors for a folder it can't read
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackboneError(f"{path}: not loadable as a causal language model: {first}") from error
         if missing := sorted(loading["missing_keys"]):
-            # The library would fill them with random numbers and go on.
+            # The library would fill them with random numbers and continue.
             raise BackboneError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]}")
         name = hashes["name"] if hashes else name_of(path)
         model = model if quantised else model.to(device)
@@ -168,7 +182,7 @@ class Backbone:
 
     @cached_property
     def identity(self) -> BackboneIdentity:
-        """Hashes of the weights and tokenizer, and the logits after 32 fixed tokens."""
+        """Hashes of weights, tokenizer and template, and the logits after 32 fixed tokens."""
         hashes = self._hashes or {
             "kind": "huggingface",
             "tensors_sha256": hash_weights(self._weights) if self._weights else _hash_tensors(self.model),
@@ -182,15 +196,18 @@ class Backbone:
         )
 
     def self_test(self) -> list[SelfCheck]:
-        """Try what a guard relies on in tokenizer and template. `load` has refused what fails it."""
+        """Check that tokenizer and template do what a guard relies on.
+
+        `load` refuses a model that fails, so a loaded backbone has passed.
+        """
         return self_test(self.chat, self.tokenizer, self.model.get_input_embeddings().weight.shape[0])
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
-        """Tokens of a conversation in which no text can become a control token (see `ChatRenderer`)."""
+        """Tokenise a conversation. No text in it can become a control token (see `ChatRenderer.render`)."""
         return self.chat.render(messages, add_generation_prompt=add_generation_prompt)
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Text of tokens, control tokens left out."""
+        """Return the text of tokens, without control tokens."""
         text: str = self.tokenizer.decode(
             [token for token in token_ids if token not in self.control_ids],
             skip_special_tokens=True,
@@ -199,11 +216,11 @@ class Backbone:
         return text
 
     def use_tap(self, tap: Tap | None) -> None:
-        """Show activations to `tap` from now on, and to nothing else; None takes all hooks away.
+        """Show activations to `tap` from now on, and to no other tap. None removes all hooks.
 
-        Hooks stay in place from step to step: installing thirty of them each token would cost more than they
-        do. They belong to the backbone, since several pools may step it in turn and none may see another's
-        tokens.
+        Hooks stay in place from step to step. Installing thirty hooks for each token would cost more than
+        running them. They belong to the backbone, because several pools may step it in turn, and no pool may
+        see the tokens of another.
         """
         if tap is self.tap:
             return
@@ -216,11 +233,19 @@ class Backbone:
 
     @torch.inference_mode()
     def forward(self, token_ids: Sequence[int], positions: Sequence[int], packed: PackedStep) -> Tensor:
-        """One packed pass: final hidden states `[tokens, hidden]`, after the final norm."""
+        """Run one packed pass.
+
+        Returns:
+            The final hidden states `[tokens, hidden]`, after the final norm.
+        """
         return self._pass(token_ids, positions, packed)
 
     def forward_trees(self, token_ids: Sequence[int], trees: TreeStep) -> Tensor:
-        """The same over token trees, without memory; gradients flow to parameters that want them."""
+        """Run one pass over token trees, without memory. Gradients flow to parameters that require them.
+
+        Returns:
+            The final hidden states `[tokens, hidden]`, after the final norm.
+        """
         positions = torch.cat([block.positions for block in trees.blocks]).tolist()
         return self._pass(token_ids, positions, trees)
 
@@ -239,12 +264,12 @@ class Backbone:
 
     @torch.inference_mode()
     def next_token_logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits `[rows, vocab]` of final hidden states `[rows, hidden]`."""
+        """Return the float32 logits `[rows, vocab]` of final hidden states `[rows, hidden]`."""
         logits: Tensor = self.model.get_output_embeddings()(hidden).float()
         return self._finish_logits(logits)
 
     def token_logits(self, hidden: Tensor, token_ids: Sequence[int]) -> Tensor:
-        """Float32 logits `[rows, tokens]` of a few tokens alone, at little cost; gradients flow."""
+        """Return the float32 logits `[rows, tokens]` of a few tokens only. This is cheap; gradients flow."""
         head: Any = self.model.get_output_embeddings()
         chosen = torch.tensor(token_ids, device=hidden.device)
         bias: Tensor | None = getattr(head, "bias", None)
@@ -261,7 +286,10 @@ class Backbone:
         return logits
 
     def flops_per_token(self, context: float) -> float:
-        """Multiply-adds counted twice, for one token after `context` others, without embedding and head."""
+        """Return the FLOPs of one token after `context` others, without embedding and head.
+
+        A multiply-add counts as two operations.
+        """
         weights = sum(p.numel() for p in self.layers.parameters())
         config = self.model.config.get_text_config()
         heads: int = config.num_attention_heads
@@ -281,7 +309,7 @@ class Backbone:
 
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """The library's bars would stand in the error output of every command."""
+    """Hide the library's progress bars, which would appear in the error output of every command."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -317,7 +345,7 @@ def _eos_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", cha
 
 
 def _hash_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """Hash of what the tokenizer does; how a caller last padded or cut with it is no part of that."""
+    """Hash what the tokenizer does. Padding or truncation that a caller left in it does not count."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["padding"] = state["truncation"] = None  # neither has any effect here, see `Vocabulary`
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

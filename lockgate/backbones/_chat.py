@@ -1,11 +1,11 @@
-"""Chat rendering in which no text of a user can become a control token.
+"""Chat rendering: a conversation becomes tokens, and no user's text can become a control token.
 
-The model's own template is rendered with random placeholders in the place of every text. The result is cut at
-the placeholders: what the template wrote is tokenised with its control tokens, what people wrote is tokenised
-by a copy of the tokenizer that has none.
+The model's own template is rendered with a random placeholder for every text. The result is cut at the
+placeholders. The template's own text is tokenised with its control tokens. People's text is tokenised by a
+copy of the tokenizer that has no control tokens.
 
-A finished answer is read behind the tokens behind which it would have been served, whatever the template
-writes into a conversation that is over.
+A finished answer is read after the same tokens after which it would have been served, even if the template
+writes a finished conversation in another way.
 """
 
 import json
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ROLES = ("system", "user", "assistant", "tool")
-# Text of the operator, not of the user: it is read, and never flags.
+# Text of the operator, not of the user. It is read but never flags.
 _INSTRUCTING = ("system", "developer")
-# OpenAI's name for the system role of newer models; chat templates know the old one.
+# OpenAI's newer name for the system role. Chat templates know only the old name.
 _ALIASES = {"developer": "system"}
 
 
@@ -45,14 +45,15 @@ class RenderedChat:
 
     Attributes:
         token_ids: all tokens.
-        prefix_length: leading tokens that the template writes whatever the text (attention sink: not scored).
+        prefix_length: leading tokens that the template writes before any text. They are not scored, because
+            they act as attention sinks.
         spans: content tokens of each message.
-        prompt_start: first content token of the newest prompt: all that was said, the system's text apart,
-            since the assistant turn before the last turn of a user or a tool.
-        answer_start: first content token of the answer. A finished conversation has its last message as the
-            answer, if an assistant wrote it. In front of a generation prompt nothing is answer, whoever
-            spoke last: it is `len(token_ids)`.
-        answer_end: one behind the last content token of the answer: scoring stops there.
+        prompt_start: first content token of the newest prompt. The newest prompt is every turn, except the
+            system's, after the last assistant turn that a user or a tool has replied to.
+        answer_start: first content token of the answer. In a finished conversation the answer is the last
+            message, if an assistant wrote it. Without an answer, and always with a generation prompt, this is
+            `len(token_ids)`.
+        answer_end: one past the last content token of the answer. Scoring stops there.
     """
 
     token_ids: list[int]
@@ -64,19 +65,19 @@ class RenderedChat:
 
 
 class ChatRenderer:
-    """Renders conversations with a tokenizer's chat template.
+    """A renderer that turns conversations into tokens with a tokenizer's chat template.
 
     Args:
-        embeddings: rows of the model's embedding, see `Vocabulary`.
+        embeddings: rows of the model's embedding; see `Vocabulary`.
 
     Attributes:
         template: the template.
         control_ids: tokens that no text becomes and that sampling must not emit; see `Vocabulary`.
         added_ids: every added token.
-        end_of_turn_ids: control tokens that the template puts right behind an assistant's text.
+        end_of_turn_ids: control tokens that the template puts directly after an assistant's text.
 
     Raises:
-        BackboneError: no usable tokenizer or template.
+        BackboneError: the tokenizer or the template is not usable.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", embeddings: int | None = None) -> None:
@@ -97,12 +98,15 @@ class ChatRenderer:
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
         """Tokenise a conversation.
 
-        One that is finished, with an answer of the assistant at its end, has the tokens of its request and
-        then those of the answer.
+        A finished conversation ends with an answer of the assistant. It gets the tokens of its request,
+        followed by the tokens of the answer.
+
+        Args:
+            add_generation_prompt: end with the tokens after which the model writes its answer.
 
         Raises:
-            BackboneError: no messages, a role outside system, user, assistant, tool, or an order of roles
-                that the model's template refuses.
+            BackboneError: there are no messages, a role is not system, developer, user, assistant or tool, or
+                the model's template refuses this order of roles.
         """
         if not messages:
             raise BackboneError("messages: expected at least one message, found none")
@@ -115,20 +119,20 @@ class ChatRenderer:
         else:
             pieces = self._pieces(marked, marker, add_generation_prompt=add_generation_prompt)
         if unread := _unread_calls(messages, {int(number) for number in pieces[1::2]}):
-            # What an assistant calls is part of its answer: where a template drops calls, they are text.
+            # Tool calls are part of the answer. If a template drops them, they are rendered as text.
             told = [_calls_as_text(m) if turn in unread else m for turn, m in enumerate(messages)]
             return self.render(told, add_generation_prompt=add_generation_prompt)
         return self._assemble(pieces, texts, messages, answered=answered)
 
     def encode_text(self, text: str) -> list[int]:
-        """Tokens of text alone: every spelling of a control token comes out as ordinary tokens."""
+        """Tokenise text alone. Any spelling of a control token becomes ordinary tokens."""
         return self.vocabulary.encode_text(text)
 
     def _pieces(self, marked: list[dict[str, Any]], marker: str, *, add_generation_prompt: bool) -> list[str]:
         return self._template(marked, add_generation_prompt).split(marker)
 
     def _finished(self, marked: list[dict[str, Any]], marker: str, answer: str) -> list[str]:
-        """Pieces of a conversation that is over: those of its request, the answer, and what ends the turn."""
+        """Return the pieces of a finished conversation: its request, the answer, and the end of the turn."""
         whole: list[str] | None = None
         refusal: BackboneError | None = None
         try:
@@ -140,7 +144,7 @@ class ChatRenderer:
                 raise BackboneError("messages: there is no request before the answer")
             request = self._pieces(marked[:-1], marker, add_generation_prompt=True)
         except BackboneError:
-            # An answer to nothing, or to what can't be asked, can't be served: it is read as it stands.
+            # There is no request that could have been served, so the conversation is read as it stands.
             if whole is None:
                 raise refusal or BackboneError("messages: can't be rendered") from None
             return whole
@@ -179,7 +183,7 @@ class ChatRenderer:
         except TemplateRefusal as refusal:
             fault = refusal
         if marked[0]["role"] == "system" and len(marked) > 1 and marked[1]["role"] == "user":
-            # Templates without a system role get its text at the head of the first user turn.
+            # A template without a system role gets the system's text at the start of the first user turn.
             merged = {**marked[1], "content": f"{marked[0]['content']}\n\n{marked[1]['content']}"}
             try:
                 return self.template.render(
@@ -194,7 +198,7 @@ class ChatRenderer:
     def _assemble(
         self, pieces: list[str], texts: list[str], messages: Sequence[Message], *, answered: bool
     ) -> RenderedChat:
-        """Pieces alternate between template text (even) and the number of a hidden text (odd)."""
+        """Tokenise pieces. Even ones are template text, odd ones the number of a hidden text."""
         starts = _first_texts(messages)
         own = int(_answer_number(messages)) if answered else sum(map(_texts_of, messages))
         ids: list[int] = []
@@ -214,7 +218,7 @@ class ChatRenderer:
                 turn = starts[number]
                 read.append(turn)
                 spans[turn] = Span(turn, messages[turn].role, start, len(ids))
-        # Texts may stand in another order than the messages: some templates move the system's.
+        # Texts may come in another order than the messages, because some templates move the system's text.
         if sorted(read) != list(range(len(messages))):
             raise BackboneError(
                 "messages: the model's chat template leaves out or repeats part of the conversation"
@@ -222,7 +226,7 @@ class ChatRenderer:
         return _with_regions(ids, prefix_length or 0, [spans[turn] for turn in sorted(spans)], answered)
 
     def _probe_turns(self) -> list[str]:
-        """What the template writes around texts, from conversations of every kind that it takes."""
+        """Collect the text that the template writes around messages, from every kind of conversation."""
         user, answer = Message("user", "a"), Message("assistant", "b")
         call = {"type": "function", "function": {"name": "c", "arguments": {"d": "e"}}}
         called = Message("assistant", "", tool_calls=({"id": "call00001", **call},))
@@ -249,12 +253,12 @@ class ChatRenderer:
             if messages[1:2] != [called]:
                 written += pieces[::2]
             elif len(pieces) > 2 and pieces[-2] == f"{len(texts) - 1:06d}":
-                # What stands around a tool's result; calls are the model's own words.
+                # Only the text around a tool's result counts. The call itself is the model's own words.
                 written.append(pieces[-1])
         return written
 
     def _find_end_of_turn(self) -> frozenset[int]:
-        """Control tokens that the template puts right behind an assistant's text."""
+        """Find the control tokens that the template puts directly after an assistant's text."""
         turns = [Message("user", "a"), Message("assistant", "b")]
         rendered = self.render(turns)
         following = rendered.token_ids[rendered.spans[-1].end : rendered.spans[-1].end + 1]
@@ -265,7 +269,7 @@ _TOOL_KEYS = frozenset({"id", "type", "function", "name", "arguments"})
 
 
 def _first_texts(messages: Sequence[Message]) -> dict[int, int]:
-    """Number of each message's content among the hidden texts, in the order in which `_mark` hides them."""
+    """Map the number of each message's content among the hidden texts to its turn, in `_mark`'s order."""
     starts, number = {}, 0
     for turn, message in enumerate(messages):
         starts[number] = turn
@@ -274,18 +278,18 @@ def _first_texts(messages: Sequence[Message]) -> dict[int, int]:
 
 
 def _texts_of(message: Message) -> int:
-    """How many texts of a message are hidden."""
+    """Count the hidden texts of a message."""
     calls = sum(_count_texts(call) for call in message.tool_calls or ())
     return 1 + (message.name is not None) + calls
 
 
 def _answer_number(messages: Sequence[Message]) -> str:
-    """The number under which the last message's content is hidden, as it stands between markers."""
+    """Return the number of the last message's content, as it stands between markers."""
     return f"{sum(map(_texts_of, messages[:-1])):06d}"
 
 
 def _unread_calls(messages: Sequence[Message], shown: set[int]) -> set[int]:
-    """Turns whose tool calls the template has left out altogether."""
+    """Return the turns for which the template has left out all tool calls."""
     unread = set()
     for number, turn in _first_texts(messages).items():
         message = messages[turn]
@@ -314,14 +318,14 @@ def _count_texts(value: object) -> int:
 def _with_regions(
     ids: list[int], prefix_length: int, spans: list[Span], ends_with_answer: bool
 ) -> RenderedChat:
-    """Regions by the turns in `spans`. What a client sends as the beginning of an answer is prompt."""
+    """Find the regions from the turns in `spans`. An answer that a client has begun belongs to the prompt."""
     last = spans[-1]
     before = [span for span in (spans[:-1] if ends_with_answer else spans) if span.role not in _INSTRUCTING]
     asked = max((span.turn for span in before if span.role != "assistant"), default=-1)
     earlier = max(
         (span.turn for span in before if span.role == "assistant" and span.turn < asked), default=-1
     )
-    # All that came since the model last spoke is judged as one turn, tool results too.
+    # All turns since the model last spoke are judged as one, including tool results.
     new = [span for span in before if span.turn > earlier]
     answer_start = last.start if ends_with_answer else len(ids)
     prompt_start = min((span.start for span in new), default=answer_start)
@@ -336,5 +340,5 @@ def _with_regions(
 
 
 def banned_ids(control_ids: Iterable[int], eos_ids: Iterable[int]) -> frozenset[int]:
-    """Control tokens that sampling must never emit: all but the end of turn. Ordinary added tokens may be."""
+    """Return the tokens that sampling must never emit: all control tokens except the end of turn."""
     return frozenset(control_ids) - frozenset(eos_ids)

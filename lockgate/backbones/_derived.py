@@ -1,7 +1,7 @@
-"""Backbones derived from another: fewer blocks, private copies of some, all other weights shared.
+"""Derived backbones: fewer layers than the base, private copies of some, all other weights shared.
 
-The parameters that are not private are the base's own memory. They are never written: a derived backbone has
-parameter objects of its own over them, which want no gradient.
+Parameters that are not private use the base's memory and are never written. A derived backbone has its own
+parameter objects over that memory, and they require no gradient.
 """
 
 import copy
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Injection(nn.Module):
-    """Stands in the place of a block and puts out what it was given: `states`, `[tokens, hidden]`.
+    """A stand-in for a layer. It outputs the given `states`, `[tokens, hidden]`.
 
-    A decoder that starts here goes on from activations that another pass has computed. Whatever the
-    architecture does to its embeddings doesn't touch them.
+    A decoder that starts with it continues from activations that another pass has computed. Nothing that the
+    architecture does to its embeddings changes them.
     """
 
-    # What tells a plain decoder's blocks from others.
+    # A plain decoder's layers are recognised by this attribute.
     self_attn: None = None
 
     def __init__(self) -> None:
@@ -33,7 +33,11 @@ class Injection(nn.Module):
         self.states: Tensor | None = None
 
     def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
-        """The given states, once; the blocks before are as good as run."""
+        """Return the given states, as if the layers before had run. The states can be used once.
+
+        Raises:
+            BackboneError: no states were given, or not one for each token of the step.
+        """
         states, self.states = self.states, None
         if states is None or states.shape[0] != hidden_states.shape[1]:
             raise BackboneError("an upper part of a backbone needs one activation for each token of the step")
@@ -48,16 +52,19 @@ def derive(
     dtype: torch.dtype | None = None,
     name: str | None = None,
 ) -> Backbone:
-    """A backbone of the first `depth` blocks of `base` and its final norm, with modules of its own.
+    """Derive a backbone from the first `depth` layers of `base` and its final norm.
 
-    Hooks are not shared: a tap on the base sees nothing of the new backbone's passes, nor the other way.
+    The new backbone has its own modules, so hooks are not shared. A tap on one backbone sees nothing of the
+    other backbone's passes.
 
     Args:
-        private: 0-based blocks whose parameters are copied; all others are the base's memory.
-        dtype: another precision, in which nothing can be shared.
+        depth: number of layers to keep. By default all are kept.
+        private: 0-based layers that get copies of their parameters. All others use the base's memory.
+        dtype: another precision. With it no memory is shared.
+        name: name of the new backbone. By default it is the base's name.
 
     Raises:
-        BackboneError: a depth or a block that the base does not have.
+        BackboneError: the base does not have this depth or one of the private layers.
     """
     blocks = base.n_layers if depth is None else depth
     if not 1 <= blocks <= base.n_layers or not all(0 <= block < blocks for block in private):
@@ -70,12 +77,15 @@ def derive(
 
 
 def derive_upper(base: Backbone, first: int, *, name: str | None = None) -> tuple[Backbone, Injection]:
-    """The blocks from `first` on and the final norm, sharing all weights, and where activations go in.
+    """Derive a backbone from the layers of `base` from `first` on and its final norm. All weights are shared.
 
-    Set `Injection.states` to what block `first - 1` put out for the tokens of a step, then step.
+    Before each step, set `Injection.states` to the output of layer `first - 1` for the tokens of the step.
+
+    Returns:
+        The backbone, and the injection that takes the activations.
 
     Raises:
-        BackboneError: no block is left, or none is left out.
+        BackboneError: no layer would be left, or none would be left out.
     """
     if not 1 <= first < base.n_layers:
         raise BackboneError(
@@ -89,7 +99,7 @@ def derive_upper(base: Backbone, first: int, *, name: str | None = None) -> tupl
 
 
 def _copy(base: Backbone, private: Collection[int], dtype: torch.dtype | None) -> "PreTrainedModel":
-    """The module tree anew; parameters over the base's memory, apart from those whose ids are `private`."""
+    """Copy the module tree. Parameters use the base's memory, except those with ids in `private`."""
     memo: dict[int, Any] = {}
     for parameter in base.model.parameters():
         data = parameter.detach()
@@ -125,7 +135,7 @@ def _cut_config(config: "PretrainedConfig", numbers: list[int]) -> None:
 
 
 def _wrap(base: Backbone, model: "PreTrainedModel", name: str) -> Backbone:
-    # Not the base's identity, nor hashes of its own: a derived backbone is named by what it is derived from.
+    # It has neither the base's identity nor hashes of its own. Records name the base instead.
     made = Backbone(
         model, base.tokenizer, name=name, source=base.source, hashes={"kind": "derived"}, chat=base.chat
     )

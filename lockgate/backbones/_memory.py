@@ -1,10 +1,15 @@
-"""Key-value memory of one stream: what a backbone keeps of the tokens that it has read."""
+"""Key-value memory of one stream: the keys and values of the tokens that a backbone has read."""
 
 from torch import Tensor
 
 
 class KeyValues:
-    """Keys and values of up to `capacity` tokens, by layer, and how many of the tokens are read."""
+    """Keys and values of up to `capacity` tokens, by layer.
+
+    Attributes:
+        capacity: tokens that fit.
+        length: tokens read so far.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -12,7 +17,11 @@ class KeyValues:
         self._memory: dict[int, tuple[Tensor, Tensor]] = {}
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers of one layer, `[kv_heads, capacity, head_dim]` each, shaped like its first keys."""
+        """Return the two buffers of a layer, `[kv_heads, capacity, head_dim]` each.
+
+        Args:
+            key, value: new keys and values of the layer. The first ones set the buffers' shape and dtype.
+        """
         buffers = self._memory.get(index)
         if buffers is None:
             shape = (key.shape[1], self.capacity)
@@ -21,11 +30,11 @@ class KeyValues:
         return buffers
 
     def buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the layers read so far, `[kv_heads, capacity, head_dim]` each."""
+        """Return the keys and values of all layers read so far, `[kv_heads, capacity, head_dim]` each."""
         return list(self._memory.values())
 
     def copy(self, other: "KeyValues") -> None:
-        """Start with the tokens that `other` has read."""
+        """Start with the tokens that `other` has read. Their keys and values are copied."""
         self.length = other.length
         for index, (keys, values) in other._memory.items():
             own_keys, own_values = self.layer(index, keys.unsqueeze(0), values.unsqueeze(0))
@@ -33,5 +42,5 @@ class KeyValues:
             own_values[:, : other.length] = values[:, : other.length]
 
     def drop(self) -> None:
-        """Let the buffers go."""
+        """Free the buffers."""
         self._memory.clear()

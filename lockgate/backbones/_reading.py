@@ -1,4 +1,4 @@
-"""Reading whole exchanges in bulk: the same sessions and packed steps that serve streams."""
+"""Reading of whole exchanges in bulk, with the same sessions and packed steps that serve streams."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,14 @@ TOKENS_PER_STEP = 1024
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[Job]):
-    """Something to read: tokens up to `end`, the first `prefix_length` of them constant and not shown."""
+    """A sequence to read.
+
+    Attributes:
+        job: the caller's own object for this sequence.
+        token_ids: its tokens.
+        prefix_length: constant tokens at its start, which are not shown to the tap.
+        end: number of tokens to read.
+    """
 
     job: Job
     token_ids: Sequence[int]
@@ -25,7 +32,14 @@ class Reading(Generic[Job]):
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[Job]):
-    """Part of a job that the last step has read: `rows` of the tap are tokens `start:end` of the job."""
+    """A part of a job that the last step has read.
+
+    Attributes:
+        job: the caller's own object for the sequence.
+        start, end: the part's tokens, `start:end` of the sequence.
+        rows: the rows of the tap that belong to these tokens.
+        last: whether the sequence is read to its end.
+    """
 
     job: Job
     start: int
@@ -47,13 +61,17 @@ def read_packed(
     tap: Tap | None,
     tokens_per_step: int = TOKENS_PER_STEP,
 ) -> Iterator[list[Read[Job]]]:
-    """Read exchanges one behind the other, packed into steps of `tokens_per_step` tokens.
+    """Read sequences one after another, packed into steps of `tokens_per_step` tokens.
 
-    Each token is read once, except beyond the backbone's context: there a new session re-reads the last half
-    of the context, and only tokens not shown before are shown. The plan depends on the input alone.
+    Each token is read once, unless the sequence is longer than the backbone's context. Then a new session
+    reads the last half of the context again, and the tap still sees every token once. The plan depends on the
+    input alone.
 
     Yields:
-        After each step, the parts it read; the tap holds their rows until the next step.
+        The parts that a step has read. The tap holds their rows until the next step.
+
+    Raises:
+        PoolFull: the pool has no memory for a single sequence.
     """
     queue = (reading for reading in readings if reading.end > reading.prefix_length)
     waiting: Reading[Job] | None = None
@@ -115,7 +133,7 @@ def _start(pool: SessionPool, reading: Reading[Job]) -> _Progress[Job]:
 
 
 def _slide(pool: SessionPool, progress: _Progress[Job]) -> None:
-    """Go on in a new session that starts with the prefix and half the context, read again unseen."""
+    """Continue in a new session. It starts with the prefix and half the context, read again without a tap."""
     reading = progress.reading
     overlap = pool.backbone.context_length // 2
     progress.session.close()

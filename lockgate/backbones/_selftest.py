@@ -1,7 +1,7 @@
-"""The self-test of a tokenizer and its chat template: what a guard relies on, tried before the first token.
+"""The self-test of a tokenizer and its chat template. It checks what a guard relies on.
 
-A tokenizer that cuts text off, or a template that writes the day, would make every score of the guard wrong
-without a sound. The probes are a few conversations; they take some milliseconds and need no model.
+A tokenizer that cuts text off, or a template that writes today's date, would make every score wrong without
+an error. The test renders a few conversations. It takes some milliseconds and needs no model.
 """
 
 import unicodedata
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _WORDS = "The keeper opens the upper gate, and the water falls by two metres. "
-# Longer than any limit that a tokenizer's file is likely to hold would leave of it.
+# Longer than any length limit that a tokenizer's file is likely to hold.
 _LONG = "".join(f"{number}. {_WORDS}" for number in range(60))
 _LETTERS = (
     "naïve café, Ελλάδα, Привет, مرحبا, 水門, 🚤; if x <= 3:\n    y = {'a': [1, 2]}\n\treturn y\n\n* end"
@@ -31,7 +31,13 @@ _CALL = {
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
-    """One property and whether it holds; `found` says what was tried, or what is wrong."""
+    """The result of one check.
+
+    Attributes:
+        name: the property that was checked.
+        ok: whether it holds.
+        found: what was tried, or what is wrong.
+    """
 
     name: str
     ok: bool
@@ -41,10 +47,10 @@ class SelfCheck:
 def self_test(
     chat: ChatRenderer, tokenizer: "PreTrainedTokenizerFast", embeddings: int | None = None
 ) -> list[SelfCheck]:
-    """Try all that a guard relies on; see the names of the checks.
+    """Check everything that a guard relies on. The names of the checks say what that is.
 
     Args:
-        embeddings: rows of the model's embedding, where they are known.
+        embeddings: rows of the model's embedding; None if unknown.
     """
     conversations: list[tuple[Message, ...]] = []
     rendered: list[RenderedChat] = []
@@ -76,7 +82,7 @@ def self_test(
 def require_self_test(
     chat: ChatRenderer, tokenizer: "PreTrainedTokenizerFast", where: str, embeddings: int | None
 ) -> None:
-    """Raise BackboneError with the first check that fails."""
+    """Run the self-test. Raises BackboneError, which names the first check that fails."""
     for check in self_test(chat, tokenizer, embeddings):
         if not check.ok:
             raise BackboneError(f"{where}: the self-test failed, {check.name}: {check.found}")
@@ -112,13 +118,13 @@ def _texts(
                 clean_up_tokenization_spaces=False,
             )
             wanted = _plain(messages[span.turn].content)
-            # Calls that the template leaves out stand behind the content.
+            # Tool calls that the template leaves out are rendered after the content.
             if _plain(read) != wanted and not (
                 messages[span.turn].tool_calls and _plain(read).startswith(wanted)
             ):
                 raise BackboneError(
-                    f"a text of {len(wanted)} characters comes back as {len(_plain(read))}, and not the "
-                    "same: the tokenizer loses or changes text"
+                    f"a text of {len(wanted)} characters comes back different, with {len(_plain(read))}: "
+                    "the tokenizer loses or changes text"
                 )
     return f"{sum(len(found.token_ids) for found in rendered)} tokens say what was written"
 
@@ -128,7 +134,7 @@ def _repeats(
 ) -> str:
     for messages, found in zip(conversations, rendered, strict=True):
         if chat.render(messages) != found:
-            raise BackboneError("the same conversation has other tokens the second time")
+            raise BackboneError("the same conversation has different tokens the second time")
     dated = ", the date is fixed" if chat.template.asks_for_the_date else ""
     return f"{len(rendered)} conversations, twice{dated}"
 
@@ -139,9 +145,11 @@ def _served(
     for messages, found in zip(conversations, rendered, strict=True):
         request = chat.render(messages[:-1], add_generation_prompt=True)
         if request.token_ids != found.token_ids[: found.answer_start]:
-            raise BackboneError("a finished conversation has other tokens before its answer than the request")
+            raise BackboneError(
+                "a finished conversation and its request have different tokens before the answer"
+            )
         if (request.prefix_length, request.prompt_start) != (found.prefix_length, found.prompt_start):
-            raise BackboneError("a finished conversation has other regions than its request")
+            raise BackboneError("a finished conversation and its request differ in their regions")
     return f"{len(rendered)} requests and finished conversations"
 
 
@@ -162,5 +170,5 @@ def _embedded(
 
 
 def _plain(text: str) -> str:
-    """What a reader sees: forms of letters and how many blanks there are may be the tokenizer's business."""
+    """Normalise letter forms and blanks. A tokenizer may change both without changing what a reader sees."""
     return " ".join(unicodedata.normalize("NFKC", text).split())

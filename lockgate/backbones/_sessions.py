@@ -1,4 +1,4 @@
-"""Sessions: streams of tokens over a key-value memory, any number of them advance in one packed pass."""
+"""Sessions: token streams over a key-value memory. Any number of them advance in one packed pass."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ _KEPT_PREFIXES = 8
 
 
 class Session(KeyValues):
-    """One stream: how many tokens the backbone has read, and their keys and values.
+    """One stream: the number of tokens that the backbone has read, with their keys and values.
 
-    Memory for `capacity` tokens is reserved from the pool when the session opens and given back by `close`.
+    The session reserves memory for `capacity` tokens from its pool. `close` gives it back.
     """
 
     def __init__(self, pool: "SessionPool", capacity: int) -> None:
@@ -28,10 +28,13 @@ class Session(KeyValues):
         self._open = True
 
     def fork(self, capacity: int) -> "Session":
-        """A new session that has read the same tokens; the keys and values are copied once.
+        """Open a new session that has read the same tokens. The keys and values are copied once.
+
+        Args:
+            capacity: tokens that the new session can hold, at least as many as this one has read.
 
         Raises:
-            PoolFull: no memory for `capacity` tokens.
+            PoolFull: there is no memory for `capacity` tokens.
             BackboneError: the session is closed.
         """
         if not self._open:
@@ -41,10 +44,10 @@ class Session(KeyValues):
         return twin
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens but the first `length`; what is read next overwrites their keys and values.
+        """Forget all tokens except the first `length`. The next tokens overwrite their keys and values.
 
         Raises:
-            BackboneError: a length that the session does not have.
+            BackboneError: `length` is negative, or the session has read fewer tokens.
         """
         if not 0 <= length <= self.length:
             raise BackboneError(f"the session has read {self.length} tokens; it cannot be cut to {length}")
@@ -60,7 +63,13 @@ class Session(KeyValues):
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """New tokens for one session, and whether the next-token logits after the last of them are wanted."""
+    """New tokens for one session.
+
+    Attributes:
+        session: the session that reads them.
+        token_ids: the tokens, at least one.
+        want_logits: whether `SessionPool.step` returns the next-token logits after the last of them.
+    """
 
     session: Session
     token_ids: Sequence[int]
@@ -68,11 +77,13 @@ class Feed:
 
 
 class SessionPool:
-    """Sessions of one backbone under a common limit of key-value tokens. Not thread-safe: one owner steps it.
+    """The sessions of one backbone, with a common limit of key-value tokens.
+
+    The pool is not thread-safe: one owner steps it.
 
     Args:
         backbone: the model that reads.
-        kv_budget_tokens: sum of the capacities that may be open at once.
+        kv_budget_tokens: largest sum of the capacities of all open sessions.
     """
 
     def __init__(self, backbone: Backbone, kv_budget_tokens: int) -> None:
@@ -83,15 +94,15 @@ class SessionPool:
         self._tap: Tap | None = None
 
     def open(self, capacity_tokens: int, prefix: Sequence[int] = ()) -> Session:
-        """Reserve memory for a session of up to `capacity_tokens` tokens.
+        """Open a session and reserve memory for `capacity_tokens` tokens.
 
         Args:
-            prefix: tokens of the template's constant prefix; they are read once per pool, and the new session
-                starts behind them with their keys and values (`length == len(prefix)`). They pass no tap.
+            prefix: tokens of the template's constant prefix. They are read once per pool and no tap sees
+                them. The new session starts after them, with their keys and values (`length == len(prefix)`).
 
         Raises:
-            ContextOverflow: more tokens than the backbone's context, or fewer than the prefix.
-            PoolFull: the budget is used up for now.
+            ContextOverflow: the capacity is larger than the backbone's context or smaller than the prefix.
+            PoolFull: the memory is used up for now.
         """
         if capacity_tokens < max(1, len(prefix)):
             raise ContextOverflow(f"{capacity_tokens} tokens asked for, the prefix alone has {len(prefix)}")
@@ -111,15 +122,17 @@ class SessionPool:
     def step(self, feeds: Sequence[Feed], tap: Tap | None = None) -> list[Tensor | None]:
         """Read the new tokens of all `feeds` in one forward pass.
 
-        A tap sees the activations of all new tokens in the order of the feeds.
+        After an error nothing was read.
+
+        Args:
+            tap: sees the activations of all new tokens, in the order of the feeds.
 
         Returns:
-            For each feed the float32 logits `[vocab]` after its last token, or None if not wanted.
+            For each feed, the float32 logits `[vocab]` after its last token, or None if not wanted.
 
         Raises:
-            ContextOverflow: a feed would outgrow its session's capacity. Nothing was read.
-            BackboneError: a feed without tokens, or a session that is closed, of another pool or fed twice.
-                Nothing was read.
+            ContextOverflow: a feed has more tokens than its session can still hold.
+            BackboneError: a feed has no tokens, or its session is closed, of another pool or fed twice.
         """
         rows = self.read(feeds, tap)
         wanted = [row[-1] for row, feed in zip(rows, feeds, strict=True) if feed.want_logits]
@@ -127,10 +140,10 @@ class SessionPool:
         return [next(logits) if feed.want_logits else None for feed in feeds]
 
     def read(self, feeds: Sequence[Feed], tap: Tap | None = None) -> list[Tensor]:
-        """The same without logits: the final hidden states `[tokens, hidden]` of each feed.
+        """Read as `step` does, without logits. Raises the same errors.
 
-        Raises:
-            As `step` does. Nothing was read.
+        Returns:
+            For each feed, the final hidden states `[tokens, hidden]`.
         """
         self._check(feeds)
         self._tap = tap

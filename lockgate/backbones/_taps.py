@@ -1,4 +1,4 @@
-"""Where activations are read: hooks on the blocks of any decoder, before the final norm."""
+"""Taps: hooks that read activations in the layers of any decoder, before the final norm."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
@@ -14,24 +14,27 @@ SITES: tuple[Site, ...] = ("residual", "attention", "mlp")
 
 
 class Tap(Protocol):
-    """Something that reads activations while a packed step runs."""
+    """A reader of activations while a packed step runs."""
 
     @property
     def wanted(self) -> Iterable[tuple[int, Site]]:
-        """Layers (0-based) and sites to be shown."""
+        """The layers (0-based) and sites that the tap wants to see."""
         ...
 
     def begin(self, tokens: int) -> None:
-        """A step over `tokens` packed tokens starts."""
+        """Prepare for a step over `tokens` packed tokens."""
         ...
 
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
-        """Activations `[tokens, hidden]` of one layer and site, in packed order; the memory is not yours."""
+        """Take the activations `[tokens, hidden]` of one layer and site, in packed order.
+
+        The model owns the memory: copy what must outlive this call, and do not write to it.
+        """
         ...
 
 
 class TapGroup:
-    """Several taps on one pass; each sees what it wants."""
+    """A group of taps on one pass. Each tap sees the layers and sites that it wants."""
 
     def __init__(self, taps: Sequence[Tap]) -> None:
         self.taps = tuple(taps)
@@ -42,29 +45,32 @@ class TapGroup:
 
     @property
     def wanted(self) -> Iterable[tuple[int, Site]]:
-        """What any of the taps wants."""
+        """All layers and sites that any of the taps wants."""
         return self._readers.keys()
 
     def begin(self, tokens: int) -> None:
-        """Pass on to all."""
+        """Call `begin` of all taps."""
         for tap in self.taps:
             tap.begin(tokens)
 
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
-        """Pass on to those who asked."""
+        """Pass activations on to the taps that want them."""
         for tap in self._readers[layer, site]:
             tap.see(layer, site, hidden)
 
 
 def attach(tap: Tap, layers: torch.nn.ModuleList) -> list[RemovableHandle]:
-    """Hook `tap` onto decoder `layers`; the caller removes the handles.
+    """Hook `tap` onto decoder `layers`. Either all hooks are set or none.
 
-    Convention: `residual` is a block's output (0-based layer index, before the final norm), `attention` and
-    `mlp` are what the sub-blocks put out (where an architecture norms that before it adds it to the residual
-    stream: before the norm). Either all hooks are set or none.
+    The site `residual` is a layer's output, before the final norm. The sites `attention` and `mlp` are the
+    outputs of the layer's two sub-modules. Some architectures apply a norm before they add these outputs to
+    the residual stream; the tap sees them before that norm. Layers count from 0.
+
+    Returns:
+        Handles of the hooks. The caller removes them.
 
     Raises:
-        BackboneError: a layer number out of range, or a block without the sub-module asked for.
+        BackboneError: a layer number is out of range, or a layer lacks the sub-module of a site.
     """
     found = []
     for layer, site in tap.wanted:

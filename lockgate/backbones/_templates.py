@@ -1,7 +1,7 @@
-"""A model's chat template: which of several it is, and that it writes the same at any time.
+"""A model's chat template: the choice among several, and the guarantee that its output never changes.
 
-Scores of one file must not change with the clock, and what is scored must be what is served. A template that
-asks for the date gets a fixed one; a template that draws lots is refused.
+The scores of a file must not change with the clock, and the scored tokens must be the served tokens. A
+template that asks for the date gets a fixed one. A template that writes something random is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,26 +15,26 @@ from lockgate.errors import BackboneError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# What templates that ask for the date are told. Another one would be another reading of every conversation.
-FIXED_DATE = datetime(2026, 1, 1, 12)  # without a zone, as templates are told the time
+# Templates that ask for the date get this one. Another date would change the tokens of every conversation.
+FIXED_DATE = datetime(2026, 1, 1, 12)  # no time zone, as templates expect
 _CLOCK = "strftime_now"
 _FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 class TemplateRefusal(Exception):
-    """The template refuses these turns, or fails on them."""
+    """An error: the template refuses these turns, or fails on them."""
 
 
 class ChatTemplate:
-    """The template with which a tokenizer's conversations are rendered.
+    """The template that a tokenizer's conversations are rendered with.
 
     Attributes:
-        text: its source.
-        asks_for_the_date: whether it would write the date; it is told `FIXED_DATE` instead.
+        text: source of the template.
+        asks_for_the_date: whether the template would write today's date. It gets `FIXED_DATE` instead.
 
     Raises:
-        BackboneError: no template, several and none is the default, no valid Jinja, or one that writes
-            something random.
+        BackboneError: there is no template, there are several and none is the default, the template is not
+            valid Jinja, or it writes something random.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
@@ -43,7 +43,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self.text = choose_template(tokenizer.chat_template)
         try:
-            # The library's own compiler: its public functions can't be told another time.
+            # The library's private compiler, because its public functions always take the real time.
             self._compiled = chat_template_utils._compile_jinja_template(self.text)
             tree = self._compiled.environment.parse(self.text)
         except TemplateError as error:
@@ -52,13 +52,13 @@ class ChatTemplate:
         if "lipsum" in names or any(map(_draws_lots, tree.find_all(nodes.Filter))):
             moving = "lipsum()" if "lipsum" in names else "the filter `random`"
             raise BackboneError(
-                f"the model's chat template writes something random ({moving}), so that no score could be "
-                "repeated; take that out of chat_template.jinja"
+                f"the model's chat template writes something random ({moving}), so no score could be "
+                "repeated; remove it from chat_template.jinja"
             )
         self.asks_for_the_date = _CLOCK in names
 
     def render(self, turns: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
-        """The text of a conversation. Raises TemplateRefusal."""
+        """Render the text of a conversation. Raises TemplateRefusal if the template fails."""
         try:
             if self.asks_for_the_date:
                 return self._render_frozen(turns, add_generation_prompt)
@@ -84,16 +84,16 @@ class ChatTemplate:
 
 
 def _draws_lots(found: nodes.Filter) -> bool:
-    """Whether a filter is `random`, or is told to use it, as in `map("random")`."""
+    """Return whether a filter is `random` or uses it, as in `map("random")`."""
     told = (argument.value for argument in found.args if isinstance(argument, nodes.Const))
     return found.name == "random" or (found.name == "map" and "random" in told)
 
 
 def choose_template(found: object) -> str:
-    """The template of a tokenizer that may have several, by name: the one called `default`.
+    """Choose a tokenizer's template. If there are several, it is the one called `default`.
 
     Raises:
-        BackboneError: there is none; names the choices.
+        BackboneError: there is no template, or none is called `default`. The message names the choices.
     """
     if isinstance(found, Mapping):
         if found and "default" not in found:

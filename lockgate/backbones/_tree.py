@@ -1,7 +1,7 @@
-"""Attention over token trees, for training: a packed row in which each token names what it sees.
+"""Attention over token trees, for training: a packed row with its own mask for each tree.
 
-One conversation may carry several suffixes, each behind its own cut. All of them are read in one pass, as if
-each stood alone behind the conversation up to its cut. No memory is kept, and gradients flow.
+One conversation may have several suffixes, each after its own cut. One pass reads all of them, as if each
+suffix came alone after the conversation up to its cut. No memory is kept, and gradients flow.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TreePart:
-    """Tokens `start:end` of a row that see none but each other.
+    """Tokens `start:end` of a row. They see only each other.
 
     Attributes:
-        positions: `[n]`, as the model counts them.
-        visible: boolean `[n, n]`, row sees column; not yet cut to a sliding window.
+        positions: `[n]`, position of each token for the model.
+        visible: boolean `[n, n]`: whether the row's token sees the column's. A sliding window is applied
+            later.
     """
 
     start: int
@@ -28,13 +29,13 @@ class TreePart:
 
 @dataclass(slots=True)
 class TreeStep:
-    """What attention needs to know of one pass over trees; the blocks cover the row in order."""
+    """The plan of one pass over trees, as attention needs it. `blocks` are the trees, in the row's order."""
 
     blocks: Sequence[TreePart]
     _masks: dict[tuple[int, int | None, int], Tensor] = field(default_factory=dict)
 
     def mask(self, number: int, window: int | None, groups: int, device: torch.device) -> Tensor:
-        """Boolean mask `[groups * n, n]` of a block."""
+        """Return the boolean mask `[groups * n, n]` of a tree."""
         key = (number, window, groups)
         if key not in self._masks:
             block = self.blocks[number]
@@ -46,10 +47,10 @@ class TreeStep:
 
 
 def tree_part(start: int, length: int, cuts: Sequence[int], suffix: int) -> TreePart:
-    """A conversation of `length` tokens and behind it, one for each cut, suffixes of `suffix` tokens.
+    """Lay out a conversation of `length` tokens, followed by one suffix of `suffix` tokens for each cut.
 
-    A suffix sees the conversation's first `cut` tokens and itself; nothing sees it. Its positions go on from
-    the cut.
+    A suffix sees the conversation's first `cut` tokens and itself. No other token sees it. Its positions
+    continue from the cut.
     """
     own = torch.arange(suffix)
     total = length + len(cuts) * suffix

@@ -1,9 +1,12 @@
-"""From text to tokens: what the template writes, what people write, and what the model wrote itself.
+"""From text to tokens: text of the template, text of people, and the model's own answer.
 
-Added tokens are of three kinds. Control tokens are special, or written by the template around turns: no text
-becomes one, and the model writes none but the end of its turn. Blanks and line breaks are text like any
-other. The rest (`</think>`, `<table>`) are words of the model: it may write them, and its own finished answer
-is read with them, while the same letters in anybody else's text are ordinary tokens.
+Added tokens are of three kinds:
+
+- Control tokens are special, or the template writes them around turns. No text becomes one, and the model
+  writes none except the end of its turn.
+- Blanks and line breaks are text like any other.
+- The rest (`</think>`, `<table>`) are words of the model. The model may write them, and its finished answer
+  is read with them. The same letters in any other text become ordinary tokens.
 """
 
 import json
@@ -18,24 +21,24 @@ from lockgate.errors import BackboneError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# How vocabularies made with SentencePiece write a blank.
+# SentencePiece vocabularies write a blank like this.
 _BLANK = "\u2581"
-# A template may write an empty block of thought around an answer; the model must be able to close its own.
+# A template may write an empty thought before an answer. The model must still be able to close its own.
 _THOUGHT = re.compile(r"think|thought|reason", re.IGNORECASE)
 
 
 class Vocabulary:
-    """A tokenizer's two readings of text, with nothing cut off, filled up or left to chance.
+    """A tokenizer's ways of reading text, without truncation, padding or random merges.
 
     Args:
-        embeddings: rows of the model's embedding; ids from there on can't be read. None: all can.
+        embeddings: rows of the model's embedding. The model can't read ids from there on. None: it reads all.
 
     Attributes:
         added_ids: every added token.
-        control_ids: those that no text may become; complete only after `note_turns`.
+        control_ids: added tokens that no text may become. The set is complete only after `note_turns`.
 
     Raises:
-        BackboneError: no fast tokenizer, or ordinary tokens without an embedding.
+        BackboneError: the tokenizer is not a fast one, or it has ordinary tokens without an embedding.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", embeddings: int | None = None) -> None:
@@ -54,20 +57,20 @@ class Vocabulary:
         _check_size(state["model"].get("vocab"), self.added_ids, embeddings)
         blanks = [token for token in state["added_tokens"] if self._is_blank(token)]
         self._blank_ids = frozenset(token["id"] for token in blanks)
-        # A token that swallows the blanks around it would hide text.
+        # A token that absorbs the blanks around it would hide text.
         state["added_tokens"] = [{**token, "lstrip": False, "rstrip": False} for token in blanks]
         state["post_processor"] = state["truncation"] = state["padding"] = None
         if state["model"].get("dropout") is not None:
             state["model"]["dropout"] = None
         self._plain = Tokenizer.from_str(json.dumps(state))
-        # The copy numbers its added tokens anew where others are left out between them.
+        # The copy leaves out some added tokens, so it may number the others differently.
         self._own_ids = {self._plain.token_to_id(token["content"]): token["id"] for token in blanks}
         self._words: re.Pattern[str] | None = None
         self._ids_of_words: dict[str, int] = {}
         self.note_turns(())
 
     def note_turns(self, written: Iterable[str]) -> None:
-        """Take the added tokens in what a template writes between texts for control tokens too."""
+        """Add the added tokens that a template writes between texts to the control tokens."""
         found = {token for text in written for token in self.encode_template(text)} & self.added_ids
         marks = {
             token
@@ -81,8 +84,8 @@ class Vocabulary:
         self._words = re.compile("|".join(map(re.escape, by_length))) if by_length else None
 
     def encode_template(self, text: str) -> list[int]:
-        """Tokens of what a template writes, control tokens among them."""
-        # Whoever called the tokenizer last may have left a limit in it, and its file may hold one.
+        """Tokenise text that a template writes, with its control tokens."""
+        # The tokenizer's file, or an earlier caller, may have set a length limit.
         if self._backend.truncation is not None:
             self._backend.no_truncation()
         if self._backend.padding is not None:
@@ -93,7 +96,7 @@ class Vocabulary:
         return ids
 
     def encode_text(self, text: str) -> list[int]:
-        """Tokens of people's text: every spelling of an added token that isn't blank is ordinary tokens.
+        """Tokenise text of people. Any spelling of an added token that isn't blank becomes ordinary tokens.
 
         Raises:
             BackboneError: the text is not valid Unicode.
@@ -101,7 +104,7 @@ class Vocabulary:
         return self._encode(text, self.added_ids - self._blank_ids)
 
     def encode_answer(self, text: str) -> list[int]:
-        """Tokens of the model's own words: as `encode_text`, but for the added tokens that it may write.
+        """Tokenise the model's own answer: like `encode_text`, but with the added tokens that it may write.
 
         Raises:
             BackboneError: the text is not valid Unicode.
@@ -123,14 +126,17 @@ class Vocabulary:
         for number, (start, end) in zip(found.ids, found.offsets, strict=True):
             token = self._own_ids.get(number, number)
             if token in barred:
-                # A vocabulary that also holds the added token as an ordinary piece.
+                # This vocabulary also holds the added token as an ordinary piece.
                 ids.extend(self._spell(text[start:end], barred))
             else:
                 ids.append(token)
         return ids
 
     def _spell(self, text: str, barred: frozenset[int]) -> list[int]:
-        """Letter by letter, or byte by byte, no barred token can form; what has neither form is left out."""
+        """Spell text letter by letter or byte by byte, so that no barred token forms.
+
+        A letter that has no such spelling is left out.
+        """
         ids: list[int] = []
         for letter in text:
             numbers = self._plain.encode(letter, add_special_tokens=False).ids
@@ -147,7 +153,7 @@ class Vocabulary:
 
 
 def _check_size(vocabulary: object, added: frozenset[int], embeddings: int | None) -> None:
-    """Ordinary tokens can't be kept out of texts: each needs an embedding."""
+    """Refuse ordinary tokens without an embedding, because they can't be kept out of texts."""
     if embeddings is None:
         return
     ids: Iterable[int] = ()

@@ -1,4 +1,4 @@
-"""Bulk generation with a backbone: many answers decoded side by side."""
+"""Bulk generation with a backbone: it decodes many answers side by side."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,14 @@ __all__ = ["decode_answers", "generate_answers"]
 
 @dataclass(frozen=True, slots=True)
 class GeneratedAnswer:
-    """An answer to the conversation of this number. `finished`: the model ended its turn by itself."""
+    """A generated answer.
+
+    Attributes:
+        number: number of the conversation in the input, from 0.
+        text: the answer.
+        prompt_tokens, completion_tokens: tokens of the prompt and of the answer.
+        finished: whether the model ended its turn by itself.
+    """
 
     number: int
     text: str
@@ -45,10 +52,13 @@ def generate_answers(
     seed: int = 0,
     streams: int = 48,
 ) -> Iterator[tuple[int, str]]:
-    """Answer conversations, up to `streams` at a time; a finished one makes room for the next.
+    """Answer conversations, up to `streams` at a time. A finished one makes room for the next.
 
-    Every conversation has a random stream of its own, drawn from the seed and its tokens. `temperature` 0 is
-    greedy.
+    Every conversation has its own random numbers, which follow from the seed and its tokens.
+
+    Args:
+        max_tokens: longest answer.
+        temperature: 0 always takes the likeliest token.
 
     Yields:
         Number of the conversation and its answer, in the order in which they finish.
@@ -71,9 +81,12 @@ def decode_answers(
     temperature: float = 0.7,
     streams: int = 48,
 ) -> Iterator[GeneratedAnswer]:
-    """Like `generate_answers`, with a seed beside each conversation and with what the answer cost.
+    """Answer conversations like `generate_answers`, with a seed for each of them.
 
-    A conversation that ends with an assistant's message is continued: the answer is what comes after it.
+    A conversation that ends with an assistant's message is continued. The answer is then the text after it.
+
+    Yields:
+        Answers with their token counts, in the order in which they finish.
 
     Raises:
         ContextOverflow: a conversation and its answer do not fit the backbone's context.

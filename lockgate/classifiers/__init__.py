@@ -1,4 +1,4 @@
-"""Classifiers: what turns activations, or text, into logits of harm."""
+"""Classifiers: the probe, the exchange classifier and the text baseline. They give logits of harm."""
 
 from lockgate.classifiers._adapter import ADAPTER_PREFIX, linear_names
 from lockgate.classifiers._blocks import STRIDE, BlockScores, block_ends, score_blocks

@@ -1,4 +1,4 @@
-"""Low-rank adapters: their place in a backbone, their PEFT files, their merging."""
+"""Low-rank adapters: the linear maps they change, their PEFT files, and merging them into a backbone."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ ADAPTER_PREFIX = "base_model.model."
 
 
 def adapted_maps(backbone: Backbone, shape: AdapterShape) -> dict[str, nn.Linear]:
-    """The linear maps that an adapter stands on, by their full names in the model."""
+    """Return the linear maps that an adapter changes, by their full names in the model."""
     owned = {id(module) for block in shape.blocks for module in backbone.layers[block].modules()}
     found = {
         name: module
@@ -33,7 +33,7 @@ def adapted_maps(backbone: Backbone, shape: AdapterShape) -> dict[str, nn.Linear
 
 
 def linear_names(backbone: Backbone, shape: AdapterShape) -> tuple[str, ...]:
-    """Last parts of the names of all linear maps in the adapted blocks."""
+    """Return the last parts of the names of all linear maps in the adapted layers, sorted."""
     return tuple(
         sorted(
             {
@@ -48,13 +48,13 @@ def linear_names(backbone: Backbone, shape: AdapterShape) -> tuple[str, ...]:
 
 @torch.no_grad()
 def merge_adapter(backbone: Backbone, shape: AdapterShape, tensors: Mapping[str, Tensor]) -> None:
-    """Add each map's low-rank product to its weights, which must be the backbone's own.
+    """Add each map's low-rank product to its weights. The backbone must own these weights.
 
     Args:
         tensors: `lora_A` `[rank, in]` and `lora_B` `[out, rank]` of each map, under PEFT's names.
 
     Raises:
-        GuardError: a map without its two tensors, tensors of another shape or of no map.
+        GuardError: a tensor is missing, has another shape or belongs to no map.
     """
     maps = adapted_maps(backbone, shape)
     expected = {f"{ADAPTER_PREFIX}{name}.lora_{part}.weight" for name in maps for part in "AB"}
@@ -74,7 +74,7 @@ def merge_adapter(backbone: Backbone, shape: AdapterShape, tensors: Mapping[str,
 
 
 def adapter_config(shape: AdapterShape, base_name: str) -> dict[str, Any]:
-    """`adapter_config.json` in the form that PEFT reads."""
+    """Return the content of `adapter_config.json`, in the form that PEFT reads."""
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -91,7 +91,7 @@ def adapter_config(shape: AdapterShape, base_name: str) -> dict[str, Any]:
 
 
 def write_adapter(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write the adapter, and the value head if `tensors` hold one."""
+    """Write the adapter, and the value head if `tensors` contains one."""
     (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     lora = {key: value.contiguous() for key, value in tensors.items() if key.startswith(ADAPTER_PREFIX)}
     value = {key: part.contiguous() for key, part in tensors.items() if not key.startswith(ADAPTER_PREFIX)}
@@ -101,7 +101,7 @@ def write_adapter(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
 
 
 def read_adapter(folder: Path, *, value_head: bool) -> dict[str, Tensor]:
-    """Tensors of a folder, float32. Raises GuardError if a file is missing or damaged."""
+    """Read the tensors of a folder as float32. Raises GuardError if a file is missing or damaged."""
     tensors: dict[str, Tensor] = {}
     for name in (_TENSORS_FILE, _VALUE_FILE) if value_head else (_TENSORS_FILE,):
         try:
@@ -110,12 +110,12 @@ def read_adapter(folder: Path, *, value_head: bool) -> dict[str, Tensor]:
             raise GuardError(
                 f"{folder / name}: not readable ({error}); restore the file or train again"
             ) from error
-    # Copies: tensors that lie in the file's memory are not aligned, and add up differently.
+    # Copies, because tensors in the file's memory are not aligned and give slightly different sums.
     return {key: value.float().clone() for key, value in tensors.items()}
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json`. Raises GuardError if it is missing or damaged."""
+    """Read `adapter_config.json`. Raises GuardError if it is missing or damaged."""
     path = folder / _CONFIG_FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 def hash_classifier(
     record: Mapping[str, Any], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> str:
-    """SHA-256 of all that makes a classifier: its record, its adapter's settings, its numbers."""
+    """Return the SHA-256 of a classifier: its record, its adapter's settings and its tensors."""
     digest = hashlib.sha256(json.dumps([record, config], sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().float().contiguous()

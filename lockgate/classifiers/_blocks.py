@@ -1,4 +1,4 @@
-"""Verdicts at the end of every block of whole exchanges, in bulk, through the sessions that serve streams."""
+"""Bulk verdicts on whole exchanges at the end of every block, with the sessions that serve streams."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from lockgate.exchanges import Exchange
 
 STRIDE = 8
 TOKENS_PER_STEP = 1024
-# Exchanges in flight hold at most this many tokens of keys and values, and one context more.
+# Exchanges in progress hold at most this many tokens of keys and values, plus one context.
 _KV_TOKENS = 24_576
 
 
@@ -23,12 +23,13 @@ class BlockScores:
     """A classifier's verdicts on one exchange.
 
     Attributes:
-        number, exchange: which one.
-        ends: answer tokens read at the end of each block; the first is 0, before the answer.
-        logits: the verdict there; infinite where it was no finite number, so that it counts as the highest.
-        tokens: tokens read, suffixes included.
-        flops: multiply-adds counted twice.
-        cpu_s: the exchange's share, by tokens, of the process time of its steps.
+        number, exchange: the exchange and its number.
+        ends: answer tokens read at the end of each block. The first is 0, before the answer.
+        logits: the verdict at each end. A verdict that is not finite is stored as infinite, so that it counts
+            as the highest.
+        tokens: tokens read, including suffixes.
+        flops: operations; a multiply-add counts as two.
+        cpu_s: the exchange's share of the process time of its steps, in seconds, split by tokens.
     """
 
     number: int
@@ -41,7 +42,7 @@ class BlockScores:
 
 
 def block_ends(answer_tokens: int, stride: int = STRIDE) -> list[int]:
-    """Answer tokens read at each block's end: 0, then every `stride` tokens, then the answer's end."""
+    """Return the answer tokens read at each block's end: 0, every `stride` tokens, and the answer's end."""
     return [0, *range(stride, answer_tokens, stride), *([answer_tokens] if answer_tokens else [])]
 
 
@@ -81,12 +82,16 @@ def score_blocks(
 ) -> Iterator[BlockScores]:
     """Judge whole exchanges at the end of every block, in input order.
 
-    Block 0 ends where the answer begins; a classifier of prompts has no other. The plan of the steps depends
-    on the input alone. Memory is bounded.
+    Block 0 ends where the answer begins. A classifier that reads only prompts has no other block. The plan of
+    the steps depends on the input alone. Memory is bounded.
+
+    Args:
+        stride: answer tokens in a block.
+        first_number: number of the first exchange.
 
     Raises:
-        ExchangeError: an exchange that the template refuses, named by its number.
-        ConfigError: a stride below 1.
+        ExchangeError: the template refuses an exchange. The message names its number.
+        ConfigError: the stride is below 1.
     """
     if stride < 1:
         raise ConfigError(f"stride: expected at least 1 token, found {stride}")
@@ -116,7 +121,7 @@ def score_blocks(
 def _start(
     classifier: ExchangeClassifier, pool: SessionPool, number: int, exchange: Exchange, stride: int
 ) -> _Job | None:
-    """A job with its memory, or None while there is no room for it."""
+    """Start a job with its own memory. Return None if there is no memory now."""
     try:
         chat = classifier.render(exchange.messages)
     except Exception as error:
@@ -136,7 +141,7 @@ def _cost(job: _Job) -> int:
 
 
 def _choose(running: Iterable[_Job]) -> list[_Job]:
-    """The oldest jobs whose next blocks fill a step; at least one."""
+    """Choose the oldest jobs whose next blocks fit a step. There is at least one."""
     chosen: list[_Job] = []
     room = TOKENS_PER_STEP
     for job in running:

@@ -1,4 +1,4 @@
-"""The exchange classifier: a language model tuned to judge prompt and partial answer (CC++ section 3)."""
+"""The exchange classifier: a fine-tuned language model that judges prompt and answer (CC++ section 3)."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -32,24 +32,24 @@ _PROMPTS_FILE = "training.safetensors"
 
 
 class ExchangeClassifier:
-    """A classifier bound to its backbone: verdict logits of conversations up to any cut.
+    """A classifier bound to its backbone. It gives verdict logits of a conversation up to any cut.
 
-    It reads with a derived backbone: the adapter is merged into private copies of the top blocks, all other
-    weights are the base's own memory. The base is never changed.
+    It reads with a derived backbone. The adapter is merged into private copies of the top layers. All other
+    weights use the base's memory. The base is never changed.
 
     Attributes:
-        backbone: what it reads with.
+        backbone: the derived backbone that it reads with.
         base: the backbone that it was made from.
-        record: what `classifier.yaml` says.
+        record: the content of `classifier.yaml`.
         tensors: the adapter (and value head), float32, under PEFT's names.
-        tokens_per_verdict: tokens read for a verdict and forgotten again; 0 with a value head.
-        training_prompts: fingerprints of the prompts that it was trained on, None if it was not told them.
+        tokens_per_verdict: tokens that are read for a verdict and then forgotten; 0 with a value head.
+        training_prompts: fingerprints of the prompts that it was trained on; None if they are not known.
         tokens_per_window: conversation tokens that one session can hold (see `ClassifierSession`).
 
     Raises:
-        BackboneMismatch: made for another backbone.
-        ConfigError: verdict words that are not single, distinct tokens.
-        GuardError: tensors that do not fit the record.
+        BackboneMismatch: the classifier was made for another backbone.
+        ConfigError: the verdict words are not two different single tokens.
+        GuardError: the tensors do not fit the record.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class ExchangeClassifier:
         """Read a folder that `save` wrote.
 
         Raises:
-            GuardError: the folder is incomplete or damaged. BackboneMismatch: made for another backbone.
+            GuardError: the folder is incomplete or damaged.
+            BackboneMismatch: the classifier was made for another backbone.
             ExchangeError: its fingerprints of training prompts are damaged.
         """
         folder = Path(path)
@@ -100,15 +101,17 @@ class ExchangeClassifier:
         return cls(backbone, record, tensors, PromptPrints.load(prints) if prints.is_file() else None)
 
     def save(self, path: str | Path, *, prompts: bool = True) -> None:
-        """Write the folder: a PEFT adapter that other tools read, `classifier.yaml`, a value head's weights.
+        """Write the classifier to a folder, and replace an older classifier there as a whole.
 
-        It is written beside its place and moved there; an older classifier is replaced.
+        The folder contains a PEFT adapter that other tools can read, `classifier.yaml` and, with a value
+        head, its weights.
 
         Args:
-            prompts: write the fingerprints of training prompts too. A guard keeps one file for both stages.
+            prompts: whether to write the fingerprints of training prompts too. A guard leaves them out,
+                because it keeps one file of fingerprints for both stages.
 
         Raises:
-            GuardError: the place is taken by something that is no classifier.
+            GuardError: something that is not a classifier is at `path`.
         """
         target = Path(path)
         check_classifier_target(target)
@@ -121,39 +124,41 @@ class ExchangeClassifier:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the record, the adapter's settings and all numbers; equal after `save` and `load`."""
+        """Hash of the record, the adapter's settings and all tensors. `save` and `load` keep it."""
         return hash_classifier(self.record.model_dump(mode="json"), self._config(), self.tensors)
 
     def render(self, messages: Sequence[Message]) -> RenderedChat:
-        """The part of a conversation that this classifier reads (see `render_for`)."""
+        """Render the part of a conversation that this classifier reads (see `render_for`)."""
         return render_for(self.base, self.reads, messages)
 
     def pool(self, kv_tokens: int) -> SessionPool:
-        """Memory for sessions of up to `kv_tokens` tokens together, suffixes included."""
+        """Make a pool for sessions of up to `kv_tokens` tokens in total, including suffixes."""
         return SessionPool(self.backbone, kv_tokens)
 
     def open(self, pool: SessionPool, chat: RenderedChat, capacity: int) -> ClassifierSession:
-        """A session over what stands before the answer in `chat`; it is read with the first verdict.
+        """Open a session over the tokens before the answer in `chat`. The first verdict reads them.
 
         Args:
-            chat: what `render` gives. Tokens from `answer_start` on are left to `extend` and `judge`.
-            capacity: conversation tokens, prompt and answer, that the session will hold.
+            chat: the result of `render`. Tokens from `answer_start` on are left out; give them to `extend` or
+                `judge`.
+            capacity: conversation tokens, prompt and answer, that the session can hold.
 
         Raises:
-            PoolFull: no memory now. ContextOverflow: the prompt alone is longer than `capacity`.
+            PoolFull: there is no memory now.
+            ContextOverflow: the prompt alone is longer than `capacity`.
         """
         prompt = chat.token_ids[: chat.answer_start]
-        # A value head needs a token to be read, even before the shortest of answers.
+        # A value head needs at least one token to read, even if there is no answer yet.
         prefix = max(0, min(chat.prefix_length, len(prompt) - 1))
         return ClassifierSession(self, pool, prompt, prefix, capacity)
 
     @torch.inference_mode()
     def verdicts(self, hidden: Tensor) -> list[float]:
-        """Verdict logits of final hidden states `[rows, hidden]`, positive for harmful."""
+        """Return the verdict logits of final hidden states `[rows, hidden]`. Positive means harmful."""
         return [float(value) for value in self.verdict_logits(hidden).tolist()]
 
     def verdict_logits(self, hidden: Tensor) -> Tensor:
-        """The same as a float32 tensor `[rows]`."""
+        """Return the same logits as a float32 tensor `[rows]`. Gradients flow."""
         if self._value is not None:
             weight, bias = self._value
             return hidden.float() @ weight.to(hidden.device) + bias.to(hidden.device)
@@ -163,10 +168,10 @@ class ExchangeClassifier:
         return yes - no
 
     def flops(self, tokens: int, past: float, *, shared: bool = False) -> float:
-        """Multiply-adds counted twice for reading `tokens` tokens behind `past` others.
+        """Return the FLOPs of reading `tokens` tokens after `past` others. A multiply-add counts as two.
 
         Args:
-            shared: lower blocks are not counted, since another reader has run them.
+            shared: leave out the layers below the adapter, because another reader has run them.
         """
         share = self.record.adapter.layers / self.record.adapter.depth if shared else 1.0
         return tokens * share * self.backbone.flops_per_token(past + tokens / 2)
@@ -183,14 +188,25 @@ class ExchangeClassifier:
 
 
 def check_classifier_target(path: Path) -> None:
-    """Raises GuardError if `path` holds something else than a classifier: `save` would refuse."""
+    """Check that `save` may write to `path`.
+
+    Raises:
+        GuardError: something that is not a classifier is there.
+    """
     free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if not free and not (path / _RECORD_FILE).is_file():
         raise GuardError(f"{path}: exists and is no classifier; choose another folder")
 
 
 def classifier_record(backbone: Backbone, fields: Mapping[str, Any]) -> ClassifierRecord:
-    """A record for `backbone`. Raises ConfigError, naming the field, if a setting is not usable."""
+    """Make a record for `backbone`.
+
+    Args:
+        fields: all other fields of `ClassifierRecord`.
+
+    Raises:
+        ConfigError: a setting is not usable. The message names the field.
+    """
     try:
         return ClassifierRecord(backbone=backbone_record(backbone), **fields)
     except ValidationError as error:

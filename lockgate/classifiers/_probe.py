@@ -1,4 +1,4 @@
-"""The probe: one linear map from a backbone's activations to a logit per token (CC++ section 5)."""
+"""The probe: one linear map from a backbone's activations to a logit for each token (CC++ section 5)."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,23 +13,23 @@ from torch import Tensor
 from lockgate.backbones import SITES, Site
 from lockgate.errors import BackboneMismatch, GuardError
 
-# Tokens of a window in training (CC++ section 5); gamma of the serving average follows from it.
+# Tokens of a training window (CC++ section 5). The gamma of the moving average in serving follows from it.
 WINDOW = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeHead:
-    """Weights of a probe, standardisation folded in.
+    """The weights of a probe. They include the standardisation of the activations.
 
-    Row 0 is the harm logit; one further row per category, for reporting only.
+    Row 0 gives the harm logit. Each further row belongs to a category, for reporting only.
 
     Attributes:
         layers: 0-based layers that are read, in the order of `weights`.
-        site: where in the block they are read.
+        site: where in the layer activations are read.
         weights: float32 `[1 + categories, layers, hidden]`.
         bias: float32 `[1 + categories]`.
-        gamma: weight of the newest logit in the moving average that serves this probe.
-        category_ids: constitution ids of rows 1 and on.
+        gamma: weight of the newest logit in the moving average in serving.
+        category_ids: constitution ids of the rows from 1 on.
     """
 
     layers: tuple[int, ...]
@@ -41,11 +41,11 @@ class ProbeHead:
 
     @property
     def n_outputs(self) -> int:
-        """Columns of the logits: one, and one per category."""
+        """Columns of the logits: one for harm and one for each category."""
         return 1 + len(self.category_ids)
 
     def save(self, path: Path) -> None:
-        """Write `path` (safetensors, all but the numbers in its metadata). Equal heads give equal bytes."""
+        """Write the head to a safetensors file. Equal heads give equal bytes."""
         meta = {
             "format": "lockgate-probe-1",
             "layers": json.dumps(self.layers),
@@ -58,10 +58,10 @@ class ProbeHead:
 
     @classmethod
     def load(cls, path: Path) -> "ProbeHead":
-        """Read a probe.
+        """Read a head that `save` wrote.
 
         Raises:
-            GuardError: the file is missing, cut short or of another format.
+            GuardError: the file is missing, cut short or has another format.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -93,9 +93,15 @@ class ProbeHead:
 
 
 class ProbeTap:
-    """Scores the tokens of a step while its layers run, by adding up one partial dot product per layer.
+    """A tap that scores the tokens of a step while its layers run.
 
-    Several heads can be read in one pass; their columns stand side by side.
+    It adds up one partial dot product for each layer. Several heads can be read in one pass.
+
+    Attributes:
+        logits: logits of the newest step `[tokens, outputs]`. The columns of all heads are side by side.
+
+    Raises:
+        BackboneMismatch: a head does not fit the backbone's hidden size.
     """
 
     def __init__(
@@ -113,25 +119,25 @@ class ProbeTap:
 
     @property
     def wanted(self) -> Iterable[tuple[int, Site]]:
-        """Layers and sites with a weight."""
+        """Layers and sites that a head reads."""
         return self._weights.keys()
 
     def columns(self, head: int) -> slice:
-        """Columns of `logits` that belong to a head, by its number."""
+        """Return the columns of `logits` that belong to the head of this number."""
         start = sum(h.n_outputs for h in self.heads[:head])
         return slice(start, start + self.heads[head].n_outputs)
 
     def begin(self, tokens: int) -> None:
-        """Start the logits of `tokens` tokens at the bias."""
+        """Set the logits of `tokens` tokens to the bias."""
         self.logits = self.bias.repeat(tokens, 1)
 
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
-        """Add one layer's share; float32 whatever the backbone computes in."""
+        """Add one layer's share, in float32 for any precision of the backbone."""
         self.logits.addmm_(hidden.float(), self._weights[layer, site])
 
 
 def _ordered(data: bytes) -> bytes:
-    """The same file with its header's keys in order: the library shuffles them."""
+    """Return the same file with sorted header keys, because the library writes them in random order."""
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -139,7 +145,7 @@ def _ordered(data: bytes) -> bytes:
 
 
 def _stack(heads: Sequence[ProbeHead], device: torch.device | None) -> dict[tuple[int, Site], Tensor]:
-    """Weights by layer and site, `[hidden, all outputs]`, zero where a head does not read."""
+    """Return weights `[hidden, all outputs]` by layer and site. They are zero where a head does not read."""
     total = sum(head.n_outputs for head in heads)
     stacked: dict[tuple[int, Site], Tensor] = {}
     start = 0

@@ -1,4 +1,4 @@
-"""The schema of `classifier.yaml`: what a classifier's folder says of itself. Unknown keys are errors."""
+"""The schema of `classifier.yaml`, the record in a classifier's folder. Unknown keys are errors."""
 
 from typing import Any, Literal
 
@@ -16,7 +16,15 @@ class _Strict(BaseModel):
 
 
 class AdapterShape(_Strict):
-    """Low-rank maps on the linear maps `targets` of the top `layers` of the first `depth` blocks."""
+    """The shape of a low-rank adapter.
+
+    Attributes:
+        depth: layers of the backbone that the classifier uses, from the bottom.
+        layers: how many of these layers, from the top, are adapted.
+        rank: rank of the low-rank maps.
+        alpha: scale: a map's product is multiplied by `alpha / rank`.
+        targets: names of the adapted linear maps.
+    """
 
     depth: int = Field(ge=1)
     layers: int = Field(ge=1)
@@ -26,17 +34,26 @@ class AdapterShape(_Strict):
 
     @property
     def first(self) -> int:
-        """The lowest adapted block."""
+        """Number of the lowest adapted layer."""
         return self.depth - self.layers
 
     @property
     def blocks(self) -> range:
-        """Numbers of the adapted blocks."""
+        """Numbers of the adapted layers."""
         return range(self.first, self.depth)
 
 
 class ClassifierRecord(_Strict):
-    """All of `classifier.yaml` but the hash of what the folder holds."""
+    """The content of `classifier.yaml`, except the hash of the folder's content.
+
+    Attributes:
+        reads: the part of an exchange that the classifier reads.
+        head: `verdict` compares two words after a question; `value` is a linear map on each token.
+        question, words: the question and the two verdict words, harmful first.
+        adapter: shape of the adapter.
+        backbone: name and hashes of the backbone it was made for.
+        training: data and settings of the training, if recorded.
+    """
 
     format: Literal[1] = 1
     name: str
@@ -50,15 +67,15 @@ class ClassifierRecord(_Strict):
 
 
 def backbone_record(backbone: Backbone) -> dict[str, Any]:
-    """What a classifier remembers of its backbone."""
+    """Return the name and hashes of a backbone, as a classifier records them."""
     identity = backbone.identity
     return {"name": identity.name, "hashes": identity.hashes}
 
 
 def check_backbone(record: ClassifierRecord, backbone: Backbone) -> None:
-    """Raises BackboneMismatch if the classifier was made for another backbone."""
+    """Check a classifier's backbone. Raises BackboneMismatch if the classifier was made for another one."""
     if "hashes" not in record.backbone:
-        raise BackboneMismatch(f"classifier {record.name}: its record does not say which backbone it is for")
+        raise BackboneMismatch(f"classifier {record.name}: its record does not name its backbone")
     made, found = record.backbone["hashes"], backbone.identity.hashes
     if differing := sorted(key for key in {*made, *found} if made.get(key) != found.get(key)):
         raise BackboneMismatch(

@@ -1,4 +1,4 @@
-"""Sessions of a classifier: a conversation that grows, and its verdicts at any cut, each token read once."""
+"""Sessions of a classifier: a conversation grows and gets verdicts at any cut. Each token is read once."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,11 +13,11 @@ TOKENS_PER_FEED = 1024
 
 
 class VerdictReader(Protocol):
-    """What sessions need of the classifier that they belong to.
+    """The parts of a classifier that its sessions use.
 
     Attributes:
-        backbone: what it reads with.
-        suffix: tokens read behind a cut for the verdict and forgotten again; none with a value head.
+        backbone: the backbone that it reads with.
+        suffix: tokens that are read after a cut for the verdict and then forgotten; none with a value head.
         tokens_per_verdict: length of the suffix.
         tokens_per_window: conversation tokens that one session can hold.
     """
@@ -28,19 +28,19 @@ class VerdictReader(Protocol):
     tokens_per_window: int
 
     def verdicts(self, hidden: Tensor) -> list[float]:
-        """Verdict logits of final hidden states `[rows, hidden]`."""
+        """Return the verdict logits of final hidden states `[rows, hidden]`."""
         ...
 
 
 class RunningVerdict:
-    """The verdict of one conversation, from the hidden states of what is read.
+    """The verdict on one conversation, computed from the hidden states of its tokens.
 
-    With verdict words it is that of the suffix's last token. With a value head it is the highest value so far
-    of the answer's tokens and the one before them: a halt can't be undone, and that is what the head's loss
-    has seen.
+    With verdict words, the verdict comes from the suffix's last token. With a value head, it is the highest
+    value so far of the answer's tokens and of the token before them. A halt can't be undone, and the head was
+    trained on this maximum.
 
     Attributes:
-        value: None as long as nothing that counts was read.
+        value: the verdict's logit; None until a token that counts was read.
     """
 
     def __init__(self, classifier: VerdictReader, answer_start: int) -> None:
@@ -49,25 +49,27 @@ class RunningVerdict:
         self.value: float | None = None
 
     def see(self, hidden: Tensor, position: int) -> None:
-        """Take in final hidden states `[tokens, hidden]` from token `position` on, suffix included."""
+        """Take final hidden states `[tokens, hidden]` of the tokens from `position` on, with the suffix."""
         if self._classifier.suffix:
             self.value = self._classifier.verdicts(hidden[-1:])[0]
         elif len(counted := hidden[max(0, self._first - position) :]):
             values = self._classifier.verdicts(counted)
-            # numpy's maximum, since that of Python may lose what is no number.
+            # numpy's maximum keeps NaN; Python's may lose it.
             self.value = float(np.max(values if self.value is None else [self.value, *values]))
 
     def forget(self) -> None:
-        """Start anew, for a window that is read again."""
+        """Start again, because a new window is read."""
         self.value = None
 
 
 class ClassifierSession:
-    """One conversation before a classifier.
+    """One conversation that a classifier judges.
 
-    Tokens are read when a verdict is asked for, not before: a stream that nobody suspects costs nothing.
-    A conversation beyond the context is read in windows: behind the template's prefix stand its last tokens,
-    from a start that depends on the cut alone, so that a verdict does not depend on the verdicts before it.
+    Tokens are read only when a verdict is asked for, so a calm stream costs nothing.
+
+    A conversation that is longer than the context is read in windows: the template's prefix, followed by the
+    conversation's last tokens. The window's start depends on the cut alone, so a verdict does not depend on
+    earlier verdicts.
 
     Attributes:
         length: conversation tokens known so far, read or not.
@@ -100,16 +102,16 @@ class ClassifierSession:
         return len(self._tokens)
 
     def extend(self, token_ids: Sequence[int]) -> None:
-        """Take note of new tokens of the answer; they are read with the next verdict.
+        """Add new tokens of the answer. The next verdict reads them.
 
         Raises:
-            ContextOverflow: more tokens than the session was opened for.
+            ContextOverflow: there are more tokens than the session was opened for.
         """
         self._check_room(len(token_ids))
         self._tokens.extend(token_ids)
 
     def cost(self, new_tokens: int) -> int:
-        """Tokens that a verdict after `new_tokens` more will read, its suffix included."""
+        """Return the number of tokens that a verdict after `new_tokens` more reads, including its suffix."""
         length = self.length + new_tokens
         start = self._window_start(length)
         done = self._position() if start == self._start else start
@@ -127,7 +129,7 @@ class ClassifierSession:
             )
 
     def _advance(self) -> list[int]:
-        """Move the window if it must move; the tokens that are still to be read, the suffix behind them."""
+        """Move the window if needed. Return the tokens that are not yet read, followed by the suffix."""
         start = self._window_start(self.length)
         if start != self._start:
             self._held.close()
@@ -137,16 +139,16 @@ class ClassifierSession:
         return [*self._tokens[self._position() :], *self.classifier.suffix]
 
     def _settle(self, hidden: Tensor) -> None:
-        """A verdict's pass is over: take it in and forget the suffix."""
+        """Take the hidden states of a verdict's pass and forget the suffix."""
         self.verdict.see(hidden, self._position() - len(hidden))
         self._held.truncate(self._held.length - len(self.classifier.suffix))
 
     def _position(self) -> int:
-        """Conversation tokens read so far, counted in the conversation."""
+        """Return the conversation position up to which tokens are read."""
         return self._start + self._held.length - self._prefix
 
     def _window_start(self, length: int) -> int:
-        """First conversation token behind the prefix that a verdict after `length` tokens sees."""
+        """Return the first token after the prefix that a verdict after `length` tokens sees."""
         room = self.classifier.tokens_per_window - self._prefix
         over = length - self._prefix - room
         if over <= 0:
@@ -162,18 +164,22 @@ class ClassifierSession:
 
 
 def judge(pool: SessionPool, requests: Sequence[tuple[ClassifierSession, Sequence[int]]]) -> list[float]:
-    """Verdict logits after new tokens of some conversations, all in one packed step.
+    """Judge some conversations after their new tokens, in one packed step.
 
-    Only a session that has more to read than fits one step (a long prompt at its first verdict) takes
-    steps of its own before. Every conversation token is read once; suffixes are forgotten.
+    A session with more tokens than fit one step, such as a long prompt at its first verdict, takes extra
+    steps before. Every conversation token is read once. Suffixes are forgotten. After an error nothing was
+    read.
 
     Args:
         pool: the pool of all the sessions.
-        requests: sessions, each with the tokens that are new to it, which may be none.
+        requests: sessions, each with its new tokens. There may be none.
+
+    Returns:
+        One verdict logit for each request.
 
     Raises:
-        ContextOverflow: more tokens than a session was opened for. BackboneError: a session that is closed,
-            of another pool or asked twice. Nothing was read then.
+        ContextOverflow: there are more tokens than a session was opened for.
+        BackboneError: a session is closed, of another pool or asked twice.
     """
     if not requests:
         return []
@@ -201,7 +207,7 @@ def judge(pool: SessionPool, requests: Sequence[tuple[ClassifierSession, Sequenc
 
 
 def verdict_of(verdict: RunningVerdict) -> float:
-    """Its value. Raises BackboneError if nothing was read."""
+    """Return a verdict's value. Raises BackboneError if nothing was read."""
     if verdict.value is None:
         raise BackboneError("a conversation without a token has no verdict")
     return verdict.value

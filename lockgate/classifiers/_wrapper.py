@@ -1,8 +1,8 @@
-"""How an exchange is put to a classifier: what it reads, and the suffix behind which it gives its verdict.
+"""The tokens that a classifier reads: a conversation, and the suffix after which it gives its verdict.
 
-The conversation is rendered as the served model sees it, without a preamble, so that its tokens can be shared
-with other readers. At a cut the assistant's turn is closed as the template closes it, a short question in
-plain text follows, and the verdict is how much more likely one word is than the other as the next token.
+The conversation is rendered as the served model sees it, without a preamble, so that other readers can share
+its tokens. At a cut, the assistant's turn is closed as the template closes it, and a short question in plain
+text follows. The verdict compares two words as the next token: it is the difference of their logits.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,12 @@ WORDS = (" yes", " no")
 
 @dataclass(frozen=True, slots=True)
 class Wrapper:
-    """What is fed behind a cut, and the two tokens whose logits make the verdict."""
+    """The tokens for a verdict.
+
+    Attributes:
+        suffix: tokens that are read after a cut.
+        yes, no: tokens of the words for harmful and harmless. The verdict is the difference of their logits.
+    """
 
     suffix: tuple[int, ...]
     yes: int
@@ -32,13 +37,14 @@ class Wrapper:
 
 
 def make_wrapper(backbone: Backbone, question: str = QUESTION, words: tuple[str, str] = WORDS) -> Wrapper:
-    """The wrapper of a backbone's template and tokenizer.
+    """Make the wrapper for a backbone's template and tokenizer.
 
     Args:
-        words: what stands for harmful and for harmless, each with its leading blank if it has one.
+        question: plain text after the closed turn.
+        words: the words for harmful and for harmless, each with its leading blank if it has one.
 
     Raises:
-        ConfigError: a word that the tokenizer does not hold as one token, or two words of the same token.
+        ConfigError: a word is not a single token of the tokenizer, or both words are the same token.
     """
     tokens = [backbone.chat.encode_text(word) for word in words]
     for word, found in zip(words, tokens, strict=True):
@@ -55,12 +61,13 @@ def make_wrapper(backbone: Backbone, question: str = QUESTION, words: tuple[str,
 
 
 def render_for(backbone: Backbone, reads: Reads, messages: Sequence[Message]) -> RenderedChat:
-    """The part of a conversation that a classifier reads; an answer that it does not read is left out.
+    """Render the part of a conversation that a classifier reads.
 
-    A classifier of answers gets an empty user turn in the place of all it does not see.
+    A classifier of prompts gets the conversation without its answer. A classifier of answers gets an empty
+    user turn in place of all other turns.
 
     Raises:
-        BackboneError: a conversation that the template refuses.
+        BackboneError: the template refuses the conversation.
     """
     answered = bool(messages) and messages[-1].role == "assistant"
     if reads == "answer":

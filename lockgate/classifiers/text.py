@@ -1,8 +1,8 @@
-"""The text baseline: hashed n-grams and logistic regression, what a probe has to beat.
+"""The text baseline: hashed n-grams and logistic regression. A probe has to beat it.
 
-Word 1-2-grams and character 3-5-grams are hashed into two blocks of 2^bits buckets each, weighted by
-sublinear TF-IDF, each block scaled to unit length. Hashing needs no vocabulary, so a saved baseline is two
-arrays and a page of JSON. Weights are rounded to float32 when fitted: what is saved is what scored.
+Word 1-2-grams and character 3-5-grams are hashed into two parts of 2^bits buckets each. They are weighted by
+sublinear TF-IDF, and each part is scaled to unit length. Hashing needs no vocabulary, so a saved baseline is
+two arrays and a page of JSON. Weights are rounded to float32 when fitted, so saving does not change scores.
 """
 
 import json
@@ -45,7 +45,16 @@ class CrossValidation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TextBaselineConfig:
-    """What a text baseline reads and how it was fitted."""
+    """Settings of a text baseline.
+
+    Attributes:
+        view: the part of an exchange that it reads.
+        bits: each of the two parts has 2^bits buckets.
+        cs: values of C, the inverse regularisation strength, to choose from.
+        folds: folds of the cross-validation that chooses C.
+        max_iter: largest number of iterations of a fit.
+        seed: seed of folds and fits.
+    """
 
     view: TextView = "exchange"
     bits: int = 18
@@ -56,7 +65,10 @@ class TextBaselineConfig:
 
 
 def exchange_text(messages: Sequence[Message], view: TextView) -> str:
-    """The text of a view, each turn under its role: all turns, all before the last answer, or that answer."""
+    """Return the text of a view, each turn under its role.
+
+    `exchange` gives all turns, `prompt` all turns before the last answer, and `answer` only that answer.
+    """
     has_answer = bool(messages) and messages[-1].role == "assistant"
     if view == "answer":
         messages = messages[-1:] if has_answer else ()
@@ -66,12 +78,12 @@ def exchange_text(messages: Sequence[Message], view: TextView) -> str:
     for message in messages:
         calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
         turns.append(f"[{message.role}]\n{message.content}\n{calls}")
-    # The hashing of n-grams wants UTF-8, which lone surrogates are not.
+    # N-grams are hashed as UTF-8, which can't encode lone surrogates.
     return "\n".join(turns).encode("utf-8", "replace").decode("utf-8")
 
 
 class TextBaseline:
-    """TF-IDF n-grams of an exchange's text and one linear layer; scores are logits of "harmful"."""
+    """TF-IDF n-grams of an exchange's text, and one linear layer. Its scores are logits of harm."""
 
     def __init__(
         self,
@@ -85,7 +97,7 @@ class TextBaseline:
         n_rows: int = 0,
         n_groups: int = 0,
     ) -> None:
-        """`idf` and `coefficients` are [2 * 2^bits], the word block first."""
+        """Take fitted arrays. `idf` and `coefficients` are [2 * 2^bits], words first."""
         self.config = config
         self.c = c
         self.cross_validation = tuple(cross_validation)
@@ -99,11 +111,19 @@ class TextBaseline:
     def fit(
         cls, exchanges: Sequence[Exchange], groups: Sequence[str], config: TextBaselineConfig | None = None
     ) -> "TextBaseline":
-        """Fit on labelled exchanges; soft labels count as harmful from 0.5.
+        """Fit on labelled exchanges. Soft labels count as harmful from 0.5.
 
-        C is the one with the lowest mean log loss in a cross-validation that keeps each group (prompt) [N] in
-        one fold. IDF is taken from all rows, held-out folds included: it never sees a label.
-        Raises TrainingError for rows without a label, one class only, too few groups, or no convergence.
+        A cross-validation chooses C by the lowest mean log loss. It keeps each group in one fold. IDF comes
+        from all rows, including held-out folds, because it sees no label.
+
+        Args:
+            exchanges: the rows.
+            groups: group (prompt) of each row.
+            config: settings; by default those of `TextBaselineConfig`.
+
+        Raises:
+            TrainingError: a row has no label, all labels are of one class, there are too few groups, or the
+                fit does not converge.
         """
         config = config or TextBaselineConfig()
         labels = _labels(exchanges, groups, config)
@@ -127,7 +147,7 @@ class TextBaseline:
         )
 
     def decision_function(self, exchanges: Iterable[Exchange]) -> NDArray[np.float64]:
-        """Logits [N] in input order; each row depends on its own exchange alone."""
+        """Return logits [N] in input order. Each row depends on its own exchange alone."""
         scores: list[NDArray[np.float64]] = []
         chunk: list[Exchange] = []
         for exchange in exchanges:
@@ -140,7 +160,7 @@ class TextBaseline:
         return np.concatenate(scores) if scores else np.zeros(0)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write weights and configuration into `folder`, which is made if it is missing."""
+        """Write weights and configuration into `folder`. The folder is made if it is missing."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         record = {
@@ -159,7 +179,11 @@ class TextBaseline:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "TextBaseline":
-        """Read what `save` wrote. Raises GuardError when a file is missing, damaged or of another format."""
+        """Read a baseline that `save` wrote.
+
+        Raises:
+            GuardError: a file is missing, damaged or has another format.
+        """
         source = Path(folder)
         record = _read_config(source / _CONFIG)
         try:
@@ -193,7 +217,7 @@ def _need(module: str) -> Any:  # noqa: ANN401 - a module
 
 
 def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> "sp.csr_array":
-    """Hashed n-gram counts [N, 2 * 2^bits]."""
+    """Count hashed n-grams [N, 2 * 2^bits]."""
     sp, text = _need("scipy.sparse"), _need("sklearn.feature_extraction.text")
     texts = [exchange_text(exchange.messages, config.view) for exchange in exchanges]
     shared: dict[str, Any] = {
@@ -208,7 +232,7 @@ def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> "sp.csr
 
 
 def _weigh(counts: "sp.csr_array", idf: NDArray[np.float32]) -> "sp.csr_array":
-    """Sublinear TF-IDF with each block's rows at unit length; a row without n-grams stays zero."""
+    """Weigh counts by sublinear TF-IDF, with each part of a row at unit length. Empty rows stay zero."""
     weighted = counts.copy()
     weighted.data = (1.0 + np.log(counts.data)) * idf.astype(np.float64)[counts.indices]
     half = counts.shape[1] // 2
@@ -261,8 +285,8 @@ def _cross_validate(
 
 
 def _regression(config: TextBaselineConfig, c: float) -> "LogisticRegression":
-    # Coordinate descent in the dual: with this many sparse features L-BFGS stops far from the optimum, since
-    # its tolerance bounds the largest partial derivative and each one is tiny.
+    # Coordinate descent in the dual. With this many sparse features L-BFGS stops far from the optimum: its
+    # tolerance bounds the largest partial derivative, and each derivative is tiny.
     model: LogisticRegression = _need("sklearn.linear_model").LogisticRegression(
         C=c, solver="liblinear", dual=True, max_iter=config.max_iter, random_state=config.seed
     )
@@ -271,7 +295,7 @@ def _regression(config: TextBaselineConfig, c: float) -> "LogisticRegression":
 
 def _fit_quietly(model: "LogisticRegression", features: "sp.csr_array", labels: NDArray[np.int64]) -> None:
     unfinished = _need("sklearn.exceptions").ConvergenceWarning
-    # Half a fit must not pass for a baseline: it would flatter the probe beside it.
+    # An unfinished fit must not count as a baseline, because it would make the probe look better.
     with warnings.catch_warnings():
         warnings.simplefilter("error", unfinished)
         try:
