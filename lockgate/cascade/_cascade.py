@@ -367,7 +367,7 @@ def simulate(
             continue
         if math.isnan(second):
             raise ConfigError(
-                f"block {number} is to be judged, but the trace has no verdict for it; "
+                f"block {number} must be judged, but the trace has no verdict for it; "
                 "score again with verdicts for all blocks"
             )
         course.judge(block, float(second))

@@ -18,7 +18,7 @@ class ExchangeState(Protocol):
 
     @property
     def room(self) -> int:
-        """Tokens that may be consumed before a verdict can be due."""
+        """Number of tokens that `consume` can take now. After them a verdict may be due."""
         ...
 
     @property
@@ -28,7 +28,7 @@ class ExchangeState(Protocol):
 
     @property
     def closed(self) -> Block | None:
-        """The newest closed block."""
+        """The newest closed block; None before the first."""
         ...
 
     def consume(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -36,8 +36,8 @@ class RunningVerdict:
     """The verdict on one conversation, computed from the hidden states of its tokens.
 
     With verdict words, the verdict comes from the suffix's last token. With a value head, it is the highest
-    value so far of the answer's tokens and of the token before them. A halt can't be undone, and the head was
-    trained on this maximum.
+    value so far of the answer's tokens and of the token before them. A halt can't be undone, so the
+    head's training loss uses this maximum too.
 
     Attributes:
         value: the verdict's logit; None until a token that counts was read.

@@ -1,4 +1,4 @@
-"""Guards: the bundle on disk, its model card, and the loaded object that scores and watches."""
+"""Guards: the bundle on disk, its model card, and the loaded guard that scores exchanges and streams."""
 
 from lockgate.guards._bundle import EMBEDDED, check_target, read_bundle
 from lockgate.guards._guard import Guard

@@ -1,4 +1,4 @@
-"""The guard bundle on disk: read with every hash checked, written whole or not at all. No pickle."""
+"""The guard bundle on disk. Reading checks every hash; writing is all or nothing. Nothing is pickled."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +22,7 @@ PROMPTS = "training.safetensors"
 
 
 class Bundle(NamedTuple):
-    """Contents of a bundle: all verified, none yet bound to a backbone."""
+    """The verified contents of a bundle, not yet bound to a backbone."""
 
     record: GuardRecord
     constitution: Constitution
@@ -35,7 +35,7 @@ def read_bundle(path: Path) -> Bundle:
     """Read and verify a bundle.
 
     Raises:
-        GuardError: a file is missing, changed, cut short or of an unknown format; the message names it.
+        GuardError: a file is missing, changed, cut short or has an unknown format. The message names it.
     """
     restore_folder(path)
     if not path.is_dir():
@@ -63,7 +63,7 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def check_target(path: Path) -> None:
-    """Refuse to write a bundle where anything else lies: it would be replaced as a whole.
+    """Check that a bundle may be written to `path`. It would replace the whole folder.
 
     Raises:
         GuardError: `path` is a file, or a folder that is neither empty nor a bundle.
@@ -79,10 +79,10 @@ def check_target(path: Path) -> None:
 
 
 def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClassifier | None = None) -> None:
-    """Write a bundle beside `path` and move it there; an existing one is replaced as a whole.
+    """Write a bundle next to `path`, then move it there. An existing bundle is replaced as a whole.
 
     Raises:
-        GuardError: what lies at `path` is not a bundle.
+        GuardError: something that is not a bundle is at `path`.
     """
     path = path.absolute()
     check_target(path)
@@ -106,7 +106,7 @@ def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClas
                 count=len(bundle.prompts), sha256=file_sha256(made / PROMPTS)
             )
         content = record.model_copy(update=hashes).model_dump(mode="json")
-        # What a guard does not have is not named, so that versions that do not know of it can read the rest.
+        # Parts that a guard lacks are left out, so that versions without these keys can read the record.
         for name in ("provisional", "classifier", "cascade", "training_prompts"):
             if content[name] is None:
                 del content[name]
@@ -148,7 +148,7 @@ def _read_prompts(path: Path, record: PromptsRecord | None) -> PromptPrints | No
 
 
 def _sealed(text: str) -> bytes:
-    """`guard.yaml` with the hash of all that stands before it as its last line."""
+    """Return `guard.yaml` with a last line that holds the hash of everything before it."""
     body = text.encode("utf-8")
     return body + f"{_SEAL}{hashlib.sha256(body).hexdigest()}\n".encode()
 
@@ -173,7 +173,7 @@ def _read_record(path: Path) -> GuardRecord:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise GuardError(f"{path}: {where}: {first['msg']}; expected the keys of bundle format 1") from error
-    # An edit or a cut that leaves valid YAML would otherwise change what the guard claims, unseen.
+    # Without this check, an edit or a cut that leaves valid YAML could change the guard's claim unnoticed.
     body = data[: data.rfind(_SEAL.encode())]
     if data != _sealed(body.decode("utf-8")):
         raise GuardError(

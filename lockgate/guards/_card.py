@@ -1,4 +1,4 @@
-"""The model card of a bundle, written from its record: nothing in it is typed by hand."""
+"""The model card of a bundle. It is written from the bundle's record; nothing is typed by hand."""
 
 import math
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ def write_card(
     training_prompts: int = 0,
     measured: str = "",
 ) -> str:
-    """The card as Markdown with the front matter that model hubs read.
+    """Write the card as Markdown, with the front matter that model hubs read.
 
     Args:
-        training_prompts: of how many the bundle holds fingerprints.
         results: content of a result file with a `sets` entry, as the embedded guard's recipe writes it.
-        measured: a section in Markdown that a build wrote from its report; it stands in their place.
+        training_prompts: number of training prompts that the bundle holds fingerprints of.
+        measured: a section in Markdown that replaces the results. A build writes it from its report.
     """
     front = {
         "library_name": "lockgate",
@@ -137,7 +137,7 @@ def _results(results: Mapping[str, Any] | None) -> str:
 
 
 def _both_stages(found: Mapping[str, Any] | None) -> str:
-    """One stage against two at the guard's budget, where a recipe has measured it."""
+    """Compare one stage with two at the guard's budget, if a recipe has measured it."""
     if not found:
         return ""
     at = found["points"]["budget"]

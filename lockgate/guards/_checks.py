@@ -1,4 +1,4 @@
-"""What belongs together in a guard: the backbone it was made for, and a second stage like the first."""
+"""Checks that the parts of a guard belong together: its backbone, its policy and both stages."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,20 @@ from lockgate.constitution import Constitution, hash_constitution
 from lockgate.errors import BackboneMismatch, GuardError
 from lockgate.guards._record import BackboneRecord, GuardRecord
 
-# Another build of the same libraries moves the logits of the fixed tokens by less than this.
+# Other builds of the same libraries change the logits of the fixed tokens by less than this.
 _FINGERPRINT_TOLERANCE = 0.05
 
 
 def check_classifier(
     record: GuardRecord, constitution: Constitution, backbone: Backbone, classifier: ExchangeClassifier
 ) -> None:
-    """Refuse a second stage that was not made for the same backbone and policy as the first."""
+    """Check that the second stage was made for the same backbone and policy as the first.
+
+    Raises:
+        BackboneMismatch: the classifier was made for another backbone.
+        GuardError: it was trained for another policy, names none, does not read exchanges, or is not the
+            classifier that the guard was made with.
+    """
     if classifier.reads != "exchange":
         raise GuardError(
             f"classifier {classifier.name} reads {classifier.reads}s; the second stage of a guard must read "
@@ -44,7 +50,7 @@ def check_classifier(
             f"{theirs['version']}), the probe for {ours['name']} (version {ours['version']}); train both on "
             "one constitution"
         )
-    # Classifiers made before the hash was recorded are known by name and version alone.
+    # Older classifiers do not record the hash. For them name and version must do.
     if policy.get("sha256", hash_constitution(constitution)) != hash_constitution(constitution):
         raise GuardError(
             f"classifier {classifier.name} was trained for another text of the policy "
@@ -58,7 +64,7 @@ def check_classifier(
 
 
 def verify_backbone(record: BackboneRecord, backbone: Backbone) -> None:
-    """Refuse a backbone that the guard was not made for. Raises BackboneMismatch."""
+    """Check that a guard was made for this backbone. Raises BackboneMismatch if it was not."""
     identity = backbone.identity
     differing = sorted(
         key
@@ -79,6 +85,6 @@ def verify_backbone(record: BackboneRecord, backbone: Backbone) -> None:
     worst = float(np.max([abs(a - b) for a, b in pairs] or [0.0]))  # NaN if any is
     if len(record.fingerprint) != len(identity.fingerprint) or not worst <= _FINGERPRINT_TOLERANCE:
         raise BackboneMismatch(
-            f"the backbone's files are the right ones, but its logits differ by {worst:.3f} from those "
-            "that the guard was made with: this installation computes something else; run: lockgate doctor"
+            f"the backbone's files are right, but its logits differ by {worst:.3f} from the logits that the "
+            "guard was made with; this installation computes something else; run: lockgate doctor"
         )

@@ -1,4 +1,4 @@
-"""One whole exchange on its way through the state machine of its stages."""
+"""The scoring of one whole exchange by the state machine of a guard's stages."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,23 +12,23 @@ from lockgate.guards._stages import Stages
 
 
 class Course:
-    """Takes the probe's logits of an exchange and, wherever its state asks for one, a verdict.
+    """One exchange that is being scored: it takes the probe's logits, and a verdict where its state asks.
 
-    Logits that come while a verdict is due are kept: how far a block goes is only known afterwards.
+    Logits that arrive while a verdict is due are kept until the verdict is given.
 
     Attributes:
-        state: what is known of the exchange.
+        state: the state machine of the exchange.
         conversation: the exchange as the second stage reads it.
-        ask: the verdict that is due; None while there is none.
-        closed: the blocks so far, each as it stood when it was closed for the last time.
-        verdicts: those given, by the number of their block.
-        tokens, flops, cpu_s: what the second stage has spent.
+        ask: the verdict that is due; None if none is due.
+        closed: the blocks so far, each in its last form. A short exchange closes its last block twice.
+        verdicts: verdicts given, by block number.
+        tokens, flops, cpu_s: cost of the second stage.
     """
 
     def __init__(self, stages: Stages, chat: RenderedChat) -> None:
         self.state: ExchangeState = stages.new_state(regions_of(chat))
         answer = chat.token_ids[chat.answer_start :]
-        # An answer without a token still closes the prompt: one token is always read.
+        # Even without an answer token the prompt is closed, because at least one token is always read.
         capacity = max(chat.answer_end, chat.prefix_length + 1, chat.answer_start)
         self.conversation = Conversation(chat, capacity, answer)
         self.ask: Ask | None = None
@@ -40,24 +40,24 @@ class Course:
         self._advance()
 
     def consume(self, logits: NDArray[np.floating]) -> None:
-        """Take the probe's logits of the next tokens."""
+        """Take the probe's logits `[tokens, 1 + categories]` of the next tokens."""
         self._logits.append(logits)
         self._advance()
         if self._logits:
-            self._logits[-1] = self._logits[-1].copy()  # a view would keep all of the step
+            self._logits[-1] = self._logits[-1].copy()  # a view would keep the whole step in memory
 
     def end(self) -> None:
-        """Stage 1 has read all of the exchange."""
+        """End the exchange, because stage 1 has read all of it."""
         self._ended = True
         self._advance()
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to come: all is read, and no verdict is due."""
+        """Whether the exchange is read to its end and no verdict is due."""
         return self._ended and self.ask is None
 
     def take(self, given: Given[Ask]) -> None:
-        """Take what a step has given for the verdict that is due, and go on to the next one."""
+        """Take a step's result for the verdict that is due. Continue until the next verdict is due."""
         self.tokens += given.tokens
         self.flops += given.flops
         self.cpu_s += given.cpu_s
@@ -66,7 +66,7 @@ class Course:
             self._judge(given.logit)
 
     def take_all(self, scores: BlockScores) -> None:
-        """Take verdicts on all blocks; the state gets those that it asks for, the trace has them all."""
+        """Take verdicts on all blocks. The state gets those that it asks for; the trace gets all."""
         while self.state.due is not None:
             self._judge(scores.logits[min(self.state.due.number, len(scores.logits) - 1)])
         self.verdicts = dict(enumerate(scores.logits))
@@ -78,7 +78,7 @@ class Course:
         self._advance()
 
     def _advance(self) -> None:
-        """Go on to the next verdict that is due, or as far as there are logits."""
+        """Continue until a verdict is due or no logits are left."""
         self._note()
         while self.state.due is None and self._logits:
             rows = self._logits.pop(0)
@@ -95,7 +95,7 @@ class Course:
             self.ask = Ask(self.conversation, start + self.state.answered)
 
     def _note(self) -> None:
-        """Keep the newest block. A short exchange closes its last one again when it ends."""
+        """Keep the newest block. A short exchange closes its last block again at its end."""
         block = self.state.closed
         if block is None or (self.closed and self.closed[-1] is block):
             return

@@ -36,11 +36,18 @@ Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
 
 
 class Guard:
-    """A loaded guard. `lockgate.load` makes one from a bundle, `Guard.create` from what was trained.
+    """A loaded guard. `lockgate.load` makes one from a bundle, `Guard.create` from trained parts.
 
     Attributes:
-        stages: what judges. All scoring goes through it.
-        training_prompts: fingerprints of what it was trained on; None where the bundle holds none.
+        stages: the stages that judge. All scoring goes through them.
+        record: the content of `guard.yaml`.
+        constitution: the policy that the guard keeps.
+        backbone: the backbone that it is bound to.
+        path: folder of its bundle; None if it is not saved yet.
+        training_prompts: fingerprints of the prompts it was trained on; None if the bundle holds none.
+
+    Raises:
+        BackboneMismatch, GuardError: the classifier does not fit the guard, as in `create`.
     """
 
     def __init__(
@@ -74,11 +81,12 @@ class Guard:
 
         Args:
             source: path of a bundle, or `embedded`.
-            backbone: the backbone or where it lies; by default the embedded one.
+            backbone: the backbone or its folder. By default it is the embedded one.
 
         Raises:
-            GuardError: the bundle is damaged. BackboneError: the backbone is not there.
-            BackboneMismatch: the backbone is not the one that the guard was made for.
+            GuardError: the bundle is missing or damaged.
+            BackboneError: the backbone is missing or not usable.
+            BackboneMismatch: the guard was made for another backbone.
         """
         path = EMBEDDED if str(source) == "embedded" else Path(source)
         bundle = read_bundle(path)
@@ -105,15 +113,20 @@ class Guard:
         classifier: ExchangeClassifier | None = None,
         cascade: Cascade | None = None,
     ) -> "Guard":
-        """Bind freshly trained parts together; uncalibrated until `with_calibration`.
+        """Make a guard from trained parts. It is uncalibrated until `with_calibration`.
 
         Args:
-            training_prompts: fingerprints of what all parts were trained on.
-            classifier, cascade: the second stage and how both decide; both or neither.
+            constitution_yaml: the constitution's file as text. The bundle holds it unchanged.
+            head: the probe, stage 1.
+            thresholds: when the probe alone flags.
+            training: how the probe was trained.
+            training_prompts: fingerprints of the prompts that the parts were trained on.
+            classifier, cascade: the second stage, and the rule by which both decide. Give both or neither.
 
         Raises:
-            BackboneMismatch: a classifier of another backbone. GuardError: a classifier of another policy,
-                one that does not read exchanges, or a cascade without a classifier.
+            BackboneMismatch: the classifier was made for another backbone.
+            GuardError: the classifier was trained for another policy or does not read exchanges, or only one
+                of `classifier` and `cascade` was given.
         """
         identity = backbone.identity.to_dict()
         record = GuardRecord(
@@ -144,34 +157,34 @@ class Guard:
 
     @property
     def thresholds(self) -> Thresholds:
-        """When the probe alone flags."""
+        """The thresholds at which the probe alone flags."""
         return self.stages.thresholds
 
     @property
     def cascade(self) -> Cascade | None:
-        """How two stages decide; None where the probe decides alone."""
+        """The rule by which two stages decide; None if the probe decides alone."""
         return self.stages.cascade
 
     @property
     def classifier(self) -> ExchangeClassifier | None:
-        """The exchange classifier that is the second stage; None where there is none."""
+        """The exchange classifier, stage 2; None if the guard has one stage."""
         return self._classifier
 
     @property
     def calibration(self) -> Calibration | None:
-        """The evidence behind the threshold; None for a guard that may claim no budget."""
+        """The threshold's calibration; None if the guard is uncalibrated and claims no budget."""
         return Calibration.from_dict(self.record.calibration) if self.record.calibration else None
 
     @property
     def sha256(self) -> str:
-        """Hash of `guard.yaml`, which holds the hashes of all else; empty for a guard not saved yet."""
+        """Hash of `guard.yaml`, which holds the hashes of the other files; empty if not saved yet."""
         return file_sha256(self.path / "guard.yaml") if self.path else ""
 
     def score(self, messages: Conversation) -> ExchangeScore:
-        """Score one exchange (or a prompt alone) as serving would.
+        """Score one exchange, or a prompt alone, as serving would.
 
         Raises:
-            ExchangeError: a message is malformed, or the roles stand in an order that the template refuses.
+            ExchangeError: a message is malformed, or the template refuses the order of the roles.
         """
         exchange = Exchange(_messages(messages))
         return next(iter(self.score_many([exchange])))
@@ -182,12 +195,12 @@ class Guard:
         """Score exchanges in input order, in packed steps and bounded memory.
 
         Args:
-            first_number: number of the first exchange, for those who score a file in chunks.
-            all_blocks: have stage 2 judge every block, also those it would not be asked about.
+            first_number: number of the first exchange, for callers that score a file in chunks.
+            all_blocks: let stage 2 judge every block, not only blocks that escalate.
 
         Raises:
-            ExchangeError: an exchange that the chat template refuses, named by its number.
-            GuardError: `all_blocks` of a guard with one stage.
+            ExchangeError: the chat template refuses an exchange. The message names its number.
+            GuardError: `all_blocks` is set and the guard has one stage.
         """
         found = score_exchanges(
             self.backbone, [self.stages], exchanges, first_number=first_number, all_blocks=all_blocks
@@ -196,25 +209,28 @@ class Guard:
             yield score
 
     def stream(self, messages: Conversation, *, max_tokens: int = 2048) -> GuardStream:
-        """Watch an answer while it is written.
+        """Open a stream that scores an answer while it is written.
 
         Args:
-            max_tokens: longest answer; memory for it is reserved, as far as the context goes.
+            messages: the conversation before the answer.
+            max_tokens: longest answer. Memory for it is reserved, up to the end of the context.
 
         Raises:
-            ExchangeError: a message is malformed. BackboneError: an order of roles that the template refuses.
-            ContextOverflow: the prompt is longer than the backbone's context.
+            ExchangeError: a message is malformed.
+            BackboneError: the template refuses the order of the roles.
+            ContextOverflow: the prompt fills the backbone's context.
         """
         return GuardStream(self.backbone, self.stages, _messages(messages), max_tokens)
 
     def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade | CascadeCalibration) -> "Guard":
-        """The same guard with a second stage; what was claimed of its threshold falls away.
+        """Return the same guard with a second stage. The old calibration is dropped.
 
-        A calibrated cascade brings its own evidence along, a classifier the prompts that it was trained on.
+        A `CascadeCalibration` gives the new guard its calibration. The classifier adds the prompts it was
+        trained on.
 
         Raises:
-            BackboneMismatch, GuardError: as `create` does.
-            CalibrationError: a cascade calibrated for another `flag_on` than the guard's.
+            BackboneMismatch, GuardError: the classifier does not fit the guard, as in `create`.
+            CalibrationError: the cascade was calibrated for another `flag_on`.
         """
         if isinstance(cascade, CascadeCalibration):
             self._check_flag_on(cascade)
@@ -236,9 +252,16 @@ class Guard:
     def with_calibration(
         self, calibration: Calibration, *, flag_on: str | None = None, claim: Sequence[str] = ()
     ) -> "Guard":
-        """The same guard with another threshold and the evidence for it.
+        """Return the same guard with a calibrated threshold.
 
         With two stages it is the threshold of the mixed score.
+
+        Args:
+            flag_on: whether the last user turn may flag too; None keeps the guard's setting.
+            claim: lines about the traffic and the claim, for the record and the model card.
+
+        Raises:
+            CalibrationError: the tolerance is negative.
         """
         if calibration.tolerance < 0:
             raise CalibrationError("tolerance: expected a number >= 0")
@@ -258,10 +281,10 @@ class Guard:
         return Guard(self._bundle._replace(record=record), self.backbone, classifier=self._classifier)
 
     def with_provisional(self, thresholds: Thresholds, provisional: ProvisionalRecord) -> "Guard":
-        """The same guard of one stage with another threshold that nothing may be claimed by.
+        """Return the same guard with a provisional threshold. It supports no claim.
 
         Raises:
-            GuardError: a guard of two stages.
+            GuardError: the guard has two stages.
         """
         if self.record.cascade is not None:
             raise GuardError("a guard of two stages takes its threshold from a calibration")
@@ -275,7 +298,7 @@ class Guard:
         return Guard(self._bundle._replace(record=record), self.backbone)
 
     def with_training_prompts(self, prompts: PromptPrints) -> "Guard":
-        """The same guard with fingerprints of more prompts that a part of it was trained on."""
+        """Return the same guard with fingerprints of more training prompts."""
         known = prompts if self.training_prompts is None else self.training_prompts | prompts
         return Guard(self._bundle._replace(prompts=known), self.backbone, classifier=self._classifier)
 
@@ -289,13 +312,17 @@ class Guard:
     def save(
         self, path: str | Path, *, results: Mapping[str, Any] | None = None, measured: str = ""
     ) -> "Guard":
-        """Write the bundle, with a model card made from its record and, if given, evaluation results.
+        """Write the bundle with its model card.
 
         Args:
-            results, measured: see `write_card`.
+            results: content of a result file, for the card's table of results.
+            measured: a section in Markdown that the card has instead of that table.
 
         Returns:
-            The guard as loaded from there.
+            The guard, loaded again from `path`.
+
+        Raises:
+            GuardError: something that is not a bundle is at `path`.
         """
         prompts = 0 if self.training_prompts is None else len(self.training_prompts)
         card = write_card(

@@ -1,4 +1,4 @@
-"""The schema of `guard.yaml`: what a bundle says of itself. Unknown keys are errors."""
+"""The schema of `guard.yaml`, the record of a bundle. Unknown keys are errors."""
 
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ class BackboneRecord(_Strict):
 
 
 class ConstitutionRecord(_Strict):
-    """Which policy the guard keeps; the policy itself is `constitution.yaml`."""
+    """The policy that the guard keeps. Its text is in `constitution.yaml`."""
 
     name: str
     version: str
@@ -38,16 +38,16 @@ class ThresholdRecord(_Strict):
     flag_on: Literal["answer", "both"]
 
     def to_thresholds(self) -> Thresholds:
-        """The object that streams use."""
+        """Return the thresholds that streams use."""
         return Thresholds(self.flag, self.tolerance, self.min_tokens, self.flag_on)
 
 
 class SecondStageRecord(_Strict):
-    """The exchange classifier of a guard with two stages, which lies in `classifier/`.
+    """The exchange classifier of a guard with two stages. Its files are in `classifier/`.
 
     Attributes:
-        sha256: hash of what it is, see `ExchangeClassifier.sha256`.
-        files: SHA-256 of each of its files.
+        sha256: hash of the classifier; see `ExchangeClassifier.sha256`.
+        files: SHA-256 of each file.
     """
 
     name: str
@@ -58,7 +58,7 @@ class SecondStageRecord(_Strict):
 
 
 class CascadeRecord(_Strict):
-    """How both stages decide together; see `Cascade`."""
+    """The rule by which both stages decide together; see `Cascade`."""
 
     escalate: float
     flag: float
@@ -72,12 +72,12 @@ class CascadeRecord(_Strict):
     tolerance: float
 
     def to_cascade(self) -> Cascade:
-        """The object that streams use."""
+        """Return the cascade that streams use."""
         return Cascade(**self.model_dump())
 
 
 class TrainingRecord(_Strict):
-    """On what and how the probe was trained."""
+    """The data and settings that the probe was trained with."""
 
     recipe: str
     config: dict[str, Any]
@@ -91,11 +91,13 @@ class TrainingRecord(_Strict):
 
 
 class ProvisionalRecord(_Strict):
-    """Where the threshold of a guard without calibration comes from. Nothing may be claimed by it.
+    """The origin of an uncalibrated guard's threshold. Such a threshold supports no claim.
 
     Attributes:
-        source: the rows it stands above; `n` of them, of which a share of `quantile` may lie higher.
-        reason: why it is not calibrated.
+        source: name of the rows that the threshold was chosen on.
+        n: number of these rows.
+        quantile: share of them that may lie above the threshold.
+        reason: why the guard is not calibrated.
     """
 
     source: str
@@ -105,18 +107,18 @@ class ProvisionalRecord(_Strict):
 
 
 class PromptsRecord(_Strict):
-    """Fingerprints of the prompts that the guard was trained on, which lie in `training.safetensors`."""
+    """The fingerprints of training prompts in `training.safetensors`: their number and the file's hash."""
 
     count: int
     sha256: str
 
 
 class GuardRecord(_Strict):
-    """All of `guard.yaml`.
+    """The content of `guard.yaml`.
 
-    `calibration` is None for a guard that may claim no budget yet; `provisional` then says, where it is
-    known, what its threshold comes from. `classifier` and `cascade` stand there together or not at all; with
-    them the mixed score decides, and `thresholds.flag` is what the probe alone would flag at.
+    An uncalibrated guard has no `calibration` and claims no budget. `provisional` then gives the origin of
+    its threshold, if known. `classifier` and `cascade` are both set or both None. If they are set, the mixed
+    score decides, and `thresholds.flag` is the threshold that the probe alone would have.
     """
 
     format: Literal[1]
@@ -138,12 +140,12 @@ class GuardRecord(_Strict):
 
     @property
     def stages(self) -> int:
-        """1 or 2."""
+        """Number of stages, 1 or 2."""
         return 1 if self.cascade is None else 2
 
     @property
     def decides(self) -> ThresholdRecord | CascadeRecord:
-        """The part whose `flag` and `tolerance` decide."""
+        """The part with the `flag` and `tolerance` that decide."""
         return self.cascade or self.thresholds
 
     @model_validator(mode="after")

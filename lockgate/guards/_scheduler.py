@@ -1,7 +1,7 @@
-"""Packing of verdicts: which conversations the second stage judges in one step, and what memory they hold.
+"""Packing of verdicts: which conversations the second stage judges in one step, and how they share memory.
 
-Files, streams and the server all ask here. The scheduler has no thread and knows no time: the server's worker
-calls it from its own thread and sees to tickets and time-outs itself.
+Files, streams and the server all use the scheduler. It has no thread and no clock. The server's worker calls
+it from its own thread and handles tickets and time-outs itself.
 """
 
 import logging
@@ -22,11 +22,11 @@ TOKENS_PER_STEP = 1024
 
 @dataclass(slots=True, eq=False)
 class Conversation:
-    """A conversation that the second stage may come to judge. Its owner appends to `answer`.
+    """A conversation that the second stage may have to judge. Its owner appends to `answer`.
 
     Attributes:
-        chat: the prompt as rendered. Tokens from `answer_start` on are none of it.
-        capacity: tokens, prompt and answer, that it may grow to.
+        chat: the rendered prompt. Tokens from `answer_start` on are ignored.
+        capacity: largest number of tokens, prompt and answer.
         answer: tokens of the answer so far.
     """
 
@@ -35,7 +35,7 @@ class Conversation:
     answer: list[int] = field(default_factory=list)
 
     def tokens(self, start: int, end: int) -> list[int]:
-        """Tokens `start:end` of the conversation."""
+        """Return the tokens `start:end` of the conversation."""
         first = self.chat.answer_start
         return [
             *self.chat.token_ids[start : min(end, first)],
@@ -45,9 +45,12 @@ class Conversation:
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """A verdict that is due: on the first `end` tokens of a conversation, prompt included.
+    """A verdict that is due.
 
-    `alone` is set where a step with others has failed: the next one is its own.
+    Attributes:
+        conversation: the conversation to judge.
+        end: the verdict is on this many tokens from its start, including the prompt.
+        alone: whether the ask must have a step of its own, because a step with others has failed.
     """
 
     conversation: Conversation
@@ -60,9 +63,12 @@ _A = TypeVar("_A", bound=Ask)
 
 @dataclass(frozen=True, slots=True)
 class Given(Generic[_A]):
-    """What one step did for an ask: a verdict, an error, or neither where only a piece was read.
+    """The result of one step for an ask: a verdict, an error, or neither if only a piece was read.
 
     Attributes:
+        ask: the ask.
+        logit: the verdict, if it is given.
+        error: the error, if the ask has failed.
         tokens, flops, cpu_s: the ask's share of the step; 0 after an error.
     """
 
@@ -75,13 +81,13 @@ class Given(Generic[_A]):
 
     @property
     def over(self) -> bool:
-        """Whether the ask waits no longer."""
+        """Whether the ask is answered, by a verdict or an error."""
         return self.logit is not None or self.error is not None
 
 
 @dataclass(frozen=True, slots=True)
 class _Portion(Generic[_A]):
-    """What an ask feeds into a step."""
+    """The tokens that an ask feeds into a step."""
 
     ask: _A
     session: VerdictSession
@@ -91,16 +97,16 @@ class _Portion(Generic[_A]):
 
 
 class VerdictScheduler:
-    """Gives the verdicts that are due, in packed steps, in the order in which they are asked for.
+    """A scheduler that gives verdicts in packed steps, in the order in which they are asked for.
 
-    A conversation keeps its session until it is forgotten. One that is not asked about loses it to one that
-    is, where memory is short. One thread uses the scheduler; `holds` may be called from any.
+    A conversation keeps its session until it is forgotten. If memory is short, a conversation without an ask
+    loses its session to one with an ask. One thread uses the scheduler; any thread may call `holds`.
 
     Args:
-        source: what judges; None where no verdict is ever due. It is closed with the scheduler.
-        step_tokens: tokens of a packed step. One ask may take more.
-        piece_tokens: longest piece of a conversation in one step, so that others need not wait for all of a
-            long one. None reads without a break, as do sources that can't read in pieces.
+        source: source of the verdicts; None if no verdict is ever due. It is closed with the scheduler.
+        step_tokens: tokens of a packed step. A single ask may take more.
+        piece_tokens: longest piece of a conversation in one step, so that other conversations need not wait
+            for a long one. None reads without pieces. So does a source that can't read in pieces.
     """
 
     def __init__(
@@ -122,29 +128,36 @@ class VerdictScheduler:
         self.close()
 
     def holds(self, conversation: Conversation) -> int:
-        """Tokens of a conversation that its session knows; 0 if it has none. Any thread may ask."""
+        """Return how many tokens the conversation's session knows; 0 without one. Any thread may call it."""
         session = self._sessions.get(conversation)
         return 0 if session is None else session.length
 
     def step(self, asks: Sequence[_A]) -> list[Given[_A]]:
-        """Take one packed step over the first asks that it holds.
+        """Take one packed step over the first asks that fit it.
 
-        An ask that is not over afterwards waits: hand it in again with the next step. If a packed step fails,
-        its asks are taken one by one, in new sessions. Only an ask that fails alone gets the error.
+        Hand in again every ask that is not over afterwards. If a step fails, each of its asks gets a step of
+        its own next, in a new session. Only an ask that fails alone gets the error.
 
         Args:
-            asks: all that wait, oldest first, one a conversation. Their sessions are never taken away.
+            asks: all asks that wait, oldest first, at most one for each conversation. They keep their
+                sessions.
+
+        Returns:
+            The results of the asks that the step took or refused.
+
+        Raises:
+            ConfigError: there is no second stage.
         """
         if not asks:
             return []
         if self._source is None:
-            raise ConfigError("a verdict is asked for, and there is no second stage")
+            raise ConfigError("a verdict is asked for, but there is no second stage")
         refused: list[Given[_A]] = []
         parts = self._choose(self._source, asks, refused)
         return [*refused, *self._judge(self._source, parts)]
 
     def verdict_on(self, ask: Ask) -> float:
-        """Step until one ask has its verdict. Raises whatever the second stage raised."""
+        """Step until one ask has its verdict. Errors of the second stage are raised unchanged."""
         while True:
             for given in self.step([ask]):
                 if given.error is not None:
@@ -153,7 +166,7 @@ class VerdictScheduler:
                     return given.logit
 
     def forget(self, conversation: Conversation) -> None:
-        """A conversation is over, or its session in disorder: give its memory back."""
+        """Give a conversation's memory back, because it is over or its session is broken."""
         session = self._sessions.pop(conversation, None)
         if session is not None:
             session.close()
@@ -168,7 +181,7 @@ class VerdictScheduler:
     def _choose(
         self, source: VerdictSource, asks: Sequence[_A], refused: list[Given[_A]]
     ) -> list[_Portion[_A]]:
-        """The first asks that fit a step, each with its next piece; at least one, if there is memory."""
+        """Choose the first asks that fit a step, each with its next piece. With memory, at least one fits."""
         parts: list[_Portion[_A]] = []
         room = self._step_tokens
         in_use = {ask.conversation for ask in asks}
@@ -197,7 +210,7 @@ class VerdictScheduler:
     def _session(
         self, source: VerdictSource, conversation: Conversation, in_use: set[Conversation]
     ) -> VerdictSession | None:
-        """The conversation's session; None while those that are asked about leave no memory for it."""
+        """Return the conversation's session. None: other asks need the memory, so it must wait."""
         held = self._sessions.get(conversation)
         if held is not None:
             self._sessions.move_to_end(conversation)
@@ -212,7 +225,7 @@ class VerdictScheduler:
             except PoolFull:
                 idle = next((other for other in self._sessions if other not in in_use), None)
                 if idle is not None:
-                    self.forget(idle)  # it is read again when it is asked about again
+                    self.forget(idle)  # its next ask reads it again
                 elif self._sessions:
                     return None
                 else:
@@ -230,7 +243,7 @@ class VerdictScheduler:
         except Exception as error:
             logger.warning("a verdict step failed (%s)", type(error).__name__)
             for part in parts:
-                # How far the sessions have read is unknown now.
+                # It is unknown how far the sessions have read.
                 self.forget(part.ask.conversation)
                 part.ask.alone = True
             return [Given(part.ask, error=error) for part in parts] if len(parts) == 1 else []

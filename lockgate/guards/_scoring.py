@@ -1,8 +1,8 @@
-"""Scoring of whole exchanges: stage 1 reads them all, a second stage the blocks that call it.
+"""Scoring of whole exchanges: stage 1 reads all of them, stage 2 judges blocks that escalate.
 
-The state machines are those that serve streams, and so is the packing of verdicts. What stage 1 says goes
-straight into the state of an exchange; where a verdict is due it waits until the exchanges of a group can be
-judged together. With verdicts for all blocks the second stage reads every exchange in bulk instead.
+The state machines and the packing of verdicts are the same as in serving. Stage 1's logits go directly into
+the state of an exchange. If a verdict is due, they wait until the exchanges of a group are judged together.
+For verdicts on all blocks, the second stage reads every exchange in bulk instead.
 """
 
 import itertools
@@ -27,7 +27,13 @@ _KV_TOKENS = 24_576
 
 
 class BlockRow(NamedTuple):
-    """One block of an exchange, as the block trace holds it: NaN where there is no reading."""
+    """One block of an exchange, as in the block trace. A missing reading is NaN.
+
+    Attributes:
+        end: answer tokens read at its end.
+        probe: largest smoothed logit of its tokens.
+        classifier: the verdict at its end; infinite if it failed.
+    """
 
     end: int
     probe: float
@@ -36,17 +42,23 @@ class BlockRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExchangeScore:
-    """What a guard says of one exchange.
+    """A guard's scores of one exchange.
 
-    `max_prompt` and `max_answer` are the probe's and NaN where the region has no scored token; `max_score` is
-    the larger one of the regions that may flag. `cpu_s` is the exchange's share, by tokens, of the process
-    time of its steps.
-
-    With a second stage, `stage` is 2 where it was asked, `classifier_max` its largest verdict (else NaN) and
-    `mixed_max` the largest mixed score, minus infinity where it was not asked; `tokens_stage2` counts what it
-    read, the prefix and every verdict's suffix. A guard of one stage has its `max_score` for `mixed_max`.
-    `ranked` is what exchanges are ranked by: `mixed_max`, or where a prompt alone is scored by one stage, its
-    own maximum.
+    Attributes:
+        number, exchange: the exchange and its number.
+        max_prompt, max_answer: the probe's largest smoothed logit in the region; NaN without a scored token.
+        max_score: the largest of them in the regions that may flag.
+        flagged: whether the exchange is flagged.
+        flag_token: number of the flagged token within its region; None without a flag.
+        category: category with the highest head at the flag, if there is one.
+        tokens, flops: tokens that stage 1 scored, and its operations. A multiply-add counts as two.
+        cpu_s: the exchange's share of the process time of its steps, in seconds, split by tokens.
+        mixed_max: largest mixed score; minus infinity if stage 2 was not asked. With one stage, `max_score`.
+        ranked: score that ranks exchanges: `mixed_max`. With one stage, a prompt alone has its own maximum.
+        stage: 2 if stage 2 was asked, otherwise 1.
+        classifier_max: largest verdict of stage 2; NaN if it was not asked.
+        tokens_stage2, flops_stage2, cpu_s_stage2: the cost of stage 2. Tokens include every verdict's suffix.
+        blocks: the closed blocks.
     """
 
     number: int
@@ -80,21 +92,22 @@ def score_exchanges(
 ) -> Iterator[list[ExchangeScore]]:
     """Score exchanges in input order with the stages of one or several guards, in one pass of the backbone.
 
-    Exchanges are scored as serving would score them, except that scoring goes on behind a flag. Memory is
-    bounded: exchanges are rendered as they are read. An exchange that is longer than the backbone's context
-    is read in overlapping windows; its state goes on across them.
+    Scores are the same as in serving, except that scoring continues after a flag. Memory is bounded, because
+    exchanges are rendered one by one. An exchange that is longer than the backbone's context is read in
+    overlapping windows, and its state continues across them.
 
     Args:
-        first_number: number of the first exchange, for those who score a file in chunks.
-        all_blocks: have stage 2 judge every block, also those it would not be asked about. The states still
-            take only the verdicts that they ask for; costs are of all of them.
+        stages: the stages of each guard.
+        first_number: number of the first exchange, for callers that score a file in chunks.
+        all_blocks: let stage 2 judge every block, not only blocks that escalate. The states still take only
+            the verdicts that they ask for. Costs include all verdicts.
 
     Yields:
         For each exchange, one score for each of `stages`.
 
     Raises:
-        ExchangeError: an exchange that the backbone's chat template cannot render, named by its number.
-        GuardError: `all_blocks` of stages without a second one.
+        ExchangeError: the chat template can't render an exchange. The message names its number.
+        GuardError: `all_blocks` is set, and one of `stages` has no second stage.
     """
     if all_blocks:
         for one in stages:
@@ -125,7 +138,7 @@ def score_exchanges(
 def _read(
     backbone: Backbone, stages: Sequence[Stages], exchanges: Iterable[Exchange], first_number: int
 ) -> Iterator[ReadExchange[Course]]:
-    """Exchanges that stage 1 has read to the end, one course for each of `stages`."""
+    """Yield exchanges that stage 1 has read to the end, with one course for each of `stages`."""
 
     def courses(chat: RenderedChat) -> list[Course]:
         return [Course(one, chat) for one in stages]
@@ -188,11 +201,11 @@ def _score(job: ReadExchange[Course], course: Course, backbone: Backbone) -> Exc
 
 
 def _row(block: Block, logit: float | None) -> BlockRow:
-    """A reading that failed is infinite in the trace: it flags, and is no missing value."""
+    """Make a row of the trace. A failed verdict is infinite, not missing, because it flags."""
     verdict = math.nan if logit is None else logit if math.isfinite(logit) else math.inf
     return BlockRow(block.end, math.nan if block.probe is None else block.probe, verdict)
 
 
 def finite_or_none(value: float) -> float | None:
-    """A score for a table: None where there is none (no scored token in the region)."""
+    """Return a score for a table. NaN, a region without a scored token, becomes None."""
     return None if np.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Stage 1's reading of whole exchanges: the packed steps and the tap of serving, over many at once."""
+"""Stage 1's reading of many whole exchanges, with the packed steps and the tap that serve streams."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,17 +14,17 @@ from lockgate.classifiers import ProbeHead, ProbeTap
 from lockgate.errors import ExchangeError
 from lockgate.exchanges import Exchange
 
-# Exchanges in flight hold at most this many tokens of keys and values (46 KB each in the embedded backbone).
+# Exchanges in progress hold at most this many tokens of keys and values (46 KB each, embedded backbone).
 _KV_TOKENS = 65_536
 
 
 def regions_of(chat: RenderedChat) -> Regions:
-    """Where the regions of a rendered conversation begin; the template's constant prefix is never scored."""
+    """Return where the regions of a rendered conversation begin. The template's prefix is never scored."""
     return Regions(start=chat.prefix_length, prompt_start=chat.prompt_start, answer_start=chat.answer_start)
 
 
 class Consumer(Protocol):
-    """Something that takes a head's logits `[tokens, 1 + categories]`, in order."""
+    """An object that takes a head's logits `[tokens, 1 + categories]`, in order."""
 
     def consume(self, logits: NDArray[np.floating]) -> object:
         """Take the logits of the next tokens."""
@@ -36,7 +36,7 @@ _C = TypeVar("_C", bound=Consumer)
 
 @dataclass(slots=True)
 class ReadExchange(Generic[_C]):
-    """An exchange that stage 1 has read up to `end`: one consumer a head."""
+    """An exchange that stage 1 has read up to token `end`. It has one consumer for each head."""
 
     number: int
     exchange: Exchange
@@ -47,7 +47,7 @@ class ReadExchange(Generic[_C]):
 
     @property
     def tokens(self) -> int:
-        """Tokens scored."""
+        """Number of scored tokens."""
         return self.end - self.chat.prefix_length
 
 
@@ -88,14 +88,14 @@ def _readings(
             chat = backbone.render(exchange.messages, add_generation_prompt=exchange.is_prompt_only)
         except Exception as error:
             raise ExchangeError(f"exchange {number} ({exchange.id}): {error}") from error
-        # An answer without a token still closes the prompt: at least one token is always read.
+        # Even without an answer token the prompt is closed, because at least one token is always read.
         end = max(chat.answer_end, chat.prefix_length + 1)
         if end > len(chat.token_ids):
-            raise ExchangeError(f"exchange {number} ({exchange.id}): there is no token that could be scored")
+            raise ExchangeError(f"exchange {number} ({exchange.id}): there is no token to score")
         job = ReadExchange(number, exchange, chat, consumers(chat), end)
         yield Reading(job, chat.token_ids, chat.prefix_length, end)
 
 
 def stage1_flops(job: ReadExchange[_C], backbone: Backbone) -> float:
-    """Multiply-adds counted twice of the backbone's own reading."""
+    """Return the FLOPs of the backbone's reading. A multiply-add counts as two."""
     return job.tokens * backbone.flops_per_token(job.end / 2)

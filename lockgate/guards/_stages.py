@@ -1,4 +1,4 @@
-"""What judges an exchange: one value for one stage and for two, whatever the second one is."""
+"""The stages that judge an exchange, as one value: one stage or two, with any kind of second stage."""
 
 import math
 import sys
@@ -11,25 +11,25 @@ from lockgate.errors import GuardError
 from lockgate.exchanges import Exchange
 from lockgate.guards._verdicts import SecondStage, VerdictSource
 
-# Exchanges whose verdicts are given together; the logits of all of them are kept meanwhile.
+# Exchanges that stage 2 judges together. Until then the logits of all of them are kept.
 GROUP = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stages:
-    """The stages of a guard. Files, streams and the server all judge through it, and through nothing else.
+    """The stages of a guard. Files, streams and the server all judge through this object alone.
 
-    Whether there is a second stage is asked here alone: with one stage no verdict is ever due, so that who
-    drives an `ExchangeState` needs no case for it.
+    Only this object asks whether there is a second stage. With one stage no verdict is ever due, so a loop
+    over an `ExchangeState` needs no special case.
 
     Attributes:
         head: the probe, stage 1.
         thresholds: when the probe alone flags. With a second stage only `min_tokens` and `flag_on` count.
-        cascade: how both stages decide.
-        second: what gives verdicts, such as an exchange classifier.
+        cascade: the rule by which both stages decide.
+        second: the second stage, such as an exchange classifier.
 
     Raises:
-        GuardError: a cascade without a second stage, or the other way round.
+        GuardError: only one of `cascade` and `second` is given.
     """
 
     head: ProbeHead
@@ -43,12 +43,12 @@ class Stages:
 
     @property
     def count(self) -> int:
-        """1 or 2, for those who describe a guard."""
+        """Number of stages, 1 or 2, for descriptions of a guard."""
         return 1 if self.second is None else 2
 
     @property
     def alarm(self) -> float:
-        """Smoothed logit of the probe above which a stream is flagged, or its second stage is asked."""
+        """Smoothed logit above which the probe flags a stream or, with two stages, escalates it."""
         return self.thresholds.flag if self.cascade is None else self.cascade.escalate
 
     @property
@@ -58,24 +58,24 @@ class Stages:
 
     @property
     def group(self) -> int:
-        """Exchanges of a file that are judged together: all that there are where none waits for a verdict."""
+        """Number of exchanges of a file that are judged together. With one stage it has no limit."""
         return sys.maxsize if self.second is None else GROUP
 
     def new_state(self, regions: Regions) -> ExchangeState:
-        """The state machine of one exchange."""
+        """Make the state machine of one exchange."""
         head, limits = self.head, self.thresholds
         if self.cascade is None:
             return StreamState(limits, head.gamma, regions, head.category_ids)
-        # What the probe alone would flag at plays no part.
+        # The probe alone never flags here.
         alone = Thresholds(math.inf, min_tokens=limits.min_tokens, flag_on=limits.flag_on)
         return CascadeState(self.cascade, StreamState(alone, head.gamma, regions, head.category_ids))
 
     def open_verdicts(self, kv_tokens: int) -> VerdictSource | None:
-        """The source of verdicts, with memory for `kv_tokens` tokens; None where none is ever due."""
+        """Open a source of verdicts with memory for `kv_tokens` tokens. With one stage, return None."""
         return None if self.second is None else self.second.open_verdicts(kv_tokens)
 
     def require_second(self) -> tuple[Cascade, SecondStage]:
-        """How two stages decide, and the second one.
+        """Return the cascade and the second stage.
 
         Raises:
             GuardError: there is no second stage.
@@ -87,7 +87,7 @@ class Stages:
         return self.cascade, self.second
 
     def read_blocks(self, exchanges: Iterable[Exchange]) -> Iterator[BlockScores]:
-        """Have the second stage judge whole exchanges at the end of every block.
+        """Let the second stage judge whole exchanges at the end of every block.
 
         Raises:
             GuardError: there is no second stage.

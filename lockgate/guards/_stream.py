@@ -1,4 +1,4 @@
-"""A guard beside somebody else's generate loop: token ids in, verdicts out."""
+"""A guard for your own generate loop: it takes token ids and returns verdicts."""
 
 import logging
 import math
@@ -20,11 +20,12 @@ _CHUNK = 256
 
 
 class GuardStream:
-    """Scores one answer while it is written. Feed each token before it is shown; stop at a flag.
+    """A stream that scores one answer while it is written.
 
-    The prompt is read when the stream is made; `verdict` then says whether it flags by itself. A guard of two
-    stages asks its second one in `push` where that is due, and `released` says how many tokens of the answer
-    may be shown: the others wait for the next verdict. A verdict that fails flags; `failure` says why.
+    Push each token before you show it, and stop at a flag. The stream reads the prompt when it is made;
+    `verdict` then says whether the prompt alone flags. `released` says how many tokens of the answer you may
+    show. With two stages, `push` asks the second stage when a verdict is due, and other tokens wait for it. A
+    verdict that fails flags; `failure` says why.
     """
 
     def __init__(
@@ -52,28 +53,30 @@ class GuardStream:
 
     @property
     def verdict(self) -> Verdict:
-        """What is known after the newest token."""
+        """The state after the newest token."""
         return self._state.verdict
 
     @property
     def released(self) -> int:
-        """Tokens of the answer that may be shown, counted from its start."""
+        """Number of answer tokens that may be shown, from the start of the answer."""
         return self._state.released
 
     @property
     def failure(self) -> str | None:
-        """Why a verdict of the second stage could not be given; None if none failed."""
+        """Why a verdict of the second stage failed; None if none failed."""
         return self._failure
 
     def push(self, token_ids: int | Iterable[int]) -> Verdict:
-        """Read the next token or tokens of the answer, not the end-of-turn token.
+        """Read the next token or tokens of the answer, without the end-of-turn token.
+
+        After an error nothing was read.
 
         Args:
-            token_ids: one id or several; tensors and arrays of integers will do.
+            token_ids: one id or several. Tensors and arrays of integers work too.
 
         Raises:
-            ContextOverflow: more tokens than `max_tokens` or the backbone's context allow. Nothing was read.
-            GuardError: the stream is finished, or an id that the backbone does not have. Nothing was read.
+            ContextOverflow: there are more tokens than `max_tokens` or the backbone's context allows.
+            GuardError: the stream is finished, or the backbone does not have one of the ids.
         """
         if self._closed:
             raise GuardError("this stream is finished; open another one for the next answer")
@@ -89,7 +92,7 @@ class GuardStream:
         return self.verdict
 
     def finish(self) -> Verdict:
-        """End the answer: the last verdict, which also judges answers too short to be judged before."""
+        """End the answer and return the last verdict. It also judges answers shorter than `min_tokens`."""
         if self._closed:
             return self._state.verdict
         self._state.finish()
@@ -131,7 +134,7 @@ class GuardStream:
             if not math.isfinite(logit):
                 self._fail("the verdict is no finite number")
             self._state.judge(logit)
-        except Exception as error:  # whatever goes wrong, a stream that can't be judged must not go on
+        except Exception as error:  # any error halts: a stream that can't be judged must not continue
             self._fail(type(error).__name__)
             self._state.judge(None)
 

@@ -1,4 +1,4 @@
-"""The second stage: what anything that gives verdicts must offer, and the exchange classifier that does."""
+"""The second stage: the interface of anything that gives verdicts, and the exchange classifier behind it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lockgate.exchanges import Exchange
 
 
 class VerdictSession(Protocol):
-    """One conversation before stage 2; `length` counts the tokens of it that are known there."""
+    """One conversation in stage 2."""
 
     @property
     def length(self) -> int:
@@ -18,7 +18,7 @@ class VerdictSession(Protocol):
         ...
 
     def cost(self, new_tokens: int) -> int:
-        """Tokens that a verdict after `new_tokens` more will read."""
+        """Return the number of tokens that a verdict after `new_tokens` more will read."""
         ...
 
     def close(self) -> None:
@@ -27,27 +27,34 @@ class VerdictSession(Protocol):
 
 
 class VerdictSource(Protocol):
-    """What gives verdicts on conversations that grow. One thread uses it.
+    """A source of verdicts on conversations that grow. One thread uses it.
 
     `VerdictScheduler` decides which conversations go into one call of `judge`.
     """
 
     @property
     def reads_in_pieces(self) -> bool:
-        """Whether a verdict is the same if the prompt was read with the help of earlier, unused verdicts."""
+        """Whether a prompt may be read in pieces. The verdicts in between must not change a later one."""
         ...
 
     def open(self, chat: RenderedChat, capacity: int) -> VerdictSession:
-        """A session over what stands before the answer in `chat`. Raises PoolFull: no memory now."""
+        """Open a session over the tokens before the answer in `chat`.
+
+        Args:
+            capacity: largest number of tokens, prompt and answer.
+
+        Raises:
+            PoolFull: there is no memory now.
+        """
         ...
 
-    # The sessions are those of `open`; their type is the source's own.
+    # `open` makes the sessions; each source has its own type of them.
     def judge(self, asks: Sequence[tuple[Any, Sequence[int]]]) -> list[float]:
-        """Verdict logits after new tokens of some conversations, in one packed step."""
+        """Return verdict logits after the new tokens of some conversations, in one packed step."""
         ...
 
     def flops(self, session: Any, cost: int) -> float:  # noqa: ANN401
-        """Multiply-adds counted twice of a verdict just given for `cost` tokens; 0 where nobody counts."""
+        """Return the FLOPs of the newest verdict, which read `cost` tokens; 0 if they are not counted."""
         ...
 
     def close(self) -> None:
@@ -56,25 +63,26 @@ class VerdictSource(Protocol):
 
 
 class SecondStage(Protocol):
-    """What can be a guard's second stage: an exchange classifier, or any other judge of conversations."""
+    """A guard's second stage: an exchange classifier, or any other judge of conversations."""
 
     def open_verdicts(self, kv_tokens: int) -> VerdictSource:
-        """A source of verdicts on conversations that grow.
+        """Open a source of verdicts on conversations that grow.
 
         Args:
-            kv_tokens: tokens of memory for all its sessions together, if it needs any.
+            kv_tokens: tokens of memory for all its sessions together, if it needs memory.
         """
         ...
 
     def read_blocks(self, exchanges: Iterable[Exchange], *, stride: int) -> Iterator[BlockScores]:
-        """Verdicts on whole exchanges at the end of every block, in input order: for calibration, in bulk."""
+        """Judge whole exchanges at the end of every block, in input order. Calibration uses this."""
         ...
 
 
 class Verdicts:
-    """Verdicts of an exchange classifier, with `kv_tokens` tokens of memory for all sessions together.
+    """The verdicts of an exchange classifier, as a `VerdictSource`.
 
-    The memory must hold one whole context at least: `kv_tokens` below it is raised to it.
+    Args:
+        kv_tokens: tokens of memory for all sessions together. It is raised to one context if it is smaller.
     """
 
     def __init__(self, classifier: ExchangeClassifier, kv_tokens: int) -> None:
@@ -83,7 +91,7 @@ class Verdicts:
 
     @property
     def reads_in_pieces(self) -> bool:
-        """True with verdict words; a value head remembers where the answer began."""
+        """True with verdict words. A value head has to know from the start where the answer begins."""
         return self.classifier.head == "verdict"
 
     @property
@@ -100,12 +108,12 @@ class Verdicts:
         return judge(self._pool, asks)
 
     def flops(self, session: ClassifierSession, cost: int) -> float:
-        """Multiply-adds counted twice of a verdict just given for `cost` tokens."""
+        """Return the FLOPs of the newest verdict, which read `cost` tokens."""
         seen = min(session.length, self.classifier.tokens_per_window) + self.classifier.tokens_per_verdict
         return self.classifier.flops(cost, max(0, seen - cost))
 
     def close(self) -> None:
-        """Drop the pool; sessions are closed by those who opened them."""
+        """Close the pool. Callers close the sessions that they opened."""
         self._pool.close()
 
 
