@@ -57,7 +57,8 @@ class ExchangeScore:
         ranked: score that ranks exchanges: `mixed_max`. With one stage, a prompt alone has its own maximum.
         stage: 2 if stage 2 was asked, otherwise 1.
         classifier_max: largest verdict of stage 2; NaN if it was not asked.
-        tokens_stage2, flops_stage2, cpu_s_stage2: the cost of stage 2. Tokens include every verdict's suffix.
+        tokens_stage2, flops_stage2, cpu_s_stage2: the cost of stage 2. Tokens are the conversation up to the
+            last verdict, without the template's prefix, and every verdict's suffix.
         blocks: the closed blocks.
     """
 

@@ -10,7 +10,7 @@ from lockgate.exchanges import Exchange
 
 
 class VerdictSession(Protocol):
-    """One conversation in stage 2."""
+    """One conversation in stage 2. A `cost` of 0 never fills a step."""
 
     @property
     def length(self) -> int:
@@ -44,7 +44,7 @@ class VerdictSource(Protocol):
             capacity: largest number of tokens, prompt and answer.
 
         Raises:
-            PoolFull: there is no memory now.
+            PoolFull: there is no memory now. A source without memory never raises it.
         """
         ...
 
