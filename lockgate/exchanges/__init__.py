@@ -1,4 +1,4 @@
-"""Exchanges: the record that every classifier reads, its files, and the fingerprints of its prompts."""
+"""Exchanges: the record that every classifier reads, its files, and fingerprints of prompts."""
 
 from lockgate.exchanges._fields import ContentFault, content_text, json_type
 from lockgate.exchanges._prints import PromptMatch, PromptPrints

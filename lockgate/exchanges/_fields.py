@@ -1,4 +1,4 @@
-"""Fields of a record: the text of a message's `content`, and how messages name types and keys.
+"""Fields of a record: the text of a message's `content`, and the names of types and keys in errors.
 
 Error messages never repeat the text of a record.
 """
@@ -14,12 +14,12 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def shown_name(name: str) -> str:
-    """A column's or key's name if it looks like one; where data are broken a name may be a user's text."""
+    """Return a column's or key's name if it looks like one. In broken data it may be a user's text."""
     return f"`{name}`" if _PLAIN.match(name) else "one whose name isn't plain"
 
 
 def json_type(value: object) -> str:
-    """The JSON name of a value's type, for messages; what isn't JSON's has Python's name."""
+    """Return the JSON name of a value's type. A type that JSON lacks has its Python name."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -34,7 +34,13 @@ def json_type(value: object) -> str:
 
 
 class ContentFault(ExchangeError):
-    """Content that is no text. `field` is relative to the message; `unsupported`: it is of another kind."""
+    """Content that is not text.
+
+    Attributes:
+        field: path of the faulty field within the message.
+        what: what is wrong with it.
+        unsupported: whether the content is of another kind, such as an image.
+    """
 
     def __init__(self, field: str, what: str, *, unsupported: bool = False) -> None:
         super().__init__(f"{field}: {what}")
@@ -44,12 +50,19 @@ class ContentFault(ExchangeError):
 
 
 def content_text(message: Mapping[str, Any], role: str, key: str = "content") -> str:
-    """Text of a message: as it stands, or its text parts put together with nothing between them.
+    """Return the text of a message. Several text parts are joined with nothing between them.
 
-    An assistant's message without content has its refusal for text, as an SDK sends back a halted answer.
+    An assistant's message without content gives its `refusal`: SDKs send back a halted answer in this form.
+    With tool calls alone it gives the empty text.
+
+    Args:
+        message: the decoded message.
+        role: the message's role.
+        key: the field that holds the content.
 
     Raises:
-        ContentFault: neither text nor parts of text; names the field, never a value.
+        ContentFault: the content is neither text nor a list of text parts. The error names the field, never
+            a value.
     """
     content = message.get(key)
     if isinstance(content, str):

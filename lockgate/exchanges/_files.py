@@ -1,4 +1,4 @@
-"""Byte streams under the readers and writers: compression by suffix, bounded lines, atomic replacement."""
+"""Byte streams under the readers and writers: compression by suffix, and lines of bounded length."""
 
 import gzip
 import zlib
@@ -15,9 +15,9 @@ MAX_LINE_BYTES = 64 * 2**20
 
 _READ_BYTES = 2**16
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
-# A zstd block can grow 30,000-fold, so what one feed may unpack to is bounded by feeding little: 16 MiB here.
+# A zstd block can grow 30,000-fold. Small feeds keep the output of each below 16 MiB.
 _ZSTD_FEED_BYTES = 2**9
-# The longest that the format's tools write (`--long=31`); its memory is taken as it is filled.
+# The longest window that the format's tools write (`--long=31`). It takes memory only as it fills.
 _ZSTD_WINDOW = 2**31
 _LFS = b"version https://git-lfs.github.com/spec/"
 _WIDE_ENCODINGS = (
@@ -27,17 +27,17 @@ _WIDE_ENCODINGS = (
 
 
 class Line(NamedTuple):
-    """One line without its newline; `data` is None when the line is over the limit."""
+    """One line without its newline. `data` is None if the line is over the limit."""
 
     number: int
     data: bytes | None
 
 
 def suffix_of(path: Path) -> str:
-    """The entry of `SUFFIXES` that `path` ends with.
+    """Return the entry of `SUFFIXES` that `path` ends with.
 
     Raises:
-        ExchangeError: the name ends with none of them.
+        ExchangeError: the name has another ending.
     """
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
@@ -46,10 +46,10 @@ def suffix_of(path: Path) -> str:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Name a Git LFS pointer, which stands in the place of a file that wasn't fetched.
+    """Refuse a Git LFS pointer, a small text in the place of a file that was not fetched.
 
     Raises:
-        ExchangeError: it is one, or the file can't be read.
+        ExchangeError: the file is a pointer, or can't be read.
     """
     try:
         with path.open("rb") as file:
@@ -61,10 +61,11 @@ def refuse_pointer(path: Path) -> None:
 
 
 def read_lines(path: Path, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """Lines of a plain, gzip or zstd file, in memory bounded by `max_bytes`.
+    """Yield the lines of a plain, gzip or zstd file. Memory is bounded by `max_bytes`.
 
     Raises:
-        ExchangeError: the compressed stream is damaged or cut short; names the last whole line.
+        ExchangeError: the file can't be read, or its compressed stream is damaged or cut short. The error
+            names the last whole line.
     """
     number = 0
     try:
@@ -83,10 +84,10 @@ def read_lines(path: Path, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """Bytes of a plain, gzip or zstd file, in memory that doesn't grow with it.
+    """Yield the bytes of a plain, gzip or zstd file in chunks. Memory does not grow with the file.
 
     Raises:
-        ExchangeError: the compressed stream is damaged or cut short, or the file can't be read.
+        ExchangeError: the file can't be read, or its compressed stream is damaged or cut short.
     """
     try:
         with path.open("rb") as file:
@@ -101,10 +102,10 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _refuse_wide(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Name an encoding of wide characters, instead of each line of it as broken."""
+    """Refuse a file in UTF-16 or UTF-32 as a whole, instead of reporting each line as broken."""
     first = next(chunks, b"")
     wide = next((name for mark, name in _WIDE_ENCODINGS if first.startswith(mark)), None)
-    # Without a mark: text in ASCII's letters has a zero byte beside each.
+    # Without a byte order mark: each ASCII letter has a zero byte beside it.
     zeros = tuple(byte == 0 for byte in first[:4])
     if wide is None and zeros in ((True, False, True, False), (False, True, False, True)):
         wide = "UTF-16"
@@ -130,7 +131,7 @@ def _chunks(file: BinaryIO, suffix: str) -> Iterator[bytes]:
 
 
 def _unpack_zstd(file: BinaryIO) -> Iterator[bytes]:
-    # The library's own stream reader takes a cut file for a finished one; the frame object knows its end.
+    # The library's stream reader accepts a file that is cut short. The frame object knows where it ends.
     frame = None
     while feed := file.read(_ZSTD_FEED_BYTES):
         while feed:

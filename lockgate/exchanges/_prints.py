@@ -1,4 +1,4 @@
-"""Fingerprints of prompts: enough to recognise them and their near-duplicates, without their text."""
+"""Fingerprints of prompts, which recognise prompts and their near-duplicates without storing text."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,18 +17,23 @@ from lockgate.exchanges._prompts import prompt_text
 from lockgate.exchanges._record import Exchange
 from lockgate.exchanges.shingles import SHINGLE_WORDS, normalise_text, shingle_text, sign_shingles, text_hash
 
-# The lowest byte of each MinHash: equal by chance once in 256, in an eighth of a kilobyte a prompt.
+# Only the lowest byte of each MinHash is kept: 128 bytes a prompt. Bytes are equal by chance once in 256.
 _BANDS, _ROWS = 32, 4
 _SIZE = _BANDS * _ROWS
-# `find_duplicates` verifies a Jaccard index of 0.7. Without text there is only the estimate, whose deviation
-# is 0.04: this much must agree, so that what is called near is near.
+# `find_duplicates` verifies a Jaccard index of 0.7 on the texts. Without texts there is only an estimate with
+# a standard deviation of 0.04. The limit is two deviations higher, so that a reported match is a real one.
 NEAR = 0.78
 
 Kind = Literal["equal", "near"]
 
 
 class PromptMatch(NamedTuple):
-    """A prompt that is known: the same after normalisation, or near by `value`, the estimated likeness."""
+    """A match with a known prompt.
+
+    Attributes:
+        kind: "equal" after normalisation, or "near".
+        value: estimated Jaccard index; 1 for an equal prompt.
+    """
 
     kind: Kind
     value: float
@@ -38,12 +43,12 @@ class PromptMatch(NamedTuple):
 class PromptPrints:
     """Distinct prompts as 64-bit hashes and one-byte MinHash signatures: 136 bytes each.
 
-    A prompt is the last user message of an exchange, as in `prompt_group`. The hash of a text that somebody
-    guesses can be looked up here; nothing else can be read from it.
+    A prompt is the last user message of an exchange, as in `prompt_group`. Somebody who guesses a text can
+    look it up here. The text can't be read from the prints.
 
     Attributes:
-        hashes: of the normalised prompts, ascending [N].
-        signatures: of their word 5-grams, in the same order [N, 128].
+        hashes: hashes of the normalised prompts, ascending [N].
+        signatures: MinHash signatures of their word 5-grams, in the same order [N, 128].
     """
 
     hashes: NDArray[np.uint64]
@@ -51,12 +56,12 @@ class PromptPrints:
 
     @classmethod
     def of(cls, exchanges: Iterable[Exchange]) -> "PromptPrints":
-        """Prints of all distinct prompts."""
+        """Make prints of all distinct prompts of exchanges."""
         return cls.of_texts(prompt_text(row) for row in exchanges)
 
     @classmethod
     def of_texts(cls, prompts: Iterable[str]) -> "PromptPrints":
-        """The same for prompts that are taken out already."""
+        """Make prints of prompts that are given as texts."""
         found: dict[int, NDArray[np.uint8]] = {}
         for text in prompts:
             key = int(text_hash(text), 16)
@@ -66,39 +71,45 @@ class PromptPrints:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "PromptPrints":
-        """Read a file that `save` wrote. Raises ExchangeError naming it when it is damaged or another one."""
+        """Read a file that `save` wrote.
+
+        Raises:
+            ExchangeError: the file is damaged, or not a file of prints. The error names it.
+        """
         source = Path(path)
         try:
             content = load_file(source)
             hashes, signatures = content["hashes"], content["signatures"]
         except (OSError, SafetensorError, KeyError) as error:
-            raise ExchangeError(f"{source}: no fingerprints of prompts ({type(error).__name__})") from None
+            raise ExchangeError(
+                f"{source}: not a readable file of prompt fingerprints ({type(error).__name__})"
+            ) from None
         fits = hashes.dtype == np.uint64 and signatures.dtype == np.uint8
         if not fits or signatures.shape != (*hashes.shape, _SIZE):
             raise ExchangeError(f"{source}: expected a hash of 64 bits and {_SIZE} bytes for each prompt")
         return cls(hashes, signatures)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file."""
+        """Write the prints to a safetensors file."""
         Path(path).write_bytes(save({"hashes": self.hashes, "signatures": self.signatures}))
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def __or__(self, other: "PromptPrints") -> "PromptPrints":
-        """The prompts of both."""
+        """Return the prints of both sets of prompts."""
         found = dict(zip(self.hashes.tolist(), self.signatures, strict=True))
         found |= dict(zip(other.hashes.tolist(), other.signatures, strict=True))
         return self._sorted(list(found), list(found.values()))
 
     def holds(self, groups: Sequence[str]) -> NDArray[np.bool_]:
-        """Which prompts, given by `prompt_group` [M], are equal to one of these. Other keys never are."""
+        """Say which prompts, given as `prompt_group` keys [M], are known. Other keys never match."""
         keys = [int(group, 16) if _is_hash(group) else None for group in groups]
         known = set(self.hashes.tolist())
         return np.array([key in known for key in keys], dtype=bool)
 
     def find(self, prompts: Sequence[str]) -> list[PromptMatch | None]:
-        """For each prompt the plainest match, if any: equality first, then the most alike."""
+        """Find the best match of each prompt, or None: an equal prompt first, then the nearest one."""
         equal = self.holds([text_hash(text) for text in prompts])
         return [
             PromptMatch("equal", 1.0) if same else self._find_near(_sign(text))
@@ -118,7 +129,7 @@ class PromptPrints:
 
     @cached_property
     def _bands(self) -> list[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
-        """For each band the sorted keys of all prompts, and their rows."""
+        """Sorted keys of all prompts and their rows, for each band."""
         keys = _band_keys(self.signatures)
         orders = np.argsort(keys, axis=0, kind="stable")
         return [(keys[orders[:, band], band], orders[:, band]) for band in range(_BANDS)]
@@ -137,7 +148,7 @@ def _sign(text: str) -> NDArray[np.uint8]:
 
 
 def _band_keys(signatures: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """One number a band `[N, bands]`, equal where all of the band's bytes are."""
+    """Return one number for each band [N, bands]. Numbers are equal where all bytes of the band are."""
     return np.ascontiguousarray(signatures).view(np.uint32).reshape(len(signatures), _BANDS)
 
 

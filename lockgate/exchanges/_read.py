@@ -1,4 +1,4 @@
-"""Streaming readers: JSONL (plain, gzip, zstd) and Parquet."""
+"""Readers that stream JSONL (plain, gzip, zstd) and Parquet."""
 
 import datetime
 import json
@@ -41,15 +41,15 @@ def read_exchanges(
     skip_invalid: bool = False,
     on_invalid: Callable[[ExchangeError], None] | None = None,
 ) -> Iterator[Exchange]:
-    """Read exchanges one by one, in memory that doesn't grow with the file.
+    """Read exchanges one by one. Memory does not grow with the file.
 
     Args:
         path: a file ending in .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
-        skip_invalid: leave bad records out instead of stopping at the first.
-        on_invalid: called with the error of each record left out; see `InvalidCounter`.
+        skip_invalid: leave bad records out. By default the first one stops the reading.
+        on_invalid: called with the error of each record that is left out; see `InvalidCounter`.
 
     Raises:
-        ExchangeError: `FILE:LINE: FIELD: ...` for a bad record (Parquet: the row, from 1). A file that is
+        ExchangeError: a record is bad: `FILE:LINE: FIELD: ...` (Parquet: the row, from 1). A file that is
             missing, of an unknown kind, damaged or cut short is an error even with `skip_invalid`.
     """
     file = Path(path)
@@ -61,7 +61,7 @@ def read_exchanges(
     return _checked(file, records, skip_invalid, on_invalid)
 
 
-# A record is decoded late, so that one bad record does not end the stream that yields the others.
+# The number of a record and a function that decodes it. So one bad record does not end the stream.
 Record = tuple[int, Callable[[], object]]
 
 
@@ -85,7 +85,7 @@ def _checked(
 
 
 def json_records(file: Path) -> Iterator[Record]:
-    """Lines of JSON by number, each to be decoded by its caller; empty ones are left out."""
+    """Yield the number of each line of JSON, and a function that decodes it. Empty lines are left out."""
     for line in read_lines(file):
         data = line.data
         if data is not None and line.number == 1:
@@ -130,16 +130,16 @@ def _decode_row(row: pa.RecordBatch) -> object:
 
 
 def read_column(row: pa.RecordBatch, name: str, index: int = 0) -> Any:  # noqa: ANN401
-    """A cell of a batch as JSON has it: dates, times and decimal numbers become text.
+    """Return a cell of a batch as a JSON value. Dates, times and decimal numbers become text.
 
     Raises:
-        ExchangeError: it holds what JSON can't; the text starts with the column.
+        ExchangeError: the cell holds a value that JSON can't carry. The message starts with the column.
     """
     place = row.schema.names.index(name)
     kind = row.schema.field(place).type
     cells = row.column(place).slice(index, 1)
     try:
-        # Python's times hold no nanoseconds: such a column is written out by the library.
+        # Python's times have no nanoseconds, so the library turns such a column into text.
         if pa.types.is_timestamp(kind) and kind.unit == "ns":
             cells = cells.cast(pa.string())
         return _json_column(cells[0].as_py(), name)
@@ -179,12 +179,12 @@ def _plain_value(value: object, name: str) -> object:
 
 
 def unpack_columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of Parquet columns with `meta` and tool calls decoded, where they are JSON text.
+    """Make a record of Parquet or Arrow columns. Decode `meta` and tool calls where they are JSON text.
 
     Raises:
-        ExchangeError: they are not; the text starts with the field.
+        ExchangeError: the text is not JSON. The message starts with the field.
     """
-    # Data sets in Arrow come by another way, with dates in their columns.
+    # Rows of imported data sets don't come from `read_column` and may hold dates.
     record = {key: _json_column(value, key) for key, value in record.items() if value is not None}
     record["meta"] = _from_json_text(record.get("meta"), "meta")
     messages = record.get("messages")
@@ -197,7 +197,7 @@ def unpack_columns(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_json_text(value: object, where: str) -> object:
-    """Columns without a fixed shape are kept as JSON text; a struct of another writer is taken as it is."""
+    """Decode a column that is kept as JSON text. A struct that another program wrote stays as it is."""
     if not isinstance(value, str):
         return value
     try:

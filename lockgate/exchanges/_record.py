@@ -15,7 +15,7 @@ from lockgate.exchanges._fields import ContentFault, content_text, json_type
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
-# Fields of other formats, which messages may name; any other key may be a user's text.
+# Fields of other formats. Errors may name these keys; any other unknown key may be a user's text.
 _KNOWN_ELSEWHERE = frozenset(
     (
         *("annotations", "audio", "citations", "created_at", "from", "function_call", "id", "images"),
@@ -30,8 +30,12 @@ RECORD_KEYS = ("messages", "label", "category", "source", "meta")
 class Message:
     """One turn of a conversation.
 
-    `content` is text, possibly empty. `tool_calls` holds the calls of an assistant turn in OpenAI form;
-    `tool_call_id` says which call a tool turn answers.
+    Attributes:
+        role: one of `ROLES`.
+        content: text, possibly empty.
+        name: name of the speaker, if any.
+        tool_calls: calls of an assistant's turn, in OpenAI's form.
+        tool_call_id: the call that a tool's turn answers.
     """
 
     role: str
@@ -41,7 +45,7 @@ class Message:
     tool_call_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; the keys that are not set are left out."""
+        """Return the JSON form. Keys that are not set are left out."""
         record: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.name is not None:
             record["name"] = self.name
@@ -54,10 +58,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A conversation up to and including an assistant turn, with what is known about it.
+    """A conversation up to and including an assistant's answer, with its label and origin.
 
-    `label` is the probability that the exchange is harmful (1 harmful, 0 harmless) or None when nobody
-    knows. The constructor trusts its arguments; `exchange_from_dict` checks them.
+    The constructor trusts its arguments. `exchange_from_dict` checks them.
+
+    Attributes:
+        messages: the turns, in order.
+        label: probability that the exchange is harmful (1 harmful, 0 harmless); None if it is unknown.
+        category: id of a category; None if it is unknown.
+        source: name of the data set that it comes from.
+        meta: anything else, as JSON values.
     """
 
     messages: tuple[Message, ...]
@@ -68,7 +78,7 @@ class Exchange:
 
     @property
     def id(self) -> str:
-        """16 hex digits of the SHA-256 of the messages in canonical JSON; labels and meta don't enter."""
+        """First 16 hex digits of the SHA-256 of the messages in canonical JSON, without label and meta."""
         canonical = json.dumps(
             [message.to_dict() for message in self.messages],
             ensure_ascii=False,
@@ -79,11 +89,11 @@ class Exchange:
 
     @property
     def is_prompt_only(self) -> bool:
-        """Whether no answer is there to be judged: the last message is not the assistant's."""
+        """Whether there is no answer to judge: the last message is not the assistant's."""
         return not self.messages or self.messages[-1].role != "assistant"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form of the record, the inverse of `exchange_from_dict`."""
+        """Return the JSON form of the record. `exchange_from_dict` reads it back."""
         record: dict[str, Any] = {
             "messages": [message.to_dict() for message in self.messages],
             "label": self.label,
@@ -96,10 +106,10 @@ class Exchange:
 
 
 def exchange_from_dict(obj: object) -> Exchange:
-    """Check a decoded record and build an `Exchange`. Top-level keys it doesn't know go into `meta`.
+    """Check a decoded record and build an `Exchange`. Unknown top-level keys go into `meta`.
 
     Raises:
-        ExchangeError: the message starts with the field, as in `messages[0].role: ...`.
+        ExchangeError: a field is bad. The error starts with the field, as in `messages[0].role: ...`.
     """
     if not isinstance(obj, Mapping):
         raise ExchangeError(f"record: expected an object with `messages`, found {json_type(obj)}")
@@ -115,10 +125,10 @@ def exchange_from_dict(obj: object) -> Exchange:
 
 
 def messages_from_list(obj: object) -> tuple[Message, ...]:
-    """Check a decoded list of messages.
+    """Check a decoded list of messages and build the messages.
 
     Raises:
-        ExchangeError: the list is empty or a message is malformed; the text starts with the field.
+        ExchangeError: the list is empty or a message is malformed. The error starts with the field.
     """
     if isinstance(obj, str | bytes) or not isinstance(obj, Sequence):
         raise ExchangeError(f"messages: expected a list of {{role, content}} objects, found {json_type(obj)}")
@@ -134,7 +144,7 @@ def _message(obj: object, where: str) -> Message:
         raise ExchangeError(f"{where}: expected an object with role and content, found {json_type(obj)}")
     unknown = [str(key) for key, value in obj.items() if not _is_read(str(key), value, obj)]
     if unknown:
-        # Text under a key nobody reads would pass unscored, so it is refused rather than dropped.
+        # No classifier would read text under an unknown key. It is refused, so that nothing passes unscored.
         named = sorted(set(unknown) & _KNOWN_ELSEWHERE)
         which = f" ({', '.join(named)})" if named else ""
         raise ExchangeError(
@@ -159,9 +169,9 @@ def _message(obj: object, where: str) -> Message:
 
 
 def _is_read(key: str, value: object, message: Mapping[str, Any]) -> bool:
-    """Whether nothing of a message would be lost with this key left out."""
+    """Whether this key can be left out without losing any of the message."""
     if key in _MESSAGE_KEYS or value is None or value in ([], {}, ""):
-        # An SDK's dump holds the fields that were not used as nothing, in one form or another.
+        # SDKs write fields that were not used too: as null, or as an empty list, object or text.
         return True
     return key == "refusal" and message.get("content") is None
 
@@ -195,7 +205,7 @@ def _meta(record: Mapping[str, Any]) -> dict[str, Any]:
         if key in RECORD_KEYS:
             continue
         if key in meta and meta[key] != value:
-            raise ExchangeError("meta: a key stands both in `meta` and beside it, with different values")
+            raise ExchangeError("meta: a key is both in `meta` and beside it, with different values")
         meta[key] = value
     if meta:
         _check_json(meta, "meta")
@@ -215,7 +225,7 @@ def _valid_text(text: str, where: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ExchangeError(
-            f"{where}: not valid Unicode, a lone surrogate stands at character {error.start}; "
+            f"{where}: not valid Unicode: a lone surrogate at character {error.start}; "
             "decode the source again or replace it with U+FFFD"
         ) from None
     return text

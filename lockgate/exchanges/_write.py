@@ -1,4 +1,4 @@
-"""Atomic writers: a reader sees the old file or the whole new one."""
+"""Writers of whole files: a reader sees the old file or all of the new one."""
 
 import gzip
 import json
@@ -41,13 +41,17 @@ _SCHEMA = pa.schema(
 
 
 def write_exchanges(path: str | os.PathLike[str], exchanges: Iterable[Exchange]) -> int:
-    """Write exchanges in the form that the name's ending asks for, and return how many.
+    """Write exchanges and return their number. The ending of the name decides the format.
 
-    The file takes its place only when all of it is written. Equal input gives equal bytes (gzip carries
-    no time). Parquet keeps `meta` and tool calls as JSON text, since their shapes differ from row to row.
+    The file appears when all of it is written. Equal input gives equal bytes: gzip headers hold no time.
+    Parquet keeps `meta` and tool calls as JSON text, since their shapes differ from row to row.
+
+    Args:
+        path: a file ending in .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
+        exchanges: the exchanges, read once.
 
     Raises:
-        ExchangeError: an unknown ending, a missing folder, or a record that is not valid Unicode or JSON.
+        ExchangeError: the ending is unknown, the folder is missing, or a record is not valid Unicode or JSON.
     """
     target = Path(path)
     suffix = suffix_of(target)

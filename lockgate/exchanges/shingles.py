@@ -1,4 +1,4 @@
-"""Normal form of a text, hashes of its word n-grams, and MinHash signatures of sets of them."""
+"""Normalised texts, hashes of their word n-grams, and MinHash signatures of sets of hashes."""
 
 import hashlib
 import re
@@ -26,27 +26,27 @@ Signatures = NDArray[np.uint32]
 _CHUNK_SHINGLES = 4096
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
-# Scripts without spaces count by character. Operators stay: "3*4" and "3/4" are two questions.
+# In scripts without spaces, a character is a word. Operators are kept: "3*4" and "3/4" differ.
 _SPACELESS = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[+*/=<>^%]")
 
-# Words of an n-gram by which prompts are compared.
+# Words in each n-gram that prompts are compared by.
 SHINGLE_WORDS = 5
 
 
 def normalise_text(text: str) -> str:
-    """Words in compatibility form and without case, joined by spaces; punctuation is left out."""
+    """Normalise a text: words in compatibility form, without case or punctuation, joined by spaces."""
     folded = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(_WORD.findall(folded)) or folded.strip()
 
 
 def text_hash(text: str) -> str:
-    """16 hex digits of the SHA-256 of the normalised text."""
+    """Return the first 16 hex digits of the SHA-256 of the normalised text."""
     return hashlib.sha256(normalise_text(text).encode("utf-8")).hexdigest()[:16]
 
 
 def hash_ngrams(words: Sequence[str], size: int) -> Hashes:
-    """Hash of each run of `size` words, in order. A shorter text is one n-gram, so at least one is there."""
+    """Hash each run of `size` words, in order. A shorter text is one n-gram, so there is at least one."""
     hashed = np.array([_word_hash(word) for word in words] or [0], dtype=np.uint64)
     count = max(1, len(hashed) - size + 1)
     hashes = np.zeros(count, dtype=np.uint64)
@@ -56,18 +56,18 @@ def hash_ngrams(words: Sequence[str], size: int) -> Hashes:
 
 
 def shingle_text(text: str, size: int) -> Hashes:
-    """Sorted distinct hashes of the word n-grams of a normalised text: at least one."""
+    """Return the sorted distinct hashes of a normalised text's word n-grams. There is at least one."""
     return np.unique(hash_ngrams(text.split(" "), size))
 
 
 def jaccard_index(first: Hashes, second: Hashes) -> float:
-    """Jaccard index of two sorted sets."""
+    """Return the Jaccard index of two sorted sets."""
     shared = len(np.intersect1d(first, second, assume_unique=True))
     return shared / (len(first) + len(second) - shared)
 
 
 def sign_shingles(shingles: Hashes, size: int) -> Signatures:
-    """MinHash: the smallest of the upper halves of `size` hashes of the set, shape [size]."""
+    """Return the MinHash signature [size]: the minimum over the set, upper 32 bits, of each hash function."""
     factors, offsets = _permutations(size)
     smallest = np.full(size, 2**32 - 1, dtype=np.uint32)
     for start in range(0, len(shingles), _CHUNK_SHINGLES):
@@ -77,7 +77,7 @@ def sign_shingles(shingles: Hashes, size: int) -> Signatures:
 
 
 def mix_bits(values: Hashes) -> Hashes:
-    """The finaliser of splitmix64: each bit of the input moves half of the output's."""
+    """Mix bits by the finaliser of splitmix64: each input bit changes half of the output bits."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -51,7 +51,7 @@ def test_a_data_set_becomes_exchanges(run: Run, data: Path, tmp_path: Path) -> N
     assert "unmapped\thats & caps\t1" in out
     assert "rejected\tempty-answer\t1" in out
     assert f"rejected: {data}:4: say: no text" in err
-    assert "1 categories (named 1 times; rows are kept without one) lead nowhere" in err
+    assert "1 categories (named 1 times; rows are kept without one) are not mapped" in err
     assert json.loads(rejects.read_text())["row"] == 4
 
 

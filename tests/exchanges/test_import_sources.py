@@ -69,7 +69,7 @@ def test_rows_that_metadata_promise_and_files_lack(tmp_path: Path) -> None:
     save_to_disk(tmp_path, "train", table("a", "b"))
     info = {"splits": {"train": {"name": "train", "num_examples": 3}}}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
-    assert "split train: 2 rows read, and its metadata speak of 3" in inspect_data(tmp_path).notes[0]
+    assert "split train: 2 rows read, but its metadata say 3" in inspect_data(tmp_path).notes[0]
     assert not any("metadata" in note for note in inspect_data(tmp_path, limit=1).notes)
 
 

@@ -163,8 +163,8 @@ def test_label_rules(tmp_path: Path, rule: dict, labels: list) -> None:
         ({"column": "big"}, r"big: a number outside \[0, 1\]"),
         ({"column": "nan", "threshold": 1}, "nan: expected a number"),
         ({"column": "nowhere"}, "nowhere: no such column; this row has `prompt`, `kind`, `big`, `nan`"),
-        ({"splits": {"train": 0}}, "label.splits: says nothing of split None"),
-        ({"sides": {"chosen": 0}}, "label.sides: says nothing of a row that is no preference"),
+        ({"splits": {"train": 0}}, "label.splits: has no entry for split None"),
+        ({"sides": {"chosen": 0}}, "label.sides: has no entry for a row that is no preference"),
     ],
 )
 def test_rows_that_a_label_rule_does_not_cover(tmp_path: Path, rule: dict, field: str) -> None:
@@ -250,7 +250,7 @@ def test_categories_lead_to_the_constitution(tmp_path: Path) -> None:
     assert report.unmapped == {"odd": 2}
     assert report.harmful_as_harmless == 1
     assert report.categories == {cards: 3, coins: 1, "magic-history": 1}
-    assert any("lead nowhere" in note for note in report.notes)
+    assert any("not mapped" in note for note in report.notes)
     data = DataImport(path, DataMapping.model_validate({**rules, "unmapped": "skip"}))
     assert len(list(data)) == 6
     assert data.report.skipped == 2

@@ -92,7 +92,7 @@ def test_csv_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ExchangeError, match="a quoted cell has no end"):
         imported(path)
     path.write_text("prompt,prompt\na,b\n")
-    with pytest.raises(ExchangeError, match="a column stands twice"):
+    with pytest.raises(ExchangeError, match="a column appears twice"):
         imported(path)
     path.with_suffix(".tsv").write_bytes(b"prompt\tresponse\r\na, b\tc\xff\r\nd\te\r\n")
     data = DataImport(path.with_suffix(".tsv"))

@@ -75,7 +75,7 @@ def test_saved_and_joined_prints_are_the_same(tmp_path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"nothing", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"])
 def test_other_files_are_refused(tmp_path, damage) -> None:
     (tmp_path / "x").write_bytes(damage)
-    with pytest.raises(ExchangeError, match="x: no fingerprints of prompts"):
+    with pytest.raises(ExchangeError, match="x: not a readable file of prompt fingerprints"):
         PromptPrints.load(tmp_path / "x")
-    with pytest.raises(ExchangeError, match="no fingerprints"):
+    with pytest.raises(ExchangeError, match="not a readable file"):
         PromptPrints.load(tmp_path / "none")

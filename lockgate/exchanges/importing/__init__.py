@@ -1,4 +1,4 @@
-"""Importing public data sets: folders of Hugging Face, JSONL, JSON, CSV, Parquet and Arrow, by a mapping."""
+"""Import of public data sets by a mapping: Hugging Face folders, JSONL, JSON, CSV, Parquet and Arrow."""
 
 from lockgate.exchanges.importing._faults import RowFault
 from lockgate.exchanges.importing._importer import DataImport, import_data, inspect_data

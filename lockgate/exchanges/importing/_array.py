@@ -1,4 +1,4 @@
-"""Items of one large JSON array, read without holding it."""
+"""Items of one large JSON array, read without holding the array in memory."""
 
 import codecs
 import json
@@ -15,14 +15,17 @@ _SPACE = " \t\r\n"
 def array_items(
     path: Path, max_size: int = MAX_LINE_BYTES, *, rows: str | None = None
 ) -> Iterator[tuple[int, object]]:
-    """Items by number, from 1, in memory bounded by about twice `max_size` characters.
+    """Yield the items of an array by number, from 1. Memory is bounded by about twice `max_size` characters.
 
     Args:
-        rows: keys, with dots between them, that lead to the array in a document; else the document is it.
+        path: a file that holds one JSON document, perhaps compressed.
+        max_size: characters that an item may have.
+        rows: keys that lead to the array in the document, with dots between them. By default the document
+            itself is the array.
 
     Raises:
-        ExchangeError: no valid JSON; a fault in an array has no next line to go on from, so it ends the file.
-            Also no array at `rows`.
+        ExchangeError: the JSON is not valid, or there is no array at `rows`. Any fault ends the reading: an
+            array has no next line to go on from.
     """
     window = _Window(path)
     if rows is not None:
@@ -47,7 +50,7 @@ def array_items(
 
 
 class _Window:
-    """The part of the text that is held, and where in it reading stands."""
+    """The part of the text that is in memory, and the reading position in it."""
 
     def __init__(self, path: Path) -> None:
         # Damaged bytes become lone surrogates, which the checks of a row refuse.
@@ -56,7 +59,7 @@ class _Window:
         self.text, self.at, self.ended = "", 0, False
 
     def grow(self) -> None:
-        """At least double what is held, so that a long item is tried a few times only."""
+        """Read until the text in memory has doubled at least. So a long item is tried only a few times."""
         parts, size = [self.text[self.at :]], 0
         while not self.ended and size <= len(parts[0]):
             chunk = next(self._chunks, None)
@@ -66,7 +69,7 @@ class _Window:
         self.text, self.at = "".join(parts), 0
 
     def next_mark(self) -> str:
-        """The next character that is no white space, without passing it; empty at the end."""
+        """Return the next character that is not white space, without passing it. It is empty at the end."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in _SPACE:
                 self.at += 1
@@ -76,14 +79,14 @@ class _Window:
 
 
 def _enter(window: "_Window", key: str, where: str, max_size: int) -> None:
-    """Stand in front of the value of a key of the object that comes next, past what is before it."""
+    """Move to the value of a key in the object that comes next. The values before it are skipped."""
     if window.next_mark() != "{":
         raise ExchangeError(f"{where}: there is no object that could hold it")
     window.at += 1
     while (mark := window.next_mark()) != "}":
         name = _item(window, where, max_size) if mark == '"' else None
         if name is None or window.next_mark() != ":":
-            raise ExchangeError(f"{where}: not valid JSON in front of it; write the file again")
+            raise ExchangeError(f"{where}: not valid JSON before it; write the file again")
         window.at += 1
         window.next_mark()
         if name == key:
@@ -110,7 +113,7 @@ def _item(window: _Window, where: str, max_size: int) -> object:
                     "the file again, or as one object a line"
                 ) from None
         else:
-            # A number may go on behind what has been read.
+            # A number at the end of the text in memory may have more digits.
             if end < len(window.text) or window.ended:
                 window.at = end
                 return value

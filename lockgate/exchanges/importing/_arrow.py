@@ -14,13 +14,13 @@ from lockgate.errors import ExchangeError
 from lockgate.exchanges.importing._faults import RowFault
 
 _BATCH_ROWS = 256
-# A stream that was closed ends in this; one that was cut between two batches looks whole otherwise.
+# A closed stream ends with these bytes. Without this check, a stream cut between two batches looks whole.
 _STREAM_START = b"\xff\xff\xff\xff"
 _STREAM_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 class ArrowRow(Mapping[str, Any]):
-    """One row of a batch; a cell is decoded when it is asked for, so columns that nobody needs can't fail."""
+    """One row of a batch. A cell is decoded when it is read, so a column that nobody reads can't fail."""
 
     def __init__(self, batch: pa.RecordBatch, index: int, names: Mapping[str, list[str]]) -> None:
         self._batch, self._index, self._names = batch, index, names
@@ -32,7 +32,7 @@ class ArrowRow(Mapping[str, Any]):
         try:
             cells = self._batch.column(place).slice(self._index, 1)
             kind = cells.type
-            # Python's times hold no nanoseconds: such a column is written out by the library.
+            # Python's times have no nanoseconds, so the library turns such a column into text.
             nanoseconds = pa.types.is_timestamp(kind) and kind.unit == "ns"
             value = (cells.cast(pa.string()) if nanoseconds else cells)[0].as_py()
         except UnicodeDecodeError:
@@ -40,7 +40,7 @@ class ArrowRow(Mapping[str, Any]):
         except (ValueError, OverflowError, pa.ArrowException, ImportError):
             raise RowFault("malformed", column, "holds a value that can't be read") from None
         if isinstance(value, float) and pa.types.is_float32(self._batch.schema.field(place).type):
-            # 0.7 as it was written, and not 0.699999988: thresholds in a mapping are decimal numbers.
+            # Thresholds in a mapping are decimal numbers, so this gives 0.7 as written and not 0.699999988.
             value = float(str(np.float32(value)))
         names = self._names.get(column)
         if names is None or not isinstance(value, int):
@@ -60,10 +60,14 @@ class ArrowRow(Mapping[str, Any]):
 def arrow_rows(
     path: Path, batches: Callable[[Path], Iterator[pa.RecordBatch]]
 ) -> Iterator[tuple[int, Callable[[], ArrowRow]]]:
-    """Rows by number, from 1, of `parquet_batches` or `ipc_batches`.
+    """Yield the number of each row, from 1, and a function that returns it.
+
+    Args:
+        path: the file.
+        batches: `parquet_batches` or `ipc_batches`.
 
     Raises:
-        ExchangeError: the file is damaged, cut short or something else.
+        ExchangeError: the file is damaged, cut short or of another kind.
     """
     try:
         number = 0
@@ -81,13 +85,13 @@ def arrow_rows(
 
 
 def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Batches of a Parquet file."""
+    """Yield the batches of a Parquet file."""
     with pq.ParquetFile(path) as table:
         yield from table.iter_batches(batch_size=_BATCH_ROWS)
 
 
 def ipc_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Batches of an Arrow file, or of a stream as `datasets` writes it."""
+    """Yield the batches of an Arrow file, or of an Arrow stream as `datasets` writes it."""
     with pa.memory_map(str(path)) as file:
         head = file.read(6)
         file.seek(0)
@@ -106,7 +110,7 @@ def ipc_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the columns that hold numbers of classes, as `datasets` keeps them in the schema."""
+    """Return the class names of each column with class numbers. `datasets` keeps them in the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {

@@ -1,4 +1,4 @@
-"""The head of a data set's README: which files belong to which configuration and split."""
+"""The YAML head of a data set's README: which files belong to which configuration and split."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ _MAX_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class CardPart:
-    """Glob patterns, from the data set's folder, and the split of the files they match."""
+    """Glob patterns within the data set's folder, and the split of the files that they match."""
 
     split: str | None
     patterns: tuple[str, ...]
@@ -21,27 +21,31 @@ class CardPart:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A README's YAML head, as far as it says how to read the data."""
+    """The YAML head of a README, as far as it says how to read the data."""
 
     head: dict[str, Any]
 
     @property
     def license(self) -> str | None:
-        """The licence as the card names it."""
+        """The licence that the card names, or None."""
         return ", ".join(_texts(self.head.get("license"))) or None
 
     @property
     def splits(self) -> list[Any]:
-        """Descriptions of the splits, if it has one configuration."""
+        """Descriptions of the splits, if the card has one configuration."""
         info = self.head.get("dataset_info")
         splits = info.get("splits") if isinstance(info, dict) else None
         return splits if isinstance(splits, list) else []
 
     def parts(self, folder: Path, config: str | None) -> list[CardPart]:
-        """Files by split of the configuration asked for, or of the only one; empty where the card lists none.
+        """Return the files of one configuration by split. The list is empty if the card names no files.
+
+        Args:
+            folder: the data set's folder, for messages.
+            config: name of the configuration. None stands for the default or the only one.
 
         Raises:
-            ExchangeError: several configurations and none chosen, or one that isn't there.
+            ExchangeError: the configuration does not exist, or one of several has to be chosen.
         """
         listed = self.head.get("configs")
         configs = {
@@ -70,10 +74,10 @@ class Card:
 
 
 def read_card(folder: Path) -> Card:
-    """The YAML head of a folder's README.md; empty where there is none.
+    """Read the YAML head of a folder's README.md. The card is empty if there is none.
 
     Raises:
-        ExchangeError: the head is no YAML.
+        ExchangeError: the file can't be read, or its head is not valid YAML.
     """
     path = folder / "README.md"
     if not path.is_file():
@@ -93,7 +97,7 @@ def read_card(folder: Path) -> Card:
 
 
 def _parts(data_files: object) -> list[CardPart]:
-    """The forms a card may use: a pattern, a list of patterns, or splits with paths."""
+    """Read the forms that a card may use: a pattern, a list of patterns, or splits with paths."""
     if isinstance(data_files, dict):
         return [CardPart(_text(split, ""), tuple(_texts(paths))) for split, paths in data_files.items()]
     if entries := _objects(data_files):
@@ -106,7 +110,7 @@ def _parts(data_files: object) -> list[CardPart]:
     return [CardPart(None, tuple(_texts(data_files)))]
 
 
-# YAML's aliases can stand for gigabytes once they are turned into text, so only plain values are taken.
+# Aliases of YAML can become gigabytes of text, so only plain values are read.
 def _text(value: object, default: str) -> str:
     return str(value) if isinstance(value, str | int | float) else default
 

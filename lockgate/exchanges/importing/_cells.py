@@ -1,4 +1,4 @@
-"""One cell of a row, by column name or by a path into nested ones."""
+"""One cell of a row, found by its column's name or by a path into nested columns."""
 
 import datetime
 import json
@@ -10,7 +10,7 @@ from lockgate.exchanges.importing._faults import RowFault, shown_name
 
 
 def read_cell(row: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401
-    """The value of a column; `a.b` is the column of that name, or else `b` within `a`.
+    """Return the value of a column. `a.b` is the column of that name, or else `b` within `a`.
 
     Raises:
         RowFault: the row has no such column.
@@ -26,10 +26,10 @@ def read_cell(row: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401
 
 
 def read_text(row: Mapping[str, Any], column: str) -> str:
-    """A column's text; null is the empty text.
+    """Return a column's text. Null gives the empty text.
 
     Raises:
-        RowFault: there is no such column, or it holds something else.
+        RowFault: there is no such column, or it holds something other than text.
     """
     value = read_cell(row, column)
     if value is None:
@@ -40,7 +40,7 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
 
 
 def plain_text(value: object) -> str | None:
-    """A single value in the words of YAML and JSON, so that a mapping file can name it; else None."""
+    """Write a single value as YAML and JSON do, so that a mapping can name it. Other values give None."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -51,10 +51,10 @@ def plain_text(value: object) -> str | None:
 
 
 def json_value(value: object, column: str) -> Any:  # noqa: ANN401
-    """A value that `meta` can hold; dates become text.
+    """Turn a value into one that `meta` can hold. Dates become text.
 
     Raises:
-        RowFault: bytes, or anything else that JSON can't carry.
+        RowFault: the value is bytes, or anything else that JSON can't carry.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_dates)

@@ -1,4 +1,4 @@
-"""Importing: a data set on disk becomes a file of exchanges, row by row."""
+"""Import of a data set on disk into a file of exchanges, row by row."""
 
 import json
 import os
@@ -29,7 +29,7 @@ OnReject = Callable[[DataFile, int, RowFault], object]
 
 
 class DataImport:
-    """A data set and how its rows are read; iterate once for its exchanges, then ask for the `report`."""
+    """A data set and the way its rows are read. Iterate once over its exchanges, then read `report`."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class DataImport:
         """Find the files and the layout.
 
         Args:
-            path: a file or a folder, see `open_source`.
-            mapping: as `read_mapping` gives it; without one rows are unlabelled and the layout is found.
-            limit: stop after so many exchanges.
-            on_reject: called with file, row number and fault of each row left out.
+            path: a file or a folder; see `open_source`.
+            mapping: as `read_mapping` returns it. Without one, rows get no label and the layout is found.
+            limit: stop after this many exchanges. By default all are read.
+            on_reject: called with the file, row number and fault of each row that is left out.
             advance: called with 1 after each row.
 
         Raises:
-            ExchangeError: no such data, or no known layout.
+            ExchangeError: there are no such data, or their layout is not known.
             ConstitutionError: the mapping's constitution can't be loaded.
         """
         self.mapping = mapping or DataMapping()
@@ -65,11 +65,11 @@ class DataImport:
         self._categories = CategoryFinder(self.mapping, frozenset(ids), self._category_column(samples))
 
     def __iter__(self) -> Iterator[Exchange]:
-        """Exchanges in file order.
+        """Yield exchanges in file order.
 
         Raises:
-            ExchangeError: a file is damaged (what was wrong with single rows is in the report), or no row at
-                all could be imported.
+            ExchangeError: a file is damaged, or no row could be imported. The report holds faults of single
+                rows.
         """
         for file in self.source.files:
             for number, decode in read_rows(file, self.mapping.rows):
@@ -122,7 +122,7 @@ class DataImport:
         return self._limit is not None and self._tally.imported >= self._limit
 
     def _sample(self) -> dict[str, list[object]]:
-        """Columns of the first rows that can be decoded, with a few values each."""
+        """Return the columns of the first rows that can be decoded, with a few values each."""
         samples: dict[str, list[object]] = {}
         seen = 0
         for file in self.source.files:
@@ -221,15 +221,19 @@ def import_data(
     rejects: str | os.PathLike[str] | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> ImportReport:
-    """Import a data set into a file of exchanges, which appears when all of it is written.
+    """Import a data set into a file of exchanges. The file appears when all of it is written.
 
     Args:
         path, mapping, limit, advance: see `DataImport`.
-        output: .jsonl[.gz|.zst] or .parquet.
-        rejects: JSON lines with file, row, reason and message of each row left out; no text of the row.
+        output: a file ending in .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
+        rejects: file for the rows that are left out: JSON lines with file, row, reason and message. They
+            hold no text of the row. By default there is none.
+
+    Returns:
+        The counts of the import.
 
     Raises:
-        ExchangeError: see `DataImport`; also an output that is part of the source. Nothing is written then.
+        ExchangeError: as for `DataImport`, or an output lies within the source. Nothing is written then.
         ConstitutionError: the mapping's constitution can't be loaded.
     """
     with ExitStack() as stack:
@@ -254,7 +258,7 @@ def inspect_data(
     limit: int | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> ImportReport:
-    """What `import_data` would do, without writing. Raises as it does."""
+    """Report what `import_data` would do, without writing. It raises the same errors."""
     found = DataImport(path, mapping, limit=limit, advance=advance)
     for _ in found:
         pass

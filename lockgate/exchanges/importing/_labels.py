@@ -14,21 +14,21 @@ from lockgate.exchanges.importing._layouts import Draft
 def find_label(
     rule: LabelRule | None, row: Mapping[str, Any], draft: Draft, split: str | None
 ) -> float | None:
-    """The label of one conversation of a row; without a rule the record's own, else none.
+    """Return the label of one conversation of a row. Without a rule it is the record's own, or None.
 
     Raises:
-        RowFault: the rule doesn't say what to do with this row.
+        RowFault: the rule does not cover this row.
     """
     if rule is None:
         return draft.record.label if draft.record is not None else None
     if rule.splits is not None:
         if split not in rule.splits:
-            raise RowFault("label", "label.splits", f"says nothing of split {split}; add it")
+            raise RowFault("label", "label.splits", f"has no entry for split {split}; add it")
         return rule.splits[split]
     if rule.sides is not None:
         if draft.side not in rule.sides:
             what = "a row that is no preference" if draft.side is None else f"side {draft.side}"
-            raise RowFault("label", "label.sides", f"says nothing of {what}")
+            raise RowFault("label", "label.sides", f"has no entry for {what}")
         return rule.sides[draft.side]
     return rule.constant if rule.column is None else _from_column(rule, rule.column, row)
 
@@ -48,7 +48,7 @@ def _from_column(rule: LabelRule, column: str, row: Mapping[str, Any]) -> float 
 
 
 def _named(rule: LabelRule, labels: Mapping[str, float | None], value: object, column: str) -> float | None:
-    """The label that a value stands for. `otherwise` is for values: it says nothing of an empty cell."""
+    """Return the label that a value stands for. `otherwise` does not apply to an empty cell."""
     name = "null" if value is None else plain_text(value)
     if name is None:
         raise RowFault("label", column, f"expected a single value for `equals`, found {json_type(value)}")
@@ -76,7 +76,7 @@ def _number(value: object, column: str) -> float:
 
 
 class CategoryFinder:
-    """Leads the data set's categories to those of the constitution; `column` None means there are none."""
+    """The map from the data set's categories to the constitution's. `column` is None if rows have none."""
 
     def __init__(self, mapping: DataMapping, known: frozenset[str], column: str | None) -> None:
         self._mapping = mapping
@@ -85,7 +85,7 @@ class CategoryFinder:
         self._column = column
 
     def names(self, row: Mapping[str, Any], draft: Draft) -> list[str]:
-        """What the data set calls it: one name, several, or none.
+        """Return the data set's own names of the row's category: one, several, or none.
 
         Raises:
             RowFault: the column holds neither text nor names.
@@ -107,11 +107,11 @@ class CategoryFinder:
         return kept
 
     def target(self, names: list[str]) -> str | None:
-        """The constitution's id: that of the first name in the mapping's order, or None."""
+        """Return the constitution's id for the name that comes first in the mapping, or None."""
         mapped = [name for name in names if name in self._order]
         if mapped:
             return self._mapping.categories[min(mapped, key=self._order.__getitem__)]
         if not self._mapping.categories:
-            # Without a list of names, those that are ids already stand for themselves.
+            # Without a list of names, a name that is an id of the constitution stands for itself.
             return next((name for name in names if name in self._known), None)
         return None

@@ -1,4 +1,4 @@
-"""Layouts of rows: which one a data set has, and the conversations that a row of it holds."""
+"""Layouts of rows: finding the layout of a data set, and reading the conversations of a row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SIDES = ("chosen", "rejected")
 
 
 class Draft(NamedTuple):
-    """A conversation of a row: with its side in a preference, or with the record it was read from."""
+    """A conversation of a row, with its side in a preference or the record that it was read from."""
 
     messages: tuple[Message, ...]
     side: str | None = None
@@ -31,17 +31,17 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A shape with the columns it reads."""
+    """A shape, and the columns that it reads."""
 
     shape: Shape
     columns: Columns
     turns: TurnReader
 
     def drafts(self, row: Mapping[str, Any]) -> list[Draft]:
-        """The conversations of a row: two for a preference, else one.
+        """Return the conversations of a row: two for a preference, else one.
 
         Raises:
-            RowFault: the row doesn't have this layout; names the column.
+            RowFault: the row does not have this layout. The fault names the column.
         """
         return _DRAFTS[self.shape](row, self.columns, self.turns)
 
@@ -54,13 +54,16 @@ _TURNS = ("messages", "conversations", "conversation")
 def find_layout(
     shape: Shape, given: Columns, samples: Mapping[str, Sequence[object]], turns: TurnReader
 ) -> Layout:
-    """The layout that was asked for, or that the columns show; columns not given go by their usual names.
+    """Find the layout of a data set. Columns that are not given are found by their usual names.
 
     Args:
-        samples: columns of the first rows with some of their values.
+        shape: the shape to use. "auto" finds it from the columns.
+        given: the columns that the mapping names.
+        samples: columns of the first rows, with some of their values.
+        turns: reader of lists of turns.
 
     Raises:
-        ExchangeError: no layout fits, or a column of the one asked for can't be found.
+        ExchangeError: no layout fits, or a column that the shape needs can't be found.
     """
     found = shape if shape != "auto" else _shape_of(given, samples)
     columns = _fill(found, given, samples) if found is not None else None
@@ -101,7 +104,7 @@ def _fill(shape: Shape, given: Columns, samples: Mapping[str, Sequence[object]])
     update: dict[str, Any] = {}
     if shape in ("prompt", "prompt_response") and given.prompt is None:
         prompt = _first(_PROMPTS, samples)
-        # Alpaca's form: an instruction and, in some rows, the text it speaks of.
+        # Alpaca's form: an instruction and, in some rows, a text that the instruction is about.
         alpaca = prompt == "instruction" and "input" in samples and shape == "prompt_response"
         update["prompt"] = ["instruction", "input"] if alpaca else prompt
     if shape == "prompt_response" and given.response is None:
@@ -163,7 +166,7 @@ def _preference(row: Mapping[str, Any], columns: Columns, turns: TurnReader) -> 
 
 
 def _side(row: Mapping[str, Any], name: str, columns: Columns, turns: TurnReader) -> tuple[Message, ...]:
-    """A side is a whole dialogue, as text or as turns, or only the answer to the prompt's column."""
+    """Read a side: a whole dialogue, as text or as turns, or only the answer to the prompt's column."""
     value = read_cell(row, name)
     if isinstance(value, str) and not has_markers(value):
         return (*_before(row, name, columns, turns), *_answer(value, name))

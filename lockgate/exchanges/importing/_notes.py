@@ -12,15 +12,20 @@ _MANY = 0.1
 def make_notes(
     tally: Tally, source: Source, mapping: DataMapping, *, limited: bool, sides: bool
 ) -> tuple[str, ...]:
-    """Remarks by the counts of an import.
+    """Write remarks on the counts of an import, each with what to do.
 
-    `limited` says that it stopped before the end, `sides` that its rows are preferences.
+    Args:
+        tally: the counts.
+        source: the data set.
+        mapping: the mapping that was used.
+        limited: whether the import stopped before the end.
+        sides: whether the rows are preferences.
     """
     notes = [*_about_rows(tally, source, limited), *_about_labels(tally, mapping)]
     if sides and mapping.label is not None and mapping.label.sides is None:
         notes.append(
-            "chosen and rejected answers of a row got the same label, which judges answers only if both are "
-            "alike in it; give `label.sides` if the two differ"
+            "the chosen and rejected answers of a row got the same label; give `label.sides` if only one "
+            "of them is harmful"
         )
     if tally.prompts:
         notes.append(
@@ -41,8 +46,8 @@ def _about_rows(tally: Tally, source: Source, limited: bool) -> Iterator[str]:
         read = tally.by_split.get(split)
         if read is not None and read != expected:
             yield (
-                f"split {split}: {read} rows read, and its metadata speak of {expected}; if it was not "
-                "filtered, fetch it again"
+                f"split {split}: {read} rows read, but its metadata say {expected}; fetch it again, unless "
+                "somebody filtered it"
             )
 
 
@@ -53,13 +58,13 @@ def _about_labels(tally: Tally, mapping: DataMapping) -> Iterator[str]:
             done = f"kept as {mapping.default_category}"
         many = "some" if tally.unmapped.hidden else len(tally.unmapped.counts)
         yield (
-            f"{many} categories (named {tally.unmapped.total} times; rows are {done}) lead nowhere: add "
+            f"{many} categories (named {tally.unmapped.total} times; rows are {done}) are not mapped: add "
             "them to `categories` in the mapping"
         )
     if hidden := tally.own.hidden + tally.unmapped.hidden:
         yield (
-            f"{hidden} times the category is long or hardly ever comes twice, and isn't shown: it may be "
-            "a text: is columns.category the right column?"
+            f"{hidden} values of the category are not shown: they are long or rarely repeat, so they may be "
+            "texts; check that columns.category is the right column"
         )
     if tally.harmful_as_harmless:
         yield (

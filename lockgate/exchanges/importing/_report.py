@@ -1,4 +1,4 @@
-"""What an import found, counted."""
+"""Counts of what an import found."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 from lockgate.exchanges._record import Exchange
 from lockgate.exchanges.importing._faults import RowFault, is_label
 
-# More different values than this, or so many that hardly any comes twice, and the column holds no labels.
+# A column with more different values than this, or with values that rarely repeat, holds no labels.
 _MAX_NAMES = 200
 _FEW_NAMES = 20
 _FIRST = 5
@@ -15,16 +15,17 @@ _FIRST = 5
 
 @dataclass(slots=True)
 class Names:
-    """Counts by what a data set calls something; memory doesn't grow with rows.
+    """Counts of the names that a data set uses. Memory does not grow with the rows.
 
-    If the wrong column was named, these are texts of users: what doesn't look like a label is counted alone.
+    If the mapping names the wrong column, the names are texts of users. So a value that doesn't look like a
+    label is counted without its name.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     unnamed: int = 0
 
     def add(self, name: str) -> None:
-        """Count one."""
+        """Count one value."""
         if is_label(name) and (name in self.counts or len(self.counts) <= _MAX_NAMES):
             self.counts[name] += 1
         else:
@@ -32,12 +33,12 @@ class Names:
 
     @property
     def total(self) -> int:
-        """All that were counted."""
+        """Number of values counted."""
         return self.counts.total() + self.unnamed
 
     @property
     def shown(self) -> dict[str, int]:
-        """Names that may be shown, the most frequent first: none where the values repeat too seldom."""
+        """Names that may be shown, the most frequent first. There are none if the values rarely repeat."""
         many = len(self.counts)
         if many > _MAX_NAMES or (many > _FEW_NAMES and self.counts.total() < 2 * many):
             return {}
@@ -45,7 +46,7 @@ class Names:
 
     @property
     def hidden(self) -> int:
-        """How many have a name that is not shown."""
+        """Number of values counted without a name that may be shown."""
         return self.total - sum(self.shown.values())
 
 
@@ -54,19 +55,26 @@ class ImportReport:
     """Counts of one import.
 
     Attributes:
-        source, kind, files, splits, license: what was read; `license` is what the data set's card says.
-        shape, columns: the layout, and the column that each of its parts was read from.
-        rows: rows read; `imported`: exchanges made (a preference gives two a row).
-        rejected: rows left out, by reason; `first`: messages of the first of them.
-        skipped: exchanges left out since their category is not mapped.
+        source: path of the data set.
+        kind: kind of its files.
+        files: number of files.
+        splits: splits that the files belong to.
+        license: the licence that the data set's card names.
+        shape: shape of the rows.
+        columns: the column that each part of the layout was read from.
+        rows: rows read.
+        imported: exchanges made. A row with a preference gives two.
+        rejected: rows left out, by reason.
+        first: messages of the first rows left out.
+        skipped: exchanges left out because their category is not mapped.
         prompts: exchanges without an answer.
         labels: exchanges by label: harmful (0.5 and above), harmless, unlabelled.
-        categories: exchanges by id of the constitution, or by the data set's own where there is none.
-        unmapped: exchanges by the data set's own category, where it leads nowhere.
-        hidden: categories of either kind that are only counted: they are long, or hardly any comes twice, so
-            that they may be texts and no labels.
-        harmful_as_harmless: harmful exchanges whose category stands in the harmless half.
-        notes: what the reader should know, each with what to do.
+        categories: exchanges by id of the constitution, or by the data set's own category without one.
+        unmapped: exchanges by the data set's own category, where the mapping does not cover it.
+        hidden: values of categories that are counted without their name. They are long or rarely repeat, so
+            they may be texts.
+        harmful_as_harmless: harmful exchanges with a harmless category.
+        notes: remarks for the reader, each with what to do.
     """
 
     source: str
@@ -96,7 +104,7 @@ class ImportReport:
 
 @dataclass(slots=True)
 class Tally:
-    """Counters of an import that is under way; memory doesn't grow with rows."""
+    """Counters of a running import. Memory does not grow with the rows."""
 
     harmful_ids: frozenset[str]
     rows: int = 0

@@ -1,4 +1,4 @@
-"""Rows of one file as mappings from column to value, decoded late: one bad row doesn't end the stream."""
+"""Rows of one file as mappings from column to value, decoded one by one: a bad row doesn't end the stream."""
 
 import codecs
 import csv
@@ -17,18 +17,20 @@ from lockgate.exchanges.importing._faults import RowFault
 from lockgate.exchanges.importing._source import DataFile
 
 Row = Mapping[str, Any]
-# Its number in the file, from 1 (text: the line it begins in), and what decodes it or raises a RowFault.
+# The row's number in the file, from 1 (text files: its first line), and a function that decodes it or raises
+# RowFault.
 RowRecord = tuple[int, Callable[[], Row]]
 
 
 def read_rows(file: DataFile, rows: str | None = None) -> Iterator[RowRecord]:
-    """Rows in file order, in memory that doesn't grow with the file.
+    """Return the rows in file order. Memory does not grow with the file.
 
     Args:
-        rows: where in one JSON document the list of rows is, by keys with dots between them.
+        file: the file.
+        rows: keys that lead to the list of rows in one JSON document, with dots between them.
 
     Raises:
-        ExchangeError: the file is damaged or cut short, or not of its kind.
+        ExchangeError: the file is damaged, cut short or of another kind.
     """
     refuse_pointer(file.path)
     if rows is not None:
@@ -71,7 +73,7 @@ def _is_array(path: Path) -> bool:
 
 
 def _refuse_document(path: Path) -> None:
-    """One object over many lines is no row a line."""
+    """Refuse one object over many lines: its lines are not rows."""
     first = next((line.data for line in read_lines(path) if line.data is None or line.data.strip()), None)
     if first is not None and first.removeprefix(codecs.BOM_UTF8).strip() == b"{":
         raise ExchangeError(
@@ -81,7 +83,7 @@ def _refuse_document(path: Path) -> None:
 
 
 def _csv_rows(path: Path) -> Iterator[RowRecord]:
-    # The limit belongs to the process; ours is that of a line of JSON.
+    # The csv module has one limit for the process. It is that of a JSON line while rows are read.
     before = csv.field_size_limit(MAX_LINE_BYTES)
     try:
         reader = csv.reader(
@@ -94,7 +96,7 @@ def _csv_rows(path: Path) -> Iterator[RowRecord]:
             return
         repeated = {name for name in header if header.count(name) > 1}
         if repeated:
-            raise ExchangeError(f"{path}:1: header: a column stands twice; rename one of the two")
+            raise ExchangeError(f"{path}:1: header: a column appears twice; rename one of the two")
         while True:
             number = reader.line_num + 1
             cells = _next_cells(reader, path)
@@ -120,7 +122,8 @@ def _next_cells(reader: Any, path: Path) -> list[str] | RowFault | None:  # noqa
     except csv.Error as error:
         if "unexpected end of data" in str(error) or "field larger" in str(error):
             raise ExchangeError(
-                f"{path}:{reader.line_num}: a quoted cell has no end; the file is cut short, or a quote wrong"
+                f"{path}:{reader.line_num}: a quoted cell has no end; the file is cut short or a quote is "
+                "wrong"
             ) from None
         return RowFault("malformed", "row", f"not valid CSV: {error}")
     return cells

@@ -1,4 +1,4 @@
-"""Which files a data set consists of: one file, or a folder in one of the layouts of Hugging Face."""
+"""The files of a data set: one file, or a folder in one of the layouts of Hugging Face."""
 
 import json
 import re
@@ -23,7 +23,7 @@ KINDS = {
 }
 _PACKED = (".gz", ".zst")
 _ARROW_KINDS = ("parquet", "arrow")
-# They describe a data set and hold no row of it.
+# These files describe a data set and hold no rows.
 _METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _SHARD = re.compile(r"^(.+)-(\d{5,})-of-(\d{5,})$")
 _SPLIT = re.compile(
@@ -42,7 +42,7 @@ _SPLIT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One file of rows. `kind` is a value of `KINDS`; `split` is None where nothing names one."""
+    """One file of rows. `kind` is a value of `KINDS`. `split` is None if nothing names one."""
 
     path: Path
     kind: str
@@ -51,9 +51,13 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set on disk: its files in reading order and what its card says of them.
+    """A data set on disk.
 
-    `expected` holds numbers of rows by split, where metadata tell them; `license` is the card's word.
+    Attributes:
+        path: its file or folder.
+        files: its files, in reading order.
+        expected: number of rows by split, as far as its metadata say.
+        license: the licence that its card names.
     """
 
     path: Path
@@ -68,12 +72,12 @@ class Source:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Splits that the files name, in reading order."""
+        """Splits that the files belong to, in reading order."""
         return tuple(dict.fromkeys(file.split for file in self.files if file.split is not None))
 
 
 def kind_of(path: Path) -> str | None:
-    """The kind of a file by its name, None for one that holds no rows."""
+    """Return the kind of a file by its name. It is None for a file that holds no rows."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = bool(suffixes) and suffixes[-1] in _PACKED
     if packed:
@@ -83,11 +87,15 @@ def kind_of(path: Path) -> str | None:
 
 
 def open_source(path: Path, mapping: DataMapping) -> Source:
-    """Find the files of a data set: a file, `save_to_disk`, a repository with a card, or a plain folder.
+    """Find the files of a data set.
+
+    Args:
+        path: a file, a folder that `save_to_disk` wrote, a repository with a card, or a plain folder.
+        mapping: the configuration, splits and files to read, as far as it names them.
 
     Raises:
-        ExchangeError: nothing there, no file of a known kind, several kinds side by side, a shard that is
-            missing, or a split or configuration that doesn't exist; says what to put into the mapping.
+        ExchangeError: nothing is there, no file is of a known kind, files are of several kinds, a shard is
+            missing, or a split or configuration does not exist. The error says what to put into the mapping.
     """
     if path.is_file():
         kind = kind_of(path)
@@ -116,7 +124,7 @@ def open_source(path: Path, mapping: DataMapping) -> Source:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a path inside a data set names, the last one where there are several."""
+    """Return the split that a path inside a data set names. Of several, the last one counts."""
     found = _SPLIT.findall(name.lower())
     return _SPLIT_NAMES.get(found[-1], found[-1]) if found else None
 
@@ -132,7 +140,7 @@ def _of_splits(source: Source, mapping: DataMapping) -> Source:
 
 
 def _saved(folder: Path) -> list[DataFile]:
-    """What `save_to_disk` wrote: shards in the order of `state.json`, for one split or for several."""
+    """Return the shards of one or several splits that `save_to_disk` wrote, in the order of `state.json`."""
     splits = _read_json(folder / "dataset_dict.json").get("splits")
     parts: list[tuple[Path, str | None]] = [(folder, None)]
     if isinstance(splits, list):
@@ -200,7 +208,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _inside(folder: Path, name: str) -> str:
-    """A name from a data set's own metadata must not lead out of its folder."""
+    """Refuse a name in a data set's metadata that leads out of its folder. Return the name."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts:
         raise ExchangeError(f"{folder}: a file name or pattern leads out of the folder; expected one inside")
@@ -208,7 +216,7 @@ def _inside(folder: Path, name: str) -> str:
 
 
 def _check_shards(files: Sequence[DataFile]) -> None:
-    """A set of shards of which one is missing would be read as a smaller data set."""
+    """Refuse a set of shards with one missing. It would be read as a smaller data set."""
     seen: dict[tuple[Path, str, int], set[int]] = defaultdict(set)
     for file in files:
         shard = _SHARD.match(file.path.name.split(".")[0])

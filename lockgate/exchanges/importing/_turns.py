@@ -1,4 +1,4 @@
-"""Turns of a conversation as data sets write them: OpenAI's, ShareGPT's, Human and Assistant in one text."""
+"""Turns of a conversation in the forms of data sets: OpenAI, ShareGPT, Human and Assistant in one text."""
 
 import json
 import re
@@ -31,16 +31,21 @@ _MARKER = re.compile(r"(?:\A\s*|(?:\r\n?|\n){2})(Human|Assistant):")
 
 @dataclass(frozen=True, slots=True)
 class TurnReader:
-    """Reads lists of turns; `roles` are further names of roles, `ignored` keys that hold no conversation."""
+    """A reader of lists of turns.
+
+    Attributes:
+        roles: further names of roles, with the role that each stands for.
+        ignored: keys that hold no part of the conversation.
+    """
 
     roles: Mapping[str, str] = field(default_factory=dict)
     ignored: Collection[str] = ()
 
     def read(self, value: object, where: str) -> tuple[Message, ...]:
-        """Messages of a list of objects with role and content, or `from` and `value`.
+        """Return the messages of a list of objects with `role` and `content`, or `from` and `value`.
 
         Raises:
-            RowFault: it is no such list, or holds what a message can't carry.
+            RowFault: the value is no such list, or a turn holds something that a message can't carry.
         """
         items = list_items(value, where)
         if not items:
@@ -86,10 +91,13 @@ def _content(item: Mapping[str, Any], role: str, key: str, where: str) -> str:
 
 
 def list_items(value: object, where: str) -> Sequence[object]:
-    """A list; also one in JSON text (CSV), and an object of columns (how `datasets` stores lists of objects).
+    """Return a list of items.
+
+    The value is a list, a list as JSON text (in CSV), or an object of columns. `datasets` stores lists of
+    objects in the last form.
 
     Raises:
-        RowFault: it is none of these.
+        RowFault: the value is none of these.
     """
     if isinstance(value, str):
         try:
@@ -108,19 +116,19 @@ def list_items(value: object, where: str) -> Sequence[object]:
 
 
 def has_markers(text: str) -> bool:
-    """Whether a text begins as a dialogue of Human and Assistant."""
+    """Whether a text begins like a dialogue of Human and Assistant."""
     found = _MARKER.match(text)
     return found is not None
 
 
 def read_dialogue(text: str, where: str) -> tuple[Message, ...]:
-    """Turns of a text with `Human:` and `Assistant:` at the beginning of its paragraphs, each trimmed.
+    """Read the turns of a text in which paragraphs begin with `Human:` or `Assistant:`. Turns are trimmed.
 
-    An empty last turn of the assistant is dropped: it invites the answer. A paragraph of an answer that
-    begins with such a word itself can't be told from a turn.
+    An empty last turn of the assistant is dropped: it only invites the answer. A paragraph inside an answer
+    that begins with one of these words counts as a turn.
 
     Raises:
-        RowFault: the text doesn't begin with a marker, or an earlier turn is empty.
+        RowFault: the text does not begin with a marker, or an earlier turn is empty.
     """
     _, *pieces = _MARKER.split(text)
     if not has_markers(text):
@@ -137,10 +145,10 @@ def read_dialogue(text: str, where: str) -> tuple[Message, ...]:
 
 
 def checked_messages(turns: Sequence[Mapping[str, Any]], where: str) -> tuple[Message, ...]:
-    """Messages by the record's own checks.
+    """Build messages, with the checks of a record.
 
     Raises:
-        RowFault: they don't pass, for example since a text is not valid Unicode.
+        RowFault: a check fails, for example because a text is not valid Unicode.
     """
     try:
         return messages_from_list(turns)
