@@ -1,8 +1,8 @@
-"""Lexical filters for generated answers: refusals nobody asked for, and answers that miss the question.
+"""Word filters for generated answers: unwanted refusals, and answers that miss the question.
 
-Both are word rules for English. They let pass a refusal in other words or another language, and an answer
-that talks about the right words and says nothing; they stop an answer that needs none of the question's
-words. Count what they stop, read some of it, and use a judge where one can be trusted.
+Both filters use English words. They miss a refusal in other words or another language, and an answer that
+repeats the right words but says nothing. They stop a good answer that shares no word with the question.
+Count the answers that they stop, read some of them, and use a judge where one can be trusted.
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lockgate.exchanges import normalise_text
 
-# A refusal announces itself; further in, the same words are mostly quoted or about something else.
+# A refusal comes at the start. Later in an answer, the same words are mostly quoted or mean something else.
 _OPENING_CHARACTERS = 240
 _STEM = 5
 _MIN_CONTENT_WORDS = 3
@@ -59,7 +59,7 @@ _COMMON = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class AnswerFault:
-    """Why an answer is stopped: the rule and the value measured. It holds no text."""
+    """The reason why an answer is stopped: the rule and the measured value. It holds no text."""
 
     rule: str
     value: float
@@ -71,9 +71,10 @@ class AnswerFault:
 
 
 def find_refusal(answer: str) -> AnswerFault | None:
-    """The rule by which an answer's opening reads as a refusal; its value is the place where it does.
+    """Find the rule by which an answer's opening reads as a refusal, or return None.
 
-    An answer without text is a refusal of its own kind, `empty`.
+    The fault's value is the position of the refusal in characters. An answer without text breaks the rule
+    `refusal_empty`.
     """
     if not answer.strip():
         return AnswerFault("refusal_empty", 0.0)
@@ -85,12 +86,19 @@ def find_refusal(answer: str) -> AnswerFault | None:
 
 
 def find_off_topic(prompt: str, answer: str, *, topic: str = "") -> AnswerFault | None:
-    """The rule by which an answer misses its prompt.
+    """Find the rule by which an answer misses its prompt, or return None.
 
-    `off_topic`: no content word of the prompt (nor of `topic`, such as a category's title and description)
-    stands in the answer, by its first five letters; prompts of fewer than three content words are not
-    judged. `echo`: nine tenths of the answer's words in order are the prompt's, and it is no longer than
-    that.
+    The rules are:
+
+    - `off_topic`: the answer holds no content word of the prompt or of `topic`. Words are compared by their
+      first five letters. A prompt of fewer than three content words is not judged.
+    - `echo`: at least nine tenths of the answer's words repeat the prompt in order, and the answer is not
+      longer than the prompt.
+
+    Args:
+        prompt: the prompt's text.
+        answer: the answer's text.
+        topic: more text on the topic, such as a category's title and description.
     """
     asked, said = normalise_text(prompt).split(" "), normalise_text(answer).split(" ")
     content, topical = content_stems(prompt), content_stems(topic)
@@ -105,14 +113,14 @@ def find_off_topic(prompt: str, answer: str, *, topic: str = "") -> AnswerFault 
 
 
 def content_stems(text: str) -> frozenset[str]:
-    """First five letters of the words that carry a text's content: what rules about topics compare."""
+    """Return the first five letters of a text's content words. Rules about topics compare them."""
     return frozenset(
         word[:_STEM] for word in normalise_text(text).split(" ") if len(word) > 2 and word not in _COMMON
     )
 
 
 def _leading_overlap(asked: list[str], said: list[str]) -> float:
-    """Share of the answer's words that can be read off the prompt from left to right."""
+    """Return the share of the answer's words that the prompt holds in this order, up to the first miss."""
     rest = iter(asked)
     matched = 0
     for word in said:

@@ -1,6 +1,6 @@
-"""Decontamination: training rows that give away an evaluation item, named by the evaluation's file and id.
+"""Decontamination: finding training rows that give away an evaluation item.
 
-Run it before augmentation: text behind an encoding or in another language is not recognised.
+Run it before augmentation. Encoded or translated text is not recognised.
 """
 
 import os
@@ -23,8 +23,7 @@ from lockgate.exchanges.shingles import (
     sign_shingles,
 )
 
-# Evaluation texts of fewer words than MIN_WORDS stand in many harmless sentences: only a message that is
-# equal leaks them.
+# Texts of fewer words than MIN_WORDS occur in many harmless sentences. Only an equal message leaks them.
 NGRAM_WORDS = 13
 MIN_WORDS = 8
 _BANDS, _ROWS = 32, 4
@@ -32,12 +31,15 @@ _BANDS, _ROWS = 32, 4
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Where a training row meets an evaluation item.
+    """An evaluation item that a training row gives away.
 
     Attributes:
-        file: the evaluation's name; `id`: the item's (its `Exchange.id`); `part`: "prompt" or "answer".
-        rule: "equal" (a message is the item's, normalised), "ngram" (they share a run of words), "near".
-        value: share of the item's n-grams that stand in the row, or the Jaccard index ("near").
+        file: name of the evaluation file.
+        id: the item's `Exchange.id`.
+        part: part of the item, "prompt" or "answer".
+        rule: "equal" (a message equals the item after normalisation), "ngram" (both share a run of words) or
+            "near" (a near-duplicate).
+        value: share of the item's n-grams that the row holds; the Jaccard index for "near"; 1 for "equal".
     """
 
     file: str
@@ -63,10 +65,10 @@ class _Item:
 
 
 class EvaluationIndex:
-    """Evaluation items by the word runs they hold: some 30 bytes a word and a kilobyte an item."""
+    """An index of evaluation items by their word runs: about 30 bytes a word and a kilobyte an item."""
 
     def __init__(self, evaluations: Iterable[tuple[str, Iterable[Exchange]]]) -> None:
-        """Index the last user message and the answer of every item; the first of equal texts counts."""
+        """Index the last user message and the answer of every item. Of equal texts, the first one counts."""
         self._items: list[_Item] = []
         self._equal: dict[str, int] = {}
         for file, exchanges in evaluations:
@@ -80,10 +82,10 @@ class EvaluationIndex:
 
     @classmethod
     def from_files(cls, paths: Sequence[str | os.PathLike[str]]) -> "EvaluationIndex":
-        """Index evaluation files; a leak names the file as given here.
+        """Index evaluation files. A leak names the file without its folder.
 
         Raises:
-            ExchangeError: a file that can't be read or holds no exchange.
+            ExchangeError: a file can't be read or holds no exchange.
         """
 
         def read(path: str | os.PathLike[str]) -> list[Exchange]:
@@ -97,11 +99,11 @@ class EvaluationIndex:
         return cls((Path(path).name, read(path)) for path in paths)
 
     def __len__(self) -> int:
-        """Distinct evaluation texts."""
+        """Return the number of distinct evaluation texts."""
         return len(self._items)
 
     def find_leak(self, exchange: Exchange) -> Leak | None:
-        """The plainest leak in any message of the row, or None: equality, then shared runs, then nearness."""
+        """Find the clearest leak in any message of the row, if any: equality, then runs, then nearness."""
         messages = [
             normalise_text(message.content) for message in exchange.messages if message.content.strip()
         ]
@@ -126,7 +128,7 @@ class EvaluationIndex:
         return Leak(item.file, item.id, item.part, rule, value)
 
     def _size(self, item: _Item) -> int:
-        """Words in the runs by which an item is found; 0 where it is too short for runs."""
+        """Return the number of words in the runs of an item. It is 0 if the item is too short for runs."""
         return 0 if item.words < MIN_WORDS else min(NGRAM_WORDS, item.words)
 
     def _sorted_runs(self, size: int) -> tuple[Hashes, NDArray[np.int64]]:
@@ -157,7 +159,7 @@ class EvaluationIndex:
         return len(np.intersect1d(own, item.runs, assume_unique=True)) / len(item.runs)
 
     def _sorted_bands(self) -> list[tuple[Hashes, NDArray[np.int64]]]:
-        """For each band the sorted keys of all items long enough, and their numbers."""
+        """Return the sorted keys and numbers of all items that are long enough, for each band."""
         long = [number for number, item in enumerate(self._items) if item.words >= MIN_WORDS]
         keys = np.array([_band_keys(self._items[number].shingles) for number in long], dtype=np.uint64)
         keys = keys.reshape(len(long), _BANDS)

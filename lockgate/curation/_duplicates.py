@@ -1,6 +1,6 @@
-"""Duplicates: exact after normalisation, and near by MinHash with the Jaccard index verified.
+"""Duplicates: equal after normalisation, or near by MinHash with a verified Jaccard index.
 
-Run it across ALL data sets before any split. Translations are not found: give them a group key of their own.
+Run it across ALL data sets before any split. It does not find translations: give them their own group key.
 """
 
 from array import array
@@ -26,7 +26,7 @@ from lockgate.exchanges.shingles import (
 
 THRESHOLD = 0.7
 
-# The estimate's deviation at 0.7 is 0.04 with 128 hashes, so five of them below rule a pair out.
+# With 128 hashes the standard deviation of the estimate is 0.04 at 0.7. A pair five deviations below is out.
 _MARGIN = 0.2
 _CACHED_ROWS = 4096
 _GROWTH_ROWS = 1024
@@ -34,10 +34,19 @@ _GROWTH_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class MinHash:
-    """How near-duplicates are looked for: n-grams of `words` words, `bands` bands of `rows` hashes.
+    """Settings of the search for near-duplicates.
 
-    A signature takes 4 * bands * rows bytes a text. A pair of Jaccard index J shares a band with probability
-    1 - (1 - J**rows)**bands. The default finds J = 0.7 with probability 0.9998, in half a kilobyte.
+    A signature takes 4 * bands * rows bytes a text: half a kilobyte by default. A pair of Jaccard index J
+    shares a band with probability 1 - (1 - J**rows)**bands. The default finds a pair of J = 0.7 with
+    probability 0.9998.
+
+    Attributes:
+        words: words in an n-gram.
+        bands: bands of a signature. Two texts are compared if they agree in one band.
+        rows: hashes in a band.
+
+    Raises:
+        ConfigError: a value is below 1.
     """
 
     words: int = SHINGLE_WORDS
@@ -49,8 +58,7 @@ class MinHash:
             raise ConfigError("minhash: words, bands and rows must each be at least 1")
 
 
-# As for web documents (Gopher, section A.1.1: 13-grams, Jaccard 0.8), with bands that find 0.94 of such
-# pairs.
+# For web documents (Gopher, section A.1.1: 13-grams, Jaccard 0.8). These bands find 0.94 of such pairs.
 DOCUMENT_MINHASH = MinHash(words=13, bands=25, rows=10)
 _DEFAULT = MinHash()
 
@@ -58,36 +66,38 @@ _DEFAULT = MinHash()
 def find_duplicates(
     texts: Sequence[str], *, threshold: float = THRESHOLD, minhash: MinHash = _DEFAULT
 ) -> list[str]:
-    """Group texts that are equal after normalisation or near-duplicates of each other, also over others.
+    """Group texts that are equal after normalisation or near-duplicates of each other.
 
-    Two texts are near-duplicates when the Jaccard index of their sets of word n-grams is at least
-    `threshold`; candidates come from MinHash bands and are verified. A text of fewer words than the n-gram
-    counts as one n-gram.
+    Two texts are near-duplicates if the Jaccard index of their sets of word n-grams is at least `threshold`.
+    MinHash bands give candidates, and each candidate is verified. A text of fewer words than an n-gram counts
+    as one n-gram. Groups are transitive: A near B and B near C puts A and C together.
 
     Args:
-        texts: read once in order, and single rows again to verify candidates. A sequence that reads its rows
-            from disk keeps memory at the index, under a kilobyte a row.
+        texts: read once in order, then single rows again to verify candidates. If the sequence reads its rows
+            from disk, memory holds only the index: under a kilobyte a row.
+        threshold: smallest Jaccard index of near-duplicates.
+        minhash: settings of the search.
 
     Returns:
-        For each text its group: the smallest `text_hash` in it, whatever the order of the texts.
+        The group of each text: the smallest `text_hash` in it. The order of the texts does not matter.
     """
     hashes, firsts, signatures = _read_signatures(texts, minhash)
     sets = _join_near(texts, firsts, signatures, threshold, minhash)
-    # By far the largest part goes before names are given.
+    # The signatures take most of the memory, so they go before the groups get names.
     del signatures
     return _name_groups(hashes, firsts, sets)
 
 
 def shingle_jaccard(first: str, second: str, *, words: int = SHINGLE_WORDS) -> float:
-    """Jaccard index of the two texts' sets of word n-grams."""
+    """Return the Jaccard index of two texts' sets of word n-grams."""
     return jaccard_index(
         shingle_text(normalise_text(first), words), shingle_text(normalise_text(second), words)
     )
 
 
 def _read_signatures(texts: Sequence[str], minhash: MinHash) -> tuple[Hashes, NDArray[np.int64], Signatures]:
-    """Every text's hash, the rows where a text stands first, and the signatures of those."""
-    # Arrays rather than lists: an index of a row's text must not cost more than its signature.
+    """Return every text's hash, the first row of each distinct text, and the signatures of those rows."""
+    # Arrays and not lists: the index of a row must not take more memory than its signature.
     hashes, firsts = array("Q"), array("q")
     seen: set[int] = set()
     size = minhash.bands * minhash.rows
@@ -99,17 +109,17 @@ def _read_signatures(texts: Sequence[str], minhash: MinHash) -> tuple[Hashes, ND
             continue
         seen.add(digest)
         if len(firsts) == len(signatures):
-            # In place, and by a fixed share: a copy or a doubling would set the peak of memory.
+            # It grows in place and by a fixed share. A copy or a doubling would raise the peak of memory.
             signatures.resize((len(signatures) + len(signatures) // 8 + _GROWTH_ROWS, size), refcheck=False)
         signatures[len(firsts)] = sign_shingles(shingle_text(normalise_text(text), minhash.words), size)
         firsts.append(row)
-    # Not a view of it: the rows to spare are given back.
+    # A resize gives spare rows back; a view would keep them.
     signatures.resize((len(firsts), size), refcheck=False)
     return np.array(hashes, dtype=np.uint64), np.array(firsts, dtype=np.int64), signatures
 
 
 def _name_groups(hashes: Hashes, firsts: NDArray[np.int64], sets: DisjointSets) -> list[str]:
-    """For each row the smallest hash of its group, in hex; rows of a group share one string."""
+    """Return the smallest hash of each row's group, in hex. Rows of a group share one string."""
     smallest: dict[int, int] = {}
     for index, digest in enumerate(hashes[firsts].tolist()):
         root = sets.find(index)
@@ -147,7 +157,7 @@ def _join_near(
 
 
 def _buckets(signatures: Signatures, minhash: MinHash) -> Iterator[NDArray[np.int64]]:
-    """Indices, two or more at a time, whose signatures agree in one band."""
+    """Yield sets of two or more indices with equal signatures in one band."""
     for start in range(0, minhash.bands * minhash.rows, minhash.rows):
         keys = np.zeros(len(signatures), dtype=np.uint64)
         for column in range(start, start + minhash.rows):
@@ -155,6 +165,6 @@ def _buckets(signatures: Signatures, minhash: MinHash) -> Iterator[NDArray[np.in
         order = np.argsort(keys, kind="stable")
         starts = np.concatenate(([0], np.flatnonzero(np.diff(keys[order])) + 1)).astype(np.int64)
         sizes = np.diff(np.append(starts, len(order)))
-        # Splitting at every end would build an array for each text that is alone.
+        # Only buckets of two or more are cut out. Most texts are alone in theirs.
         for first, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
             yield order[first : first + size]

@@ -1,17 +1,17 @@
-"""Groups of rows that belong together: a union-find that keeps the smallest member as the root."""
+"""Groups of rows that belong together, by a union-find with the smallest member as the root."""
 
 from array import array
 from collections.abc import Iterable, Sequence
 
 
 class DisjointSets:
-    """Union-find over 0 .. size-1; the root of a set is its smallest member, whatever the order of unions."""
+    """Union-find over 0 .. size-1. The root of a set is its smallest member, for any order of unions."""
 
     def __init__(self, size: int) -> None:
         self._parent = array("q", range(size))
 
     def find(self, item: int) -> int:
-        """Smallest member of the item's set."""
+        """Return the smallest member of the item's set."""
         root = item
         while self._parent[root] != root:
             root = self._parent[root]
@@ -26,7 +26,7 @@ class DisjointSets:
 
 
 def join_groups(keys: Sequence[Iterable[str]]) -> list[int]:
-    """Rows that share any key, directly or over other rows, get the same number: that of their first row."""
+    """Group rows that share a key, directly or over other rows. Return each row's group: its first row."""
     sets = DisjointSets(len(keys))
     first_row: dict[str, int] = {}
     for row, row_keys in enumerate(keys):

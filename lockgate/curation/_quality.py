@@ -1,7 +1,7 @@
 """Quality and repetition rules for text (Gopher, section A.1.1 and its table A1).
 
-Words are what stands between white space. The published rules are for web documents: a short answer fails the
-first of them, `words`. Leave out or replace rules by name where the text is of another kind (`leave_out`).
+Words are separated by white space. The published rules are for web documents: a short answer breaks the first
+rule, `words`. For text of another kind, remove rules by name with `leave_out`.
 """
 
 import re
@@ -24,7 +24,7 @@ _PARAGRAPHS = re.compile(r"\n\s*\n")
 
 @dataclass(frozen=True, slots=True)
 class TextFault:
-    """A rule that a text breaks: the value measured and the bounds it had to keep."""
+    """A rule that a text breaks, with the measured value and the rule's bounds. None means no bound."""
 
     rule: str
     value: float
@@ -62,7 +62,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class TextRule:
-    """A measure and the bounds within which it passes, both included."""
+    """A measure of a text and its bounds, both included. None means no bound."""
 
     name: str
     measure: Callable[[Measured], float]
@@ -70,7 +70,7 @@ class TextRule:
     high: float | None = None
 
     def check(self, measured: Measured) -> TextFault | None:
-        """The fault, or None when the text passes."""
+        """Return the fault, or None if the text passes."""
         value = self.measure(measured)
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             return TextFault(self.name, value, self.low, self.high)
@@ -78,23 +78,23 @@ class TextRule:
 
 
 def find_faults(text: str, rules: Sequence[TextRule] | None = None) -> list[TextFault]:
-    """All rules that the text breaks, in the order of the rules (default: quality, then repetition)."""
+    """Find all rules that the text breaks, in the order of the rules. The default is `DOCUMENT_RULES`."""
     measured = Measured(text)
     found = (rule.check(measured) for rule in (DOCUMENT_RULES if rules is None else rules))
     return [fault for fault in found if fault is not None]
 
 
 def measure_text(text: str, rules: Sequence[TextRule] | None = None) -> dict[str, float]:
-    """Value of each rule's measure, by name, whether it passes or not."""
+    """Measure a text by each rule. Return the values by the rule's name, also of rules that it keeps."""
     measured = Measured(text)
     return {rule.name: rule.measure(measured) for rule in (DOCUMENT_RULES if rules is None else rules)}
 
 
 def leave_out(rules: Sequence[TextRule], names: Collection[str]) -> tuple[TextRule, ...]:
-    """The rules without those named.
+    """Return the rules without the named ones.
 
     Raises:
-        ConfigError: a name that no rule has.
+        ConfigError: no rule has one of the names.
     """
     if unknown := set(names) - {rule.name for rule in rules}:
         known = ", ".join(rule.name for rule in rules)
@@ -139,7 +139,7 @@ def _stop_words(measured: Measured) -> float:
 
 
 def _repeated(unit: str, by_characters: bool, measured: Measured) -> float:
-    """Share of the lines or paragraphs that repeat an earlier one, by number or by characters."""
+    """Return the share of lines or paragraphs that repeat an earlier one, by number or by characters."""
     parts = measured.lines if unit == "line" else measured.paragraphs
     weights = [len(part) if by_characters else 1 for part in parts]
     seen: set[str] = set()
@@ -151,7 +151,7 @@ def _repeated(unit: str, by_characters: bool, measured: Measured) -> float:
 
 
 def _top_ngram(size: int, measured: Measured) -> float:
-    """Largest share of characters that one n-gram covers; one that stands once is no repetition."""
+    """Return the share of characters in the most frequent n-gram. It is 0 if no n-gram repeats."""
     if len(measured.plain) < size:
         return 0.0
     hashes = hash_ngrams(measured.plain, size)
@@ -160,13 +160,13 @@ def _top_ngram(size: int, measured: Measured) -> float:
         return 0.0
     lengths = _lengths(measured)
     windows = np.convolve(lengths, np.ones(size, dtype=np.int64), mode="valid")
-    # Of n-grams that stand equally often the longest counts.
+    # Of equally frequent n-grams, the longest counts.
     top = np.where(counts == counts.max(), np.bincount(inverse, weights=windows), -1.0).argmax()
     return _covered(hashes == grams[top], size, lengths)
 
 
 def _repeated_ngrams(size: int, measured: Measured) -> float:
-    """Share of characters inside n-grams that stand more than once, each character counted once."""
+    """Return the share of characters inside repeated n-grams. Each character counts once."""
     if len(measured.plain) < size:
         return 0.0
     hashes = hash_ngrams(measured.plain, size)

@@ -1,4 +1,4 @@
-"""Splits by group, never by row. They depend on keys and seed alone, not on the order of the rows."""
+"""Splits by group, never by row. They depend only on keys and seed, not on the order of the rows."""
 
 import hashlib
 import math
@@ -12,20 +12,22 @@ CrossedPart = Literal["train", "test", "dropped"]
 
 
 def grouped_split(keys: Sequence[Sequence[str]], shares: Mapping[str, float], *, seed: int = 0) -> list[str]:
-    """Assign each row to a part so that rows sharing a key, directly or over others, stay together.
+    """Assign each row to a part. Rows that share a key, directly or over other rows, stay together.
+
+    A hash of a group's smallest key decides its part. So rows that are added later don't move the others,
+    unless they join two groups.
 
     Args:
-        keys: for each row its group keys: duplicate group, prompt group, dialogue, attack family, ...
-            Prefix them by kind, so that keys of two kinds can't meet by accident.
-        shares: part name to its share of the groups; the shares add up to 1.
-        seed: another seed, another split.
+        keys: group keys of each row, such as its duplicate group, prompt group, dialogue or attack family.
+            Prefix each key with its kind, so that keys of two kinds can't be equal by accident.
+        shares: share of the groups (not of the rows) for each part's name. They add up to 1.
+        seed: seed of the split.
 
     Returns:
-        For each row the name of its part. A group's place is drawn by a hash of its smallest key, so that
-        rows added later don't move the others (unless they join two groups). Shares are of groups, not rows.
+        The name of each row's part.
 
     Raises:
-        ExchangeError: a row without a key, or shares that don't add up to 1.
+        ExchangeError: a row has no key, a share is negative, or the shares don't add up to 1.
     """
     if (
         not shares
@@ -48,16 +50,21 @@ def grouped_split(keys: Sequence[Sequence[str]], shares: Mapping[str, float], *,
 def crossed_split(
     first: Sequence[str], second: Sequence[str], *, held_first: int, held_second: int, seed: int = 0
 ) -> list[CrossedPart]:
-    """Split a table of two crossed factors: test = held-out x held-out, train = rest x rest, mixed dropped.
+    """Split a table of two crossed factors, such as attack template x question.
 
-    Grouping by both factors would join every row of such a table (attack template x question, say).
+    A row is "test" if both of its levels are held out, "train" if neither is, and "dropped" if one is. Groups
+    by both factors would join all rows of such a table, so `grouped_split` can't split it.
 
     Args:
-        first, second: for each row its level of each factor. Pass duplicate groups, not raw texts.
-        held_first, held_second: how many levels of each factor are held out.
+        first, second: level of each row in each factor. Pass duplicate groups, not raw texts.
+        held_first, held_second: number of levels of each factor to hold out.
+        seed: seed of the split.
+
+    Returns:
+        The part of each row.
 
     Raises:
-        ExchangeError: columns of different length, or a number that leaves nothing to one of the sides.
+        ExchangeError: the factors have different lengths, or one side of a factor would have no level.
     """
     if len(first) != len(second):
         raise ExchangeError(f"crossed split: the factors have {len(first)} and {len(second)} rows")
@@ -82,7 +89,7 @@ def _held_levels(column: Sequence[str], count: int, name: str, seed: str) -> fro
 
 
 def _uniform(seed: int | str, key: str) -> float:
-    """A number in [0, 1) that depends on the seed and the key alone."""
+    """Return a number in [0, 1) that depends only on the seed and the key."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 

@@ -1,4 +1,4 @@
-"""Files, folders and processes of work that survives an interruption."""
+"""Files, folders and processes for work that survives an interruption."""
 
 from lockgate.durable._files import atomic_path, file_sha256, hash_json, hash_path, open_atomic
 from lockgate.durable._folders import (

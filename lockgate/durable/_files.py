@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what is in them."""
+"""Files that are written as a whole or not at all, and hashes of files and values."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from lockgate.errors import ExchangeError
 
 @contextmanager
 def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends, and leaves no trace when it fails.
+    """Open a binary file that replaces `path` when the block ends. It leaves no trace if the block fails.
 
     Raises:
         ExchangeError: the folder does not exist.
@@ -25,9 +25,9 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name to write a file under, for libraries that open files by themselves.
+    """Give a temporary name to write a file under, for libraries that open files by themselves.
 
-    The file takes the place of `path` when the block ends, and leaves no trace when it fails.
+    The file replaces `path` when the block ends. It leaves no trace if the block fails.
 
     Raises:
         ExchangeError: the folder does not exist.
@@ -46,12 +46,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def part_of(target: Path) -> Path:
-    """A hidden name beside `target` that no other process takes."""
+    """Return a hidden name beside `target` that no other process uses."""
     return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hex. Raises ExchangeError when it cannot be read."""
+    """Return the SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        ExchangeError: the file can't be read.
+    """
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -60,13 +64,13 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def hash_json(value: object) -> str:
-    """SHA-256 over canonical JSON, in hex."""
+    """Return the SHA-256 of a value's canonical JSON, in hex."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def hash_path(path: Path) -> str | None:
-    """SHA-256 of a file, or over names and hashes of a folder's files; None if there is nothing to read."""
+    """Return the SHA-256 of a file, or of a folder's file names and hashes. None: nothing can be read."""
     if path.is_dir():
         files = sorted(entry for entry in path.rglob("*") if entry.is_file())
         return hash_json([[str(entry.relative_to(path)), hash_path(entry)] for entry in files])

@@ -1,4 +1,4 @@
-"""Folders of work: one process each, claimed before they are filled, replaced in one move."""
+"""Folders of work: locked for one process, claimed before they are filled, replaced as a whole."""
 
 import fcntl
 import json
@@ -13,18 +13,19 @@ from lockgate.durable._files import open_atomic, part_of
 from lockgate.errors import ConfigError, LockgateError
 
 _LOCK, _MARKER = ".lock", ".lockgate"
-# Somebody who reads and restores may come between the two moves of a replacement, but not this often.
+# A reader may restore the old folder between the two moves of a replacement, but not this often.
 _MOVES = 10
 
 
 @contextmanager
 def lock_folder(folder: Path, busy: LockgateError) -> Iterator[None]:
-    """Have a folder to oneself; it is made if it isn't there.
+    """Lock a folder for this process. The folder is made if it does not exist.
 
-    The system drops the lock when the process ends, however it ends.
+    The system drops the lock when the process ends, also if it is killed.
 
     Args:
-        busy: raised when another process has the folder.
+        folder: the folder.
+        busy: the error to raise if another process has the folder.
     """
     with _locked(folder, busy):
         yield
@@ -43,7 +44,7 @@ def _locked(folder: Path, busy: LockgateError) -> TextIO:
         except BlockingIOError:
             file.close()
             raise busy from None
-        # Its owner may have removed the folder since it was opened: such a lock keeps nobody out.
+        # The folder may have been removed since the file was opened. Such a lock keeps nobody out.
         if place.exists() and os.path.samestat(place.stat(), os.fstat(file.fileno())):
             return file
         file.close()
@@ -51,16 +52,18 @@ def _locked(folder: Path, busy: LockgateError) -> TextIO:
 
 @contextmanager
 def scratch_folder(path: Path, owner: str, *, key: object = None) -> Iterator[Path]:
-    """A folder of scratch files that is removed when the block ends, and stays where the block fails.
+    """Make a folder of scratch files. It is removed when the block ends, and stays if the block fails.
 
-    What an interrupted run of the same owner left is taken over if it has the same key, and goes otherwise.
+    An interrupted run of the same owner may have left files. They stay if the key is the same, and are
+    removed otherwise.
 
     Args:
-        owner: the work that keeps its files there, in the words of messages.
-        key: all that decides what the files hold, as JSON.
+        path: the folder.
+        owner: name of the work that keeps its files there. Errors show it.
+        key: everything that decides the content of the files, as JSON.
 
     Raises:
-        ConfigError: `path` is a file, a folder with content that `owner` didn't make, or in use.
+        ConfigError: `path` is a file, holds files that `owner` did not make, or is in use.
     """
     _check_owner(path, owner)
     busy = ConfigError(f"{path}: another run works in this folder; wait for it or take another place")
@@ -71,9 +74,9 @@ def scratch_folder(path: Path, owner: str, *, key: object = None) -> Iterator[Pa
 
 
 def _check_owner(path: Path, owner: str) -> None:
-    """Such a folder is removed as a whole later, so one that holds anybody else's files is refused."""
+    """Refuse a folder that holds other files. It is removed as a whole later."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise ConfigError(f"{path}: is no folder, and {owner} keeps what it reads there; move it away")
+        raise ConfigError(f"{path}: not a folder, and {owner} needs one there; move it away")
     if not path.is_dir() or all(_is_ours(entry.name) for entry in path.iterdir()):
         return
     marker = path / _MARKER
@@ -84,7 +87,7 @@ def _check_owner(path: Path, owner: str) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    """A run that was killed while it claimed a folder leaves the lock and a part of the marker."""
+    """Whether a name is the lock or a part of the marker. A run that is killed early leaves these."""
     return name == _LOCK or name.startswith(f".{_MARKER}.")
 
 
@@ -94,7 +97,7 @@ def _claim(path: Path, owner: str, key: object) -> None:
     if marker.is_file():
         if marker.read_text(encoding="utf-8") == wanted:
             return
-        # The marker goes last: killed in between, the folder is still known as the owner's.
+        # The marker is replaced last. If the process is killed before, the folder still has an owner.
         for entry in path.iterdir():
             if entry.name not in (_LOCK, _MARKER):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -103,7 +106,7 @@ def _claim(path: Path, owner: str, key: object) -> None:
 
 
 def _discard(path: Path) -> None:
-    """Take a folder away in one move: one that is half removed would belong to nobody."""
+    """Remove a folder in one move. A half-removed folder would belong to nobody."""
     gone = _beside(path, "gone")
     shutil.rmtree(gone, ignore_errors=True)
     if path.is_dir():
@@ -113,7 +116,7 @@ def _discard(path: Path) -> None:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `target` when the block ends, and leaves none when it fails."""
+    """Make a new folder that replaces `target` when the block ends. It is removed if the block fails."""
     part = part_of(target)
     part.mkdir(parents=True)
     try:
@@ -124,13 +127,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_folder(made: Path, target: Path) -> None:
-    """Move a folder to `target`; what lies there goes.
+    """Move a folder to `target` and remove the old folder there.
 
-    Two moves replace a folder, the old one out and the new one in. Killed between them, a process leaves the
-    old one beside its place, and `restore_folder` brings it back.
+    This takes two moves: the old folder out, the new one in. If the process is killed between them, the old
+    folder lies beside its place. `restore_folder` brings it back.
 
     Raises:
-        OSError: it can't be moved; what was there is there again.
+        OSError: the folder can't be moved. The old folder is in its place again.
     """
     restore_folder(target)
     for last in range(_MOVES, 0, -1):
@@ -148,7 +151,7 @@ def replace_folder(made: Path, target: Path) -> None:
 
 
 def restore_folder(target: Path) -> None:
-    """Bring back a folder whose replacement was killed between its two moves. Otherwise nothing happens."""
+    """Bring back the old folder if a replacement was killed between its two moves. Else do nothing."""
     old = _beside(target, "old")
     if old.is_dir() and not os.path.lexists(target):
         old.rename(target)

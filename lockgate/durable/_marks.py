@@ -1,4 +1,4 @@
-"""Completion marks: what says that a piece of work is done, for which input, and what came of it."""
+"""Marks: small files that say that a piece of work is done, for which input, and with which result."""
 
 import json
 from collections.abc import Mapping
@@ -13,15 +13,16 @@ _OWN = ("key", "files", "content")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A file of JSON that is written last, so that a kill never leaves one that says too much.
+    """A JSON file that says that a piece of work is done.
 
-    Remove the old mark before its files change: its key may be asked for again.
+    Write it after the work's files, so that a killed run never leaves a mark without them. Remove the old
+    mark before its files change: a later run may ask for its key again.
 
     Attributes:
-        key: all that decided the work, as JSON.
-        files: hash of each file or folder that it left, by its name in the folder of the work.
-        content: what it returned, as JSON.
-        notes: what else is worth keeping; it decides nothing.
+        key: everything that decided the work, as JSON.
+        files: hash of each file or folder that the work left, by name in the work's folder.
+        content: what the work returned, as JSON.
+        notes: other facts. They decide nothing.
     """
 
     key: Any
@@ -31,7 +32,7 @@ class Mark:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The mark in a file; None where there is none, or something else."""
+        """Read the mark in a file. Return None if the file is missing or is not a mark."""
         try:
             found = json.loads(path.read_bytes())
             notes = {name: value for name, value in found.items() if name not in _OWN}
@@ -40,7 +41,7 @@ class Mark:
             return None
 
     def write(self, path: Path) -> None:
-        """Put the mark in place, whole.
+        """Write the mark as a whole.
 
         Raises:
             ExchangeError: the folder does not exist.
@@ -50,5 +51,5 @@ class Mark:
             file.write(json.dumps(content, ensure_ascii=False).encode())
 
     def stands(self, folder: Path) -> bool:
-        """Whether all files are in `folder` as the work left them."""
+        """Whether all files in `folder` are as the work left them."""
         return all(hash_path(folder / name) == digest for name, digest in self.files.items())

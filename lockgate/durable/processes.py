@@ -1,4 +1,4 @@
-"""Parts of a job over processes, none of which outlives the one that started it."""
+"""Processes for the parts of a job. None of them outlives the process that started it."""
 
 import contextlib
 import ctypes
@@ -38,20 +38,22 @@ def run_parts(
 ) -> None:
     """Call `work(*part)` for every part, each in a process of its own, and wait for all of them.
 
-    What `work` raises is raised here. However this call ends, no process is left: not where it is
-    interrupted, nor where this process is killed.
+    An error that `work` raises is raised here. No process is left when this call ends, also if it is
+    interrupted or this process is killed.
 
     Args:
-        work: a function of a module, told only what can be pickled. It leaves its result on disk.
-        lost: raised when a process ends without a word, as one does that is killed for its memory.
-        watch: called every two seconds, and whenever a process has finished.
+        work: a function on module level. It leaves its result on disk.
+        parts: arguments of each call. They can be pickled.
+        lost: the error to raise if a process ends without a result, for example because it was killed for its
+            memory.
+        watch: called every two seconds, and after each process that finishes.
     """
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
     try:
         for part in parts:
             receiver, sender = context.Pipe(duplex=False)
-            # Pickled here, so that a process watches its parent before it imports what the work needs.
+            # Pickled here, so that a worker watches its parent before it imports what `work` needs.
             job = bytes(ForkingPickler.dumps((work, part)))
             worker = _Worker(context.Process(target=_begin, args=(job, sender), daemon=True), receiver)
             workers.append(worker)
@@ -87,7 +89,7 @@ def _wait_for(workers: Sequence[_Worker], lost: LockgateError, watch: Callable[[
 
 
 def _join(processes: Sequence[BaseProcess]) -> None:
-    """Wait for processes that have finished or were told to; end those that don't listen."""
+    """Wait for processes that have finished or were told to end. Kill the others after a few seconds."""
     until = time.monotonic() + _END_SECONDS
     for process in processes:
         process.join(max(0.0, until - time.monotonic()))
@@ -97,7 +99,7 @@ def _join(processes: Sequence[BaseProcess]) -> None:
 
 
 def _begin(job: bytes, outcome: Connection) -> None:
-    """A worker's life: it ends with its parent, and leaves Ctrl-C to it."""
+    """Run the work in a worker. It ends with its parent, and leaves Ctrl-C to the parent."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     error: BaseException | None = None
@@ -110,7 +112,7 @@ def _begin(job: bytes, outcome: Connection) -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """An error that arrives in another process, with the place where it was raised."""
+    """Make an error that can be sent to another process, with the place where it was raised as a note."""
     try:
         error.add_note("".join(traceback.format_tb(error.__traceback__)))
         ForkingPickler.loads(ForkingPickler.dumps(error))
@@ -121,9 +123,9 @@ def _portable(error: BaseException) -> BaseException:
 
 
 def end_with_parent() -> None:
-    """Have this process, one that `multiprocessing` started, end as soon as its parent does.
+    """Make this process end as soon as its parent does. `multiprocessing` has started this process.
 
-    On Linux the kernel sees to it. Elsewhere, and where the kernel refuses, a thread waits for the end of a
+    On Linux the kernel kills it. On other systems, or if the kernel refuses, a thread waits for the end of a
     pipe that the parent holds open.
     """
     parent = multiprocessing.parent_process()
@@ -132,7 +134,7 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        # It may have ended before the kernel was asked.
+        # The parent may have ended before the kernel was asked.
         if os.getppid() != parent.pid:
             os._exit(1)
     threading.Thread(target=_wait_for_end, args=(parent.sentinel,), daemon=True).start()

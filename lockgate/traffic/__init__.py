@@ -1,4 +1,4 @@
-"""Recorded traffic under a guard: scored into tables, and what its scores make of the thresholds."""
+"""Recorded traffic under a guard: scoring it into tables, and setting thresholds on it."""
 
 from lockgate.traffic._calibrate import calibrate
 from lockgate.traffic._checks import read_exclusions

@@ -16,15 +16,19 @@ def calibrate(
     *,
     report: Report = silent,
 ) -> Guard:
-    """A guard whose threshold keeps a refusal budget on your traffic.
+    """Set a guard's threshold so that it keeps a refusal budget on your traffic.
 
-    The traffic counts as benign: what is in it is what the guard will let pass. `gather_evidence` gives the
-    same in two steps, with what stands behind the threshold.
+    The traffic counts as benign, so the guard learns to let exchanges like these pass. `gather_evidence` does
+    the same in two steps and also returns the evidence behind the threshold.
 
     Args:
+        guard: the guard to calibrate. It is not changed.
         traffic: files of exchanges, or the scores that the guard gave them.
-        plan: budget, exclusions, a second stage and the rest.
-        report: told how many exchanges of which file are read.
+        plan: budget, exclusions, a second stage and other settings. By default a `CalibrationPlan()`.
+        report: called with a file and the number of its exchanges that are read.
+
+    Returns:
+        A guard with the threshold and its claim.
 
     Raises:
         CalibrationError, ConfigError, ExchangeError: as `gather_evidence` does.

@@ -1,4 +1,4 @@
-"""What a calibration is given, refused before the long reading where it would be refused after it."""
+"""Checks of a calibration's inputs. They run before the long reading."""
 
 import json
 from collections.abc import Sequence
@@ -14,14 +14,16 @@ from lockgate.traffic._plan import CalibrationPlan
 
 
 def check_traffic(paths: Sequence[Path], known: PromptPrints | None, plan: CalibrationPlan) -> None:
-    """Refuse traffic that could not be calibrated on.
+    """Refuse traffic that can't be calibrated on.
 
     Args:
-        known: the prompts that the guard was trained on.
+        paths: files of exchanges.
+        known: fingerprints of the prompts that the guard was trained on; None if they are unknown.
+        plan: the calibration's settings.
 
     Raises:
-        CalibrationError: rows labelled harmful, no row with an answer, prompts that were trained on, ids to
-            leave out that are not there, or too few distinct prompts for the budget.
+        CalibrationError: a row is labelled harmful, no row has an answer, a prompt was trained on, an id to
+            leave out is not there, or the distinct prompts are too few for the budget.
     """
     listed = plan.excluded
     ids, prompts, counted = [], [], set()
@@ -53,15 +55,15 @@ def check_traffic(paths: Sequence[Path], known: PromptPrints | None, plan: Calib
 def check_development(
     development: Sequence[Path], traffic: Sequence[Path], known: PromptPrints | None
 ) -> None:
-    """Refuse development exchanges that can't choose how two stages are mixed.
+    """Refuse development exchanges that can't be used to choose how two stages are mixed.
 
     Raises:
-        CalibrationError: exchanges without a label or an answer, of one label alone, on prompts of the
-            traffic, or on prompts that the stages were trained on.
+        CalibrationError: an exchange has no label or no answer, all have one label, or a prompt is in the
+            traffic or in the training data of the stages.
     """
     rows = [row for path in development for row in read_exchanges(path)]
     if not rows:
-        raise CalibrationError("development: no exchange in it; expected harmful and harmless ones")
+        raise CalibrationError("development: no exchange in the files; expected harmful and harmless ones")
     labels = [row.label for row in rows]
     if any(label is None for label in labels) or any(row.is_prompt_only for row in rows):
         raise CalibrationError("development: expected a label and an answer in every exchange")
@@ -72,8 +74,8 @@ def check_development(
     groups = {prompt_group(row) for path in traffic for row in read_exchanges(path)}
     if shared := sum(prompt_group(row) in groups for row in rows):
         raise CalibrationError(
-            f"development: {shared} exchanges have a prompt of the traffic; the weight would be chosen on "
-            "the rows that carry the budget. Split them by prompt"
+            f"development: {shared} exchanges have a prompt of the traffic; the weight must be chosen on "
+            "other rows than the threshold. Split them by prompt"
         )
     if known is None:
         return
@@ -82,16 +84,16 @@ def check_development(
     if met:
         raise CalibrationError(
             f"development: {len(met)} of {len(rows)} exchanges have prompts, equal or near, that the "
-            f"stages were trained on, the first with id {met[0]}: the weight would go to what fits them "
-            "best. Leave them out"
+            f"stages were trained on, the first with id {met[0]}: the weight would favour the stage that "
+            "fits them best. Leave them out"
         )
 
 
 def benign_rows(table: ScoresTable) -> tuple[ScoresTable, int]:
-    """The rows with a scored answer, and how many have none.
+    """Return the rows with a scored answer, and the number of rows without one.
 
     Raises:
-        CalibrationError: a row labelled harmful, or a table that doesn't say which rows share a prompt.
+        CalibrationError: a row is labelled harmful, or the table does not say which rows share a prompt.
     """
     harmful = np.flatnonzero(table.labels >= 0.5)
     if len(harmful):
@@ -108,10 +110,10 @@ def benign_rows(table: ScoresTable) -> tuple[ScoresTable, int]:
 
 
 def read_exclusions(path: Path) -> tuple[Exclusion, ...]:
-    """Rows to leave out, from a file of JSON lines with an `id` and a `reason` each.
+    """Read the rows to leave out from a file of JSON lines, each with an `id` and a `reason`.
 
     Raises:
-        CalibrationError: the file can't be read, or a line is no exclusion; names the line.
+        CalibrationError: the file can't be read, or a line is not an exclusion. The error names the line.
     """
     listed = []
     try:

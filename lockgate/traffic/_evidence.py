@@ -1,4 +1,4 @@
-"""Traffic as evidence for a threshold: what was read of it, checked, ready to choose by."""
+"""Traffic as evidence for a threshold: read by a guard, checked, and ready to choose the threshold."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -34,21 +34,21 @@ _OWNER = "lockgate calibrate"
 
 
 def silent(_path: Path, _done: int) -> None:
-    """Says nothing."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Benign traffic under a guard, and what its scores allow.
+    """Benign traffic that a guard has read, to choose the guard's threshold with.
 
     Attributes:
-        guard: the one to calibrate, with the second stage if there is one; None where only tables were given.
-        plan: what the calibration was told.
-        scored: all rows as they were read.
-        table: those with an answer, which set the threshold by their mixed scores.
-        unanswered: how many rows have none.
-        overlap: what is known of training prompts in the traffic, in words.
-        stages: how the two stages were put together; None where there was nothing to put together.
+        guard: guard to calibrate, with its second stage if there is one; None if only tables were given.
+        plan: settings of the calibration.
+        scored: scores of all rows.
+        table: scores of the rows with an answer. Their mixed scores set the threshold.
+        unanswered: number of rows without an answer.
+        overlap: a sentence that says whether the traffic holds training prompts.
+        stages: the way the two stages were put together; None if no second stage was added.
     """
 
     guard: Guard | None
@@ -69,7 +69,7 @@ class Evidence:
         return self.guard.stages.tolerance
 
     def budgets(self) -> list[BudgetRow]:
-        """What each of the usual budgets would cost on these scores."""
+        """List the usual budgets, each with its threshold on these scores."""
         listed = self.plan.excluded
         counted = self.table.select([identity not in listed for identity in self.table.ids])
         return budget_table(
@@ -80,10 +80,10 @@ class Evidence:
         )
 
     def choose(self) -> Calibration:
-        """The threshold for the plan's budget.
+        """Choose the threshold for the plan's budget.
 
         Raises:
-            CalibrationError: the budget is beyond this sample, or scores are not finite.
+            CalibrationError: the sample is too small for the budget, or scores are not finite.
         """
         if self.stages is not None:
             return self.stages.calibration
@@ -100,7 +100,7 @@ class Evidence:
         )
 
     def apply(self, calibration: Calibration) -> Guard:
-        """The guard with this threshold and the claim that the traffic carries.
+        """Return the guard with this threshold and the claim that the traffic supports.
 
         Raises:
             ConfigError: the evidence was gathered without a guard.
@@ -121,26 +121,31 @@ def gather_evidence(
     *,
     report: Report = silent,
 ) -> Iterator[Evidence]:
-    """Have a guard read traffic that counts as benign, to choose its threshold by.
+    """Have a guard read traffic that counts as benign, to choose the guard's threshold with.
 
-    What can be refused is refused before the long reading. What was read stays in `plan.scratch` until the
-    block ends without an error: save the guard inside it.
+    Inputs are checked before the long reading. Scores stay in `plan.scratch` until the block ends without an
+    error, so save the guard inside the block.
 
     Args:
-        guard: may be None for a table of scores.
+        guard: guard to calibrate. It may be None for a table of scores.
         traffic: files of exchanges, or the scores that the guard gave them.
-        report: told how many exchanges of which file are read.
+        plan: budget, exclusions, a second stage and other settings. By default a `CalibrationPlan()`.
+        report: called with a file and the number of its exchanges that are read.
+
+    Yields:
+        The evidence.
 
     Raises:
-        CalibrationError: rows labelled harmful, prompts that the guard was trained on, or a sample that can't
-            carry the budget. ConfigError: things that do not go together, or a scratch folder that holds
-            something else. ExchangeError: a file that can't be read.
+        CalibrationError: a row is labelled harmful, the guard was trained on a prompt, or the sample is too
+            small for the budget.
+        ConfigError: arguments do not fit together, or the scratch folder holds other files.
+        ExchangeError: a file can't be read.
     """
     plan = CalibrationPlan() if plan is None else plan
     known = known_prompts(guard, plan.training)
     if isinstance(traffic, ScoresTable):
         if plan.second_stage is not None:
-            raise ConfigError("second_stage: tables made before hold none of its verdicts; give exchanges")
+            raise ConfigError("second_stage: a scores table lacks its verdicts; give exchanges")
         yield _of_table(guard, traffic, plan, known, by_text=False)
         return
     if guard is None:
@@ -165,7 +170,7 @@ def gather_evidence(
 
 
 def describe_traffic(calibration: Calibration, overlap: str) -> list[str]:
-    """What a threshold has seen, for the model card."""
+    """Describe the traffic behind a threshold, for the model card."""
     shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
     shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
     languages = ", ".join(f"{name} ({n})" for name, n in calibration.languages.items())
@@ -204,7 +209,7 @@ def _of_table(
 
 @dataclass(frozen=True, slots=True)
 class _StagesReader:
-    """Both stages, reading files."""
+    """A guard and a classifier, with the settings for reading files."""
 
     guard: Guard
     classifier: ExchangeClassifier
@@ -231,7 +236,7 @@ def _of_stages(
     known: PromptPrints | None,
     overlap: str,
 ) -> Evidence:
-    """Read everything with both stages and find how to put them together.
+    """Read all files with both stages, and choose how to put the stages together.
 
     Raises:
         CalibrationError: as `calibrate_cascade` does.
@@ -281,7 +286,7 @@ def _load_classifier(stage: SecondStagePlan, guard: Guard) -> ExchangeClassifier
 def _join_known(
     known: PromptPrints | None, classifier: ExchangeClassifier | None
 ) -> tuple[PromptPrints | None, str]:
-    """What all stages were trained on, and what the card says of it."""
+    """Return the training prompts of all stages, and the sentence on them for the model card."""
     overlap = describe_overlap(known, True, by_text=True)
     if classifier is None:
         return known, overlap
@@ -296,7 +301,7 @@ def _join_known(
 
 
 def _description(table: ScoresTable) -> dict[str, Any]:
-    """What a calibration says of its sample."""
+    """Return the description of a sample that a calibration keeps."""
     return {
         "ids": table.ids,
         "lengths": table.lengths,
@@ -308,5 +313,5 @@ def _description(table: ScoresTable) -> dict[str, Any]:
 
 
 def _holds_unjudged(table: ScoresTable) -> bool:
-    """Whether rows may be without a mixed score, since a first stage let them pass."""
+    """Whether rows may have no mixed score because the first stage let them pass."""
     return bool((table.floats("stage") == 2).any() or np.isneginf(table.floats("mixed_max")).any())

@@ -1,7 +1,7 @@
-"""Scoring a file: in chunks, by one or several processes, resumable.
+"""Scoring a file in chunks, by one or several processes. An interrupted run can go on.
 
-Chunk by chunk the batch plan starts afresh, so the scores depend on the input alone, never on how many
-processes worked or where a run was interrupted. Finished chunks lie in `OUTPUT.parts/` until the table is
+The batch plan starts again with each chunk. So scores depend only on the input, and not on the number of
+processes or on where a run was interrupted. Finished chunks stay in `OUTPUT.parts/` until the table is
 written.
 """
 
@@ -36,18 +36,26 @@ def score_file(
     all_blocks: bool = False,
     report: Callable[[int], None] = lambda _: None,
 ) -> ScoresTable:
-    """Score a file of exchanges into a scores table; an interrupted run goes on where it stopped.
+    """Score a file of exchanges into a scores table. The same call continues an interrupted run.
 
     Args:
-        workers: processes, one thread each; the table is the same whatever their number.
-        blocks: where to write the block trace, what both stages say at each block's end.
-        all_blocks: have stage 2 judge every block, also those it would not be asked about.
-        report: told after each chunk how many exchanges are done.
+        guard: the guard.
+        input: file of exchanges.
+        output: place of the scores table, a Parquet file.
+        skip_invalid: leave bad records out. By default the first one stops the run.
+        workers: number of processes, with one thread each. The table does not depend on it.
+        blocks: place of the block trace: what both stages say at the end of each block. By default none is
+            written.
+        all_blocks: have stage 2 judge every block, also where stage 1 would not ask.
+        report: called after each chunk with the number of exchanges that are done.
+
+    Returns:
+        The scores table, as written.
 
     Raises:
-        GuardError: a block trace, or verdicts for all blocks, of a guard with one stage.
-        ConfigError: a folder that does not exist, or several workers for a guard that lies in memory only.
-        ExchangeError: the input cannot be read, or holds an exchange that the template refuses.
+        GuardError: the guard has one stage, and a block trace or verdicts for all blocks are asked for.
+        ConfigError: a folder does not exist, or several workers are to share a guard that is only in memory.
+        ExchangeError: the input can't be read, or holds an exchange that the template refuses.
     """
     source, output, blocks = Path(input), Path(output), None if blocks is None else Path(blocks)
     if workers < 1:
@@ -92,9 +100,9 @@ def score_file(
 
 
 def score_row(score: ExchangeScore) -> dict[str, Any]:
-    """One row of the scores table, `blocks` beside it."""
+    """Return one row of the scores table. It also holds `blocks`, which the table does not."""
     exchange = score.exchange
-    # A prompt alone has no answer that could flag: it is ranked by its own maximum and marked unflagged.
+    # A prompt without an answer can't be flagged. It is ranked by its own maximum.
     ranked = score.max_score if score.max_score != float("-inf") else score.max_prompt
     return {
         "row": score.number,
@@ -124,7 +132,7 @@ def score_row(score: ExchangeScore) -> dict[str, Any]:
 
 
 def _columns(blocks: Sequence[Sequence[float]]) -> tuple[list[int], list[float], list[float]]:
-    """Ends, probe and classifier of an exchange's blocks."""
+    """Split an exchange's blocks into ends, probe scores and classifier scores."""
     return [int(end) for end, _, _ in blocks], [row[1] for row in blocks], [row[2] for row in blocks]
 
 
@@ -135,7 +143,7 @@ def _guard_key(guard: Guard) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What every process is told of a run."""
+    """The settings of a run that every process gets."""
 
     source: Path
     skip_invalid: bool
@@ -144,19 +152,19 @@ class _Task:
     all_blocks: bool
 
     def place(self, number: int) -> Path:
-        """Where a chunk's rows lie once it is finished."""
+        """Return the place of a finished chunk's rows."""
         return self.parts / f"{number:08d}.jsonl"
 
 
 def _work(guard_path: str, backbone: str, task: _Task, worker: int) -> None:
-    """A process's chunks."""
+    """Score one worker's chunks, in a process of its own."""
     torch.set_num_threads(1)
     for _ in _write_chunks(Guard.load(guard_path, backbone=backbone), task, worker):
         pass
 
 
 def _write_chunks(guard: Guard, task: _Task, worker: int) -> Iterator[int]:
-    """Score one worker's unfinished chunks; yields their numbers."""
+    """Score one worker's unfinished chunks and yield their numbers."""
     rows = read_exchanges(task.source, skip_invalid=task.skip_invalid)
     for number in itertools.count():
         chunk = list(itertools.islice(rows, CHUNK))

@@ -1,4 +1,4 @@
-"""Whether calibration traffic holds what the guard was trained on."""
+"""Overlap of calibration traffic with the prompts that the guard was trained on."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from lockgate.tables import ScoresTable
 
 
 def known_prompts(guard: Guard | None, files: Sequence[Path]) -> PromptPrints | None:
-    """Fingerprints from the guard's bundle and from training files; None where neither gives any.
+    """Return the fingerprints from the guard's bundle and from training files, or None if there are none.
 
     Raises:
-        ExchangeError: a training file that can't be read or holds no exchange.
+        ExchangeError: a training file can't be read or holds no exchange.
     """
     known = None if guard is None else guard.training_prompts
     for path in files:
@@ -26,13 +26,22 @@ def known_prompts(guard: Guard | None, files: Sequence[Path]) -> PromptPrints | 
 
 
 def refuse_known_groups(table: ScoresTable, known: PromptPrints, excluded: Collection[str]) -> None:
-    """Refuse rows of a scores table whose prompt was trained on. Raises CalibrationError."""
+    """Refuse a scores table that holds prompts the guard was trained on.
+
+    Args:
+        table: the scores table.
+        known: fingerprints of the training prompts.
+        excluded: ids of rows that are left out and may hold such prompts.
+
+    Raises:
+        CalibrationError: a row that is not excluded has a training prompt.
+    """
     matches = [PromptMatch("equal", 1.0) if same else None for same in known.holds(table.groups)]
     refuse_training_prompts(matches, table.ids, excluded=excluded)
 
 
 def describe_overlap(known: PromptPrints | None, read_guard: bool, *, by_text: bool) -> str:
-    """What was looked for and not found, or why nothing could be looked for."""
+    """Say that no training prompt was found, or why there was no check."""
     if known is None:
         why = "the guard holds no fingerprints of its training prompts" if read_guard else "no guard was read"
         return f"not checked, {why}; give them with --training FILE"

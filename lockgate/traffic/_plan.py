@@ -1,4 +1,4 @@
-"""What a calibration is told."""
+"""The settings of a calibration."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,19 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True)
 class SecondStagePlan:
-    """A second stage for a guard of one.
+    """A second stage to add to a guard of one stage.
 
     Attributes:
-        classifier: it reads all of the traffic; the folder of one is loaded with the guard's backbone.
-        development: files of exchanges of both labels, on prompts of their own; they choose how to mix.
+        classifier: the exchange classifier, or its folder. It reads all of the traffic.
+        development: files of exchanges of both labels. They choose how to mix the stages, so their prompts
+            are not in the traffic.
         escalation: largest share of the traffic that the classifier is asked about.
-        lost: with `development`, ask about as little as loses at most this share of the flags.
-        weight: the probe's share of the mixed score, instead of `development`.
+        lost: with `development`, the largest share of the flags that may be lost to ask less often.
+        weight: the probe's share of the mixed score. It takes the place of `development`.
         stride: answer tokens from one verdict to the next.
 
     Raises:
-        ConfigError: both or neither of `development` and `weight`, or a value out of its range.
+        ConfigError: both or neither of `development` and `weight` are given, or a value is out of range.
     """
 
     classifier: ExchangeClassifier | Path
@@ -39,7 +40,7 @@ class SecondStagePlan:
     stride: int = 8
 
     def __post_init__(self) -> None:
-        """Refuses what can't work."""
+        """Refuse values that can't work."""
         if bool(self.development) == (self.weight is not None):
             raise ConfigError(
                 "give either development (labelled exchanges that choose how to mix) or a weight"
@@ -52,20 +53,23 @@ class SecondStagePlan:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationPlan:
-    """How to set a guard's threshold on traffic that counts as benign.
+    """The settings for a guard's threshold on traffic that counts as benign.
 
     Attributes:
-        budget: largest share of benign exchanges to flag; `confidence` is that of its bound.
-        exclusions: rows left out, each with a reason.
-        training: files of exchanges that the guard was trained on, where it doesn't know them by itself.
-        tolerance: of logits; by default the guard's own. Two stages take theirs from the mixed scores.
-        second_stage: what to add to a guard of one stage.
-        workers: processes that read, one thread each.
-        scratch: folder for what is read, without text. An interrupted calibration goes on there, and what
-            is finished is removed. By default nothing is kept.
+        budget: largest share of benign exchanges that may be flagged.
+        confidence: confidence of the budget's bound.
+        exclusions: rows to leave out, each with a reason.
+        training: files of exchanges that the guard was trained on, if its bundle does not hold their
+            fingerprints.
+        tolerance: tolerance of logits. By default the guard's own. For two stages it comes from the mixed
+            scores.
+        second_stage: a second stage to add to a guard of one stage.
+        workers: number of processes that read, with one thread each.
+        scratch: folder for scores, without text. An interrupted calibration continues there. A finished one
+            removes it. By default nothing is kept.
 
     Raises:
-        ConfigError: a tolerance for two stages.
+        ConfigError: a tolerance is given for two stages.
     """
 
     budget: float = 0.0005
@@ -78,11 +82,11 @@ class CalibrationPlan:
     scratch: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what does not go together."""
+        """Refuse values that do not go together."""
         if self.tolerance is not None and self.second_stage is not None:
-            raise ConfigError("tolerance: two stages take theirs from the spread of the mixed scores")
+            raise ConfigError("tolerance: leave it out; two stages take theirs from the mixed scores")
 
     @property
     def excluded(self) -> set[str]:
-        """Ids of the rows that are left out."""
+        """Ids of the rows to leave out."""
         return {row.id for row in self.exclusions}

@@ -1,4 +1,4 @@
-"""Both stages' readings of files of exchanges, for a cascade that is not calibrated yet (CC++ section 5)."""
+"""Scores of both stages for files of exchanges, before their cascade is calibrated (CC++ section 5)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,23 +18,24 @@ from lockgate.traffic._files import score_file
 
 @dataclass(frozen=True, slots=True)
 class StagedScores:
-    """A scores table and, row by row, what both stages read at the end of every block.
+    """A scores table, with the scores of both stages at the end of every block.
 
     Attributes:
-        table: stage 1's readings. Its other columns tell of a cascade that asks about everything.
-        traces: one a row, with a verdict for every block.
+        table: scores table. The columns of stage 2 and the mixed scores belong to a cascade that asks about
+            every block.
+        traces: block scores of each row, with a verdict for every block.
     """
 
     table: ScoresTable
     traces: tuple[Trace, ...]
 
     def select(self, mask: NDArray[np.bool_]) -> "StagedScores":
-        """The rows where `mask` [N] holds."""
+        """Return the rows where `mask` [N] is true."""
         kept = zip(self.traces, mask.tolist(), strict=True)
         return StagedScores(self.table.select(mask), tuple(trace for trace, wanted in kept if wanted))
 
     def mixed_by(self, cascade: Cascade, flag_on: FlagOn) -> NDArray[np.float64]:
-        """Largest mixed score of each row [N] under a cascade; minus infinity where it asks nothing."""
+        """Return the largest mixed score of each row [N] under a cascade. -inf: it asks about no block."""
         found = [
             simulate(np.asarray(probe), np.asarray(classifier), cascade, flag_on=flag_on)
             for probe, classifier in self.traces
@@ -52,21 +53,26 @@ def score_stages(
     workers: int = 1,
     report: Callable[[Path, int], None] = lambda _path, _done: None,
 ) -> StagedScores:
-    """Have the guard's probe and a classifier read every block of files of exchanges.
+    """Have the guard's probe and a classifier score every block of files of exchanges.
 
-    What is read stays in `folder`, without text: an interrupted run goes on there, and a finished file is
-    not read again while guard, classifier and file are the same.
+    Scores stay in `folder`, without text. An interrupted run continues there. A finished file is not read
+    again while guard, classifier and file stay the same.
 
     Args:
+        guard: the guard. Its probe is stage 1.
+        classifier: the second stage.
+        sources: files of exchanges.
+        folder: folder for the scores. It is made if it does not exist.
         stride: answer tokens of a block.
-        report: told after each chunk how many exchanges of which file are done.
+        workers: number of processes, with one thread each.
+        report: called after each chunk with the file and the number of its exchanges that are done.
 
     Raises:
-        BackboneMismatch, GuardError: the classifier does not fit the guard. ExchangeError: a file that cannot
-            be read.
+        BackboneMismatch, GuardError: the classifier does not fit the guard.
+        ExchangeError: a file can't be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Every block is judged where all are asked for; this cascade flags nothing, whatever it reads.
+    # This cascade asks about every block and never flags.
     asked = Cascade(escalate=0.0, flag=1e9, weight=0.5, stride=stride)
     scoring = guard.with_cascade(classifier, asked).save(folder / "guard")
     tables, traces = [], []
@@ -88,14 +94,21 @@ def score_once(
     blocks: bool = False,
     report: Callable[[Path, int], None] = lambda _path, _done: None,
 ) -> Path:
-    """Score a file into a table of `folder`, unless it is there for this guard and content.
+    """Score a file into a table in `folder`, unless the table of this guard and content is there.
 
     Args:
-        blocks: have stage 2 judge every block and write the trace, `.blocks.parquet` beside the table.
-        report: told after each chunk how many exchanges of the file are done.
+        guard: the guard.
+        source: file of exchanges.
+        folder: folder of the table.
+        workers: number of processes, with one thread each.
+        blocks: have stage 2 judge every block, and write the trace beside the table (`.blocks.parquet`).
+        report: called after each chunk with the file and the number of its exchanges that are done.
+
+    Returns:
+        Path of the scores table.
 
     Raises:
-        ExchangeError: a file that cannot be read.
+        ExchangeError: the file can't be read.
     """
     content = file_sha256(source)
     table, done = folder / f"{content[:16]}.parquet", folder / f"{content[:16]}.json"
