@@ -190,7 +190,7 @@ def test_traffic_that_the_classifier_learned_from_is_refused(run, parts):
         (("--weight", "0.5", "--budget", "0.001"), "2995 distinct prompts"),
         (("--weight", "0.5", "--exclude", "listed.jsonl"), "the first is nobody"),
         (("--weight", "0.5", "--output", "taken"), "holds other files"),
-        (("--development", "empty.jsonl"), "no exchange in it"),
+        (("--development", "empty.jsonl"), "no exchange in the files"),
         (("--development", "none.jsonl"), "none.jsonl: no such file"),
         (("--development", "one_label.jsonl"), "all exchanges have one label"),
         (("--development", "unlabelled.jsonl"), "a label and an answer"),
