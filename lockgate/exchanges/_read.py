@@ -23,7 +23,12 @@ _KEPT_ERRORS = 5
 
 
 class InvalidCounter:
-    """An `on_invalid` callback that counts bad records and keeps the first few messages."""
+    """An `on_invalid` callback that counts bad records and keeps the first few messages.
+
+    Attributes:
+        count: number of bad records so far.
+        first: messages of the first five.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -95,6 +100,11 @@ def json_records(file: Path) -> Iterator[Record]:
 
 
 def decode_line(data: bytes | None) -> object:
+    """Decode one line of JSON. None is a line over the limit.
+
+    Raises:
+        ExchangeError: the line is too long, not valid UTF-8 or not valid JSON.
+    """
     if data is None:
         raise ExchangeError(f"record: the line is longer than {MAX_LINE_BYTES >> 20} MiB")
     try:
@@ -110,6 +120,7 @@ def decode_line(data: bytes | None) -> object:
 
 
 def refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and infinities, which Python's decoder accepts. Raises ValueError."""
     raise ValueError(f"{name} is not a JSON number")
 
 

@@ -18,8 +18,8 @@ def calibrate(
 ) -> Guard:
     """Set a guard's threshold so that it keeps a refusal budget on your traffic.
 
-    The traffic counts as benign, so the guard learns to let exchanges like these pass. `gather_evidence` does
-    the same in two steps and also returns the evidence behind the threshold.
+    The traffic counts as benign: its scores decide what the guard lets pass. `gather_evidence` does the same
+    in two steps and also gives the evidence behind the threshold.
 
     Args:
         guard: the guard to calibrate. It is not changed.

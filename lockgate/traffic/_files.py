@@ -66,7 +66,7 @@ def score_file(
     if blocks is not None or all_blocks:
         guard.stages.require_second()
     if workers > 1 and (guard.path is None or not guard.backbone.source):
-        raise ConfigError("workers: a guard or backbone that lies in memory only is scored by one process")
+        raise ConfigError("workers: expected 1 for a guard or backbone that is only in memory; save it first")
     if not source.is_file():
         raise ExchangeError(
             f"{source}: no such file; expected exchanges as .jsonl, .jsonl.gz, .jsonl.zst or .parquet"

@@ -81,7 +81,7 @@ class _Window:
 def _enter(window: "_Window", key: str, where: str, max_size: int) -> None:
     """Move to the value of a key in the object that comes next. The values before it are skipped."""
     if window.next_mark() != "{":
-        raise ExchangeError(f"{where}: there is no object that could hold it")
+        raise ExchangeError(f"{where}: expected an object that holds this key")
     window.at += 1
     while (mark := window.next_mark()) != "}":
         name = _item(window, where, max_size) if mark == '"' else None
