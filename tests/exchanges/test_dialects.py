@@ -234,7 +234,7 @@ def test_rows_within_a_document_are_found_by_their_path(tmp_path, indent) -> Non
     for wrong, said in (
         ("data.rows", "data.rows: no such key"),
         ("data.n", "expected a list"),
-        ("end.a", "no object"),
+        ("end.a", "expected an object that holds this key"),
     ):
         with pytest.raises(ExchangeError, match=f"rows: .*{said}"):
             imported(path, rows=wrong)
