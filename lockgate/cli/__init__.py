@@ -1,7 +1,7 @@
-"""The command line. Each command lives in a module of its own with a function `register(app)`.
+"""The command line. Each command has its own module with a function `register(app)`.
 
-Modules import at their top only what is light (typer, `_common`) and the rest inside the command, so that
-`lockgate --help` answers at once.
+A module imports only light things at its top (typer, `_common`). It imports the rest inside the command.
+So `lockgate --help` answers at once.
 """
 
 import signal
@@ -23,7 +23,7 @@ from lockgate.errors import LockgateError
 
 __all__ = ["app", "main"]
 
-# One line registers a command; the order is that of `lockgate --help`.
+# One line registers one command. `lockgate --help` lists them in this order.
 _COMMANDS = (
     "_doctor",
     "_fetch",
@@ -40,8 +40,8 @@ _COMMANDS = (
 
 _EXIT_CODES = (
     "Exit codes: 0 done; 1 a check failed; 2 wrong usage or input, or a file that can't be read or written; "
-    "70 an internal error; 130 interrupted (Ctrl-C); 143 terminated. Interrupted or terminated, a long "
-    "command keeps what is done, and the same command goes on there."
+    "70 an internal error; 130 interrupted (Ctrl-C); 143 terminated. A long command that is interrupted or "
+    "terminated keeps its finished work. Run the same command again to continue."
 )
 
 app = typer.Typer(
@@ -76,10 +76,10 @@ for _name in _COMMANDS:
 
 @contextmanager
 def _leave_when_terminated() -> Iterator[None]:
-    """Have SIGTERM end a command as an error would: blocks are left in order, and worker processes end."""
+    """Let SIGTERM end a command like an error: `with` blocks close in order, and worker processes end."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
-        # Sent twice, as `timeout` does, it must not interrupt the leaving.
+        # `timeout` sends SIGTERM twice. The second one must not interrupt the clean-up.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(EXIT_TERMINATED)
 
@@ -90,13 +90,13 @@ def _leave_when_terminated() -> Iterator[None]:
     try:
         yield
     finally:
-        # A process that has been told to end goes on ignoring it.
+        # A process that is already ending keeps ignoring SIGTERM.
         if signal.getsignal(signal.SIGTERM) is leave:
             signal.signal(signal.SIGTERM, before)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit code; `lockgate --help` lists the codes."""
+    """Run the command line and exit with its code. `lockgate --help` lists the codes."""
     try:
         with _leave_when_terminated():
             app(args=arguments)
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print_error(str(error))
         sys.exit(EXIT_USAGE)
     except OSError as error:
-        # A full disk, a missing right, a port in use: the machine's state, not a bug.
+        # A full disk, a missing permission, a port in use: a state of the machine, not a bug.
         place = f"{error.filename}: " if error.filename else ""
         print_error(f"{place}{error.strerror or error}")
         sys.exit(EXIT_USAGE)

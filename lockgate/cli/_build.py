@@ -1,4 +1,4 @@
-"""`lockgate build`: from a constitution to a guard in one command."""
+"""`lockgate build`: make a guard from a constitution in one command."""
 
 import os
 import sys
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lockgate.backbones import Backbone
     from lockgate.synthesis import Prices
 
-# More processes than this would each hold the weights for little gain.
+# Each process holds the weights. More processes than this gain little.
 _MOST_WORKERS = 8
 
 
@@ -56,25 +56,32 @@ def register(app: typer.Typer) -> None:
 
 def build(
     constitution: PolicyArgument,
-    out: Annotated[Path, typer.Option(help="Folder of the guard; it appears when all is done.")],
+    out: Annotated[Path, typer.Option(help="Folder for the guard. It appears when the build is complete.")],
     benign: Annotated[
         Files | None,
-        typer.Option(help="Your own traffic, unlabelled or harmless: it sets the threshold; several times."),
+        typer.Option(
+            help="Your own traffic, unlabelled or harmless. It sets the threshold. May be repeated."
+        ),
     ] = None,
     data: Annotated[
-        Files | None, typer.Option(help="Labelled exchanges that train besides; several times.")
+        Files | None, typer.Option(help="Labelled exchanges to add to the training data. May be repeated.")
     ] = None,
     feedback: Annotated[
         Path | None,
         typer.Option(
-            help="Reviews of a guard's verdicts, JSON lines; policy entries that they propose are written "
+            help="Reviews of a guard's verdicts (JSON lines). Policy entries that they propose are written "
             "beside the report."
         ),
     ] = None,
     update: Annotated[
-        Path | None, typer.Option(help="The guard to replace: compared with first, kept if that is worse.")
+        Path | None,
+        typer.Option(
+            help="Guard to replace. It is compared with the new one and kept if the new one is worse."
+        ),
     ] = None,
-    accept: Annotated[bool, typer.Option("--accept", help="Replace it even where that is worse.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Replace the guard of --update even if the new one is worse.")
+    ] = False,
     plan: PlanOption = None,
     preset: PresetOption = None,
     generator: GeneratorOption = "embedded",
@@ -95,41 +102,66 @@ def build(
     evaluation: Annotated[
         Files | None,
         typer.Option(
-            help="Exchanges to keep out of training and calibration, and to report on; several times."
+            help="Exchanges for the report only. Training and calibration never see them. May be repeated."
         ),
     ] = None,
     backbone: Annotated[
-        str, typer.Option(help="What the guard reads with: embedded, or a local causal language model.")
+        str,
+        typer.Option(help="Model that the guard reads: embedded, or the folder of a causal language model."),
     ] = "embedded",
     workers: Annotated[
-        int | None, typer.Option(help="Processes that read and score. [default: one for each core]", min=1)
+        int | None,
+        typer.Option(
+            help=f"Processes that read and score. Default: one for each core, at most {_MOST_WORKERS}.",
+            min=1,
+        ),
     ] = None,
     budget: Annotated[
-        float, typer.Option(help="Refusal budget wished for; a smaller sample claims a larger one.")
+        float,
+        typer.Option(
+            help="Wanted refusal budget. If the sample is too small for it, the guard claims a larger one."
+        ),
     ] = 0.0005,
     benign_share: Annotated[
-        float, typer.Option(help="Of your traffic's prompts, those that train instead.", min=0, max=0.9)
+        float,
+        typer.Option(
+            help="Share of your traffic's prompts that train the probe instead of setting its threshold.",
+            min=0,
+            max=0.9,
+        ),
     ] = 0.2,
-    epochs: Annotated[int | None, typer.Option(help="Of the probe's training.", min=1)] = None,
-    max_rows: Annotated[int | None, typer.Option(help="Training exchanges at most.", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the probe's training. Default: the preset's.", min=1)
+    ] = None,
+    max_rows: Annotated[
+        int | None,
+        typer.Option(help="Largest number of training exchanges. Default: the preset's.", min=1),
+    ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Longer exchanges keep their last tokens in training.", min=32)
+        int | None,
+        typer.Option(
+            help="Training reads at most this many last tokens of an exchange. Default: the preset's.",
+            min=32,
+        ),
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder for data, scores and reports. [default: OUT.build, or UPDATE.build]"),
+        typer.Option(help="Folder for data, scores and reports. Default: OUT.build, or UPDATE.build."),
     ] = None,
     executor: ExecutorOption = "local",
     ray_address: RayAddressOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be asked for and read, and do nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the expected requests, tokens and budget, and do nothing else."
+        ),
     ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Synthesize exchanges for a policy, train a guard on them, set its threshold, and report on it.
+    """Make a guard from a policy: synthesize exchanges, train on them, set the threshold, and report.
 
-    Interrupted, stopped or killed, the same command goes on where it was, to the same guard. Without --benign
-    the guard is uncalibrated: its threshold is provisional and no false-refusal rate is claimed.
+    After an interruption the same command continues and makes the same guard. Without --benign the guard is
+    uncalibrated: its threshold is provisional, and it claims no false-refusal rate.
     """
     from lockgate.assembly import BuildInputs, build_guard, estimate_build
     from lockgate.constitution import load_constitution
@@ -218,9 +250,8 @@ def _print_result(result: "BuildResult", json: bool) -> None:
         typer.echo(f"report: {result.pages['html']}; data card: {result.folder / 'data' / 'README.md'}")
     if result.refused:
         print_error(
-            f"the guard before was kept, since the new one is worse: {' '.join(result.refused)} The new "
-            "one lies "
-            f"in {result.candidate}; --accept takes it all the same"
+            f"the old guard was kept because the new one is worse: {' '.join(result.refused)} The new guard "
+            f"is in {result.candidate}; --accept takes it anyway"
         )
         raise typer.Exit(EXIT_CHECK_FAILED)
 

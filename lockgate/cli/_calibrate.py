@@ -1,4 +1,4 @@
-"""`lockgate calibrate`: re-threshold a guard on one's own traffic."""
+"""`lockgate calibrate`: set a guard's threshold on your own traffic."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -29,24 +29,35 @@ if TYPE_CHECKING:
     from lockgate.traffic import CalibrationPlan, Evidence, SecondStagePlan
 
 InputOption = Annotated[
-    list[Path] | None, typer.Option("--input", help="Exchanges to score: .jsonl[.gz|.zst] or .parquet.")
+    list[Path] | None,
+    typer.Option("--input", help="Exchanges to score: .jsonl[.gz|.zst] or .parquet. May be repeated."),
 ]
 ScoresOption = Annotated[
-    list[Path] | None, typer.Option("--scores", help="Scores tables made before; nothing is scored then.")
+    list[Path] | None,
+    typer.Option(
+        "--scores", help="Scores tables to use instead of --input. Nothing is scored. May be repeated."
+    ),
 ]
-BudgetOption = Annotated[float, typer.Option(help="Largest share of benign exchanges to flag.")]
-OutputOption = Annotated[Path | None, typer.Option(help="Folder for the re-thresholded guard.")]
+BudgetOption = Annotated[
+    float, typer.Option(help="Refusal budget: the largest share of benign exchanges that may be flagged.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option(help="Folder for the calibrated guard. Without it no guard is written.")
+]
 ExcludeOption = Annotated[
-    Path | None, typer.Option(help='JSON lines {"id", "reason"}: rows left out of calibration.')
+    Path | None, typer.Option(help='Rows to leave out of calibration: JSON lines {"id", "reason"}.')
 ]
 TrainingOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--training", help="Exchanges that the guard was trained on, if it does not know them by itself."
+        "--training",
+        help="Exchanges that the guard was trained on, if its bundle has no record of them. May be repeated.",
     ),
 ]
-SaveScoresOption = Annotated[Path | None, typer.Option(help="Keep the scores table here (Parquet).")]
-ToleranceOption = Annotated[float | None, typer.Option(help="Logit tolerance; by default the guard's own.")]
+SaveScoresOption = Annotated[
+    Path | None, typer.Option(help="Also write the scores table to this file (.parquet).")
+]
+ToleranceOption = Annotated[float | None, typer.Option(help="Tolerance of logits. Default: the guard's.")]
 
 _OPTIONS = {
     "traffic": "--input",
@@ -83,15 +94,16 @@ def calibrate(
     workers: WorkersOption = 1,
     json: JsonFlag = False,
 ) -> None:
-    """Set a guard's threshold on your own traffic and print budget against threshold.
+    """Set a guard's threshold on your own traffic, and print a table of budgets and thresholds.
 
-    The traffic counts as benign: what you give is what the guard will let pass. Rows labelled harmful are
-    refused, as are prompts that the guard was trained on, equal or near. Rows without a scored answer are
-    left out, and one exchange a prompt counts.
+    All of the traffic counts as benign. The command refuses rows that are labelled harmful, and prompts that
+    the guard was trained on or that are nearly equal to one. It leaves out rows without a scored answer. Each
+    distinct prompt counts once.
 
-    With --classifier the guard gets a second stage; both stages then read all of the traffic once.
-    Interrupted or refused, the same command goes on where it stopped: what was read lies in OUTPUT.state,
-    without text, until it is done.
+    With --classifier the guard gets a second stage. Both stages then read all of the traffic.
+
+    After an interruption or an error the same command continues. Until it is complete, its scores are kept
+    in OUTPUT.state, without text.
     """
     files = _one_kind(inputs, scores)
     options = {
@@ -133,7 +145,11 @@ def _plan(
     workers: int,
     written: Path | None,
 ) -> "CalibrationPlan":
-    """Args: written: what the command writes; what it reads is kept beside it until it is done."""
+    """Make the plan from the options.
+
+    Args:
+        written: file or folder that the command writes. Unfinished work is kept beside it.
+    """
     from lockgate.traffic import CalibrationPlan, read_exclusions
 
     return CalibrationPlan(
@@ -151,7 +167,7 @@ def _plan(
 def _gather(
     guard: "Guard | None", files: Sequence[Path], with_text: bool, plan: "CalibrationPlan"
 ) -> Iterator["Evidence"]:
-    """The evidence, with progress on standard error while exchanges are read."""
+    """Yield the evidence. Progress goes to standard error while exchanges are scored."""
     from lockgate.traffic import gather_evidence
 
     with ExitStack() as stack:
@@ -174,12 +190,12 @@ def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path
     from lockgate.errors import ConfigError
 
     if bool(inputs) == bool(scores):
-        raise ConfigError("give either --input (exchanges to score) or --scores (tables made before)")
+        raise ConfigError("give either --input (exchanges to score) or --scores (existing scores tables)")
     return inputs or scores or []
 
 
 def _check_places(output: Path | None, scores: Path | None) -> None:
-    """Refuse places that could not be written to. Raises GuardError, ConfigError."""
+    """Check that the outputs can be written. Raises GuardError or ConfigError."""
     from lockgate.errors import ConfigError
     from lockgate.guards import check_target
 
@@ -191,7 +207,7 @@ def _check_places(output: Path | None, scores: Path | None) -> None:
 
 @contextmanager
 def _names_of_options() -> Iterator[None]:
-    """Have errors call by its option what the library calls by its field."""
+    """Put the name of the option into errors in which the library names a field."""
     from lockgate.errors import CalibrationError, ConfigError
 
     try:

@@ -1,4 +1,4 @@
-"""What `lockgate calibrate` says: the budgets a sample carries, the threshold, the rows that set it."""
+"""The output of `lockgate calibrate`: possible budgets, the threshold and the highest scores."""
 
 import math
 import sys
@@ -18,20 +18,20 @@ _HIGHEST = 30
 
 
 def budget_document(row: "BudgetRow") -> dict[str, object]:
-    """A line of the budget table for `--json`; no cut where all that is judged may flag."""
+    """Return a line of the budget table for `--json`. `cut` is null if every judged exchange may flag."""
     return {**row._asdict(), "cut": row.cut if row.cut is not None and math.isfinite(row.cut) else None}
 
 
 def print_traffic(table: "ScoresTable", unanswered: int, overlap: str) -> None:
-    """What the threshold is taken from."""
+    """Print the size of the traffic and its overlap with training."""
     typer.echo(
-        f"{len(table)} exchanges are taken as benign traffic; {unanswered} without an answer left out."
+        f"{len(table)} exchanges are taken as benign traffic; {unanswered} without an answer are left out."
     )
     typer.echo(f"Overlap with training: {overlap}.")
 
 
 def print_budgets(rows: Sequence["BudgetRow"], tolerance: float) -> None:
-    """Budget against threshold."""
+    """Print the table of budgets and thresholds."""
     print_table(
         ("budget", "flags allowed", "upper bound", "threshold", "prompts needed"),
         [
@@ -50,7 +50,7 @@ def print_budgets(rows: Sequence["BudgetRow"], tolerance: float) -> None:
 def _threshold_words(row: "BudgetRow", tolerance: float) -> str:
     if row.cut is None:
         return "-"
-    return f"{row.cut + tolerance:.4f}" if math.isfinite(row.cut) else "all that is judged"
+    return f"{row.cut + tolerance:.4f}" if math.isfinite(row.cut) else "none needed"
 
 
 def report(
@@ -62,7 +62,7 @@ def report(
     json: bool,
     **more: object,
 ) -> None:
-    """Print threshold and highest scores, or with `json` one document, `more` in it too."""
+    """Print the threshold and the highest scores, or with `json` one document that also holds `more`."""
     from lockgate.evaluation import collect_provenance
 
     highest = _highest(table)
@@ -102,10 +102,10 @@ def _print_calibration(
     )
     if calibration.threshold_without_exclusions is not None:
         typer.echo(
-            f"{len(calibration.excluded)} rows excluded; without that the threshold would be "
+            f"{len(calibration.excluded)} rows excluded; with them the threshold would be "
             f"{calibration.threshold_without_exclusions:.4f}"
         )
-    typer.echo("The highest scores: read these rows, since two bad ones can set a threshold.")
+    typer.echo("The highest scores. Read these rows: two wrong ones can set a threshold.")
     print_table(
         ("id", "source", "score"), [(row["id"], row["source"], f"{row['score']:.4f}") for row in highest]
     )

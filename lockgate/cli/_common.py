@@ -1,4 +1,4 @@
-"""What the commands share: JSON output, tables and progress. Nothing heavy is imported here."""
+"""Helpers for all commands: exit codes, JSON output, tables and progress. Imports nothing heavy."""
 
 import json
 import sys
@@ -25,18 +25,18 @@ Advance = Callable[[int], None]
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output. Numbers that JSON doesn't know (NaN) are an error."""
+    """Print one JSON document on standard output. Raises ValueError for NaN and infinity."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
 
 
 def print_error(message: str) -> None:
-    """One line on standard error, red on a terminal."""
+    """Print one line on standard error, red on a terminal."""
     line = "".join(character if character.isprintable() else " " for character in message)
     typer.secho(f"error: {line}", fg=typer.colors.RED, err=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal; tab-separated lines under a header otherwise."""
+    """Print a table on a terminal, or else tab-separated lines with a header."""
     if not sys.stdout.isatty():
         for row in [columns, *rows]:
             typer.echo("\t".join(str(cell) for cell in row))
@@ -47,23 +47,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        # Text, since a cell with brackets is not meant as markup.
+        # Plain Text: brackets in a cell are not markup.
         table.add_row(*[Text(str(cell)) for cell in row])
     Console().print(table)
 
 
 def print_skipped(count: int, first: Sequence[str]) -> None:
-    """How many malformed rows were left out, and where the first of them stand."""
+    """Print how many malformed rows were left out, and the places of the first ones."""
     if count:
         typer.echo(f"{count} malformed rows left out; the first: {'; '.join(first)}", err=True)
 
 
 @contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[Advance]:
-    """Yield a function that is called with the number of steps done since the last call.
+    """Show progress. Yield a function that takes the number of items done since its last call.
 
-    A bar on a terminal; otherwise a plain line every ten seconds and one at the end. Both go to standard
-    error, so that `--json` stays clean.
+    A terminal shows a bar. Otherwise a plain line appears every ten seconds and at the end. Both go to
+    standard error, so `--json` output stays clean.
     """
     if sys.stderr.isatty():
         with _bar(label, total) as advance:

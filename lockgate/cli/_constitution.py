@@ -1,4 +1,4 @@
-"""`lockgate constitution`: check, list and show."""
+"""`lockgate constitution`: check, list and show constitutions."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def check(file: FileArgument, json: JsonFlag = False) -> None:
-    """Lint a constitution. Exit code 1 when there are errors; warnings alone give 0."""
+    """Check a constitution for errors and weaknesses. Exit code 1 if there are errors. Warnings give 0."""
     from lockgate.constitution import constitution_path, lint_constitution
 
     path = constitution_path(file)
@@ -75,7 +75,7 @@ def list_shipped(json: JsonFlag = False) -> None:
 
 @commands.command()
 def show(file: FileArgument, json: JsonFlag = False) -> None:
-    """Print a constitution: the file as it is, or with --json its content and hash."""
+    """Print a constitution as it is in the file, or with --json its content and hash."""
     from lockgate.constitution import constitution_path, load_constitution
 
     constitution = load_constitution(file)

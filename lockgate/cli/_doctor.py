@@ -1,4 +1,4 @@
-"""`lockgate doctor`: what is there, what is missing, and how to get it."""
+"""`lockgate doctor`: check the installation, and say how to get missing parts."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Check(NamedTuple):
-    """One line of the report; `remedy` is empty where all is well."""
+    """One line of the report. `remedy` is empty if all is well."""
 
     name: str
     ok: bool
@@ -29,19 +29,21 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     guard: Annotated[
-        Path | None, typer.Option(help="Also check this guard's bundle, and say whether it is calibrated.")
+        Path | None, typer.Option(help="Also check this guard, and say whether it is calibrated.")
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Also load this model (or `embedded`) and print its self-test."),
+        typer.Option(
+            metavar="PATH", help="Also load this model (a folder or `embedded`) and run its self-test."
+        ),
     ] = None,
     offline: Annotated[
         bool,
-        typer.Option("--offline", help="Also load the embedded guard with every hub and proxy switched off."),
+        typer.Option("--offline", help="Also load and run the embedded guard with the network switched off."),
     ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Say what is there, what is missing and how to get it. Exit code 1 if something needed is missing."""
+    """Check the installation, and say how to get missing parts. Exit code 1 if a needed part is missing."""
     checks = [_python(), *_packages(), _home(), _weights(), _bundle()]
     if guard is not None:
         checks.append(_own_bundle(guard))
@@ -115,7 +117,7 @@ def _own_bundle(path: Path) -> Check:
     try:
         record = read_bundle(path).record
     except LockgateError as error:
-        return Check(str(path), False, str(error), "restore it, or make the guard again")
+        return Check(str(path), False, str(error), "restore the folder, or make the guard again")
     remedy = "" if record.calibration else f"lockgate calibrate {path} --input TRAFFIC --output {path}"
     return Check(str(path), True, _describe(record), remedy)
 
@@ -160,7 +162,7 @@ def _offline() -> Check:
     try:
         guard = lockgate.load("embedded")
         greeting = Exchange((Message("user", "hello"), Message("assistant", "hello")))
-        # Stage 2 is asked whatever stage 1 says: both have to work.
+        # Stage 2 judges every block here, so that both stages are tested.
         score = next(iter(guard.score_many([greeting], all_blocks=guard.stages.count > 1)))
         stages = f", {len(score.blocks)} verdicts given" if score.blocks else ""
         return Check(

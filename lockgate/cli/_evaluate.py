@@ -1,4 +1,4 @@
-"""`lockgate evaluate`: figures and a report from scores, and paired differences of two guards."""
+"""`lockgate evaluate`: make a report from scores, or compare two guards."""
 
 import re
 import sys
@@ -17,25 +17,46 @@ if TYPE_CHECKING:
     from lockgate.tables import ScoresTable
 
 GuardName = Annotated[str, typer.Argument(metavar="GUARD", help="A guard's folder, or `embedded`.")]
-SecondName = Annotated[str | None, typer.Argument(metavar="[GUARD_B]", help="A second guard to compare.")]
-InputOption = Annotated[list[Path] | None, typer.Option("--input", help="Labelled exchanges to score.")]
-ScoresOption = Annotated[list[Path] | None, typer.Option("--scores", help="Scores tables of GUARD.")]
-SecondScores = Annotated[list[Path] | None, typer.Option("--scores-b", help="Scores tables of GUARD_B.")]
+SecondName = Annotated[
+    str | None, typer.Argument(metavar="[GUARD_B]", help="Second guard, to compare with the first.")
+]
+InputOption = Annotated[
+    list[Path] | None, typer.Option("--input", help="Labelled exchanges to score. May be repeated.")
+]
+ScoresOption = Annotated[
+    list[Path] | None,
+    typer.Option("--scores", help="Scores tables of GUARD, instead of --input. May be repeated."),
+]
+SecondScores = Annotated[
+    list[Path] | None, typer.Option("--scores-b", help="Scores tables of GUARD_B. May be repeated.")
+]
 CalibrationOption = Annotated[
-    list[Path] | None, typer.Option("--calibration", help="Scores of benign traffic: sets the thresholds.")
+    list[Path] | None,
+    typer.Option(
+        "--calibration", help="Scores tables of benign traffic that set the thresholds. May be repeated."
+    ),
 ]
 SecondCalibration = Annotated[
-    list[Path] | None, typer.Option("--calibration-b", help="The same, scored by GUARD_B.")
+    list[Path] | None,
+    typer.Option("--calibration-b", help="Scores tables of the same traffic by GUARD_B. May be repeated."),
 ]
 BaselineOption = Annotated[
     list[str] | None,
-    typer.Option("--baseline", metavar="NAME=FILE", help="Scores of a baseline on the same exchanges."),
+    typer.Option(
+        "--baseline",
+        metavar="NAME=FILE",
+        help="Name and scores table of a baseline on the same exchanges. May be repeated.",
+    ),
 ]
 BaselineCalibration = Annotated[
     list[str] | None,
-    typer.Option("--baseline-calibration", metavar="NAME=FILE", help="That baseline's calibration scores."),
+    typer.Option(
+        "--baseline-calibration",
+        metavar="NAME=FILE",
+        help="Name of that baseline and its scores table of the calibration traffic. May be repeated.",
+    ),
 ]
-OutputOption = Annotated[Path, typer.Option(help="Folder for the report (HTML and JSON) and scores.")]
+OutputOption = Annotated[Path, typer.Option(help="Folder for the report (HTML and JSON) and the scores.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,16 +74,16 @@ def evaluate(
     calibration_b: SecondCalibration = None,
     baseline: BaselineOption = None,
     baseline_calibration: BaselineCalibration = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     backbone: BackboneOption = None,
     workers: WorkersOption = 1,
     json: JsonFlag = False,
 ) -> None:
-    """Evaluate a guard on labelled exchanges, or on scores tables made from them.
+    """Evaluate a guard on labelled exchanges, or on their scores tables.
 
-    With --scores no model is loaded and GUARD is a name only. Two guards give paired differences as well; the
-    second one's report goes to the folder `second`.
+    With --scores no model is loaded, and GUARD is only a name. With two guards the report also has paired
+    differences. The second guard's report goes into the folder `second` of OUTPUT.
     """
     from lockgate.evaluation import check_report, collect_provenance, compare
     from lockgate.evaluation import evaluate as evaluate_table
@@ -117,7 +138,7 @@ def _finish(results: Sequence["EvaluationResult"], output: Path, json: bool) -> 
 
 
 class _Files:
-    """Where the scores come from: tables given, or exchanges that the guards score first."""
+    """The source of the scores: given tables, or exchanges that the guards score first."""
 
     def __init__(
         self,
@@ -130,7 +151,7 @@ class _Files:
         from lockgate.errors import ConfigError
 
         if bool(inputs) == bool(scores):
-            raise ConfigError("give either --input (exchanges to score) or --scores (tables made before)")
+            raise ConfigError("give either --input (exchanges to score) or --scores (existing scores tables)")
         if scores and (second is not None) != bool(scores_b):
             raise ConfigError(
                 "two guards need two sets of scores: --scores for GUARD, --scores-b for GUARD_B"
@@ -175,7 +196,7 @@ def _named(values: Sequence[str] | None) -> dict[str, Path]:
     for value in values or ():
         name, separator, path = value.partition("=")
         if not (name and separator and path) or name in named:
-            raise ConfigError(f"{value}: expected NAME=FILE with a name used once")
+            raise ConfigError(f"{value}: expected NAME=FILE, with each name once")
         named[name] = Path(path)
     return named
 

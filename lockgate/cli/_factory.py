@@ -1,4 +1,4 @@
-"""What commands that synthesize share: options, the plan, the generator, the executor, progress."""
+"""Options and helpers that `lockgate synthesize` and `lockgate build` share."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,62 +17,73 @@ if TYPE_CHECKING:
 Files = list[Path]
 
 PolicyArgument = Annotated[
-    str, typer.Argument(metavar="CONSTITUTION", help="A file, or the name of one that is shipped.")
+    str, typer.Argument(metavar="CONSTITUTION", help="A constitution's file, or the name of a shipped one.")
 ]
 PlanOption = Annotated[
-    Path | None, typer.Option(help="What to make, as YAML; see lockgate synthesize --show-plan.")
+    Path | None,
+    typer.Option(help="YAML file with the plan of the data. `lockgate synthesize --show-plan` prints one."),
 ]
 PresetOption = Annotated[
-    str | None, typer.Option(help="small (embedded model, two cores) or large (an endpoint).")
+    str | None,
+    typer.Option(
+        help="Plan that comes with Lockgate: small (embedded model, two cores) or large (endpoint). "
+        "Default: the one that fits the generator."
+    ),
 ]
 GeneratorOption = Annotated[
-    str, typer.Option(help="embedded, a local model's folder, or an endpoint's address ending in /v1.")
+    str,
+    typer.Option(
+        help="Model that writes: embedded, a local model's folder, or an endpoint's URL (ends in /v1)."
+    ),
 ]
-ModelOption = Annotated[str | None, typer.Option(help="Model's name at the endpoint.")]
+ModelOption = Annotated[str | None, typer.Option(help="Name of the generator's model at the endpoint.")]
 KeyEnvOption = Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")]
 FieldsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--endpoint-field",
         metavar="FIELD=NAME",
-        help="Another name of max_tokens, temperature or seed at the endpoint, as in "
-        "max_tokens=max_completion_tokens; `seed=` leaves it out; several times.",
+        help="The endpoint's name for max_tokens, temperature or seed, such as "
+        "max_tokens=max_completion_tokens. `seed=` leaves the field out. May be repeated.",
     ),
 ]
-ConcurrencyOption = Annotated[int, typer.Option(help="Requests in flight at the endpoint.", min=1)]
+ConcurrencyOption = Annotated[
+    int, typer.Option(help="Requests that are open at the endpoint at a time.", min=1)
+]
 BudgetTokensOption = Annotated[
-    int | None, typer.Option(help="Tokens that this run may use at the endpoint.", min=1)
+    int | None, typer.Option(help="Largest number of tokens that this run may use at endpoints.", min=1)
 ]
 BudgetUsdOption = Annotated[
-    float | None, typer.Option(help="What this run may cost; needs both prices.", min=0)
+    float | None, typer.Option(help="Largest cost of this run. Needs both prices.", min=0)
 ]
-PricePromptOption = Annotated[float | None, typer.Option(help="Price of a million prompt tokens.", min=0)]
+PricePromptOption = Annotated[float | None, typer.Option(help="Price of one million prompt tokens.", min=0)]
 PriceCompletionOption = Annotated[
-    float | None, typer.Option(help="Price of a million completion tokens.", min=0)
+    float | None, typer.Option(help="Price of one million completion tokens.", min=0)
 ]
 JudgeOption = Annotated[
-    str | None, typer.Option(help="Who checks labels: embedded, a folder or an endpoint's address.")
+    str | None,
+    typer.Option(help="Model that checks labels: embedded, a local model's folder, or an endpoint's URL."),
 ]
-JudgeModelOption = Annotated[str | None, typer.Option(help="The judge's name at its endpoint.")]
+JudgeModelOption = Annotated[str | None, typer.Option(help="Name of the judge's model at its endpoint.")]
 JudgeRowsOption = Annotated[
-    Path | None, typer.Option(help="Hand-labelled exchanges that the judge must agree with.")
+    Path | None, typer.Option(help="Exchanges labelled by hand. They measure the judge before it is used.")
 ]
-DtypeOption = Annotated[str, typer.Option(help="Of a model that writes in process: float32 or bfloat16.")]
-StreamsOption = Annotated[int, typer.Option(help="Answers that a model in process writes at once.", min=1)]
+DtypeOption = Annotated[str, typer.Option(help="Precision of a local model: float32 or bfloat16.")]
+StreamsOption = Annotated[int, typer.Option(help="Answers that a local model writes at a time.", min=1)]
 PromptsOption = Annotated[
-    Files | None, typer.Option(help="Prompts of your own, with a category each; several times.")
+    Files | None, typer.Option(help="Your own prompts, each with a category. May be repeated.")
 ]
 ExecutorOption = Annotated[
-    str, typer.Option("--executor", "--engine", help="Where batches run: local or ray.")
+    str, typer.Option("--executor", "--engine", help="Where batches run: local (this process) or ray.")
 ]
 RayAddressOption = Annotated[
-    str | None, typer.Option(help="A Ray cluster's address. [default: Ray on this machine]")
+    str | None, typer.Option(help="Address of a Ray cluster. Default: Ray on this machine.")
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratorSettings:
-    """What the options say about any generator."""
+    """Settings that apply to any generator."""
 
     key_env: str | None
     concurrency: int
@@ -85,7 +96,7 @@ class GeneratorSettings:
 
 
 def read_fields(given: list[str] | None) -> dict[str, str | None]:
-    """Names that --endpoint-field gives, by field. Raises ConfigError for what is no FIELD=NAME."""
+    """Read --endpoint-field into names by field. Raises ConfigError if an item is not FIELD=NAME."""
     from lockgate.errors import ConfigError
 
     found: dict[str, str | None] = {}
@@ -98,12 +109,12 @@ def read_fields(given: list[str] | None) -> dict[str, str | None]:
 
 
 def read_plan(path: Path | None, preset: str | None, generator: str) -> "FactoryPlan":
-    """The plan of --plan or --preset; by default the preset that fits the generator."""
+    """Return the plan of --plan or --preset. The default is the preset that fits the generator."""
     from lockgate.errors import ConfigError
     from lockgate.synthesis.factory import FactoryPlan
 
     if path is not None and preset is not None:
-        raise ConfigError("--plan and --preset: give one of them; a plan's file may name a preset itself")
+        raise ConfigError("--plan and --preset: give only one; a plan's file can name a preset")
     if path is not None:
         return FactoryPlan.from_yaml(path)
     name: Any = preset_for(preset, generator)
@@ -111,12 +122,12 @@ def read_plan(path: Path | None, preset: str | None, generator: str) -> "Factory
 
 
 def preset_for(preset: str | None, generator: str) -> str:
-    """The preset asked for, or the one that fits the generator."""
+    """Return the given preset, or the one that fits the generator."""
     return preset or ("large" if _is_address(generator) else "small")
 
 
 def read_prices(prompt: float | None, completion: float | None) -> "Prices | None":
-    """The prices of --price-prompt and --price-completion. Raises ConfigError for one without the other."""
+    """Return the prices of both options, or None. Raises ConfigError if only one is given."""
     from lockgate.errors import ConfigError
     from lockgate.synthesis import Prices
 
@@ -128,11 +139,11 @@ def read_prices(prompt: float | None, completion: float | None) -> "Prices | Non
 
 
 def describe_requests(content: Mapping[str, Any]) -> list[str]:
-    """Two lines: what is expected to be asked for, and what it is at most."""
+    """Return two lines: the expected requests, and the most that there can be."""
     most = content["at_most"]
     return [
-        f"expected: {_requests(content)}, if no answer is refused, dropped or asked for twice",
-        f"at most: {_requests(most)}; replies that are lost on the way are asked for again on top",
+        f"expected: {_requests(content)}, if no answer is refused, dropped or requested again",
+        f"at most: {_requests(most)}; lost replies are requested again and are not counted here",
     ]
 
 
@@ -147,16 +158,19 @@ def _requests(content: Mapping[str, Any]) -> str:
 def generator_sources(
     generator: tuple[str, str | None], judge: tuple[str | None, str | None], settings: GeneratorSettings
 ) -> tuple["GeneratorSource", "GeneratorSource | None"]:
-    """The generator and the judge that options name, each with its model's name; both spend one budget.
+    """Return the generator and the judge that the options name. They share one budget.
+
+    Args:
+        generator, judge: each a source (`embedded`, a folder or an address) and its model's name.
 
     Raises:
-        ConfigError: settings that no endpoint takes, or a budget where nothing asks an endpoint.
+        ConfigError: the settings are wrong, or there is a budget but no endpoint.
     """
     from lockgate.errors import ConfigError
 
     capped = settings.max_tokens is not None or settings.max_cost is not None
     if capped and not any(name is not None and _is_address(name) for name in (generator[0], judge[0])):
-        raise ConfigError("--generator: a budget is for endpoints; a model in process costs time alone")
+        raise ConfigError("--generator: a budget is for endpoints; a local model has no cost but time")
     budget = _budget(settings)
     writer = _source(*generator, settings, "--generator", budget)
     if judge[0] is None:
@@ -177,7 +191,7 @@ def _budget(settings: GeneratorSettings) -> "Budget":
 def _source(
     name: str, model: str | None, settings: GeneratorSettings, option: str, budget: "Budget"
 ) -> "GeneratorSource":
-    """A model in process, or an endpoint."""
+    """Return a local model or an endpoint."""
     from pydantic import ValidationError
 
     from lockgate.errors import ConfigError
@@ -214,18 +228,18 @@ def _model_option(option: str) -> str:
 def open_executor(
     name: str, address: str | None = None, *, settings: GeneratorSettings | None = None
 ) -> Iterator["Executor"]:
-    """The executor of that name, closed behind the run.
+    """Yield the executor of that name, and close it after the run.
 
     Raises:
-        ConfigError: `settings` cap what a run may use, which only an executor of one process can keep to.
+        ConfigError: `settings` have a budget, and the executor is not local. Only one process can keep it.
     """
     from lockgate.errors import ConfigError
     from lockgate.synthesis import executor_named
 
     if name == "ray" and settings is not None and (settings.max_tokens, settings.max_cost) != (None, None):
         raise ConfigError(
-            "--executor ray: each worker would spend the whole budget, and again in each step; leave the "
-            "budget out and cap the endpoint's key, or take the local executor"
+            "--executor ray: each worker would spend the whole budget in each step; leave the budget out and "
+            "set a limit on the endpoint's key, or use the local executor"
         )
     with ExitStack() as stack:
         executor = executor_named(name, address=address)
@@ -234,7 +248,7 @@ def open_executor(
 
 @contextmanager
 def show_steps() -> Iterator[Callable[[str, int | None, int], None]]:
-    """A bar, or plain lines, for one step after another; it is told step, total and how much is done."""
+    """Show progress of one step after another. Yield a function that takes step, total and number done."""
     with ExitStack() as stack:
         open_step, seen = "", 0
         advance: Advance = _nothing

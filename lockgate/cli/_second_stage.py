@@ -1,4 +1,4 @@
-"""`lockgate calibrate --classifier`: a second stage for a guard, and thresholds for both."""
+"""`lockgate calibrate --classifier`: options and output for a guard of two stages."""
 
 import math
 from collections.abc import Mapping
@@ -15,52 +15,56 @@ if TYPE_CHECKING:
 
 ClassifierOption = Annotated[
     Path | None,
-    typer.Option(
-        help="Exchange classifier to add as second stage (`lockgate train classifier`); it reads all files."
-    ),
+    typer.Option(help="Exchange classifier to add as the second stage, made by `lockgate train classifier`."),
 ]
 DevelopmentOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="With --classifier: exchanges of both labels, on other prompts; they choose how to mix."
+        help="With --classifier: labelled exchanges that choose how the two scores are mixed. Use "
+        "prompts that are not in the traffic. May be repeated."
     ),
 ]
 EscalationOption = Annotated[
     float | None,
-    typer.Option(help="With --classifier: largest share of the traffic that it is asked about (0.025)."),
+    typer.Option(
+        help="With --classifier: largest share of the traffic that it is asked about. Default: 0.025."
+    ),
 ]
 LostOption = Annotated[
     float | None,
     typer.Option(
-        help="With --development: ask about as little as loses at most this share of the flags (0.02)."
+        help="With --development: largest share of flags that may be lost to ask the classifier less. "
+        "Default: 0.02."
     ),
 ]
 WeightOption = Annotated[
     float | None,
-    typer.Option(help="With --classifier: the probe's share of the mixed score, instead of --development."),
+    typer.Option(help="With --classifier: the probe's weight in the mixed score. Replaces --development."),
 ]
 StrideOption = Annotated[
-    int | None, typer.Option(help="With --classifier: answer tokens from one verdict to the next (8).")
+    int | None,
+    typer.Option(help="With --classifier: answer tokens in a block, which gets one verdict. Default: 8."),
 ]
 
 
 _REFUSED = {
-    "--scores": "tables made before hold none of its verdicts; give --input",
-    "--tolerance": "two stages take theirs from the spread of the mixed scores",
-    "--save-scores": "what is read here is no table of what serving does; score the new guard instead",
+    "--scores": "scores tables hold no verdicts of the classifier; give --input",
+    "--tolerance": "two stages take their tolerance from the spread of the mixed scores",
+    "--save-scores": "these scores are not those of the new guard; run `lockgate score` with it instead",
 }
 
 
 def read_second_stage(
     classifier: Path | None, options: Mapping[str, Any], refused: Mapping[str, Any], output: Path | None
 ) -> "SecondStagePlan | None":
-    """The second stage of a command line, or None.
+    """Return the second stage that the options describe, or None.
 
     Args:
-        options: by name those that belong to a second stage; refused: those that do not go with one.
+        options: options of a second stage, by name.
+        refused: options that a second stage excludes, by name.
 
     Raises:
-        ConfigError: options that do not go together, or a value out of range.
+        ConfigError: options exclude each other, or a value is out of range.
     """
     from lockgate.errors import ConfigError
     from lockgate.traffic import SecondStagePlan
@@ -76,13 +80,11 @@ def read_second_stage(
         if refused[name] is not None and refused[name] != []:
             raise ConfigError(f"{name} does not go with --classifier: {why}")
     if output is None:
-        raise ConfigError(
-            "--classifier needs --output: what both stages have read is kept there until it is done"
-        )
+        raise ConfigError("--classifier needs --output: unfinished work of both stages is kept beside it")
     if ("--development" in given) == ("--weight" in given):
-        raise ConfigError("give either --development (labelled exchanges that choose how to mix) or --weight")
+        raise ConfigError("give either --development (labelled exchanges that choose the weight) or --weight")
     if "--lost" in given and "--development" not in given:
-        raise ConfigError("--lost is counted on development exchanges; give them with --development")
+        raise ConfigError("--lost needs development exchanges; give them with --development")
     fields = {name.removeprefix("--"): value for name, value in given.items()}
     if "development" in fields:
         fields["development"] = tuple(fields["development"])
@@ -90,7 +92,7 @@ def read_second_stage(
 
 
 def describe_stages(found: "CascadeCalibration") -> dict[str, object]:
-    """The second stage's part of a calibration, for `--json`; null where there was nothing to count."""
+    """Return the second stage's part of a calibration for `--json`. A share of nothing is null."""
     shares = {name: getattr(found, name) for name in ("lost", "caught", "caught_unscreened")}
     return {
         "escalation_budget": found.escalation_budget,
@@ -106,19 +108,19 @@ def describe_stages(found: "CascadeCalibration") -> dict[str, object]:
 
 
 def print_stages(found: "CascadeCalibration") -> None:
-    """How the stages were put together, in words."""
+    """Print how the two stages decide together."""
     cascade = found.cascade
     typer.echo(
-        f"Stage 2 is asked above {cascade.escalate:.4f}, about {found.escalated:.2%} of the traffic; "
-        f"the mixed score is {cascade.weight:.2f} probe and {1 - cascade.weight:.2f} classifier, each in "
+        f"Stage 2 is asked above {cascade.escalate:.4f}: about {found.escalated:.2%} of the traffic. "
+        f"The mixed score is {cascade.weight:.2f} probe and {1 - cascade.weight:.2f} classifier, each in "
         "units of its spread."
     )
     if math.isnan(found.caught):
         return
-    lost = "" if math.isnan(found.lost) else f", of which the screen loses {found.lost:.1%}"
+    lost = "" if math.isnan(found.lost) else f". The screen loses {found.lost:.1%} of these"
     typer.echo(
-        f"Of the harmful development exchanges {found.caught:.1%} are flagged; without stage 1's screen it "
-        f"would be {found.caught_unscreened:.1%}{lost}."
+        f"The guard flags {found.caught:.1%} of the harmful development exchanges. Without stage 1's screen "
+        f"it would flag {found.caught_unscreened:.1%}{lost}."
     )
     print_table(
         ("probe's share", f"caught at {found.selection_fpr:.0%} of the harmless ones"),

@@ -1,4 +1,4 @@
-"""`lockgate serve`: the guarded model behind an OpenAI-compatible server."""
+"""`lockgate serve`: an OpenAI-compatible server for a guarded model."""
 
 import os
 from pathlib import Path
@@ -27,64 +27,80 @@ def serve(
         str, typer.Option(metavar="PATH", help="The model that the guard was made for, or `embedded`.")
     ] = "embedded",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on. 0 takes a free port.")
+    ] = 8000,
     mode: Annotated[
-        str, typer.Option(help="enforce: halt at a flag. shadow: score and log only. off: no guard at all.")
+        str, typer.Option(help="enforce: halt at a flag. shadow: only score and log. off: no guard.")
     ] = "enforce",
-    max_streams: Annotated[int, typer.Option(min=1, help="Answers written at the same time.")] = 8,
-    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; others get a 429.")] = 32,
+    max_streams: Annotated[int, typer.Option(min=1, help="Answers that are written at a time.")] = 8,
+    max_queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait. Further requests get a 429.")
+    ] = 32,
     kv_tokens: Annotated[
-        int | None, typer.Option(min=16, help="Tokens of key-value memory for all answers together.")
+        int | None,
+        typer.Option(
+            min=16,
+            help="Key-value memory for all requests together, in tokens. Default: one full context, or 2048 "
+            "for each stream if that is more.",
+        ),
     ] = None,
     default_max_tokens: Annotated[
-        int, typer.Option(min=1, help="Length of an answer where the request doesn't say.")
+        int, typer.Option(min=1, help="Largest length of an answer if the request names none.")
     ] = 1024,
     block_input_status: Annotated[
         int,
         typer.Option(
-            help="Answer to a flagged prompt: 200 (a refusal) or 400 (an error; streams are silent until the "
-            "prompt is read then)."
+            help="HTTP status for a flagged prompt: 200 (a refusal) or 400 (an error). With 400 a stream "
+            "sends nothing until the guard has read the prompt."
         ),
     ] = 200,
     decisions: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Decision log; one that was moved away goes on in a new file, at SIGHUP at once. "
-            "[default: LOCKGATE_HOME/decisions.jsonl]",
+            help="Decision log. If the file is moved away, the log continues in a new file. SIGHUP makes it "
+            "do so at once. Default: LOCKGATE_HOME/decisions.jsonl.",
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Answer to this host name too, and with another --host than the loopback to none but such "
-            "names; *.NAME is all below it; several times.",
+            help="Host name that requests may use, besides the local names. With an open --host the "
+            "server refuses all other names. *.NAME covers all names below NAME. May be repeated.",
         ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"Key that clients must send; or set {API_KEY_VARIABLE}."),
+        typer.Option(
+            metavar="FILE",
+            help=f"File with the key that clients must send. {API_KEY_VARIABLE} can hold the key instead.",
+        ),
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let other machines in without an API key.")
+        bool, typer.Option("--insecure", help="Serve other machines without an API key.")
     ] = False,
-    playground: Annotated[bool, typer.Option(help="Per-token risk for the page at /.")] = True,
+    playground: Annotated[bool, typer.Option(help="Send the risk of each token to the page at /.")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads for the model.")] = None,
     fetch: Annotated[
-        bool, typer.Option("--fetch", help="Get the embedded backbone first if it is not here yet.")
+        bool, typer.Option("--fetch", help="Download the embedded backbone first if it is missing.")
     ] = False,
-    step_timeout: Annotated[float, typer.Option(help="Seconds after which a step counts as failed.")] = 120.0,
+    step_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a step of the model counts as failed.")
+    ] = 120.0,
     verdict_timeout: Annotated[
         float,
         typer.Option(
-            help="Seconds without progress of a second stage before an answer that waits for it is halted."
+            help="Seconds without progress of the second stage after which a waiting answer is halted."
         ),
     ] = 30.0,
-    drain_timeout: Annotated[float, typer.Option(help="Seconds that open answers get at shutdown.")] = 30.0,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds that open answers have to end at shutdown.")
+    ] = 30.0,
     json: JsonFlag = False,
 ) -> None:
-    """Serve a guarded model with the OpenAI chat interface until interrupted."""
+    """Serve a guarded model with the OpenAI chat interface. Ctrl-C stops the server."""
     from lockgate._home import home
     from lockgate.gateway import (
         EngineOptions,
@@ -109,7 +125,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         risk_events=playground and is_loopback(host),
     )
-    # Before the model is loaded: a port that is taken should not cost seconds to find out.
+    # The port is bound before the model is loaded, so a port in use is an error at once.
     with bind(host, port) as bound:
         if fetch and backbone == "embedded":
             from lockgate.backbones import fetch_embedded
@@ -133,7 +149,7 @@ def serve(
             gateway.close()
 
 
-def _mode(name: str) -> Any:  # noqa: ANN401 - checked here, a literal to the type checker
+def _mode(name: str) -> Any:  # noqa: ANN401 - a literal type, checked here
     from lockgate.gateway import MODES
 
     if name not in MODES:
@@ -186,7 +202,7 @@ def _announce(url: str, guard: str, gateway: "Gateway", *, as_json: bool) -> Non
     else:
         shown = "none" if gateway.mode == "off" else f"guard {guard}"
         about = gateway.about_guard or {}
-        # Who starts a server should not have to look for it: nothing is known about what it refuses.
+        # The first line must say it: nobody knows how often this guard refuses harmless requests.
         doubt = "" if about.get("calibrated", True) else ", UNCALIBRATED: no false-refusal rate is claimed"
         line = f"Lockgate is ready: {url} ({shown}, mode {gateway.mode}{doubt})"
     typer.echo(line)

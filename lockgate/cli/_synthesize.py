@@ -1,4 +1,4 @@
-"""`lockgate synthesize`: from a constitution to labelled exchanges."""
+"""`lockgate synthesize`: make labelled exchanges from a constitution."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 def synthesize(
     constitution: PolicyArgument,
-    out: Annotated[Path, typer.Option(help="Folder of the data set; an earlier run there goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder for the data set. An unfinished run there continues.")],
     plan: PlanOption = None,
     preset: PresetOption = None,
     generator: GeneratorOption = "embedded",
@@ -61,7 +61,10 @@ def synthesize(
     streams: StreamsOption = 32,
     prompts: PromptsOption = None,
     evaluation: Annotated[
-        Files | None, typer.Option(help="Evaluation items to keep out of the data; several times.")
+        Files | None,
+        typer.Option(
+            help="Evaluation exchanges. The data will not hold them or near-duplicates. May be repeated."
+        ),
     ] = None,
     judge: JudgeOption = None,
     judge_model: JudgeModelOption = None,
@@ -73,15 +76,16 @@ def synthesize(
     price_prompt: PricePromptOption = None,
     price_completion: PriceCompletionOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be asked for, and ask nothing.")
+        bool, typer.Option("--dry-run", help="Print the expected requests and tokens, and request nothing.")
     ] = False,
-    show_plan: Annotated[bool, typer.Option("--show-plan", help="Print the plan as YAML and stop.")] = False,
+    show_plan: Annotated[
+        bool, typer.Option("--show-plan", help="Print the plan as YAML, and do nothing else.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write questions and answers for a policy, harmful and harmless, filtered, paired, disguised and split.
+    """Make a data set for a policy: harmful and harmless exchanges, with twins and disguises, in splits.
 
-    Interrupted, stopped or killed, the same command goes on where it was; what was answered is never asked
-    again.
+    After an interruption the same command continues. It never sends an answered request again.
     """
     from lockgate.constitution import load_constitution
     from lockgate.synthesis import factory

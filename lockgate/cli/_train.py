@@ -1,4 +1,4 @@
-"""`lockgate train`: from labelled exchanges to a guard."""
+"""`lockgate train`: make the parts of a guard from labelled exchanges."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,32 +22,40 @@ def _root() -> None: ...
 
 def probe(
     inputs: Annotated[
-        list[Path], typer.Option("--input", help="Labelled exchanges; may be given several times.")
+        list[Path],
+        typer.Option("--input", help="Labelled exchanges: .jsonl[.gz|.zst] or .parquet. May be repeated."),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the guard.")],
     constitution: Annotated[
-        str, typer.Option(help="A constitution's file, or the name of one that is shipped.")
+        str, typer.Option(help="Policy of the labels: a constitution's file, or the name of a shipped one.")
     ] = ("general-harms"),
     backbone: Annotated[
-        str, typer.Option(help="`embedded`, or a local Hugging Face causal language model.")
+        str,
+        typer.Option(
+            help="Model to read: `embedded`, or the folder of a Hugging Face causal language model."
+        ),
     ] = "embedded",
     layers: Annotated[
-        str, typer.Option(help="`all`, or 0-based numbers and ranges such as 16-24,29.")
+        str, typer.Option(help="Layers to read: `all`, or numbers from 0 and ranges such as 16-24,29.")
     ] = "all",
-    site: Annotated[str, typer.Option(help="residual, attention or mlp.")] = "residual",
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-4,
-    weight_decay: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    site: Annotated[
+        str, typer.Option(help="Place in a layer to read: residual, attention or mlp.")
+    ] = "residual",
+    epochs: Annotated[int, typer.Option(help="Passes over the data.", min=1)] = 20,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.", min=0.0)] = 3e-4,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.", min=0.0)] = 1.0,
     max_tokens: Annotated[
-        int, typer.Option(help="Longer exchanges keep their last tokens in training.", min=32)
+        int, typer.Option(help="Training reads at most this many last tokens of an exchange.", min=32)
     ] = 1024,
-    seed: Annotated[int, typer.Option()] = 0,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave malformed rows out.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave malformed rows out, and count them.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Train a linear probe on a backbone's activations and write an uncalibrated guard.
 
-    Interrupted, the same command goes on where it stopped (its work lies in OUTPUT.work until it is done).
+    After an interruption the same command continues. It keeps unfinished work in OUTPUT.work.
     """
     from lockgate.backbones import SITES, Backbone
     from lockgate.durable import scratch_folder
@@ -95,10 +103,10 @@ def probe(
 
 
 def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
-    """`all` or a list such as `16-24,29` as layer numbers.
+    """Read `all` or a list such as `16-24,29` into layer numbers.
 
     Raises:
-        ConfigError: not a list of layers, or a layer that the backbone does not have.
+        ConfigError: the text is not a list of layers, or the backbone does not have such a layer.
     """
     from lockgate.errors import ConfigError
 

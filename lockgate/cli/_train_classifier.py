@@ -1,4 +1,4 @@
-"""`lockgate train classifier`: from labelled exchanges to an exchange classifier."""
+"""`lockgate train classifier`: make an exchange classifier from labelled exchanges."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,55 +13,71 @@ if TYPE_CHECKING:
 
 def classifier(
     inputs: Annotated[
-        list[Path], typer.Option("--input", help="Labelled exchanges; may be given several times.")
+        list[Path],
+        typer.Option("--input", help="Labelled exchanges: .jsonl[.gz|.zst] or .parquet. May be repeated."),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the classifier.")],
     constitution: Annotated[
-        str, typer.Option(help="The policy of the labels: a file, or the name of one that is shipped.")
+        str, typer.Option(help="Policy of the labels: a constitution's file, or the name of a shipped one.")
     ] = "general-harms",
     backbone: Annotated[
-        str, typer.Option(help="`embedded`, or a local Hugging Face causal language model.")
+        str,
+        typer.Option(
+            help="Model to read: `embedded`, or the folder of a Hugging Face causal language model."
+        ),
     ] = "embedded",
-    device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu",
-    name: Annotated[str, typer.Option(help="What results call it.")] = "exchange",
+    device: Annotated[str, typer.Option(help="Device that computes, such as cpu or cuda.")] = "cpu",
+    name: Annotated[str, typer.Option(help="Name of the classifier in results.")] = "exchange",
     reads: Annotated[
-        str, typer.Option(help="exchange; prompt for an input classifier, answer for an output classifier.")
+        str,
+        typer.Option(
+            help="Text to judge: exchange, or prompt (input classifier), or answer (output classifier)."
+        ),
     ] = "exchange",
     head: Annotated[
-        str, typer.Option(help="verdict: the next token after a short question; value: a linear map.")
+        str,
+        typer.Option(
+            help="Source of the score. verdict: the next token after a short question. value: a linear map."
+        ),
     ] = "verdict",
     words: Annotated[
-        str, typer.Option(help="The two verdict words, harmful first, parted by a comma; blanks count.")
+        str,
+        typer.Option(help="The two verdict words with a comma between them, harmful first. Blanks count."),
     ] = " yes, no",
     depth: Annotated[
-        int | None, typer.Option(help="Blocks of the backbone to keep; by default all.", min=1)
+        int | None,
+        typer.Option(help="Layers of the backbone to keep, from the bottom. Default: all.", min=1),
     ] = None,
-    layers: Annotated[int, typer.Option(help="Blocks that are adapted, from the top.", min=1)] = 10,
+    layers: Annotated[int, typer.Option(help="Layers to adapt, from the top.", min=1)] = 10,
     rank: Annotated[int, typer.Option(help="Rank of the adapters.", min=1)] = 16,
-    cuts: Annotated[int, typer.Option(help="Verdicts per exchange in training.", min=1)] = 4,
-    weighting: Annotated[str, typer.Option(help="How they are weighed: softmax or mean.")] = "softmax",
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-4,
+    cuts: Annotated[int, typer.Option(help="Verdicts on each exchange in training.", min=1)] = 4,
+    weighting: Annotated[
+        str, typer.Option(help="Weights of these verdicts in the loss: softmax or mean.")
+    ] = "softmax",
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.", min=0.0)] = 2e-4,
     max_tokens: Annotated[
-        int, typer.Option(help="Longer exchanges keep their last tokens in training.", min=32)
+        int, typer.Option(help="Training reads at most this many last tokens of an exchange.", min=32)
     ] = 1024,
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens to train on; by default one pass over the input.", min=1)
+        int | None, typer.Option(help="Tokens to train on. Default: one pass over the input.", min=1)
     ] = None,
     harmful_share: Annotated[
         float | None,
-        typer.Option(help="Share of harmful exchanges among those drawn; by default as in the data."),
+        typer.Option(help="Share of harmful exchanges in training. Default: as in the data."),
     ] = None,
-    tokens_per_step: Annotated[int, typer.Option(help="Tokens of one update.", min=1)] = 2048,
+    tokens_per_step: Annotated[int, typer.Option(help="Tokens in one update.", min=1)] = 2048,
     dtype: Annotated[
         str, typer.Option(help="Precision of the frozen weights: float32 or bfloat16.")
     ] = "float32",
-    seed: Annotated[int, typer.Option()] = 0,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave malformed rows out.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave malformed rows out, and count them.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Fine-tune a language model to judge prompt and partial answer, or one of the two alone.
+    """Fine-tune a language model to judge a prompt with its partial answer, or one of the two alone.
 
-    Interrupted, the same command goes on where it stopped (its state lies in OUTPUT.state until it is done).
+    After an interruption the same command continues. It keeps its state in OUTPUT.state.
     """
     from lockgate.backbones import Backbone
     from lockgate.classifiers import check_classifier_target
@@ -109,12 +125,12 @@ def _words(text: str) -> tuple[str, str]:
 
     harmful, comma, harmless = text.partition(",")
     if not comma:
-        raise ConfigError("--words: expected two words parted by a comma, harmful first")
+        raise ConfigError("--words: expected two words with a comma between them, harmful first")
     return harmful, harmless
 
 
 def _config(settings: dict[str, Any]) -> "ClassifierConfig":
-    """A ClassifierConfig. Raises ConfigError where a choice is none of those known."""
+    """Make the configuration. Raises ConfigError for an unknown choice."""
     from lockgate.classifiers import HEADS, READS
     from lockgate.errors import ConfigError
     from lockgate.training import ClassifierConfig

@@ -105,6 +105,8 @@ def test_every_command_offers_json() -> None:
             options = {option for parameter in command.params for option in parameter.opts}
             assert "--json" in options, name
             assert command.help, name
+            # Rich takes such brackets for markup and leaves them out.
+            assert not [p.name for p in command.params if "[default" in (getattr(p, "help", None) or "")]
 
 
 def test_json_is_readable_and_strict(capsys: pytest.CaptureFixture[str]) -> None:

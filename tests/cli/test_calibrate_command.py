@@ -149,5 +149,5 @@ def test_a_budget_that_all_that_is_judged_meets_has_no_cut(run, quiet):
     code, out, err = calibrate(run, quiet)
     assert code == 0, err
     line = next(line for line in out.splitlines() if line.startswith("5.00%"))
-    assert line.split("\t")[3] == "all that is judged"
+    assert line.split("\t")[3] == "none needed"
     assert "inf" not in out
