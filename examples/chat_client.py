@@ -1,4 +1,6 @@
-"""Stream an answer from a running server (`make serve`) with the `openai` client, and handle a halt.
+"""Stream an answer from a running server with the `openai` client, and handle a halt.
+
+Start the server with `make serve`.
 
 python examples/chat_client.py "Why does bread rise?"
 """
@@ -12,7 +14,7 @@ HALTED = 3
 
 
 def stream_answer(client: OpenAI, prompt: str, max_tokens: int) -> str | None:
-    """Print the answer as it comes. Returns the refusal if the guard halted it, else None."""
+    """Print the answer as it arrives. Return the refusal if the guard halted it, or None."""
     stream = client.chat.completions.create(
         model="embedded",
         messages=[{"role": "user", "content": prompt}],
@@ -31,14 +33,14 @@ def stream_answer(client: OpenAI, prompt: str, max_tokens: int) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("prompt")
-    parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
-    parser.add_argument("--max-tokens", type=int, default=120)
+    parser.add_argument("prompt", help="the question to ask")
+    parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="the server's address")
+    parser.add_argument("--max-tokens", type=int, default=120, help="longest answer")
     options = parser.parse_args()
     with OpenAI(base_url=options.url, api_key="none") as client:
         refusal = stream_answer(client, options.prompt, options.max_tokens)
     if refusal is not None:
-        # What was printed had passed the guard. An application may want to take it back all the same.
+        # The printed text has passed the guard. Your application may still want to remove it.
         print(f"[halted] {refusal}")
         sys.exit(HALTED)
 

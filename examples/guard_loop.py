@@ -1,4 +1,4 @@
-"""Guard your own generate loop. A transformers model writes, and only what the guard releases is shown.
+"""Guard your own generate loop. A transformers model writes, and the script shows only released tokens.
 
 python examples/guard_loop.py "Why does bread rise?"
 """
@@ -14,7 +14,7 @@ from lockgate.backbones import embedded_path
 
 
 class Writer:
-    """A model of your own. Its tokenizer must be that of the guard's backbone."""
+    """Your own model. It must use the tokenizer of the guard's backbone."""
 
     def __init__(self, path: str) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(path)
@@ -22,7 +22,7 @@ class Writer:
 
     @torch.inference_mode()
     def write(self, messages: list[dict[str, str]], max_tokens: int) -> Iterator[int]:
-        """Token ids of a greedy answer, one at a time."""
+        """Yield the token ids of a greedy answer."""
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         tokens, cache = self.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids, None
         for _ in range(max_tokens):
@@ -35,9 +35,9 @@ class Writer:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("prompt")
-    parser.add_argument("--guard", default="embedded")
-    parser.add_argument("--max-tokens", type=int, default=80)
+    parser.add_argument("prompt", help="the question to ask")
+    parser.add_argument("--guard", default="embedded", help="a guard's folder")
+    parser.add_argument("--max-tokens", type=int, default=80, help="longest answer")
     options = parser.parse_args()
     guard, writer = lockgate.load(options.guard), Writer(str(embedded_path()))
     messages = [{"role": "user", "content": options.prompt}]
@@ -47,7 +47,7 @@ def main() -> None:
             answer.append(token)
             if stream.push(token).flagged:
                 break
-            # What is suspicious waits here for the second stage. Half a character waits for its other half.
+            # Suspicious tokens wait for the second stage. A token with half a character waits for the other half.
             before, shown = shown, writer.tokenizer.decode(answer[: stream.released]).rstrip("\ufffd")
             print(shown[len(before) :], end="", flush=True)
         verdict = stream.finish()

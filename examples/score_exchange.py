@@ -21,7 +21,7 @@ HARMLESS = [
 
 
 def explain(guard: Guard, found: ExchangeScore) -> list[str]:
-    """The verdict in a few lines."""
+    """Explain the result in a few lines."""
     lines = ["flagged: " + (found.category or "harmful") if found.flagged else "passes"]
     lines.append(f"probe, highest score: {found.max_score:.2f}")
     if found.stage == 2:
@@ -41,8 +41,8 @@ def explain(guard: Guard, found: ExchangeScore) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, nargs="?")
-    parser.add_argument("--guard", default="embedded")
+    parser.add_argument("file", type=Path, nargs="?", help="JSON file with the exchange's messages")
+    parser.add_argument("--guard", default="embedded", help="a guard's folder")
     options = parser.parse_args()
     messages = HARMLESS if options.file is None else json.loads(options.file.read_text())["messages"]
     guard = lockgate.load(options.guard)
