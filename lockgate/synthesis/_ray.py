@@ -106,7 +106,7 @@ class RayExecutor:
         self, window: Sequence[Batch], workers: int, arguments: dict[str, Any]
     ) -> Iterator["pa.Table"]:
         """The outputs of these batches in order, each as soon as those before it are there."""
-        data = self._ray.data.from_steps([_batch_table(batch) for batch in window])
+        data = self._ray.data.from_blocks([_batch_table(batch) for batch in window])
         data.context.enable_progress_bars = False
         data.context.print_on_execution_start = False
         data.context.execution_options.preserve_order = True
@@ -123,7 +123,7 @@ class RayExecutor:
                 max_retries=_RETRIES,
             )
         for bundle in outputs.iter_internal_ref_bundles():
-            for entry in bundle.steps:
+            for entry in bundle.blocks:
                 yield self._ray.get(entry.ref)
 
     def _start(self) -> int:
