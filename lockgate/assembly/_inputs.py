@@ -84,7 +84,9 @@ class BuildInputs:
         if self.workers < 1:
             raise ConfigError("workers: expected at least 1")
         if self.workers > 1 and not self.backbone.source:
-            raise ConfigError("workers: expected 1, because this backbone has no folder for other processes")
+            raise ConfigError(
+                "workers: expected 1 for a backbone in memory only; other processes can't load it"
+            )
 
 
 def file_hashes(paths: tuple[Path, ...]) -> list[Any]:

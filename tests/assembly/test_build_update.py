@@ -138,7 +138,9 @@ def test_a_looser_budget_is_a_lost_claim() -> None:
     assert _lost_claim(claiming(None), claiming(None)) is None
     assert _lost_claim(claiming(0.01), claiming(0.01)) is None
     assert _lost_claim(claiming(0.01), claiming(0.001)) is None
-    assert "refusal budget of 0.10%, and this one only 1.00%" in _lost_claim(claiming(0.001), claiming(0.01))
+    assert "refusal budget of 0.10%, and the new one only 1.00%" in _lost_claim(
+        claiming(0.001), claiming(0.01)
+    )
     assert "not calibrated" in _lost_claim(claiming(0.001), claiming(None))
 
 
