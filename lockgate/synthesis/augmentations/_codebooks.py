@@ -1,9 +1,9 @@
-"""Obfuscation keyed by the prompt: the prompt holds a code book, request and answer speak in its words.
+"""Code books: the prompt holds a list of stand-ins for words, and request and answer use them.
 
-The answer alone is then about gardens or harbours (Constitutional Classifiers++, section 2). The same seed
-deals the same stand-ins in the same order around a harmless exchange: its benign twin. Terms are words of
-four or more ASCII letters that are not everyday ones, those of request and answer both first, then the
-longer: a text with more of them than the book has stand-ins keeps some in the clear.
+The answer alone is then about gardens or harbours (Constitutional Classifiers++, section 2). With the same
+seed a harmless exchange gets the same stand-ins in the same order, as a twin. Terms are words of four or more
+ASCII letters that are not everyday ones. Words of both request and answer come first, then longer ones. If a
+text has more terms than the book has stand-ins, some stay in the clear.
 """
 
 import re
