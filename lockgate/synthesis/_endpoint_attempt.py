@@ -78,7 +78,7 @@ class Sender:
         """Make one attempt.
 
         Raises:
-            GeneratorError: The fault concerns all requests.
+            GeneratorError: The error concerns all requests.
         """
         http = self._http
         try:

@@ -73,7 +73,7 @@ Outcome = Completion | GenerationFailure
 
 
 class Generator(Protocol):
-    """A writer of completions. A fault of one request is its outcome. A fault of all requests is raised.
+    """A writer of completions. An error of one request is its outcome. An error of all requests is raised.
 
     Attributes:
         name: name of the model in data and cards.
