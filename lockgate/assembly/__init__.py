@@ -1,4 +1,4 @@
-"""Build: from a constitution to a calibrated guard in one call, resumable at every step."""
+"""Assembly of a guard: from a constitution to a calibrated guard in one call, resumable at every step."""
 
 from lockgate.assembly._build import BuildResult, build_guard
 from lockgate.assembly._estimate import BuildEstimate, estimate_build

@@ -1,4 +1,4 @@
-"""From a constitution to a guard: synthesize, part the rows, train, set the threshold, measure, write."""
+"""The build of a guard: synthesize, divide the rows, train, set the threshold, measure, write."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,12 +38,15 @@ _PARTS = ("training", "held_out", "provisional", "calibration", "reviews", "drop
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What a build made.
+    """The result of a build.
 
     Attributes:
-        guard: the bundle, in place; None where the update was refused: then it lies in `candidate`.
-        folder: holds data, scores and reports. `report`: contents of `report.json`.
-        refused: sentences that say why the guard before was not replaced.
+        guard: path of the bundle in its place, or None if the update was refused.
+        candidate: path of the new guard in the working folder, replaced or not.
+        folder: the working folder with data, scores and reports.
+        report: contents of `report.json`.
+        pages: paths of the report's files.
+        refused: sentences that say why the old guard was not replaced.
     """
 
     guard: Path | None
@@ -57,16 +60,17 @@ class BuildResult:
 def build_guard(
     inputs: BuildInputs, out: str | Path, *, work: str | Path | None = None, command: tuple[str, ...] = ()
 ) -> BuildResult:
-    """Make a guard for a policy. Run again after any end, it goes on where it stopped, to the same guard.
+    """Build a guard for a policy. After any interruption, call it again: it goes on, to the same guard.
 
     Args:
-        out: the bundle's folder; it appears when all is done.
-        work: everything else (default: `out` with `.build` behind its name, or that of the guard to update,
-            whose data then need not be made again).
-        command: for the provenance.
+        inputs: policy, generator, backbone, files and plans.
+        out: the bundle's folder. It appears when the build is complete.
+        work: folder for everything else. The default is `out` with `.build` after its name. For an update it
+            may be the old guard's folder, so that its data need not be made again.
+        command: the command line, for the provenance.
 
     Raises:
-        LockgateError: of the step that can't go on; what is done is kept.
+        LockgateError: A step can't go on. Finished work is kept.
     """
     check_report()
     need("sklearn", extra="train", feature="the text baseline of a build")
@@ -200,7 +204,7 @@ class _Build:
         }
 
         def make() -> dict[str, Any]:
-            self.inputs.watch(BuildProgress("part the rows", 0, None, "rows"))
+            self.inputs.watch(BuildProgress("divide the rows", 0, None, "rows"))
             rows = gather_rows(inputs, data)
             for part in _PARTS:
                 write_exchanges(self._path(part), getattr(rows, part))
@@ -219,7 +223,7 @@ class _Build:
     def _measure(
         self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
     ) -> tuple[EvaluationResult | None, list[EvaluationResult]]:
-        """The held-out rows and each labelled evaluation file; the full reports lie in the folder."""
+        """Measure the held-out rows and each labelled evaluation file. Write full reports to the folder."""
         benign_part = "calibration" if rows.budget is not None else "provisional"
         benign_rows: list[Exchange] = getattr(rows, benign_part)
         compared = with_baseline(

@@ -1,4 +1,4 @@
-"""What a build would ask for and read, before anything is asked."""
+"""The estimate of a build: what it would ask for and read, before it sends a request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from lockgate.synthesis.factory import (
     estimate_synthesis,
 )
 
-# Of a synthetic exchange beside its answer: the question and the turns' frames.
+# Tokens of a synthetic exchange besides its answer: the question and the turns' frames.
 _QUESTION_TOKENS = 40
 _ANSWERS = (COMPLIANT, PERMITTED, TWIN, HARMLESS)
 
@@ -31,10 +31,12 @@ class BuildEstimate:
     """Figures of a build in which nothing is refused or dropped.
 
     Attributes:
-        synthesis: requests and tokens of the factory, and how many they are at most.
-        training, calibration: exchanges and the tokens that are read of them.
-        prompts: distinct prompts that calibrate; `possible`: the budget that they carry.
-        wished: the budget wished for.
+        synthesis: the factory's requests and tokens, expected and at most.
+        training: number of training exchanges, and their tokens.
+        calibration: number of calibration exchanges, and their tokens.
+        prompts: number of distinct prompts that calibrate.
+        possible: the budget that they support, or None.
+        wished: the wished budget.
     """
 
     synthesis: SynthesisEstimate
@@ -45,7 +47,7 @@ class BuildEstimate:
     wished: float
 
     def to_dict(self, prices: Prices | None = None) -> dict[str, Any]:
-        """JSON form; the cost of the factory's requests is null without prices."""
+        """Return the JSON form. The cost of the factory's requests is null without prices."""
         return {
             "synthesis": self.synthesis.to_dict(prices),
             "training": dict(zip(("exchanges", "tokens"), self.training, strict=True)),
@@ -70,10 +72,10 @@ def estimate_build(
     judge: bool = False,
     judge_rows: Path | None = None,
 ) -> BuildEstimate:
-    """Reckon a build in which nothing is refused or dropped.
+    """Estimate a build in which nothing is refused or dropped.
 
     Raises:
-        ConfigError, ExchangeError: what the build would raise for these files.
+        ConfigError, ExchangeError: The build would raise it for these files.
     """
     asked = estimate_synthesis(constitution, plan, seeds=prompts, judge=judge, judge_rows=judge_rows)
     answers = sum(count for name, count in asked.expected.requests_by_purpose.items() if name in _ANSWERS)

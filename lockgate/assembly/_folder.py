@@ -1,4 +1,4 @@
-"""The folder in which a build works: what each finished step left there, keyed by what it was made from."""
+"""A build's working folder: the files of each finished step, with a mark that names the step's inputs."""
 
 import json
 import shutil
@@ -17,13 +17,14 @@ _STEPS = "steps"
 
 
 class BuildFolder:
-    """Steps with completion marks. A step runs again when its key or one of its files is another.
+    """A folder of steps with completion marks. A step runs again when its key or one of its files changes.
 
     Args:
-        clock: seconds, never falling.
+        path: the folder; made if it is missing.
+        clock: a function that returns seconds and never goes back.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: The folder holds something else.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,7 +36,7 @@ class BuildFolder:
         (path / _STEPS).mkdir(parents=True, exist_ok=True)
 
     def lock(self) -> AbstractContextManager[None]:
-        """One build at a time."""
+        """Lock the folder for one build at a time. Raises ConfigError if another build holds it."""
         return lock_folder(
             self.path,
             ConfigError(
@@ -50,12 +51,13 @@ class BuildFolder:
         outputs: Sequence[str],
         make: Callable[[], Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """What the step of this name returned for these inputs: from its mark, or by running it.
+        """Return a step's result for these inputs. Take it from the mark, or run the step.
 
         Args:
-            inputs: all that decides the step, as JSON; name files by their hashes.
-            outputs: files and folders that it leaves, relative to this folder.
-            make: runs it; returns JSON. Whatever it needs to go on after a kill is its own affair.
+            name: the step's name.
+            inputs: everything that decides the result, as JSON; files by their hashes.
+            outputs: files and folders that the step leaves, relative to this folder.
+            make: runs the step and returns JSON. It must itself go on after a kill.
         """
         key = hash_json({"format": _FORMAT, "version": __version__, "step": name, **inputs})
         self._asked[name] = None
@@ -71,7 +73,7 @@ class BuildFolder:
 
     @contextmanager
     def _attempt(self, name: str, key: str) -> Iterator[Callable[[], dict[str, Any]]]:
-        """Time a step together with earlier attempts at the same, of which a note is left while it runs."""
+        """Time a step together with earlier attempts at it. A note in the folder counts them."""
         note = self.path / _STEPS / f"{name}.attempt"
         before = _read_object(note)
         if before.get("key") != key:
@@ -89,47 +91,47 @@ class BuildFolder:
         try:
             yield lambda: {"seconds": round(seconds + self._clock() - started, 1), "lost": lost}
         except BaseException:
-            # Without room for it this attempt counts as one that was killed.
+            # If the disk has no room for the note, this attempt counts as a killed one.
             with suppress(OSError):
                 write(running=False)
             raise
         note.unlink(missing_ok=True)
 
     def find(self, name: str, key: str | None, outputs: Sequence[str]) -> dict[str, Any] | None:
-        """What a finished step returned, if it is of this key (None: of any) and its files are unchanged."""
+        """Return a finished step's result if its key matches (None: any key) and its files are unchanged."""
         mark = Mark.read(self.path / _STEPS / f"{name}.json")
         if mark is None or (key is not None and mark.key != key) or not mark.files.keys() >= set(outputs):
             return None
         return dict(mark.content) if mark.stands(self.path) else None
 
     def seconds(self) -> dict[str, float]:
-        """How long each step took that this run asked for, whichever run did it: what its result rests on.
+        """Return the seconds of each step that this run used, in whichever run the step was done.
 
-        Attempts that an error or an interrupt ended count, those of killed processes don't (`lost_attempts`).
-        Marks of steps that only earlier builds of the folder asked for don't count.
+        Attempts that ended with an error or an interrupt count. Attempts of killed processes don't
+        (`lost_attempts`), nor do steps that only earlier builds of the folder used.
         """
         return {name: float(mark["seconds"]) for name, mark in self._marks() if "seconds" in mark}
 
     def lost_attempts(self) -> dict[str, int]:
-        """Attempts at these steps that a kill ended, so that nobody knows how long they took."""
+        """Return how many attempts at each of these steps were killed. Their time is unknown."""
         return {name: int(mark["lost"]) for name, mark in self._marks() if mark.get("lost")}
 
     def _marks(self) -> list[tuple[str, dict[str, Any]]]:
         return [(name, _read_object(self.path / _STEPS / f"{name}.json")) for name in sorted(self._asked)]
 
     def write_json(self, name: str, value: object) -> Path:
-        """A file of JSON, in place when it is whole."""
+        """Write a JSON file. It appears when it is complete. Return its path."""
         with open_atomic(self.path / name) as file:
             file.write(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False).encode() + b"\n")
         return self.path / name
 
     def remove(self, name: str) -> None:
-        """Take a folder away, if it is there."""
+        """Remove a folder inside this one, if it exists."""
         shutil.rmtree(self.path / name, ignore_errors=True)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """A file's JSON object; empty where there is none to read."""
+    """Return a file's JSON object, or an empty one if the file has none."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a build is given and what it says while it works."""
+"""The inputs of a build, and the progress that it reports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from lockgate.synthesis.factory import FactoryPlan
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:
-    """How far a step has come: `done` of `total` units; None where the total isn't known yet."""
+    """Progress of a step: `done` of `total` units. `total` is None until it is known."""
 
     step: str
     done: int
@@ -28,26 +28,31 @@ Watch = Callable[[BuildProgress], None]
 
 
 def silent(_: BuildProgress) -> None:
-    """Says nothing."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildInputs:
-    """Everything a build is made from.
+    """The inputs and settings of a build.
 
     Attributes:
-        constitution: the policy; `generator` writes for it, after `factory`.
-        backbone: what the guard will read with.
-        training: how the probe is trained and calibrated.
+        constitution: the policy.
+        generator: the generator that writes the data.
+        backbone: the model that the guard reads activations from.
+        factory: the plan of the data.
+        training: the plan of training and calibration.
         benign: files of the user's own traffic, unlabelled or labelled harmless.
-        data: files of labelled exchanges that train besides.
+        data: files of labelled exchanges that also train.
         prompts: files of prompts with a category, which join the generated questions.
-        evaluation: files that nothing may be trained or calibrated on; labelled ones are reported on.
-        feedback: reviews of a guard's verdicts. `update`: the guard that the new one is to replace.
-        accept: replace it even where the comparison says worse.
-        executor: where the factory's batches run.
-        judge, judge_rows: who checks the labels of generated rows, and the rows it must agree with first.
+        evaluation: files that never train or calibrate. The report covers the labelled ones.
+        feedback: a file of reviews of a guard's verdicts.
+        update: the guard to replace.
+        accept: replace the old guard even if the new one is worse.
+        executor: where the factory's batches run; None runs them in this process.
+        judge: a generator that checks the labels of generated rows.
+        judge_rows: hand-labelled rows that the judge must agree with first.
         workers: processes that read and score, one thread each.
+        watch: called with the progress of each step.
     """
 
     constitution: Constitution
@@ -69,7 +74,7 @@ class BuildInputs:
     watch: Watch = silent
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for files that aren't there, before anything is made."""
+        """Check files and settings before anything is made. Raises ConfigError."""
         single = [path for path in (self.feedback, self.judge_rows) if path is not None]
         for path in (*self.benign, *self.data, *self.prompts, *self.evaluation, *single):
             if not path.is_file():
@@ -79,9 +84,11 @@ class BuildInputs:
         if self.workers < 1:
             raise ConfigError("workers: expected at least 1")
         if self.workers > 1 and not self.backbone.source:
-            raise ConfigError("workers: a backbone that lies in memory only is read by one process")
+            raise ConfigError(
+                "workers: expected 1 for a backbone in memory only; other processes can't load it"
+            )
 
 
 def file_hashes(paths: tuple[Path, ...]) -> list[Any]:
-    """Files as a step's key names them."""
+    """Return name and hash of each file, for a step's key."""
     return [[path.name, hash_path(path)] for path in paths]

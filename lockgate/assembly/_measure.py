@@ -1,4 +1,4 @@
-"""How good the guard is, on rows that neither trained it nor set its threshold."""
+"""Figures of the guard on rows that neither trained it nor set its threshold."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,20 +23,20 @@ from lockgate.traffic import score_file
 
 SCORES = "scores"
 OWN = "guard"
-# Below it a share says little.
+# A share of fewer prompts says little.
 _FEW = 10
 
 
 def score_part(
     folder: BuildFolder, guard: Guard, source: Path, name: str, inputs: BuildInputs
 ) -> ScoresTable:
-    """Scores of a file by a guard, from the folder where they are there already."""
+    """Score a file with a guard, or take the scores from the folder if they are there."""
     (folder.path / SCORES).mkdir(exist_ok=True)
     target = f"{SCORES}/{name}.parquet"
     key = {"guard": guard.sha256, "source": hash_path(source)}
     total = sum(1 for _ in read_exchanges(source))
     if not total:
-        # Processes that load a model to score nothing would take their time all the same.
+        # Processes would load a model to score nothing.
         return ScoresTable.from_rows([])
 
     def score() -> dict[str, Any]:
@@ -60,12 +60,12 @@ def with_baseline(
     parts: Mapping[str, tuple[Sequence[Exchange], ScoresTable]],
     plan: TrainingPlan,
 ) -> dict[str, ScoresTable]:
-    """The tables with a column of the text baseline, trained on the same rows: what a probe has to beat."""
+    """Add a column of the text baseline to the tables. It is trained on the same rows as the probe."""
     try:
-        # Copies of reviewed exchanges share their prompt, so that folds stay honest.
+        # Copies of a reviewed exchange share its prompt, so one fold holds all of them.
         baseline = TextBaseline.fit(training, [prompt_group(row) for row in training], plan.baseline)
     except TrainingError:
-        # Too few groups for its folds: the guard stands without it, and the report has no such line.
+        # Too few groups for its folds: the report has no baseline then.
         return {name: table for name, (_, table) in parts.items()}
     return {
         name: table.with_column("baseline_text", baseline.decision_function(rows)) if len(table) else table
@@ -76,7 +76,7 @@ def with_baseline(
 def measure(
     table: ScoresTable, benign: ScoresTable, *, name: str, provenance: Mapping[str, Any]
 ) -> EvaluationResult | None:
-    """All figures of labelled rows with an answer; None where there is none."""
+    """Compute all figures over labelled rows with an answer. Return None if there is no such row."""
     table = table.select(answered(table))
     if np.isnan(table.labels).all():
         return None
@@ -84,29 +84,29 @@ def measure(
 
 
 def answered(table: ScoresTable) -> NDArray[np.bool_]:
-    """Rows [N] that hold an answer: a prompt alone can't be flagged, and would count as missed."""
+    """Return a mask [N] of rows with an answer. A prompt alone is never flagged and would count as missed."""
     return ~np.isnan(table.floats("max_answer"))
 
 
 def is_refusal(table: ScoresTable) -> NDArray[np.bool_]:
-    """Rows [N] that are refusals from the factory's templates; only parts that it wrote have any."""
+    """Return a mask [N] of refusals from the factory's templates."""
     return np.array([source == REFUSAL for source in table.texts("source")], dtype=bool)
 
 
 def without_refusals(table: ScoresTable) -> ScoresTable:
-    """The rows that a false-alarm rate and a provisional threshold may rest on."""
+    """Return the rows that count for false-alarm rates and a provisional threshold."""
     return table.select(~is_refusal(table))
 
 
 def summarise_refusals(table: ScoresTable) -> dict[str, Any] | None:
-    """How often template refusals are flagged, a figure beside the others; None without any."""
+    """Return how often template refusals are flagged, or None if there are none."""
     found = table.select(is_refusal(table))
     rate = exact_rate(found.flagged, found.groups)
     return None if rate is None else {"n": rate.n, "n_prompts": rate.n_prompts, "rate": _plain(rate)}
 
 
 def summarise(result: EvaluationResult) -> dict[str, Any]:
-    """The figures of a build's report: at the guard's own threshold, with intervals."""
+    """Return the figures of a build's report, at the guard's own threshold, with intervals."""
     deciding = result.scorers[0]
     point = next(point for point in deciding.operating_points if point.name == OWN)
     baseline = next((scorer for scorer in result.scorers if scorer.name == "text"), None)

@@ -1,4 +1,4 @@
-"""What decides a guard beside its data: how a build trains and calibrates."""
+"""The training plan: how a build trains and calibrates a guard."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,26 +9,26 @@ from lockgate.errors import ConfigError
 from lockgate.training import ProbeConfig
 
 ReadingDtype = Literal["auto", "float32", "bfloat16"]
-# Where a band of layers ranked best on the embedded backbone (LOG.md): 12 to 26 of 30.
+# The band of layers that ranked best on the embedded backbone (LOG.md): 12 to 26 of 30.
 _BAND = (0.4, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """Everything that decides training and calibration beside the rows and the backbone.
+    """Settings of training and calibration. With the rows and the backbone they decide the guard.
 
     Attributes:
         layers: 0-based layers that the probe reads; None takes a band of middle layers.
-        epochs, learning_rate, weight_decay, seed: of the fit.
-        max_tokens: longer exchanges keep their last tokens in training.
-        max_rows: training rows at most; labelled files of the user give way first.
-        least_rows: of each label; with fewer nothing is trained.
-        benign_share: of the prompts of the user's traffic that train; the others calibrate.
-        max_benign: such prompts at most.
+        epochs, learning_rate, weight_decay, seed: settings of the fit.
+        max_tokens: longest training exchange. A longer one keeps its last tokens.
+        max_rows: most training rows. Rows of the user's labelled files are dropped first.
+        least_rows: fewest rows of each label. With fewer nothing is trained.
+        benign_share: share of the traffic's prompts that train. The others calibrate.
+        max_benign: most prompts of the traffic that train.
         reading: precision in which training reads; `auto` is bfloat16 where the processor computes in it.
-        budget: the refusal budget that is wished for.
+        budget: the wished refusal budget.
         provisional_fpr: share of held-out harmless rows above the threshold of a guard without traffic.
-        baseline: settings of the text baseline that stands beside the probe in the report.
+        baseline: settings of the text baseline, which the report compares with the probe.
     """
 
     layers: tuple[int, ...] | None = None
@@ -47,7 +47,7 @@ class TrainingPlan:
     baseline: TextBaselineConfig = TextBaselineConfig(cs=(3.0, 30.0), folds=3)  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a value outside its range."""
+        """Check the values. Raises ConfigError for a value outside its range."""
         for name in ("budget", "provisional_fpr"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected a share between 0 and 1")
@@ -61,17 +61,17 @@ class TrainingPlan:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:  # noqa: ANN401 - any of the attributes
-        """`small` fits two cores and an hour, `large` a machine that trains overnight.
+        """Return the plan of a name. `small` takes two cores an hour, `large` a machine a night.
 
         Raises:
-            ConfigError: no preset of this name, or a value outside its range.
+            ConfigError: No preset has this name, or a value is outside its range.
         """
         if name not in _PRESETS:
             raise ConfigError(f"preset: expected one of {', '.join(_PRESETS)}")
         return cls(**{**_PRESETS[name], **changes})
 
     def probe(self, n_layers: int) -> ProbeConfig:
-        """The probe's settings on a backbone of so many layers. Raises ConfigError for layers it lacks."""
+        """Return the probe's settings for a backbone. Raises ConfigError for layers that it lacks."""
         first, end = int(_BAND[0] * n_layers), max(int(_BAND[0] * n_layers) + 1, round(_BAND[1] * n_layers))
         layers = tuple(range(first, end)) if self.layers is None else self.layers
         if not layers or min(layers) < 0 or max(layers) >= n_layers:
@@ -86,14 +86,14 @@ class TrainingPlan:
         )
 
     def reading_dtype(self) -> str:
-        """float32 or bfloat16, decided."""
+        """Return `float32` or `bfloat16`: the value of `reading`, with `auto` decided."""
         if self.reading != "auto":
             return self.reading
         return "bfloat16" if _computes_in_bfloat16() else "float32"
 
 
 def _computes_in_bfloat16() -> bool:
-    """Whether the processor has instructions for it; without them bfloat16 is slower than float32."""
+    """Tell whether the processor has bfloat16 instructions. Without them it is slower than float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Activations of the training rows, read by one or several processes; finished parts are not read again."""
+"""Activations of the training rows. One or several processes read them; finished parts are kept."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PART = 64
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How training reads: layers of the residual stream, longest exchange, precision."""
+    """Settings of reading: layers of the residual stream, longest exchange in tokens, precision."""
 
     layers: tuple[int, ...]
     max_tokens: int
@@ -33,12 +33,13 @@ def read_windows(
     workers: int = 1,
     report: Callable[[int], None] = lambda _: None,
 ) -> WindowCache:
-    """Read rows into a cache of windows, in parts of 64 that are the same for any number of processes.
+    """Read rows into a cache of windows, in parts of 64 rows.
 
-    One process uses all threads and several use one each, so that last bits may differ between the two.
+    The parts are the same for any number of processes. One process uses all threads; several processes use
+    one thread each. So the last bits may differ between the two.
 
     Raises:
-        TrainingError: a process ended by itself, or what `build_cache` raises. Finished parts are kept.
+        TrainingError: A process ended by itself, or `build_cache` raised it. Finished parts are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [rows[start : start + PART] for start in range(0, len(rows), PART)]
@@ -99,8 +100,8 @@ def _spawn(
             for worker in range(workers)
         ],
         lost=TrainingError(
-            "a process that reads training rows ended by itself (memory?); run the same command to go on, "
-            "with fewer --workers if it happens again"
+            "a process that reads training rows ended by itself, perhaps for lack of memory; run the same "
+            "command to go on, with fewer --workers if it happens again"
         ),
         watch=lambda: report(
             sum(len(parts[n]) for n in range(len(parts)) if any(_part(folder, n).glob("*.json")))

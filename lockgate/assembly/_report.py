@@ -1,4 +1,4 @@
-"""The report of a build: one page, one file for machines, a section of the card, and a few lines to print."""
+"""The report of a build: a page, a JSON file, a section of the model card, and lines for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -13,13 +13,13 @@ _SHOWN = 8
 
 
 def write_reports(folder: Path, content: Mapping[str, Any]) -> dict[str, Path]:
-    """Write `report.json` and `report.html`, which hold ids and no text of exchanges; returns the paths."""
+    """Write `report.json` and `report.html`; return their paths. They hold ids and no text of exchanges."""
     page = _environment().get_template("build.html").render(report=content)
     return write_page(folder, "report", content, page)
 
 
 def write_measured(content: Mapping[str, Any]) -> str:
-    """The section of the model card: the held-out figures and where they come from."""
+    """Return the section of the model card with the held-out figures and their source."""
     held = content["held_out"]
     if held is None:
         return ""
@@ -40,16 +40,14 @@ def write_measured(content: Mapping[str, Any]) -> str:
 
 
 def summarise_build(content: Mapping[str, Any]) -> list[str]:
-    """The same in plain lines for a terminal."""
+    """Return the report as plain lines for a terminal."""
     rows, claim, held = content["rows"], content["claim"], content["held_out"]
     lines = [
         f"guard: {content['guard']} ({content['constitution']['name']} {content['constitution']['version']}, "
         f"{'calibrated' if content['calibrated'] else 'UNCALIBRATED'})",
         f"trained on {rows['training']['harmful']} harmful and {rows['training']['harmless']} harmless "
-        "exchanges: "
-        f"{rows['synthetic']} synthetic, {rows['data']} of yours with labels, {rows['benign_training']} of "
-        "your "
-        "traffic",
+        f"exchanges: {rows['synthetic']} synthetic, {rows['data']} of your labelled exchanges, "
+        f"{rows['benign_training']} of your traffic",
         _claim_line(claim),
         *_review_lines(rows["feedback"], rows["dropped"]),
         *_proposal_lines(content["proposal"]),
@@ -64,12 +62,11 @@ def summarise_build(content: Mapping[str, Any]) -> list[str]:
     for found in content["evaluation"]:
         lines.append(
             f"{found['name']}: {show(found['tpr'])} of {found['n_harmful']} harmful flagged, "
-            f"{show(found['fpr'])} of "
-            f"{found['n_harmless']} harmless"
+            f"{show(found['fpr'])} of {found['n_harmless']} harmless"
         )
     lines += _update_lines(content["update"])
     for title, entries in (
-        ("what limits it", content["limits"]),
+        ("limits", content["limits"]),
         ("what a stronger generator would change", content["changes"]),
         ("next", content["next"]),
     ):
@@ -78,7 +75,7 @@ def summarise_build(content: Mapping[str, Any]) -> list[str]:
 
 
 def show(estimate: Mapping[str, Any] | None) -> str:
-    """A share with its interval, in per cent."""
+    """Return a share with its interval, in per cent."""
     if estimate is None:
         return "-"
     value = f"{estimate['value']:.1%}"
@@ -93,11 +90,10 @@ def _claim_line(claim: Mapping[str, Any]) -> str:
     found = claim["false_refusal_rate"]
     text = (
         f"refusal budget {claim['budget']:.2%}: {found['flagged']} of {found['n']} distinct prompts of "
-        "your traffic "
-        f"flagged, upper bound {found['bound']:.3%} at {found['confidence']:.0%} confidence"
+        f"your traffic flagged, upper bound {found['bound']:.3%} at {found['confidence']:.0%} confidence"
     )
     if claim["budget"] > claim["wished"]:
-        text += f" ({claim['wished']:.2%} takes {claim['wished_needs']})"
+        text += f" ({claim['wished']:.2%} needs {claim['wished_needs']} prompts)"
     if claim["reviewed"] is not None:
         text += f"; {claim['reviewed']['prompts']} reviewed prompts are not in that sample"
     return text
@@ -117,18 +113,18 @@ def _review_lines(found: Mapping[str, Any] | None, dropped: Mapping[str, int]) -
         return []
     again = [line for lines in found["repeated"] for line in lines[1:]]
     parts = [f"reviews: {found['lines']} lines", f"repeated: {len(again)}{_at(again)}"]
-    for about, effect in (("verdict", "teaching nothing"), ("category", "left without one")):
+    for about, effect in (("verdict", "not trained on"), ("category", "left without a category")):
         conflicts = [conflict for conflict in found["conflicts"] if conflict["about"] == about]
         lines = [line for conflict in conflicts for said in conflict["lines"].values() for line in said]
-        parts.append(f"in conflict over the {about}: {len(conflicts)}{_at(lines)}")
+        parts.append(f"in conflict about the {about}: {len(conflicts)}{_at(lines)}")
         parts[-1] += f", {effect}" if conflicts else ""
     if leaked := dropped.get("feedback/evaluation_leak"):
-        parts.append(f"meeting evaluation items: {leaked}, left out")
+        parts.append(f"matching evaluation items: {leaked}, left out")
     return [
         "; ".join(parts),
-        f"  {found['trained']} train, {found['held_out']} are kept out; of the training rows "
-        f"{found['relabelled']} are turned round with {found['followed']} disguised copies, "
-        f"{found['confirmed']} confirmed, {found['withdrawn']} withdrawn as related",
+        f"  {found['trained']} train, {found['held_out']} are held out; training rows: "
+        f"{found['relabelled']} relabelled with {found['followed']} disguised copies, "
+        f"{found['confirmed']} confirmed, {found['withdrawn']} withdrawn as related to a review",
     ]
 
 
@@ -154,20 +150,22 @@ def _proposal_lines(found: Mapping[str, Any] | None) -> list[str]:
 def _update_lines(update: Mapping[str, Any] | None) -> list[str]:
     if update is None:
         return []
-    lines = [f"against the guard before, on {update['n']} exchanges neither trained on: {update['verdict']}"]
+    lines = [
+        f"compared with the old guard, on {update['n']} exchanges that trained neither: {update['verdict']}"
+    ]
     lines += [f"  {reason}" for reason in update["reasons"][:_SHOWN]]
     for change in (*update["overall"], *update["categories"]):
         kind = "harmful" if change["harmful"] else "harmless"
         lines.append(
             f"  {change['category']} ({kind}, {change['n']}): {change['before']['value']:.1%} to "
-            f"{change['after']['value']:.1%} flagged; {len(change['gained'])} mended, "
-            f"{len(change['lost'])} lost"
+            f"{change['after']['value']:.1%} flagged; {len(change['gained'])} corrected, "
+            f"{len(change['lost'])} newly wrong"
         )
     if update["reviews"] is not None:
         found = update["reviews"]
         lines.append(
-            f"  of {found['n']} reviewed exchanges kept out of training {found['mended']} are mended and "
-            f"{found['spoilt']} spoilt"
+            f"  {found['n']} reviewed exchanges that did not train: {found['mended']} corrected, "
+            f"{found['spoilt']} newly wrong"
         )
     return lines
 

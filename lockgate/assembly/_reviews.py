@@ -1,4 +1,4 @@
-"""Reviews in a build: where ids are looked up, what must not teach, and the entries that they propose."""
+"""Reviews in a build: how ids are looked up, which reviews are dropped, and the entries that they propose."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ PROPOSAL = "proposal"
 
 @dataclass(frozen=True, slots=True)
 class LaidReviews:
-    """Reviews over the training rows: `counts` for the report, `proposal` for `place_proposal`."""
+    """Training rows after reviews, with `counts` for the report and `proposal` for `place_proposal`."""
 
     retraining: Retraining
     counts: Mapping[str, Any]
@@ -43,10 +43,10 @@ def lay_reviews(
     index: EvaluationIndex | None,
     dropped: Dropped,
 ) -> LaidReviews | None:
-    """Read the reviews of a build and lay them over its training rows; None where it has none.
+    """Read the reviews of a build and apply them to its training rows. Return None without reviews.
 
     Raises:
-        ExchangeError: a line in another form, or an id that stands nowhere.
+        ExchangeError: A line has another form, or its id is in no file.
     """
     if inputs.feedback is None:
         return None
@@ -64,8 +64,9 @@ def _read(
     index: EvaluationIndex | None,
     dropped: Dropped,
 ) -> Feedback:
-    """The reviews without those that meet an evaluation item. Ids are looked up in the files as they were
-    given, since what was reviewed may be a row that went no further.
+    """Read the reviews and drop those that match an evaluation item.
+
+    Ids are looked up in the files as given, because a reviewed row may have been dropped later.
     """
     files = (*inputs.evaluation, *inputs.benign, *inputs.data)
     known = chain((row for file in files for row in read_exchanges(file)), synthetic)
@@ -82,7 +83,7 @@ def _read(
 
 
 def _describe(feedback: Feedback, retraining: Retraining) -> dict[str, Any]:
-    """What the reviews did, and what people have to settle: numbers of lines, no text."""
+    """Describe the effect of the reviews and their conflicts by line numbers, without text."""
     return {
         "lines": feedback.lines,
         "repeated": [list(lines) for lines in feedback.repeated],
@@ -99,12 +100,12 @@ def _describe(feedback: Feedback, retraining: Retraining) -> dict[str, Any]:
 
 
 def _propose(constitution: Constitution, feedback: Feedback) -> dict[str, Any]:
-    """The entries that reviews propose, as JSON; `text` is the file, None where there is nothing to add."""
+    """Return the proposed entries as JSON. `text` is the proposal's file, or None if nothing is added."""
     try:
         proposal = propose_constitution(constitution, feedback)
     except ConstitutionError:
-        # The check's message may hold words of a reviewer.
-        note = "what the reviews add doesn't pass `lockgate constitution check`; choose other topics"
+        # The check's own message may hold a reviewer's words.
+        note = "the reviews' topics don't pass `lockgate constitution check`; choose other topics"
         return {"text": None, "additions": [], "notes": [note]}
     additions = [
         {
@@ -121,10 +122,10 @@ def _propose(constitution: Constitution, feedback: Feedback) -> dict[str, Any]:
 
 
 def place_proposal(folder: BuildFolder, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Write the file of a proposal, and what the report says of it: all but the text, and the `path`.
+    """Write the file of a proposal. Return the proposal for the report, with `path` and without `text`.
 
-    A file that is there is never written over: a person may have edited it, or made it the policy. Another
-    proposal takes the next free name.
+    An existing file is never overwritten: a person may have edited it or made it the policy. Another proposal
+    takes the next free name.
     """
     if found is None:
         return None

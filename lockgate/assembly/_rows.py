@@ -1,4 +1,4 @@
-"""Who trains, who calibrates, who is only judged: the rows of a build, parted before anything is scored."""
+"""The rows of a build, divided into training, calibration and held-out rows before anything is scored."""
 
 import hashlib
 from collections import Counter
@@ -18,27 +18,30 @@ from lockgate.feedback import FEEDBACK, Retraining
 from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import REFUSED, SynthesisResult
 
-# Raised when rows are parted otherwise, so that a folder of before is parted anew.
+# Raise it when the division changes, so that an older build's folder is divided again.
 PARTING = 4
 TRAIN = "train"
 PLAIN, DISGUISED, HELD_OUT_DISGUISE = "plain", "disguised as in training", "held-out disguise"
-# Template refusals are alike and easy: among ordinary harmless rows they would flatter any rate.
+# Template refusals are alike and easy: among ordinary harmless rows they would make any rate look better.
 REFUSAL = "synthetic refusal from a template"
 TRAFFIC = "traffic"
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRows:
-    """The parts of a build; no prompt of another part is in `training`.
+    """The parts of a build's rows. No prompt of another part is in `training`.
 
     Attributes:
-        training: labelled rows; `held_out`: synthetic rows to judge by, their `source` says how they are
-            disguised, or that they are refusals; `provisional`: synthetic rows of which the ordinary harmless
-            ones set the threshold of a guard without traffic.
-        calibration: the user's traffic that sets the threshold; empty where it carries no budget.
-        reviews: feedback that does not train.
-        budget: what the number of calibration prompts carries; None: `reason` says why nothing is claimed.
-        dropped: what none of them got. counts: for the report.
+        training: labelled rows that train.
+        held_out: synthetic rows that measure the guard. `source` names their disguise, or says that they are
+            refusals.
+        provisional: synthetic rows for a guard without traffic. The ordinary harmless ones set its threshold.
+        calibration: the user's traffic that sets the threshold; empty if it supports no budget.
+        reviews: reviewed exchanges that do not train.
+        budget: the budget that the number of calibration prompts supports, or None.
+        reason: why no budget is claimed, or None.
+        dropped: rows in none of these parts.
+        counts: figures for the report.
         proposal: entries for the constitution that the reviews propose; None without reviews.
     """
 
@@ -55,11 +58,11 @@ class BuildRows:
 
 
 def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
-    """Read all sources and part them.
+    """Read all sources and divide the rows.
 
     Raises:
-        TrainingError: too few rows of a label; says what the factory had to drop.
-        CalibrationError, ExchangeError: a file that isn't what its option asks for.
+        TrainingError: A label has too few rows. The message repeats the factory's warnings.
+        CalibrationError, ExchangeError: A file isn't what its option asks for.
     """
     plan, dropped = inputs.training, Dropped()
     synthetic = list(data.rows())
@@ -113,7 +116,7 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
 
 
 def possible_budget(prompts: int, wished: float) -> float | None:
-    """The budget that so many distinct prompts carry: the one wished for, else the smallest, if any."""
+    """Return the budget that this number of distinct prompts supports: the wished one, else the smallest."""
     if not prompts:
         return None
     budgets = [wished, *(budget for budget in DEFAULT_BUDGETS if budget > wished)]
@@ -121,7 +124,7 @@ def possible_budget(prompts: int, wished: float) -> float | None:
 
 
 def check_labels(training: Sequence[Exchange], plan: TrainingPlan, data: SynthesisResult) -> None:
-    """Refuse rows that can't train a probe. Raises TrainingError."""
+    """Check that both labels have enough rows to train a probe. Raises TrainingError."""
     harmful = sum((row.label or 0.0) >= 0.5 for row in training)
     counts = {"harmful": harmful, "harmless": len(training) - harmful}
     short = [f"{count} {label}" for label, count in counts.items() if count < plan.least_rows]
@@ -129,13 +132,13 @@ def check_labels(training: Sequence[Exchange], plan: TrainingPlan, data: Synthes
         notes = "; ".join(data.warnings[:3])
         raise TrainingError(
             f"{' and '.join(short)} training exchanges; at least {plan.least_rows} of each label are needed. "
-            "Plan more questions, take another generator, or give labelled exchanges with --data"
-            + (f". The factory says: {notes}" if notes else "")
+            "Plan more questions, use another generator, or give labelled exchanges with --data"
+            + (f". The factory's warnings: {notes}" if notes else "")
         )
 
 
 def _part_traffic(traffic: Sequence[Exchange], plan: TrainingPlan) -> tuple[list[Exchange], list[Exchange]]:
-    """Some prompts, drawn by their hash, train with their first exchange; all others calibrate."""
+    """Draw some prompts by hash to train, each with its first exchange. All others calibrate."""
     groups = [prompt_group(row) for row in traffic]
     drawn = sorted(set(groups), key=lambda group: hashlib.sha256(f"{plan.seed}/{group}".encode()).digest())
     chosen = set(drawn[: min(int(plan.benign_share * len(drawn)), plan.max_benign)])
@@ -149,7 +152,7 @@ def _part_traffic(traffic: Sequence[Exchange], plan: TrainingPlan) -> tuple[list
 
 
 def _draw(rows: Sequence[Exchange], room: int, seed: int, source: str, dropped: Dropped) -> list[Exchange]:
-    """As many rows as there is room for, by hash."""
+    """Draw rows by hash until the room is filled; drop the others."""
     if len(rows) <= room:
         return list(rows)
     order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(f"{seed}/{rows[i].id}".encode()).digest())
@@ -158,7 +161,11 @@ def _draw(rows: Sequence[Exchange], room: int, seed: int, source: str, dropped: 
 
 
 def _trained(rows: Sequence[Exchange], prints: PromptPrints, *, near: bool) -> list[str | None]:
-    """Synthetic rows are told by equality: disguises frame many requests in the same words."""
+    """Return for each row the reason to drop it, if its prompt trains.
+
+    Synthetic rows (`near=False`) match by equality only, because disguises frame many requests in the same
+    words.
+    """
     if near:
         found = prints.find([prompt_text(row) for row in rows])
         return [None if match is None else f"trained_prompt_{match.kind}" for match in found]
@@ -167,8 +174,9 @@ def _trained(rows: Sequence[Exchange], prints: PromptPrints, *, near: bool) -> l
 
 
 def _reviewed(rows: Sequence[Exchange], retraining: Retraining) -> list[str | None]:
-    """Rows that only the reviews take away. Those that don't train are reported on: they may not set the
-    threshold either, least of all harmful ones.
+    """Return for each row the reason to drop it, if its prompt was reviewed.
+
+    Reviewed rows that don't train are reported on, and some are harmful. So they may not set the threshold.
     """
     judged = {prompt_group(row) for row in retraining.held_out}
     prints = PromptPrints.of([row for row in retraining.rows if FEEDBACK in row.meta])
@@ -180,7 +188,7 @@ def _reviewed(rows: Sequence[Exchange], retraining: Retraining) -> list[str | No
 
 
 def _related(rows: Sequence[Exchange], retraining: Retraining) -> list[str | None]:
-    """Held-out rows that were reviewed, and what the factory's split keeps together with them."""
+    """Return the reason to drop each held-out row that was reviewed, or belongs to a reviewed row's group."""
     reviewed = [row for row in retraining.rows if FEEDBACK in row.meta]
     known = {key for row in (*reviewed, *retraining.held_out) for key in _keys(row)}
     return [None if known.isdisjoint(_keys(row)) else "related_to_review" for row in rows]
@@ -189,7 +197,7 @@ def _related(rows: Sequence[Exchange], retraining: Retraining) -> list[str | Non
 def _left_to_judge(
     rows: list[Exchange], trained: PromptPrints, retraining: Retraining | None, dropped: Dropped
 ) -> list[Exchange]:
-    """The held-out rows whose prompts neither train nor have been reviewed."""
+    """Keep the held-out rows with prompts that neither train nor were reviewed."""
     rows = dropped.unless(rows, _trained(rows, trained, near=False), "held_out")
     return rows if retraining is None else dropped.unless(rows, _related(rows, retraining), "held_out")
 
@@ -197,7 +205,7 @@ def _left_to_judge(
 def _left_to_calibrate(
     rows: list[Exchange], trained: PromptPrints, retraining: Retraining | None, dropped: Dropped
 ) -> tuple[list[Exchange], int]:
-    """The traffic that sets the threshold, and how many prompts of it only the reviews have taken away."""
+    """Return the traffic that sets the threshold, and the number of prompts lost to reviews alone."""
     rows = dropped.unless(rows, _trained(rows, trained, near=True), "benign")
     if retraining is None:
         return rows, 0
@@ -206,10 +214,12 @@ def _left_to_calibrate(
 
 
 def _halves(rows: Sequence[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
-    """Rows to judge by, and rows to set a provisional threshold by; what belongs together stays together.
+    """Split rows into a half that measures the guard and a half that sets a provisional threshold.
+
+    Rows of one prompt, pair, phrase or original stay together.
 
     Raises:
-        TrainingError: none of the latter is harmless.
+        TrainingError: The second half has no harmless row.
     """
     parts = grouped_split([_keys(row) for row in rows], {"judge": 0.5, "threshold": 0.5})
     halves = (
@@ -218,8 +228,8 @@ def _halves(rows: Sequence[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
     )
     if not _count_kinds(halves[1])["harmless"]:
         raise TrainingError(
-            "no held-out harmless exchange is left to set a provisional threshold by; give traffic "
-            "(--benign), or keep a part beside `train` in the plan's `split`"
+            "no held-out harmless exchange is left to set a provisional threshold; give traffic (--benign), "
+            "or keep a part beside `train` in the plan's `split`"
         )
     return halves
 
@@ -262,6 +272,6 @@ def _count(rows: Sequence[Exchange]) -> dict[str, int]:
 
 
 def _count_kinds(rows: Sequence[Exchange]) -> dict[str, int]:
-    """Held-out rows: template refusals apart from the ordinary harmless ones."""
+    """Count held-out rows, with template refusals apart from the ordinary harmless rows."""
     refusals = sum(row.source == REFUSAL for row in rows)
     return {**_count([row for row in rows if row.source != REFUSAL]), "refusals": refusals}

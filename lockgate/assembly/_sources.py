@@ -1,4 +1,4 @@
-"""What the user gives, without what must not train or calibrate: each row dropped has a reason."""
+"""The user's files, without rows that must not train or calibrate. Each dropped row has a reason."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ REJECTED = "rejected"
 
 @dataclass(slots=True)
 class Dropped:
-    """Rows that go no further, each with where and why in `meta.rejected`."""
+    """Dropped rows, each with its source and the reason in `meta.rejected`."""
 
     rows: list[Exchange] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -26,7 +26,7 @@ class Dropped:
         self.rows.append(replace(row, meta={**row.meta, REJECTED: why}))
 
     def unless(self, rows: Sequence[Exchange], reasons: Iterable[str | None], source: str) -> list[Exchange]:
-        """The rows without a reason; the others are dropped."""
+        """Return the rows without a reason, and drop the others."""
         kept = []
         for row, reason in zip(rows, reasons, strict=True):
             if reason is None:
@@ -38,13 +38,13 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """What must neither train nor calibrate: evaluation items, and the held-out synthetic prompts."""
+    """Exchanges that must neither train nor calibrate: evaluation items and held-out synthetic prompts."""
 
     index: EvaluationIndex | None
     held_out: PromptPrints
 
     def check(self, rows: Sequence[Exchange]) -> Iterator[str | None]:
-        """For each row the reason to leave it out, if any."""
+        """Yield for each row the reason to leave it out, or None."""
         met = self.held_out.find([prompt_text(row) for row in rows]) if len(self.held_out) else []
         for place, row in enumerate(rows):
             if self.index is not None and self.index.find_leak(row) is not None:
@@ -58,7 +58,7 @@ class Guarded:
 def read_labelled(
     paths: Sequence[Path], synthetic: Sequence[Exchange], guarded: Guarded, dropped: Dropped
 ) -> list[Exchange]:
-    """The user's labelled exchanges, without those that can't train or that stand in the data already."""
+    """Read the user's labelled exchanges. Drop those that can't train or repeat other rows."""
     rows = [row for path in paths for row in read_exchanges(path)]
     rows = dropped.unless(rows, (_unusable(row) for row in rows), "data")
     rows = dropped.unless(rows, guarded.check(rows), "data")
@@ -66,11 +66,11 @@ def read_labelled(
 
 
 def read_traffic(paths: Sequence[Path], guarded: Guarded, dropped: Dropped) -> list[Exchange]:
-    """The user's own traffic, taken as benign.
+    """Read the user's own traffic, which counts as benign.
 
     Raises:
-        CalibrationError: a row is labelled harmful; the message names file and row.
-        ExchangeError: a file without exchanges.
+        CalibrationError: A row is labelled harmful. The message names file and row.
+        ExchangeError: A file holds no exchange.
     """
     rows = []
     for path in paths:
@@ -79,8 +79,7 @@ def read_traffic(paths: Sequence[Path], guarded: Guarded, dropped: Dropped) -> l
             if row.label is not None and row.label >= 0.5:
                 raise CalibrationError(
                     f"{path}: exchange {count} is labelled harmful; --benign takes benign traffic only. "
-                    "Leave "
-                    "such rows out, or give them with --data"
+                    "Leave such rows out, or give them with --data"
                 )
             rows.append(row)
         if not count:
@@ -100,7 +99,7 @@ def _has_answer(row: Exchange) -> bool:
 
 
 def _repeated(before: Sequence[Exchange], rows: Sequence[Exchange]) -> Iterator[str | None]:
-    """Which rows repeat, nearly word by word, what stands before them."""
+    """Yield for each row the reason to drop it, if it repeats an earlier row nearly word by word."""
     texts = [_text(row) for row in (*before, *rows)]
     first: dict[str, Exchange] = {}
     for place, (row, group) in enumerate(zip((*before, *rows), find_duplicates(texts), strict=True)):

@@ -1,4 +1,4 @@
-"""The threshold: from the user's traffic with a claim, or provisional and without one."""
+"""The guard's threshold: from the user's traffic with a claim, or provisional without a claim."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from lockgate.guards import Guard, ProvisionalRecord
 from lockgate.tables import ScoresTable
 from lockgate.traffic import CalibrationPlan, describe_traffic, gather_evidence
 
-# What batch mates and builds of the libraries may move a logit, as a share of the scores' spread.
+# Logits move a little with the other rows of a batch and with library builds; a share of the scores' spread.
 _TOLERANCE_SHARE = 1e-3
 HELD_OUT_BENIGN = "held-out synthetic harmless exchanges, refusals not counted"
 
@@ -32,13 +32,16 @@ def set_threshold(
     *,
     provisional_fpr: float,
 ) -> Guard:
-    """The guard with a threshold and what stands behind it.
+    """Return the guard with a threshold and the record of how it was set.
 
     Args:
-        tables: scores of `calibration` or of `provisional` rows, and of the held-out ones for the tolerance.
+        guard: the guard without a threshold.
+        rows: the rows of the build.
+        tables: scores of the `calibration` or `provisional` rows, and of held-out rows for the tolerance.
+        provisional_fpr: share of harmless rows above a provisional threshold.
 
     Raises:
-        CalibrationError, TrainingError: scores that are not finite.
+        CalibrationError, TrainingError: Some scores are not finite.
     """
     spread = [table.floats("mixed_max") for name, table in sorted(tables.items()) if len(table)]
     tolerance = _TOLERANCE_SHARE * float(np.concatenate(spread).std())
@@ -61,14 +64,17 @@ def set_threshold(
 
 
 def with_flags(table: ScoresTable, guard: Guard) -> ScoresTable:
-    """Scores read before the threshold was known, with the guard's decisions and no flagged token."""
+    """Return the scores with the guard's decisions, for scores read before its threshold was known.
+
+    The place of the flagged token stays empty.
+    """
     cut = guard.thresholds.flag - guard.thresholds.tolerance
     answered = ~np.isnan(table.floats("max_answer"))
     return table.with_column("flagged", (table.floats("mixed_max") > cut) & answered)
 
 
 def describe_claim(guard: Guard, rows: BuildRows, wished: float) -> dict[str, Any]:
-    """What the guard claims, for the report: a budget with its sample, or null and why."""
+    """Describe the guard's claim for the report: a budget with its sample, or null with the reason."""
     wish = {"wished": wished, "wished_needs": required_n(wished)}
     found = guard.calibration
     if found is None:
@@ -81,12 +87,12 @@ def describe_claim(guard: Guard, rows: BuildRows, wished: float) -> dict[str, An
 
 
 def _worst_bound(found: Calibration, left_out: int) -> float:
-    """The bound over all of the traffic, were each prompt flagged that the reviews have taken away."""
+    """Return the bound over all traffic if each prompt that was left out were flagged."""
     return clopper_pearson_upper(found.flagged + left_out, found.n + left_out, found.confidence)
 
 
 def describe_reviewed(left_out: int, bound: float) -> str:
-    """What it does to a claim that reviews have taken prompts out of its sample."""
+    """Say what a claim loses because reviews took prompts out of its sample."""
     return (
         f"not a random sample: {left_out} distinct prompts of the traffic were left out since they, or near-"
         "duplicates, had been reviewed. Reviews pick what a guard got wrong, so that all of the traffic may "
@@ -95,7 +101,7 @@ def describe_reviewed(left_out: int, bound: float) -> str:
 
 
 def _claim(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[str]:
-    """What the threshold has seen, for the model card."""
+    """Describe the calibration traffic for the model card."""
     known = 0 if guard.training_prompts is None else len(guard.training_prompts)
     left_out = int(rows.counts["calibration_reviewed"])
     return [
@@ -110,7 +116,7 @@ def _claim(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[
 
 
 def _describe_dropped(calibration: Calibration, counts: Mapping[str, int]) -> list[str]:
-    """Traffic that is not in the sample, since its prompts trained or stand in the held-out exchanges."""
+    """Describe the traffic left out of the sample because its prompts train or are held out."""
     trained = sum(n for reason, n in counts.items() if reason.startswith("benign/trained_prompt"))
     held_out = counts.get("benign/held_out_prompt", 0)
     lines = []

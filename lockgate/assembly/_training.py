@@ -1,4 +1,4 @@
-"""From training rows to a guard that decides nothing yet: its threshold is infinite."""
+"""Training of the probe, and the guard around it. Its threshold is infinite, so it flags nothing yet."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,10 @@ HEAD, WINDOWS, FIT = "probe.safetensors", "windows", "fit.safetensors"
 
 
 def train_head(folder: BuildFolder, inputs: BuildInputs, training: Sequence[Exchange]) -> dict[str, Any]:
-    """Leave the probe in the folder; activations are read and thrown away. Returns what it was shown."""
+    """Train the probe and save it in the folder. Return tokens seen and precision.
+
+    The activations are removed afterwards.
+    """
     backbone, plan = inputs.backbone, inputs.training
     config = plan.probe(backbone.n_layers)
     reading = Reading(config.layers, plan.max_tokens, plan.reading_dtype())
@@ -43,7 +46,7 @@ def _train(
     config: ProbeConfig,
     reading: Reading,
 ) -> dict[str, Any]:
-    # Windows of other rows or settings have a folder of another name; what an earlier build left goes.
+    # Windows of other rows or settings have a folder of another name. An earlier build's folders are removed.
     own = _windows_name(training, inputs.backbone, reading, inputs.workers)
     for stale in folder.path.glob(f"{WINDOWS}-*"):
         if stale.name != own:
@@ -81,7 +84,14 @@ def _train(
 def bind_guard(
     folder: BuildFolder, inputs: BuildInputs, rows: Sequence[Exchange], seen: dict[str, Any]
 ) -> Guard:
-    """A guard of the trained probe without a threshold."""
+    """Create a guard from the trained probe, with an infinite threshold.
+
+    Args:
+        folder: the build's folder with the probe.
+        inputs: the build's inputs.
+        rows: the training rows.
+        seen: what `train_head` returned.
+    """
     policy, plan = inputs.constitution, inputs.training
     config = plan.probe(inputs.backbone.n_layers)
     return Guard.create(

@@ -1,4 +1,4 @@
-"""What a retrained guard changes against the one that it is to replace, and whether it may."""
+"""The update of a guard: the new guard compared with the old one, and whether it may replace it."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,20 @@ from lockgate.guards import Guard, read_bundle
 from lockgate.tables import ScoresTable
 
 PREVIOUS = "previous"
-# Where two guards have no budget in common, both are cut here.
+# Two guards without a common budget are both cut at this share of benign exchanges.
 _COMMON_FPR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The comparison over rows that neither guard was trained on, template refusals left out, and what the
-    rule says of it.
+    """A comparison of two guards, and the rule's verdict on it.
 
-    `reviews`: the same over reviewed exchanges that did not train. They were picked since the old guard
-    erred, which favours the new one, so that the rule doesn't see them.
+    Attributes:
+        comparison: over rows that neither guard was trained on, without template refusals.
+        verdict: no worse, unclear or worse, with reasons.
+        reviews: the comparison over reviewed exchanges that did not train. They were picked because the old
+            guard erred, which favours the new one, so the verdict doesn't count them.
+        left_out: rows left out because they trained the old guard.
     """
 
     comparison: GuardComparison
@@ -36,7 +39,7 @@ class Update:
     left_out: int
 
     def to_dict(self, *, accepted: bool) -> dict[str, Any]:
-        """JSON form for the report."""
+        """Return the JSON form for the report."""
         return {
             "verdict": self.verdict.level,
             "reasons": list(self.verdict.reasons),
@@ -52,14 +55,19 @@ class Update:
 
 
 def keep_previous(folder: BuildFolder, update: Path, made: str, inputs: str) -> Path:
-    """A copy of the guard that is to be replaced, as it was before this build first replaced it.
+    """Copy the old guard into the folder, as it was before this build first replaced it.
 
     Args:
-        made: name of the folder with what this build has made, where it got so far.
-        inputs: digest of what it is made from; another one is another update.
+        folder: the build's folder.
+        update: the bundle to replace.
+        made: name of the folder that holds this build's own guard, if it was made already.
+        inputs: digest of the build's inputs. Another digest means another update.
+
+    Returns:
+        The path of the copy.
 
     Raises:
-        GuardError: no guard there, or a damaged one.
+        GuardError: The old guard is missing or damaged.
     """
     target = folder.path / PREVIOUS
     restore_folder(update)
@@ -89,15 +97,17 @@ def compare_with_previous(
     tables: Mapping[str, ScoresTable],
     sources: Mapping[str, Path],
 ) -> Update:
-    """Score the old guard on the same rows and judge.
+    """Score the rows with the old guard, compare both guards, and judge the update.
 
     Args:
-        guard: the new one, with its threshold.
-        tables: its scores, with its decisions, by part; `benign` sets a common cut where budgets differ.
-        sources: the file behind each table.
+        folder: the build's folder, which holds the old guard.
+        inputs: the build's inputs.
+        guard: the new guard, with its threshold.
+        tables: the new guard's scores and decisions, by part. `benign` sets a common cut if budgets differ.
+        sources: the file of exchanges for each table.
 
     Raises:
-        ExchangeError: no labelled exchange that the old guard wasn't trained on.
+        ExchangeError: The old guard was trained on every labelled exchange.
     """
     old = Guard.load(folder.path / PREVIOUS, backbone=inputs.backbone)
 
@@ -128,14 +138,14 @@ def compare_with_previous(
 
 
 def _lost_claim(old: Guard, new: Guard) -> str | None:
-    """What the old guard claims of its refusals and the new one doesn't: a common cut would hide it."""
+    """Say which budget the old guard claims and the new one doesn't. A common cut would hide that loss."""
     before, after = old.calibration, new.calibration
     if before is None or (after is not None and after.budget <= before.budget * (1 + 1e-9)):
         return None
-    held = f"The guard before keeps a refusal budget of {before.budget:.2%}"
+    held = f"The old guard keeps a refusal budget of {before.budget:.2%}"
     if after is None:
-        return f"{held}, and this one is not calibrated; give traffic with --benign."
-    return f"{held}, and this one only {after.budget:.2%}; give more traffic with --benign."
+        return f"{held}, and the new one is not calibrated; give traffic with --benign."
+    return f"{held}, and the new one only {after.budget:.2%}; give more traffic with --benign."
 
 
 def _unseen(table: ScoresTable, old: Guard) -> Any:  # noqa: ANN401 - a mask

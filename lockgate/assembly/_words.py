@@ -1,4 +1,4 @@
-"""What a reader should make of a build: its limits, what a stronger generator would change, what is next."""
+"""Sentences of a build's report: limits, what a stronger generator would change, and next steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,12 @@ from lockgate.assembly._threshold import describe_reviewed
 
 _FEW_ROWS = 20
 _MANY = 0.25
-# Reasons of the factory that a better writer would give less often; the others are duplicates and counts.
+# Reasons for dropped rows that a better writer would cause less often. The others are duplicates and counts.
 _WRITERS_FAULTS = ("refusal", "off_topic", "repetition", "quality", "too_short", "empty", "malformed")
 
 
 def describe_generator(card: Mapping[str, Any]) -> dict[str, Any]:
-    """How much of the data the generator wrote, and how much of what it wrote was of use."""
+    """Summarise, from the data card, how much the generator wrote and how much of it was used."""
     topics = card["topics"]
     origins = card["rows"]["by_origin"]
     questions = {
@@ -44,73 +44,70 @@ def describe_generator(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def list_limits(content: Mapping[str, Any]) -> list[str]:
-    """Sentences on what the figures don't say and where the guard is weak."""
+    """List what the figures don't say and where the guard is weak, in sentences."""
     limits = [
-        "The held-out exchanges come from the same generator and templates as the training ones: they show "
-        "that "
-        "training worked, not how the guard does on what people write."
+        "The held-out exchanges come from the same generator and templates as the training exchanges. They "
+        "show that training worked, not how the guard does on people's texts."
     ]
     claim, held = content["claim"], content["held_out"]
     if claim["budget"] is None:
         limits.append(
-            f"No false-refusal rate is claimed: {claim['reason']}. The threshold is provisional; on real "
-            "traffic "
-            "it may flag far more or far less."
+            f"No false-refusal rate is claimed: {claim['reason']}. The threshold is provisional: on real "
+            "traffic it may flag far more or far less."
         )
     elif claim["budget"] > claim["wished"]:
         limits.append(
-            f"A budget of {claim['wished']:.2%} was wished for and takes {claim['wished_needs']} distinct "
-            "prompts; "
-            f"{claim['false_refusal_rate']['n']} carry {claim['budget']:.2%}."
+            f"The wished budget of {claim['wished']:.2%} needs {claim['wished_needs']} distinct prompts. "
+            f"There are {claim['false_refusal_rate']['n']}, which support {claim['budget']:.2%}."
         )
     if reviewed := claim.get("reviewed"):
         said = describe_reviewed(reviewed["prompts"], reviewed["bound_if_flagged"])
         limits.append(f"The calibration is {said}.")
     if held is not None and held["thin"]:
         limits.append(
-            f"Fewer than ten held-out prompts each: {', '.join(held['thin'])}. Their shares say little."
+            f"These categories have fewer than ten held-out prompts: {', '.join(held['thin'])}. Their shares "
+            "say little."
         )
     if held is not None and (lost := _lost_to_words(held)):
         limits.append(lost)
     held_disguises = [part for part in (held or {}).get("tpr_by_kind", []) if "held-out" in part["key"]]
     if not held_disguises:
-        limits.append("No held-out attack family was measured; disguises that training lacks may pass.")
+        limits.append("No held-out attack family was measured. Disguises that training lacks may pass.")
     weak = [part["key"] for part in (held or {}).get("tpr_by_category", []) if _rate(part) < 0.5]
     if weak:
-        limits.append(f"Less than half of the held-out harmful exchanges are caught in: {', '.join(weak)}.")
+        limits.append(
+            f"The guard flags less than half of the held-out harmful exchanges of: {', '.join(weak)}."
+        )
     return limits
 
 
 def list_changes(generator: Mapping[str, Any]) -> list[str]:
-    """What another generator would change, from the factory's counts alone."""
+    """List what a stronger generator would change, in sentences, from the factory's counts alone."""
     changes = []
     questions = generator["questions"]
     asked = sum(questions.values())
     if asked and questions["template"]:
         wanted = generator["composed_share"]
-        why = f"the plan wants {wanted:.0%} so, and " if wanted else ""
+        why = f"the plan asks for {wanted:.0%}, and " if wanted else ""
         changes.append(
             f"{questions['template']} of {asked} questions ({questions['template'] / asked:.0%}) are "
-            "composed from "
-            f"the constitution's own words: {why}what the generator wrote was too little, off topic or "
-            "alike. A "
-            "stronger one words them as people do."
+            f"composed from the constitution's own words: {why}the generator's questions were too few, off "
+            "topic or alike. A stronger generator words them as people do."
         )
     if generator["openings"]:
         changes.append(
-            "Answers are begun in the constitution's own words, since this generator strays; one that "
-            "keeps to a "
-            "subject says things that the constitution doesn't, and a guard then learns more than its words."
+            "Answers begin in the constitution's own words, because this generator leaves the subject. A "
+            "stronger generator says things that the constitution doesn't, and the guard then learns more "
+            "than the constitution's words."
         )
     compliant = generator["compliant_answers"]
     if compliant["refused"]:
         changes.append(
-            f"It refused {compliant['refused']} of {compliant['asked']} answers that were to break the "
-            "policy; one "
-            "that writes them gives the guard more to learn from."
+            f"The generator refused {compliant['refused']} of {compliant['asked']} answers that break the "
+            "policy. A generator that writes them gives the guard more to learn from."
         )
     if generator["refused_categories"]:
-        changes.append(f"It hardly writes about: {', '.join(generator['refused_categories'])}.")
+        changes.append(f"The generator hardly writes about: {', '.join(generator['refused_categories'])}.")
     faults = sum(
         count
         for step in generator["dropped_by_step"]
@@ -120,47 +117,45 @@ def list_changes(generator: Mapping[str, Any]) -> list[str]:
     requests = generator["requests"]
     if requests and faults > _MANY * requests:
         changes.append(
-            f"{faults} of its texts were dropped as refused, off topic, repetitive or too short, for "
-            f"{requests} "
-            "requests; a stronger one wastes less and says more in an answer."
+            f"{requests} requests gave {faults} texts that were dropped as refused, off topic, repetitive or "
+            "too short. A stronger generator wastes less and says more in an answer."
         )
     words = generator["mean_answer_words"]
     if words:
         shown = ", ".join(f"{name} {count:g}" for name, count in words.items())
-        changes.append(f"Answers have few words ({shown} in the mean): longer ones are judged less surely.")
+        changes.append(f"Answers are short (mean words: {shown}). The guard is less sure on longer ones.")
     return changes
 
 
 def list_steps(content: Mapping[str, Any]) -> list[str]:
-    """What to do next, the most useful first."""
+    """List what to do next, the most useful first."""
     guard, claim, generator = content["guard"], content["claim"], content["generator"]
     steps = []
     if claim["budget"] is None:
         steps.append(
-            f"Collect benign traffic of your own, {claim['wished_needs']} distinct prompts for a budget of "
-            f"{claim['wished']:.2%}, and build again with --benign FILE (only training and calibration run "
-            "again), "
-            f"or run: lockgate calibrate {guard} --input FILE --output {guard}"
+            f"Collect benign traffic of your own: a budget of {claim['wished']:.2%} needs "
+            f"{claim['wished_needs']} distinct prompts. Then build again with --benign FILE (only training "
+            f"and calibration run again), or run: lockgate calibrate {guard} --input FILE --output {guard}"
         )
     elif claim["budget"] > claim["wished"]:
         steps.append(
-            f"Add benign traffic, {claim['wished_needs']} distinct prompts for {claim['wished']:.2%}."
+            f"Add benign traffic: a budget of {claim['wished']:.2%} needs {claim['wished_needs']} distinct "
+            "prompts."
         )
     if generator["refused_categories"] or generator["thin_categories"]:
         names = sorted({*generator["refused_categories"], *generator["thin_categories"]})
         steps.append(
-            f"Give prompts (--prompts) or labelled exchanges (--data) for: {', '.join(names)}; or take a "
-            "generator "
-            "that writes about them."
+            f"Give prompts (--prompts) or labelled exchanges (--data) for: {', '.join(names)}. Or use a "
+            "generator that writes about them."
         )
     steps.append(
-        f"Judge it on exchanges labelled by people: lockgate evaluate {guard} --input FILE --output DIR"
+        f"Evaluate it on exchanges labelled by people: lockgate evaluate {guard} --input FILE --output DIR"
     )
-    steps.append(f"Watch it without consequences: lockgate serve --guard {guard} --mode shadow")
-    # Without the traffic the new guard would claim nothing, and be refused for it.
+    steps.append(f"Try it without halting anything: lockgate serve --guard {guard} --mode shadow")
+    # Without the traffic the new guard would claim no budget, so the update would be refused.
     traffic = "" if claim["budget"] is None else "--benign FILE "
     steps.append(
-        f"Have its verdicts reviewed and retrain: lockgate build CONSTITUTION --out {guard} {traffic}"
+        f"Have people review its verdicts, then retrain: lockgate build CONSTITUTION --out {guard} {traffic}"
         f"--update {guard} --feedback REVIEWS.jsonl"
     )
     return steps
@@ -183,7 +178,6 @@ def _lost_to_words(held: Mapping[str, Any]) -> str | None:
     if probe is None or text is None or probe["value"] >= text["value"]:
         return None
     return (
-        f"Counting words does better on the held-out exchanges ({text['value']:.1%} against "
-        f"{probe['value']:.1%} at "
-        "1 % false positives): in this data the words give the label away."
+        f"The text baseline does better than the probe on the held-out exchanges ({text['value']:.1%} "
+        f"against {probe['value']:.1%} at 1 % false positives): in this data the words give the label away."
     )

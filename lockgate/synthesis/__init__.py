@@ -1,4 +1,4 @@
-"""Synthesis: from a constitution to labelled exchanges, through generators and resumable pipelines."""
+"""Synthesis: generators and resumable pipelines that turn a constitution into labelled exchanges."""
 
 from lockgate.synthesis._batches import Batch, BatchOutput, run_batch
 from lockgate.synthesis._cache import CachedGenerator, RequestCache

@@ -1,4 +1,4 @@
-"""Batches of rows: cut by the input alone, and run on a step by whatever executor there is."""
+"""Batches of rows: how the input is cut, and how a step runs on one batch."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,20 +11,20 @@ from lockgate.synthesis._step import Step, StepContext
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive rows of a step's input, as lines of JSON, with their place in the order."""
+    """Consecutive rows of a step's input as lines of JSON, with the number of the batch."""
 
     number: int
     lines: Sequence[bytes]
 
     @property
     def digest(self) -> str:
-        """64 hex digits of the SHA-256 of the lines."""
+        """The SHA-256 of the lines, 64 hex digits."""
         return hashlib.sha256(b"".join(self.lines)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
-    """What a step made of a batch. Counters and reasons are sorted, so that equal output is equal bytes."""
+    """The output of a step for a batch. Counters and reasons are sorted, so equal output is equal bytes."""
 
     number: int
     lines: Sequence[bytes]
@@ -34,10 +34,10 @@ class BatchOutput:
 
 
 def run_batch(step: Step, batch: Batch) -> BatchOutput:
-    """Run a step on one batch; executors call it in whatever process they like.
+    """Run a step on one batch. Executors call this in a process of their choice.
 
     Raises:
-        SynthesisError: the step yields a row without an id, or two with the same; or what the step raises.
+        SynthesisError: The step yields a row without an id or two rows with one id, or raises it itself.
     """
     rejected: list[bytes] = []
     context = StepContext(step.name, lambda row: rejected.append(encode_row(row)))
@@ -53,7 +53,7 @@ def run_batch(step: Step, batch: Batch) -> BatchOutput:
 
 
 def check_rows(step: str, rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, once each has an id of its own among them: seeds come from ids."""
+    """Yield the rows and check that each id is unique, because seeds come from ids."""
     seen: set[str] = set()
     for row in rows:
         own = row_id(row)
@@ -67,7 +67,7 @@ def check_rows(step: str, rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def cut_batches(lines: Iterable[bytes], batch_rows: int) -> Iterator[Batch]:
-    """Consecutive batches of `batch_rows` lines; the last may be shorter."""
+    """Yield consecutive batches of `batch_rows` lines. The last may be shorter."""
     held: list[bytes] = []
     number = 0
     for line in lines:

@@ -1,4 +1,4 @@
-"""Answers that were paid for once: a SQLite file keyed by the hash of the request."""
+"""The cache of completions: a SQLite file, keyed by the hash of the request."""
 
 import hashlib
 import sqlite3
@@ -20,12 +20,13 @@ _CREATE = """CREATE TABLE IF NOT EXISTS answers (
 
 
 class RequestCache:
-    """Completions by request key. A process killed at any moment leaves a file that opens again.
+    """A file of completions by request key. It opens again after a process was killed at any moment.
 
-    It holds texts but no prompts: keys are hashes. Failures are never kept. Several processes may share it.
+    The file holds completions but no prompts, because keys are hashes. Failures are never kept. Several
+    processes may share the file.
 
     Raises:
-        SynthesisError: the file can't be opened, is not such a cache, or can't be written to.
+        SynthesisError: The file can't be opened or written, or is no such cache.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,7 +54,7 @@ class RequestCache:
             raise
 
     def _keep_a_log(self) -> None:
-        """Switching a new file over takes it for oneself at once, and SQLite waits for nobody then."""
+        """Turn on the write-ahead log. That needs the file alone, and SQLite doesn't wait, so we retry."""
         until = time.monotonic() + _SWITCH_SECONDS
         while True:
             try:
@@ -65,7 +66,7 @@ class RequestCache:
                 time.sleep(0.01)
 
     def get(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """The completions that are there."""
+        """Return the completions that the cache holds, by key."""
         found: dict[str, Completion] = {}
         try:
             for start in range(0, len(keys), _LOOKUP):
@@ -79,7 +80,7 @@ class RequestCache:
         return found
 
     def put(self, answers: Mapping[str, Completion]) -> None:
-        """Keep completions, all of them or none."""
+        """Keep completions: all of them or none."""
         rows = [
             (key, answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens)
             for key, answer in answers.items()
@@ -100,7 +101,7 @@ class RequestCache:
         return int(self._base.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file; the cache can't be used afterwards."""
+        """Close the file. The cache can't be used afterwards."""
         self._base.close()
 
     def __enter__(self) -> Self:
@@ -114,15 +115,15 @@ class RequestCache:
     def _failed(self, error: sqlite3.Error) -> SynthesisError:
         return SynthesisError(
             f"{self.path}: the request cache can't be used ({error}). Finished work is kept: make room or "
-            "check the folder and run again; a damaged file can be deleted, its answers are then asked again"
+            "check the folder and run again; you may delete a damaged file, its requests are then sent again"
         )
 
 
 class CachedGenerator(Generator):
-    """A generator that asks only what the cache lacks, and keeps each completion as soon as it is there.
+    """A generator with a cache. It sends only requests that the cache lacks, and keeps completions at once.
 
-    Equal requests of one call are asked once. For a generator whose answers depend on their mates
-    (`by_batch`), the key covers the whole call, so that a repeated run gives what an undisturbed one gives.
+    Equal requests of one call are sent once. The answers of a `by_batch` generator depend on the other
+    requests of the call. So its keys cover the whole call, and a repeated run equals an undisturbed one.
     """
 
     def __init__(self, generator: Generator, cache: RequestCache) -> None:
@@ -155,7 +156,7 @@ class CachedGenerator(Generator):
             yield from self._ask(requests, places, missing)
 
     def close(self) -> None:
-        """Close the cache's file."""
+        """Close the file of the cache."""
         self._cache.close()
 
     def _ask(

@@ -1,4 +1,4 @@
-"""The generator in process: a backbone that decodes many answers side by side."""
+"""The in-process generator: a backbone that decodes many answers side by side."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -13,13 +13,16 @@ _DTYPES = ("float32", "bfloat16")
 
 
 class EmbeddedGenerator(Generator):
-    """Completions by a backbone, `streams` at a time.
+    """A generator that writes with a backbone, `streams` answers at a time.
 
-    Draws come from the request's own seed. Floats depend on what is decoded beside a request, so only equal
-    calls give equal answers (`by_batch`): keep the batches of a pipeline fixed.
+    Random draws come from the request's own seed. Floats depend on the answers decoded together, so only
+    equal calls give equal answers (`by_batch`). Keep the batches of a pipeline fixed.
 
     Args:
-        name, identity: instead of the backbone's name, number format and streams, and of the name.
+        backbone: the model.
+        streams: answers decoded at a time.
+        name: name in data and cards (default: backbone's name, number format and streams).
+        identity: the generator's part of request keys (default: `name`).
     """
 
     by_batch = True
@@ -49,11 +52,11 @@ class EmbeddedGenerator(Generator):
         name: str | None = None,
         identity: str | None = None,
     ) -> "EmbeddedGenerator":
-        """Load a backbone for writing. `bfloat16` halves the memory; whether it is faster depends on the CPU.
+        """Load a backbone as a generator. `bfloat16` halves the memory; its speed depends on the CPU.
 
         Raises:
-            BackboneError: nothing usable at `source`.
-            ValueError: another dtype than float32 and bfloat16.
+            BackboneError: `source` holds no usable model.
+            ValueError: `dtype` is neither float32 nor bfloat16.
         """
         import torch
 

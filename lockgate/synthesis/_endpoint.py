@@ -1,4 +1,4 @@
-"""The generator behind HTTP: any server that speaks OpenAI's chat completions."""
+"""The generator behind an HTTP endpoint: any server with OpenAI's chat completions."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,19 @@ from lockgate.synthesis._usage import Budget, Usage
 
 
 class EndpointGenerator(Generator):
-    """Completions of an OpenAI-compatible endpoint, several in flight, each tried again when that may help.
+    """A generator behind an OpenAI-compatible endpoint. It sends several requests at once and retries.
 
-    Put it into a `CachedGenerator`: what was answered before an error, a kill or the end of the budget is
-    then never asked again. `stream` runs an event loop of its own and can't be called from inside another.
+    Put it into a `CachedGenerator`. Then no answer is asked for again after an error, a kill or the end of
+    the budget. `stream` runs its own event loop and can't be called from inside another.
 
     Args:
         config: see `EndpointConfig`.
-        budget: one that other generators spend from too (default: one of its own, by the settings).
+        budget: a budget shared with other generators. The default is its own, from `config`.
         sleep: how to wait; tests replace it.
 
     Raises:
-        MissingExtra: the HTTP client is not installed (extra `synthesis`).
-        GeneratorError: the key's variable is not set.
+        MissingExtra: The HTTP client is not installed (extra `synthesis`).
+        GeneratorError: The key's variable is not set.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class EndpointGenerator(Generator):
             raise call.error
 
     def start(self, requests: Sequence[GenerationRequest]) -> EndpointCall:
-        """A call with connections of its own; nothing is sent before its first outcome is asked for."""
+        """Return a call with its own connections. It sends nothing until its first outcome is asked for."""
         return EndpointCall(
             requests,
             self.config,

@@ -1,4 +1,4 @@
-"""One attempt at a request: what is sent, and what the status, the headers and the body mean."""
+"""One attempt at a request: the HTTP call, and the meaning of status, headers and body."""
 
 import asyncio
 from collections.abc import Mapping
@@ -28,13 +28,13 @@ _NOT_REACHED = ("ConnectError", "ConnectTimeout")
 _NOT_SENT = (
     "PoolTimeout", "WriteTimeout", "WriteError", "ProxyError", "LocalProtocolError", "UnsupportedProtocol",
 )  # fmt: skip
-# A proxy gave up waiting: the server behind it may have written the answer all the same.
+# A proxy stopped waiting. The server behind it may still have written the answer.
 _LOST_BEHIND_PROXY = (504, 524)
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """An attempt that may go better next time."""
+    """A failed attempt that may succeed when it is repeated."""
 
     reason: str
     wait: float | None = None
@@ -43,16 +43,18 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of an attempt. `lost`: a completion may have been written, and billed, that didn't arrive."""
+    """The result of an attempt. `lost`: the server may have written and billed an answer that is lost."""
 
     result: Outcome | Retry
     lost: bool = False
 
 
 class Sender:
-    """Sends attempts over connections that are opened with the first.
+    """A sender of attempts. The first attempt opens its connections.
 
     Args:
+        config: settings of the endpoint.
+        headers: headers of each request.
         http: the HTTP client's module, an optional dependency.
     """
 
@@ -64,7 +66,7 @@ class Sender:
 
     @property
     def where(self) -> str:
-        """The endpoint, as messages name it."""
+        """The endpoint's name in messages."""
         return f"the endpoint {self._config.base_url}"
 
     async def close(self) -> None:
@@ -76,7 +78,7 @@ class Sender:
         """Make one attempt.
 
         Raises:
-            GeneratorError: what is wrong is wrong with all requests.
+            GeneratorError: The error concerns all requests.
         """
         http = self._http
         try:
@@ -108,9 +110,9 @@ class Sender:
             "messages": [message.to_dict() for message in request.messages],
             **{name: asked[field] for field, name in config.field_names.items() if name is not None},
         }
-        # What answers are kept under: one key for two different bodies would bring one answer for both.
+        # The key of the cached answer. One key for two different bodies would give both the same answer.
         key = {"Idempotency-Key": request.key(config.identity)}
-        # A time-out of the client's counts each read; a server that trickles must end too.
+        # The client's own time-out covers each read. This one ends a server that sends slowly for ever.
         try:
             async with asyncio.timeout(config.timeout_s + config.connect_timeout_s):
                 async with client.stream("POST", config.url, json=content, headers=key) as response:
@@ -135,7 +137,7 @@ class Sender:
             ) from error
         except (ValueError, http.InvalidURL) as error:
             raise GeneratorError(
-                f"{self.where}: the environment names a proxy that is no address of one (ALL_PROXY, "
+                f"{self.where}: the environment names a proxy with an invalid address (ALL_PROXY, "
                 "HTTPS_PROXY or HTTP_PROXY); expected http://HOST:PORT or socks5://HOST:PORT"
             ) from error
         return client

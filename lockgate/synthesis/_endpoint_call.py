@@ -1,4 +1,4 @@
-"""One call of an endpoint generator: requests in flight, retries, pauses, and what they spend."""
+"""One call of an endpoint generator: requests in flight, retries, pauses and spent tokens."""
 
 import asyncio
 import time
@@ -20,9 +20,9 @@ _random = SystemRandom()
 
 @dataclass(slots=True)
 class EndpointCall:
-    """One call of `stream`. Its event loop runs only while an outcome is waited for.
+    """One call of `stream`. Its event loop runs only while the caller waits for an outcome.
 
-    `usage`, `budget` and `health` are the generator's: they count over all of its calls.
+    `usage`, `budget` and `health` belong to the generator and count over all its calls.
     """
 
     requests: Sequence[GenerationRequest]
@@ -39,7 +39,7 @@ class EndpointCall:
     not_before: float = 0.0
 
     async def next_finished(self) -> list[tuple[int, Outcome]]:
-        """The next outcomes; none when all are done, or when those in flight at an error have ended."""
+        """Return the next outcomes. The list is empty at the end, or after an error with none in flight."""
         while True:
             self._start()
             if not self.tasks:
@@ -70,7 +70,7 @@ class EndpointCall:
         ):
             request = self.requests[self.next_index]
             if not self.budget.has_room([*self._in_flight(), request]):
-                # Reservations are larger than what comes back, so there may be room when the others are done.
+                # Answers use less than their reservations, so there may be room when the others are done.
                 if not self.tasks:
                     self._stop(self.budget.exhausted())
                 return
@@ -82,12 +82,12 @@ class EndpointCall:
 
     def _stop(self, error: LockgateError) -> None:
         self.error = self.error or error
-        # What is being written right now is paid for and waited for; what only waits for its turn is not.
+        # Requests at the server are paid for, so the call waits for them. Requests in a pause are cancelled.
         for task in self.waiting:
             task.cancel()
 
     async def close(self) -> None:
-        """Cancel what is in flight and close the connections."""
+        """Cancel the requests in flight and close the connections."""
         for task, index in self.tasks.items():
             if not task.done() and task not in self.waiting:
                 self._spend_lost(self.requests[index])
@@ -125,7 +125,7 @@ class EndpointCall:
             count_completion(self.usage, request, outcome)
             self.budget.spend(outcome.prompt_tokens, outcome.completion_tokens)
             return
-        # What a failed answer took is not known; its prompt was read.
+        # The completion tokens of a failed answer are unknown, but its prompt was read.
         self.usage.failures += 1
         self.usage.add(request, request.estimated_prompt_tokens, 0)
         if lost:
@@ -134,11 +134,11 @@ class EndpointCall:
             self.budget.spend(request.estimated_prompt_tokens, 0)
 
     def _spend_lost(self, request: GenerationRequest) -> None:
-        """A completion that didn't arrive may have been written to its end, and is paid for then."""
+        """Spend a full reservation, since a lost completion may have been written to its end and billed."""
         self.budget.spend(request.estimated_prompt_tokens, request.max_tokens)
 
     def _hold(self, seconds: float) -> None:
-        """Retry-After speaks of the endpoint, not of one request: everybody waits."""
+        """Hold back all requests, because a Retry-After concerns the endpoint and not one request."""
         if seconds > self.config.longest_wait_s:
             raise GeneratorError(
                 f"{self.sender.where} asks to wait {seconds:.0f} s, more than longest_wait_s "
@@ -154,11 +154,11 @@ class EndpointCall:
             self.waiting.add(task)
         try:
             until = -1.0
-            # Another reply may ask for more while this one sleeps.
+            # Another reply may ask for a longer wait while this request sleeps.
             while until < self.not_before:
                 until = self.not_before
                 held = max(0.0, until - time.monotonic())
-                # Full jitter, also behind a Retry-After: nobody may come back at the same moment.
+                # Full jitter, also after a Retry-After: requests must not come back at the same moment.
                 await self.sleep(held + _random.uniform(0.0, ceiling))
         finally:
             if task is not None:

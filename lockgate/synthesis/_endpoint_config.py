@@ -1,4 +1,4 @@
-"""Settings of an endpoint: typed, checked, without any secret in them."""
+"""Settings of an endpoint, typed and checked. They hold no secret."""
 
 import json
 import os
@@ -10,35 +10,34 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lockgate.errors import GeneratorError
 from lockgate.synthesis._usage import Budget, Prices
 
-# Fields of a request that endpoints know by other names, or not at all.
+# Fields of a request that some endpoints know by other names, or not at all.
 RequestField = Literal["max_tokens", "temperature", "seed"]
 _FIXED = ("model", "messages", "stream", "n")
 _OWN_PORTS = {"http": 80, "https": 443}
 
 
 class EndpointConfig(BaseModel):
-    """An OpenAI-compatible endpoint and how it is to be treated.
+    """Settings of an OpenAI-compatible endpoint.
 
     Attributes:
-        base_url: up to and including `/v1`, as other clients take it.
-        model: name that the endpoint knows.
-        api_key_env: name of the environment variable that holds the key; the key itself stands nowhere.
+        base_url: address up to and including `/v1`.
+        model: the model's name at the endpoint.
+        api_key_env: name of the environment variable with the key. The key itself is never stored.
         concurrency: requests in flight at once.
-        timeout_s, connect_timeout_s: for one attempt.
-        retries: further attempts after the first, on time-outs, broken connections, 408, 409, 429 and 5xx.
+        timeout_s, connect_timeout_s: seconds for one attempt.
+        retries: attempts after the first, on time-outs, broken connections, 408, 409, 425, 429 and 5xx.
         backoff_s: attempt n waits between 0 and `backoff_s * 2**n` seconds, never over `longest_wait_s`.
-        longest_wait_s: a Retry-After beyond it stops the run.
-        give_up: what becomes of a request whose attempts are used up although the endpoint is there: `stop`
-            ends the run (a later one goes on), `reject` records it as a failure.
-        stop_after_failures: requests in a row that are turned away or answered with junk, none answered
-            between, after which the run ends; None: each is a failure of its own, however many they are. An
-            answer that the endpoint's own filter stops is none of them.
+        longest_wait_s: a longer Retry-After stops the run.
+        give_up: what happens when the attempts of a request are used up, if the endpoint can be reached.
+            `stop` ends the run (a later run goes on), `reject` records a failure.
+        stop_after_failures: the run ends after this many requests in a row that are turned away or answered
+            with junk. None never ends it. Answers that the endpoint's own filter stops don't count.
         extra_body: further fields of each request, such as `top_p`.
         fields: other names for `max_tokens`, `temperature` and `seed`, as in
-            `{"max_tokens": "max_completion_tokens"}`; null leaves a field out. Without `max_tokens` the
-            budget counts on what was asked for, which the endpoint then doesn't know.
+            `{"max_tokens": "max_completion_tokens"}`; null leaves a field out. If `max_tokens` is left out,
+            the endpoint may write more than the budget reserves.
         prices, max_tokens, max_cost: the budget, see `Budget`.
-        trust_env: whether proxy settings of the environment count.
+        trust_env: whether to use the proxy settings of the environment.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,15 +77,15 @@ class EndpointConfig(BaseModel):
 
     @property
     def field_names(self) -> dict[RequestField, str | None]:
-        """What the endpoint calls each field; None: it gets none."""
+        """The endpoint's name for each field. A field with None is not sent."""
         return {name: self.fields.get(name, name) for name in get_args(RequestField)}
 
     @property
     def identity(self) -> str:
-        """Model, address and further fields of requests: what answers are kept under.
+        """Model, address and further fields of requests. They are part of the keys of cached answers.
 
-        The address is normalised (case of scheme and host, the scheme's own port, slashes at the end). No key
-        is part of it.
+        The address is normalised (case of scheme and host, the scheme's own port, slashes at the end). The
+        API key is no part of it.
         """
         extra = json.dumps(self.extra_body, sort_keys=True) if self.extra_body else ""
         fields = json.dumps(self.fields, sort_keys=True) if self.fields else ""
@@ -94,18 +93,18 @@ class EndpointConfig(BaseModel):
 
     @property
     def url(self) -> str:
-        """Where completions are asked for."""
+        """The URL of chat completions."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
     def budget(self) -> Budget:
-        """A fresh budget by these settings."""
+        """Return a new budget with these settings."""
         return Budget(max_tokens=self.max_tokens, max_cost=self.max_cost, prices=self.prices)
 
     def headers(self) -> dict[str, str]:
-        """Request headers, the key among them.
+        """Return the request headers with the key.
 
         Raises:
-            GeneratorError: the variable is not set, or holds what no header can carry.
+            GeneratorError: The key's variable is not set, or holds characters that no header can carry.
         """
         if self.api_key_env is None:
             return {}

@@ -1,4 +1,4 @@
-"""Telling a broken endpoint from requests that it turns away: by how many in a row go wrong."""
+"""A broken endpoint, told from single bad requests by the number of failures in a row."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from lockgate.errors import GeneratorError
 from lockgate.synthesis._requests import GenerationFailure, Outcome
 
-# What a request can bring about alone, and a wrong setting or a page of a proxy for all of them.
+# One bad request can cause these reasons. So can a wrong setting or a proxy's page, for all requests.
 _UNUSABLE = ("not_accepted", "malformed")
 _NEUTRAL = "no_answer"
 _SHOWN = 3
 
 
 class Health:
-    """Counts requests in a row that were turned away or answered with junk.
+    """A counter of requests in a row that were turned away or answered with junk.
 
     Args:
-        limit: so many in a row are the endpoint's fault; None never judges.
+        limit: this many in a row mean a broken endpoint; None never raises.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -27,7 +27,7 @@ class Health:
         """Count an outcome.
 
         Raises:
-            GeneratorError: the limit is reached; counting begins anew.
+            GeneratorError: The limit is reached. The count starts again at 0.
         """
         if self._limit is None:
             return
@@ -41,22 +41,22 @@ class Health:
 
 
 def is_unusable(outcome: Outcome) -> bool:
-    """Whether the outcome, were all like it, would mean a broken endpoint."""
+    """Tell whether an outcome points to a broken endpoint if all outcomes are like it."""
     return isinstance(outcome, GenerationFailure) and outcome.reason in _UNUSABLE
 
 
 def all_unusable(outcomes: Sequence[Outcome]) -> bool:
-    """Whether there are outcomes and none of them shows an endpoint that works."""
+    """Tell whether there are outcomes and all of them are unusable."""
     return bool(outcomes) and all(map(is_unusable, outcomes))
 
 
 def broken(where: str, outcomes: Iterable[Outcome]) -> GeneratorError:
-    """The error to raise: how often what happened, by status and code alone, and what to look at."""
+    """Make the error of a broken endpoint. It counts failures by status and code, and says what to check."""
     details = Counter(outcome.detail for outcome in outcomes if isinstance(outcome, GenerationFailure))
     shown = "; ".join(f"{detail}: {count}" for detail, count in details.most_common(_SHOWN))
     return GeneratorError(
-        f"{where} answered none of {details.total()} requests ({shown}). That is no matter of single "
-        "requests, so none of these is recorded. Check that the address leads to the server itself, that the "
-        "model takes max_tokens, temperature and seed as they are sent (--endpoint-field gives them other "
-        "names or leaves them out), and that its context holds prompt and answer; then run again"
+        f"{where} answered none of {details.total()} requests ({shown}). Single requests are not the cause, "
+        "so none of these is recorded. Check that the address leads to the server itself, that the model "
+        "takes max_tokens, temperature and seed under these names (--endpoint-field renames them or leaves "
+        "them out), and that its context holds prompt and answer; then run again"
     )

@@ -1,4 +1,4 @@
-"""Executors run the batches of a step. The plan of batches follows from the input alone."""
+"""Executors, which run the batches of a step. The batches follow from the input alone."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -12,19 +12,21 @@ EXECUTORS = ("local", "ray")
 
 
 class Executor(Protocol):
-    """Runs the batches of a step somewhere."""
+    """Something that runs the batches of a step."""
 
     def map_batches(self, step: Step, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
-        """Yield the output of each batch in the order of the batches.
+        """Yield the output of each batch, in the order of the batches.
 
-        Outputs are yielded as soon as order allows, since only what was yielded is kept when the run ends
-        early; `batches` is read lazily, no further ahead than the executor has places. What a step raises is
-        raised.
+        Yield an output as soon as the order allows, because only yielded outputs are kept when the run ends
+        early. Read `batches` lazily, no further ahead than there are free places. Raise a step's errors.
         """
 
 
 class LocalExecutor:
-    """One batch after another in this process. Requests of a batch are in flight together all the same."""
+    """An executor that runs one batch after another in this process.
+
+    The requests of a batch are still in flight together.
+    """
 
     def map_batches(self, step: Step, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
         for batch in batches:
@@ -32,14 +34,15 @@ class LocalExecutor:
 
 
 def executor_named(name: str, *, address: str | None = None, workers: int | None = None) -> Executor:
-    """The executor of this name, `local` or `ray`.
+    """Make an executor by name.
 
     Args:
-        address: of a Ray cluster; by default Ray on this machine.
-        workers: batches that Ray runs at a time; by default as many as there are cores.
+        name: `local` or `ray`.
+        address: address of a Ray cluster. The default starts Ray on this machine.
+        workers: number of batches that Ray runs at a time. The default is the number of cores.
 
     Raises:
-        ConfigError: another name, or a setting that is Ray's with the local executor.
+        ConfigError: The name is unknown, or the local executor got a setting of Ray.
         MissingExtra: Ray is not installed.
     """
     if name == "ray":
@@ -48,10 +51,10 @@ def executor_named(name: str, *, address: str | None = None, workers: int | None
         raise ConfigError(f"executor {name!r}: expected one of {', '.join(EXECUTORS)}")
     if address is not None:
         raise ConfigError(
-            "address: only the executor ray has one; add --executor ray or leave the address out"
+            "address: only the executor ray takes one; add --executor ray or leave the address out"
         )
     if workers not in (None, 1):
         raise ConfigError(
-            f"workers: the local executor is one process, found {workers}; add --executor ray for more"
+            f"workers: the local executor has one process, found {workers}; add --executor ray for more"
         )
     return LocalExecutor()

@@ -1,4 +1,4 @@
-"""Steps that fit most steps: generate, map, filter, remove duplicates, split."""
+"""General steps for any pipeline: generate, map, filter, remove duplicates, split."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +14,12 @@ from lockgate.synthesis._step import GeneratorSource, Step, StepContext
 
 Result = Row | Reject | Sequence[Row]
 
-# Of a generator that has answered before, so many rows of a call may all be bad by themselves.
+# Once a generator has answered, fewer rows than this may all be bad by themselves.
 _FEW = 8
 
 
 class _FunctionStep(Step):
-    """Steps made from functions, whose names stand in the configuration; their code can't."""
+    """A step made from functions. Their names are part of the configuration; their code is not."""
 
     def __init__(self, name: str, *, version: str, config: Mapping[str, Any] | None) -> None:
         super().__init__(name, version=version)
@@ -35,11 +35,13 @@ class _FunctionStep(Step):
 
 
 class MapStep(_FunctionStep):
-    """Each row becomes one row, several (with `derive_row`), or none (`Reject`).
+    """A step that turns each row into one row, several rows (with `derive_row`), or none (`Reject`).
 
     Args:
-        function: of the row and its seed.
-        config: whatever the function depends on, as JSON.
+        name: the step's name.
+        function: takes the row and its seed.
+        version: raise it when the function's output changes.
+        config: the settings that the function depends on, as JSON.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class MapStep(_FunctionStep):
 
 
 class FilterStep(_FunctionStep):
-    """Drops each row for which `reason_to_drop` gives a reason; None keeps it."""
+    """A step that drops each row for which `reason_to_drop` returns a reason. None keeps the row."""
 
     def __init__(
         self,
@@ -84,21 +86,26 @@ class FilterStep(_FunctionStep):
 
 
 class GenerateStep(_FunctionStep):
-    """Asks a generator something about each row and builds rows from what it wrote.
+    """A step that sends a request for each row and builds rows from the completions.
 
-    A row for which nothing usable came back is asked again with another seed, `attempts` times in all, then
-    dropped with the last reason. What the model thought before its answer is taken out (`strip_reasoning`).
-    A batch of which every row is turned away or answered with junk is an error
-    instead (GeneratorError): recorded, it would stay lost when the generator is mended. Batches of one row,
-    and of less than eight once anything was answered, are taken as they are.
+    A row without a usable completion is tried again with another seed, `attempts` times in all. Then it is
+    dropped with the last reason. A model's thoughts before its answer are removed (`strip_reasoning`).
+
+    If every row of a batch is turned away or answered with junk, the step raises GeneratorError. A recorded
+    batch would stay lost after the generator is repaired. Batches of one row are accepted, and batches of
+    fewer than eight rows once the generator has answered anything.
 
     Args:
-        generator: made once per process.
-        request: of the row and a seed; None passes the row on as it is.
-        parse: of the row and the completion; `Reject` where the text is of no use.
-        allow_cut: whether an answer that was cut at `max_tokens` may be used.
-        otherwise: what to make of a row for which no attempt gave anything; by default it is dropped.
-        batch_rows: rows asked about in one call; with a generator that answers by batch, part of the input.
+        name: the step's name.
+        generator: made once in each process.
+        request: makes a request from the row and a seed; None passes the row on unchanged.
+        parse: makes rows from the row and the completion; `Reject` if the text is of no use.
+        attempts: most requests for a row.
+        allow_cut: whether an answer cut at `max_tokens` may be used.
+        otherwise: makes rows from a row whose attempts all failed. By default the row is dropped.
+        batch_rows: rows of one call. For a `by_batch` generator it decides the answers too.
+        version: raise it when a function's output changes.
+        config: the settings that the functions depend on, as JSON.
     """
 
     def __init__(
@@ -156,7 +163,7 @@ class GenerateStep(_FunctionStep):
         attempt: int,
         context: StepContext,
     ) -> list[int]:
-        """Ask for these rows, put down what came of it, and return those that may be asked again."""
+        """Send requests for these rows, store the results, and return the rows to try again."""
         asked: dict[int, GenerationRequest] = {}
         for index in indices:
             request = self._request(rows[index], context.seed(rows[index], attempt))
@@ -178,7 +185,7 @@ class GenerateStep(_FunctionStep):
         return again
 
     def _refuse_silence(self, outcomes: Sequence[Outcome]) -> None:
-        # Only first attempts are judged: further ones hold nothing but what failed before.
+        # Only first attempts are judged: later ones hold only rows that failed before.
         source = self._generator
         source.answered = source.answered or any(isinstance(outcome, Completion) for outcome in outcomes)
         if len(outcomes) >= (_FEW if source.answered else 2) and all_unusable(outcomes):
@@ -204,13 +211,16 @@ class GenerateStep(_FunctionStep):
 
 
 class DedupStep(_FunctionStep):
-    """Keeps the first row of each group of equal or nearly equal texts (`find_duplicates`).
-
-    `meta.duplicate_group` (`note`: another name) names the group of each row that stays, for grouped splits.
+    """A step that keeps the first row of each group of equal or nearly equal texts (`find_duplicates`).
 
     Args:
-        text: what is compared.
-        apart: what must be equal besides, after normalisation; rows that differ in it all stay.
+        name: the step's name.
+        text: returns the text to compare.
+        threshold: Jaccard index from which two texts are near-duplicates.
+        apart: returns a second text. Rows are duplicates only if it is equal after normalisation.
+        note: field of `meta` that names the group of each kept row, for grouped splits.
+        version: raise it when a function's output changes.
+        config: the settings that the functions depend on, as JSON.
     """
 
     whole: ClassVar[bool] = True
@@ -253,11 +263,15 @@ class DedupStep(_FunctionStep):
 
 
 class SplitStep(_FunctionStep):
-    """Writes the name of each row's part to `meta.split`; rows that share a key stay together.
+    """A step that writes the name of each row's part to `meta.split`. Rows that share a key stay together.
 
     Args:
-        keys: group keys of a row (`grouped_split`): duplicate group, attack family, dialogue, ...
-        shares: part to share of the groups.
+        name: the step's name.
+        keys: returns the group keys of a row (`grouped_split`): duplicate group, attack family, dialogue, ...
+        shares: share of the groups for each part.
+        seed: another seed gives another split.
+        version: raise it when the output of `keys` changes.
+        config: the settings that `keys` depends on, as JSON.
     """
 
     whole: ClassVar[bool] = True

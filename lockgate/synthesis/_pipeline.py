@@ -1,4 +1,4 @@
-"""The pipeline: steps one after another, each batch finished once, whatever happens in between."""
+"""The pipeline: steps one after another over a folder that keeps every finished batch."""
 
 import errno
 import hashlib
@@ -29,7 +29,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """How far a step has come, in rows of its input."""
+    """Progress of a step, in rows of its input."""
 
     step: str
     rows_done: int
@@ -40,7 +40,7 @@ class StepProgress:
 
 @dataclass(slots=True)
 class StepReport:
-    """What a step did. `seconds` and `rows_run` are of this run alone; the rest is of the data."""
+    """Counts of a step. `seconds` and `rows_run` cover this run alone, the rest covers the data."""
 
     step: str
     version: str
@@ -59,7 +59,7 @@ class StepReport:
         self.counters.update(done.counters)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form of what is the same in every run."""
+        """Return as JSON the counts that are the same in every run."""
         return {
             "step": self.step,
             "version": self.version,
@@ -71,40 +71,40 @@ class StepReport:
 
 
 class PipelineResult:
-    """The finished data of a run and its account, step by step."""
+    """The finished rows of a run and the reports of its steps."""
 
     def __init__(self, steps: Sequence[StepReport], shards: Sequence[Shards]) -> None:
         self.steps = list(steps)
         self._shards = list(shards)
 
     def rows(self) -> Iterator[Row]:
-        """The rows that came through, in order, read from disk."""
+        """Yield the finished rows in order, read from disk."""
         return map(decode_row, self._shards[-1])
 
     def rejected(self) -> Iterator[Row]:
-        """The rows that were dropped, step by step; `meta.rejected` says by which and why."""
+        """Yield the dropped rows, step by step. `meta.rejected` holds step and reason."""
         for shards in self._shards:
             yield from map(decode_row, shards.rejected())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form of the account, as in `report.json`: the same for an interrupted run as for another."""
+        """Return the reports as in `report.json`. An interrupted run gives the same as an undisturbed one."""
         return {"steps": [step.to_dict() for step in self.steps]}
 
 
 class Pipeline:
-    """Steps over a folder in which every finished batch is kept.
+    """A row of steps, with a folder that keeps every finished batch.
 
-    Run it again after a kill, an error or a change: batches whose step (name, version, configuration) and
-    input are the same are taken as they are. A folder belongs to one run at a time.
+    Run it again after a kill, an error or a change. A batch is not run again if its step (name, version,
+    configuration) and its input are the same. Only one run at a time may use a folder.
 
     Args:
-        steps: at least one, with names of their own.
-        folder: made if it isn't there.
-        executor: where batches run; the result is the same with any.
+        steps: at least one step, each with its own name.
+        folder: folder of the run; made if it is missing.
+        executor: where batches run (default: in this process). Every executor gives the same result.
         progress: called after each batch.
 
     Raises:
-        ConfigError: names that collide or can't name a folder, or a configuration that is not JSON.
+        ConfigError: A name is taken or can't name a folder, or a configuration is not JSON.
     """
 
     def __init__(
@@ -123,14 +123,14 @@ class Pipeline:
         self._base_keys = {step.name: _base_key(step) for step in steps}
 
     def run(self, source: Iterable[Exchange]) -> PipelineResult:
-        """Run what is not finished yet.
+        """Run the batches that are not finished yet.
 
         Args:
-            source: the rows to begin with; the same ones each time. They get their ids here.
+            source: the first step's rows, the same in each run. They get their ids here.
 
         Raises:
-            SynthesisError: no room left on the disk, another run in the same folder, or what a step raised.
-                Finished batches are kept.
+            SynthesisError: The disk is full, another run uses the folder, or a step raised it. Finished
+                batches are kept.
         """
         busy = SynthesisError(f"{self.folder}: another run works in this folder; wait for it or take another")
         with room_on(self.folder), lock_folder(self.folder, busy):
@@ -234,7 +234,7 @@ def _base_key(step: Step) -> str:
 
 def _check_names(steps: Sequence[Step]) -> None:
     if not steps:
-        raise ConfigError("steps: the list is empty; a pipeline needs at least one")
+        raise ConfigError("steps: the list is empty; a pipeline needs at least one step")
     seen = {_SOURCE}
     for step in steps:
         if not _NAME.fullmatch(step.name):
@@ -248,7 +248,7 @@ def _check_names(steps: Sequence[Step]) -> None:
 
 @contextmanager
 def room_on(folder: Path) -> Iterator[None]:
-    """Turn a full disk into an error that says so."""
+    """Turn the error of a full disk into a SynthesisError that says so."""
     try:
         yield
     except OSError as error:

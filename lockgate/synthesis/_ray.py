@@ -1,4 +1,4 @@
-"""The executor behind Ray Data: batches run by the processes of this machine or of a cluster."""
+"""The executor on Ray Data. Processes of this machine or of a cluster run the batches."""
 
 import hashlib
 import importlib
@@ -19,37 +19,39 @@ from lockgate.synthesis._step import Step
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Batches in flight for each worker. Between windows of so many the last ones are waited for.
+# Batches in a window for each worker. The executor waits for the last of a window before the next one.
 _WINDOW = 8
-# A batch that brings its worker down as often as this is given up.
+# Further attempts at a batch after its worker died.
 _RETRIES = 3
 _READ_AT_IMPORT = {"RAY_USAGE_STATS_ENABLED": "0"}
 _READ_AT_IMPORT_LOCALLY = {
-    # Ray's own switch for machines that are no cluster, where it listens on the loopback address alone.
+    # Ray's own switch for machines outside a cluster. Ray then listens on the loopback address alone.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Half a minute is too short on a busy machine.
     "RAY_gcs_server_port_wait_time_s": "120",
 }
 
-# In a worker process: the step it works on, with the generator or guard that it has loaded.
+# In a worker process: its current step, with the loaded generator or guard.
 _AT_HAND: dict[str, Step] = {}
 
 
 class RayExecutor:
-    """Runs batches through Ray Data; the data are the same, byte for byte, as with `LocalExecutor`; texts
-    of a model in the process may differ by a word where it has another number of threads.
+    """An executor that runs batches through Ray Data.
 
-    Steps are sent to the workers, so they must hold nothing that belongs to one process: functions from
-    modules that the workers can import too, generators through `GeneratorSource`. A worker makes its
-    generator once for each step. What a step raises in a worker is raised here; a batch whose worker dies
-    is run again.
+    The data are the same, byte for byte, as with `LocalExecutor`. Only texts of an in-process model may
+    differ by a word, if the number of its threads differs.
 
-    Ray starts with the first unfinished batch. A Ray that the program has started already is used as it is.
+    Steps are sent to the workers, so they must hold nothing that belongs to one process. Use functions from
+    modules that the workers can import, and generators through `GeneratorSource`. A worker makes its
+    generator once for each step. A step's error in a worker is raised here. If a worker dies, its batch runs
+    again.
+
+    Ray starts with the first unfinished batch. If the program has started Ray already, that one is used.
 
     Args:
-        address: of a running cluster (`host:6379`, or `auto` on one of its machines); by default a Ray of our
-            own on this machine, without dashboard, that ends with `close` or with the program.
-        workers: batches run at a time; by default as many as there are cores.
+        address: address of a running cluster (`host:6379`, or `auto` on one of its machines). The default
+            starts Ray on this machine, without dashboard, until `close` or the end of the program.
+        workers: number of batches that run at a time. The default is the number of cores.
 
     Raises:
         MissingExtra: Ray is not installed (extra `ray`).
@@ -73,17 +75,17 @@ class RayExecutor:
         self.close()
 
     def close(self) -> None:
-        """Leave the cluster, or end the Ray that this executor started. It starts again when it is needed."""
+        """Leave the cluster, or end the Ray that this executor started. The next batch starts Ray again."""
         if self._started:
             self._ray.shutdown()
             self._started = False
 
     def map_batches(self, step: Step, batches: Iterable[Batch]) -> Iterator[BatchOutput]:
-        """See `Executor.map_batches`.
+        """Yield the output of each batch in order; see `Executor.map_batches`.
 
         Raises:
-            SynthesisError: no Ray at the address, or it gave up on a batch; or what the step raised.
-            ConfigError: a step that can't be sent to another process.
+            SynthesisError: No Ray answers at the address, or Ray gave up on a batch, or the step raised it.
+            ConfigError: The step can't be sent to another process.
         """
         unread = iter(batches)
         if (first := next(unread, None)) is None:
@@ -98,20 +100,20 @@ class RayExecutor:
             except self._ray.exceptions.RayError as error:
                 raise SynthesisError(
                     f"step {step.name}: Ray gave up on a batch ({type(error).__name__}); its worker died "
-                    f"{_RETRIES + 1} times, perhaps for want of memory, or a machine has gone. Finished "
+                    f"{_RETRIES + 1} times, perhaps for lack of memory, or a machine is gone. Finished "
                     "batches are kept; run again"
                 ) from error
 
     def _run_window(
         self, window: Sequence[Batch], workers: int, arguments: dict[str, Any]
     ) -> Iterator["pa.Table"]:
-        """The outputs of these batches in order, each as soon as those before it are there."""
-        data = self._ray.data.from_steps([_batch_table(batch) for batch in window])
+        """Yield the outputs of these batches in order, each as soon as the earlier ones are there."""
+        data = self._ray.data.from_blocks([_batch_table(batch) for batch in window])
         data.context.enable_progress_bars = False
         data.context.print_on_execution_start = False
         data.context.execution_options.preserve_order = True
         with warnings.catch_warnings():
-            # The only way to bound retries, which are endless by default. It goes after the releases allowed.
+            # Retries are endless by default, and only this argument limits them. Later releases drop it.
             warnings.simplefilter("ignore", self._ray.util.annotations.RayDeprecationWarning)
             outputs = data.map_batches(
                 _run_table,
@@ -123,22 +125,22 @@ class RayExecutor:
                 max_retries=_RETRIES,
             )
         for bundle in outputs.iter_internal_ref_bundles():
-            for entry in bundle.steps:
+            for entry in bundle.blocks:
                 yield self._ray.get(entry.ref)
 
     def _start(self) -> int:
-        """Have Ray running; the number of workers."""
+        """Start Ray if it is not running. Return the number of workers."""
         ray = self._ray
         if not ray.is_initialized():
             quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
             try:
                 if self._address is None:
                     cores = self._workers or os.cpu_count() or 1
-                    # "local", or the environment's RAY_ADDRESS would be followed.
+                    # Without "local" Ray would follow RAY_ADDRESS in the environment.
                     ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
                 else:
                     ray.init(self._address, **quiet)
-            # Where the raylet is late, Ray raises Exception itself.
+            # If its raylet starts late, Ray raises a plain Exception.
             except Exception as error:
                 raise SynthesisError(self._no_ray(error)) from error
             self._started = True
@@ -153,7 +155,7 @@ class RayExecutor:
         )
 
     def _send(self, step: Step) -> dict[str, Any]:
-        """Put the step where workers find it."""
+        """Put the step into Ray's store, where workers find it."""
         try:
             payload = self._ray.cloudpickle.dumps(step)
         except Exception as error:
@@ -161,7 +163,7 @@ class RayExecutor:
                 f"step {step.name}: it can't be sent to another process ({type(error).__name__}); give it "
                 "functions from modules, and generators through GeneratorSource"
             ) from error
-        # In a list the reference stays one: workers fetch the step once, not with each batch.
+        # Ray doesn't resolve a reference inside a list. So workers fetch the step once, not with each batch.
         return {"digest": hashlib.sha256(payload).hexdigest(), "payload": [self._ray.put(payload)]}
 
 
@@ -179,7 +181,7 @@ def _load_ray(*, local: bool) -> ModuleType:
 
 
 def _batch_table(batch: Batch) -> "pa.Table":
-    """A batch as one row, which Ray neither cuts nor joins."""
+    """Return a batch as a table of one row, so that Ray neither cuts nor joins batches."""
     import pyarrow as pa
 
     lines = pa.array([batch.lines], pa.list_(pa.large_binary()))
@@ -187,7 +189,7 @@ def _batch_table(batch: Batch) -> "pa.Table":
 
 
 def _run_table(table: "pa.Table", *, digest: str, payload: list[Any]) -> "pa.Table":
-    """In a worker: run the step on one batch. An error is an output too, so that it comes in its turn."""
+    """Run the step on one batch, in a worker. An error is an output too, so the order stays."""
     number = table["number"][0].as_py()
     try:
         output = run_batch(_step_at_hand(digest, payload), Batch(number, table["lines"][0].as_py()))
@@ -199,7 +201,7 @@ def _run_table(table: "pa.Table", *, digest: str, payload: list[Any]) -> "pa.Tab
 def _step_at_hand(digest: str, payload: list[Any]) -> Step:
     if digest not in _AT_HAND:
         ray = importlib.import_module("ray")
-        # The step before it goes first: two models may not fit.
+        # Remove the previous step first: two models may not fit into memory.
         _AT_HAND.clear()
         try:
             _AT_HAND[digest] = ray.cloudpickle.loads(ray.get(payload[0]))
@@ -243,12 +245,12 @@ def _error_record(error: Exception) -> dict[str, Any]:
 
 
 def _made_again(step: Step, record: dict[str, Any]) -> Exception:
-    """The error that a worker met, of the same class and with the same message."""
+    """Make the worker's error again, with the same class and message."""
     name, arguments = record["name"], record["arguments"]
     error: Exception | None = None
     try:
         kind = getattr(importlib.import_module(record["module"]), name)
-        # Without __init__: it may take other arguments than those that it hands on.
+        # Not through __init__, which may take other arguments than it stores.
         made = kind.__new__(kind, *arguments)
         error = made if isinstance(made, Exception) else None
     except (ImportError, AttributeError, TypeError):

@@ -1,7 +1,7 @@
-"""What a model thought before it answered, where an endpoint sends that in the answer's text.
+"""Removal of a model's thoughts, which some endpoints send in the text of an answer.
 
-No row of a data set may hold it: a guard would learn to tell thoughts from answers. Marked thoughts are taken
-out; an answer that is cut within one, or has nothing besides, is none.
+No row of a data set may hold thoughts: a guard would learn to tell thoughts from answers. Marked thoughts are
+removed. A text that is cut within a thought, or that holds only thoughts, has no answer.
 """
 
 import re
@@ -12,7 +12,7 @@ _CLOSE = rf"(?:</{_NAMES}>|\[/THINK\]|◁/think▷)"
 _WHOLE = re.compile(rf"{_OPEN}.*?{_CLOSE}", re.DOTALL | re.IGNORECASE)
 _FIRST_CLOSE = re.compile(_CLOSE, re.IGNORECASE)
 _ANY = re.compile(rf"{_OPEN}|{_CLOSE}|<\|channel\|>|<\|message\|>", re.IGNORECASE)
-# Channels, with their control tokens, or with the names alone where a server has dropped those.
+# Channels with their control tokens, or with their names alone if a server has dropped the tokens.
 _CHANNELS = re.compile(
     r"\A\s*(?:<\|start\|>assistant)?<\|channel\|>.*<\|channel\|>final(?:\s*<\|constrain\|>\w+)?<\|message\|>",
     re.DOTALL,
@@ -23,9 +23,9 @@ _END = re.compile(r"<\|(?:return|end)\|>\s*\Z")
 
 
 def strip_reasoning(text: str) -> str | None:
-    """The answer in a text without what was thought before it; None where no answer can be told apart.
+    """Return the answer in a text without the thoughts before it, or None if no answer can be told apart.
 
-    A closing mark alone ends a thought that the prompt had opened.
+    A closing mark without an opening mark ends a thought that the prompt opened.
     """
     left = _FINAL.sub("", _CHANNELS.sub("", text, count=1), count=1)
     if left != text:
@@ -34,6 +34,6 @@ def strip_reasoning(text: str) -> str | None:
     while (closed := _FIRST_CLOSE.search(left)) is not None:
         left = left[closed.end() :]
     if left == text:
-        # Not even white space is taken from an answer without marks.
+        # An answer without marks stays as it is, white space included.
         return None if _ANY.search(text) else text
     return None if _ANY.search(left) else left.strip() or None

@@ -1,4 +1,4 @@
-"""Reading what an OpenAI-compatible endpoint sends back. Nothing here repeats text of the reply."""
+"""Replies of an OpenAI-compatible endpoint. Failures never repeat text of the reply."""
 
 import email.utils
 import json
@@ -22,7 +22,7 @@ _NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "quota_exceeded
 
 
 def read_completion(body: bytes, request: GenerationRequest) -> Outcome:
-    """The completion in a chat-completions body; what is missing or of the wrong type is a failure."""
+    """Read the completion in a chat-completions body. A missing or wrong field is a failure."""
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
@@ -42,7 +42,7 @@ def read_completion(body: bytes, request: GenerationRequest) -> Outcome:
         # A refusal in its own field is an answer like any other: the caller's filters decide about it.
         text = message["refusal"]
     if text is None and any(isinstance(message.get(name), str) for name in _THOUGHTS):
-        # All of it was thought, and none of it said: an empty answer of a model that works.
+        # The model only thought and said nothing. That is an empty answer, not a broken endpoint.
         text = ""
     if not isinstance(text, str):
         return GenerationFailure("malformed", "the message holds no text")
@@ -53,7 +53,7 @@ def read_completion(body: bytes, request: GenerationRequest) -> Outcome:
 
 
 def read_usage(reply: object, request: GenerationRequest, text: str = "") -> tuple[int, int]:
-    """Prompt and completion tokens as the endpoint counted them, else estimated."""
+    """Return prompt and completion tokens: the endpoint's counts, or estimates without them."""
     usage = reply.get("usage") if isinstance(reply, Mapping) else None
     usage = usage if isinstance(usage, Mapping) else {}
     return (
@@ -63,7 +63,7 @@ def read_usage(reply: object, request: GenerationRequest, text: str = "") -> tup
 
 
 def error_code(body: bytes) -> str:
-    """The machine-readable code of an error body, or nothing. Its message may quote the prompt or the key."""
+    """Return the code of an error body, or "". The message is left out: it may quote the prompt or key."""
     try:
         error = json.loads(body).get("error")
     except (ValueError, RecursionError, AttributeError):
@@ -76,17 +76,17 @@ def error_code(body: bytes) -> str:
 
 
 def is_out_of_quota(code: str) -> bool:
-    """Whether a 429 means that the account is empty, which no waiting helps."""
+    """Tell whether the code of a 429 says that the account is empty, so that waiting doesn't help."""
     return code in _NO_QUOTA
 
 
 def is_content_code(code: str) -> bool:
-    """Whether an error's code says that the endpoint read the request and dislikes what it is about."""
+    """Tell whether an error's code says that the endpoint rejects the content of the request."""
     return _CONTENT.search(code) is not None
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, given in seconds or as a date."""
+    """Return the seconds of a Retry-After header, which holds seconds or a date. None if it has neither."""
     if value is None:
         return None
     try:
@@ -96,7 +96,7 @@ def retry_after(value: str | None) -> float | None:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, OverflowError):
             return None
-    # Not a number compares false with everything.
+    # NaN compares false with everything, so it gives None.
     return max(0.0, seconds) if seconds < float("inf") else None
 
 

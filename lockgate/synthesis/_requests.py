@@ -1,4 +1,4 @@
-"""What is asked of a generator and what comes back; the interface all generators share."""
+"""Requests to generators, their outcomes, and the interface of all generators."""
 
 import hashlib
 import json
@@ -9,21 +9,21 @@ from typing import Protocol
 
 from lockgate.exchanges import Message
 
-# Tokenizers differ; three bytes a token overestimates for most text, which is the safe side of a budget.
+# Tokenizers differ. Three bytes a token overestimates most texts, which keeps a budget safe.
 _BYTES_PER_TOKEN = 3
 _TOKENS_PER_MESSAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One completion that is wanted.
+    """A request for one completion.
 
     Attributes:
-        messages: the conversation to be continued.
-        max_tokens: tokens the completion may have.
+        messages: the conversation to continue.
+        max_tokens: most tokens of the completion.
         temperature: 0 is greedy.
-        seed: from the row and the step, so that the same row asks the same thing again.
-        purpose: what it is for, such as `query` or `refusal`; tokens are counted by purpose.
+        seed: comes from the row and the step, so a repeated row sends the same request.
+        purpose: use of the completion, such as `query` or `refusal`. Tokens are counted by purpose.
     """
 
     messages: tuple[Message, ...]
@@ -33,7 +33,7 @@ class GenerationRequest:
     purpose: str = ""
 
     def key(self, model: str) -> str:
-        """64 hex digits of the SHA-256 of the request and the generator's `identity` in canonical JSON."""
+        """Return the SHA-256 (64 hex digits) of the request and a generator's `identity`."""
         record = {
             "model": model,
             "messages": [message.to_dict() for message in self.messages],
@@ -47,13 +47,13 @@ class GenerationRequest:
 
     @property
     def estimated_prompt_tokens(self) -> int:
-        """A rough upper figure from the number of bytes; the true one depends on the model's tokenizer."""
+        """A rough upper estimate from the number of bytes. The true number depends on the tokenizer."""
         return sum(_TOKENS_PER_MESSAGE + estimate_tokens(message.content) for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A text that a generator wrote. `finish_reason` is `stop`, or `length` if it was cut at `max_tokens`."""
+    """A text from a generator. `finish_reason` is `stop`, or `length` if it was cut at `max_tokens`."""
 
     text: str
     finish_reason: str
@@ -63,7 +63,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class GenerationFailure:
-    """No usable completion of one request. `reason` is one of a few words, `detail` holds no user text."""
+    """A request without a usable completion. `reason` is one of a few words; `detail` has no user text."""
 
     reason: str
     detail: str = ""
@@ -73,12 +73,12 @@ Outcome = Completion | GenerationFailure
 
 
 class Generator(Protocol):
-    """Writes completions. What is wrong with one request is its outcome; what is wrong with all is raised.
+    """A writer of completions. An error of one request is its outcome. An error of all requests is raised.
 
     Attributes:
-        name: the model, as data and cards show it.
-        by_batch: whether an answer may depend on the requests beside it (batched decoding moves floats), so
-            that only a whole call can be repeated.
+        name: name of the model in data and cards.
+        by_batch: whether an answer may depend on the other requests of its call, because batched decoding
+            moves floats. Then only a whole call can be repeated.
     """
 
     name: str
@@ -86,24 +86,24 @@ class Generator(Protocol):
 
     @property
     def identity(self) -> str:
-        """What keys of requests name it by: two that may answer differently have two."""
+        """The generator's part of request keys. It differs between generators that may answer differently."""
         return self.name
 
     @abstractmethod
     def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:
-        """Yield position and outcome of each request, in the order in which they finish.
+        """Yield the position and outcome of each request, in the order in which they finish.
 
         Raises:
-            GeneratorError: nothing can be answered now. Outcomes that were yielded stay good.
-            BudgetExhausted: the next request would go over the budget.
+            GeneratorError: Nothing can be answered now. Outcomes yielded before stay valid.
+            BudgetExhausted: The next request would exceed the budget.
         """
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Outcome]:
-        """All outcomes in the order of the requests. Raises what `stream` raises."""
+        """Return all outcomes in the order of the requests. Raises what `stream` raises."""
         outcomes = dict(self.stream(requests))
         return [outcomes[index] for index in range(len(requests))]
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of a text, roughly, from its bytes."""
+    """Estimate the tokens of a text from its bytes."""
     return -(-len(text.encode("utf-8")) // _BYTES_PER_TOKEN)

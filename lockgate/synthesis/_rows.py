@@ -1,4 +1,4 @@
-"""Rows of a pipeline: exchanges that carry where they come from in `meta`."""
+"""Rows of a pipeline: exchanges with their origin in `meta`."""
 
 import hashlib
 import json
@@ -19,14 +19,14 @@ ROW, PARENT, STEPS, REJECTED = "row", "parent", "steps", "rejected"
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """What a step's function returns for a row that goes no further. `reason` is one of a few words."""
+    """A function's result for a row that is dropped. `reason` is one of a few fixed words."""
 
     reason: str
     detail: str = ""
 
 
 class Mapped(Sequence[_Out], Generic[_In, _Out]):
-    """A sequence seen through a function, which is applied anew at each reading: nothing is held."""
+    """A sequence seen through a function. Each access applies the function again; nothing is kept."""
 
     def __init__(self, items: Sequence[_In], function: Callable[[_In], _Out]) -> None:
         self._items = items
@@ -49,10 +49,10 @@ class Mapped(Sequence[_Out], Generic[_In, _Out]):
 
 
 def row_id(row: Row) -> str:
-    """The row's id, 16 hex digits, set when it entered the pipeline or was derived.
+    """Return the row's id, 16 hex digits. `Pipeline.run` and `derive_row` set it.
 
     Raises:
-        SynthesisError: it has none; rows come from `Pipeline.run` or `derive_row`.
+        SynthesisError: The row has no id.
     """
     found = row.meta.get(ROW)
     if not isinstance(found, str):
@@ -61,7 +61,7 @@ def row_id(row: Row) -> str:
 
 
 def number_rows(rows: Iterable[Exchange]) -> Iterator[Row]:
-    """Give each row an id by its content, equal rows one by their order as well. Ids that are there stay."""
+    """Give each row an id from its content; equal rows also by their order. Existing ids stay."""
     seen: dict[bytes, int] = {}
     for row in rows:
         if isinstance(row.meta.get(ROW), str):
@@ -84,10 +84,10 @@ def derive_row(
     source: str | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Row:
-    """A new row made from `row` by the step of this name; what is not given is kept.
+    """Make a new row from `row` in the step of this name. Fields that are not given are kept.
 
-    The id comes from the parent's id, the step and `number`, so give each of several children its own. `meta`
-    is laid over the parent's.
+    The id comes from the parent's id, the step and `number`. Give each of several children its own number.
+    `meta` is merged into the parent's `meta`.
     """
     steps = [*row.meta.get(STEPS, []), step]
     own = {ROW: _hash(row_id(row), step, number), PARENT: row_id(row), STEPS: steps}
@@ -101,15 +101,15 @@ def derive_row(
 
 
 def row_seed(row: Row, step: str, attempt: int = 0) -> int:
-    """31 bits from the row's id, the step's name and the attempt: what endpoints take as a seed."""
+    """Return a seed from the row's id, the step's name and the attempt: 31 bits, which endpoints accept."""
     return int(_hash(row_id(row), step, attempt)[:8], 16) & 0x7FFFFFFF
 
 
 def encode_row(row: Row) -> bytes:
-    """One line of JSON, with its newline; equal rows give equal bytes.
+    """Write a row as one line of JSON with its newline. Equal rows give equal bytes.
 
     Raises:
-        SynthesisError: a value that JSON or Unicode can't carry.
+        SynthesisError: JSON or Unicode can't hold a value.
     """
     try:
         text = json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False, sort_keys=True)
@@ -119,12 +119,12 @@ def encode_row(row: Row) -> bytes:
 
 
 def decode_row(line: bytes) -> Row:
-    """The inverse of `encode_row`."""
+    """Read a row from the line that `encode_row` wrote."""
     return exchange_from_dict(json.loads(line))
 
 
 def reject_row(row: Row, step: str, reject: Reject) -> Row:
-    """The row as it stands in the sink: with step, reason and detail in `meta.rejected`."""
+    """Return the row with step, reason and detail in `meta.rejected`."""
     why = {"step": step, "reason": reject.reason, "detail": reject.detail}
     return replace(row, meta={**row.meta, REJECTED: why})
 

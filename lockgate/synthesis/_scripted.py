@@ -16,10 +16,10 @@ Script = Mapping[str, str] | Callable[[GenerationRequest], str | Outcome]
 
 
 class ScriptedGenerator(Generator):
-    """Answers from a table (by the text of the last message) or by a function of the request.
+    """A generator that answers from a table (by the text of the last message) or with a function.
 
-    A text counts as a finished completion, whatever `max_tokens` says. What the table lacks is a failure
-    `no_script`.
+    A text counts as a finished completion, also above `max_tokens`. A message that the table lacks is a
+    failure `no_script`.
     """
 
     def __init__(self, script: Script, *, name: str = "scripted") -> None:
@@ -48,7 +48,7 @@ class ScriptedGenerator(Generator):
 
 
 class DryRunGenerator(ScriptedGenerator):
-    """Counts what a pipeline would ask for; `stand_in` gives texts that the pipeline's parsers accept."""
+    """A generator that counts a pipeline's requests. `stand_in` gives texts that its parsers accept."""
 
     def __init__(self, stand_in: Script, *, name: str = "dry-run") -> None:
         super().__init__(stand_in, name=name)

@@ -1,4 +1,4 @@
-"""What a step has finished: a file of rows, a file of rejected rows and a marker for each batch."""
+"""The finished batches of a step. Each has a file of rows, a file of rejected rows and a mark."""
 
 import hashlib
 from array import array
@@ -12,7 +12,7 @@ from lockgate.durable import Mark, open_atomic
 
 @dataclass(frozen=True, slots=True)
 class Batched:
-    """What came of a batch."""
+    """The counts of a finished batch."""
 
     rows_in: int
     rows_out: int
@@ -45,7 +45,7 @@ Fill = Callable[
 
 
 class Shards(Sequence[bytes]):
-    """The folder of one step. As a sequence: the lines of all its rows in order, read from disk."""
+    """The folder of one step. As a sequence it holds the lines of all rows in order, read from disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class Shards(Sequence[bytes]):
     @overload
     def __getitem__(self, place: slice) -> list[bytes]: ...
     def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
-        """One line, at the cost of opening its file."""
+        """Return one line. Each call opens a file."""
         if isinstance(place, slice):
             return [self[index] for index in range(len(self))[place]]
         numbers, offsets = self._index()
@@ -75,11 +75,11 @@ class Shards(Sequence[bytes]):
             return file.readline()
 
     def rejected(self) -> Iterator[bytes]:
-        """The lines of the rejected rows."""
+        """Yield the lines of the rejected rows."""
         yield from self._lines("rejected")
 
     def find(self, number: int, key: str) -> Batched | None:
-        """What came of a batch, if it is finished for this key and its files are as they were written."""
+        """Return the counts of a batch if it was finished with this key and its files are unchanged."""
         mark = Mark.read(self._path(number, "done"))
         if mark is None or mark.key != key or not mark.stands(self.folder):
             return None
@@ -89,9 +89,9 @@ class Shards(Sequence[bytes]):
             return None
 
     def write(self, number: int, key: str, fill: Fill) -> Batched:
-        """Write a batch's files, then its mark; a kill leaves no mark that says too much."""
+        """Write a batch's files, then its mark. So a kill leaves no mark without its files."""
         done, kept, dropped = (self._path(number, kind) for kind in ("done", "rows", "rejected"))
-        # The old one goes first: its key may be asked for again, and the files will no longer be its own.
+        # The old mark goes first: its key may be asked for again, and the new files would not match it.
         done.unlink(missing_ok=True)
         with open_atomic(kept) as rows_file, open_atomic(dropped) as rejected_file:
             rows, rejected = _Sink(rows_file), _Sink(rejected_file)
@@ -101,7 +101,7 @@ class Shards(Sequence[bytes]):
         return made
 
     def trim(self, count: int) -> None:
-        """Say how many batches there are, and remove those of an earlier, longer run."""
+        """Set the number of batches, and remove batches of an earlier, longer run."""
         self.batches, self._places = count, None
         for file in self.folder.glob("*.jsonl*"):
             number = file.name.split(".")[0]
@@ -109,7 +109,7 @@ class Shards(Sequence[bytes]):
                 file.unlink()
 
     def _index(self) -> "tuple[array[int], array[int]]":
-        """File and offset of each line: 12 bytes a row."""
+        """Return file number and offset of each line, 12 bytes a row."""
         if self._places is None:
             self._places = array("I"), array("Q")
             for number in range(self.batches):
@@ -132,7 +132,7 @@ class Shards(Sequence[bytes]):
 
 
 def write_lines(lines: Iterable[bytes]) -> Fill:
-    """A `Fill` of rows that are there already."""
+    """Return a `Fill` that writes these lines as rows."""
 
     def fill(
         write: Callable[[bytes], None], reject: Callable[[bytes], None]

@@ -1,4 +1,4 @@
-"""What a step of a pipeline is: named, versioned, counted, and honest about what it drops."""
+"""The steps of a pipeline: their interface, their generators, and the context that counts dropped rows."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -11,11 +11,14 @@ from lockgate.synthesis._rows import Reject, Row, reject_row, row_seed
 
 
 class GeneratorSource:
-    """A generator by name and by how to make it; made once by each process that uses it.
+    """A name and a function that makes a generator. Each process that uses it makes its own, once.
 
-    `identity` (default: `name`) enters the key of each batch: give what the generator's own says, so that
-    another model, or one at another endpoint, is another input. `name` is for data and cards. `answered`:
-    whether anything was answered, kept by the steps that ask and taken for granted in other processes.
+    Attributes:
+        name: the generator's name in data and cards.
+        identity: part of the key of each batch (default: `name`). Give the generator's own `identity`, so
+            that another model or another endpoint changes the key.
+        make: makes the generator.
+        answered: whether the generator has answered anything. Steps set it. Other processes assume it.
     """
 
     def __init__(self, name: str, make: Callable[[], Generator], *, identity: str | None = None) -> None:
@@ -26,34 +29,34 @@ class GeneratorSource:
         self._made: Generator | None = None
 
     def get(self) -> Generator:
-        """The generator of this process."""
+        """Return the generator of this process; make it on the first call."""
         if self._made is None:
             self._made = self.make()
         return self._made
 
     def close(self) -> None:
-        """Close what `get` made, where it can be closed; the next `get` makes another."""
+        """Close the generator, if it can be closed. The next `get` makes another."""
         close = getattr(self._made, "close", None)
         if close is not None:
             close()
         self._made = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Connections and weights stay where they are; another process makes its own. It can't know what was
-        # answered elsewhere, and a few bad rows at the end of a run must not count as a broken generator.
+        # Another process makes its own connections and weights. It can't know what was answered elsewhere,
+        # and a few bad rows at the end of a run must not count as a broken generator.
         kept = {"name": self.name, "identity": self.identity, "make": self.make}
         return {**kept, "answered": True, "_made": None}
 
 
 @dataclass(slots=True)
 class StepContext:
-    """Where a step counts and where it puts what it drops; one per batch.
+    """The counters of a step and the sink for its dropped rows. Each batch has its own.
 
     Attributes:
         step: the step's name.
-        sink: takes each dropped row, its reason in `meta.rejected`.
-        counters: anything a step wants to count; summed over batches.
-        reasons: dropped rows by reason.
+        sink: a function that takes each dropped row, with the reason in `meta.rejected`.
+        counters: the step's own counts, summed over batches.
+        reasons: number of dropped rows by reason.
     """
 
     step: str
@@ -66,27 +69,28 @@ class StepContext:
         self.counters[name] += amount
 
     def reject(self, row: Row, reject: Reject) -> None:
-        """Drop a row, with its reason."""
+        """Drop a row for a reason."""
         self.reasons[reject.reason] += 1
         self.sink(reject_row(row, self.step, reject))
 
     def seed(self, row: Row, attempt: int = 0) -> int:
-        """Seed for this row in this step, the same in every run."""
+        """Return the seed for this row in this step. It is the same in every run."""
         return row_seed(row, self.step, attempt)
 
 
 class Step(ABC):
     """A step that reads rows and yields rows.
 
-    It is a function of its rows and its configuration: no state from one batch to the next, no clock, no
-    randomness but `context.seed`. Then a batch can be repeated, skipped or run on another machine.
+    A step is a function of its rows and its configuration. It keeps no state between batches, reads no clock,
+    and takes randomness only from `context.seed`. So a batch can be repeated, skipped or run on another
+    machine.
 
     Attributes:
         name: unique in its pipeline; letters, digits, `-` and `_`.
-        version: raise it when the code changes what comes out.
-        whole: whether it must see all rows at once. A pipeline gives such a step a sequence that reads from
-            disk, in order and by position, as often as the step likes.
-        batch_rows: rows of a batch otherwise. What was in flight at a kill is repeated, at most one batch.
+        version: raise it when a code change alters the output.
+        whole: whether the step must see all rows at once. The pipeline then gives it a sequence that reads
+            from disk, in order or by position, as often as the step likes.
+        batch_rows: rows of a batch, unless the step is `whole`. A kill repeats at most one batch.
     """
 
     whole: ClassVar[bool] = False
@@ -97,9 +101,9 @@ class Step(ABC):
         self.version = version
 
     def config(self) -> Mapping[str, Any]:
-        """What decides the output beside name and version, as JSON; it enters the key of each batch."""
+        """Return the settings that decide the output, as JSON. They are part of the key of each batch."""
         return {}
 
     @abstractmethod
     def run(self, rows: Iterable[Row], context: StepContext) -> Iterator[Row]:
-        """Yield the rows that go on, in an order that depends on `rows` alone; the others to the context."""
+        """Yield the rows that go on, in an order that depends only on `rows`. Reject others to `context`."""

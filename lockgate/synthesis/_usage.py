@@ -1,4 +1,4 @@
-"""Accounting: tokens used, what they cost, and a budget that stops before it would be overdrawn."""
+"""Tokens used, their cost, and a budget that stops before it is exceeded."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _MILLION = 1_000_000
 
 
 class Prices(BaseModel):
-    """What a million tokens cost, in one currency of the user's choice."""
+    """Prices of a million tokens, in a currency of the user's choice."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,13 +22,13 @@ class Prices(BaseModel):
     completion: float = Field(ge=0)
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Cost of so many tokens."""
+        """Return the cost of these tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / _MILLION
 
 
 @dataclass(slots=True)
 class Usage:
-    """What a generator has used so far. `retries` are attempts that had to be made again."""
+    """Requests and tokens that a generator has used so far. `retries` counts repeated attempts."""
 
     requests: int = 0
     failures: int = 0
@@ -50,7 +50,7 @@ class Usage:
         self.tokens_by_purpose[request.purpose] += prompt_tokens + completion_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, purposes sorted."""
+        """Return the JSON form, with purposes sorted."""
         return {
             "requests": self.requests,
             "failures": self.failures,
@@ -62,18 +62,22 @@ class Usage:
 
 
 class Budget:
-    """A cap on tokens, on cost, or on both, over all generators that share it; cached answers cost nothing.
+    """A cap on tokens, on cost, or on both. Generators may share it. Cached answers cost nothing.
 
-    A request reserves its `max_tokens` and its estimated prompt before it is sent, so that the requests in
-    flight together stay within the cap. An attempt whose reply is lost (a time-out, a connection that breaks
-    behind the request, 504 and 524, a reply that can't be read) is spent as it was reserved, since it may
-    have been written and billed. Not counted: attempts that reach no server or break while they are sent,
-    408, 409, 425, 429 and the other 5xx. So the cap is exceeded only by what an endpoint bills beyond that:
-    prompts longer than estimated, completions longer than `max_tokens`, errors. Generators that share a
-    budget are asked one after another, as the steps of a pipeline are, and have one price.
+    A request reserves its `max_tokens` and its estimated prompt before it is sent. So all requests in flight
+    together stay within the cap.
+
+    A lost reply costs its full reservation, because it may have been written and billed. Replies are lost by
+    a time-out, a connection that breaks after the request was sent, 504, 524, or a reply that can't be read.
+    These attempts cost nothing: those that reach no server or break while they are sent, 408, 409, 425, 429
+    and the other 5xx.
+
+    An endpoint can exceed the cap only by what it bills beyond that: prompts longer than estimated,
+    completions longer than `max_tokens`, and errors. Generators that share a budget have one price and must
+    run one after another, as the steps of a pipeline do.
 
     Attributes:
-        prompt_tokens, completion_tokens: spent so far, lost replies at their most.
+        prompt_tokens, completion_tokens: tokens spent so far, lost replies at their full reservation.
     """
 
     def __init__(
@@ -88,12 +92,12 @@ class Budget:
         self.completion_tokens = 0
 
     def spend(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Take off what a request has used."""
+        """Count the tokens that a request has used."""
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
 
     def has_room(self, in_flight: Iterable[GenerationRequest]) -> bool:
-        """Whether what is spent and what the requests may still use together stay within the cap."""
+        """Tell whether the spent tokens and the reservations of these requests stay within the cap."""
         if self.max_tokens is None and self.max_cost is None:
             return True
         prompt, completion = self.prompt_tokens, self.completion_tokens
@@ -105,7 +109,7 @@ class Budget:
         return self.max_cost is None or self.prices.cost(prompt, completion) <= self.max_cost
 
     def exhausted(self) -> BudgetExhausted:
-        """The error to raise, with what was spent."""
+        """Return the error of a used-up budget, with tokens and cost."""
         cost = self.prices.cost(self.prompt_tokens, self.completion_tokens)
         tokens = self.prompt_tokens + self.completion_tokens
         return BudgetExhausted(
@@ -116,7 +120,7 @@ class Budget:
 
 @dataclass(slots=True)
 class Estimate:
-    """What a run would ask for, were all of it answered at full length."""
+    """Requests and tokens of a run in which every answer has full length."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -131,7 +135,7 @@ class Estimate:
         self.requests_by_purpose[request.purpose] += 1
 
     def add_alike(self, purpose: str, count: int, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count requests of one purpose, each with so many tokens."""
+        """Count requests of one purpose that all have the same number of tokens."""
         if count:
             self.requests += count
             self.prompt_tokens += count * prompt_tokens
@@ -139,7 +143,7 @@ class Estimate:
             self.requests_by_purpose[purpose] += count
 
     def to_dict(self, prices: Prices | None = None) -> dict[str, Any]:
-        """JSON form; `cost` is null without prices."""
+        """Return the JSON form. `cost` is null without prices."""
         return {
             "requests": self.requests,
             "prompt_tokens": self.prompt_tokens,
@@ -150,7 +154,7 @@ class Estimate:
 
 
 def estimate_requests(requests: Iterable[GenerationRequest]) -> Estimate:
-    """Estimate of requests that are known beforehand; see `DryRunGenerator` for those that are not."""
+    """Estimate requests that are known beforehand. For others see `DryRunGenerator`."""
     estimate = Estimate()
     for request in requests:
         estimate.add(request)
@@ -158,5 +162,5 @@ def estimate_requests(requests: Iterable[GenerationRequest]) -> Estimate:
 
 
 def count_completion(usage: Usage, request: GenerationRequest, completion: Completion) -> None:
-    """Count a request by what its completion says it took."""
+    """Count a request with the tokens of its completion."""
     usage.add(request, completion.prompt_tokens, completion.completion_tokens)

@@ -32,24 +32,26 @@ _COLUMNS = (
     "flag_token",
     "verdict_category",
 )
-# A thousandth of the logits' deviation is their tolerance; further digits are of the machine.
+# Logits have a tolerance of a thousandth of their deviation. Further digits depend on the machine.
 _DIGITS = 4
 
 
 class ScoreStep(Step):
-    """Writes what a guard says of each exchange to `meta.scores`, by the names of the scores table.
+    """A step that writes a guard's scores of each exchange to `meta.scores`, under the scores table's names.
 
-    Each process that runs the step loads the guard once, from its folder. It reads with one thread, whatever
-    the machine has, since the number of threads moves floats: for several at a time there are executors. Rows
-    that the backbone's template refuses are dropped as `unreadable`.
+    Each process that runs the step loads the guard once. It reads with one thread, because the number of
+    threads moves floats. Use an executor for more speed. Rows that the backbone's template refuses are
+    dropped as `unreadable`.
 
     Args:
-        guard: path of a bundle, or `embedded`; every process must find it there.
-        backbone: where the guard's backbone lies, if it is not the embedded one.
-        batch_rows: exchanges read together; part of the input, as batch mates move floats too.
+        name: the step's name.
+        guard: path of a bundle, or `embedded`. Every process must find it there.
+        backbone: path of the guard's backbone, if it is not the embedded one.
+        batch_rows: exchanges read together. They are part of the step's key, because batching moves floats.
+        version: the step's version.
 
     Raises:
-        GuardError: the bundle is incomplete or damaged.
+        GuardError: The bundle is incomplete or damaged.
     """
 
     def __init__(
@@ -71,11 +73,11 @@ class ScoreStep(Step):
         self._guard: Guard | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Weights stay where they are; another process loads its own.
+        # Another process loads its own weights.
         return {**self.__dict__, "_guard": None}
 
     def config(self) -> Mapping[str, Any]:
-        """The guard by its hash: another guard is another input, and the same one at another place is not."""
+        """Return the guard's hash and `batch_rows`. The guard's path is no part of the key."""
         return {"guard": self._sha256, "batch_rows": self.batch_rows}
 
     def run(self, rows: Iterable[Exchange], context: StepContext) -> Iterator[Exchange]:

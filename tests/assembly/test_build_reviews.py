@@ -176,8 +176,8 @@ def test_a_build_tells_what_the_reviews_did_and_propose(tmp_path, saved_backbone
     assert load_constitution(path).version == "1.1.0"
     printed = summarise_build(result.report)
     assert (
-        "reviews: 7 lines; repeated: 2 (lines 2, 6); in conflict over the verdict: 1 (lines 3, 4), teaching "
-        "nothing; in conflict over the category: 1 (lines 5, 6), left without one"
+        "reviews: 7 lines; repeated: 2 (lines 2, 6); in conflict about the verdict: 1 (lines 3, 4), not "
+        "trained on; in conflict about the category: 1 (lines 5, 6), left without a category"
     ) in printed
     assert f"proposed entries: 1 in {path}; read them, then build with that file" in printed
     page = result.pages["html"].read_text()

@@ -86,8 +86,8 @@ def test_reviews_train_and_each_category_is_compared(before, tmp_path, backbone)
     held_out = [row for row in read_exchanges(result.folder / "held_out.jsonl") if row.source != REFUSAL]
     assert found["n"] + found["left_out"] == len(held_out) + 40
     assert found["reviews"]["n"] == counts["held_out"]
-    assert any(line.startswith("against the guard before") for line in summarise_build(result.report))
-    assert "Against the guard before" in result.pages["html"].read_text()
+    assert any(line.startswith("compared with the old guard") for line in summarise_build(result.report))
+    assert "Compared with the old guard" in result.pages["html"].read_text()
     # The calibration is no random sample of the traffic any more: everything that states the claim says so.
     left_out = result.report["rows"]["calibration_reviewed"]
     assert 0 < left_out <= 8
@@ -126,7 +126,7 @@ def test_an_update_without_traffic_does_not_replace_a_claim(before, tmp_path, ba
     result = build(tmp_path, backbone, data=(before["data"],), update=before["guard"], out=tmp_path / "new")
     assert result.report["claim"]["budget"] is None
     assert result.report["update"]["verdict"] == "worse"
-    assert result.refused[0].startswith("The guard before keeps a refusal budget of 5.00%")
+    assert result.refused[0].startswith("The old guard keeps a refusal budget of 5.00%")
     assert "--benign" in result.refused[0]
     assert not (tmp_path / "new").exists()
 
@@ -138,7 +138,9 @@ def test_a_looser_budget_is_a_lost_claim() -> None:
     assert _lost_claim(claiming(None), claiming(None)) is None
     assert _lost_claim(claiming(0.01), claiming(0.01)) is None
     assert _lost_claim(claiming(0.01), claiming(0.001)) is None
-    assert "refusal budget of 0.10%, and this one only 1.00%" in _lost_claim(claiming(0.001), claiming(0.01))
+    assert "refusal budget of 0.10%, and the new one only 1.00%" in _lost_claim(
+        claiming(0.001), claiming(0.01)
+    )
     assert "not calibrated" in _lost_claim(claiming(0.001), claiming(None))
 
 

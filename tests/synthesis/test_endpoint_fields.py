@@ -124,7 +124,7 @@ def test_an_address_that_is_no_proxy_is_an_error(monkeypatch) -> None:
     clear_proxies(monkeypatch)
     monkeypatch.setenv("ALL_PROXY", "gopher://127.0.0.1:9")
     generator = EndpointGenerator(EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m"))
-    with pytest.raises(GeneratorError, match="no address of one"):
+    with pytest.raises(GeneratorError, match="invalid address"):
         generator.generate([REQUEST])
 
 

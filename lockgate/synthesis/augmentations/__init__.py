@@ -1,4 +1,4 @@
-"""Augmentations: disguises of an exchange that keep its label, can be composed and mostly undone."""
+"""Augmentations: disguises that keep an exchange's label. They can be chained, and most can be undone."""
 
 from lockgate.synthesis.augmentations._base import Augmentation
 from lockgate.synthesis.augmentations._codecs import CODECS, Codec

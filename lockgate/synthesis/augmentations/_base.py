@@ -1,7 +1,7 @@
-"""What an augmentation is, and what all of them do: find texts, frame them, write down what was done.
+"""The interface of augmentations, with helpers that find texts, frame them and record each change.
 
-An augmentation changes the last user message, the answer where it must, and the turns before them. It never
-changes label, category or source. `meta.augmentations` lists what was done, with all that `undo` needs;
+An augmentation changes the last user message and, if needed, the answer and earlier turns. It never changes
+label, category or source. `meta.augmentations` lists each augmentation with everything that `undo` needs.
 `meta.original` is the id of the exchange before the first one, so that a split can keep an exchange and its
 disguises together.
 """
@@ -20,15 +20,17 @@ Change = tuple[tuple[Message, ...], Parameters]
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """A disguise. `family` is what is held out as a whole; one seed deals the same to both of two twins.
+    """A disguise. With one seed two twins get the same disguise.
 
     Attributes:
-        change: messages and a random source to new messages and parameters (JSON).
-        revert: new messages and the parameters to the messages before.
-        growth, overhead: an exchange of c characters comes out with at most growth * c + overhead.
-        stage: order in drawn chains: 0 rewords, 1 encodes or cuts, 2 puts a frame around it.
-        needs_answer: whether it can do nothing with a prompt alone.
-        exact: whether `undo` gives back just this text; None means every text.
+        name: the augmentation's name.
+        family: its attack family. A family is held out as a whole.
+        change: from messages and a random source, makes new messages and parameters (JSON).
+        revert: from the new messages and the parameters, makes the messages before.
+        growth, overhead: an exchange of c characters has at most growth * c + overhead afterwards.
+        stage: order in drawn chains: 0 rewords, 1 encodes or cuts, 2 frames.
+        needs_answer: whether it needs an answer besides the prompt.
+        exact: tells whether `undo` gives back a text exactly; None means every text.
     """
 
     name: str
@@ -42,17 +44,17 @@ class Augmentation:
     exact: Callable[[str], bool] | None = None
 
     def fits(self, exchange: Exchange) -> bool:
-        """Whether the exchange has what this needs: text from the user, and an answer where one is needed."""
+        """Tell whether the exchange has text from the user, and an answer if one is needed."""
         last = last_user(exchange.messages)
         asked = last is not None and bool(exchange.messages[last].content.strip())
         answered = not exchange.is_prompt_only and bool(exchange.messages[-1].content.strip())
         return asked and (answered or not self.needs_answer)
 
     def apply(self, exchange: Exchange, seed: int) -> Exchange:
-        """The exchange in this disguise.
+        """Return the exchange in this disguise.
 
         Raises:
-            SynthesisError: an exchange that does not fit.
+            SynthesisError: The exchange does not fit.
         """
         if not self.fits(exchange):
             wanted = (
@@ -69,10 +71,10 @@ class Augmentation:
         return replace(exchange, messages=messages, meta=meta)
 
     def undo(self, exchange: Exchange) -> Exchange:
-        """The exchange before this augmentation, which must be its last.
+        """Return the exchange before this augmentation, which must be its last one.
 
         Raises:
-            SynthesisError: the last augmentation written down is another one.
+            SynthesisError: The last augmentation in `meta` is another one.
         """
         *earlier, last = exchange.meta.get("augmentations") or [{}]
         if last.get("name") != self.name:
@@ -88,38 +90,38 @@ class Augmentation:
 
 
 def last_user(messages: tuple[Message, ...]) -> int | None:
-    """Position of the last user message."""
+    """Return the position of the last user message, or None."""
     return next((i for i in range(len(messages) - 1, -1, -1) if messages[i].role == "user"), None)
 
 
 def request_of(messages: tuple[Message, ...]) -> str:
-    """Text of the last user message, which must exist."""
+    """Return the text of the last user message, which must exist."""
     position = last_user(messages)
     return "" if position is None else messages[position].content
 
 
 def answer_of(messages: tuple[Message, ...]) -> str | None:
-    """Text of the answer, or None where there is none."""
+    """Return the text of the answer, or None without an answer."""
     return messages[-1].content if messages and messages[-1].role == "assistant" else None
 
 
 def with_request(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    """The messages with another last user message."""
+    """Return the messages with another text in the last user message."""
     position = last_user(messages)
     return tuple(replace(m, content=text) if i == position else m for i, m in enumerate(messages))
 
 
 def with_answer(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    """The messages with another answer."""
+    """Return the messages with another answer."""
     return (*messages[:-1], replace(messages[-1], content=text))
 
 
 def frame(before: str, text: str, after: str) -> tuple[str, list[int]]:
-    """Text between two others, and the span at which it stands."""
+    """Put a text between two others. Return the whole and the span of the text."""
     return before + text + after, [len(before), len(before) + len(text)]
 
 
 def unframe(text: str, span: Iterable[int]) -> str:
-    """What stands at the span."""
+    """Return the text at the span."""
     start, end = span
     return text[start:end]

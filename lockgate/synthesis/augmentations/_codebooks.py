@@ -1,9 +1,9 @@
-"""Obfuscation keyed by the prompt: the prompt holds a code book, request and answer speak in its words.
+"""Code books: the prompt holds a list of stand-ins for words, and request and answer use them.
 
-The answer alone is then about gardens or harbours (Constitutional Classifiers++, section 2). The same seed
-deals the same stand-ins in the same order around a harmless exchange: its benign twin. Terms are words of
-four or more ASCII letters that are not everyday ones, those of request and answer both first, then the
-longer: a text with more of them than the book has stand-ins keeps some in the clear.
+The answer alone is then about gardens or harbours (Constitutional Classifiers++, section 2). With the same
+seed a harmless exchange gets the same stand-ins in the same order, as a twin. Terms are words of four or more
+ASCII letters that are not everyday ones. Words of both request and answer come first, then longer ones. If a
+text has more terms than the book has stand-ins, some stay in the clear.
 """
 
 import re
@@ -34,7 +34,7 @@ _MIN_LETTERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Wording around a code book; `list_terms` shows pairs of stand-in and term."""
+    """The wording around a code book. `list_terms` writes pairs of stand-in and term as text."""
 
     name: str
     family: str
@@ -44,10 +44,10 @@ class Style:
 
 
 def choose_terms(request: str, answer: str, limit: int) -> list[str]:
-    """The words to be hidden, in lower case: at most `limit`."""
+    """Choose at most `limit` words to hide, in lower case."""
     asked, said = _count(request), _count(answer)
     words = [word for word in asked | said if len(word) >= _MIN_LETTERS and word not in COMMON]
-    # Shared words give the subject away; after them long and frequent ones.
+    # Words of both texts give the subject away, so they come first. Then come long and frequent words.
     return sorted(
         words,
         key=lambda word: (not (word in asked and word in said), -len(word), -(asked + said)[word], word),
@@ -55,7 +55,7 @@ def choose_terms(request: str, answer: str, limit: int) -> list[str]:
 
 
 def encode_words(text: str, stand_ins: Mapping[str, str]) -> str:
-    """The text with words replaced, in their case; the inverse is the same with the mapping turned round."""
+    """Replace words and keep their case. The reversed mapping gives the inverse."""
 
     def replace_word(found: re.Match[str]) -> str:
         word = found.group()
@@ -66,14 +66,14 @@ def encode_words(text: str, stand_ins: Mapping[str, str]) -> str:
             return other
         if word.isupper():
             return other.upper()
-        # Other mixtures of cases can't be told apart afterwards, but must not show the word either.
+        # A mixed case is lost, but the word must still be hidden.
         return other.capitalize()
 
     return _WORD.sub(replace_word, text)
 
 
 def keeps_case(text: str) -> bool:
-    """Whether every word is in lower, upper or title case, so that its case comes back."""
+    """Tell whether every word is in lower, upper or title case, so that undoing restores its case."""
     return all(word.islower() or word.isupper() or word.istitle() for word in _WORD.findall(text))
 
 
@@ -82,7 +82,7 @@ def _count(text: str) -> Counter[str]:
 
 
 def _deal(book: Book, request: str, answer: str, rng: Random) -> dict[str, str]:
-    """Term to stand-in. Stand-ins that occur in the texts are left out, so that every one means one thing."""
+    """Map terms to stand-ins. Stand-ins that occur in the texts are left out, so each has one meaning."""
     present = _count(request) | _count(answer)
     dealt = list(book.words)
     rng.shuffle(dealt)

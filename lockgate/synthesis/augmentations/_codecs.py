@@ -1,8 +1,8 @@
-"""Codes: pure functions from text to text with their inverses.
+"""Codes: pure functions from text to text, with their inverses.
 
-A code is exact where `decode(encode(text)) == text`. `exact` says for which texts; codes without it are
-exact for all valid Unicode. Outside their domain codes still apply: letters of both kinds then decode to the
-same one.
+A code is exact for a text if `decode(encode(text)) == text`. `exact` tells for which texts; codes without it
+are exact for all valid Unicode. A code also encodes other texts, but then several letters decode to the same
+one.
 """
 
 import base64
@@ -37,7 +37,7 @@ _FROM_MORSE = {code: letter for letter, code in _MORSE.items()}
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A code. `growth` bounds the characters out per character in; `title` names it to a reader."""
+    """A code. `growth` is the most characters out per character in. `title` names the code in a prompt."""
 
     name: str
     family: str
@@ -49,7 +49,7 @@ class Codec:
 
 
 def rotate(text: str, places: int) -> str:
-    """ASCII letters moved on in the alphabet; `rotate(rotate(text, n), -n) == text`."""
+    """Shift ASCII letters in the alphabet; `rotate(rotate(text, n), -n) == text`."""
     n = places % 26
     table = str.maketrans(_LOWER + _UPPER, _LOWER[n:] + _LOWER[:n] + _UPPER[n:] + _UPPER[:n])
     return text.translate(table)
@@ -69,7 +69,7 @@ def _bytes_codec(
 
 
 def _groups(form: str, base: int) -> tuple[Callable[[bytes], bytes], Callable[[str], bytes]]:
-    """Bytes as numbers between spaces."""
+    """Make encoder and decoder of bytes as numbers between spaces."""
     return (
         lambda data: " ".join(format(byte, form) for byte in data).encode(),
         lambda code: bytes(int(group, base) for group in code.split()),
@@ -141,7 +141,7 @@ CODECS: tuple[Codec, ...] = (
         lambda t: t.translate(_FULL), lambda t: t.translate(_NARROW),
         exact=_without("".join(map(chr, _NARROW))),
     ),
-    # Case is lost; a letter without a sign of its own stands for itself.
+    # Case is lost. A character without a Morse sign stays as it is.
     Codec("morse", _SUBSTITUTED, "Morse code", _to_morse, _from_morse, 8, exact=_without(_LOWER)),
     Codec("reversed", _ORDERED, "reversed letters", lambda t: t[::-1], lambda t: t[::-1]),
     Codec(

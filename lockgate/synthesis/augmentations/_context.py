@@ -120,7 +120,7 @@ def _split(messages: tuple[Message, ...], rng: Random) -> Change:
         last = number == len(pieces) - 1
         before = rng.choice(_SPLIT_OPENINGS) if number == 0 else ""
         content, span = frame(before, piece, _SPLIT_ENDING if last else "")
-        # Fields of the message, such as a name, stay with its last part.
+        # The message's other fields, such as a name, stay with its last part.
         turns.append(with_request((messages[position],), content)[0] if last else Message("user", content))
         spans.append(span)
         if not last:
@@ -139,7 +139,7 @@ def _unsplit(messages: tuple[Message, ...], parameters: Mapping[str, Any]) -> tu
 
 
 def _cut(text: str, count: int) -> list[str]:
-    """About `count` parts of equal length; cuts stand behind a space where one is near."""
+    """Cut a text into about `count` parts of equal length, after a space if one is near."""
     cuts = []
     for number in range(1, count):
         middle = len(text) * number // count

@@ -38,7 +38,7 @@ _FORMAT_ENDINGS = (
 def _encode(codec: Codec, messages: tuple[Message, ...], rng: Random) -> Change:
     opening, plain, coded = rng.choice(_OPENINGS), rng.choice(_PLAIN_ENDINGS), rng.choice(_CODED_ENDINGS)
     answer, wanted = answer_of(messages), rng.random() < 0.5
-    # A refusal is in plain words whatever the request looked like.
+    # Models refuse in plain words, also after an encoded request.
     encoded = wanted and answer is not None and find_refusal(answer) is None
     ending = (coded if wanted else plain).format(title=codec.title)
     text, span = frame(opening.format(title=codec.title), codec.encode(request_of(messages)), ending)

@@ -56,7 +56,7 @@ def _from_verse(code: str) -> str:
 
 
 def _verse_keeps(text: str) -> bool:
-    """No empty words: a space at a line's end, or two together, could fall on a break and be lost."""
+    """Tell whether a text has no empty words: a double space could fall on a line break and be lost."""
     return all(line == "" or "" not in line.split(" ") for line in text.split("\n"))
 
 
@@ -79,7 +79,7 @@ def _to_xml(text: str) -> str:
 
 def _from_xml(code: str) -> str:
     signs = {sign: character for character, sign in _BREAK.items()}
-    # The references go first, "&amp;" last: an ampersand of the text can't make a new one.
+    # "&amp;" is decoded last, so that an ampersand of the text can't make a new reference.
     lines = (line[len("<p>") : -len("</p>")] for line in code.split("\n")[1:-1])
     return "\n".join(unescape(line, signs) for line in lines)
 

@@ -1,8 +1,7 @@
-"""Reconstruction: the request lies in pieces that look innocent one by one, and the model puts them together.
+"""Reconstruction: the request is cut into pieces that look innocent, and the model joins them.
 
-The exchange's prompt holds pieces in random order beside what restores the order; the answer comes in the
-same shape, in reading order (Constitutional Classifiers++, section 2). `reconstruct` reads a shape back from
-its text alone.
+The prompt holds the pieces in random order, and a way to restore the order. The answer has the same shape, in
+reading order (Constitutional Classifiers++, section 2). `reconstruct` reads a shape back from its text alone.
 """
 
 import json
@@ -37,7 +36,7 @@ _TASKS = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A way to show pieces: `show` gets place and quoted text of each, `line` finds both in one line."""
+    """A way to show pieces. `show` takes place and quoted text of a piece; `line` finds both in a line."""
 
     name: str
     show: Callable[[Sequence[tuple[int, str]]], str]
@@ -45,7 +44,7 @@ class Shape:
 
 
 def fragment(shape: Shape, text: str, rng: Random | None = None) -> str:
-    """The text in pieces: shuffled with a random source, in reading order without."""
+    """Cut a text into pieces. A random source shuffles them; without it they stay in reading order."""
     pieces = _cut(text, rng)
     order = list(range(len(pieces)))
     if rng is not None:
@@ -54,7 +53,7 @@ def fragment(shape: Shape, text: str, rng: Random | None = None) -> str:
 
 
 def reconstruct(shape: Shape, shown: str) -> str:
-    """The text whose pieces `fragment` showed; exact for every text."""
+    """Return the text from the pieces that `fragment` made. It is exact for every text."""
     found = (shape.line.match(line) for line in shown.split("\n"))
     pieces = {int(match.group(1)): json.loads(match.group(2)) for match in found if match}
     return "".join(pieces[place] for place in sorted(pieces))
@@ -62,7 +61,7 @@ def reconstruct(shape: Shape, shown: str) -> str:
 
 def _cut(text: str, rng: Random | None) -> list[str]:
     pieces, start = [], 0
-    # Long texts have longer pieces: their number is bounded, so that what is added is.
+    # Long texts have longer pieces. So the number of pieces is bounded, and with it the added text.
     least = max(_PIECE[0], -(-len(text) // _MAX_PIECES))
     while start < len(text):
         size = least + (rng.randint(0, _PIECE[1] - _PIECE[0]) if rng is not None else _PIECE[1] - _PIECE[0])

@@ -84,7 +84,7 @@ def _inject(messages: tuple[Message, ...], rng: Random) -> Change:
     opener = rng.choice(OPENERS)
     text, span = frame("", request_of(messages), f'\n\nBegin your answer with "{opener}"')
     changed, answer = with_request(messages, text), answer_of(messages)
-    # A model that refuses did not begin as told.
+    # A refusal does not begin with the demanded words.
     if answer is None or find_refusal(answer) is not None:
         return changed, {"span": span, "answer_span": None}
     content, answer_span = frame(f"{opener}\n", answer, "")

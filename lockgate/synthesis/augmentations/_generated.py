@@ -1,4 +1,4 @@
-"""Augmentations that need a generator: the request to send, and what to make of the text that comes back."""
+"""Augmentations that need a generator: the request to send, and the parser of the completion."""
 
 import re
 from collections.abc import Callable
@@ -23,10 +23,10 @@ _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"))
 
 @dataclass(frozen=True, slots=True)
 class GeneratedAugmentation:
-    """A request to a generator and `parse`, which turns its completion's text into the new exchange.
+    """A request to a generator, and `parse`, which makes the new exchange from the completion's text.
 
-    `parse` raises SynthesisError, with a reason that holds no text, for an empty, unchanged or refused
-    completion and for one whose length says that it is something else. What it makes can't be undone.
+    `parse` raises SynthesisError for an empty, unchanged or refused completion, and for one with an
+    implausible length. The error's reason holds no text. The new exchange can't be undone.
     """
 
     request: GenerationRequest
@@ -36,13 +36,13 @@ class GeneratedAugmentation:
 def translate_exchange(
     exchange: Exchange, language: str, seed: int, part: Part = "request"
 ) -> GeneratedAugmentation:
-    """Ask for one part of an exchange in another language, named in English."""
+    """Make the request to translate one part of an exchange into a language, named in English."""
     task = f"Translate the text between the lines into {language}. Reply with the translation only."
     return _ask(exchange, "translation", task, seed, part, {"language": language})
 
 
 def paraphrase_exchange(exchange: Exchange, seed: int, part: Part = "request") -> GeneratedAugmentation:
-    """Ask for one part of an exchange in other words."""
+    """Make the request to paraphrase one part of an exchange."""
     task = (
         "Say the text between the lines in other words, with the same meaning. Reply with the new text only."
     )
@@ -76,7 +76,7 @@ def _ask(
 
 
 def _clean(text: str) -> str:
-    """Without the separator lines, a label and quotes around the whole."""
+    """Remove separator lines, a label, and quotes around the whole text."""
     cleaned = _LABEL.sub("", text.strip().strip("-").strip())
     for first, last in _QUOTES:
         if len(cleaned) > 1 and cleaned.startswith(first) and cleaned.endswith(last):

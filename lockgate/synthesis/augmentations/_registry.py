@@ -1,4 +1,4 @@
-"""All augmentations by name and family, chains of them, and what holding out a family means."""
+"""All augmentations by name and family, chains of them, and the selection without held-out families."""
 
 from collections.abc import Collection, Sequence
 from random import Random
@@ -19,12 +19,12 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     augmentation.name: augmentation
     for augmentation in (*OBFUSCATIONS, *ENCODINGS, *FORMAT_CHANGES, *RECONSTRUCTIONS, *CONTEXTS, *FRAMES)
 }
-# Those that ask a generator are families too, so that a split can hold them out.
+# Augmentations that need a generator are families too, so that a split can hold them out.
 GENERATED_FAMILIES = ("paraphrase", "translation")
 
 
 def augmentation_families() -> dict[str, list[str]]:
-    """Names of the augmentations of each family, families in alphabetical order."""
+    """Return the names of each family's augmentations, with families in alphabetical order."""
     families: dict[str, list[str]] = {}
     for name in sorted(AUGMENTATIONS):
         families.setdefault(AUGMENTATIONS[name].family, []).append(name)
@@ -34,10 +34,10 @@ def augmentation_families() -> dict[str, list[str]]:
 def select_augmentations(
     *, families: Collection[str] | None = None, hold_out: Collection[str] = ()
 ) -> list[Augmentation]:
-    """Augmentations of the families wanted (default: all) without those held out, by name.
+    """Return the augmentations of some families (default: all), without held-out families, ordered by name.
 
     Raises:
-        ConfigError: a family that does not exist.
+        ConfigError: A family does not exist.
     """
     known = augmentation_families()
     if unknown := (set(families or ()) | set(hold_out)) - set(known) - set(GENERATED_FAMILIES):
@@ -49,17 +49,17 @@ def select_augmentations(
 
 
 def exchange_families(exchange: Exchange) -> list[str]:
-    """Families of an exchange's augmentations, each once: the keys by which its attack family is held out."""
+    """Return the attack families of an exchange's augmentations, each once."""
     return sorted({str(record["family"]) for record in exchange.meta.get("augmentations", ())})
 
 
 def draw_chain(
     choices: Sequence[Augmentation], seed: int, *, max_depth: int = MAX_DEPTH
 ) -> list[Augmentation]:
-    """One to `max_depth` augmentations of different families, in an order that makes sense.
+    """Draw one to `max_depth` augmentations of different families, in an order that works.
 
-    Words are replaced first, then text is encoded or cut (once), then framed; code books hide nothing that
-    is encoded already.
+    Words are replaced first, then the text is encoded or cut (once), then framed. A code book hides nothing
+    in encoded text.
     """
     _check_depth(max_depth)
     rng = Random(f"{seed}/chain")  # noqa: S311
@@ -85,10 +85,10 @@ def apply_chain(
     max_depth: int = MAX_DEPTH,
     max_characters: int = MAX_CHARACTERS,
 ) -> Exchange:
-    """Apply augmentations one after the other; those already written in the exchange count toward the depth.
+    """Apply augmentations one after the other. Earlier ones of the exchange count toward the depth.
 
     Raises:
-        SynthesisError: a chain over the depth, an exchange that does not fit, or a result that is too long.
+        SynthesisError: The chain is too deep, the exchange does not fit, or the result is too long.
     """
     _check_depth(max_depth)
     depth = len(exchange.meta.get("augmentations", ())) + len(chain)
@@ -105,10 +105,10 @@ def apply_chain(
 
 
 def undo_all(exchange: Exchange) -> Exchange:
-    """The exchange before all its augmentations.
+    """Return the exchange before all its augmentations.
 
     Raises:
-        SynthesisError: one of them can't be undone (those of a generator).
+        SynthesisError: One of them can't be undone, because a generator made it.
     """
     while records := exchange.meta.get("augmentations"):
         name = records[-1]["name"]

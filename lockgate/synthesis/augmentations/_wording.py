@@ -1,4 +1,4 @@
-"""Words for code books: stand-ins from harmless fields, and the everyday words that no book replaces."""
+"""Words for code books: stand-ins from harmless fields, and everyday words that no book replaces."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The data factory: from a constitution to labelled exchanges, by a plan."""
+"""The data factory, which turns a constitution into labelled exchanges by a plan."""
 
 from lockgate.synthesis.factory._estimate import SynthesisEstimate, estimate_synthesis
 from lockgate.synthesis.factory._generators import embedded_source, endpoint_source

@@ -1,4 +1,4 @@
-"""Answers: what the generator is asked for by role, and what is made of its text."""
+"""Answers: the request for each role, and the exchange made from the completion."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,7 @@ _LEAST_LEFT = 0.5
 
 
 class AnswerWriter:
-    """Asks for the answer of each row by its role; the exchange keeps the question alone, never the hints."""
+    """Requests and parser for the answer of each row, by its role. The exchange never keeps the hints."""
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
@@ -27,7 +27,7 @@ class AnswerWriter:
         self._quality = QualityCheck(brief)
 
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
-        """The question with what the policy says about such answers; None for rows that have one already."""
+        """Return the question with the policy's words about such answers; None for rows with an answer."""
         role = role_of(row)
         if role not in (COMPLIANT, PERMITTED, TWIN, HARMLESS):
             return None
@@ -43,10 +43,10 @@ class AnswerWriter:
         return GenerationRequest((*before, *asked), plan.max_tokens, plan.temperature, seed, role)
 
     def parse(self, row: Row, completion: Completion) -> Row | Reject:
-        """The exchange, if its answer is what its role promises."""
+        """Return the exchange if its answer fits its role."""
         text = trim_answer(completion)
-        # The beginning is ours: only what the generator wrote can speak for it. A fault found here is asked
-        # again, one that a later step finds costs the row and its twin.
+        # The beginning is ours, so only the generator's text is checked. A fault found here is tried again; a
+        # fault found in a later step costs the row and its twin.
         written = _answered(row, text)
         opening, rng = self._opening(row)
         if fault := self._check(written, opening) or self._quality(written):
@@ -66,7 +66,7 @@ class AnswerWriter:
 
 
 def trim_answer(completion: Completion) -> str:
-    """The text, up to its last whole sentence where it was cut and that leaves most of it."""
+    """Return the text. If it was cut, end it at its last whole sentence, unless that removes too much."""
     text = completion.text.strip()
     if completion.finish_reason != "length":
         return text

@@ -1,4 +1,4 @@
-"""What a run is asked to make: the policy, the plan, and how many questions of each entry they ask for."""
+"""The brief of a run: the policy, the plan, and the number of questions for each entry."""
 
 from dataclasses import dataclass, field
 from math import ceil
@@ -14,7 +14,7 @@ from lockgate.synthesis.factory._topics import KINDS, Topic, Vocabulary, list_to
 
 @dataclass(frozen=True)
 class Brief:
-    """Constitution and plan with what is derived from them. It can be sent to another process."""
+    """Constitution and plan, with values derived from them. It can be sent to another process."""
 
     constitution: Constitution
     plan: FactoryPlan
@@ -31,21 +31,21 @@ class Brief:
         object.__setattr__(self, "questions", count_questions(self.constitution, self.plan))
 
     def topic_of(self, row: Row) -> Topic:
-        """The entry that the row's question was made for, also where its category is another one."""
+        """Return the entry that the row's question was made for, even if its category is another one."""
         return self.topics[str(row.meta.get("asked_for") or row.category)]
 
     def draw_near(self, seed: int) -> Topic | None:
-        """A near-domain entry, or None where the constitution has none."""
+        """Draw a near-domain entry, or None if the constitution has none."""
         return Random(f"{seed}/near").choice(self.near) if self.near else None  # noqa: S311
 
     def config(self, *sections: str) -> dict[str, Any]:
-        """For a step's configuration: the policy and these sections of the plan."""
+        """Return the policy and some sections of the plan, for a step's configuration."""
         own = {name: getattr(self.plan, name).model_dump() for name in sections}
         return {"constitution": self.constitution.sha256, "seed": self.plan.seed, **own}
 
 
 def count_questions(constitution: Constitution, plan: FactoryPlan) -> dict[str, int]:
-    """Questions wanted for each entry, by id; smaller alike where the plan's `answers.most` asks for it.
+    """Return the number of questions for each entry, by id. `answers.most` shrinks all of them alike.
 
     Raises:
         ConfigError: `queries.by_id` names an id that the constitution doesn't have.
@@ -66,14 +66,14 @@ def count_questions(constitution: Constitution, plan: FactoryPlan) -> dict[str, 
 
 
 def count_lists(questions: int, plan: FactoryPlan) -> int:
-    """Lists to ask for when so many questions are wanted."""
+    """Return the number of lists to ask for, to get this number of questions."""
     return ceil(
         questions * (1 - plan.queries.composed_share) * plan.queries.surplus / plan.queries.per_request
     )
 
 
 def answers_per_question(topic: Topic, plan: FactoryPlan) -> float:
-    """Generated answers that a question of this entry leads to, on average."""
+    """Return the mean number of generated answers to a question of this entry."""
     if not topic.is_harmful:
         return plan.answers.per_harmless
     return plan.answers.per_harmful + plan.answers.permitted_share + plan.pairs.share

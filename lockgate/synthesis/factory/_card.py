@@ -1,6 +1,6 @@
-"""The card of a data set: what is in it, what was dropped and why, what it was made with; no row's text.
+"""The card of a data set: its rows, the dropped rows with reasons, and its origins. It holds no row's text.
 
-It is written as JSON, and in words as the README of the data set's folder.
+The card is a JSON file. The README of the data set's folder says the same in words.
 """
 
 from collections import Counter, defaultdict
@@ -50,7 +50,7 @@ class Tally:
             self.pairs.add(str(row.meta[PAIR]))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """Return the JSON form."""
         counters = ("by_part", "by_label", "by_role", "by_origin", "by_family")
         return {
             "total": self.rows,
@@ -64,7 +64,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """What a data set was made with."""
+    """The generators and files that a data set was made with."""
 
     generator: str
     judge: Mapping[str, Any] | None
@@ -73,7 +73,7 @@ class Origins:
 
 
 def build_card(brief: Brief, result: PipelineResult, origins: Origins, sha256: str) -> dict[str, Any]:
-    """The card as JSON; equal for every run that ends with the same data."""
+    """Return the card as JSON. Runs that end with the same data give the same card."""
     tally = Tally()
     for row in result.rows():
         tally.add(row)
@@ -98,7 +98,7 @@ def build_card(brief: Brief, result: PipelineResult, origins: Origins, sha256: s
         "steps": steps,
         "requests": _sum(steps, "requests"),
         "tokens": {name: _sum(steps, f"{name}_tokens") for name in ("prompt", "completion")},
-        # Only where a model sent its thoughts: cards of other runs stay as they are.
+        # Only if a model sent its thoughts. Cards of other runs stay as they are.
         **({"reasoning": reasoning} if any(reasoning.values()) else {}),
         "warnings": list_warnings(topics),
         "plan": brief.plan.model_dump(mode="json"),
@@ -107,7 +107,7 @@ def build_card(brief: Brief, result: PipelineResult, origins: Origins, sha256: s
 
 
 def count_rejected(rows: Iterable[Row]) -> dict[str, Counter[str]]:
-    """For each entry that rows were asked for: `step/reason` and how many."""
+    """Count dropped rows for each entry, by `step/reason`."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         why = row.meta[REJECTED]
@@ -120,7 +120,7 @@ def count_rejected(rows: Iterable[Row]) -> dict[str, Counter[str]]:
 
 
 def list_warnings(topics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader should act on, by entry."""
+    """List what a reader should act on, entry by entry."""
     warnings = []
     for topic in topics:
         name, asked = topic["id"], topic["compliant"]["asked"]
@@ -175,7 +175,7 @@ def _sum(steps: Sequence[Mapping[str, Any]], counter: str) -> int:
 
 
 def write_readme(card: Mapping[str, Any]) -> str:
-    """Markdown made from `card.json`."""
+    """Return the README in Markdown, made from `card.json`."""
     policy, rows = card["constitution"], card["rows"]
     lines = [
         f"# Synthetic exchanges for `{policy['name']}` {policy['version']}",

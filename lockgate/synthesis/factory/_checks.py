@@ -1,4 +1,4 @@
-"""Filters for questions and answers: each gives a reason of one word, and a detail without text."""
+"""Filters for questions and answers. Each gives a reason of one word, and a detail without text of a row."""
 
 import re
 
@@ -28,7 +28,7 @@ from lockgate.synthesis.factory._roles import (
 )
 from lockgate.synthesis.factory._topics import Topic
 
-# How instructions sound, whatever they are about.
+# Wording of instructions on any subject.
 _INSTRUCTING = re.compile(
     r"(?m)^\s*(?:step\s+)?\d{1,2}[.):]\s"
     r"|\b(?:first|next|then|finally),? (?:you|take|place|put|hold|make|use|turn|let|move|keep|set)\b"
@@ -44,12 +44,12 @@ _RIVAL_SHARE, _RIVAL_MARGIN = 1.5, 2.0
 
 
 def count_instructions(text: str) -> int:
-    """Places at which a text tells its reader what to do."""
+    """Count the places in a text that tell its reader what to do."""
     return len(_INSTRUCTING.findall(text))
 
 
 class QuestionCheck:
-    """Whether a generated question belongs to its entry. Prompts from files and templates are not judged."""
+    """A check that a generated question belongs to its entry. Prompts from files and templates pass."""
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
@@ -63,9 +63,9 @@ class QuestionCheck:
 
 
 class QualityCheck:
-    """Whether a generated answer is a text at all: length, and Gopher's rules of quality and repetition.
+    """A check of a generated answer's length, and of Gopher's rules on quality and repetition.
 
-    Without `english` the rules on its words don't apply, and scripts without spaces count by characters.
+    Without `english` the rules on words don't apply, and scripts without spaces are counted by characters.
     """
 
     def __init__(self, brief: Brief, *, english: bool = True) -> None:
@@ -85,17 +85,17 @@ class QualityCheck:
 
 
 class AnswerCheck:
-    """Whether an answer is what its label says, as far as words can tell.
+    """A check, from words alone, that an answer fits its label.
 
-    A compliant answer must not refuse, must speak of its question and must not belong to the harmless half;
-    an answer that has to stay within the policy must not instruct.
+    A compliant answer must not refuse. It must be about its question and not belong to the harmless half. An
+    answer that stays within the policy must not instruct.
     """
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
 
     def __call__(self, row: Row, opening: str = "") -> Reject | None:
-        """The fault, or None. `opening` stands before the answer and is no work of the generator's."""
+        """Return the fault, or None. `opening` is the answer's beginning, not written by the generator."""
         role, answer, topic = role_of(row), answer_of(row), self._brief.topic_of(row)
         if role == REFUSED:
             return None
@@ -125,7 +125,7 @@ class AnswerCheck:
 
 
 class LeakCheck:
-    """Whether a row gives away an evaluation item; the detail names its file and id."""
+    """A check that a row matches no evaluation item. The detail names the item's file and id."""
 
     def __init__(self, index: EvaluationIndex) -> None:
         self._index = index
@@ -136,6 +136,6 @@ class LeakCheck:
 
 
 def stem_overlap(reference: str, text: str) -> float:
-    """Share of the reference's content stems that stand in the text; 1 for a reference without any."""
+    """Return the share of the reference's content stems that the text holds; 1 if it has no stems."""
     wanted = content_stems(reference)
     return len(wanted & content_stems(text)) / len(wanted) if wanted else 1.0

@@ -1,4 +1,4 @@
-"""Disguised copies of finished exchanges, each checked to still say what it said."""
+"""Disguised copies of finished exchanges, each checked to keep its meaning."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,18 +27,18 @@ from lockgate.synthesis.factory._roles import ATTACK, DIALOGUE, PAIR, REFUSED, a
 
 REWORD = "reword"
 _TRAIN = "train"
-# Codes that fold letters change some words for good; most must come back.
+# Some codes merge letters, so a few words don't come back. Most must.
 _LEAST_KEPT = 0.8
-# Of the copies outside `train`, those that wear a held-out family.
+# The share of copies outside `train` that wear a held-out family.
 _HELD_SHARE = 0.5
 
 
 class DisguiseStep(Step):
-    """Each row, and for a share of them a disguised copy; both rows of a pair wear the same.
+    """A step that yields each row, and a disguised copy of some rows. Both rows of a pair wear the same.
 
-    Harmful and harmless rows are drawn alike, so that no disguise tells the label. Rows of `train` never wear
-    a family that is held out; half of the others' copies wear one. A copy is given up when it is too long or
-    when undoing its disguises doesn't give back what was said.
+    Harmful and harmless rows are drawn alike, so that no disguise gives the label away. Rows of `train` never
+    wear a held-out family; half of the other copies do. A copy is dropped when it is too long, or when its
+    undone disguise doesn't give back the text.
     """
 
     def __init__(self, name: str, brief: Brief) -> None:
@@ -85,7 +85,7 @@ class DisguiseStep(Step):
 
 
 def keeps_meaning(original: Row, undone: Row) -> bool:
-    """Whether request and answer are the original's again, up to words that a code can't give back."""
+    """Tell whether undoing gave the original request and answer back, up to words that a code loses."""
     if undone.messages == original.messages:
         return True
     pairs = ((question_of(original), question_of(undone)), (answer_of(original), answer_of(undone)))
@@ -96,14 +96,14 @@ def keeps_meaning(original: Row, undone: Row) -> bool:
 
 
 class Reworder:
-    """Copies that the generator words anew: paraphrases and translations of request and answer."""
+    """Requests and parsers for reworded copies: paraphrases and translations of request and answer."""
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
         self._check = AnswerCheck(brief)
 
     def copy(self, row: Row, seed: int) -> Row | list[Row]:
-        """The row, and the copies of it that are to be reworded."""
+        """Return the row, and its copies that the generator will reword."""
         plan = self._brief.plan.augmentation
         if "augmentations" in row.meta or PAIR in row.meta or role_of(row) in (ATTACK, DIALOGUE, REFUSED):
             return row
@@ -119,19 +119,19 @@ class Reworder:
         return [row, *copies]
 
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
-        """What to ask about a copy's request; None for every other row."""
+        """Return the request to reword a copy's prompt; None for every other row."""
         return replace(self._make(row, "request").request, seed=seed) if REWORD in row.meta else None
 
     def request_answer(self, row: Row, seed: int) -> GenerationRequest | None:
-        """What to ask about a copy's answer."""
+        """Return the request to reword a copy's answer; None for every other row."""
         return replace(self._make(row, "answer").request, seed=seed) if REWORD in row.meta else None
 
     def parse(self, row: Row, completion: Completion) -> Row | Reject:
-        """The copy with its request in other words."""
+        """Return the copy with its prompt in other words."""
         return self._read(row, completion, "request")
 
     def parse_answer(self, row: Row, completion: Completion) -> Row | Reject:
-        """The copy with its answer in other words, if it still answers."""
+        """Return the copy with its answer in other words, if it still answers."""
         read = self._read(row, completion, "answer")
         if isinstance(read, Row) and not row.meta[REWORD] and (fault := self._check(read)):
             return fault
@@ -161,7 +161,7 @@ class Reworder:
 
 
 class RewordedCheck:
-    """What originals pass before they are copied, for the copies in other words; all other rows pass."""
+    """The checks of the originals, for reworded copies. All other rows pass."""
 
     def __init__(self, brief: Brief) -> None:
         self._question = QuestionCheck(brief)

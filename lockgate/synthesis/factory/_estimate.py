@@ -1,9 +1,9 @@
-"""What a run would ask for: as the plan draws, and at most.
+"""The estimate of a run: the expected requests and tokens, and an upper bound.
 
-The first is found by running all steps with texts that pass every filter. For the second every draw of the
-plan is taken, and every row asked for as often as it may be: requests and completion tokens are bounds then.
-The tokens of a prompt are estimated from its bytes, as the longest of its kind in the first run, with the
-generated text in it at full length.
+The expected figures come from a run of all steps with texts that pass every filter. The bound takes every
+draw of the plan and every attempt. Its requests and completion tokens are true bounds. Its prompt tokens are
+estimated from bytes: each prompt counts as the longest of its kind in the first run, with generated text at
+full length.
 """
 
 import os
@@ -49,37 +49,37 @@ _BETWEEN = re.compile(r"-----\n(.*)\n-----", re.DOTALL)
 _ONSETS, _VOWELS, _CODAS = "bdfgklmnprstvz", "aeiou", "lmnrst"
 _ANSWER_WORDS = 40
 _ANSWERED = (COMPLIANT, PERMITTED, TWIN, HARMLESS)
-# A twin is one of a pair, and pairs are never copied.
+# Twins belong to pairs, and pairs are never copied.
 _COPIED = (COMPLIANT, PERMITTED, HARMLESS)
 
 
 @dataclass(frozen=True, slots=True)
 class SynthesisEstimate:
-    """What a run asks for.
+    """Requests and tokens of a run.
 
     Attributes:
-        expected: where nothing is refused, dropped, cached or asked for a second time, by the plan's shares.
-        most: at most, with all attempts at a row and all draws of the plan taken. Requests and completion
-            tokens are bounds, but for attempts whose reply is lost; prompt tokens are estimated from bytes.
+        expected: figures by the plan's shares, if nothing is refused, dropped, cached or asked for twice.
+        most: upper figures, with all draws of the plan and all attempts. Requests and completion tokens are
+            bounds, apart from lost replies. Prompt tokens are estimated from bytes.
     """
 
     expected: Estimate
     most: Estimate
 
     def to_dict(self, prices: Prices | None = None) -> dict[str, Any]:
-        """JSON form: the expected figures, and those that are not exceeded under `at_most`."""
+        """Return the JSON form: the expected figures, and the upper figures under `at_most`."""
         return {**self.expected.to_dict(prices), "at_most": self.most.to_dict(prices)}
 
 
 class _Recorder(DryRunGenerator):
-    """Counts requests, and notes the longest prompt of each purpose, in tokens."""
+    """A generator that counts requests and keeps the length of the longest prompt by purpose, in tokens."""
 
     def __init__(self) -> None:
         super().__init__(write_stand_in)
         self.longest: dict[str, int] = {}
 
     def note(self, request: GenerationRequest) -> None:
-        """Count a request that has no answer."""
+        """Count a request and its prompt's length."""
         self.estimate.add(request)
         self._measure(request)
 
@@ -101,13 +101,17 @@ def estimate_synthesis(
     judge: bool = False,
     judge_rows: str | os.PathLike[str] | None = None,
 ) -> SynthesisEstimate:
-    """Requests and tokens of a run that finds nothing in its cache.
+    """Estimate the requests and tokens of a run with an empty cache.
 
     Args:
-        judge: whether a judge reads the rows, `judge_rows` what it is measured on before.
+        constitution: the policy.
+        plan: the plan of the data set.
+        seeds: files of the user's prompts.
+        judge: whether a judge reads the rows.
+        judge_rows: file of hand-labelled rows that the judge is measured on.
 
     Raises:
-        ConfigError: what `synthesize` would raise for these arguments.
+        ConfigError: `synthesize` would raise it for these arguments.
     """
     brief = Brief(constitution, plan)
     generator = _Recorder()
@@ -134,7 +138,7 @@ def estimate_synthesis(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Requests of one kind. `length`: tokens of a completion; `held`: of generated text in a prompt."""
+    """Requests of one kind. `length`: tokens of a completion. `held`: generated tokens in a prompt."""
 
     purpose: str
     count: int
@@ -150,12 +154,14 @@ def bound_synthesis(
     prompts: Mapping[str, int],
     judge: bool = False,
 ) -> Estimate:
-    """At most so many requests and tokens, but for the rows that a judge is measured on.
+    """Return the upper bound of requests and tokens, without the rows that a judge is measured on.
 
     Args:
-        given: prompts of the user by entry.
-        attempts: of the steps that ask, by name.
-        prompts: tokens of the longest prompt by purpose.
+        brief: policy and plan.
+        given: number of the user's prompts by entry.
+        attempts: attempts of the generating steps, by name.
+        prompts: tokens of the longest prompt, by purpose.
+        judge: whether a judge reads the rows.
     """
     tasks = _count_tasks(brief, given)
     asked = [
@@ -178,7 +184,7 @@ def _count_tasks(brief: Brief, given: Mapping[str, int]) -> dict[str, int]:
     planner = TaskPlanner(brief)
     tasks = dict.fromkeys((*_ANSWERED, REFUSED, ATTACK, DIALOGUE), 0)
     for name, topic in brief.topics.items():
-        # All prompts of the user are kept, however many are wanted.
+        # All prompts of the user are kept, even above the plan's number.
         questions = max(brief.questions[name], given.get(name, 0))
         for role, count in planner.most(topic).items():
             tasks[role] += questions * count
@@ -247,7 +253,7 @@ def _talk(brief: Brief) -> int:
 
 
 def write_stand_in(request: GenerationRequest) -> str:
-    """A text that the step which asks finds usable: on topic, of words that no other text has."""
+    """Return a text that the requesting step accepts: on topic, with words that no other text has."""
     rng = Random(request.key("stand-in"))  # noqa: S311
     asked = next(m.content for m in reversed(request.messages) if m.role == "user")
     if request.purpose in ("questions", "outline"):

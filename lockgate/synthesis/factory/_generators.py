@@ -1,4 +1,4 @@
-"""Generators by name and by how to make them, as the factory and other processes need them."""
+"""Sources of generators: names and functions that make them, in this and in other processes."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from lockgate.synthesis._usage import Budget
 def embedded_source(
     source: str = "embedded", *, dtype: str = "float32", device: str = "cpu", streams: int = 32
 ) -> GeneratorSource:
-    """A backbone in process; loaded at the first question. See `EmbeddedGenerator.load`.
+    """Return the source of an in-process backbone, loaded at the first request. See `EmbeddedGenerator.load`.
 
-    A folder goes by its own name and a hash of its files: answers of another model are never taken for its.
-    The embedded model's name is the same in every version; answers are kept under a hash of what it is made
-    from besides.
+    A folder's identity is its name and a hash of its files, so that answers of different models are never
+    mixed up. The embedded model has one name in every version; its identity adds a hash of the files that it
+    is made from.
     """
     folder = source != "embedded" and Path(source).is_dir()
     model = _name_folder(Path(source)) if folder else source
@@ -39,16 +39,16 @@ def embedded_source(
 
 
 def endpoint_source(config: EndpointConfig, *, budget: Budget | None = None) -> GeneratorSource:
-    """An OpenAI-compatible endpoint; its name in data and cards is the model's.
+    """Return the source of an OpenAI-compatible endpoint. Its name in data and cards is the model's.
 
-    Sources with one `budget` spend it together, as a writer and a judge should; it is kept in one process.
+    Sources may share a `budget`, as a writer and a judge should. A budget counts in one process only.
     """
     make = partial(EndpointGenerator, config, budget=budget)
     return GeneratorSource(config.model, make, identity=config.identity)
 
 
 def _embedded_version() -> str:
-    """12 hex digits of what pins the embedded model; no weights are read."""
+    """Return 12 hex digits of a hash that pins the embedded model, without reading its weights."""
     from lockgate.backbones import embedded_identity
 
     text = json.dumps(embedded_identity(), sort_keys=True)

@@ -1,4 +1,4 @@
-"""A language model as judge: first measured against rows labelled by hand, and used only if it agrees."""
+"""A language model as judge. It is first measured on hand-labelled rows and used only if it agrees."""
 
 import os
 import re
@@ -18,13 +18,13 @@ from lockgate.synthesis.factory._disguise import REWORD
 from lockgate.synthesis.factory._roles import REFUSED, role_of
 
 _VERDICT = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-# A judge that always says the same agrees with most rows of a lopsided sample.
+# A judge that always says the same agrees with most rows of a sample with mostly one label.
 _LEAST_PER_LABEL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeReport:
-    """How far a judge agrees with hand-made labels; an answer without yes or no counts as disagreement."""
+    """A judge's agreement with hand-made labels. An answer without yes or no counts as disagreement."""
 
     name: str
     rows: int
@@ -33,7 +33,7 @@ class JudgeReport:
     agreement_harmless: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """Return the JSON form."""
         return {
             "name": self.name,
             "rows": self.rows,
@@ -44,21 +44,24 @@ class JudgeReport:
 
 
 class Judge:
-    """Asks whether an answer gives what the policy forbids, and drops rows whose label says otherwise."""
+    """Requests and parser of a judge, which says whether an answer breaks the policy.
+
+    Rows are dropped if the judge contradicts their label.
+    """
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
 
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
-        """The question about a row; refusals from templates need no judge."""
+        """Return the request about a row; None for refusals from templates, which need no judge."""
         return None if role_of(row) == REFUSED else self.ask(row, seed)
 
     def request_reworded(self, row: Row, seed: int) -> GenerationRequest | None:
-        """The question about a copy in other words; the others have been judged."""
+        """Return the request about a reworded copy; None for other rows, which were judged before."""
         return self.request(row, seed) if REWORD in row.meta else None
 
     def parse(self, row: Row, completion: Completion) -> Row | Reject:
-        """The row with `meta.judged`, if the judge says what the label says."""
+        """Return the row with `meta.judged` if the judge agrees with its label."""
         verdict = read_verdict(completion.text)
         if verdict is None:
             return Reject("judge_unclear")
@@ -67,7 +70,7 @@ class Judge:
         return replace(row, meta={**row.meta, "judged": True})
 
     def ask(self, exchange: Exchange, seed: int) -> GenerationRequest:
-        """The request about any exchange: with its category's text where that is a harmful one."""
+        """Return the request about any exchange, with its category's text if that is a harmful category."""
         talk = "\n".join(f"{message.role.upper()}: {message.content}" for message in exchange.messages)
         text = (
             f"A policy forbids this in an assistant's answers:\n{self._policy(exchange)}\n\n"
@@ -87,12 +90,12 @@ class Judge:
         )
 
     def measure(self, generator: Generator, rows: Sequence[Exchange], where: str) -> JudgeReport:
-        """Agreement with hand-made labels.
+        """Measure the judge's agreement with hand-made labels.
 
         Raises:
-            ConfigError: too few rows, rows without a label, or none of one label.
-            GeneratorError: no question was answered.
-            SynthesisError: the judge agrees too seldom to be used; the message gives the measured share.
+            ConfigError: There are too few rows, or a row has no label, or a label has no row.
+            GeneratorError: No request was answered.
+            SynthesisError: The judge agrees too seldom. The message gives the measured share.
         """
         _check_rows(rows, self._brief.plan.judge.least_rows, where)
         outcomes = generator.generate([self.ask(row, number) for number, row in enumerate(rows)])
@@ -111,7 +114,7 @@ class Judge:
             raise SynthesisError(
                 f"judge {report.name}: agrees with {agreement:.1%} of {len(rows)} hand-labelled rows "
                 f"({right[1.0]:.1%} of the harmful, {right[0.0]:.1%} of the harmless); expected {least:.0%}, "
-                f"and {_LEAST_PER_LABEL:.0%} of each. It is not used: leave the judge out or name a stronger "
+                f"and {_LEAST_PER_LABEL:.0%} of each. It is not used: leave the judge out or use a stronger "
                 "model"
             )
         return report
@@ -127,11 +130,11 @@ def _check_rows(rows: Sequence[Exchange], least: int, where: str) -> None:
 
 
 def read_judge_rows(path: str | os.PathLike[str]) -> list[Exchange]:
-    """Hand-labelled exchanges.
+    """Read hand-labelled exchanges.
 
     Raises:
-        ExchangeError: a malformed row.
-        ConfigError: one without an answer.
+        ExchangeError: A row is malformed.
+        ConfigError: A row has no answer.
     """
     rows = list(read_exchanges(path))
     for number, row in enumerate(rows, 1):
@@ -141,6 +144,6 @@ def read_judge_rows(path: str | os.PathLike[str]) -> list[Exchange]:
 
 
 def read_verdict(text: str) -> bool | None:
-    """Whether the first yes or no in a judge's answer is a yes; None without either."""
+    """Tell whether the first yes or no in a judge's answer is a yes; None without either."""
     found = _VERDICT.search(strip_reasoning(text) or "")
     return None if found is None else found.group(1).lower() == "yes"

@@ -1,6 +1,6 @@
-"""Questions composed from a constitution's own words, for what a generator can't or won't write.
+"""Questions composed from a constitution's own words, where a generator can't or won't write them.
 
-They are stiff, and the same stems serve both halves, so that no stem tells the label.
+They sound stiff. Both halves use the same stems, so that no stem gives the label away.
 """
 
 import re
@@ -16,7 +16,7 @@ Form = Literal["clause", "doing", "thing"]
 _CLAUSE = ("how", "what", "when", "where", "whether", "which", "who", "whose", "why")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _SPLIT = re.compile(r"[;:,]\s+|\s+(?:and|or)\s+|\s+-\s+")
-# "... are not meant" speaks of the other half.
+# A phrase such as "... are not meant" is about the other half.
 _NEGATED = re.compile(r"\b(?:not|never|nor|neither)\b", re.IGNORECASE)
 _NO_PHRASE_TEXT = (
     "a an and any are at behind but by for from if in including into is it its not of on or other "
@@ -71,9 +71,9 @@ OPENERS = (
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Something to ask about, in the constitution's words; `form` says how it fits into a sentence.
+    """A thing to ask about, in the constitution's words. `form` says how it fits into a sentence.
 
-    A single word says too little: `context` is then the entry's title.
+    A single word says too little, so `context` is then the entry's title.
     """
 
     text: str
@@ -83,14 +83,14 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """A question and the phrase that it asks about."""
+    """A composed question and its phrase."""
 
     text: str
     phrase: str
 
 
 def list_phrases(topic: Topic) -> list[Phrase]:
-    """Examples first, then the parts of the description that can stand alone, then the title."""
+    """List phrases: examples first, then parts of the description that can stand alone, then the title."""
     title = _lower(topic.title)
     texts = [*topic.examples, *_parts(topic.description), title]
     phrases: dict[str, Phrase] = {}
@@ -102,7 +102,7 @@ def list_phrases(topic: Topic) -> list[Phrase]:
 
 
 def compose_questions(topic: Topic, count: int, rng: Random) -> list[Composed]:
-    """Up to `count` different questions, phrase after phrase in turn, so that a few cover the whole entry."""
+    """Compose up to `count` different questions. Phrases take turns, so a few questions cover the entry."""
     queues = [_dress(phrase, rng) for phrase in list_phrases(topic)]
     made: dict[str, Composed] = {}
     while queues and len(made) < count:
@@ -145,7 +145,7 @@ def _form(text: str) -> Form:
 
 
 def _lower(text: str) -> str:
-    """With a small first letter, unless the word is written like "UN"."""
+    """Lower the first letter, unless the word is written like "UN"."""
     first = text.split(" ", 1)[0]
     return text[:1].lower() + text[1:] if first.rstrip(",").istitle() else text
 

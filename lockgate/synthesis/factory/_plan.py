@@ -1,4 +1,4 @@
-"""The plan of a data set: everything that decides it beside constitution, generator and files."""
+"""The plan of a data set, read from YAML or taken from a preset."""
 
 import os
 from pathlib import Path
@@ -24,12 +24,12 @@ PlanPreset = Literal["small", "large"]
 
 
 class FactoryPlan(Settings):
-    """Everything that decides a data set beside the constitution, the generator and the user's files.
+    """Settings of a data set. With constitution, generator and the user's files they decide it.
 
     Attributes:
-        seed: another seed, other questions and another split.
-        split: part to share of the prompt groups; `train` is the part that wears no held-out disguise.
-        batch_rows: requests of one call; a kill repeats at most these.
+        seed: another seed gives other questions and another split.
+        split: share of the prompt groups for each part. `train` is the part without held-out disguises.
+        batch_rows: requests of one call. A kill repeats at most this many.
     """
 
     seed: int = 0
@@ -51,13 +51,13 @@ class FactoryPlan(Settings):
 
     @classmethod
     def preset(cls, name: PlanPreset = "small", **changes: object) -> Self:
-        """A plan by name, with whole sections replaced.
+        """Return a plan by name. `changes` replace whole sections.
 
-        `small`: the embedded model on two cores, about 1,200 generated answers of 80 tokens. `large`: an
-        endpoint with a capable model.
+        `small` suits the embedded model on two cores: about 1,200 generated answers of 80 tokens. `large`
+        suits an endpoint with a capable model.
 
         Raises:
-            ConfigError: no preset of this name, or a change that doesn't fit.
+            ConfigError: No preset has this name, or a change doesn't fit.
         """
         if name not in _PRESETS:
             raise ConfigError(f"preset: expected one of {', '.join(_PRESETS)}")
@@ -65,10 +65,10 @@ class FactoryPlan(Settings):
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a plan; a key `preset` names the plan from which the others differ.
+        """Read a plan. The key `preset` names a plan; the other keys change it.
 
         Raises:
-            ConfigError: the file can't be read or holds a key or value that a plan doesn't know.
+            ConfigError: The file can't be read, or holds an unknown key or value.
         """
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
@@ -88,7 +88,7 @@ class FactoryPlan(Settings):
         return cls._read(_overlay(_PRESETS[base], content), os.fspath(path))
 
     def to_yaml(self) -> str:
-        """YAML text from which `from_yaml` makes an equal plan."""
+        """Return YAML text. `from_yaml` makes an equal plan from it."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
     @classmethod
@@ -110,8 +110,8 @@ def _overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-# A code book of forty terms or a long passage is more than a small model reads, and two cores train on every
-# token: the small plan keeps disguises short.
+# The small plan keeps disguises short. A small model can't read a code book of forty terms or a long passage,
+# and two cores train on every token.
 _PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "queries": {"per_request": 5, "max_tokens": 120, "temperature": 0.7, "composed_share": 0.6},

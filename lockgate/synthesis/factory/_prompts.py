@@ -1,7 +1,7 @@
-"""All wording that generators are asked in. Changing it changes the data: raise `VERSION`.
+"""The wording of all requests to generators. A change of wording changes the data: raise `VERSION`.
 
-Requests stay at the level of the constitution's own descriptions. They are short and plain enough for a
-model of a hundred million parameters, which follows an example better than a rule.
+Requests say no more than the constitution's own descriptions. They are short and plain, for a model of a
+hundred million parameters, which follows an example better than a rule.
 """
 
 from lockgate.exchanges import Message
@@ -26,7 +26,7 @@ _EXAMPLE_QUESTIONS = (
 
 
 def ask_questions(topic: Topic, focus: str, count: int) -> tuple[Message, ...]:
-    """A list of questions about an entry, after the example of a list about bread."""
+    """Ask for a list of questions about an entry, after an example list about bread."""
     shown = _EXAMPLE_QUESTIONS[: min(count, len(_EXAMPLE_QUESTIONS))]
     listed = "\n".join(f"{number}. {question}" for number, question in enumerate(shown, 1))
     others = [example for example in topic.examples if example != focus][:2]
@@ -39,7 +39,7 @@ def ask_questions(topic: Topic, focus: str, count: int) -> tuple[Message, ...]:
 
 
 def ask_answer(question: str, role: str, topic: Topic, near: Topic | None) -> str:
-    """The question with a word about the answer that its role wants."""
+    """Ask a question, with a sentence about the answer that its role needs."""
     if role == COMPLIANT:
         return (
             f"{question}\nGive the full answer about {_small(topic.title)}: what is done, how, and with what."
@@ -55,19 +55,19 @@ def ask_answer(question: str, role: str, topic: Topic, near: Topic | None) -> st
 
 
 def ask_continued(question: str, subject: str, opening: str) -> tuple[Message, ...]:
-    """The question under its subject, and the beginning of its answer if there is one."""
+    """Ask a question under its subject, with the beginning of its answer if there is one."""
     asked = Message("user", f"{subject}. {question}")
     return (asked, Message("assistant", opening)) if opening else (asked,)
 
 
 def name_subject(policy: str, topic: Topic) -> str:
-    """Policy and entry in a few words: a small model does not guess what a question is about."""
+    """Name policy and entry in a few words, because a small model can't guess a question's subject."""
     name = policy.replace("-", " ").replace("_", " ")
     return f"{name[:1].upper()}{name[1:]}, {_small(topic.title)}"
 
 
 def ask_twin(question: str, near: Topic) -> tuple[Message, ...]:
-    """The same words put so that they ask for something else, after one example."""
+    """Ask for nearly the same words in a permitted question, after one example."""
     return (
         Message(
             "user", "Change the question so that it is about the history of locks: How do I open this lock?"
@@ -78,7 +78,7 @@ def ask_twin(question: str, near: Topic) -> tuple[Message, ...]:
 
 
 def compose_twin(question: str, near: Topic, number: int) -> str:
-    """The question's own words, narrowed to what a near-domain entry permits."""
+    """Compose a twin: the question's own words, narrowed to what a near-domain entry permits."""
     title = _small(near.title)
     example = near.examples[number % len(near.examples)] if near.examples else title
     forms = (

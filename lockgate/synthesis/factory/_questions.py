@@ -1,6 +1,6 @@
-"""Questions: those a run begins with, those a generator is asked for, and their permitted twins.
+"""Questions: the first rows of a run, requests for generated questions, and their permitted twins.
 
-Generators number, quote and introduce their lists as they like; reading them is here too.
+The readers of generated lists are here too. Generators number, quote and introduce lists in many ways.
 """
 
 import os
@@ -43,7 +43,7 @@ _LABEL = re.compile(
 _MARKS = "*_`\"“”«»' "
 _END = re.compile(r"[.?!…)\"”]\s*$")
 _MIN_WORDS, _MAX_WORDS, _MAX_CHARACTERS = 3, 60, 400
-# How a request begins that is no question.
+# First words of requests that are no questions.
 _ASKING_TEXT = (
     "i i'd i'm i've my we our tell explain describe give write show list help name suggest compare "
     "teach walk share find create make let please can could would will do does did is are was were "
@@ -57,12 +57,12 @@ _ASKING = frozenset(_ASKING_TEXT.split())
 def source_rows(
     constitution: Constitution, plan: FactoryPlan, seeds: Sequence[str | os.PathLike[str]] = ()
 ) -> Iterator[Exchange]:
-    """Rows to begin with: the user's prompts, then requests for questions, then composed questions.
+    """Yield the first rows: the user's prompts, then requests for questions, then composed questions.
 
-    The order decides which of two near-duplicates stays.
+    Of two near-duplicates the earlier one stays.
 
     Raises:
-        ConfigError: a prompt's category is none of the constitution's.
+        ConfigError: A prompt's category is not in the constitution.
     """
     topics = list_topics(constitution)
     counts = count_questions(constitution, plan)
@@ -76,7 +76,7 @@ def source_rows(
     if plan.queries.templates == "fill":
         for topic in topics:
             rng = Random(f"{plan.seed}/templates/{topic.id}")  # noqa: S311
-            # Some fall to the filters, so that a few more are made than could be needed.
+            # Filters drop some questions, so more are composed than needed.
             for composed in compose_questions(topic, 2 * counts[topic.id], rng):
                 origin = {"origin": FROM_TEMPLATE, "phrase": composed.phrase}
                 yield _row(topic, composed.text, QUESTION, origin)
@@ -103,13 +103,13 @@ def _row(topic: Topic, text: str, role: str, meta: Mapping[str, Any]) -> Exchang
 
 
 class QuestionWriter:
-    """Lists of questions about an entry; rows that are questions already pass."""
+    """Requests and parser for lists of questions about an entry. Rows with a question pass."""
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
 
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
-        """A list about the entry, with the focus of this row."""
+        """Return the request for a list about the row's entry, with the row's focus."""
         if role_of(row) != ASK:
             return None
         plan = self._brief.plan.queries
@@ -117,7 +117,7 @@ class QuestionWriter:
         return GenerationRequest(messages, plan.max_tokens, plan.temperature, seed, ASK_STEP)
 
     def parse(self, row: Row, completion: Completion) -> list[Row] | Reject:
-        """A row for each question of the list."""
+        """Return a row for each question of the list."""
         questions = read_questions(completion.text, finished=completion.finish_reason == "stop")
         if not questions:
             refused = find_refusal(completion.text) is not None
@@ -130,13 +130,13 @@ class QuestionWriter:
 
 
 class TwinWriter:
-    """The question of each row that is to be a permitted twin of a harmful one."""
+    """Requests and parser for the questions of permitted twins."""
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
 
     def request(self, row: Row, seed: int) -> GenerationRequest | None:
-        """Ask for a twin; None for other rows, and for twins that are composed right away."""
+        """Return the request for a twin; None for other rows and for composed twins."""
         if role_of(row) != TWIN or "twin" in row.meta:
             return None
         near = self._brief.topics[str(row.meta["near"])]
@@ -146,7 +146,7 @@ class TwinWriter:
         )
 
     def parse(self, row: Row, completion: Completion) -> Row | Reject:
-        """The row with the generated question, if it keeps to the object and asks for what is permitted."""
+        """Return the row with the generated question, if it keeps the object and is permitted."""
         question, original = read_question(completion.text), question_of(row)
         near = self._brief.topics[str(row.meta["near"])]
         if question is None or find_refusal(completion.text) is not None:
@@ -160,13 +160,13 @@ class TwinWriter:
         return _asking(row, question, "generator")
 
     def compose(self, row: Row, reject: Reject | None = None) -> Row:
-        """The row with a composed question, for twins that no generator writes."""
+        """Return the row with a composed question, for twins without a generated one."""
         near = self._brief.topics[str(row.meta["near"])]
         number = row_seed(row, "compose-twin")
         return _asking(row, _prompts.compose_twin(question_of(row), near, number), "template")
 
     def compose_some(self, row: Row, seed: int) -> Row:
-        """Compose the share of the twins that the generator isn't asked for."""
+        """Compose the share of the twins that the plan doesn't ask the generator for."""
         if role_of(row) != TWIN or seed / 2**31 < self._brief.plan.pairs.generated:
             return row
         return self.compose(row)
@@ -178,9 +178,9 @@ def _asking(row: Row, question: str, origin: str) -> Row:
 
 
 def read_list(text: str, *, finished: bool = True) -> list[str]:
-    """Items of a numbered or bulleted list; without any marks, the lines. A cut one is left out.
+    """Read the items of a numbered or bulleted list; without any marks, the lines. Leave out a cut item.
 
-    Text before the first mark is an introduction, and lines without a mark after it belong to nothing.
+    Text before the first mark is an introduction. Later lines without a mark are left out.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and not finished and not _END.search(lines[-1]):
@@ -191,7 +191,7 @@ def read_list(text: str, *, finished: bool = True) -> list[str]:
 
 
 def read_questions(text: str, *, finished: bool = True) -> list[str]:
-    """Items of a list that ask for something, each once, in their order."""
+    """Read the items of a list that ask for something, each once, in their order."""
     questions: dict[str, str] = {}
     for item in read_list(text, finished=finished):
         question = re.sub(r"\s+", " ", item)
@@ -201,7 +201,7 @@ def read_questions(text: str, *, finished: bool = True) -> list[str]:
 
 
 def is_question(text: str) -> bool:
-    """Whether a line asks for something, in a length that people write."""
+    """Tell whether a line asks for something and has a usual length."""
     words = text.split()
     if not _MIN_WORDS <= len(words) <= _MAX_WORDS or len(text) > _MAX_CHARACTERS:
         return False
@@ -211,7 +211,7 @@ def is_question(text: str) -> bool:
 
 
 def read_question(text: str) -> str | None:
-    """The one question that a text is or begins with, or None."""
+    """Read the one question that a text is or begins with. Return None without one."""
     for line in read_list(text):
         if is_question(line):
             return re.sub(r"\s+", " ", line)

@@ -1,8 +1,8 @@
-"""The red-team pool: dialogues that lead up to a question in stages, with their harmless counterparts.
+"""The red-team pool: dialogues that lead to a question in several turns, with harmless counterparts.
 
-Outline, then one user turn after another with the generator's replies between them, then a plain answer to
-the same question: an attack stays only if its last answer overlaps with that (Constitutional Classifiers,
-section 4: attacks without overlap are noise). As many dialogues about harmless questions balance them.
+The generator writes an outline, then user turns with replies between them, then a plain answer to the same
+question. An attack stays only if its last answer overlaps with the plain one (Constitutional Classifiers,
+section 4: attacks without overlap are noise). As many dialogues about harmless questions balance the attacks.
 """
 
 from dataclasses import replace
@@ -24,14 +24,14 @@ _OUTLINE = "outline"
 
 
 class DialogueWriter:
-    """Requests and parsers of the pool's steps; rows of other roles pass."""
+    """Requests and parsers of the pool's steps. Rows of other roles pass."""
 
     def __init__(self, brief: Brief) -> None:
         self._brief = brief
         self._check = AnswerCheck(brief)
 
     def request_outline(self, row: Row, seed: int) -> GenerationRequest | None:
-        """Ask for the stages of a conversation that ends at the row's question."""
+        """Ask for the outline of a conversation that ends at the row's question."""
         if role_of(row) not in (ATTACK, DIALOGUE):
             return None
         stages = self._brief.plan.red_team.stages
@@ -43,7 +43,7 @@ class DialogueWriter:
         return self._ask(text, seed, "outline")
 
     def parse_outline(self, row: Row, completion: Completion) -> Row | Reject:
-        """The row with its outline."""
+        """Return the row with its outline."""
         if find_refusal(completion.text) is not None:
             return Reject("refusal", str(row.category))
         stages = read_list(completion.text, finished=completion.finish_reason == "stop")
@@ -66,7 +66,7 @@ class DialogueWriter:
         return self._ask(text, seed, "turn")
 
     def parse_turn(self, row: Row, completion: Completion) -> Row | Reject:
-        """The row with the visitor's message at its end."""
+        """Return the row with the visitor's message at its end."""
         if find_refusal(completion.text) is not None:
             return Reject("refusal", str(row.category))
         turn = int(row.meta["turns"])
@@ -82,7 +82,7 @@ class DialogueWriter:
         return GenerationRequest(row.messages, answers.max_tokens, answers.temperature, seed, "reply")
 
     def parse_reply(self, row: Row, completion: Completion) -> Row:
-        """The row with the assistant's message at its end."""
+        """Return the row with the assistant's message at its end."""
         return replace(row, messages=(*row.messages, Message("assistant", trim_answer(completion))))
 
     def request_reference(self, row: Row, seed: int) -> GenerationRequest | None:
@@ -94,8 +94,9 @@ class DialogueWriter:
         return GenerationRequest((message,), answers.max_tokens, answers.temperature, seed, "reference")
 
     def parse_reference(self, row: Row, completion: Completion) -> Row | Reject:
-        """The row without its working notes, if its last answer is what the label says of the question that
-        the dialogue leads to, and overlaps with a plain answer to it.
+        """Return the row without its working notes, if its last answer passes two checks.
+
+        The answer must fit the label for the dialogue's question, and overlap with a plain answer to it.
         """
         question = Message("user", str(row.meta["goal"]))
         if fault := self._check(replace(row, messages=(question, row.messages[-1]))):
@@ -115,7 +116,7 @@ class DialogueWriter:
 
 
 def red_team_steps(brief: Brief, generator: GeneratorSource) -> list[Step]:
-    """The steps of the pool, or none where the plan has no share for it."""
+    """Return the steps of the pool. The list is empty if the plan gives the pool no share."""
     plan, writer = brief.plan, DialogueWriter(brief)
     if not plan.red_team.share:
         return []

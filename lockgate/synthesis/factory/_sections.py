@@ -1,4 +1,4 @@
-"""The sections of a plan: how much of what, made how, filtered by which limits."""
+"""The sections of a plan: amounts, ways of writing, and limits of filters."""
 
 from typing import Annotated, Literal, Self
 
@@ -17,17 +17,17 @@ class Settings(BaseModel):
 
 
 class QueryPlan(Settings):
-    """How many questions, and how they are asked for.
+    """The number of questions, and how the generator is asked for them.
 
     Attributes:
         harmful_per_category: questions for each harmful category.
         near_domain, out_of_scope, everyday: questions for a whole bucket, shared evenly by its entries.
         by_id: another number for the entry of this id.
-        per_request: questions asked for in one list.
-        surplus: times as many are asked for as are wanted, since filters drop some.
-        composed_share: of the questions wanted, those composed from the constitution's own words even where
-            the generator writes enough: a small model wanders off.
-        templates: `fill` composes what is missing from the constitution's own words; `off` leaves the gap.
+        per_request: questions in one requested list.
+        surplus: factor by which more questions are asked for than wanted, because filters drop some.
+        composed_share: share of the questions composed from the constitution's own words, even if the
+            generator writes enough. A small model leaves the subject.
+        templates: `fill` composes missing questions from the constitution's own words; `off` leaves the gap.
     """
 
     harmful_per_category: Count = 70
@@ -50,16 +50,16 @@ class QueryPlan(Settings):
 
 
 class AnswerPlan(Settings):
-    """How many answers of which kind, and how long.
+    """The number of answers of each kind, and their length.
 
     Attributes:
         per_harmful: compliant answers to each harmful question (label 1).
         per_harmless: answers to each harmless question (label 0).
-        permitted_share: of the harmful questions, those that also get an answer that stays within the policy.
-        refused_share: of the harmful questions, those that also get a refusal from templates (label 0).
-        openings: whether answers are begun in the constitution's words and only continued by the generator. A
-            small model then knows what it is about; an endpoint must continue a last assistant message.
-        most: generated answers in all; above it every number of questions shrinks alike. None: no limit.
+        permitted_share: share of harmful questions that also get an answer within the policy (label 0).
+        refused_share: share of harmful questions that also get a refusal from templates (label 0).
+        openings: whether answers begin in the constitution's words and the generator only continues them.
+            This keeps a small model on its subject. An endpoint must continue a last assistant message.
+        most: most generated answers in all. Above it all numbers of questions shrink alike. None: no limit.
     """
 
     per_harmful: int = Field(default=1, ge=0, le=16)
@@ -74,10 +74,12 @@ class AnswerPlan(Settings):
 
 
 class PairPlan(Settings):
-    """Counterfactuals: `share` of the harmful questions get a permitted twin in nearly the same words.
+    """Counterfactuals: a share of the harmful questions gets a permitted twin in nearly the same words.
 
-    `generated` of the twins are first asked of the generator, the others (and those it gets wrong) are
-    composed from the question and a near-domain entry.
+    Attributes:
+        share: share of the harmful questions with a twin.
+        generated: share of the twins that the generator writes. The others, and those that it gets wrong, are
+            composed from the question and a near-domain entry.
     """
 
     share: Share = 0.3
@@ -85,14 +87,16 @@ class PairPlan(Settings):
 
 
 class AugmentationPlan(Settings):
-    """Disguised copies of finished exchanges, `share` as many as there are plain ones.
+    """Disguised copies of finished exchanges.
 
     Attributes:
-        families: families used (default: all); `hold_out`: those that only rows outside `train` may wear.
-        max_characters: a copy that is longer is given up.
-        paraphrase_share, translation_share: of all plain rows, copies reworded by the generator.
+        share: number of copies as a share of the plain rows.
+        families: attack families in use (default: all).
+        hold_out: families that only rows outside `train` may wear.
+        max_characters: a longer copy is dropped.
+        paraphrase_share, translation_share: copies that the generator rewords, as shares of the plain rows.
         languages: English names of languages to translate into, in turn.
-        least_overlap: content words that a reworded text must share with the original (paraphrases only).
+        least_overlap: share of content words that a paraphrase must keep from the original.
     """
 
     share: Share = 0.25
@@ -117,9 +121,11 @@ class AugmentationPlan(Settings):
 
 
 class RedTeamPlan(Settings):
-    """Multi-turn attacks written by the generator: `share` of the mix, and as many harmless dialogues.
+    """Multi-turn attacks that the generator writes, with as many harmless dialogues.
 
-    `least_overlap`: content words that an attack's answer must share with a plain answer to its question.
+    Attributes:
+        share: share of attacks and dialogues in the data.
+        least_overlap: share of content words that an attack's answer must share with a plain answer.
     """
 
     share: float = Field(default=0.0, ge=0, le=0.2)
@@ -129,16 +135,16 @@ class RedTeamPlan(Settings):
 
 
 class FilterPlan(Settings):
-    """What is dropped.
+    """The limits of the filters.
 
     Attributes:
-        min_words: of a generated answer.
-        leave_out: names of Gopher's rules that don't apply. They are made for documents: short answers break
-            `words`, and in fifty words three equal ones in a row twice are no repetition.
+        min_words: fewest words of a generated answer.
+        leave_out: names of Gopher's rules that don't apply. The rules are made for documents. Short answers
+            break `words`, and a short repetition is no fault in fifty words.
         duplicate_threshold: Jaccard index from which two texts are the same.
         off_topic: whether questions and answers must share words with their subject.
-        own_words: whether a generated question must hold a word of its own entry, not just none of another's
-            (harmful and near-domain entries).
+        own_words: whether a generated question must hold a word of its own entry (harmful and near-domain
+            entries).
     """
 
     min_words: int = Field(default=12, ge=1)
@@ -157,7 +163,7 @@ class FilterPlan(Settings):
 
 
 class JudgePlan(Settings):
-    """When a judge deserves trust: its agreement with rows that somebody labelled by hand."""
+    """The agreement with hand-labelled rows that a judge needs before it is used."""
 
     least_rows: int = Field(default=100, ge=1)
     least_agreement: Share = 0.8

@@ -1,4 +1,4 @@
-"""Which rows go on: steps that see all rows before they decide."""
+"""Steps that see all rows before they decide which ones go on."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,10 +20,10 @@ _RANKS = {FROM_FILE: 0, FROM_GENERATOR: 1, FROM_TEMPLATE: 2}
 
 
 class ChooseStep(Step):
-    """Keeps as many questions of each entry as are wanted: all of the user's, then generated, then composed.
+    """A step that keeps the planned number of questions of each entry.
 
-    Among those of one origin a hash decides. Generated ones leave room for the share that is to be composed,
-    and fill it where too few were composed.
+    The user's prompts all stay. Generated questions come next, then composed ones. Within one origin a hash
+    decides. Generated questions leave room for the composed share, and fill it if too few were composed.
     """
 
     whole: ClassVar[bool] = True
@@ -57,7 +57,7 @@ class ChooseStep(Step):
                 context.reject(row, Reject("surplus"))
 
     def _choose(self, members: Sequence[tuple[int, int, str]], count: int) -> list[str]:
-        """Names of the rows that stay, of one entry's rows in the order of rank and draw."""
+        """Return the ids of the rows that stay, from one entry's rows in the order of rank and draw."""
         by_rank = {rank: [name for own, _, name in members if own == rank] for rank in _RANKS.values()}
         given, generated, composed = by_rank.values()
         room = max(0, count - len(given))
@@ -66,7 +66,7 @@ class ChooseStep(Step):
 
 
 class WholePairsStep(Step):
-    """Drops a row whose `meta.pair` names a pair that has lost a member on the way."""
+    """A step that drops a row if its pair (`meta.pair`) has lost the other member."""
 
     whole: ClassVar[bool] = True
 
@@ -81,7 +81,7 @@ class WholePairsStep(Step):
 
 
 class BalanceStep(Step):
-    """Keeps as many attacks as harmless dialogues, and no more of both than the plan's share of the mix."""
+    """A step that keeps as many attacks as harmless dialogues, up to the plan's share of both."""
 
     whole: ClassVar[bool] = True
 

@@ -33,7 +33,7 @@ def factory_steps(
     evaluation_sha256: Sequence[str] = (),
     judge: GeneratorSource | None = None,
 ) -> list[Step]:
-    """All steps from source rows to the exchanges of a data set, without those that the plan leaves out."""
+    """Return the steps from source rows to the exchanges of a data set, as the plan needs them."""
 
     def leaks(name: str) -> list[Step]:
         return _leaks(name, evaluation, evaluation_sha256)
@@ -83,19 +83,21 @@ def factory_steps(
 
 
 def exchange_text(row: Row) -> str:
-    """What makes two exchanges the same. Refusals are alike by nature: there the question decides."""
+    """Return the text that duplicates are found by. Refusals are all alike, so there it is the question."""
     question = question_of(row)
     return f"refused {question}" if role_of(row) == REFUSED else f"{question}\n{answer_of(row)}"
 
 
 def refused_context(row: Row) -> str:
-    """What came before a refused question: without it, dialogues that end alike would count as one."""
+    """Return the turns before a refused question. Otherwise dialogues that end alike would count as one."""
     return context_of(row) if role_of(row) == REFUSED else ""
 
 
 def split_keys(row: Row) -> list[str]:
-    """What must not be parted: one question's exchanges, equal prompts, questions about one phrase, and those
-    that would be near-duplicates but for what came before them.
+    """Return the group keys of a row for the split.
+
+    These rows stay together: exchanges of one question, equal prompts, questions about one phrase, and rows
+    that differ only in their earlier turns.
     """
     keys = [f"prompt/{prompt_group(row)}", f"question/{row.meta['asked']}"]
     keys.append(f"{QUESTION_GROUP}/{row.meta[QUESTION_GROUP]}")
@@ -105,7 +107,7 @@ def split_keys(row: Row) -> list[str]:
 
 
 def mark_question(row: Row, seed: int) -> Row:
-    """The row with its own id as the name of its question, for all that comes of it."""
+    """Return the row with its own id as its question's name, which derived rows keep."""
     return replace(row, meta={**row.meta, "asked": row_id(row)})
 
 

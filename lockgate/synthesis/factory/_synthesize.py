@@ -1,4 +1,4 @@
-"""From a constitution to labelled exchanges: the one call that does all of it, and what it leaves."""
+"""The call that turns a constitution into labelled exchanges, and the files that it leaves."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from lockgate.synthesis.factory._questions import source_rows
 from lockgate.synthesis.factory._steps import QUESTION_GROUP, factory_steps
 
 EXCHANGES, CARD, WORK = "exchanges.jsonl", "card.json", "work"
-# What steps note for each other and no reader needs.
+# Notes between steps, which no reader needs.
 _WORKING = (
     PARENT, STEPS, QUESTION_GROUP, "number", "focus", "take", "asked", "duplicate_group", "judged",
 )  # fmt: skip
@@ -45,7 +45,7 @@ class SynthesisResult:
             `work/` keeps every step's rows, those it dropped, and the generator's answers.
         exchanges: all rows; `meta.split` names the part of each, `train` among them.
         card: contents of `card.json`; it holds no text of any row.
-        warnings: what the user should know, such as a category that the generator doesn't write about.
+        warnings: facts that the user should know, such as a category that the generator doesn't write about.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class SynthesisResult:
     warnings: tuple[str, ...] = ()
 
     def rows(self, part: str | None = None) -> Iterator[Exchange]:
-        """The exchanges of a part (default: of all), read from disk."""
+        """Yield the exchanges of a part (default: all), read from disk."""
         for row in read_exchanges(self.exchanges):
             if part is None or row.meta.get("split") == part:
                 yield row
@@ -73,22 +73,25 @@ def synthesize(
     judge_rows: PathLike | None = None,
     progress: Callable[[StepProgress], None] | None = None,
 ) -> SynthesisResult:
-    """Make labelled exchanges for a policy. Run again after any end, it goes on where it stopped.
+    """Make labelled exchanges for a policy. After any interruption, call it again: it goes on.
 
     Args:
-        generator: writes questions and answers; its completions are kept in `out`.
-        out: folder of the data set, made if it isn't there.
-        executor: where batches run (default: here).
-        seeds: files of prompts that join the generated questions: exchanges with a `category` of the
-            constitution each.
-        evaluation: files whose items must not be met in the data.
-        judge: a generator that checks labels; it must agree with the hand-labelled `judge_rows` first.
+        constitution: the policy.
+        generator: writes questions and answers. Its completions are kept in `out`.
+        plan: the plan of the data set.
+        out: folder of the data set; made if it is missing.
+        executor: where batches run (default: in this process).
+        seeds: files of prompts that join the generated questions. Each prompt has a `category` of the
+            constitution.
+        evaluation: files of evaluation items. Rows that match an item are dropped.
+        judge: a generator that checks labels.
+        judge_rows: hand-labelled rows that the judge must agree with first.
         progress: called after each batch of each step.
 
     Raises:
-        ConfigError: a plan, file or category that doesn't fit the constitution; a folder of something else.
-        SynthesisError: the run can't go on (generator down, key refused, budget, disk, a judge that doesn't
-            agree, no harmful exchange left); progress is kept.
+        ConfigError: A plan, file or category doesn't fit the constitution, or `out` holds something else.
+        SynthesisError: The run can't go on (generator down, key refused, budget used up, disk full, the judge
+            doesn't agree, no harmful exchange left). Finished work is kept.
     """
     brief = Brief(constitution, plan)
     folder = _prepare(Path(out), judge, judge_rows)
@@ -123,14 +126,14 @@ def synthesize(
 
 
 class _CachedMake:
-    """Makes a generator over the folder's cache, in whatever process it is called."""
+    """A function object that makes a generator over the folder's cache, in any process."""
 
     def __init__(self, make: Callable[[], Generator], path: Path) -> None:
         self._make = make
         self._path = path
 
     def __call__(self) -> Generator:
-        # On another machine of a cluster the folder may not be there.
+        # The folder may be missing on another machine of a cluster.
         self._path.parent.mkdir(parents=True, exist_ok=True)
         return CachedGenerator(self._make(), RequestCache(self._path))
 
@@ -161,7 +164,7 @@ def _describe(path: PathLike) -> dict[str, Any]:
 
 
 def _finish(brief: Brief, folder: Path, result: PipelineResult, origins: Origins) -> SynthesisResult:
-    """Write the data set's files; the card last, since it says that the others are whole."""
+    """Write the data set's files. The card comes last, because it shows that the others are complete."""
     (folder / CARD).unlink(missing_ok=True)
     target = folder / EXCHANGES
     write_exchanges(target, _plain(brief, result.rows()))
@@ -181,12 +184,12 @@ def _finish(brief: Brief, folder: Path, result: PipelineResult, origins: Origins
 
 
 def _most_dropped(card: Mapping[str, Any]) -> str:
-    """Why rows of the harmful entries were dropped, the most frequent reasons first."""
+    """Say why rows of harmful entries were dropped, the most frequent reasons first."""
     lost: Counter[str] = Counter()
     for topic in card["topics"]:
         if topic["kind"] == "harmful":
             lost.update(topic["dropped"])
-    # Whatever is wrong, there are more questions than wanted.
+    # A surplus of questions is normal and explains nothing.
     lost.pop("choose/surplus", None)
     shown = ", ".join(f"{reason}: {count}" for reason, count in lost.most_common(_SHOWN_REASONS))
     return f". Most often dropped for {shown}" if shown else ""

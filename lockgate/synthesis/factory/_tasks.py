@@ -1,4 +1,4 @@
-"""From a question to the exchanges that are to be made of it."""
+"""The tasks of a question: the exchanges to make from it."""
 
 from dataclasses import replace
 from random import Random
@@ -24,9 +24,10 @@ STEP = "tasks"
 
 
 class TaskPlanner:
-    """Rows for each exchange that a question leads to, by the plan's shares; refusals are written at once.
+    """A function object that makes a row for each exchange of a question, by the plan's shares.
 
-    One draw per row and kind decides, so that another share changes as few rows as it can.
+    Refusals are written at once. One draw for each row and kind decides, so a changed share changes as few
+    rows as possible.
     """
 
     def __init__(self, brief: Brief) -> None:
@@ -59,7 +60,7 @@ class TaskPlanner:
         return [self._make(row, topic, role, number, seed, meta) for number, (role, meta) in enumerate(tasks)]
 
     def most(self, topic: Topic) -> dict[str, int]:
-        """Exchanges of each role that a question of this entry leads to at most."""
+        """Return the most exchanges of each role that a question of this entry leads to."""
         plan = self._brief.plan
         attack = self._attack_share(topic) > 0
         if not topic.is_harmful:
@@ -74,7 +75,7 @@ class TaskPlanner:
         }
 
     def _attack_share(self, topic: Topic) -> float:
-        """Share of the questions of this entry that also become a dialogue of the red-team pool."""
+        """Return the share of this entry's questions that also become a dialogue of the red-team pool."""
         share, plan = self._brief.plan.red_team.share, self._brief.plan
         if not share or topic.kind not in ("harmful", "near_domain"):
             return 0.0

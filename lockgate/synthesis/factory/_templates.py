@@ -1,8 +1,8 @@
-"""Answers from templates: whole refusals, and beginnings that a generator goes on from.
+"""Answers from templates: whole refusals, and beginnings that a generator continues.
 
-A small model continues an answer better than it begins one. Answers that tell and answers that talk about
-begin differently, as they do in life; near-domain answers begin in both ways, so that the manner alone
-doesn't tell the label. Half of the finished answers lose their beginning again.
+A small model continues an answer better than it begins one. Answers that instruct and answers that only talk
+about a subject begin differently. Near-domain answers begin in both ways, so that the beginning alone doesn't
+give the label away. Half of the finished answers lose their beginning again.
 """
 
 from random import Random
@@ -72,7 +72,7 @@ _LEAST_LEFT = 0.6
 
 
 def write_refusal(constitution: Constitution, topic: Topic, near: Topic | None, rng: Random) -> str:
-    """A refusal to a question about `topic`: the constitution's message, or its own words and an offer."""
+    """Write a refusal to a question about `topic`: the constitution's message, or its words with an offer."""
     if rng.random() < 0.2:
         return constitution.refusal_message
     parts = [rng.choice(_DECLINING)]
@@ -89,7 +89,7 @@ def write_refusal(constitution: Constitution, topic: Topic, near: Topic | None, 
 
 
 def write_opening(role: str, topic: Topic, near: Topic | None, rng: Random) -> str:
-    """How an answer of this role begins, or nothing where the model may begin as it likes."""
+    """Write the beginning of an answer of this role, or nothing if the model chooses it."""
     if role == COMPLIANT:
         return _fill(_TELLING, topic, rng)
     if role in (PERMITTED, TWIN) and near is not None:
@@ -101,7 +101,7 @@ def write_opening(role: str, topic: Topic, near: Topic | None, rng: Random) -> s
 
 
 def join_opening(opening: str, text: str, rng: Random) -> str:
-    """Beginning and continuation; or, half of the time, what follows the first sentence of the latter."""
+    """Join beginning and continuation. Half of the time, keep only the text after the first sentence."""
     gap = "" if not opening or text[:1] in ",.;:!?)'’" else " "
     whole = f"{opening}{gap}{text}"
     if not opening or rng.random() < _KEPT:
@@ -112,6 +112,6 @@ def join_opening(opening: str, text: str, rng: Random) -> str:
 
 def _fill(forms: tuple[str, ...], topic: Topic, rng: Random) -> str:
     phrases = list_phrases(topic)
-    # "How it is done" fits into few of the sentences.
+    # A clause such as "How it is done" fits into few of the sentences.
     fitting = [phrase.text for phrase in phrases if phrase.form != "clause"] or [topic.title]
     return rng.choice(forms).format(rng.choice(fitting))

@@ -1,4 +1,4 @@
-"""A constitution's entries as subjects to write about, and which of them a text belongs to."""
+"""A constitution's entries as topics, and the check of which topic a text belongs to."""
 
 import math
 from collections import Counter
@@ -19,7 +19,7 @@ _MIN_STEMS = 3
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """An entry of either half. `kind` is `harmful` or the bucket."""
+    """An entry of either half of the constitution. `kind` is `harmful` or the name of its bucket."""
 
     id: str
     kind: Kind
@@ -38,7 +38,7 @@ class Topic:
 
 
 def list_topics(constitution: Constitution) -> list[Topic]:
-    """All entries, the harmful ones first, then bucket by bucket."""
+    """List all entries: the harmful ones first, then bucket by bucket."""
     topics = [_topic(entry, "harmful") for entry in constitution.harmful]
     for bucket, entries in constitution.buckets.items():
         topics += [_topic(entry, bucket) for entry in entries]
@@ -50,10 +50,10 @@ def _topic(entry: HarmlessCategory, kind: Kind) -> Topic:
 
 
 class Vocabulary:
-    """Which words speak of which entry, by the constitution's own text.
+    """Word stems of each entry, from the constitution's own text.
 
-    A stem weighs the more, the fewer entries have it. A constitution has few words: a question without any of
-    them is not judged to be about another entry.
+    A stem that fewer entries have weighs more. A constitution has few words, so a question without any of
+    them is not taken for another entry's.
     """
 
     def __init__(self, topics: Iterable[Topic]) -> None:
@@ -69,11 +69,11 @@ class Vocabulary:
         )
 
     def score(self, text: str, topic_id: str) -> float:
-        """Weight of the content stems that the text shares with the entry."""
+        """Return the weight of the content stems that the text shares with the entry."""
         return sum(self._weights[stem] for stem in content_stems(text) & self._stems[topic_id])
 
     def find_fault(self, question: str, topic_id: str, *, own_words: bool = False) -> str | None:
-        """Why a question is not about its entry: `off_topic`, `other_half`, or None.
+        """Return why a question is not about its entry: `off_topic`, `other_half`, or None.
 
         `other_half`: an entry of the other half fits better by more than a margin. `off_topic`: the
         question has no word of the policy's domain at all (harmful and near-domain entries only), or, with
