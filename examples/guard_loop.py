@@ -47,7 +47,7 @@ def main() -> None:
             answer.append(token)
             if stream.push(token).flagged:
                 break
-            # Suspicious tokens wait for the second stage. Half a character waits for its other half.
+            # Suspicious tokens wait for the second stage. An incomplete character waits for its next token.
             before, shown = shown, writer.tokenizer.decode(answer[: stream.released]).rstrip("\ufffd")
             print(shown[len(before) :], end="", flush=True)
         verdict = stream.finish()

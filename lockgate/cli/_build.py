@@ -140,7 +140,8 @@ def build(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Training reads at most this many last tokens of an exchange. Default: the preset's.",
+            help="Training reads only the last tokens of an exchange, at most this many. "
+            "Default: the preset's.",
             min=32,
         ),
     ] = None,

@@ -97,8 +97,8 @@ def calibrate(
     """Set a guard's threshold on your own traffic, and print a table of budgets and thresholds.
 
     All of the traffic counts as benign. The command refuses rows that are labelled harmful, and prompts that
-    the guard was trained on or that are nearly equal to one. It leaves out rows without a scored answer. Each
-    distinct prompt counts once.
+    the guard was trained on, or that are nearly equal to such prompts. It leaves out rows without a scored
+    answer. Each distinct prompt counts once.
 
     With --classifier the guard gets a second stage. Both stages then read all of the traffic.
 

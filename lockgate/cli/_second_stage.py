@@ -20,21 +20,21 @@ ClassifierOption = Annotated[
 DevelopmentOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="With --classifier: labelled exchanges that choose how the two scores are mixed. Use "
-        "prompts that are not in the traffic. May be repeated."
+        help="With --classifier: labelled exchanges. The command uses them to choose how the two scores are "
+        "mixed. Their prompts must not be in the traffic. May be repeated."
     ),
 ]
 EscalationOption = Annotated[
     float | None,
     typer.Option(
-        help="With --classifier: largest share of the traffic that it is asked about. Default: 0.025."
+        help="With --classifier: largest share of the traffic that the classifier judges. Default: 0.025."
     ),
 ]
 LostOption = Annotated[
     float | None,
     typer.Option(
-        help="With --development: largest share of flags that may be lost to ask the classifier less. "
-        "Default: 0.02."
+        help="With --development: largest share of flags that may be lost so that the classifier is asked "
+        "less often. Default: 0.02."
     ),
 ]
 WeightOption = Annotated[
@@ -43,7 +43,9 @@ WeightOption = Annotated[
 ]
 StrideOption = Annotated[
     int | None,
-    typer.Option(help="With --classifier: answer tokens in a block, which gets one verdict. Default: 8."),
+    typer.Option(
+        help="With --classifier: number of answer tokens in a block. Each block gets one verdict. Default: 8."
+    ),
 ]
 
 

@@ -45,7 +45,8 @@ def probe(
     learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.", min=0.0)] = 3e-4,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.", min=0.0)] = 1.0,
     max_tokens: Annotated[
-        int, typer.Option(help="Training reads at most this many last tokens of an exchange.", min=32)
+        int,
+        typer.Option(help="Training reads only the last tokens of an exchange, at most this many.", min=32),
     ] = 1024,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     skip_invalid: Annotated[

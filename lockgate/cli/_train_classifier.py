@@ -56,7 +56,8 @@ def classifier(
     ] = "softmax",
     learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.", min=0.0)] = 2e-4,
     max_tokens: Annotated[
-        int, typer.Option(help="Training reads at most this many last tokens of an exchange.", min=32)
+        int,
+        typer.Option(help="Training reads only the last tokens of an exchange, at most this many.", min=32),
     ] = 1024,
     tokens: Annotated[
         int | None, typer.Option(help="Tokens to train on. Default: one pass over the input.", min=1)
