@@ -161,8 +161,10 @@ def build(
 ) -> None:
     """Make a guard from a policy: synthesize exchanges, train on them, set the threshold, and report.
 
-    After an interruption the same command continues and makes the same guard. Without --benign the guard is
-    uncalibrated: its threshold is provisional, and it claims no false-refusal rate.
+    After an interruption, run the same command again: it continues and makes the same guard.
+
+    Without --benign the guard is uncalibrated: its threshold is provisional, and it claims no false-refusal
+    rate.
     """
     from lockgate.assembly import BuildInputs, build_guard, estimate_build
     from lockgate.constitution import load_constitution

@@ -102,8 +102,8 @@ def calibrate(
 
     With --classifier the guard gets a second stage. Both stages then read all of the traffic.
 
-    After an interruption or an error the same command continues. Until it is complete, its scores are kept
-    in OUTPUT.state, without text.
+    After an interruption or an error, run the same command again to continue. Until the calibration is
+    complete, its scores are kept in OUTPUT.state, without text.
     """
     files = _one_kind(inputs, scores)
     options = {

@@ -39,7 +39,7 @@ def score(
 ) -> None:
     """Score every exchange of a file, with the same scores as in serving.
 
-    After an interruption the same command continues.
+    After an interruption, run the same command again to continue.
     """
     from lockgate.exchanges import InvalidCounter, read_exchanges
     from lockgate.guards import Guard

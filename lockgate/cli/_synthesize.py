@@ -85,7 +85,7 @@ def synthesize(
 ) -> None:
     """Make a data set for a policy: harmful and harmless exchanges, with twins and disguises, in splits.
 
-    After an interruption the same command continues. It never sends an answered request again.
+    After an interruption, run the same command again to continue. An answered request is never sent again.
     """
     from lockgate.constitution import load_constitution
     from lockgate.synthesis import factory

@@ -56,7 +56,7 @@ def probe(
 ) -> None:
     """Train a linear probe on a backbone's activations and write an uncalibrated guard.
 
-    After an interruption the same command continues. It keeps unfinished work in OUTPUT.work.
+    After an interruption, run the same command again to continue. Unfinished work is kept in OUTPUT.work.
     """
     from lockgate.backbones import SITES, Backbone
     from lockgate.durable import scratch_folder

@@ -78,7 +78,7 @@ def classifier(
 ) -> None:
     """Fine-tune a language model to judge a prompt with its partial answer, or one of the two alone.
 
-    After an interruption the same command continues. It keeps its state in OUTPUT.state.
+    After an interruption, run the same command again to continue. The state is kept in OUTPUT.state.
     """
     from lockgate.backbones import Backbone
     from lockgate.classifiers import check_classifier_target
