@@ -20,7 +20,7 @@ class TrainingPlan:
     Attributes:
         layers: 0-based layers that the probe reads; None takes a band of middle layers.
         epochs, learning_rate, weight_decay, seed: settings of the fit.
-        max_tokens: longest training exchange. A longer one keeps its last tokens.
+        max_tokens: longest training exchange. A longer one keeps the template's prefix and its last tokens.
         max_rows: most training rows. Rows of the user's labelled files are dropped first.
         least_rows: fewest rows of each label. With fewer nothing is trained.
         benign_share: share of the traffic's prompts that are used for training. The others calibrate.
