@@ -60,7 +60,7 @@ class BuildResult:
 def build_guard(
     inputs: BuildInputs, out: str | Path, *, work: str | Path | None = None, command: tuple[str, ...] = ()
 ) -> BuildResult:
-    """Build a guard for a policy. After any interruption, call it again: it goes on, to the same guard.
+    """Build a guard for a policy. Call it again after an interruption: it continues and makes the same guard.
 
     Args:
         inputs: policy, generator, backbone, files and plans.

@@ -31,10 +31,10 @@ class BuildEstimate:
     """Figures of a build in which nothing is refused or dropped.
 
     Attributes:
-        synthesis: the factory's requests and tokens, expected and at most.
+        synthesis: the factory's requests and tokens, each as the expected and as the largest number.
         training: number of training exchanges, and their tokens.
         calibration: number of calibration exchanges, and their tokens.
-        prompts: number of distinct prompts that calibrate.
+        prompts: number of distinct prompts for calibration.
         possible: the budget that they support, or None.
         wished: the wished budget.
     """

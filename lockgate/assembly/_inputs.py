@@ -42,9 +42,10 @@ class BuildInputs:
         factory: the plan of the data.
         training: the plan of training and calibration.
         benign: files of the user's own traffic, unlabelled or labelled harmless.
-        data: files of labelled exchanges that also train.
+        data: files of labelled exchanges for training, beside the generated ones.
         prompts: files of prompts with a category, which join the generated questions.
-        evaluation: files that never train or calibrate. The report covers the labelled ones.
+        evaluation: files that are never used for training or calibration. The report covers those with
+            labels.
         feedback: a file of reviews of a guard's verdicts.
         update: the guard to replace.
         accept: replace the old guard even if the new one is worse.

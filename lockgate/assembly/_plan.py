@@ -20,11 +20,11 @@ class TrainingPlan:
     Attributes:
         layers: 0-based layers that the probe reads; None takes a band of middle layers.
         epochs, learning_rate, weight_decay, seed: settings of the fit.
-        max_tokens: longest training exchange. A longer one keeps its last tokens.
+        max_tokens: longest training exchange. A longer one keeps the template's prefix and its last tokens.
         max_rows: most training rows. Rows of the user's labelled files are dropped first.
         least_rows: fewest rows of each label. With fewer nothing is trained.
-        benign_share: share of the traffic's prompts that train. The others calibrate.
-        max_benign: most prompts of the traffic that train.
+        benign_share: share of the traffic's prompts that are used for training. The others calibrate.
+        max_benign: largest number of the traffic's prompts that are used for training.
         reading: precision in which training reads; `auto` is bfloat16 where the processor computes in it.
         budget: the wished refusal budget.
         provisional_fpr: share of held-out harmless rows above the threshold of a guard without traffic.
@@ -61,7 +61,7 @@ class TrainingPlan:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:  # noqa: ANN401 - any of the attributes
-        """Return the plan of a name. `small` takes two cores an hour, `large` a machine a night.
+        """Return the plan with this name. `small` takes less than an hour on two cores, `large` a night.
 
         Raises:
             ConfigError: No preset has this name, or a value is outside its range.

@@ -34,7 +34,7 @@ class Trace(NamedTuple):
     """The blocks 0, 1, ... of one exchange.
 
     Attributes:
-        probe: largest smoothed probe logit of each block; NaN where no token may judge.
+        probe: largest smoothed probe logit of each block; NaN where no token counts.
         classifier: verdict on each block; NaN where there is none.
     """
 
@@ -309,7 +309,7 @@ def _threshold(
 
 
 def escalation_threshold(highest: NDArray[np.float64], share: float) -> float:
-    """Return a logit that at most a share of the exchanges exceeds.
+    """Return a logit with at most a share `share` of the exchanges above it.
 
     It lies half-way between the last exchange that is not escalated and the next one above, in single
     precision like traces. So neither rounding nor other exchanges in a batch move an exchange across it.

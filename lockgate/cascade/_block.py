@@ -10,8 +10,8 @@ class Block:
     Attributes:
         number: number of the block; block 0 is everything before the answer.
         end: answer tokens read at its end.
-        probe: largest smoothed logit of its tokens. None if none of them may judge; infinite if the probe
-            gave no number.
+        probe: largest smoothed logit of its tokens. None if none of them counts (see `CascadeState`).
+            Infinite if the probe gave no number.
     """
 
     number: int

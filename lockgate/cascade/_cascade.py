@@ -145,9 +145,10 @@ class CascadeState:
     all tokens that were read may leave. While it is suspicious, no more tokens leave until the next verdict.
     After a flag no more tokens leave at all.
 
-    Earlier turns feed the average and never make a stream suspicious. The last user turn may. With
-    `flag_on="both"` a suspicious prompt is judged before anything leaves. With `"answer"` the first block of
-    the answer is judged instead.
+    A token counts if it lies in the last user turn or the answer, and `min_tokens` are scored. Only a token
+    that counts can make the stream suspicious. Earlier turns only feed the average. With `flag_on="both"` a
+    suspicious prompt is judged before anything leaves. With `"answer"` the first block of the answer is
+    judged instead.
 
     Every request has its own state. A regenerated answer starts again after the same prompt. An edited
     conversation is rendered and scored from its beginning. No suspicion or verdict passes from one request
@@ -351,7 +352,7 @@ def simulate(
     """Compute what a cascade would do with one exchange, from its block trace.
 
     Args:
-        probe: largest smoothed logit of blocks 0, 1, ... `[blocks]`; NaN where no token may judge.
+        probe: largest smoothed logit of blocks 0, 1, ... `[blocks]`; NaN where no token counts.
         classifier: verdicts `[blocks]`; NaN where none was asked for, infinite where stage 2 failed.
         cascade: how both stages decide.
         flag_on: whether block 0, the prompt, may be judged.

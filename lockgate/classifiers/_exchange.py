@@ -171,7 +171,7 @@ class ExchangeClassifier:
         """Return the FLOPs of reading `tokens` tokens after `past` others. A multiply-add counts as two.
 
         Args:
-            shared: leave out the layers below the adapter, because another reader has run them.
+            shared: whether another reader has run the layers below the adapter. They are then left out.
         """
         share = self.record.adapter.layers / self.record.adapter.depth if shared else 1.0
         return tokens * share * self.backbone.flops_per_token(past + tokens / 2)

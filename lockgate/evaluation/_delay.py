@@ -14,8 +14,8 @@ _GRID = tuple(round(0.05 * i, 2) for i in range(21))
 class Delay:
     """Delay of one system over harmful exchanges, at one cut.
 
-    Released tokens and shares are upper bounds. In the block where suspicion begins, all tokens but one may
-    have left. Later blocks are held until their verdict.
+    Released tokens and shares are upper bounds. In the block where suspicion begins, all tokens except one
+    may have left. Later blocks are held until their verdict.
 
     Attributes:
         system: name of the system.

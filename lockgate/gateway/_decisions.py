@@ -37,7 +37,7 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision about one exchange, that is about one choice of one request.
+    """The decision about one exchange, which is one choice of one request.
 
     Attributes:
         decision: `halt` (the answer was flagged), `block` (the prompt was flagged), `error` (the exchange

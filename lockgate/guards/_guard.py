@@ -225,8 +225,8 @@ class Guard:
     def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade | CascadeCalibration) -> "Guard":
         """Return the same guard with a second stage. The old calibration is dropped.
 
-        A `CascadeCalibration` gives the new guard its calibration. The classifier adds the prompts it was
-        trained on.
+        If `cascade` is a `CascadeCalibration`, the new guard gets its calibration. The prompts that the
+        classifier was trained on are added to the guard's training prompts.
 
         Raises:
             BackboneMismatch, GuardError: the classifier does not fit the guard, as in `create`.

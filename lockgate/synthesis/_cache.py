@@ -123,7 +123,8 @@ class CachedGenerator(Generator):
     """A generator with a cache. It sends only requests that the cache lacks, and keeps completions at once.
 
     Equal requests of one call are sent once. The answers of a `by_batch` generator depend on the other
-    requests of the call. So its keys cover the whole call, and a repeated run equals an undisturbed one.
+    requests of the call. So its keys cover the whole call. A repeated run then
+    gives the same as an undisturbed one.
     """
 
     def __init__(self, generator: Generator, cache: RequestCache) -> None:

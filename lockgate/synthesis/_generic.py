@@ -91,9 +91,9 @@ class GenerateStep(_FunctionStep):
     A row without a usable completion is tried again with another seed, `attempts` times in all. Then it is
     dropped with the last reason. A model's thoughts before its answer are removed (`strip_reasoning`).
 
-    If every row of a batch is turned away or answered with junk, the step raises GeneratorError. A recorded
-    batch would stay lost after the generator is repaired. Batches of one row are accepted, and batches of
-    fewer than eight rows once the generator has answered anything.
+    If every row of a batch is turned away or answered with junk, the step raises GeneratorError. If the
+    batch were recorded, its rows would stay lost after the generator is repaired. Batches of one row are
+    always accepted. Batches of two to seven rows are accepted once the generator has answered anything.
 
     Args:
         name: the step's name.

@@ -18,8 +18,8 @@ Script = Mapping[str, str] | Callable[[GenerationRequest], str | Outcome]
 class ScriptedGenerator(Generator):
     """A generator that answers from a table (by the text of the last message) or with a function.
 
-    A text counts as a finished completion, also above `max_tokens`. A message that the table lacks is a
-    failure `no_script`.
+    A text counts as a finished completion, even if it is longer than `max_tokens`. If the table lacks the
+    message, the outcome is the failure `no_script`.
     """
 
     def __init__(self, script: Script, *, name: str = "scripted") -> None:

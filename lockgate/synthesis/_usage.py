@@ -72,9 +72,9 @@ class Budget:
     These attempts cost nothing: those that reach no server or break while they are sent, 408, 409, 425, 429
     and the other 5xx.
 
-    An endpoint can exceed the cap only by what it bills beyond that: prompts longer than estimated,
-    completions longer than `max_tokens`, and errors. Generators that share a budget have one price and must
-    run one after another, as the steps of a pipeline do.
+    An endpoint can exceed the cap only if it bills more than was reserved: for prompts longer than estimated,
+    for completions longer than `max_tokens`, and for errors. Generators that share a budget have one
+    price and must run one after another, as the steps of a pipeline do.
 
     Attributes:
         prompt_tokens, completion_tokens: tokens spent so far, lost replies at their full reservation.

@@ -19,7 +19,7 @@ TRACE_SCHEMA = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
         pa.field("block", pa.int16(), nullable=False),
         pa.field("end", pa.int32(), nullable=False),
-        # Null if no token of the block may flag.
+        # Null if no token of the block counts.
         pa.field("probe", pa.float32()),
         # Null if stage 2 was not asked.
         pa.field("classifier", pa.float32()),
@@ -41,7 +41,8 @@ class BlockTrace:
         row: row of the scores table [B].
         block: 0 for all tokens before the answer, then 1, 2, ... [B].
         end: number of answer tokens up to the end of the block; 0 for block 0 [B].
-        probe: largest smoothed probe logit of the block; NaN if no token may flag [B].
+        probe: largest smoothed probe logit of the block; NaN if no token counts (see
+            `CascadeState`) [B].
         classifier: the exchange classifier's logit at the end of the block; NaN if it was not asked [B].
     """
 

@@ -24,7 +24,8 @@ class SecondStagePlan:
         development: files of exchanges of both labels. They choose how to mix the stages, so their prompts
             are not in the traffic.
         escalation: largest share of the traffic that the classifier is asked about.
-        lost: with `development`, the largest share of the flags that may be lost to ask less often.
+        lost: with `development`, the largest share of caught harmful exchanges that may be lost, so that the
+            classifier is asked less often.
         weight: the probe's share of the mixed score. It takes the place of `development`.
         stride: answer tokens from one verdict to the next.
 

@@ -25,14 +25,14 @@ class ClassifierConfig:
         alpha: scale of the low-rank maps: they are multiplied by alpha / rank.
         question: question that follows the conversation.
         words: the two verdict words, harmful first.
-        max_tokens: longer exchanges keep their last tokens.
+        max_tokens: longer exchanges keep the template's prefix and their last tokens.
         cuts: number of verdicts for each exchange. One of them is at the end.
         weighting: weights of an exchange's verdicts, see `window_loss`.
         tau: temperature of the softmax weights.
         tokens: conversation tokens to train on. None trains on each exchange once.
         harmful_share: share of harmful exchanges among those drawn. None takes the share in the data. Both
-            labels have the same total weight in any case. A larger share means less noise from few harmful
-            exchanges, but fewer different harmless ones.
+            labels have the same total weight in any case. With a larger share, few harmful exchanges
+            make less noise, but fewer different harmless ones are seen.
         tokens_per_step: size of the packed row of one update, suffixes included.
         lr: AdamW's highest learning rate. It falls along a cosine.
         warmup: share of the steps in which the learning rate rises.

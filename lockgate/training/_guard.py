@@ -46,7 +46,7 @@ def train_guard(
         constitution: shipped name or path of the policy that the labels follow.
         config: settings of the probe.
         site: place in a layer where activations are read.
-        max_tokens: longer exchanges lose the middle of their prompt.
+        max_tokens: longer exchanges keep the template's prefix and their last tokens.
         work: folder for activations and the state of the fit. A later call with the same arguments resumes
             from it.
         report: function that receives a line about the progress.

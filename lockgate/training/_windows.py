@@ -135,7 +135,7 @@ def build_cache(
         path: folder of the cache. It is created if needed.
         layers: layers to read, from 0.
         site: place in a layer where activations are read.
-        max_tokens: a longer exchange loses the middle of its prompt. It keeps its end, because the answer is
+        max_tokens: a longer exchange keeps the template's prefix and its last tokens, because the answer is
             judged.
         shard_size: exchanges in a shard.
 

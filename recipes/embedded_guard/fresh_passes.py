@@ -41,7 +41,7 @@ def plan_batches(
     Args:
         tokens: largest number of tokens in all batches.
         batch: exchanges in a batch.
-        max_tokens: a longer exchange keeps its end and loses the middle of its prompt.
+        max_tokens: a longer exchange keeps the template's prefix and its last tokens.
 
     Raises:
         TrainingError: an exchange has no label, or no exchange fits.
