@@ -4,22 +4,27 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from lockgate.backbones import Backbone, SessionPool
+from lockgate.backbones import Backbone
 from lockgate.errors import ConfigError, ContextOverflow, PoolFull
+from lockgate.exchanges import Message
 from lockgate.gateway._decisions import Decision, DecisionLog
 from lockgate.gateway._desk import VerdictDesk
 from lockgate.gateway._events import Released
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._options import EngineDown, EngineOptions, Faults, QueueFull
+from lockgate.gateway._packed import PackedStepper
 from lockgate.gateway._phases import ticket_of
 from lockgate.gateway._records import Ending, decision_record, finished_event
 from lockgate.gateway._scoring import Scoring
-from lockgate.gateway._stepper import Portion, Stepper
+from lockgate.gateway._stepper import ModelGone, Portion, Stepper, Wiring
 from lockgate.gateway._stream import Outflow
 from lockgate.gateway._verdicts import Ticket
+from lockgate.guards import Conversation
 
 logger = logging.getLogger("lockgate.gateway")
 
@@ -30,13 +35,20 @@ class Engine:
     Args:
         scoring: the guard; None exactly when the mode is `off`.
         decisions: log that gets one line for each choice, before the closing event is delivered.
+        make_stepper: makes what runs the model, if it is not to run in this process.
 
     Attributes:
+        kv_tokens: key-value tokens for all open streams together.
         verdicts: desk through which streams wait for the second stage.
     """
 
     def __init__(
-        self, backbone: Backbone, scoring: Scoring | None, decisions: DecisionLog, options: EngineOptions
+        self,
+        backbone: Backbone,
+        scoring: Scoring | None,
+        decisions: DecisionLog,
+        options: EngineOptions,
+        make_stepper: Callable[[Wiring], Stepper[Any]] | None = None,
     ) -> None:
         if (scoring is None) != (options.mode == "off"):
             raise ConfigError(f"mode {options.mode}: needs {'no' if options.mode == 'off' else 'a'} guard")
@@ -45,20 +57,18 @@ class Engine:
         self.scoring = scoring
         self.decisions = decisions
         self.faults = Faults()
-        self.kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
-        self.pool = SessionPool(backbone, self.kv_tokens)
+        wiring = Wiring(self._emit, self._end, self._ask)
+        self._stepper: Stepper[Any]
+        if make_stepper is None:
+            kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
+            enforce = options.mode == "enforce"
+            self._stepper = PackedStepper(backbone, scoring, kv_tokens, wiring, enforce=enforce)
+        else:
+            self._stepper = make_stepper(wiring)
+        self.kv_tokens = self._stepper.kv_tokens
         tokens = options.verdict_kv_tokens or self.kv_tokens
         source = None if scoring is None else scoring.stages.open_verdicts(tokens)
         self.verdicts = VerdictDesk(source, options.verdict_timeout, self.faults, self._tell)
-        self._stepper = Stepper(
-            backbone,
-            self.pool,
-            scoring,
-            enforce=options.mode == "enforce",
-            emit=self._emit,
-            end=self._end,
-            ask=self.verdicts.ask,
-        )
         self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
@@ -67,7 +77,7 @@ class Engine:
         self._promised = 0  # key-value tokens that choices of admitted jobs will need when they are forked
         self._closing = False
         self._stopped = threading.Event()
-        self._step: list[Portion] = []
+        self._step: Sequence[Portion] = ()
         self._step_started: float | None = None
         self._service_time = 5.0  # running mean of seconds per request
         self._threads = [
@@ -79,6 +89,13 @@ class Engine:
         for thread in self._threads:
             thread.start()
         self.verdicts.start()
+
+    def warm(self) -> None:
+        """Take one step of each stage before the start, because the first step is slow."""
+        with torch.inference_mode():
+            chat = self.backbone.render([Message("user", "Hello")], add_generation_prompt=True)
+            self._stepper.warm(chat)
+        self.verdicts.warm(chat)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -133,6 +150,11 @@ class Engine:
         return started is not None and time.monotonic() - started > self.options.step_timeout
 
     @property
+    def kv_used_tokens(self) -> int:
+        """Key-value tokens that open streams have reserved."""
+        return self._stepper.kv_used_tokens
+
+    @property
     def waiting(self) -> int:
         return len(self._waiting)
 
@@ -144,7 +166,7 @@ class Engine:
         with torch.inference_mode():
             while self._cycle():
                 pass
-        self.pool.close()
+        self._stepper.close()
 
     def _cycle(self) -> bool:
         """Run one cycle: admit, step, clean up. Return False when the engine must stop."""
@@ -167,6 +189,14 @@ class Engine:
                 self._wait_for_news(min(map(self.verdicts.deadline, tickets)))
             elif not all(job.done for job in self._active):
                 raise RuntimeError("open streams with nothing to do")
+        except ModelGone as error:
+            logger.error("the model's process has ended")
+            self.faults.open["engine"] = str(error)
+            with self._lock:
+                self._closing = True  # the next cycle ends the thread, and `submit` refuses
+                self._abandon(
+                    [*self._active, *self._waiting], Ending("content_filter", error=type(error).__name__)
+                )
         except Exception as error:  # the loop must outlive any fault, and no fault may let text pass
             logger.exception("the engine's cycle failed")
             with self._lock:
@@ -174,13 +204,16 @@ class Engine:
         self._reap()
         return True
 
-    def _run_step(self, portions: list[Portion]) -> None:
+    def _run_step(self, portions: Sequence[Portion]) -> None:
         self._step, self._step_started = portions, time.monotonic()
         try:
             self._stepper.run(portions)
         finally:
-            self._step, self._step_started = [], None
+            self._step, self._step_started = (), None
             self.faults.open.pop("step", None)
+
+    def _ask(self, conversation: Conversation, end: int) -> Ticket:
+        return self.verdicts.ask(conversation, end)
 
     def _tell(self) -> None:
         """Wake the engine's thread, or make it check again before it sleeps. Any thread may call this."""
@@ -214,7 +247,7 @@ class Engine:
                 if not self._waiting:
                     return
                 job = self._waiting[0]
-                used = self.pool.kv_used_tokens + self._promised
+                used = self.kv_used_tokens + self._promised
                 if (
                     self.active_streams + job.n > self.options.max_streams
                     or used + job.n * job.capacity > self.kv_tokens
@@ -261,7 +294,7 @@ class Engine:
                 with self._lock:  # the thread that ends a stream may still read its lane
                     lane, stream.lane = stream.lane, None
                 if lane is not None:
-                    lane.session.close()
+                    lane.close()
                     self.verdicts.forget(lane.conversation)
         with self._lock:
             self._active = [job for job in self._active if not job.done]

@@ -10,12 +10,10 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import torch
 
-from lockgate.backbones import Backbone, Feed, RenderedChat
+from lockgate.backbones import Backbone, RenderedChat
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
-from lockgate.exchanges import Message
 from lockgate.gateway._decisions import DecisionLog
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
@@ -119,13 +117,7 @@ class Gateway:
 
     def warm(self) -> None:
         """Take one step of each stage before the engine starts, because the first step is slow."""
-        with torch.inference_mode():
-            chat = self.backbone.render([Message("user", "Hello")], add_generation_prompt=True)
-            session = self.engine.pool.open(len(chat.token_ids), chat.token_ids[: chat.prefix_length])
-            feed = Feed(session, chat.token_ids[chat.prefix_length :], want_logits=True)
-            self.engine.pool.step([feed], self.engine.scoring.tap if self.engine.scoring else None)
-            session.close()
-        self.engine.verdicts.warm(chat)
+        self.engine.warm()
 
     def close(self, timeout: float = 10.0) -> None:
         """End open streams, write their decisions and stop the engine."""

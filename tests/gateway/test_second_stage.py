@@ -96,7 +96,7 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
         assert engine.verdicts.waiting == 0
         engine.close()
         line = decisions(folder)[0]
-    assert (engine.pool.kv_used_tokens, made[0].kv_used_tokens) == (0, 0)
+    assert (engine.kv_used_tokens, made[0].kv_used_tokens) == (0, 0)
     assert (line["verdicts"], line["stage"]) == (len(served), 2 if served else 1)
     assert line["decision"] == (
         "pass" if not expected.flagged else "halt" if expected.flag_block else "block"
@@ -147,7 +147,7 @@ def test_starting_up_takes_a_step_of_both_stages(make_gateway, backbone, head, c
     made[0].constant = constant
     gateway.warm()
     assert made[0].sizes == [1]
-    assert made[0].kv_used_tokens == gateway.engine.pool.kv_used_tokens == 0
+    assert made[0].kv_used_tokens == gateway.engine.kv_used_tokens == 0
     found = ["second stage: it gave no finite verdict"] if constant is not None else []
     assert gateway.problems() == found
 
@@ -207,7 +207,7 @@ def test_cancelling_while_a_verdict_is_due_frees_everything(tmp_path, backbone, 
         # Long before the server closes.
         until(lambda: made[0].kv_used_tokens == 0)
     assert {line["decision"] for line in decisions(tmp_path)} == {"cancelled", "pass"}
-    assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
+    assert made[0].kv_used_tokens == engine.kv_used_tokens == 0
 
 
 def test_closing_while_a_verdict_is_due_logs_and_frees(tmp_path, backbone, head):
