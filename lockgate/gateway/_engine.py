@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from lockgate.gateway._packed import PackedStepper
 from lockgate.gateway._phases import ticket_of
 from lockgate.gateway._records import Ending, decision_record, finished_event
 from lockgate.gateway._scoring import Scoring
-from lockgate.gateway._stepper import ModelGone, Portion, Stepper, Wiring
+from lockgate.gateway._stepper import MakeStepper, ModelGone, Portion, Stepper, Wiring
 from lockgate.gateway._stream import Outflow
 from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
@@ -48,7 +48,7 @@ class Engine:
         scoring: Scoring | None,
         decisions: DecisionLog,
         options: EngineOptions,
-        make_stepper: Callable[[Wiring], Stepper[Any]] | None = None,
+        make_stepper: MakeStepper | None = None,
     ) -> None:
         if (scoring is None) != (options.mode == "off"):
             raise ConfigError(f"mode {options.mode}: needs {'no' if options.mode == 'off' else 'a'} guard")
@@ -129,7 +129,9 @@ class Engine:
         with self._wake:
             self._closing = True
             self._tell()
-        if self._threads[0].ident is not None:
+        if self._threads[0].ident is None:
+            self._stepper.close()
+        else:
             self._threads[0].join(timeout)
         self._stopped.set()
         with self._lock:
@@ -148,6 +150,11 @@ class Engine:
         """Whether the running step has taken longer than it may."""
         started = self._step_started
         return started is not None and time.monotonic() - started > self.options.step_timeout
+
+    @property
+    def gives_logprobs(self) -> bool:
+        """Whether tokens come with their log-probabilities."""
+        return self._stepper.gives_logprobs
 
     @property
     def kv_used_tokens(self) -> int:
@@ -258,6 +265,8 @@ class Engine:
                 job.started = time.monotonic()
             try:
                 self._stepper.open(job)
+            except ModelGone:
+                raise
             except PoolFull:
                 with self._lock:
                     self._active.remove(job)

@@ -23,6 +23,7 @@ from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineOptions
 from lockgate.gateway._requests import ChatRequest
 from lockgate.gateway._scoring import Scoring
+from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._wire import completion_id
 from lockgate.guards import Guard, regions_of
 
@@ -70,6 +71,7 @@ class Gateway:
     Args:
         scoring: the guard; None in mode `off`.
         about_guard: description of the guard for `/v1/models`.
+        make_stepper: makes what runs the model, if it is not to run in this process.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Gateway:
         scoring: Scoring | None,
         options: GatewayOptions,
         about_guard: dict[str, Any] | None = None,
+        make_stepper: MakeStepper | None = None,
     ) -> None:
         self.backbone = backbone
         self.options = options
@@ -85,7 +88,7 @@ class Gateway:
         self.model_id = backbone.name
         self.created = int(time.time())
         self.decisions = DecisionLog(options.decisions)
-        self.engine = Engine(backbone, scoring, self.decisions, options.engine)
+        self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper)
         self.vocabulary_size = backbone.vocab_size
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
         self._tokenising = anyio.CapacityLimiter(1)
@@ -126,6 +129,8 @@ class Gateway:
 
     async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None]) -> Job:
         """Tokenise a request and check it against the context. Raises ApiError (400)."""
+        if request.sampling.logprobs and not self.engine.gives_logprobs:
+            raise invalid("logprobs", "is not supported with this engine")
         # No token is longer than `_longest_token` characters, so longer text can't fit. Check that first:
         # otherwise one client could keep a core busy with tokenising text that is refused anyway.
         characters = sum(len(message.content) for message in request.messages)

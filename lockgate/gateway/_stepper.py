@@ -85,6 +85,11 @@ class Stepper(ABC, Generic[_P]):
         self._enforce = enforce
 
     @property
+    def gives_logprobs(self) -> bool:
+        """Whether tokens come with their log-probabilities."""
+        return True
+
+    @property
     @abstractmethod
     def kv_tokens(self) -> int:
         """Key-value tokens for all open streams together."""
@@ -230,3 +235,6 @@ class Stepper(ABC, Generic[_P]):
 
     def _text(self, job: Job) -> AnswerText:
         return AnswerText(self._decode, job.stops)
+
+
+MakeStepper = Callable[[Wiring], Stepper[Any]]

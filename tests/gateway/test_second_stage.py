@@ -12,6 +12,7 @@ from engine_runs import new_run, oracle_answer, running_engine, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_head, tiny_backbone
+from remote_model import LocalModel
 from serving import CHAT, REFUSAL, ask, client_for, decisions_of, scoring_for
 from staging import LOUD, decisions, staged, thresholds_of, until
 
@@ -74,9 +75,10 @@ def between(values, share):
     stride=st.sampled_from([1, 3, 8]),
     max_tokens=st.sampled_from([1, 8, 21]),
     architecture=st.sampled_from(["llama", "qwen2"]),
+    remote=st.booleans(),
 )
 def test_a_served_stream_does_what_its_simulated_trace_does(
-    seed, text, behind, shares, flag_on, min_tokens, stride, max_tokens, architecture
+    seed, text, behind, shares, flag_on, min_tokens, stride, max_tokens, architecture, remote
 ):
     backbone = tiny_backbone(architecture)
     head = random_head(backbone, seed)
@@ -91,7 +93,8 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
     expected = simulate(probe, classifier, cascade, flag_on=flag_on)
     served = [n for n in expected.judged_blocks if not expected.flagged or n <= expected.flag_block]
     scoring, made = staged(backbone, head, cascade, flag_on=flag_on, min_tokens=min_tokens)
-    with TemporaryDirectory() as folder, running_engine(backbone, scoring, Path(folder)) as engine:
+    model = LocalModel(backbone, head, seed=seed) if remote else None
+    with TemporaryDirectory() as folder, running_engine(backbone, scoring, Path(folder), model) as engine:
         start(engine, run).finish()
         assert engine.verdicts.waiting == 0
         engine.close()
