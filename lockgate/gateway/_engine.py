@@ -76,6 +76,7 @@ class Engine:
         self._active: list[Job] = []
         self._promised = 0  # key-value tokens that choices of admitted jobs will need when they are forked
         self._closing = False
+        self._gone = False  # the model's process has ended
         self._stopped = threading.Event()
         self._step: Sequence[Portion] = ()
         self._step_started: float | None = None
@@ -143,7 +144,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        return self._threads[0].is_alive()
+        return self._threads[0].is_alive() and not self._gone
 
     @property
     def stalled(self) -> bool:
@@ -196,14 +197,8 @@ class Engine:
                 self._wait_for_news(min(map(self.verdicts.deadline, tickets)))
             elif not all(job.done for job in self._active):
                 raise RuntimeError("open streams with nothing to do")
-        except ModelGone as error:
-            logger.error("the model's process has ended")
-            self.faults.open["engine"] = str(error)
-            with self._lock:
-                self._closing = True  # the next cycle ends the thread, and `submit` refuses
-                self._abandon(
-                    [*self._active, *self._waiting], Ending("content_filter", error=type(error).__name__)
-                )
+        except ModelGone:
+            self._give_up()
         except Exception as error:  # the loop must outlive any fault, and no fault may let text pass
             logger.exception("the engine's cycle failed")
             with self._lock:
@@ -347,6 +342,16 @@ class Engine:
         else:
             self.faults.open["scoring"] = self.faults.last
 
+    def _give_up(self) -> None:
+        """Close all streams for good, because the model's process has ended. Any thread may call this."""
+        with self._wake:
+            if not self._gone:
+                logger.error("the model's process has ended")
+            self._gone = self._closing = True  # the next cycle ends the thread
+            self.faults.open["engine"] = "the model's process has ended; start the server again"
+            self._abandon([*self._active, *self._waiting], Ending("content_filter", error=ModelGone.__name__))
+            self._wake.notify()
+
     def _retry_after(self) -> int:
         rounds = 1 + len(self._waiting) / self.options.max_streams
         return max(1, min(60, round(self._service_time * rounds)))
@@ -354,6 +359,9 @@ class Engine:
     def _watch(self) -> None:
         """Close the streams of a step that hangs. It can't be interrupted; its later results are dropped."""
         while not self._stopped.wait(min(1.0, self.options.step_timeout / 4)):
+            if not (self._stepper.alive or self._closing):
+                # The engine's thread may wait for this process for ever.
+                self._give_up()
             if not self.stalled:
                 continue
             with self._lock:

@@ -91,6 +91,11 @@ class RemoteModel(Protocol):
     @property
     def dtype(self) -> str: ...
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs. Any thread may ask."""
+        ...
+
     def submit(self, order: Order) -> None:
         """Start an order."""
         ...
@@ -100,7 +105,7 @@ class RemoteModel(Protocol):
         ...
 
     def abort(self, order_id: str) -> None:
-        """Stop an order. Nothing of it arrives any more."""
+        """Stop an order. Nothing of it arrives any more. A process that has ended is no error."""
         ...
 
     def close(self) -> None:
@@ -210,6 +215,11 @@ class RemoteStepper(Stepper[Open]):
     def gives_logprobs(self) -> bool:
         """Whether tokens come with their log-probabilities."""
         return False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the model's process runs."""
+        return self._model.alive
 
     @property
     def kv_tokens(self) -> int:

@@ -90,6 +90,11 @@ class Stepper(ABC, Generic[_P]):
         return True
 
     @property
+    def alive(self) -> bool:
+        """Whether what runs the model still works. Any thread may ask."""
+        return True
+
+    @property
     @abstractmethod
     def kv_tokens(self) -> int:
         """Key-value tokens for all open streams together."""

@@ -50,6 +50,10 @@ class LocalModel:
         self.running: dict[str, Running] = {}
         self.draw = random.Random(self.seed)
 
+    @property
+    def alive(self) -> bool:
+        return self.dies_after is None or self.steps <= self.dies_after
+
     def submit(self, order: Order) -> None:
         assert 0 <= order.seed < 2**63
         start = order.regions.start

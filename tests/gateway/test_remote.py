@@ -1,6 +1,7 @@
 """Streams whose tokens another process makes: what leaves, what a lost row does, what a dead process does."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -178,6 +179,37 @@ def test_a_dead_process_ends_all_streams_and_takes_no_more(tmp_path, backbone, h
             engine.submit(new_run(backbone, "again").job)
         assert "engine" in engine.faults.open
     assert [line["reason"] for line in decisions(tmp_path)] == ["ModelGone"] * 3
+
+
+class Hanging(LocalModel):
+    """A model whose process dies while the engine waits for it, and nobody says so."""
+
+    dead = False
+
+    @property
+    def alive(self) -> bool:
+        return not self.dead
+
+    def step(self):
+        time.sleep(0.2)
+        return []
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_process_that_dies_unseen_is_noticed(tmp_path, backbone, head, busy):
+    model = Hanging(backbone, head)
+    run = new_run(backbone, TEXTS[0])
+    with running_engine(backbone, scoring_for(backbone, head), tmp_path, model, step_timeout=2) as engine:
+        if busy:
+            start(engine, run)
+        model.dead = True
+        engine._threads[0].join(20)
+        assert not engine.alive
+        if busy:
+            assert run.finish().end.decision == "error"
+        with pytest.raises(EngineDown):
+            engine.submit(new_run(backbone, "again").job)
+        assert "engine" in engine.faults.open
 
 
 def stepper_with(backbone, head, model, expected):
