@@ -12,10 +12,15 @@ import sys
 from importlib import import_module
 from typing import Any
 
+# Also what the package imports only where it is used.
 IMPORTS = (
     "httpx2",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
     "peft",
+    "sklearn.feature_extraction.text",
     "sklearn.linear_model",
+    "sklearn.svm",
     "transformers.models.llama.modeling_llama",
     "lockgate.assembly",
     "lockgate.cli",
@@ -23,6 +28,11 @@ IMPORTS = (
     "lockgate.traffic",
     "lockgate.training",
 )
+
+
+def load_all() -> None:
+    for name in IMPORTS:
+        import_module(name)
 
 
 def serve() -> dict[str, Any] | None:
@@ -56,8 +66,7 @@ def become(command: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for name in IMPORTS:
-        import_module(name)
+    load_all()
     wanted = serve()
     if wanted is not None:
         become(wanted)

@@ -24,7 +24,6 @@ from lockgate.traffic import (
     read_exclusions,
     score_file,
 )
-from lockgate.traffic._files import CHUNK
 
 WORDS = ("mill", "lock", "boat", "orchard", "lantern", "mirror", "kettle", "ladder")
 N = 60
@@ -146,13 +145,6 @@ def test_what_was_read_is_kept_until_the_block_is_done(guard, traffic, tmp_path,
         made = calibrate(guard, traffic, plan)
     assert not (tmp_path / "scratch").exists()
     assert made.record == calibrate(guard, traffic, replace(plan, scratch=None)).record
-
-
-def test_two_processes_give_the_same(guard, traffic) -> None:
-    # A chunk for each of the two.
-    write_exchanges(traffic, [row(i) for i in range(CHUNK + 9)])
-    one, two = (calibrate(guard, traffic, CalibrationPlan(budget=0.1, workers=n)) for n in (1, 2))
-    assert one.record == two.record
 
 
 @pytest.mark.parametrize(
