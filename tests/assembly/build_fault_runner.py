@@ -1,9 +1,9 @@
 """Run a build in child processes that each die at a chosen moment, and then run it to its end.
 
-Called with one JSON argument: folder, backbone and cases, as in `fault_runner`. A moment is one of the renames
-of files (half-written files are then not yet in place): a share of them from 0 to 1, or a negative number that
-counts from the last. Or it is the name of a step during which the process ends. The first case has no moment
-and tells how many renames there are.
+Called with one JSON argument: folder, backbone and cases, as in `fault_runner`. A moment is one of the
+renames of files (half-written files are then not yet in place): a share of them from 0 to 1, or a negative
+number that counts from the last. Or it is the name of a step during which the process ends. The first case
+has no moment and tells how many renames there are.
 """
 
 import json
