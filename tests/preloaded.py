@@ -8,6 +8,7 @@ takes signals and ends with an exit code. It reads requests as lines of JSON and
 import json
 import os
 import runpy
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -55,6 +56,8 @@ def serve() -> dict[str, Any] | None:
 def become(command: dict[str, Any]) -> None:
     """Take the place of `python -m MODULE ARGUMENTS` in a session of its own."""
     os.setsid()
+    # Whoever starts the tests in the background may have it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(command["environment"])
     os.chdir(command["cwd"])
     errors = os.open(command["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
