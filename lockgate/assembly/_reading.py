@@ -88,6 +88,8 @@ def _spawn(
     workers: int,
     report: Callable[[int], None],
 ) -> None:
+    # A process for no part would load a model for nothing.
+    workers = min(workers, len(parts))
     run_parts(
         _work,
         [

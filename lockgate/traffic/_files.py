@@ -43,7 +43,8 @@ def score_file(
         input: file of exchanges.
         output: place of the scores table, a Parquet file.
         skip_invalid: leave bad records out. By default the first one stops the run.
-        workers: number of processes, with one thread each. The table does not depend on it.
+        workers: number of processes, with one thread each, but no more than chunks of 64 exchanges. The table
+            does not depend on it.
         blocks: place of the block trace: what both stages say at the end of each block. By default none is
             written.
         all_blocks: have stage 2 judge every block, also where stage 1 would not ask.
@@ -78,6 +79,8 @@ def score_file(
         "skip_invalid": skip_invalid,
         "all_blocks": all_blocks,
     }
+    # A process for no chunk would load a model for nothing.
+    workers = max(1, _count_chunks(source, skip_invalid, most=workers))
     with scratch_folder(parts, "scoring", key=key):
         task = _Task(source, skip_invalid, parts, workers, all_blocks)
         if workers == 1:
@@ -173,6 +176,14 @@ def _write_chunks(guard: Guard, task: _Task, worker: int) -> Iterator[int]:
         if number % task.workers == worker and not task.place(number).exists():
             _write_chunk(guard, chunk, number, task)
             yield number
+
+
+def _count_chunks(source: Path, skip_invalid: bool, most: int) -> int:
+    """Count a file's chunks, but no further than to `most`."""
+    if most == 1:
+        return 1
+    rows = read_exchanges(source, skip_invalid=skip_invalid)
+    return sum(1 for _ in itertools.islice(rows, 0, most * CHUNK, CHUNK))
 
 
 def _write_chunk(guard: Guard, chunk: Sequence[Exchange], number: int, task: _Task) -> None:

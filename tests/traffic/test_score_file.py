@@ -134,6 +134,14 @@ def test_two_processes_make_the_same_table(tmp_path, rows, saved_backbone) -> No
     assert done[-1] >= 90
 
 
+def test_one_chunk_starts_no_other_process(tmp_path, rows, saved_backbone, monkeypatch) -> None:
+    write_exchanges(tmp_path / "rows.jsonl", rows)
+    guard = make_guard(Backbone.load(saved_backbone("llama"))).save(tmp_path / "guard")
+    monkeypatch.setattr(_files, "run_parts", None)
+    found = score_file(guard, tmp_path / "rows.jsonl", tmp_path / "few.parquet", workers=2)
+    assert same(found, score_file(guard, tmp_path / "rows.jsonl", tmp_path / "one.parquet"))
+
+
 def test_a_malformed_line_names_file_and_line(source, tmp_path, rows) -> None:
     path = tmp_path / "bad.jsonl"
     lines = [json.dumps(row.to_dict()) for row in rows[:12]]
