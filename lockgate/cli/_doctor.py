@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, print_json, print_table
+from lockgate.cli._common import (
+    EXIT_CHECK_FAILED,
+    DeviceOption,
+    DtypeOption,
+    JsonFlag,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from lockgate.guards import GuardRecord
@@ -37,6 +44,8 @@ def doctor(
             metavar="PATH", help="Also load this model (a folder or `embedded`) and run its self-test."
         ),
     ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     offline: Annotated[
         bool,
         typer.Option("--offline", help="Also load and run the embedded guard with the network switched off."),
@@ -44,11 +53,11 @@ def doctor(
     json: JsonFlag = False,
 ) -> None:
     """Check the installation, and say how to get missing parts. Exit code 1 if a needed part is missing."""
-    checks = [_python(), *_packages(), _home(), _weights(), _bundle()]
+    checks = [_python(), *_packages(), _home(), _device(device, dtype), _weights(), _bundle()]
     if guard is not None:
         checks.append(_own_bundle(guard))
     if backbone is not None:
-        checks += _backbone(backbone)
+        checks += _backbone(backbone, device, dtype)
     if offline:
         checks.append(_offline())
     if json:
@@ -87,6 +96,14 @@ def _home() -> Check:
     )
 
 
+def _device(device: str, dtype: str) -> Check:
+    """Say where models would compute. Raises ConfigError for a device or precision that is not there."""
+    from lockgate.backbones import choose_placement
+
+    placed = choose_placement(device, dtype)
+    return Check("device", True, f"{placed.device}, {placed.dtype}")
+
+
 def _weights() -> Check:
     from lockgate.backbones import embedded_is_ready, embedded_path
 
@@ -122,19 +139,21 @@ def _own_bundle(path: Path) -> Check:
     return Check(str(path), True, _describe(record), remedy)
 
 
-def _backbone(source: str) -> list[Check]:
+def _backbone(source: str, device: str, dtype: str) -> list[Check]:
     from lockgate.backbones import Backbone
-    from lockgate.errors import LockgateError
+    from lockgate.errors import ConfigError, LockgateError
 
     try:
-        loaded = Backbone.load(source)
+        loaded = Backbone.load(source, device=device, dtype=dtype)
         tests = loaded.self_test()
+    except ConfigError:
+        raise
     except LockgateError as error:
         return [Check(source, False, str(error), "repair the model's folder, or take another model")]
     size = f"{loaded.n_layers} blocks of {loaded.hidden_size}, {loaded.context_length} tokens of context"
     remedy = "take the tokenizer and template that belong to the model"
     return [
-        Check(source, True, f"{loaded.name}: {size}"),
+        Check(source, True, f"{loaded.name}: {size}, {loaded.placement}"),
         *(Check(f"self-test: {test.name}", test.ok, test.found, "" if test.ok else remedy) for test in tests),
     ]
 
