@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lockgate.backbones._attention import ATTENTION_NAME, PackedStep, Segment
+from lockgate.backbones._attention import ATTENTION_NAME, PackedStep, Segment, to_device
 from lockgate.backbones._chat import ChatRenderer, RenderedChat
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
 from lockgate.backbones._folder import (
@@ -295,10 +295,10 @@ class Backbone:
     def _pass(
         self, token_ids: Sequence[int], positions: Sequence[int], packed: PackedStep | TreeStep
     ) -> Tensor:
-        ids = torch.tensor([token_ids], device=self.device)
+        numbers = to_device(torch.tensor([token_ids, positions]), self.device)
         output = self._decoder(
-            input_ids=ids,
-            position_ids=torch.tensor([positions], device=self.device),
+            input_ids=numbers[:1],
+            position_ids=numbers[1:],
             use_cache=False,
             packed=packed,
         )

@@ -46,7 +46,7 @@ class Engine:
         self.decisions = decisions
         self.faults = Faults()
         self.kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
-        self.pool = SessionPool(backbone, self.kv_tokens)
+        self.pool = SessionPool(backbone, self.kv_tokens, streams=options.max_streams)
         tokens = options.verdict_kv_tokens or self.kv_tokens
         source = None if scoring is None else scoring.stages.open_verdicts(tokens)
         self.verdicts = VerdictDesk(source, options.verdict_timeout, self.faults, self._tell)

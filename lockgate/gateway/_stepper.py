@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lockgate.backbones import Backbone, Feed, Session, SessionPool, banned_ids
@@ -23,7 +22,7 @@ from lockgate.gateway._phases import (
 from lockgate.gateway._records import Ending
 from lockgate.gateway._sampling import Sample, Sampler, stream_seed
 from lockgate.gateway._scheduler import share_prefill
-from lockgate.gateway._scoring import Scoring, ScoringTap
+from lockgate.gateway._scoring import Scoring, ScoringTap, to_host
 from lockgate.gateway._stream import AnswerGate, AnswerText, Outflow
 from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
@@ -219,8 +218,9 @@ class Stepper:
             feeds.append(Feed(portion.stream.opened.session, portion.token_ids, portion.want_logits))
         logits = self._pool.step(feeds, tap)
         wanted = [row for row in logits if row is not None]
-        rows = iter(torch.stack(wanted).cpu().numpy() if wanted else ())
-        scores = None if tap is None else tap.logits.cpu().numpy()
+        fetched = to_host([*wanted, *(() if tap is None else (tap.logits,))])
+        rows = iter(fetched)
+        scores = None if tap is None else fetched[-1]
         found, start = [], 0
         for portion, row in zip(portions, logits, strict=True):
             end = start + len(portion.token_ids)
