@@ -59,7 +59,7 @@ def doctor(
     if backbone is not None:
         checks += _backbone(backbone, device, dtype)
     if offline:
-        checks.append(_offline())
+        checks.append(_offline(device, dtype))
     if json:
         print_json({"ok": all(check.ok for check in checks), "checks": [check._asdict() for check in checks]})
     else:
@@ -165,10 +165,11 @@ def _describe(record: "GuardRecord") -> str:
     return f"{record.name}, {stages}, {state}{why}"
 
 
-def _offline() -> Check:
+def _offline(device: str, dtype: str) -> Check:
     import socket
 
-    import lockgate
+    from lockgate.cli._scoring import load_guard
+    from lockgate.errors import LockgateError
     from lockgate.exchanges import Exchange, Message
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -179,7 +180,7 @@ def _offline() -> Check:
 
     socket.socket.connect = refuse  # type: ignore[method-assign]
     try:
-        guard = lockgate.load("embedded")
+        guard = load_guard("embedded", None, device, dtype)
         greeting = Exchange((Message("user", "hello"), Message("assistant", "hello")))
         # Stage 2 judges every block here, so that both stages are tested.
         score = next(iter(guard.score_many([greeting], all_blocks=guard.stages.count > 1)))
@@ -189,7 +190,7 @@ def _offline() -> Check:
             True,
             f"guard loaded and scored {score.tokens} tokens without the network{stages}",
         )
-    except (lockgate.LockgateError, OSError) as error:
+    except (LockgateError, OSError) as error:
         return Check("works offline", False, str(error), "see the lines above")
     finally:
         socket.socket.connect = original  # type: ignore[method-assign]

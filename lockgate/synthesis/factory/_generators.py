@@ -35,7 +35,7 @@ def embedded_source(
     make = partial(
         EmbeddedGenerator.load,
         source,
-        dtype=placed.dtype,
+        dtype=dtype,  # a quantised folder keeps its own
         device=placed.device,
         streams=streams,
         name=name,
