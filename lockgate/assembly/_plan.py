@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from lockgate.backbones import Placement
 from lockgate.classifiers.text import TextBaselineConfig
 from lockgate.errors import ConfigError
 from lockgate.training import ProbeConfig
@@ -85,10 +86,12 @@ class TrainingPlan:
             seed=self.seed,
         )
 
-    def reading_dtype(self) -> str:
-        """Return `float32` or `bfloat16`: the value of `reading`, with `auto` decided."""
+    def reading_dtype(self, placement: Placement) -> str:
+        """Return the precision of reading: the value of `reading`, with `auto` decided for a backbone."""
         if self.reading != "auto":
             return self.reading
+        if (placement.kind, placement.dtype) != ("cpu", "float32"):
+            return placement.dtype
         return "bfloat16" if _computes_in_bfloat16() else "float32"
 
 

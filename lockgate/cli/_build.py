@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, print_error, print_json
+from lockgate.cli._common import (
+    EXIT_CHECK_FAILED,
+    DeviceOption,
+    DtypeOption,
+    JsonFlag,
+    print_error,
+    print_json,
+)
 from lockgate.cli._factory import (
     BudgetTokensOption,
     BudgetUsdOption,
     ConcurrencyOption,
-    DtypeOption,
     ExecutorOption,
     FieldsOption,
     Files,
@@ -96,7 +102,8 @@ def build(
     judge: JudgeOption = None,
     judge_model: JudgeModelOption = None,
     judge_rows: JudgeRowsOption = None,
-    dtype: DtypeOption = "float32",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     streams: StreamsOption = 32,
     prompts: PromptsOption = None,
     evaluation: Annotated[
@@ -189,13 +196,13 @@ def build(
         _print_estimate(estimate, prices, json)
         return
     client = GeneratorSettings(
-        *(key_env, concurrency, dtype, streams, budget_tokens),
+        *(key_env, concurrency, device, dtype, streams, budget_tokens),
         prices=prices,
         max_cost=budget_usd,
         fields=read_fields(endpoint_field),
     )
     source, checker = generator_sources((generator, model), (judge, judge_model), client)
-    loaded = _load(backbone)
+    loaded = _load(backbone, device, dtype)
     with open_executor(executor, ray_address, settings=client) as used, show_steps() as watch:
         inputs = BuildInputs(
             constitution=policy,
@@ -213,7 +220,7 @@ def build(
             executor=used,
             judge=checker,
             judge_rows=judge_rows,
-            workers=workers or _cores(),
+            workers=workers or _processes(loaded),
             watch=lambda state: watch(state.step, state.total, state.done),
         )
         result = build_guard(inputs, out, work=work, command=("lockgate", *sys.argv[1:]))
@@ -227,13 +234,16 @@ def _training(preset: str | None, generator: str, changes: dict[str, Any]) -> "T
     return TrainingPlan.preset(name, **{key: value for key, value in changes.items() if value is not None})
 
 
-def _load(source: str) -> "Backbone":
+def _load(source: str, device: str, dtype: str) -> "Backbone":
     from lockgate.backbones import Backbone
 
-    return Backbone.load(source)
+    return Backbone.load(source, device=device, dtype=dtype)
 
 
-def _cores() -> int:
+def _processes(backbone: "Backbone") -> int:
+    """Return one process for each core, or a single one on a GPU, which all would share."""
+    if backbone.placement.kind != "cpu":
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_WORKERS)
 

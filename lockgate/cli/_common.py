@@ -17,6 +17,22 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Device that computes: auto, cpu, cuda, cuda:N or mps. auto: the first of CUDA, MPS and CPU "
+        "that is there.",
+    ),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="Precision: auto, float32, bfloat16 or float16. auto: the precision of the guard's threshold; "
+        "without a guard float32, or on CUDA bfloat16 for a checkpoint of 16 bits.",
+    ),
+]
 GuardArgument = Annotated[str, typer.Argument(metavar="GUARD", help="A guard's folder, or `embedded`.")]
 
 _PLAIN_SECONDS = 10.0
@@ -33,6 +49,23 @@ def print_error(message: str) -> None:
     """Print one line on standard error, red on a terminal."""
     line = "".join(character if character.isprintable() else " " for character in message)
     typer.secho(f"error: {line}", fg=typer.colors.RED, err=True)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print warnings about a guard's precision as lines on standard error."""
+    import warnings
+
+    from lockgate.errors import PrecisionWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PrecisionWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, PrecisionWarning):
+            typer.echo(f"warning: {warning.message}", err=True)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

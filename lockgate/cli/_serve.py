@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lockgate.cli._common import JsonFlag
+from lockgate.cli._common import DeviceOption, DtypeOption, JsonFlag
 from lockgate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def serve(
     backbone: Annotated[
         str, typer.Option(metavar="PATH", help="The model that the guard was made for, or `embedded`.")
     ] = "embedded",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on. 0 takes a free port.")
@@ -131,7 +133,7 @@ def serve(
             from lockgate.backbones import fetch_embedded
 
             fetch_embedded(report=lambda line: typer.echo(f"fetch: {line}", err=True))
-        gateway = _load(guard, backbone, options, threads)
+        gateway = _load(guard, backbone, options, threads, (device, dtype))
         url = url_of(bound)
 
         def ready() -> None:
@@ -157,19 +159,22 @@ def _mode(name: str) -> Any:  # noqa: ANN401 - a literal type, checked here
     return name
 
 
-def _load(guard: str, backbone: str, options: "GatewayOptions", threads: int | None) -> "Gateway":
+def _load(
+    guard: str, backbone: str, options: "GatewayOptions", threads: int | None, place: tuple[str, str]
+) -> "Gateway":
     import torch
 
     from lockgate.backbones import Backbone
+    from lockgate.cli._scoring import load_guard
     from lockgate.gateway import Gateway
-    from lockgate.guards import Guard
 
     if threads is not None:
         torch.set_num_threads(threads)
     if options.engine.mode == "off":
-        gateway = Gateway(Backbone.load(backbone), None, options)
+        loaded = Backbone.load(backbone, device=place[0], dtype=place[1])
+        gateway = Gateway(loaded, None, options)
     else:
-        gateway = Gateway.from_guard(Guard.load(guard, backbone=backbone), options, name=Path(guard).name)
+        gateway = Gateway.from_guard(load_guard(guard, backbone, *place), options, name=Path(guard).name)
     gateway.warm()
     return gateway
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lockgate.cli._common import JsonFlag, print_json, print_skipped
+from lockgate.cli._common import DeviceOption, DtypeOption, JsonFlag, print_json, print_skipped
 
 if TYPE_CHECKING:
     from lockgate.training import ClassifierConfig
@@ -26,7 +26,8 @@ def classifier(
             help="Model to read: `embedded`, or the folder of a Hugging Face causal language model."
         ),
     ] = "embedded",
-    device: Annotated[str, typer.Option(help="Device that computes, such as cpu or cuda.")] = "cpu",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     name: Annotated[str, typer.Option(help="Name of the classifier in results.")] = "exchange",
     reads: Annotated[
         str,
@@ -67,9 +68,6 @@ def classifier(
         typer.Option(help="Share of harmful exchanges in training. Default: as in the data."),
     ] = None,
     tokens_per_step: Annotated[int, typer.Option(help="Tokens in one update.", min=1)] = 2048,
-    dtype: Annotated[
-        str, typer.Option(help="Precision of the frozen weights: float32 or bfloat16.")
-    ] = "float32",
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave malformed rows out, and count them.")
@@ -89,11 +87,11 @@ def classifier(
     settings = {
         "name": name, "reads": reads, "head": head, "words": _words(words), "depth": depth, "layers": layers,
         "rank": rank, "alpha": 2.0 * rank, "cuts": cuts, "weighting": weighting, "lr": learning_rate,
-        "max_tokens": max_tokens, "tokens": tokens, "tokens_per_step": tokens_per_step, "dtype": dtype,
+        "max_tokens": max_tokens, "tokens": tokens, "tokens_per_step": tokens_per_step,
         "harmful_share": harmful_share,
         "seed": seed,
     }  # fmt: skip
-    config = _config(settings)
+    _config(settings)  # a wrong setting is an error before the model is loaded
     policy = load_constitution(constitution)
     check_classifier_target(output)
     invalid = InvalidCounter()
@@ -102,8 +100,10 @@ def classifier(
     ]
     output.parent.mkdir(parents=True, exist_ok=True)
     state = output.with_name(output.name + ".state")
+    loaded = Backbone.load(backbone, device=device, dtype=dtype)
+    config = _config({**settings, "dtype": loaded.placement.dtype})
     made = train_classifier(
-        Backbone.load(backbone, device=device),
+        loaded,
         rows,
         config,
         constitution=policy,

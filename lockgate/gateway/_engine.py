@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lockgate.backbones import Backbone
+from lockgate.backbones import Backbone, SessionPool
 from lockgate.errors import ConfigError, ContextOverflow, PoolFull
 from lockgate.exchanges import Message
 from lockgate.gateway._decisions import Decision, DecisionLog
@@ -61,8 +61,9 @@ class Engine:
         self._stepper: Stepper[Any]
         if make_stepper is None:
             kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
+            pool = SessionPool(backbone, kv_tokens, streams=options.max_streams)
             enforce = options.mode == "enforce"
-            self._stepper = PackedStepper(backbone, scoring, kv_tokens, wiring, enforce=enforce)
+            self._stepper = PackedStepper(backbone, scoring, pool, wiring, enforce=enforce)
         else:
             self._stepper = make_stepper(wiring)
         self.kv_tokens = self._stepper.kv_tokens

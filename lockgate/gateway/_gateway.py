@@ -196,8 +196,12 @@ def scoring_of(guard: Guard) -> Scoring:
 
 
 def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
-    """Describe a guard for clients: names, hash, and the budget of its threshold if it is calibrated."""
-    calibration = guard.calibration
+    """Describe a guard for clients: names, hash, and the budget of its threshold if it is calibrated.
+
+    In another precision than that of the calibration it counts as uncalibrated.
+    """
+    # A budget that was shown in another precision is not claimed.
+    calibration = None if guard.precision_shift is not None else guard.calibration
     return {
         "name": name or guard.record.name,
         "sha256": guard.sha256,
@@ -210,12 +214,13 @@ def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
         "calibrated": calibration is not None,
         "budget": None if calibration is None else calibration.budget,
         "uncalibrated_because": _why_uncalibrated(guard),
+        "precision": str(guard.backbone.placement),
     }
 
 
 def _why_uncalibrated(guard: Guard) -> str | None:
     if guard.calibration is not None:
-        return None
+        return guard.precision_shift
     provisional = guard.record.provisional
     return "the guard does not say" if provisional is None else provisional.reason
 

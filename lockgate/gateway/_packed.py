@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lockgate.backbones import Backbone, Feed, RenderedChat, Session, SessionPool, banned_ids
@@ -14,7 +13,7 @@ from lockgate.gateway._jobs import Job, Lane, Stream
 from lockgate.gateway._phases import AwaitingPrompt, AwaitingVerdict, Decoding, ReadingPrompt
 from lockgate.gateway._sampling import Sample, Sampler, stream_seed
 from lockgate.gateway._scheduler import share_prefill
-from lockgate.gateway._scoring import Scoring, ScoringTap
+from lockgate.gateway._scoring import Scoring, ScoringTap, to_host
 from lockgate.gateway._stepper import Stepper, Wiring
 from lockgate.gateway._stream import AnswerGate
 from lockgate.guards import Conversation
@@ -58,15 +57,15 @@ class PackedStepper(Stepper[PackedPortion]):
 
     Args:
         scoring: the guard, or None.
-        kv_tokens: key-value tokens for all open streams.
+        pool: the streams' memory. It is closed with the stepper.
     """
 
     def __init__(
-        self, backbone: Backbone, scoring: Scoring | None, kv_tokens: int, wiring: Wiring, *, enforce: bool
+        self, backbone: Backbone, scoring: Scoring | None, pool: SessionPool, wiring: Wiring, *, enforce: bool
     ) -> None:
         super().__init__(backbone.decode, wiring, enforce=enforce)
         self._backbone = backbone
-        self._pool = SessionPool(backbone, kv_tokens)
+        self._pool = pool
         self._scoring = scoring
         self._tap = None if scoring is None else scoring.tap
         unused = range(len(backbone.tokenizer), backbone.vocab_size)
@@ -180,8 +179,9 @@ class PackedStepper(Stepper[PackedPortion]):
             feeds.append(Feed(_lane(portion.stream).session, portion.token_ids, portion.want_logits))
         logits = self._pool.step(feeds, tap)
         wanted = [row for row in logits if row is not None]
-        rows = iter(torch.stack(wanted).cpu().numpy() if wanted else ())
-        scores = None if tap is None else tap.logits.cpu().numpy()
+        fetched = to_host([*wanted, *(() if tap is None else (tap.logits,))])
+        rows = iter(fetched)
+        scores = None if tap is None else fetched[-1]
         found, start = [], 0
         for portion, row in zip(portions, logits, strict=True):
             end = start + len(portion.token_ids)

@@ -65,7 +65,7 @@ def read_stage1(
         started = time.process_time()
         readings = _readings(backbone, exchanges, consumers, first_number)
         for parts in read_packed(pool, readings, tap):
-            logits = tap.logits.double().cpu().numpy()
+            logits = tap.logits.cpu().double().numpy()
             elapsed = time.process_time() - started
             share = elapsed / sum(part.end - part.start for part in parts)
             for part in parts:

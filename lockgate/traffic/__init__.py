@@ -6,13 +6,17 @@ from lockgate.traffic._evidence import Evidence, describe_traffic, gather_eviden
 from lockgate.traffic._files import score_file, score_row
 from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
+from lockgate.traffic._transfer import Shift, Transfer, compare_precisions, score_traffic
 
 __all__ = [
     "CalibrationPlan",
     "Evidence",
     "SecondStagePlan",
+    "Shift",
     "StagedScores",
+    "Transfer",
     "calibrate",
+    "compare_precisions",
     "describe_traffic",
     "gather_evidence",
     "read_exclusions",
@@ -20,4 +24,5 @@ __all__ = [
     "score_once",
     "score_row",
     "score_stages",
+    "score_traffic",
 ]

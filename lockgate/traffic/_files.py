@@ -8,6 +8,7 @@ written.
 import hashlib
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 
+from lockgate.backbones import Backbone, Placement
 from lockgate.durable import file_sha256, open_atomic, scratch_folder
 from lockgate.durable.processes import run_parts
-from lockgate.errors import ConfigError, ExchangeError, GuardError
+from lockgate.errors import ConfigError, ExchangeError, GuardError, PrecisionWarning
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import ExchangeScore, Guard, finite_or_none
 from lockgate.tables import BlockTrace, ScoresTable
@@ -89,7 +91,7 @@ def score_file(
         else:
             run_parts(
                 _work,
-                [(str(guard.path), guard.backbone.source, task, worker) for worker in range(workers)],
+                [(str(guard.path), *_backbone_of(guard), task, worker) for worker in range(workers)],
                 lost=GuardError("a scoring process ended by itself (memory?); run the same command to go on"),
                 watch=lambda: report(_count_done(parts)),
             )
@@ -141,7 +143,12 @@ def _columns(blocks: Sequence[Sequence[float]]) -> tuple[list[int], list[float],
 
 def _guard_key(guard: Guard) -> list[Any]:
     weights = torch.cat([guard.head.weights.flatten(), guard.head.bias]).numpy().tobytes()
-    return [guard.record.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
+    content = guard.record.model_dump(mode="json")
+    # A run on a CPU that an earlier version began goes on.
+    if content["backbone"]["device"] == "cpu":
+        del content["backbone"]["device"]
+    shift = [] if guard.precision_shift is None else [str(guard.backbone.placement)]
+    return [content, hashlib.sha256(weights).hexdigest(), *shift]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +166,18 @@ class _Task:
         return self.parts / f"{number:08d}.jsonl"
 
 
-def _work(guard_path: str, backbone: str, task: _Task, worker: int) -> None:
+def _backbone_of(guard: Guard) -> tuple[str, Placement]:
+    return guard.backbone.source, guard.backbone.placement
+
+
+def _work(guard_path: str, source: str, placed: Placement, task: _Task, worker: int) -> None:
     """Score one worker's chunks, in a process of its own."""
     torch.set_num_threads(1)
-    for _ in _write_chunks(Guard.load(guard_path, backbone=backbone), task, worker):
+    backbone = Backbone.load(source, device=placed.device, dtype=placed.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PrecisionWarning)  # the first process has said it
+        guard = Guard.load(guard_path, backbone=backbone)
+    for _ in _write_chunks(guard, task, worker):
         pass
 
 

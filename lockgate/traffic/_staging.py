@@ -113,6 +113,8 @@ def score_once(
     content = file_sha256(source)
     table, done = folder / f"{content[:16]}.parquet", folder / f"{content[:16]}.json"
     key = {"guard": guard.sha256, "input": content, "blocks": blocks}
+    if guard.precision_shift is not None:
+        key["precision"] = str(guard.backbone.placement)
     trace = table.with_suffix(".blocks.parquet")
     mark = Mark.read(done)
     if mark is None or mark.key != key or not mark.stands(folder):
