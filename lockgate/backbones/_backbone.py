@@ -27,7 +27,6 @@ from lockgate.backbones._folder import (
 from lockgate.backbones._memory import KeyValues
 from lockgate.backbones._selftest import SelfCheck, require_self_test, self_test
 from lockgate.backbones._taps import Tap, attach
-from lockgate.backbones._templates import FIXED_DATE
 from lockgate.backbones._tree import TreeStep
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
@@ -137,7 +136,7 @@ class Backbone:
         Raises:
             BackboneError: there is no usable model at `source`.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+        from transformers import AutoModelForCausalLM
 
         hashes = None
         path = Path(source)
@@ -161,11 +160,7 @@ class Backbone:
                     attn_implementation=ATTENTION_NAME,
                     output_loading_info=True,
                 )
-                # Take the tokenizer as its file says: AutoTokenizer may replace rules by the model's type.
-                plain = (path / "tokenizer.json").is_file()
-                kind = PreTrainedTokenizerFast if plain else AutoTokenizer
-                tokenizer = kind.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-            tokenizer.chat_template = find_template(path, tokenizer.chat_template)
+                tokenizer = load_tokenizer(path)
         except BackboneError:
             raise
         except Exception as error:  # the library raises many kinds of errors for a folder it can't read
@@ -185,14 +180,14 @@ class Backbone:
         """Hashes of weights, tokenizer and template, and the logits after 32 fixed tokens."""
         hashes = self._hashes or {
             "kind": "huggingface",
-            "tensors_sha256": hash_weights(self._weights) if self._weights else _hash_tensors(self.model),
-            "tokenizer_sha256": _hash_tokenizer(self.tokenizer),
+            "tensors_sha256": hash_weights(self._weights)
+            if self._weights
+            else hash_tensors(sorted(self.model.state_dict().items())),
+            "tokenizer_sha256": hash_tokenizer(self.tokenizer),
         }
-        template = hashlib.sha256(self.chat.template.text.encode()).hexdigest()
-        dated = {"template_date": FIXED_DATE.isoformat()} if self.chat.template.asks_for_the_date else {}
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return BackboneIdentity(
-            self.name, {**hashes, "template_sha256": template, **dated}, dtype, self._fingerprint()
+            self.name, {**hashes, **self.chat.template.hashes}, dtype, self._fingerprint()
         )
 
     def self_test(self) -> list[SelfCheck]:
@@ -344,16 +339,30 @@ def _eos_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", cha
     return found
 
 
-def _hash_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
+def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
+    """Load a folder's tokenizer, with its chat template."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # Take the tokenizer as its file says: AutoTokenizer may replace rules by the model's type.
+    kind = PreTrainedTokenizerFast if (path / "tokenizer.json").is_file() else AutoTokenizer
+    made: PreTrainedTokenizerFast = kind.from_pretrained(
+        str(path), local_files_only=True, trust_remote_code=False
+    )
+    made.chat_template = find_template(path, made.chat_template)
+    return made
+
+
+def hash_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
     """Hash what the tokenizer does. Padding or truncation that a caller left in it does not count."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["padding"] = state["truncation"] = None  # neither has any effect here, see `Vocabulary`
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _hash_tensors(model: torch.nn.Module) -> str:
+def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash a model's tensors, given by their names' order."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in tensors:
         digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
