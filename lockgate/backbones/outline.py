@@ -99,11 +99,11 @@ class Outline:
         if self.config.get("tie_word_embeddings", False):
             source[_HEAD] = _EMBEDDING
         for name in sorted(source):
-            if (path := files.get(source[name])) is None:
+            if (holder := files.get(source[name])) is None:
                 raise BackboneError(
                     f"{self.path}: the tensor {source[name]} is missing; fetch the whole model"
                 )
-            with _opened(path) as file:
+            with _opened(holder) as file:
                 tensor: Tensor = file.get_tensor(source[name])
             yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
 

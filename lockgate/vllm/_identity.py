@@ -1,26 +1,24 @@
 """The check that a guard was made for the model that vLLM loads."""
 
-from pathlib import Path
-
 import torch
 
-from lockgate.backbones.outline import read_outline
+from lockgate.backbones.outline import Outline
 from lockgate.errors import BackboneMismatch
 from lockgate.guards import GuardRecord
 
 
-def check_backbone(record: GuardRecord, model: str, dtype: str) -> None:
+def check_backbone(record: GuardRecord, outline: Outline, dtype: str) -> None:
     """Check a guard's backbone against the folder of vLLM's model.
 
     The logits of the fixed tokens are not compared: vLLM does not compute them outside a request.
 
     Args:
-        model: the folder.
+        outline: what is known of the folder.
         dtype: precision in which vLLM loads it, such as `float32`.
 
     Raises:
         BackboneMismatch: the guard was made for another model, or for another precision.
-        BackboneError: the folder is unreadable.
+        BackboneError: the weights are unreadable.
     """
     made = record.backbone
     if made.dtype != dtype:
@@ -28,7 +26,6 @@ def check_backbone(record: GuardRecord, model: str, dtype: str) -> None:
             f"the guard was made for {made.dtype}, vLLM loads the model in {dtype}; start it with "
             f"--dtype {made.dtype}, or calibrate a guard for {dtype}"
         )
-    outline = read_outline(Path(model))
     found = outline.hashes(getattr(torch, dtype))
     if differing := sorted(key for key in {*made.hashes, *found} if made.hashes.get(key) != found.get(key)):
         raise BackboneMismatch(

@@ -9,6 +9,7 @@ from typing import Any
 from lockgate._extras import need
 from lockgate.backbones.outline import Outline, read_outline
 from lockgate.errors import BackboneError, ConfigError
+from lockgate.vllm._identity import check_backbone
 from lockgate.vllm._refusals import VERSION
 from lockgate.vllm._settings import KEY, Release, Settings, read_probe
 
@@ -83,13 +84,14 @@ def engine_arguments(
         extra: more arguments of `EngineArgs`. They may not replace Lockgate's own.
 
     Raises:
-        GuardError, BackboneError: the guard or the model is unreadable.
+        GuardError, BackboneError: the guard or the model is unreadable, or they do not belong together.
         ConfigError: the guard has two stages and vLLM shall decide alone, the architecture has no compiled
             form, or `extra` names an argument that is Lockgate's.
     """
     settings = Settings(Path(guard), release, stage)
-    read_probe(settings)
+    probe = read_probe(settings)
     outline = read_outline(backbone)
+    check_backbone(probe.record, outline, dtype)
     place = "embedded" if str(guard) == "embedded" else str(Path(guard).absolute())
     prefixes = tuple(map(tuple, outline.prefixes))
     made: dict[str, Any] = {

@@ -11,6 +11,7 @@ from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
+from lockgate.backbones.outline import read_outline
 from lockgate.errors import BackboneMismatch, ConfigError
 from lockgate.vllm._board import Board, attach, make_board
 from lockgate.vllm._identity import check_backbone
@@ -47,7 +48,8 @@ class GuardWorker(Worker):
         # Every rank holds all activations behind a block, but only the first rank's output is sent.
         if self.rank == 0:
             config = self.vllm_config.model_config
-            check_backbone(self._probe.record, config.model, str(config.dtype).removeprefix("torch."))
+            dtype = str(config.dtype).removeprefix("torch.")
+            check_backbone(self._probe.record, read_outline(config.model), dtype)
         super().load_model(**kwargs)
         model = self.model_runner.get_model()
         self._board = getattr(model, "lockgate_board", None)

@@ -59,12 +59,14 @@ def test_arguments_and_command_line_say_the_same(guard) -> None:
     assert words[words.index("--scheduler-cls") + 1] == "lockgate.vllm.scheduler.GuardScheduler"
 
 
-def test_a_compiled_model_has_a_class_of_its_own(guard, saved_backbone) -> None:
+def test_a_compiled_model_has_a_class_of_its_own(guard, saved_backbone, tmp_path) -> None:
     path, model, _ = guard
     made = engine_arguments(path, model, release="scored", eager=False)
     assert made["hf_overrides"] == {"architectures": ["LockgateLlamaForCausalLM"]}
+    gemma = Backbone.load(saved_backbone("gemma2"))
+    make_guard(gemma).save(tmp_path / "gemma")
     with pytest.raises(ConfigError, match="no compiled form"):
-        engine_arguments(path, saved_backbone("gemma2"), release="scored", eager=False)
+        engine_arguments(tmp_path / "gemma", gemma.source, release="scored", eager=False)
 
 
 def test_extra_arguments_may_not_replace_lockgates_own(guard) -> None:
@@ -77,11 +79,11 @@ def test_extra_arguments_may_not_replace_lockgates_own(guard) -> None:
 
 def test_a_guard_of_another_backbone(guard, saved_backbone) -> None:
     _, model, made = guard
-    check_backbone(made.record, str(model), "float32")
+    check_backbone(made.record, read_outline(model), "float32")
     with pytest.raises(BackboneMismatch, match="differs in tensors_sha256"):
-        check_backbone(made.record, str(saved_backbone("qwen2")), "float32")
+        check_backbone(made.record, read_outline(saved_backbone("qwen2")), "float32")
     with pytest.raises(BackboneMismatch, match="--dtype float32"):
-        check_backbone(made.record, str(model), "bfloat16")
+        check_backbone(made.record, read_outline(model), "bfloat16")
 
 
 def test_a_missing_tensor(saved_backbone, tmp_path) -> None:
