@@ -3,7 +3,7 @@
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test coverage check docs bench
+.PHONY: help setup serve test test-vllm coverage check docs bench
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ serve:  ## Serve the embedded guard and print its URL
 
 test:  ## Run the tests (browser tests need Chromium)
 	@scripts/test $(ARGS)
+
+test-vllm:  ## Run the tests of the probe inside vLLM, in .venv-vllm (3.5 GB; VLLM_VENV names another)
+	@scripts/test-vllm $(ARGS)
 
 coverage:  ## Run the tests and fail if they cover too little
 	@scripts/coverage $(ARGS)

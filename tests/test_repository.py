@@ -33,7 +33,7 @@ def test_make_help_names_every_target() -> None:
         ["make", "-s", "-C", str(ROOT)], capture_output=True, text=True, check=True
     ).stdout
     targets = re.findall(r"^\s+make (\S+)", listed, re.MULTILINE)
-    assert targets == ["help", "setup", "serve", "test", "coverage", "check", "docs", "bench"]
+    assert targets == ["help", "setup", "serve", "test", "test-vllm", "coverage", "check", "docs", "bench"]
 
 
 def test_scripts_are_executable_and_strict() -> None:

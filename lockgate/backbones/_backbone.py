@@ -29,7 +29,6 @@ from lockgate.backbones._memory import KeyValues
 from lockgate.backbones._placement import DTYPES, Placement, choose_placement, require_memory, stored_dtypes
 from lockgate.backbones._selftest import SelfCheck, require_self_test, self_test
 from lockgate.backbones._taps import Tap, attach
-from lockgate.backbones._templates import FIXED_DATE
 from lockgate.backbones._tree import TreeStep
 from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
@@ -143,7 +142,7 @@ class Backbone:
             ConfigError: the device or precision is unknown, not there, or not that of a quantised checkpoint.
             BackboneError: there is no usable model at `source`, or its weights are larger than the memory.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+        from transformers import AutoModelForCausalLM
 
         hashes, path = None, Path(source)
         choose_placement(device, dtype)  # a wrong name or device is an error before anything is read
@@ -169,11 +168,7 @@ class Backbone:
                     attn_implementation=ATTENTION_NAME,
                     output_loading_info=True,
                 )
-                # Take the tokenizer as its file says: AutoTokenizer may replace rules by the model's type.
-                plain = (path / "tokenizer.json").is_file()
-                kind = PreTrainedTokenizerFast if plain else AutoTokenizer
-                tokenizer = kind.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-            tokenizer.chat_template = find_template(path, tokenizer.chat_template)
+                tokenizer = load_tokenizer(path)
         except BackboneError:
             raise
         except Exception as error:  # the library raises many kinds of errors for a folder it can't read
@@ -205,13 +200,11 @@ class Backbone:
         hashes = self._hashes or {
             "kind": "huggingface",
             "tensors_sha256": self._hash_weights(),
-            "tokenizer_sha256": _hash_tokenizer(self.tokenizer),
+            "tokenizer_sha256": hash_tokenizer(self.tokenizer),
         }
-        template = hashlib.sha256(self.chat.template.text.encode()).hexdigest()
-        dated = {"template_date": FIXED_DATE.isoformat()} if self.chat.template.asks_for_the_date else {}
         return BackboneIdentity(
             self.name,
-            {**hashes, "template_sha256": template, **dated},
+            {**hashes, **self.chat.template.hashes},
             self.placement.dtype,
             self._fingerprint(),
             device=self.placement.kind,
@@ -223,7 +216,7 @@ class Backbone:
             return hash_weights(self._folder)
         stored = set() if self._folder is None else stored_dtypes(self._folder)
         if self._folder is None or self.placement.dtype == "float32" or stored == {self.placement.dtype}:
-            return hash_tensors(self.model)
+            return hash_tensors(sorted(self.model.state_dict().items()))
         # The loaded weights have lost digits, so those of the files are read again.
         from transformers import AutoModelForCausalLM
 
@@ -236,7 +229,7 @@ class Backbone:
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-        return hash_tensors(model)
+        return hash_tensors(sorted(model.state_dict().items()))
 
     def self_test(self) -> list[SelfCheck]:
         """Check that tokenizer and template do what a guard relies on.
@@ -387,7 +380,20 @@ def _eos_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", cha
     return found
 
 
-def _hash_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
+def load_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
+    """Load a folder's tokenizer, with its chat template."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # Take the tokenizer as its file says: AutoTokenizer may replace rules by the model's type.
+    kind = PreTrainedTokenizerFast if (path / "tokenizer.json").is_file() else AutoTokenizer
+    made: PreTrainedTokenizerFast = kind.from_pretrained(
+        str(path), local_files_only=True, trust_remote_code=False
+    )
+    made.chat_template = find_template(path, made.chat_template)
+    return made
+
+
+def hash_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
     """Hash what the tokenizer does. Padding or truncation that a caller left in it does not count."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["padding"] = state["truncation"] = None  # neither has any effect here, see `Vocabulary`

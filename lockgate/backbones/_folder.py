@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,10 @@ def hash_weights(path: Path) -> str:
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
-def hash_tensors(model: torch.nn.Module) -> str:
-    """Hash a model's tensors as float32, so that equal weights have one hash in any precision."""
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash tensors, in their names' order, as float32: equal weights have one hash in any precision."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in tensors:
         full = tensor.detach().cpu()
         full = full.float() if full.is_floating_point() else full
         digest.update(json.dumps([name, list(full.shape), str(full.dtype)]).encode())

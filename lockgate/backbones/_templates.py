@@ -4,6 +4,7 @@ The scores of a file must not change with the clock, and the scored tokens must 
 template that asks for the date gets a fixed one. A template that writes something random is refused.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,12 @@ class ChatTemplate:
                 "repeated; remove it from chat_template.jinja"
             )
         self.asks_for_the_date = _CLOCK in names
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The template's part of a backbone's identity: its hash, and the fixed date if it asks for one."""
+        dated = {"template_date": FIXED_DATE.isoformat()} if self.asks_for_the_date else {}
+        return {"template_sha256": hashlib.sha256(self.text.encode()).hexdigest(), **dated}
 
     def render(self, turns: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
         """Render the text of a conversation. Raises TemplateRefusal if the template fails."""
