@@ -195,6 +195,11 @@ class Backbone:
             self.name, {**hashes, "template_sha256": template, **dated}, dtype, self._fingerprint()
         )
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the weights were loaded from a quantised checkpoint, which keeps its own precision."""
+        return self._weights is not None
+
     def self_test(self) -> list[SelfCheck]:
         """Check that tokenizer and template do what a guard relies on.
 
