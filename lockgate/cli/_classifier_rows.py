@@ -124,7 +124,7 @@ def training_rows(
     from lockgate.errors import ConfigError
     from lockgate.exchanges import read_exchanges
     from lockgate.guards import Guard
-    from lockgate.traffic import read_mined, screen_exchanges, screen_threshold
+    from lockgate.traffic import add_mined, read_mined, screen_exchanges, screen_threshold
     from lockgate.training import select_examples
 
     plan = choice.plan(seed)
@@ -138,10 +138,10 @@ def training_rows(
         for row in read_exchanges(path, skip_invalid=choice.skip_invalid, on_invalid=bad)
     ]
     selection: dict[str, Any] = {"mined": mined.facts} if mined.facts else {}
-    added = _new_rows(rows, mined.rows)
-    select_examples([*rows, *added], reads)
+    rows = add_mined(rows, mined.rows)
+    select_examples(rows, reads)
     if choice.screen is None:
-        yield TrainingRows([*rows, *added], selection)
+        yield TrainingRows(rows, selection)
         return
     guard = Guard.load(choice.screen, backbone=backbone)
     screen_threshold(guard, plan)
@@ -149,7 +149,7 @@ def training_rows(
         with watch_files("screen") as watch:
             screened = screen_exchanges(guard, choice.inputs, plan, folder, report=watch)
         selection["screen"] = screened.facts
-        yield TrainingRows([*screened.rows, *_new_rows(screened.rows, mined.rows)], selection)
+        yield TrainingRows(add_mined(screened.rows, mined.rows), selection)
 
 
 def _probe_of(choice: RowChoice) -> str | None:
@@ -169,22 +169,3 @@ def _probe_of(choice: RowChoice) -> str | None:
     if len(set(found)) > 1:
         raise ConfigError("--screen and --for-guard name guards with different probes; give one guard")
     return found[0] if found else None
-
-
-def _new_rows(rows: Sequence["Exchange"], mined: Sequence["Exchange"]) -> list["Exchange"]:
-    """Return the mined rows that are not among the others. One exchange trains once.
-
-    Raises:
-        TrainingError: a mined exchange is labelled harmful among the others.
-    """
-    from lockgate.errors import TrainingError
-
-    labels = {row.id: row.label for row in rows}
-    odd = [row.id for row in mined if (labels.get(row.id) or 0.0) >= 0.5]
-    if odd:
-        raise TrainingError(
-            f"{len(odd)} mined exchanges are labelled harmful in --input, the first with id {odd[0]}; read "
-            "them and correct one of the labels"
-        )
-    found = {row.id: row for row in mined if row.id not in labels}
-    return list(found.values())

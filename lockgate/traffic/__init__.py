@@ -5,8 +5,9 @@ from lockgate.traffic._checks import read_exclusions
 from lockgate.traffic._evidence import Evidence, describe_traffic, gather_evidence
 from lockgate.traffic._files import score_file, score_row
 from lockgate.traffic._mine import mine
-from lockgate.traffic._mined import MINED, Mined, manifest_of, read_mined
+from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
 from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan
+from lockgate.traffic._pool import sift_pool
 from lockgate.traffic._screen import Screened, screen_exchanges, screen_threshold
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
 
@@ -20,6 +21,7 @@ __all__ = [
     "Screened",
     "SecondStagePlan",
     "StagedScores",
+    "add_mined",
     "calibrate",
     "describe_traffic",
     "gather_evidence",
@@ -33,4 +35,5 @@ __all__ = [
     "score_stages",
     "screen_exchanges",
     "screen_threshold",
+    "sift_pool",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lockgate.durable import file_sha256, open_atomic
-from lockgate.errors import ExchangeError
+from lockgate.errors import ExchangeError, TrainingError
 from lockgate.exchanges import Exchange, read_exchanges
 
 MINED = "mined"
@@ -69,6 +69,23 @@ def read_mined(files: Sequence[Path], *, probe: str | None = None) -> Mined:
             rows.append(row)
         facts.append({"file": manifest["file"], **{name: manifest[name] for name in _KEPT}})
     return Mined(rows, probe, facts)
+
+
+def add_mined(rows: Sequence[Exchange], mined: Sequence[Exchange]) -> list[Exchange]:
+    """Return training exchanges with the mined ones that are not among them. One exchange trains once.
+
+    Raises:
+        TrainingError: a mined exchange is labelled harmful among the others.
+    """
+    labels = {row.id: row.label for row in rows}
+    odd = [row.id for row in mined if (labels.get(row.id) or 0.0) >= 0.5]
+    if odd:
+        raise TrainingError(
+            f"{len(odd)} mined exchanges are labelled harmful in the training data, the first with id "
+            f"{odd[0]}; read them and correct one of the labels"
+        )
+    found = {row.id: row for row in mined if row.id not in labels}
+    return [*rows, *found.values()]
 
 
 def _check_row(path: Path, number: int, row: Exchange, probe: str) -> None:
