@@ -135,9 +135,9 @@ def _print(found: dict[str, Any], output: Path) -> None:
     if left:
         typer.echo(f"left out: {left.replace('_', ' ')}")
     if found["flag"] is not None:
-        what = "stage 2 is asked" if found["stage"] == 1 else "it is flagged"
+        what = "stage 1" if found["stage"] == 1 else "the mixed score"
         typer.echo(
-            f"above {found['flag']:.4f}, where {what}: {found['flagged']} of the harmless ones, "
+            f"above {found['flag']:.4f}, the threshold of {what}: {found['flagged']} of the harmless ones, "
             f"{found['harmful_flagged']} of {kinds['harmful']} harmful ones"
         )
     mined = sorted(found["by_source"].items(), key=lambda item: (-item[1], item[0]))
