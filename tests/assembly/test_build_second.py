@@ -149,7 +149,7 @@ def test_an_interrupted_build_ends_with_the_same_second_stage(built, tmp_path, b
         ([], {}, "pool: no harmless exchange"),
         (
             [traffic_row(1)],
-            {"classifier": replace(PLAN.classifier, rank=10_000)},
+            {"classifier": replace(PLAN.classifier, rank=100_000)},
             "a guard's bundle",
         ),
         ([traffic_row(1)], {"classifier": replace(PLAN.classifier, words=(" yes", " no"))}, "tokens for"),
