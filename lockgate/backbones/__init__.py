@@ -3,7 +3,7 @@
 from lockgate.backbones._attention import PackedStep, Segment
 from lockgate.backbones._backbone import Backbone, BackboneIdentity
 from lockgate.backbones._chat import RenderedChat, Span, banned_ids
-from lockgate.backbones._derived import Injection, derive, derive_upper
+from lockgate.backbones._derived import Injection, derive, derive_upper, front
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path, fetch_embedded
 from lockgate.backbones._placement import DEVICES, DTYPES, Placement, choose_placement, stored_dtypes
 from lockgate.backbones._reading import Read, Reading, read_packed
@@ -43,6 +43,7 @@ __all__ = [
     "embedded_is_ready",
     "embedded_path",
     "fetch_embedded",
+    "front",
     "read_packed",
     "stored_dtypes",
     "tree_part",

@@ -231,6 +231,11 @@ class Backbone:
             )
         return hash_tensors(sorted(model.state_dict().items()))
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the weights were loaded from a quantised checkpoint, which keeps its own precision."""
+        return self._quantised
+
     def self_test(self) -> list[SelfCheck]:
         """Check that tokenizer and template do what a guard relies on.
 

@@ -79,6 +79,17 @@ def build(
             "beside the report."
         ),
     ] = None,
+    mine: Annotated[
+        Files | None,
+        typer.Option(
+            help="Pool of exchanges, unlabelled or harmless. The ones that the probe finds most harmful "
+            "train a second stage, in OUT.build/classifier. May be repeated."
+        ),
+    ] = None,
+    mine_top: Annotated[
+        float | None,
+        typer.Option(help="Share of the pool of --mine that trains. Default: 0.05.", min=0, max=1),
+    ] = None,
     update: Annotated[
         Path | None,
         typer.Option(
@@ -178,7 +189,7 @@ def build(
     from lockgate.guards import check_target
 
     wanted, policy = read_plan(plan, preset, generator), load_constitution(constitution)
-    settings = {"epochs": epochs, "max_rows": max_rows, "max_tokens": max_tokens}
+    settings = {"epochs": epochs, "max_rows": max_rows, "max_tokens": max_tokens, "mine_top": mine_top}
     training = _training(preset, generator, {**settings, "budget": budget, "benign_share": benign_share})
     prices = read_prices(price_prompt, price_completion)
     check_target(out)
@@ -190,6 +201,7 @@ def build(
             benign=benign or (),
             data=data or (),
             prompts=prompts or (),
+            mine=mine or (),
             judge=judge is not None,
             judge_rows=judge_rows,
         )
@@ -214,6 +226,7 @@ def build(
             data=tuple(data or ()),
             prompts=tuple(prompts or ()),
             evaluation=tuple(evaluation or ()),
+            mine=tuple(mine or ()),
             feedback=feedback,
             update=update,
             accept=accept,
@@ -280,8 +293,10 @@ def _print_estimate(estimate: "BuildEstimate", prices: "Prices | None", json: bo
         return
     for line in describe_requests(content["synthesis"]):
         typer.echo(f"synthesize, {line}")
-    for name in ("training", "calibration"):
+    for name in ("training", "calibration", "mining"):
         part = content[name]
+        if name == "mining" and not part["exchanges"]:
+            continue
         typer.echo(f"{name}: about {part['exchanges']} exchanges, {part['tokens']} tokens to read")
     found = content["budget"]
     wish = f"{found['wished']:.2%} takes {found['wished_needs']} distinct prompts"

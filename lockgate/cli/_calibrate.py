@@ -1,6 +1,5 @@
 """`lockgate calibrate`: set a guard's threshold on your own traffic."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lockgate.cli._calibration_report import budget_document, print_budgets, print_traffic, report
-from lockgate.cli._common import DeviceOption, DtypeOption, GuardArgument, JsonFlag
+from lockgate.cli._common import DeviceOption, DtypeOption, GuardArgument, JsonFlag, names_of_options
 from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, read_scores, watch_files
 from lockgate.cli._second_stage import (
     ClassifierOption,
@@ -138,7 +137,7 @@ def calibrate(
         "--stride": stride,
     }  # fmt: skip
     refused = {"--scores": scores, "--tolerance": tolerance, "--save-scores": save_scores}
-    with _names_of_options():
+    with names_of_options(_OPTIONS):
         stage = read_second_stage(classifier, options, refused, output)
         needed = bool(inputs) or output is not None or tolerance is None
         loaded = load_guard(guard, backbone, device, dtype) if needed else None
@@ -227,17 +226,3 @@ def _check_places(output: Path | None, scores: Path | None) -> None:
         check_target(output)
     if scores is not None and not scores.parent.is_dir():
         raise ConfigError(f"--save-scores: the folder {scores.parent} does not exist; make it first")
-
-
-@contextmanager
-def _names_of_options() -> Iterator[None]:
-    """Put the name of the option into errors in which the library names a field."""
-    from lockgate.errors import CalibrationError
-
-    try:
-        yield
-    except (CalibrationError, ConfigError) as error:
-        named = re.match(r"(\w+)(?=: | is )", str(error))
-        if named is None or named[1] not in _OPTIONS:
-            raise
-        raise type(error)(_OPTIONS[named[1]] + str(error)[named.end() :]) from error

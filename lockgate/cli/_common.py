@@ -1,9 +1,10 @@
 """Helpers for all commands: exit codes, JSON output, tables and progress. Imports nothing heavy."""
 
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -38,6 +39,24 @@ GuardArgument = Annotated[str, typer.Argument(metavar="GUARD", help="A guard's f
 _PLAIN_SECONDS = 10.0
 
 Advance = Callable[[int], None]
+
+
+@contextmanager
+def names_of_options(options: Mapping[str, str]) -> Iterator[None]:
+    """Put the name of the option into errors in which the library names a field.
+
+    Args:
+        options: the option of each field, such as `--input`.
+    """
+    from lockgate.errors import LockgateError
+
+    try:
+        yield
+    except LockgateError as error:
+        named = re.match(r"(\w+)(?=: | is )", str(error))
+        if named is None or named[1] not in options:
+            raise
+        raise type(error)(options[named[1]] + str(error)[named.end() :]) from error
 
 
 def print_json(value: object) -> None:

@@ -229,20 +229,27 @@ class Guard:
         return next(iter(self.score_many([exchange])))
 
     def score_many(
-        self, exchanges: Iterable[Exchange], *, first_number: int = 0, all_blocks: bool = False
+        self,
+        exchanges: Iterable[Exchange],
+        *,
+        first_number: int = 0,
+        all_blocks: bool = False,
+        screen: bool = False,
     ) -> Iterator[ExchangeScore]:
         """Score exchanges in input order, in packed steps and bounded memory.
 
         Args:
             first_number: number of the first exchange, for callers that score a file in chunks.
             all_blocks: let stage 2 judge every block, not only blocks that escalate.
+            screen: score with stage 1 alone; it flags what stage 2 would be asked about (`Stages.screen`).
 
         Raises:
             ExchangeError: the chat template refuses an exchange. The message names its number.
             GuardError: `all_blocks` is set and the guard has one stage.
         """
+        stages = self.stages.screen if screen else self.stages
         found = score_exchanges(
-            self.backbone, [self.stages], exchanges, first_number=first_number, all_blocks=all_blocks
+            self.backbone, [stages], exchanges, first_number=first_number, all_blocks=all_blocks
         )
         for (score,) in found:
             yield score

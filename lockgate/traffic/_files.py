@@ -36,6 +36,7 @@ def score_file(
     workers: int = 1,
     blocks: str | Path | None = None,
     all_blocks: bool = False,
+    screen: bool = False,
     report: Callable[[int], None] = lambda _: None,
 ) -> ScoresTable:
     """Score a file of exchanges into a scores table. The same call continues an interrupted run.
@@ -50,6 +51,7 @@ def score_file(
         blocks: place of the block trace: what both stages say at the end of each block. By default none is
             written.
         all_blocks: have stage 2 judge every block, also where stage 1 would not ask.
+        screen: score with stage 1 alone. `flagged` then says whether stage 2 would be asked.
         report: called after each chunk with the number of exchanges that are done.
 
     Returns:
@@ -57,7 +59,8 @@ def score_file(
 
     Raises:
         GuardError: the guard has one stage, and a block trace or verdicts for all blocks are asked for.
-        ConfigError: a folder does not exist, or several workers are to share a guard that is only in memory.
+        ConfigError: stage 1 alone is to judge blocks, a folder does not exist, or several workers are to
+            share a guard that is only in memory.
         ExchangeError: the input can't be read, or holds an exchange that the template refuses.
     """
     source, output, blocks = Path(input), Path(output), None if blocks is None else Path(blocks)
@@ -67,6 +70,8 @@ def score_file(
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"{path}: the folder {path.parent} does not exist; make it first")
     if blocks is not None or all_blocks:
+        if screen:
+            raise ConfigError("screen: stage 1 alone has no blocks; leave out the trace and its verdicts")
         guard.stages.require_second()
     if workers > 1 and (guard.path is None or not guard.backbone.source):
         raise ConfigError("workers: expected 1 for a guard or backbone that is only in memory; save it first")
@@ -80,11 +85,12 @@ def score_file(
         "input": file_sha256(source),
         "skip_invalid": skip_invalid,
         "all_blocks": all_blocks,
+        "screen": screen,
     }
     # A process for no chunk would load a model for nothing.
     workers = max(1, _count_chunks(source, skip_invalid, most=workers))
     with scratch_folder(parts, "scoring", key=key):
-        task = _Task(source, skip_invalid, parts, workers, all_blocks)
+        task = _Task(source, skip_invalid, parts, workers, all_blocks, screen)
         if workers == 1:
             for _ in _write_chunks(guard, task, 0):
                 report(_count_done(parts))
@@ -160,6 +166,7 @@ class _Task:
     parts: Path
     workers: int
     all_blocks: bool
+    screen: bool
 
     def place(self, number: int) -> Path:
         """Return the place of a finished chunk's rows."""
@@ -202,7 +209,9 @@ def _count_chunks(source: Path, skip_invalid: bool, most: int) -> int:
 
 
 def _write_chunk(guard: Guard, chunk: Sequence[Exchange], number: int, task: _Task) -> None:
-    scored = guard.score_many(chunk, first_number=number * CHUNK, all_blocks=task.all_blocks)
+    scored = guard.score_many(
+        chunk, first_number=number * CHUNK, all_blocks=task.all_blocks, screen=task.screen
+    )
     rows = sorted((score_row(score) for score in scored), key=lambda row: row["row"])
     with open_atomic(task.place(number)) as sink:
         for row in rows:

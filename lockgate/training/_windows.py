@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lockgate.backbones import Backbone, Reading, SessionPool, Site, read_packed
+from lockgate.backbones import Backbone, Reading, SessionPool, Site, front, read_packed
 from lockgate.classifiers import WINDOW
 from lockgate.durable import open_atomic
 from lockgate.errors import TrainingError
@@ -161,7 +161,7 @@ def build_cache(
     shards = -(-len(exchanges) // shard_size)
     if extra := [found for found in sorted(path.glob("[0-9]*.json")) if int(found.stem) >= shards]:
         raise TrainingError(f"{extra[0]}: made from more data than is given now; use another directory")
-    with SessionPool(backbone, 64 * backbone.context_length) as pool:
+    with SessionPool(front(backbone, 1 + max(layers)), 64 * backbone.context_length) as pool:
         for number, first in enumerate(range(0, len(exchanges), shard_size)):
             group = exchanges[first : first + shard_size]
             done = path / f"{number:04d}.json"
