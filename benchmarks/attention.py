@@ -20,9 +20,18 @@ import torch
 
 from benchmarks.engines import TARGET, write_part
 from benchmarks.run import decode, ratio
-from lockgate.backbones import Backbone, PackedStep, Placement, Segment, SessionPool, choose_placement
-from lockgate.backbones._attention import Together, packed_attention
-from lockgate.backbones._memory import KeyValues, Slab
+from lockgate.backbones import (
+    Backbone,
+    KeyValues,
+    PackedStep,
+    Placement,
+    Segment,
+    SessionPool,
+    Slab,
+    Together,
+    choose_placement,
+    packed_attention,
+)
 from lockgate.evaluation import collect_provenance
 
 TOKENS = 32
