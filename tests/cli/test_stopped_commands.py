@@ -22,7 +22,8 @@ from lockgate.traffic._files import CHUNK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
-PARTS = 9
+# So many that no process is done with its share before the command is stopped.
+PARTS = 12
 
 
 def test_scoring_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
