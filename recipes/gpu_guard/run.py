@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--constitution", default="general-harms", help="policy of the labels")
     parser.add_argument("--budget", type=float, default=0.001, help="refusal budget")
     parser.add_argument("--classifier", action="store_true", help="also train a second stage")
+    parser.add_argument("--head", default="verdict", help="of the second stage: verdict or value")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32], help="streams to time")
@@ -82,15 +83,8 @@ class Run:
         given, folder = self.arguments, self.arguments.output
         inputs = [file_sha256(given.exchanges), file_sha256(given.traffic)]
         place = ["--backbone", given.backbone, "--device", given.device, "--dtype", given.dtype]
-        key = [
-            *place,
-            *inputs,
-            given.constitution,
-            given.epochs,
-            given.classifier,
-            given.budget,
-            given.max_tokens,
-        ]
+        key = [*place, *inputs, given.constitution, given.epochs, given.max_tokens, given.budget]
+        key += [given.classifier, given.head]
         found: dict[str, Any] = {}
         found["train"] = self._step("train", ["probe"], key, lambda: self._train(place))
         found["classifier"] = None
@@ -137,6 +131,7 @@ class Run:
         made = lockgate(
             *("train", "classifier", "--input", given.exchanges, "--output", given.output / "classifier"),
             *("--constitution", given.constitution, "--layers", 2 if given.smoke else 10),
+            *("--head", given.head),
             *("--max-tokens", given.max_tokens, *place),
         )
         return {name: made[name] for name in ("tokens_seen", "steps")}

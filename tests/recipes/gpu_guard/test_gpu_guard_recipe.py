@@ -21,7 +21,8 @@ def run(monkeypatch, *arguments) -> None:
 def test_all_steps_run_and_are_done_once(saved_backbone, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(smoke, "_PLACES", ("at a fair",))
     given = ["--backbone", saved_backbone("llama"), "--output", tmp_path / "out", "--smoke", "--classifier"]
-    given += ["--max-tokens", 256]
+    # The tiny tokenizer has no single token for a verdict word.
+    given += ["--max-tokens", 256, "--head", "value"]
     given += ["--device", "cpu", "--dtype", "bfloat16", "--epochs", 1, "--tokens", 4, "--pairs", 1]
     run(monkeypatch, *given, "--streams", 1, 4)
     found = json.loads((tmp_path / "out" / "result.json").read_text())
