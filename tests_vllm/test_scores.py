@@ -89,7 +89,7 @@ def test_cached_blocks_without_rows_are_computed_again(engine, book, backbone, h
 
 
 def test_preempted_streams(engine, book, backbone, head, tolerance) -> None:
-    """Eight streams fit the cache until they grow over a block's end. Then some are thrown out and come back."""
+    """Eight streams fit the cache until they grow over a block's end. Then some are thrown out."""
     scheduler = engine.engine_core.engine_core.scheduler
     assert 16 <= scheduler.kv_cache_config.num_blocks < 24
     thrown: set[str] = set()
