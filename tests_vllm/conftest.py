@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-# The scheduler runs in this process, so that a test can set thresholds. The worker is a process of its own.
+# The engine runs in this process, so that a test can set thresholds and look at the scheduler.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 import pytest
@@ -47,7 +47,7 @@ def engine() -> Iterator:
         context=CONTEXT,
         cache_bytes=96 * 2**20,
         max_streams=8,
-        extra={"max_num_batched_tokens": 64, "disable_log_stats": True},
+        extra={"max_num_batched_tokens": 64, "enable_chunked_prefill": True, "disable_log_stats": True},
     )
     made = LLMEngine.from_engine_args(EngineArgs(**arguments))
     yield made
@@ -57,14 +57,14 @@ def engine() -> Iterator:
 @pytest.fixture
 def book(engine):
     """The gates of the engine, empty of cached rows."""
-    scheduler = engine.engine_core.engine_core.scheduler
     assert engine.reset_prefix_cache()
-    return scheduler.book
+    return engine.engine_core.engine_core.scheduler.book
 
 
-@pytest.fixture
-def clearing(book):
+@pytest.fixture(scope="session")
+def clearing(engine):
     """Let the engine decide by itself, under the given thresholds."""
+    book = engine.engine_core.engine_core.scheduler.book
 
     @contextmanager
     def clear(thresholds: Thresholds) -> Iterator[None]:

@@ -50,12 +50,11 @@ def submit(engine: Any, request: Request) -> None:
 
     extra = {} if request.regions is None else {"lockgate": request.regions}
     params = SamplingParams(
-        temperature=0,
         max_tokens=request.limit,
         output_kind=RequestOutputKind.DELTA,
         detokenize=False,
         extra_args=extra,
-        **request.options,
+        **{"temperature": 0.0, **request.options},
     )
     engine.add_request(request.name, {"prompt_token_ids": request.prompt}, params)
 

@@ -28,9 +28,9 @@ def stream(head, request: Request, thresholds: Thresholds, rows: np.ndarray) -> 
     when=st.integers(1, 12),
 )
 def test_what_leaves_is_what_the_state_lets_leave(
-    engine_book, texts, flag, flag_on, min_tokens, leaves, when
+    engine, backbone, head, clearing, texts, flag, flag_on, min_tokens, leaves, when
 ) -> None:
-    engine, book, backbone, head, clearing = engine_book
+    book = engine.engine_core.engine_core.scheduler.book
     thresholds = Thresholds(flag=flag, min_tokens=min_tokens, flag_on=flag_on)
     requests = [asked(backbone, str(number), text, 10) for number, text in enumerate(texts)]
 
@@ -68,11 +68,6 @@ def scores(head, request: Request, full: Request) -> np.ndarray:
     return state.consume(np.array(full.rows))
 
 
-@pytest.fixture
-def engine_book(engine, book, backbone, head, clearing):
-    return engine, book, backbone, head, clearing
-
-
 def test_a_flagged_prompt_gets_no_answer(engine, book, backbone, head, clearing) -> None:
     with clearing(Thresholds(flag=-100.0, min_tokens=1, flag_on="both")):
         (request,) = run(engine, [asked(backbone, "one", "What is a lock?", 10)]).values()
@@ -107,7 +102,9 @@ def test_a_row_that_was_not_written_ends_the_request(engine, book, backbone, hea
     book.faults = 0
 
 
-@pytest.mark.parametrize("options", [{"logprobs": 0}, {"prompt_logprobs": 0}])
+@pytest.mark.parametrize(
+    "options", [{"logprobs": 0}, {"prompt_logprobs": 0}, {"seed": 1, "temperature": 1.0}]
+)
 def test_a_refused_request_leaves_the_others_alone(engine, book, backbone, options) -> None:
     sound = asked(backbone, "sound", "What is a lock?", 5)
     refused = asked(backbone, "refused", "What is a lock?", 5, **options)
@@ -126,7 +123,7 @@ def test_several_answers_to_one_prompt_are_streams_of_their_own(engine, book, ba
 
     prompt = asked(backbone, "", "Write a short poem about water.", 1).prompt
     params = SamplingParams(
-        n=3, seed=1, temperature=1.0, max_tokens=6, detokenize=False, output_kind=RequestOutputKind.DELTA
+        n=3, temperature=1.0, max_tokens=6, detokenize=False, output_kind=RequestOutputKind.DELTA
     )
     engine.add_request("several", {"prompt_token_ids": prompt}, params)
     tokens: dict[int, list[int]] = {0: [], 1: [], 2: []}

@@ -50,11 +50,19 @@ def test_eight_streams_in_one_batch(engine, book, backbone, head, tolerance) -> 
 
 
 def test_an_answer_that_the_model_ends(engine, book, backbone, head, tolerance) -> None:
-    (request,) = run(engine, [asked(backbone, "short", TEXTS[1], 200)]).values()
-    assert (request.ended, request.stop) == ("stop", None)
-    assert 0 < len(request.tokens) < 200
-    assert not set(request.tokens) & backbone.eos_ids
-    agree(request, backbone, head, tolerance)
+    """The token that ends an answer is not read, so it has no row and is not sent."""
+    end = min(backbone.eos_ids)
+    bias = {"logit_bias": {end: 100.0}, "min_tokens": 5}
+    ended = run(engine, [asked(backbone, "ended", TEXTS[1], 20, **bias)])["ended"]
+    assert (ended.ended, ended.stop, len(ended.tokens)) == ("stop", None, 5)
+    agree(ended, backbone, head, tolerance)
+    stop = ended.tokens[3]
+    place = ended.tokens.index(stop)
+    found = run(engine, [asked(backbone, "stopped", TEXTS[1], 20, stop_token_ids=[stop])])["stopped"]
+    assert (found.ended, found.stop, found.tokens) == ("stop", stop, ended.tokens[:place])
+    # Behind the limit the token that ends an answer says nothing.
+    full = run(engine, [asked(backbone, "full", TEXTS[1], 5, **bias)])["full"]
+    assert (full.ended, full.stop, full.tokens) == ("length", None, ended.tokens)
 
 
 def test_a_prompt_in_pieces_and_then_from_the_cache(engine, book, backbone, head, tolerance) -> None:
@@ -81,19 +89,32 @@ def test_cached_blocks_without_rows_are_computed_again(engine, book, backbone, h
 
 
 def test_preempted_streams(engine, book, backbone, head, tolerance) -> None:
-    """Eight long streams do not fit the cache together, so that some are thrown out and computed again."""
+    """Eight streams fit the cache until they grow over a block's end. Then some are thrown out."""
     scheduler = engine.engine_core.engine_core.scheduler
+    assert 16 <= scheduler.kv_cache_config.num_blocks < 24
     thrown: set[str] = set()
 
     def watch(_step: int, _known: dict[str, Request]) -> None:
         thrown.update(name for name, r in scheduler.requests.items() if r.num_preemptions)
 
-    requests = [asked(backbone, f"{n}", f"{n} {LONG}", 24, ignore_eos=True) for n in range(6)]
+    prompts = [asked(backbone, "", f"{n} {LONG}", 1).prompt[:253] for n in range(8)]
+    requests = [Request(str(n), prompt, 8, options={"ignore_eos": True}) for n, prompt in enumerate(prompts)]
     found = run(engine, requests, watch)
     assert thrown
     assert book.faults == 0
     for request in found.values():
-        assert len(request.tokens) == 24
+        assert len(request.tokens) == 8
+        agree(request, backbone, head, tolerance)
+
+
+def test_a_cache_that_is_emptied_under_running_streams(engine, book, backbone, head, tolerance) -> None:
+    def empty(step: int, _known: dict[str, Request]) -> None:
+        if step in (4, 8):
+            engine.reset_prefix_cache(reset_running_requests=True)
+
+    found = run(engine, [asked(backbone, text, text, 8) for text in TEXTS[:3]], empty)
+    for request in found.values():
+        assert len(request.tokens) == 8
         agree(request, backbone, head, tolerance)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lockgate._extras import need
 from lockgate.backbones.outline import Outline, read_outline
 from lockgate.errors import BackboneError, ConfigError
@@ -81,7 +83,8 @@ def engine_arguments(
         cache_bytes: memory for keys and values; None lets vLLM choose.
         stage: 1 lets the probe of a guard with two stages decide alone.
         eager: run without compiling; False compiles, which a few architectures allow.
-        extra: more arguments of `EngineArgs`. They may not replace Lockgate's own.
+        extra: more arguments of `EngineArgs`. They may not replace Lockgate's own, except where Lockgate only
+            has a better default.
 
     Raises:
         GuardError, BackboneError: the guard or the model is unreadable, or they do not belong together.
@@ -94,12 +97,13 @@ def engine_arguments(
     check_backbone(probe.record, outline, dtype)
     place = "embedded" if str(guard) == "embedded" else str(Path(guard).absolute())
     prefixes = tuple(map(tuple, outline.prefixes))
+    longest = outline.context_length if context is None else context
     made: dict[str, Any] = {
         "model": str(outline.path),
         "served_model_name": [outline.name],
         "dtype": dtype,
         "max_num_seqs": max_streams,
-        "max_model_len": outline.context_length if context is None else context,
+        "max_model_len": longest,
         "enforce_eager": eager,
         "trust_remote_code": False,
         # The value 0 still lets a client ask for the logarithm of its own token, which the scheduler refuses.
@@ -114,7 +118,7 @@ def engine_arguments(
         made["hf_overrides"] = {"architectures": [_compiled(outline)]}
     if taken := sorted({*made, "hf_overrides"} & set(extra or {})):
         raise ConfigError(f"vLLM's {', '.join(taken)}: set by Lockgate; take it out of the extra arguments")
-    return {**made, **(extra or {})}
+    return {**made, **_defaults(longest), **(extra or {})}
 
 
 def command_line(
@@ -131,7 +135,7 @@ def command_line(
     for name, value in arguments.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
-            words += [flag] if value else []
+            words += [flag if value else f"--no-{flag[2:]}"]
         elif isinstance(value, dict):
             words += [flag, json.dumps(value, separators=(",", ":"))]
         elif isinstance(value, list):
@@ -139,6 +143,14 @@ def command_line(
         else:
             words += [flag, str(value)]
     return [*words, *options]
+
+
+def _defaults(longest: int) -> dict[str, Any]:
+    """Return arguments that a user may replace."""
+    if torch.cuda.is_available():
+        return {}
+    # On processors vLLM ends if the prompt of a request with a seed comes in pieces, so prompts come whole.
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, longest)}
 
 
 def _compiled(outline: Outline) -> str:

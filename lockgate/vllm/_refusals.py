@@ -78,13 +78,20 @@ def check_config(config: Any, release: Release) -> None:  # noqa: ANN401 - vLLM'
             raise ConfigError(f"vLLM with Lockgate's guard does not run with {name}: {reason}")
 
 
-def refuse_request(request: Any) -> str | None:  # noqa: ANN401 - vLLM's Request
-    """Return why a request is refused, without any of its text; None if it is fine."""
+def refuse_request(request: Any, *, seeds: bool = True) -> str | None:  # noqa: ANN401 - vLLM's Request
+    """Return why a request is refused, without any of its text; None if it is fine.
+
+    Args:
+        seeds: whether this engine can sample with a seed.
+    """
     params = request.sampling_params
     if params is None or request.pooling_params is not None:
         return "pooling"
     if params.logprobs is not None or params.logprob_token_ids:
         return "logprobs: they would leave before the tokens are scored"
+    if not seeds and params.seed is not None and params.temperature > 0:
+        # On processors vLLM 0.32 ends, with all of its requests, if such a prompt comes in pieces.
+        return "seed: on processors it needs --no-enable-chunked-prefill"
     if params.prompt_logprobs is not None:
         return "prompt_logprobs"
     if request.lora_request is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vllm.config import VllmConfig
+from vllm.platforms import current_platform
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -57,6 +58,7 @@ class GuardScheduler(Scheduler):
         self.book = GateBook(settings, probe, store)
         specs = [group.kv_cache_spec for group in self.kv_cache_config.kv_cache_groups]
         self._can_cut = all(isinstance(spec, FullAttentionSpec) for spec in specs)
+        self._seeds = not (current_platform.is_cpu() and self.scheduler_config.enable_chunked_prefill)
         self._refused: dict[str, str] = {}
         # Outputs that are due in the next step, each with the number of its client.
         self._due: list[tuple[int, EngineCoreOutput]] = []
@@ -69,7 +71,7 @@ class GuardScheduler(Scheduler):
         if name in self.requests:
             # Only a streaming input comes in parts, and its first part is refused already.
             return
-        reason = refuse_request(request)
+        reason = refuse_request(request, seeds=self._seeds)
         request.resumable = False
         if reason is None:
             try:

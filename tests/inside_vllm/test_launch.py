@@ -52,7 +52,8 @@ def test_arguments_and_command_line_say_the_same(guard) -> None:
     assert words[:3] == ["python", "-m", "vllm.entrypoints.openai.api_server"]
     assert words[-2:] == ["--port", "8000"]
     assert "--enforce-eager" in words
-    assert "--trust-remote-code" not in words
+    assert "--no-trust-remote-code" in words
+    assert ("--no-enable-chunked-prefill" in words) is not torch.cuda.is_available()
     assert json.loads(words[words.index("--additional-config") + 1]) == arguments["additional_config"]
     assert words[words.index("--kv-cache-memory-bytes") + 1] == str(2**20)
     assert words[words.index("--scheduler-cls") + 1] == "lockgate.vllm.scheduler.GuardScheduler"
@@ -70,8 +71,8 @@ def test_a_compiled_model_has_a_class_of_its_own(guard, saved_backbone, tmp_path
 
 def test_extra_arguments_may_not_replace_lockgates_own(guard) -> None:
     path, model, _ = guard
-    made = engine_arguments(path, model, release="scored", extra={"seed": 3})
-    assert made["seed"] == 3
+    made = engine_arguments(path, model, release="scored", extra={"seed": 3, "max_num_batched_tokens": 64})
+    assert (made["seed"], made["max_num_batched_tokens"]) == (3, 64)
     with pytest.raises(ConfigError, match="scheduler_cls"):
         engine_arguments(path, model, release="scored", extra={"scheduler_cls": "other"})
 

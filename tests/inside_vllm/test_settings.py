@@ -139,7 +139,13 @@ def test_what_is_fine() -> None:
 
 
 def made_request(**changes) -> Made:
-    params = {"logprobs": None, "logprob_token_ids": None, "prompt_logprobs": None}
+    params = {
+        "logprobs": None,
+        "logprob_token_ids": None,
+        "prompt_logprobs": None,
+        "seed": None,
+        "temperature": 1.0,
+    }
     request = {
         "pooling_params": None,
         "lora_request": None,
@@ -174,3 +180,10 @@ def made_request(**changes) -> Made:
 def test_a_refused_request(changes, named) -> None:
     reason = refuse_request(made_request(**changes))
     assert reason is None if named is None else named in reason
+
+
+def test_a_seed_is_refused_where_it_would_end_the_engine() -> None:
+    assert refuse_request(made_request(seed=1)) is None
+    assert "seed" in refuse_request(made_request(seed=1), seeds=False)
+    assert refuse_request(made_request(seed=1, temperature=0.0), seeds=False) is None
+    assert refuse_request(made_request(), seeds=False) is None
