@@ -21,7 +21,7 @@ from lockgate.traffic import (
 )
 from lockgate.training import check_settings, train_classifier
 
-MINED, CLASSIFIER = "mined.jsonl", "classifier"
+_MINED, _CLASSIFIER = "mined.jsonl", "classifier"
 _SCREEN, _STATE = "screen", "classifier.state"
 # Rows of a build that measure the guard or set its threshold.
 _HELD_OUT = ("held_out", "provisional", "calibration", "reviews")
@@ -56,7 +56,7 @@ def train_second_stage(folder: BuildFolder, inputs: BuildInputs, candidate: Guar
     mined = _mine(folder, inputs, candidate)
     trained = _train(folder, inputs, candidate, mined)
     return {
-        "path": str(folder.path / CLASSIFIER),
+        "path": str(folder.path / _CLASSIFIER),
         "mined": mined["file"]["rows"],
         "pool": mined["kinds"]["candidate"],
         "cut": mined["cut"],
@@ -66,7 +66,7 @@ def train_second_stage(folder: BuildFolder, inputs: BuildInputs, candidate: Guar
 
 
 def _mine(folder: BuildFolder, inputs: BuildInputs, candidate: Guard) -> dict[str, Any]:
-    output = folder.path / MINED
+    output = folder.path / _MINED
     held_out = _held_out(folder, inputs)
     key = {
         "guard": candidate.sha256,
@@ -82,7 +82,7 @@ def _mine(folder: BuildFolder, inputs: BuildInputs, candidate: Guard) -> dict[st
         plan = inputs.training.mining(held_out, inputs.workers)
         return mine(candidate, inputs.mine, output, plan, report=watch)
 
-    return folder.step("mine", key, [MINED, manifest_of(output).name], make)
+    return folder.step("mine", key, [_MINED, manifest_of(output).name], make)
 
 
 def _train(
@@ -109,7 +109,7 @@ def _train(
                     BuildProgress("screen training rows", done, None, "exchanges")
                 ),
             )
-            hard = read_mined([folder.path / MINED], probe=candidate.record.probe_sha256)
+            hard = read_mined([folder.path / _MINED], probe=candidate.record.probe_sha256)
             # Somebody has read these and found them harmful.
             harmful = {row.id for row in read_exchanges(rows) if (row.label or 0.0) >= 0.5}
             made = train_classifier(
@@ -121,12 +121,12 @@ def _train(
                 checkpoint=folder.path / _STATE,
                 report=lambda line: inputs.watch(_progress(line)),
             )
-            made.save(folder.path / CLASSIFIER)
+            made.save(folder.path / _CLASSIFIER)
         (folder.path / _STATE).unlink(missing_ok=True)
         training = made.record.training or {}
         return {"sha256": made.sha256, "exchanges": training["exchanges"], "screen": screened.facts["counts"]}
 
-    return folder.step(CLASSIFIER, key, [CLASSIFIER], make)
+    return folder.step(_CLASSIFIER, key, [_CLASSIFIER], make)
 
 
 def _held_out(folder: BuildFolder, inputs: BuildInputs) -> tuple[Path, ...]:
