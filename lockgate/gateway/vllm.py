@@ -169,7 +169,7 @@ def vllm_gateway(
     arguments = engine_arguments(
         source,
         backbone.source,
-        release="scored",
+        release="scored" if engine.mode == "enforce" else "shadow",
         dtype=backbone.identity.dtype,
         max_streams=engine.max_streams,
         cache_bytes=_cache_bytes(backbone, engine),
