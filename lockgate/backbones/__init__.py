@@ -1,6 +1,6 @@
 """Backbones: language models that read many token streams in one packed step and show their activations."""
 
-from lockgate.backbones._attention import PackedStep, Segment
+from lockgate.backbones._attention import PackedStep, Segment, packed_attention
 from lockgate.backbones._backbone import Backbone, BackboneIdentity
 from lockgate.backbones._chat import RenderedChat, Span, banned_ids
 from lockgate.backbones._derived import Injection, derive, derive_upper
@@ -43,6 +43,7 @@ __all__ = [
     "embedded_is_ready",
     "embedded_path",
     "fetch_embedded",
+    "packed_attention",
     "read_packed",
     "stored_dtypes",
     "tree_part",
