@@ -22,13 +22,10 @@ from benchmarks.engines import TARGET, write_part
 from benchmarks.run import decode, ratio
 from lockgate.backbones import (
     Backbone,
-    KeyValues,
     PackedStep,
-    Placement,
     Segment,
+    Session,
     SessionPool,
-    Slab,
-    Together,
     choose_placement,
     packed_attention,
 )
@@ -54,13 +51,14 @@ def main() -> None:
     placed = choose_placement(arguments.device, arguments.dtype)
     shape = tuple(arguments.heads)
     rows = []
+    backbone = Backbone.load(arguments.model, device=placed.device, dtype=placed.dtype)
     with torch.inference_mode():
         for streams in STREAMS:
             for context in CONTEXTS:
-                case = Case(streams, context, shape, placed.device, getattr(torch, placed.dtype))
+                case = Case(backbone, streams, context, shape)
                 rows.append(case.measure(arguments.pairs))
                 print(rows[-1], flush=True)
-    decoding = [decode_ratio(arguments.model, placed, streams, arguments.pairs // 4) for streams in (1, 8)]
+    decoding = [decode_ratio(backbone, streams, arguments.pairs // 4) for streams in (1, 8)]
     print(decoding, flush=True)
     found = {
         "device": placed.device,
@@ -75,9 +73,8 @@ def main() -> None:
     write_part("attention", found, arguments.output)
 
 
-def decode_ratio(source: str, placed: Placement, streams: int, pairs: int) -> dict[str, Any]:
+def decode_ratio(backbone: Backbone, streams: int, pairs: int) -> dict[str, Any]:
     """Return the ratio of whole decoding, memory that is shared to memory of its own, and the tokens/s."""
-    backbone = Backbone.load(source, device=placed.device, dtype=placed.dtype)
     seconds: list[list[float]] = [[], []]
 
     def timed(shared: bool) -> float:
@@ -101,22 +98,24 @@ class Layer(torch.nn.Module):
 class Case:
     """Streams of one context length, in memory that they share and in memory of their own."""
 
-    def __init__(
-        self, streams: int, context: int, shape: tuple[int, ...], device: str, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, backbone: Backbone, streams: int, context: int, shape: tuple[int, ...]) -> None:
         heads, kv_heads, size = shape
-        self.streams, self.context, self.device = streams, context, torch.device(device)
+        self.streams, self.context, self.device = streams, context, backbone.device
+        dtype = getattr(torch, backbone.placement.dtype)
         torch.manual_seed(0)
 
         def made(number: int) -> torch.Tensor:
-            return torch.randn(1, number, streams, size, device=device, dtype=dtype)
+            return torch.randn(1, number, streams, size, device=self.device, dtype=dtype)
 
         self.new = made(heads), made(kv_heads), made(kv_heads)
-        slab = Slab(streams, context + 64)
-        self.shared = self._segments([KeyValues(context + 64, slab) for _ in range(streams)])
-        self.own = self._segments([KeyValues(context + 64) for _ in range(streams)])
+        tokens = context + 64
+        shared = SessionPool(backbone, 2 * streams * tokens, streams=streams)
+        own = SessionPool(backbone, streams * tokens)
+        self.shared, self.own = (
+            self._segments([pool.open(tokens) for _ in range(streams)]) for pool in (shared, own)
+        )
 
-    def _segments(self, memory: list[KeyValues]) -> list[Segment]:
+    def _segments(self, memory: list[Session]) -> list[Segment]:
         for one in memory:
             for buffer in one.layer(0, *self.new[1:]):
                 buffer.normal_()
@@ -125,7 +124,7 @@ class Case:
     def measure(self, pairs: int) -> dict[str, Any]:
         """Return the seconds of a layer in both ways, and the median ratio of one call to one for each."""
         # The plan of a step is made once for all its layers, so it does not belong to the time of a layer.
-        together = PackedStep(self.shared, _parts=([], [Together(self.shared, self.device)]))
+        together = PackedStep(self.shared, together=True)
         alone = PackedStep(self.own)
         first, second = self._timer(together), self._timer(alone)
         first(), second()

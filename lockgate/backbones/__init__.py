@@ -1,11 +1,10 @@
 """Backbones: language models that read many token streams in one packed step and show their activations."""
 
-from lockgate.backbones._attention import PackedStep, Segment, Together, packed_attention
+from lockgate.backbones._attention import PackedStep, Segment, packed_attention
 from lockgate.backbones._backbone import Backbone, BackboneIdentity
 from lockgate.backbones._chat import RenderedChat, Span, banned_ids
 from lockgate.backbones._derived import Injection, derive, derive_upper, front
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path, fetch_embedded
-from lockgate.backbones._memory import KeyValues, Slab
 from lockgate.backbones._placement import DEVICES, DTYPES, Placement, choose_placement, stored_dtypes
 from lockgate.backbones._reading import Read, Reading, read_packed
 from lockgate.backbones._selftest import SelfCheck
@@ -21,7 +20,6 @@ __all__ = [
     "BackboneIdentity",
     "Feed",
     "Injection",
-    "KeyValues",
     "PackedStep",
     "Placement",
     "Read",
@@ -32,11 +30,9 @@ __all__ = [
     "Session",
     "SessionPool",
     "Site",
-    "Slab",
     "Span",
     "Tap",
     "TapGroup",
-    "Together",
     "TreePart",
     "TreeStep",
     "banned_ids",

@@ -24,7 +24,7 @@ ATTENTION_NAME = "lockgate_packed"
 _LONGEST_TOGETHER = 32
 # On a processor one call saves the time of so many tokens for each stream, and costs so many itself
 # (benchmarks/attention.py, embedded model). Padding costs as much as other tokens.
-_SAVED, _COST = 100, 300
+_SAVED, _COST = 100, 450
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,15 @@ class Segment:
 
 @dataclass(slots=True)
 class PackedStep:
-    """The plan of one packed forward pass, as attention needs it."""
+    """The plan of one packed forward pass, as attention needs it.
+
+    Attributes:
+        segments: the parts of the row.
+        together: whether segments that can be read in one call are. By default, where that is faster.
+    """
 
     segments: Sequence[Segment]
+    together: bool | None = None
     _masks: dict[tuple[int, int, int | None, int], Tensor | None] = field(default_factory=dict)
     _parts: tuple[list[Segment], list["Together"]] | None = None
 
@@ -57,7 +63,10 @@ class PackedStep:
             alone: list[Segment] = []
             together: list[Together] = []
             for found in groups.values():
-                if len(found) > 1 and (device.type != "cpu" or _pays(found)):
+                wanted = self.together
+                if wanted is None:
+                    wanted = device.type != "cpu" or _pays(found)
+                if wanted and len(found) > 1:
                     together.append(Together(found, device))
                 else:
                     alone += found

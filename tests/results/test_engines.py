@@ -23,6 +23,8 @@ def test_bfloat16_was_measured_on_enough_exchanges(figures) -> None:
     found = figures["dtype"]["bfloat16"]
     assert found["n"] == sum(part["n"] for part in found["sets"].values()) >= 300
     assert found["max_abs"] == max(part["max_abs"] for part in found["sets"].values())
+    text = (TARGET.parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+    assert f"by at most {found['max_abs']:.3f} and changes {found['flag_changes']} of {found['n']}" in text
     assert found["flag_changes"] == sum(part["flag_changes"] for part in found["sets"].values())
 
 
@@ -36,7 +38,7 @@ def test_the_tolerance_of_the_fixed_tokens_covers_the_embedded_model(figures, dt
 def test_one_call_of_attention_is_faster_where_it_is_used(figures) -> None:
     rows = figures["attention"]["rows"]
     assert {(row["streams"], row["context"]) for row in rows} >= {(8, 64), (8, 512), (8, 2048), (32, 64)}
-    assert all(row["ratio"] < 1 for row in rows if row["streams"] >= 4 and row["context"] <= 512)
+    assert all(row["ratio"] < 1 for row in rows if row["streams"] >= 8 and row["context"] <= 512)
     assert all(row["ratio"] > 1 for row in rows if row["streams"] == 2 and row["context"] == 64)
 
 
