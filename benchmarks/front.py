@@ -32,7 +32,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="few and short measurements; writes nothing")
-    parser.add_argument("--pairs", type=int, default=10, help="pairs of measurements")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of measurements")
     parser.add_argument("--output", type=Path, default=TARGET, help="result file")
     arguments = parser.parse_args()
     guard = lockgate.load("embedded")
