@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 from parts import make_guard
 
 from lockgate.backbones import Backbone
