@@ -20,12 +20,14 @@ SCHEDULER = "lockgate.vllm.scheduler.GuardScheduler"
 SERVER = "vllm.entrypoints.openai.api_server"
 # Architectures that have a compiled form with the probe.
 COMPILED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-# vLLM is told to use the first model runner, to send nothing about its use, and to fetch nothing.
+# vLLM is told to use the first model runner, to send nothing about its use, to fetch nothing, and to keep
+# its log out of standard output.
 ENVIRONMENT = {
     "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
 }
 
 
