@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lockgate._extras import need
+from lockgate.classifiers._ngrams import TextReader, normalise
 from lockgate.durable import open_atomic
 from lockgate.errors import GuardError, TrainingError
 from lockgate.exchanges import Exchange, Message
 
-__all__ = ["TextBaseline", "TextBaselineConfig"]
+__all__ = ["TextBaseline", "TextBaselineConfig", "TextReader"]
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -78,8 +79,7 @@ def exchange_text(messages: Sequence[Message], view: TextView) -> str:
     for message in messages:
         calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
         turns.append(f"[{message.role}]\n{message.content}\n{calls}")
-    # N-grams are hashed as UTF-8, which can't encode lone surrogates.
-    return "\n".join(turns).encode("utf-8", "replace").decode("utf-8")
+    return normalise("\n".join(turns))
 
 
 class TextBaseline:
@@ -103,9 +103,9 @@ class TextBaseline:
         self.cross_validation = tuple(cross_validation)
         self.n_rows = n_rows
         self.n_groups = n_groups
-        self._idf = idf
-        self._coefficients = coefficients
-        self._intercept = intercept
+        self.idf = idf
+        self.coefficients = coefficients
+        self.intercept = intercept
 
     @classmethod
     def fit(
@@ -166,14 +166,14 @@ class TextBaseline:
         record = {
             "format": _FORMAT,
             "config": asdict(self.config),
-            "intercept": self._intercept,
+            "intercept": self.intercept,
             "c": self.c,
             "cross_validation": [row._asdict() for row in self.cross_validation],
             "n_rows": self.n_rows,
             "n_groups": self.n_groups,
         }
         with open_atomic(target / _TENSORS) as file:
-            file.write(save({"idf": self._idf, "coefficients": self._coefficients}))
+            file.write(save({"idf": self.idf, "coefficients": self.coefficients}))
         with open_atomic(target / _CONFIG) as file:
             file.write((json.dumps(record, indent=2) + "\n").encode())
 
@@ -204,12 +204,12 @@ class TextBaseline:
             raise GuardError(
                 f"{source}: text baseline is incomplete or damaged ({type(error).__name__})"
             ) from None
-        _check_shapes(source, baseline._idf, baseline._coefficients, config)
+        _check_shapes(source, baseline.idf, baseline.coefficients, config)
         return baseline
 
     def _score(self, exchanges: Sequence[Exchange]) -> NDArray[np.float64]:
-        features = _weigh(_count(exchanges, self.config), self._idf)
-        return np.asarray(features @ self._coefficients.astype(np.float64) + self._intercept)
+        features = _weigh(_count(exchanges, self.config), self.idf)
+        return np.asarray(features @ self.coefficients.astype(np.float64) + self.intercept)
 
 
 def _need(module: str) -> Any:  # noqa: ANN401 - a module
