@@ -10,11 +10,13 @@ from lockgate.backbones._selftest import SelfCheck
 from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.backbones._taps import SITES, Site, Tap, TapGroup
 from lockgate.backbones._tree import TreePart, TreeStep, tree_part
+from lockgate.backbones._vocabulary import Detokeniser
 
 __all__ = [
     "SITES",
     "Backbone",
     "BackboneIdentity",
+    "Detokeniser",
     "Feed",
     "Injection",
     "PackedStep",

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lockgate.backbones._attention import PackedStep, Segment
+from lockgate.backbones._attention import KeyValues, PackedStep, Segment
 from lockgate.backbones._backbone import Backbone
-from lockgate.backbones._memory import KeyValues
 from lockgate.backbones._taps import Tap
 from lockgate.errors import BackboneError, ContextOverflow, PoolFull
 

@@ -1,4 +1,4 @@
-"""Fingerprints of prompts, which recognise prompts and their near-duplicates without storing text."""
+"""The prompt of an exchange, and fingerprints that recognise prompts without storing their text."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._prompts import prompt_text
 from lockgate.exchanges._record import Exchange
 from lockgate.exchanges.shingles import SHINGLE_WORDS, normalise_text, shingle_text, sign_shingles, text_hash
 
@@ -154,3 +153,19 @@ def _band_keys(signatures: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 def _is_hash(group: str) -> bool:
     return len(group) == 16 and all(letter in "0123456789abcdef" for letter in group)
+
+
+def prompt_group(exchange: Exchange) -> str:
+    """Return the key of an exchange's prompt. Prompts with one key count as one prompt.
+
+    The key is the `text_hash` of the last user message, or of all messages' text if there is no user message.
+    """
+    return text_hash(prompt_text(exchange))
+
+
+def prompt_text(exchange: Exchange) -> str:
+    """Return the last user message, or all messages' text if there is none. `prompt_group` hashes it."""
+    for message in reversed(exchange.messages):
+        if message.role == "user":
+            return message.content
+    return "\n".join(message.content for message in exchange.messages)

@@ -2,16 +2,16 @@
 
 import random
 import sys
-from functools import cache
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.utils import murmurhash3_32
+from voices import random_text
 
 from lockgate.classifiers._ngrams import Murmur, bucket_of
-from lockgate.classifiers.text import TextBaseline, TextBaselineConfig, TextReader, exchange_text
+from lockgate.classifiers.text import TextReader, exchange_text
 from lockgate.exchanges import Exchange, Message
 
 BITS = 10
@@ -25,21 +25,8 @@ PIECES = st.one_of(
 )
 
 
-@cache
-def baseline(bits: int = BITS) -> TextBaseline:
-    draw = np.random.default_rng(0)
-    size = 2 * 2**bits
-    return TextBaseline(
-        TextBaselineConfig(bits=bits),
-        idf=(1 + draw.random(size) * 5).astype(np.float32),
-        coefficients=draw.normal(size=size).astype(np.float32),
-        intercept=-0.7,
-        c=1.0,
-    )
-
-
 def expected(turns: tuple[Message, ...]) -> float:
-    return float(baseline().decision_function([Exchange(turns)])[0])
+    return float(random_text(BITS).decision_function([Exchange(turns)])[0])
 
 
 @given(st.text())
@@ -60,7 +47,7 @@ def test_hashes_are_scikit_learns(text: str) -> None:
 @example(["a", "'", "Σ", ".", " B"], "ΣΣ")
 def test_a_reader_agrees_with_scikit_learn_for_every_split(pieces: list[str], prompt: str) -> None:
     request = (Message("user", prompt),)
-    reader = TextReader(baseline())
+    reader = TextReader(random_text(BITS))
     reader.read(exchange_text(request, "exchange") + "\n[assistant]\n")
     answer = ""
     for piece in pieces:
@@ -74,7 +61,7 @@ def test_a_reader_agrees_with_scikit_learn_for_every_split(pieces: list[str], pr
 @given(st.text(alphabet=ODD + "abc"), st.randoms(use_true_random=False))
 def test_the_split_changes_no_bit(text: str, draw: random.Random) -> None:
     text = text * 3
-    whole, split = TextReader(baseline()), TextReader(baseline())
+    whole, split = TextReader(random_text(BITS)), TextReader(random_text(BITS))
     whole.read(text)
     at = 0
     while at < len(text):
@@ -87,8 +74,8 @@ def test_the_split_changes_no_bit(text: str, draw: random.Random) -> None:
 
 
 def test_a_reader_of_nothing_gives_the_intercept() -> None:
-    assert TextReader(baseline()).logit == pytest.approx(-0.7)
-    reader = TextReader(baseline())
+    assert TextReader(random_text(BITS)).logit == pytest.approx(-0.7)
+    reader = TextReader(random_text(BITS))
     reader.read(" \n\t")
     assert reader.logit == pytest.approx(-0.7)
 
@@ -113,7 +100,7 @@ def test_the_work_grows_with_the_text_alone(unit: str) -> None:
             sys.settrace(None)
         return count
 
-    reader = TextReader(baseline())
+    reader = TextReader(random_text(BITS))
     early = [lines(reader) for _ in range(40)][-1]
     reader.read(unit * 20_000)
     assert lines(reader) <= early * 1.5
@@ -121,7 +108,7 @@ def test_the_work_grows_with_the_text_alone(unit: str) -> None:
 
 def test_counts_beyond_the_table_agree() -> None:
     turns = (Message("user", "lock the gate " * 1500),)
-    reader = TextReader(baseline())
+    reader = TextReader(random_text(BITS))
     text = exchange_text(turns, "exchange")
     for at in range(0, len(text), 997):
         reader.read(text[at : at + 997])
