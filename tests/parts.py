@@ -1,7 +1,10 @@
 """Guards on a tiny backbone, and exchanges for them to score."""
 
+import hashlib
 from functools import cache
+from pathlib import Path
 
+import yaml
 from models import random_head, tiny_backbone
 
 from lockgate.backbones import Backbone
@@ -38,3 +41,12 @@ def make_exchange(number: int, words: int = 8, label: float | None = None) -> Ex
         Message("assistant", f"{text}, {number} of them"),
     )
     return Exchange(turns, label, None, "made")
+
+
+def rewrite(path: Path, change) -> None:
+    """Change `guard.yaml` as one who knows how it is sealed."""
+    content = yaml.safe_load(path.read_text())
+    content.pop("sha256")
+    change(content)
+    body = yaml.safe_dump(content, sort_keys=False, width=110).encode()
+    path.write_bytes(body + f"sha256: {hashlib.sha256(body).hexdigest()}\n".encode())

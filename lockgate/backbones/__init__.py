@@ -11,6 +11,7 @@ from lockgate.backbones._selftest import SelfCheck
 from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.backbones._taps import SITES, Site, Tap, TapGroup
 from lockgate.backbones._tree import TreePart, TreeStep, tree_part
+from lockgate.backbones._vocabulary import Detokeniser
 
 __all__ = [
     "DEVICES",
@@ -18,6 +19,7 @@ __all__ = [
     "SITES",
     "Backbone",
     "BackboneIdentity",
+    "Detokeniser",
     "Feed",
     "Injection",
     "PackedStep",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lockgate.backbones._attention import ATTENTION_NAME, PackedStep, Segment, to_device
+from lockgate.backbones._attention import ATTENTION_NAME, KeyValues, PackedStep, Segment, to_device
 from lockgate.backbones._chat import ChatRenderer, RenderedChat
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
 from lockgate.backbones._folder import (
@@ -25,7 +25,6 @@ from lockgate.backbones._folder import (
     name_of,
     quantisation_of,
 )
-from lockgate.backbones._memory import KeyValues
 from lockgate.backbones._placement import DTYPES, Placement, choose_placement, require_memory, stored_dtypes
 from lockgate.backbones._selftest import SelfCheck, require_self_test, self_test
 from lockgate.backbones._taps import Tap, attach

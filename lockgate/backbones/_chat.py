@@ -11,7 +11,7 @@ writes a finished conversation in another way.
 import json
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lockgate.backbones._templates import ChatTemplate, TemplateRefusal
@@ -54,6 +54,7 @@ class RenderedChat:
             message, if an assistant wrote it. Without an answer, and always with a generation prompt, this is
             `len(token_ids)`.
         answer_end: one past the last content token of the answer. Scoring stops there.
+        request: the messages before the answer; none if the chat was not rendered from messages.
     """
 
     token_ids: list[int]
@@ -62,6 +63,16 @@ class RenderedChat:
     prompt_start: int
     answer_start: int
     answer_end: int
+    request: tuple[Message, ...] = ()
+
+    @property
+    def request_length(self) -> int:
+        """Number of tokens before the answer, also if `answer_start` was moved to read them in pieces.
+
+        Without messages there is no answer among the tokens.
+        """
+        finished = len(self.spans) > len(self.request)
+        return self.spans[-1].start if finished else len(self.token_ids)
 
 
 class ChatRenderer:
@@ -121,8 +132,10 @@ class ChatRenderer:
         if unread := _unread_calls(messages, {int(number) for number in pieces[1::2]}):
             # Tool calls are part of the answer. If a template drops them, they are rendered as text.
             told = [_calls_as_text(m) if turn in unread else m for turn, m in enumerate(messages)]
-            return self.render(told, add_generation_prompt=add_generation_prompt)
-        return self._assemble(pieces, texts, messages, answered=answered)
+            chat = self.render(told, add_generation_prompt=add_generation_prompt)
+        else:
+            chat = self._assemble(pieces, texts, messages, answered=answered)
+        return replace(chat, request=tuple(messages[:-1] if answered else messages))
 
     def encode_text(self, text: str) -> list[int]:
         """Tokenise text alone. Any spelling of a control token becomes ordinary tokens."""

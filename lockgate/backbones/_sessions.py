@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lockgate.backbones._attention import PackedStep, Segment
+from lockgate.backbones._attention import KeyValues, PackedStep, Segment, Slab
 from lockgate.backbones._backbone import Backbone
-from lockgate.backbones._memory import KeyValues, Slab
 from lockgate.backbones._taps import Tap
 from lockgate.errors import BackboneError, ContextOverflow, PoolFull
 

@@ -1,4 +1,4 @@
-"""From text to tokens: text of the template, text of people, and the model's own answer.
+"""From text to tokens and back: text of the template, text of people, and the model's own answer.
 
 Added tokens are of three kinds:
 
@@ -11,7 +11,7 @@ Added tokens are of three kinds:
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 # SentencePiece vocabularies write a blank like this.
 _BLANK = "\u2581"
+REPLACEMENT = "\ufffd"
+# A byte-level token holds at least one byte, and a character has at most four. If the text still ends in a
+# replacement character after this many tokens, no byte is missing: the model wrote malformed UTF-8.
+LONGEST_INCOMPLETE = 8
 # A template may write an empty thought before an answer. The model must still be able to close its own.
 _THOUGHT = re.compile(r"think|thought|reason", re.IGNORECASE)
 
@@ -167,3 +171,41 @@ def _check_size(vocabulary: object, added: frozenset[int], embeddings: int | Non
             f"the tokenizer has {beyond} tokens from id {embeddings} on, and the model's embedding has only "
             f"{embeddings} rows; take the tokenizer that belongs to these weights"
         )
+
+
+class Detokeniser:
+    """Turns a stream of token ids into text. Text that was returned never changes later.
+
+    Tokens are decoded after a little context, because their text may depend on the token before (a leading
+    space, a half-written character).
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._context = 0  # first token that is decoded
+        self._read = 0  # tokens before this one have been given out as text
+
+    def push(self, token_id: int) -> str:
+        """Return the text that `token_id` completes. It is empty while a character is incomplete."""
+        self._ids.append(token_id)
+        return self._take(final=False)
+
+    def finish(self) -> str:
+        """Return the rest of the text at the end of the stream, with malformed bytes as U+FFFD."""
+        return self._take(final=True)
+
+    def _take(self, *, final: bool) -> str:
+        if self._read == len(self._ids):
+            return ""
+        before = self._decode(self._ids[self._context : self._read])
+        after = self._decode(self._ids[self._context :])
+        waiting = len(self._ids) - self._read
+        if after.endswith(REPLACEMENT) and not final and waiting < LONGEST_INCOMPLETE:
+            return ""
+        self._context, self._read = self._read, len(self._ids)
+        if self._context > 64:
+            del self._ids[: self._context]
+            self._read -= self._context
+            self._context = 0
+        return after[len(before) :]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.cascade._block import Block
-from lockgate.cascade._stream import FlagOn, StreamState, Thresholds, Verdict
+from lockgate.cascade._stream import Block, FlagOn, StreamState, Thresholds, Verdict
 from lockgate.errors import ConfigError
 
 

@@ -5,8 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.cascade._block import Block
-from lockgate.cascade._stream import Verdict
+from lockgate.cascade._stream import Block, Verdict
 
 
 class ExchangeState(Protocol):

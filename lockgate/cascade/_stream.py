@@ -16,10 +16,25 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.cascade._block import Block
 from lockgate.errors import ConfigError
 
 FlagOn = Literal["answer", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A closed block.
+
+    Attributes:
+        number: number of the block; block 0 is everything before the answer.
+        end: answer tokens read at its end.
+        probe: largest smoothed logit of its tokens. None if none of them counts (see `CascadeState`).
+            Infinite if the probe gave no number.
+    """
+
+    number: int
+    end: int
+    probe: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,20 @@ from lockgate.classifiers._exchange import (
     classifier_record,
 )
 from lockgate.classifiers._probe import WINDOW, ProbeHead, ProbeTap
-from lockgate.classifiers._record import AdapterShape, ClassifierRecord
-from lockgate.classifiers._sessions import ClassifierSession, RunningVerdict, judge, verdict_of
-from lockgate.classifiers._wrapper import (
+from lockgate.classifiers._record import (
     HEADS,
     QUESTION,
     READS,
     WORDS,
+    AdapterShape,
+    ClassifierRecord,
     HeadName,
     Reads,
     Wrapper,
     make_wrapper,
     render_for,
 )
+from lockgate.classifiers._sessions import ClassifierSession, RunningVerdict, judge, verdict_of
 
 __all__ = [
     "ADAPTER_PREFIX",

@@ -19,9 +19,15 @@ from lockgate.classifiers._adapter import (
     read_adapter_config,
     write_adapter,
 )
-from lockgate.classifiers._record import ClassifierRecord, backbone_record, check_backbone
+from lockgate.classifiers._record import (
+    ClassifierRecord,
+    Wrapper,
+    backbone_record,
+    check_backbone,
+    make_wrapper,
+    render_for,
+)
 from lockgate.classifiers._sessions import ClassifierSession
-from lockgate.classifiers._wrapper import Wrapper, make_wrapper, render_for
 from lockgate.durable import atomic_folder, restore_folder
 from lockgate.errors import ConfigError, GuardError
 from lockgate.exchanges import Message, PromptPrints

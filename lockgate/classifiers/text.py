@@ -5,11 +5,14 @@ sublinear TF-IDF, and each part is scaled to unit length. Hashing needs no vocab
 two arrays and a page of JSON. Weights are rounded to float32 when fitted, so saving does not change scores.
 """
 
+import hashlib
 import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -19,11 +22,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lockgate._extras import need
+from lockgate.classifiers._ngrams import TextReader, normalise
 from lockgate.durable import open_atomic
 from lockgate.errors import GuardError, TrainingError
-from lockgate.exchanges import Exchange, Message
+from lockgate.exchanges import Exchange, Message, PromptPrints
 
-__all__ = ["TextBaseline", "TextBaselineConfig"]
+__all__ = ["TextBaseline", "TextBaselineConfig", "TextReader", "exchange_text"]
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -33,6 +37,7 @@ TextView = Literal["exchange", "prompt", "answer"]
 _FORMAT = 1
 _TENSORS = "text_baseline.safetensors"
 _CONFIG = "text_baseline.json"
+_PROMPTS = "training.safetensors"
 _CHUNK = 4096
 
 
@@ -78,12 +83,17 @@ def exchange_text(messages: Sequence[Message], view: TextView) -> str:
     for message in messages:
         calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
         turns.append(f"[{message.role}]\n{message.content}\n{calls}")
-    # N-grams are hashed as UTF-8, which can't encode lone surrogates.
-    return "\n".join(turns).encode("utf-8", "replace").decode("utf-8")
+    return normalise("\n".join(turns))
 
 
 class TextBaseline:
-    """TF-IDF n-grams of an exchange's text, and one linear layer. Its scores are logits of harm."""
+    """TF-IDF n-grams of an exchange's text, and one linear layer. Its scores are logits of harm.
+
+    Attributes:
+        idf, coefficients: float32 [2 * 2^bits], words first.
+        intercept: the logit of an empty text.
+        training_prompts: fingerprints of the prompts it was fitted on; None if they are not known.
+    """
 
     def __init__(
         self,
@@ -96,6 +106,7 @@ class TextBaseline:
         cross_validation: Sequence[CrossValidation] = (),
         n_rows: int = 0,
         n_groups: int = 0,
+        training_prompts: PromptPrints | None = None,
     ) -> None:
         """Take fitted arrays. `idf` and `coefficients` are [2 * 2^bits], words first."""
         self.config = config
@@ -103,9 +114,10 @@ class TextBaseline:
         self.cross_validation = tuple(cross_validation)
         self.n_rows = n_rows
         self.n_groups = n_groups
-        self._idf = idf
-        self._coefficients = coefficients
-        self._intercept = intercept
+        self.training_prompts = training_prompts
+        self.idf = idf
+        self.coefficients = coefficients
+        self.intercept = intercept
 
     @classmethod
     def fit(
@@ -159,21 +171,50 @@ class TextBaseline:
             scores.append(self._score(chunk))
         return np.concatenate(scores) if scores else np.zeros(0)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write weights and configuration into `folder`. The folder is made if it is missing."""
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the weights and the settings that decide scores. `save` and `load` keep it."""
+        digest = hashlib.sha256(self.idf.tobytes() + self.coefficients.tobytes())
+        digest.update(json.dumps([self.config.view, self.config.bits, self.intercept]).encode())
+        return digest.hexdigest()
+
+    def rounded(self) -> "TextBaseline":
+        """Return the same baseline with weights in half precision. Its file is half as large.
+
+        Its scores differ a little from this one's, and saving does not change them.
+        """
+        made = copy(self)
+        made.__dict__.pop("sha256", None)
+        made.idf, made.coefficients = (_halved(part) for part in (self.idf, self.coefficients))
+        return made
+
+    def save(self, folder: str | os.PathLike[str], *, prompts: bool = True) -> None:
+        """Write weights and configuration into `folder`. The folder is made if it is missing.
+
+        Weights that half precision holds without loss are written in it.
+
+        Args:
+            prompts: whether to write the fingerprints of training prompts too.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         record = {
             "format": _FORMAT,
             "config": asdict(self.config),
-            "intercept": self._intercept,
+            "intercept": self.intercept,
             "c": self.c,
             "cross_validation": [row._asdict() for row in self.cross_validation],
             "n_rows": self.n_rows,
             "n_groups": self.n_groups,
         }
+        tensors = {"idf": self.idf, "coefficients": self.coefficients}
+        if all(np.array_equal(_halved(part), part) for part in tensors.values()):
+            tensors = {name: part.astype(np.float16) for name, part in tensors.items()}
         with open_atomic(target / _TENSORS) as file:
-            file.write(save({"idf": self._idf, "coefficients": self._coefficients}))
+            file.write(save(tensors))
+        (target / _PROMPTS).unlink(missing_ok=True)
+        if prompts and self.training_prompts is not None:
+            self.training_prompts.save(target / _PROMPTS)
         with open_atomic(target / _CONFIG) as file:
             file.write((json.dumps(record, indent=2) + "\n").encode())
 
@@ -183,6 +224,7 @@ class TextBaseline:
 
         Raises:
             GuardError: a file is missing, damaged or has another format.
+            ExchangeError: its fingerprints of training prompts are damaged.
         """
         source = Path(folder)
         record = _read_config(source / _CONFIG)
@@ -192,8 +234,8 @@ class TextBaseline:
             rows = [CrossValidation(row["c"], row["log_loss"]) for row in record["cross_validation"]]
             baseline = cls(
                 config,
-                idf=tensors["idf"],
-                coefficients=tensors["coefficients"],
+                idf=tensors["idf"].astype(np.float32),
+                coefficients=tensors["coefficients"].astype(np.float32),
                 intercept=float(record["intercept"]),
                 c=float(record["c"]),
                 cross_validation=rows,
@@ -204,12 +246,19 @@ class TextBaseline:
             raise GuardError(
                 f"{source}: text baseline is incomplete or damaged ({type(error).__name__})"
             ) from None
-        _check_shapes(source, baseline._idf, baseline._coefficients, config)
+        _check_shapes(source, baseline.idf, baseline.coefficients, config)
+        if (source / _PROMPTS).is_file():
+            baseline.training_prompts = PromptPrints.load(source / _PROMPTS)
         return baseline
 
     def _score(self, exchanges: Sequence[Exchange]) -> NDArray[np.float64]:
-        features = _weigh(_count(exchanges, self.config), self._idf)
-        return np.asarray(features @ self._coefficients.astype(np.float64) + self._intercept)
+        features = _weigh(_count(exchanges, self.config), self.idf)
+        return np.asarray(features @ self.coefficients.astype(np.float64) + self.intercept)
+
+
+def _halved(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return weights.astype(np.float16).astype(np.float32)
 
 
 def _need(module: str) -> Any:  # noqa: ANN401 - a module

@@ -1,6 +1,6 @@
 """Files, folders and processes for work that survives an interruption."""
 
-from lockgate.durable._files import atomic_path, file_sha256, hash_json, hash_path, open_atomic
+from lockgate.durable._files import Mark, atomic_path, file_sha256, hash_json, hash_path, open_atomic
 from lockgate.durable._folders import (
     atomic_folder,
     lock_folder,
@@ -8,7 +8,6 @@ from lockgate.durable._folders import (
     restore_folder,
     scratch_folder,
 )
-from lockgate.durable._marks import Mark
 
 __all__ = [
     "Mark",

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lockgate.backbones import Detokeniser
 from lockgate.cascade import ExchangeState
 from lockgate.gateway._decisions import Fault
 from lockgate.gateway._events import ReleasedToken
-from lockgate.gateway._text import Detokeniser, StopMatcher
+from lockgate.gateway._text import StopMatcher
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,50 +1,7 @@
-"""Turn token ids into text step by step: an incremental detokeniser and a matcher of stop strings."""
+"""Stop strings in a text that arrives piece by piece."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-REPLACEMENT = "\ufffd"
-# A byte-level token holds at least one byte, and a character has at most four. If the text still ends in a
-# replacement character after this many tokens, no byte is missing: the model wrote malformed UTF-8.
-LONGEST_INCOMPLETE = 8
-
-
-class Detokeniser:
-    """Turns a stream of token ids into text. Text that was returned never changes later.
-
-    Tokens are decoded after a little context, because their text may depend on the token before (a leading
-    space, a half-written character).
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
-        self._ids: list[int] = []
-        self._context = 0  # first token that is decoded
-        self._read = 0  # tokens before this one have been given out as text
-
-    def push(self, token_id: int) -> str:
-        """Return the text that `token_id` completes. It is empty while a character is incomplete."""
-        self._ids.append(token_id)
-        return self._take(final=False)
-
-    def finish(self) -> str:
-        """Return the rest of the text at the end of the stream, with malformed bytes as U+FFFD."""
-        return self._take(final=True)
-
-    def _take(self, *, final: bool) -> str:
-        if self._read == len(self._ids):
-            return ""
-        before = self._decode(self._ids[self._context : self._read])
-        after = self._decode(self._ids[self._context :])
-        waiting = len(self._ids) - self._read
-        if after.endswith(REPLACEMENT) and not final and waiting < LONGEST_INCOMPLETE:
-            return ""
-        self._context, self._read = self._read, len(self._ids)
-        if self._context > 64:
-            del self._ids[: self._context]
-            self._read -= self._context
-            self._context = 0
-        return after[len(before) :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from lockgate.guards._bundle import EMBEDDED, check_target, read_bundle
 from lockgate.guards._guard import Guard
+from lockgate.guards._panel import Panel, Voice
 from lockgate.guards._record import (
     CascadeRecord,
     GuardRecord,
@@ -9,12 +10,14 @@ from lockgate.guards._record import (
     ProvisionalRecord,
     SecondStageRecord,
     TrainingRecord,
+    VoiceRecord,
 )
 from lockgate.guards._scheduler import TOKENS_PER_STEP, Ask, Conversation, Given, VerdictScheduler
 from lockgate.guards._scoring import BlockRow, ExchangeScore, finite_or_none, score_exchanges
 from lockgate.guards._stage1 import regions_of
 from lockgate.guards._stages import Stages
 from lockgate.guards._stream import GuardStream
+from lockgate.guards._text_stage import TextStage
 from lockgate.guards._verdicts import (
     ClassifierStage,
     SecondStage,
@@ -36,16 +39,20 @@ __all__ = [
     "Guard",
     "GuardRecord",
     "GuardStream",
+    "Panel",
     "PromptsRecord",
     "ProvisionalRecord",
     "SecondStage",
     "SecondStageRecord",
     "Stages",
+    "TextStage",
     "TrainingRecord",
     "VerdictScheduler",
     "VerdictSession",
     "VerdictSource",
     "Verdicts",
+    "Voice",
+    "VoiceRecord",
     "check_target",
     "finite_or_none",
     "read_bundle",

@@ -1,6 +1,7 @@
 """The guard bundle on disk. Reading checks every hash; writing is all or nothing. Nothing is pickled."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,16 +9,18 @@ import yaml
 from pydantic import ValidationError
 
 from lockgate.classifiers import ExchangeClassifier, ProbeHead
+from lockgate.classifiers.text import TextBaseline
 from lockgate.constitution import Constitution, load_constitution
 from lockgate.durable import atomic_folder, file_sha256, restore_folder
 from lockgate.errors import ConfigError, ExchangeError, GuardError
 from lockgate.exchanges import PromptPrints
-from lockgate.guards._record import GuardRecord, PromptsRecord, SecondStageRecord
+from lockgate.guards._record import GuardRecord, PromptsRecord
 
 EMBEDDED = Path(__file__).parent / "embedded"
 _SEAL = "sha256: "
 FILES = ("guard.yaml", "constitution.yaml", "probe.safetensors", "README.md")
 CLASSIFIER = "classifier"
+TEXT = "text"
 PROMPTS = "training.safetensors"
 
 
@@ -53,7 +56,8 @@ def read_bundle(path: Path) -> Bundle:
         raise GuardError(
             f"{path}/probe.safetensors is damaged or replaced (SHA-256 {found[:12]}…); restore it"
         )
-    _check_classifier(path / CLASSIFIER, record.classifier)
+    for name, part in ((CLASSIFIER, record.classifier), (TEXT, record.text)):
+        _check_part(path / name, None if part is None else part.files)
     prompts = _read_prompts(path / PROMPTS, record.training_prompts)
     head = ProbeHead.load(path / "probe.safetensors")
     if head.gamma != record.gamma:
@@ -72,13 +76,19 @@ def check_target(path: Path) -> None:
         raise GuardError(f"{path}: is not a folder; a guard is a folder, choose another name")
     if path.is_dir():
         found = {entry.name for entry in path.iterdir()}
-        if found and ("guard.yaml" not in found or found - {*FILES, CLASSIFIER, PROMPTS}):
+        if found and ("guard.yaml" not in found or found - {*FILES, CLASSIFIER, TEXT, PROMPTS}):
             raise GuardError(
                 f"{path}: holds other files, and a guard would replace them; choose another folder"
             )
 
 
-def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClassifier | None = None) -> None:
+def write_bundle(
+    path: Path,
+    bundle: Bundle,
+    card: str,
+    classifier: ExchangeClassifier | None = None,
+    text: TextBaseline | None = None,
+) -> None:
     """Write a bundle next to `path`, then move it there. An existing bundle is replaced as a whole.
 
     Raises:
@@ -100,6 +110,9 @@ def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClas
             classifier.save(made / CLASSIFIER, prompts=False)
             update = {"files": _hash_files(made / CLASSIFIER)}
             hashes["classifier"] = record.classifier.model_copy(update=update)
+        if text is not None and record.text is not None:
+            text.save(made / TEXT, prompts=False)
+            hashes["text"] = record.text.model_copy(update={"files": _hash_files(made / TEXT)})
         if bundle.prompts is not None:
             bundle.prompts.save(made / PROMPTS)
             hashes["training_prompts"] = PromptsRecord(
@@ -107,7 +120,7 @@ def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClas
             )
         content = record.model_copy(update=hashes).model_dump(mode="json")
         # Parts that a guard lacks are left out, so that versions without these keys can read the record.
-        for name in ("provisional", "classifier", "cascade", "training_prompts"):
+        for name in ("provisional", "classifier", "text", "voices", "cascade", "training_prompts"):
             if content[name] is None:
                 del content[name]
         if content["backbone"]["device"] == "cpu":
@@ -120,16 +133,18 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
 
 
-def _check_classifier(folder: Path, record: SecondStageRecord | None) -> None:
-    if record is None:
+def _check_part(folder: Path, files: Mapping[str, str] | None) -> None:
+    """Check a judge's folder against the hashes of its files. None: the guard has no such judge."""
+    what = {CLASSIFIER: "classifier", TEXT: "text baseline"}[folder.name]
+    if files is None:
         if folder.exists():
-            raise GuardError(f"{folder}: the guard's record names no classifier; take the folder away")
+            raise GuardError(f"{folder}: the guard's record names no {what}; take the folder away")
         return
     if not folder.is_dir():
-        raise GuardError(f"{folder}: the bundle lacks its classifier; restore it or make the guard again")
-    if {path.name for path in folder.iterdir()} != set(record.files):
-        raise GuardError(f"{folder}: expected exactly {', '.join(sorted(record.files))}; restore the bundle")
-    for name, expected in record.files.items():
+        raise GuardError(f"{folder}: the bundle lacks its {what}; restore it or make the guard again")
+    if {path.name for path in folder.iterdir()} != set(files):
+        raise GuardError(f"{folder}: expected exactly {', '.join(sorted(files))}; restore the bundle")
+    for name, expected in files.items():
         if (found := file_sha256(folder / name)) != expected:
             raise GuardError(f"{folder}/{name} is damaged or replaced (SHA-256 {found[:12]}…); restore it")
 

@@ -10,6 +10,10 @@ from lockgate.calibration import Calibration
 from lockgate.constitution import Constitution
 from lockgate.guards._record import GuardRecord, TrainingRecord
 
+_TAGS = {"classifier": "exchange-classifier", "text": "text-baseline"}
+_JUDGES = {"classifier": "exchange classifier", "text": "text baseline"}
+_SHORT = {"classifier": "classifier", "text": "text baseline"}
+
 
 def write_card(
     record: GuardRecord,
@@ -31,7 +35,8 @@ def write_card(
         "base_model": record.backbone.name,
         "pipeline_tag": "text-classification",
         "tags": ["safety", "guard", "linear-probe", "constitutional-classifier"]
-        + (["exchange-classifier", "cascade"] if record.cascade else []),
+        + [_TAGS[kind] for kind in record.judges]
+        + (["cascade"] if record.cascade else []),
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
@@ -57,27 +62,56 @@ def _what_it_is(record: GuardRecord, constitution: Constitution) -> str:
         )
     return (
         f"Two stages on {record.backbone.name} that keep the policy {policy}: a linear probe on its "
-        f"activations and an exchange classifier. {reads}; where the probe is alarmed, the classifier judges "
+        f"activations and {' and '.join(f'{_article(kind)} {_JUDGES[kind]}' for kind in record.judges)}. "
+        f"{reads}; where the probe is alarmed, {_who(record)} judge{'s' * (len(record.judges) == 1)} "
         "the conversation so far, and a stream is halted when both together cross the threshold.\n"
     )
 
 
+def _article(kind: str) -> str:
+    return "an" if _JUDGES[kind][0] in "aeiou" else "a"
+
+
+def _who(record: GuardRecord) -> str:
+    return " and ".join(f"the {_SHORT[kind]}" for kind in record.judges)
+
+
 def _stages(record: GuardRecord) -> str:
-    cascade, classifier = record.cascade, record.classifier
-    if cascade is None or classifier is None:
+    cascade = record.cascade
+    if cascade is None:
         return ""
+    judges = []
+    if record.classifier is not None:
+        judges.append(
+            f"exchange classifier `{record.classifier.name}` (SHA-256 `{record.classifier.sha256[:16]}…`)"
+        )
+    if record.text is not None:
+        judges.append(f"text baseline of hashed n-grams (SHA-256 `{record.text.sha256[:16]}…`)")
+    several = len(judges) > 1
+    second = "stage 2" if record.voices else _SHORT[record.judges[0]]
     return (
         "## Two stages\n\n"
         f"1. The probe scores every token. Above a smoothed logit of {cascade.escalate:.4f} a stream is "
         "suspicious, and its tokens are held.\n"
-        f"2. The exchange classifier `{classifier.name}` (SHA-256 `{classifier.sha256[:16]}…`) is asked at "
+        f"2. The {' and the '.join(judges)} {'are' if several else 'is'} asked at "
         f"the end of every block of {cascade.stride} answer tokens, until {cascade.calm_blocks} blocks in a "
-        "row were quiet. Its verdict releases the held tokens or halts the stream; a verdict that fails or "
-        "comes too late halts it.\n\n"
+        f"row were quiet. {'Their' if several else 'Its'} verdict releases the held tokens or halts the "
+        "stream; a verdict that fails or comes too late halts it.\n\n"
         f"Mixed score: {cascade.weight:g} x (probe - {cascade.probe_mean:.4f}) / {cascade.probe_std:.4f} + "
-        f"{1 - cascade.weight:g} x (classifier - {cascade.classifier_mean:.4f}) / "
-        f"{cascade.classifier_std:.4f}, in logits.\n"
+        f"{1 - cascade.weight:g} x ({second} - {cascade.classifier_mean:.4f}) / "
+        f"{cascade.classifier_std:.4f}, in logits.\n" + _voices(record)
     )
+
+
+def _voices(record: GuardRecord) -> str:
+    """Say how the judges of stage 2 are mixed, if they are."""
+    if not record.voices:
+        return ""
+    terms = (
+        f"{voice.weight:g} x ({_SHORT[voice.kind]} - {voice.mean:.4f}) / {voice.std:.4f}"
+        for voice in record.voices
+    )
+    return f"\nStage 2: {' + '.join(terms)}, in logits.\n"
 
 
 def _policy(constitution: Constitution) -> str:

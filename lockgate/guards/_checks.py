@@ -7,6 +7,7 @@ import torch
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ExchangeClassifier
+from lockgate.classifiers.text import TextBaseline
 from lockgate.constitution import Constitution, hash_constitution
 from lockgate.errors import BackboneMismatch, GuardError
 from lockgate.guards._record import BackboneRecord, GuardRecord
@@ -64,6 +65,15 @@ def check_classifier(
         raise GuardError(
             f"classifier {classifier.name} is not the one that the guard was made with "
             f"(SHA-256 {classifier.sha256[:12]}…); restore the bundle"
+        )
+
+
+def check_text(record: GuardRecord, text: TextBaseline) -> None:
+    """Check that a text baseline is the one that the guard was made with. Raises GuardError if it is not."""
+    if record.text is not None and record.text.sha256 != text.sha256:
+        raise GuardError(
+            f"the text baseline is not the one that the guard was made with (SHA-256 {text.sha256[:12]}…); "
+            "restore the bundle"
         )
 
 

@@ -11,13 +11,15 @@ from lockgate.backbones import Backbone
 from lockgate.calibration import Calibration, CascadeCalibration
 from lockgate.cascade import Cascade, Thresholds
 from lockgate.classifiers import WINDOW, ExchangeClassifier, ProbeHead
+from lockgate.classifiers.text import TextBaseline
 from lockgate.constitution import Constitution
 from lockgate.durable import file_sha256
 from lockgate.errors import CalibrationError, ConfigError, GuardError, PrecisionWarning
 from lockgate.exchanges import Exchange, Message, PromptPrints, messages_from_list
-from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, Bundle, read_bundle, write_bundle
+from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, TEXT, Bundle, read_bundle, write_bundle
 from lockgate.guards._card import write_card
-from lockgate.guards._checks import check_classifier, precision_shift, verify_backbone
+from lockgate.guards._checks import check_classifier, check_text, precision_shift, verify_backbone
+from lockgate.guards._panel import second_stage
 from lockgate.guards._record import (
     BackboneRecord,
     CascadeRecord,
@@ -25,13 +27,15 @@ from lockgate.guards._record import (
     GuardRecord,
     ProvisionalRecord,
     SecondStageRecord,
+    TextRecord,
     ThresholdRecord,
     TrainingRecord,
+    VoiceRecord,
+    check_voices,
 )
 from lockgate.guards._scoring import ExchangeScore, score_exchanges
 from lockgate.guards._stages import Stages
 from lockgate.guards._stream import GuardStream
-from lockgate.guards._verdicts import ClassifierStage
 
 Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
 
@@ -48,7 +52,7 @@ class Guard:
         training_prompts: fingerprints of the prompts it was trained on; None if the bundle holds none.
 
     Raises:
-        BackboneMismatch, GuardError: the classifier does not fit the guard, as in `create`.
+        BackboneMismatch, GuardError: a judge of the second stage does not fit the guard, as in `create`.
     """
 
     def __init__(
@@ -57,22 +61,22 @@ class Guard:
         backbone: Backbone,
         path: Path | None = None,
         classifier: ExchangeClassifier | None = None,
+        text: TextBaseline | None = None,
     ) -> None:
         self.record = bundle.record
         self.constitution = bundle.constitution
-        cascade, second = None, None
-        if bundle.record.cascade is not None:
-            cascade = bundle.record.cascade.to_cascade()
-        if classifier is not None:
-            second = ClassifierStage(classifier)
+        cascade = None if bundle.record.cascade is None else bundle.record.cascade.to_cascade()
+        second = second_stage(backbone, classifier, text, bundle.record.voices)
         self.stages = Stages(bundle.head, bundle.record.thresholds.to_thresholds(), cascade, second)
         if classifier is not None:
             check_classifier(bundle.record, bundle.constitution, backbone, classifier)
+        if text is not None:
+            check_text(bundle.record, text)
         self.backbone = backbone
         self.path = path
         self.training_prompts = bundle.prompts
         self._bundle = bundle
-        self._classifier = classifier
+        self._classifier, self._text = classifier, text
 
     @classmethod
     def load(
@@ -124,10 +128,12 @@ class Guard:
     @classmethod
     def _bind(cls, bundle: Bundle, backbone: Backbone, path: Path) -> "Guard":
         verify_backbone(bundle.record.backbone, backbone)
-        classifier = None
+        classifier, text = None, None
         if bundle.record.classifier is not None:
             classifier = ExchangeClassifier.load(path / CLASSIFIER, backbone)
-        return cls(bundle, backbone, path, classifier)
+        if bundle.record.text is not None:
+            text = TextBaseline.load(path / TEXT)
+        return cls(bundle, backbone, path, classifier, text)
 
     @classmethod
     def create(
@@ -142,6 +148,8 @@ class Guard:
         training: TrainingRecord | None = None,
         training_prompts: PromptPrints | None = None,
         classifier: ExchangeClassifier | None = None,
+        text: TextBaseline | None = None,
+        voices: Sequence[VoiceRecord] | None = None,
         cascade: Cascade | None = None,
     ) -> "Guard":
         """Make a guard from trained parts. It is uncalibrated until `with_calibration`.
@@ -152,12 +160,15 @@ class Guard:
             thresholds: when the probe alone flags.
             training: how the probe was trained.
             training_prompts: fingerprints of the prompts that the parts were trained on.
-            classifier, cascade: the second stage, and the rule by which both decide. Give both or neither.
+            classifier, text: the judges of the second stage, if there is one.
+            voices: how the judges are mixed, one voice for each. A single judge needs none.
+            cascade: the rule by which both stages decide. Give it if there is a judge.
 
         Raises:
             BackboneMismatch: the classifier was made for another backbone.
-            GuardError: the classifier was trained for another policy or does not read exchanges, or only one
-                of `classifier` and `cascade` was given.
+            GuardError: the classifier was trained for another policy, a judge does not read exchanges,
+                `voices` does not fit the judges, or there are judges without `cascade` or `cascade` without
+                judges.
         """
         identity = backbone.identity.to_dict()
         record = GuardRecord(
@@ -175,11 +186,11 @@ class Guard:
             training=training,
         )
         guard = cls(Bundle(record, constitution, constitution_yaml, head, training_prompts), backbone)
-        if classifier is None and cascade is None:
+        if classifier is None and text is None and cascade is None and voices is None:
             return guard
-        if classifier is None or cascade is None:
+        if cascade is None:
             raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
-        return guard.with_cascade(classifier, cascade)
+        return guard.with_cascade(classifier, cascade, text=text, voices=voices)
 
     @property
     def head(self) -> ProbeHead:
@@ -198,8 +209,13 @@ class Guard:
 
     @property
     def classifier(self) -> ExchangeClassifier | None:
-        """The exchange classifier, stage 2; None if the guard has one stage."""
+        """The exchange classifier of the second stage; None if there is none."""
         return self._classifier
+
+    @property
+    def text(self) -> TextBaseline | None:
+        """The text baseline of the second stage; None if there is none."""
+        return self._text
 
     @property
     def calibration(self) -> Calibration | None:
@@ -268,32 +284,54 @@ class Guard:
         """
         return GuardStream(self.backbone, self.stages, _messages(messages), max_tokens)
 
-    def with_cascade(self, classifier: ExchangeClassifier, cascade: Cascade | CascadeCalibration) -> "Guard":
+    def with_cascade(
+        self,
+        classifier: ExchangeClassifier | None,
+        cascade: Cascade | CascadeCalibration,
+        *,
+        text: TextBaseline | None = None,
+        voices: Sequence[VoiceRecord] | None = None,
+    ) -> "Guard":
         """Return the same guard with a second stage. The old calibration is dropped.
 
         If `cascade` is a `CascadeCalibration`, the new guard gets its calibration. The prompts that the
-        classifier was trained on are added to the guard's training prompts.
+        judges were trained on are added to the guard's training prompts.
+
+        Args:
+            classifier, text: the judges. Give at least one.
+            cascade: the rule by which both stages decide. It standardises the second stage's one logit.
+            voices: how two judges are mixed into that logit.
 
         Raises:
-            BackboneMismatch, GuardError: the classifier does not fit the guard, as in `create`.
+            BackboneMismatch, GuardError: a judge or `voices` does not fit the guard, as in `create`.
             CalibrationError: the cascade was calibrated for another `flag_on`.
         """
         if isinstance(cascade, CascadeCalibration):
             self._check_flag_on(cascade)
-            return self.with_cascade(classifier, cascade.cascade).with_calibration(cascade.calibration)
-        update: dict[str, Any] = {
-            "classifier": SecondStageRecord.model_construct(
-                name=classifier.name, reads=classifier.reads, head=classifier.head, sha256=classifier.sha256
-            ),
-            "cascade": CascadeRecord(**asdict(cascade)),
-            "calibration": None,
-            "provisional": None,
-            "claim": [],
-        }
-        record = self.record.model_copy(update=update)
-        guard = Guard(self._bundle._replace(record=record), self.backbone, classifier=classifier)
-        prompts = classifier.training_prompts
-        return guard if prompts is None else guard.with_training_prompts(prompts)
+            ready = self.with_cascade(classifier, cascade.cascade, text=text, voices=voices)
+            return ready.with_calibration(cascade.calibration)
+        if classifier is None and text is None:
+            raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
+        record = self.record.model_copy(
+            update={
+                "classifier": None if classifier is None else _classifier_record(classifier),
+                "text": None if text is None else TextRecord(sha256=text.sha256),
+                "voices": None if voices is None else list(voices),
+                "cascade": CascadeRecord(**asdict(cascade)),
+                "calibration": None,
+                "provisional": None,
+                "claim": [],
+            }
+        )
+        try:
+            check_voices(record.judges, record.voices)
+        except ValueError as error:
+            raise GuardError(str(error)) from None
+        guard = Guard(self._bundle._replace(record=record), self.backbone, classifier=classifier, text=text)
+        for judge in (classifier, text):
+            if judge is not None and judge.training_prompts is not None:
+                guard = guard.with_training_prompts(judge.training_prompts)
+        return guard
 
     def with_calibration(
         self, calibration: Calibration, *, flag_on: str | None = None, claim: Sequence[str] = ()
@@ -323,8 +361,7 @@ class Guard:
         else:
             update["cascade"] = self.record.cascade.model_copy(update=found)
         update["thresholds"] = self.record.thresholds.model_copy(update=thresholds)
-        record = self.record.model_copy(update=update)
-        return Guard(self._bundle._replace(record=record), self.backbone, classifier=self._classifier)
+        return self._with(record=self.record.model_copy(update=update))
 
     def with_precision(self, note: str | None = None) -> "Guard":
         """Return the same guard with a record that its threshold stands for how it computes now.
@@ -359,7 +396,11 @@ class Guard:
     def with_training_prompts(self, prompts: PromptPrints) -> "Guard":
         """Return the same guard with fingerprints of more training prompts."""
         known = prompts if self.training_prompts is None else self.training_prompts | prompts
-        return Guard(self._bundle._replace(prompts=known), self.backbone, classifier=self._classifier)
+        return self._with(prompts=known)
+
+    def _with(self, **changes: Any) -> "Guard":  # noqa: ANN401 - fields of `Bundle`
+        changed = self._bundle._replace(**changes)
+        return Guard(changed, self.backbone, classifier=self._classifier, text=self._text)
 
     def _check_flag_on(self, found: CascadeCalibration) -> None:
         if found.flag_on != self.thresholds.flag_on:
@@ -387,7 +428,7 @@ class Guard:
         card = write_card(
             self.record, self.constitution, results, training_prompts=prompts, measured=measured
         )
-        write_bundle(Path(path), self._bundle, card, self._classifier)
+        write_bundle(Path(path), self._bundle, card, self._classifier, self._text)
         return Guard._bind(read_bundle(Path(path)), self.backbone, Path(path))
 
 
@@ -403,6 +444,12 @@ def _check_loaded(backbone: Backbone, device: str, dtype: str) -> None:
             raise ConfigError(
                 f"{name} {wanted}: the backbone is loaded already, in {found}; leave {name} out"
             )
+
+
+def _classifier_record(classifier: ExchangeClassifier) -> SecondStageRecord:
+    return SecondStageRecord.model_construct(
+        name=classifier.name, reads=classifier.reads, head=classifier.head, sha256=classifier.sha256
+    )
 
 
 def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:

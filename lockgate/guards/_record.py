@@ -1,8 +1,9 @@
 """The schema of `guard.yaml`, the record of a bundle. Unknown keys are errors."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lockgate.cascade import Cascade, Thresholds
 
@@ -60,6 +61,36 @@ class SecondStageRecord(_Strict):
     head: Literal["verdict", "value"]
     sha256: str
     files: dict[str, str] = {}
+
+
+class TextRecord(_Strict):
+    """The text baseline that judges in a second stage. Its files are in `text/`.
+
+    Attributes:
+        sha256: hash of the baseline; see `TextBaseline.sha256`.
+        files: SHA-256 of each file.
+    """
+
+    sha256: str
+    files: dict[str, str] = {}
+
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class VoiceRecord(_Strict):
+    """One judge of a second stage that mixes several; see `Voice`.
+
+    Attributes:
+        kind: the exchange classifier or the text baseline.
+        weight: its weight in the sum of standardised logits.
+        mean, std: its logits are standardised with these.
+    """
+
+    kind: Literal["classifier", "text"]
+    weight: Annotated[_Finite, Field(ge=0)]
+    mean: _Finite = 0.0
+    std: Annotated[_Finite, Field(gt=0)] = 1.0
 
 
 class CascadeRecord(_Strict):
@@ -122,8 +153,9 @@ class GuardRecord(_Strict):
     """The content of `guard.yaml`.
 
     An uncalibrated guard has no `calibration` and claims no budget. `provisional` then gives the origin of
-    its threshold, if known. `classifier` and `cascade` are both set or both None. If they are set, the mixed
-    score decides, and `thresholds.flag` is the threshold that the probe alone would have.
+    its threshold, if known. `cascade` is set if the guard has a second stage: `classifier`, `text` or both.
+    The mixed score then decides, and `thresholds.flag` is the threshold that the probe alone would have.
+    `voices` says how the judges of the second stage are mixed. A single judge needs no `voices`.
     """
 
     format: Literal[1]
@@ -141,6 +173,8 @@ class GuardRecord(_Strict):
     training: TrainingRecord | None = None
     training_prompts: PromptsRecord | None = None
     classifier: SecondStageRecord | None = None
+    text: TextRecord | None = None
+    voices: list[VoiceRecord] | None = None
     cascade: CascadeRecord | None = None
 
     @property
@@ -153,8 +187,39 @@ class GuardRecord(_Strict):
         """The part with the `flag` and `tolerance` that decide."""
         return self.cascade or self.thresholds
 
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The kinds of judges in the second stage; none with one stage."""
+        parts = {"classifier": self.classifier, "text": self.text}
+        return tuple(kind for kind, part in parts.items() if part is not None)
+
     @model_validator(mode="after")
     def _has_both_or_neither(self) -> "GuardRecord":
-        if (self.classifier is None) != (self.cascade is None):
-            raise ValueError("classifier and cascade belong together: give both or neither")
+        if bool(self.judges) != (self.cascade is not None):
+            raise ValueError("a cascade belongs to a classifier or a text baseline: give both or neither")
         return self
+
+    @model_validator(mode="after")
+    def _has_a_voice_for_each_judge(self) -> "GuardRecord":
+        check_voices(self.judges, self.voices)
+        return self
+
+
+def check_voices(judges: Sequence[str], voices: Sequence[VoiceRecord] | None) -> None:
+    """Check that each judge of a second stage has one voice.
+
+    Raises:
+        ValueError: a voice is missing, is there twice, has no judge, or all weights are 0.
+    """
+    if voices is None:
+        if len(judges) > 1:
+            raise ValueError(f"voices: expected one for each of {', '.join(judges)}, with its weight")
+        return
+    found = [voice.kind for voice in voices]
+    if sorted(found) != sorted(judges) or not judges:
+        raise ValueError(
+            f"voices: expected one for each of {', '.join(judges) or 'no judges'}, "
+            f"found {', '.join(found) or 'none'}"
+        )
+    if not any(voice.weight for voice in voices):
+        raise ValueError("voices: expected at least one with a weight above 0")

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lockgate.classifiers.text import TextBaseline, TextBaselineConfig, exchange_text
 from lockgate.errors import GuardError, TrainingError
-from lockgate.exchanges import Exchange, Message
+from lockgate.exchanges import Exchange, Message, PromptPrints, prompt_group
 
 SMALL = TextBaselineConfig(bits=12, cs=(1.0, 10.0), folds=3)
 TOPICS = ("rivers", "bread", "clocks", "maps", "birds", "tin cans")
@@ -168,3 +168,48 @@ def test_damaged_files_are_refused(fitted, tmp_path):
     config.write_text('{"format": 99}')
     with pytest.raises(GuardError, match="format 1"):
         TextBaseline.load(tmp_path)
+
+
+def test_half_precision_halves_the_file_and_saving_changes_no_bit(fitted, tmp_path):
+    baseline, rows = fitted
+    rounded = baseline.rounded()
+    rounded.save(tmp_path / "half")
+    baseline.save(tmp_path / "whole")
+    loaded = TextBaseline.load(tmp_path / "half")
+    assert np.array_equal(loaded.decision_function(rows), rounded.decision_function(rows))
+    np.testing.assert_allclose(rounded.decision_function(rows), baseline.decision_function(rows), atol=0.05)
+    sizes = [(tmp_path / name / "text_baseline.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.51 * sizes[1]
+    assert loaded.idf.dtype == loaded.coefficients.dtype == np.float32
+    assert loaded.sha256 == rounded.sha256 != baseline.sha256
+    assert rounded.rounded().sha256 == rounded.sha256
+
+
+def test_the_hash_is_that_of_what_decides_scores(fitted, tmp_path):
+    baseline, _ = fitted
+    baseline.save(tmp_path / "text")
+    assert TextBaseline.load(tmp_path / "text").sha256 == baseline.sha256
+    other = TextBaseline(
+        baseline.config,
+        idf=baseline.idf,
+        coefficients=-baseline.coefficients,
+        intercept=baseline.intercept,
+        c=baseline.c,
+    )
+    assert other.sha256 != baseline.sha256
+
+
+def test_fingerprints_of_training_prompts_are_kept_beside_it(fitted, tmp_path):
+    baseline, rows = fitted
+    known = TextBaseline.load(saved(baseline, tmp_path / "text"))
+    assert known.training_prompts is None
+    known.training_prompts = PromptPrints.of(rows)
+    again = TextBaseline.load(saved(known, tmp_path / "text"))
+    assert again.training_prompts.holds([prompt_group(row) for row in rows]).all()
+    known.save(tmp_path / "text", prompts=False)
+    assert TextBaseline.load(tmp_path / "text").training_prompts is None
+
+
+def saved(baseline, folder):
+    baseline.save(folder)
+    return folder

@@ -92,6 +92,7 @@ def new_run(
         sampling=SamplingParams(**how),
         seed_basis={"text": text},
         deliver=events.put,
+        chat=chat,
     )
     return Run(job, events)
 

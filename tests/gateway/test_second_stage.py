@@ -15,11 +15,12 @@ from models import random_head, tiny_backbone
 from remote_model import LocalModel
 from serving import CHAT, REFUSAL, ask, client_for, decisions_of, scoring_for
 from staging import LOUD, decisions, staged, thresholds_of, until
+from voices import random_text
 
 from lockgate.cascade import Cascade, simulate
 from lockgate.exchanges import Message
 from lockgate.gateway._events import Released
-from lockgate.guards import ClassifierStage, GuardStream, Stages, Verdicts
+from lockgate.guards import ClassifierStage, GuardStream, Panel, Stages, TextStage, Voice
 
 HELD = Message("assistant", "the gate is held and the")
 BEHIND = (
@@ -32,10 +33,17 @@ BEHIND = (
 TEXTS = ("why does the lock hold", "the mill and the orchard", "where is the boat? 7", "what now " * 60)
 
 
-def readings(backbone, head, messages, answer, thresholds, stride):
-    """Both stages' logits at each block's end: the probe's watched, the classifier's asked for apart."""
+def second_stage(voices, classifier, backbone):
+    """A second stage of a classifier, of a text baseline, or of both."""
+    stages = {"classifier": ClassifierStage(classifier), "text": TextStage(random_text(), backbone)}
+    if voices in stages:
+        return stages[voices]
+    return Panel(tuple(Voice(name, stage) for name, stage in stages.items()))
+
+
+def readings(backbone, head, messages, answer, thresholds, stride, second):
+    """Both stages' logits at each block's end: the probe's watched, the second stage's asked for apart."""
     probe = []
-    second = ClassifierStage(tiny_classifier(backbone.name.removeprefix("tiny-")))
     deaf = Stages(head, thresholds, Cascade(math.inf, math.inf, 0.0, stride=stride), second)
     watcher = GuardStream(backbone, deaf, messages, 64)
     with watcher as stream:
@@ -48,7 +56,7 @@ def readings(backbone, head, messages, answer, thresholds, stride):
         closed = stream._state.closed
         probe = [*probe[: closed.number], closed.probe]
     chat = backbone.render(messages, add_generation_prompt=True)
-    verdicts = Verdicts(tiny_classifier(backbone.name.removeprefix("tiny-")), 0)
+    verdicts = second.open_verdicts(0)
     session = verdicts.open(chat, 512)
     ends = [0, *range(stride, len(answer), stride), *([len(answer)] if answer else [])]
     classifier = [verdicts.judge([(session, [])])[0]]
@@ -64,7 +72,7 @@ def between(values, share):
     return edges[round(share * (len(edges) - 1))]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     text=st.sampled_from(TEXTS),
@@ -76,30 +84,34 @@ def between(values, share):
     max_tokens=st.sampled_from([1, 8, 21]),
     architecture=st.sampled_from(["llama", "qwen2"]),
     remote=st.booleans(),
+    voices=st.sampled_from(["classifier", "text", "panel"]),
 )
 def test_a_served_stream_does_what_its_simulated_trace_does(
-    seed, text, behind, shares, flag_on, min_tokens, stride, max_tokens, architecture, remote
+    seed, text, behind, shares, flag_on, min_tokens, stride, max_tokens, architecture, remote, voices
 ):
     backbone = tiny_backbone(architecture)
+    second = second_stage(voices, tiny_classifier(architecture), backbone)
     head = random_head(backbone, seed)
     messages = [Message("user", text), *behind]
     run = new_run(backbone, text, max_tokens=max_tokens, behind=behind)
     answer = oracle_answer(backbone, run.job.prompt, max_tokens)
     thresholds = thresholds_of(flag_on, min_tokens)
-    probe, classifier = readings(backbone, head, messages, answer, thresholds, stride)
+    probe, classifier = readings(backbone, head, messages, answer, thresholds, stride, second)
     cascade = Cascade(between(probe, shares[0]), math.inf, 0.5, stride=stride, tolerance=0.0)
     mixed = [cascade.mix(p, c) for p, c in zip(probe, classifier, strict=True) if math.isfinite(p)]
     cascade = Cascade(cascade.escalate, between(mixed, shares[1]), 0.5, stride=stride)
     expected = simulate(probe, classifier, cascade, flag_on=flag_on)
     served = [n for n in expected.judged_blocks if not expected.flagged or n <= expected.flag_block]
-    scoring, made = staged(backbone, head, cascade, flag_on=flag_on, min_tokens=min_tokens)
+    kind = {"kind": lambda _, kv_tokens: second.open_verdicts(kv_tokens)} if voices != "classifier" else {}
+    scoring, made = staged(backbone, head, cascade, flag_on=flag_on, min_tokens=min_tokens, **kind)
     model = LocalModel(backbone, head, seed=seed) if remote else None
     with TemporaryDirectory() as folder, running_engine(backbone, scoring, Path(folder), model) as engine:
         start(engine, run).finish()
         assert engine.verdicts.waiting == 0
         engine.close()
         line = decisions(folder)[0]
-    assert (engine.kv_used_tokens, made[0].kv_used_tokens) == (0, 0)
+    assert engine.kv_used_tokens == 0
+    assert voices != "classifier" or made[0].kv_used_tokens == 0
     assert (line["verdicts"], line["stage"]) == (len(served), 2 if served else 1)
     assert line["decision"] == (
         "pass" if not expected.flagged else "halt" if expected.flag_block else "block"
@@ -108,8 +120,7 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
         assert run.text() == backbone.decode(answer)
         return
     assert (run.end.reason, run.end.refusal) == ("content_filter", REFUSAL)
-    stages = Stages(head, thresholds, cascade, ClassifierStage(tiny_classifier(architecture)))
-    with GuardStream(backbone, stages, messages, 64) as stream:
+    with GuardStream(backbone, Stages(head, thresholds, cascade, second), messages, 64) as stream:
         for token in answer:
             if stream.verdict.flagged:
                 break

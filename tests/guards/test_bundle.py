@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from models import random_head, tiny_backbone
-from parts import make_exchange, make_guard
+from parts import make_exchange, make_guard, rewrite
 
 from lockgate.calibration import choose_threshold
 from lockgate.constitution import load_constitution
@@ -82,15 +82,6 @@ def test_a_changed_byte_anywhere(bundle, name) -> None:
     path.write_bytes(whole + b"\n")
     with pytest.raises(GuardError, match=name):
         read_bundle(bundle)
-
-
-def rewrite(path: Path, change) -> None:
-    """Change `guard.yaml` as one who knows how it is sealed."""
-    content = yaml.safe_load(path.read_text())
-    content.pop("sha256")
-    change(content)
-    body = yaml.safe_dump(content, sort_keys=False, width=110).encode()
-    path.write_bytes(body + f"sha256: {hashlib.sha256(body).hexdigest()}\n".encode())
 
 
 def test_the_card_is_for_readers_and_may_be_edited(bundle) -> None:
