@@ -10,10 +10,12 @@ from classifying import random_classifier
 from core_install import ROOT, core_distributions, link_core
 from house import run_python
 from parts import make_guard
+from voices import random_text
 
 import lockgate
 from lockgate.backbones import Backbone
 from lockgate.cascade import Cascade
+from lockgate.guards import VoiceRecord
 
 LEFT_OUT = ("matplotlib", "sklearn", "scipy", "peft", "accelerate", "ray", "pytest")
 MESSAGES = [
@@ -71,11 +73,14 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def made(saved_backbone, tmp_path_factory) -> tuple[str, str]:
-    """A guard of two stages, with an adapter, and its backbone, as folders."""
+    """A guard of two stages, with an adapter and a text baseline, and its backbone, as folders."""
     path = saved_backbone("llama")
     backbone = Backbone.load(path)
     everything = Cascade(-1e6, 0.5, 0.5, 0.0, 1.0, 0.0, 1.0, tolerance=1e-3)
-    guard = make_guard(backbone).with_cascade(random_classifier(backbone), everything)
+    voices = [VoiceRecord(kind=kind, weight=0.5) for kind in ("classifier", "text")]
+    guard = make_guard(backbone).with_cascade(
+        random_classifier(backbone), everything, text=random_text(), voices=voices
+    )
     bundle = tmp_path_factory.mktemp("bundle") / "guard"
     guard.save(bundle)
     return str(bundle), str(path)

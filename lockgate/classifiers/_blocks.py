@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lockgate.backbones import SessionPool
@@ -30,6 +30,7 @@ class BlockScores:
         tokens: tokens read, including suffixes.
         flops: operations; a multiply-add counts as two.
         cpu_s: the exchange's share of the process time of its steps, in seconds, split by tokens.
+        voices: the logits of each voice by its name, if several judges are mixed into `logits`.
     """
 
     number: int
@@ -39,6 +40,7 @@ class BlockScores:
     tokens: int
     flops: float
     cpu_s: float
+    voices: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def block_ends(answer_tokens: int, stride: int = STRIDE) -> list[int]:

@@ -27,7 +27,7 @@ from lockgate.durable import open_atomic
 from lockgate.errors import GuardError, TrainingError
 from lockgate.exchanges import Exchange, Message, PromptPrints
 
-__all__ = ["TextBaseline", "TextBaselineConfig", "TextReader", "exchange_text"]
+__all__ = ["TextBaseline", "TextBaselineConfig", "TextReader", "check_text_target", "exchange_text"]
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -254,6 +254,18 @@ class TextBaseline:
     def _score(self, exchanges: Sequence[Exchange]) -> NDArray[np.float64]:
         features = _weigh(_count(exchanges, self.config), self.idf)
         return np.asarray(features @ self.coefficients.astype(np.float64) + self.intercept)
+
+
+def check_text_target(path: Path) -> None:
+    """Check that a text baseline may be written to `path`.
+
+    Raises:
+        GuardError: something that is not a text baseline is there.
+    """
+    if path.exists() and not path.is_dir():
+        raise GuardError(f"{path}: is not a folder; a text baseline is a folder, choose another name")
+    if path.is_dir() and any(path.iterdir()) and not (path / _CONFIG).is_file():
+        raise GuardError(f"{path}: exists and is no text baseline; choose another folder")
 
 
 def _halved(weights: NDArray[np.float32]) -> NDArray[np.float32]:

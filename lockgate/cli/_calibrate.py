@@ -16,6 +16,7 @@ from lockgate.cli._second_stage import (
     EscalationOption,
     LostOption,
     StrideOption,
+    TextOption,
     WeightOption,
     describe_stages,
     print_stages,
@@ -89,6 +90,7 @@ def calibrate(
     budget: BudgetOption = 0.0005,
     output: OutputOption = None,
     classifier: ClassifierOption = None,
+    text: TextOption = None,
     development: DevelopmentOption = None,
     escalation: EscalationOption = None,
     lost: LostOption = None,
@@ -116,7 +118,7 @@ def calibrate(
     --device and --dtype. It prints what changes. With --output it writes the guard for the new precision. The
     threshold stays if no decision changes; --recalibrate sets it anew.
 
-    With --classifier the guard gets a second stage. Both stages then read all of the traffic.
+    With --classifier or --text the guard gets a second stage. Both stages then read all of the traffic.
 
     After an interruption or an error, run the same command again to continue. Until the calibration is
     complete, its scores are kept in OUTPUT.state, without text.
@@ -138,7 +140,7 @@ def calibrate(
     }  # fmt: skip
     refused = {"--scores": scores, "--tolerance": tolerance, "--save-scores": save_scores}
     with names_of_options(_OPTIONS):
-        stage = read_second_stage(classifier, options, refused, output)
+        stage = read_second_stage(classifier, text, options, refused, output)
         needed = bool(inputs) or output is not None or tolerance is None
         loaded = load_guard(guard, backbone, device, dtype) if needed else None
         plan = _plan(budget, exclude, training, tolerance, stage, workers, output or save_scores)
@@ -152,7 +154,7 @@ def calibrate(
             calibration = evidence.choose()
             if output is not None:
                 evidence.apply(calibration).save(output)
-    stages = {} if evidence.stages is None else {"second_stage": describe_stages(evidence.stages)}
+    stages = {} if evidence.stages is None else {"second_stage": describe_stages(evidence.stages, evidence)}
     document: dict[str, object] = {
         **stages,
         "budgets": [budget_document(row) for row in budgets],
@@ -208,7 +210,7 @@ def _gather(
 def _print_evidence(evidence: "Evidence", budgets: Sequence["BudgetRow"]) -> None:
     print_traffic(evidence.table, evidence.unanswered, evidence.overlap)
     if evidence.stages is not None:
-        print_stages(evidence.stages)
+        print_stages(evidence.stages, evidence)
     print_budgets(budgets, evidence.tolerance)
 
 

@@ -1,4 +1,4 @@
-"""`lockgate calibrate --classifier`: options and output for a guard of two stages."""
+"""`lockgate calibrate --classifier` and `--text`: options and output for a guard of two stages."""
 
 import math
 from collections.abc import Mapping
@@ -11,57 +11,74 @@ from lockgate.cli._common import print_table
 
 if TYPE_CHECKING:
     from lockgate.calibration import CascadeCalibration
-    from lockgate.traffic import SecondStagePlan
+    from lockgate.traffic import Evidence, SecondStagePlan
 
 ClassifierOption = Annotated[
     Path | None,
     typer.Option(help="Exchange classifier to add as the second stage, made by `lockgate train classifier`."),
 ]
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text baseline to add to the second stage, made by `lockgate train text`. It judges beside the "
+        "classifier, or alone."
+    ),
+]
 DevelopmentOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="With --classifier: labelled exchanges. The command uses them to choose how the two scores are "
-        "mixed. Their prompts must not be in the traffic. May be repeated."
+        help="With --classifier or --text: labelled exchanges. The command uses them to choose how the "
+        "scores are mixed. Their prompts must not be in the traffic. May be repeated."
     ),
 ]
 EscalationOption = Annotated[
     float | None,
     typer.Option(
-        help="With --classifier: largest share of the traffic that the classifier judges. Default: 0.025."
+        help="With --classifier or --text: largest share of the traffic that the second stage judges. "
+        "Default: 0.025."
     ),
 ]
 LostOption = Annotated[
     float | None,
     typer.Option(
-        help="With --development: largest share of flags that may be lost so that the classifier is asked "
+        help="With --development: largest share of flags that may be lost so that the second stage is asked "
         "less often. Default: 0.02."
     ),
 ]
 WeightOption = Annotated[
     float | None,
-    typer.Option(help="With --classifier: the probe's weight in the mixed score. Replaces --development."),
+    typer.Option(
+        help="With --classifier or --text: the probe's weight in the mixed score. Replaces --development, if "
+        "only one of them is given."
+    ),
 ]
 StrideOption = Annotated[
     int | None,
     typer.Option(
-        help="With --classifier: number of answer tokens in a block. Each block gets one verdict. Default: 8."
+        help="With --classifier or --text: number of answer tokens in a block. Each block gets one verdict. "
+        "Default: 8."
     ),
 ]
 
 
 _REFUSED = {
-    "--scores": "scores tables hold no verdicts of the classifier; give --input",
+    "--scores": "scores tables hold no verdicts of the second stage; give --input",
     "--tolerance": "two stages take their tolerance from the spread of the mixed scores",
     "--save-scores": "these scores are not those of the new guard; run `lockgate score` with it instead",
 }
 
 
 def read_second_stage(
-    classifier: Path | None, options: Mapping[str, Any], refused: Mapping[str, Any], output: Path | None
+    classifier: Path | None,
+    text: Path | None,
+    options: Mapping[str, Any],
+    refused: Mapping[str, Any],
+    output: Path | None,
 ) -> "SecondStagePlan | None":
     """Return the second stage that the options describe, or None.
 
     Args:
+        classifier, text: folders of the judges.
         options: options of a second stage, by name.
         refused: options that a second stage excludes, by name.
 
@@ -72,17 +89,19 @@ def read_second_stage(
     from lockgate.traffic import SecondStagePlan
 
     given = {name: value for name, value in options.items() if value is not None and value != []}
-    if classifier is None:
+    judge = "--classifier" if classifier is not None else "--text"
+    if classifier is None and text is None:
         if given:
             raise ConfigError(
-                f"{next(iter(given))} belongs to a second stage; give its classifier with --classifier"
+                f"{next(iter(given))} belongs to a second stage; give its classifier with --classifier, or a "
+                "text baseline with --text"
             )
         return None
     for name, why in _REFUSED.items():
         if refused[name] is not None and refused[name] != []:
-            raise ConfigError(f"{name} does not go with --classifier: {why}")
+            raise ConfigError(f"{name} does not go with {judge}: {why}")
     if output is None:
-        raise ConfigError("--classifier needs --output: unfinished work of both stages is kept beside it")
+        raise ConfigError(f"{judge} needs --output: unfinished work of both stages is kept beside it")
     if ("--development" in given) == ("--weight" in given):
         raise ConfigError("give either --development (labelled exchanges that choose the weight) or --weight")
     if "--lost" in given and "--development" not in given:
@@ -90,11 +109,13 @@ def read_second_stage(
     fields = {name.removeprefix("--"): value for name, value in given.items()}
     if "development" in fields:
         fields["development"] = tuple(fields["development"])
-    return SecondStagePlan(classifier, **fields)
+    return SecondStagePlan(classifier, text=text, **fields)
 
 
-def describe_stages(found: "CascadeCalibration") -> dict[str, object]:
+def describe_stages(found: "CascadeCalibration", evidence: "Evidence") -> dict[str, object]:
     """Return the second stage's part of a calibration for `--json`. A share of nothing is null."""
+    record = None if evidence.guard is None else evidence.guard.record
+    voices = [] if record is None or record.voices is None else record.voices
     shares = {name: getattr(found, name) for name in ("lost", "caught", "caught_unscreened")}
     return {
         "escalation_budget": found.escalation_budget,
@@ -104,17 +125,24 @@ def describe_stages(found: "CascadeCalibration") -> dict[str, object]:
         "weights": [
             {"weight": row.weight, "tpr": None if math.isnan(row.tpr) else row.tpr} for row in found.weights
         ],
+        "judges": [] if record is None else list(record.judges),
+        "voices": [voice.model_dump(mode="json") for voice in voices],
+        "shares": [
+            {"text": row.share, "tpr": None if math.isnan(row.tpr) else row.tpr} for row in evidence.shares
+        ],
         "selection_fpr": found.selection_fpr,
         **{name: None if math.isnan(value) else value for name, value in shares.items()},
     }
 
 
-def print_stages(found: "CascadeCalibration") -> None:
+def print_stages(found: "CascadeCalibration", evidence: "Evidence") -> None:
     """Print how the two stages decide together."""
     cascade = found.cascade
+    judges = () if evidence.guard is None else evidence.guard.record.judges
+    second = "classifier" if judges == ("classifier",) else "text" if judges == ("text",) else "stage 2"
     typer.echo(
         f"Stage 2 is asked above {cascade.escalate:.4f}: about {found.escalated:.2%} of the traffic. "
-        f"The mixed score is {cascade.weight:.2f} probe and {1 - cascade.weight:.2f} classifier, each in "
+        f"The mixed score is {cascade.weight:.2f} probe and {1 - cascade.weight:.2f} {second}, each in "
         "units of its spread."
     )
     if math.isnan(found.caught):
@@ -127,4 +155,12 @@ def print_stages(found: "CascadeCalibration") -> None:
     print_table(
         ("probe's share", f"caught at {found.selection_fpr:.0%} of the harmless ones"),
         [(f"{row.weight:.2f}", f"{row.tpr:.3f}") for row in found.weights],
+    )
+    if not evidence.shares:
+        return
+    names = {"classifier": "the classifier", "text": "the text baseline"}
+    typer.echo(f"Stage 2 holds {' and '.join(names[judge] for judge in judges)}, mixed by these shares:")
+    print_table(
+        ("text's share", f"caught at {found.selection_fpr:.0%} of the harmless ones"),
+        [(f"{row.share:.1f}", f"{row.tpr:.3f}") for row in evidence.shares],
     )

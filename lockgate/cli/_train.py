@@ -7,12 +7,14 @@ import typer
 
 from lockgate.cli._common import DeviceOption, DtypeOption, JsonFlag, print_json, print_skipped
 from lockgate.cli._train_classifier import classifier
+from lockgate.cli._train_text import text
 
 
 def register(app: typer.Typer) -> None:
     commands = typer.Typer(help="Train the parts of a guard.", no_args_is_help=True)
     commands.command("probe")(probe)
     commands.command("classifier")(classifier)
+    commands.command("text")(text)
     commands.callback()(_root)
     app.add_typer(commands, name="train")
 

@@ -1,5 +1,7 @@
 """The scoring of one whole exchange by the state machine of a guard's stages."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,7 @@ class Course:
         ask: the verdict that is due; None if none is due.
         closed: the blocks so far, each in its last form. A short exchange closes its last block twice.
         verdicts: verdicts given, by block number.
+        voices: logits of each voice on all blocks, if the second stage mixes several and judged all blocks.
         tokens, flops, cpu_s: cost of the second stage.
     """
 
@@ -34,6 +37,7 @@ class Course:
         self.ask: Ask | None = None
         self.closed: list[Block] = []
         self.verdicts: dict[int, float] = {}
+        self.voices: Mapping[str, Sequence[float]] = {}
         self.tokens, self.flops, self.cpu_s = 0, 0.0, 0.0
         self._logits: list[NDArray[np.floating]] = []
         self._ended = False
@@ -69,7 +73,7 @@ class Course:
         """Take verdicts on all blocks. The state gets those that it asks for; the trace gets all."""
         while self.state.due is not None:
             self._judge(scores.logits[min(self.state.due.number, len(scores.logits) - 1)])
-        self.verdicts = dict(enumerate(scores.logits))
+        self.verdicts, self.voices = dict(enumerate(scores.logits)), scores.voices
         self.tokens, self.flops, self.cpu_s = scores.tokens, scores.flops, scores.cpu_s
 
     def _judge(self, logit: float) -> None:

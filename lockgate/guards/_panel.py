@@ -174,6 +174,7 @@ class Panel:
             sum(scores.tokens for scores in row),
             sum(scores.flops for scores in row),
             sum(scores.cpu_s for scores in row),
+            {voice.name: scores.logits for voice, scores in zip(self.voices, row, strict=True)},
         )
 
 

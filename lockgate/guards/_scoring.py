@@ -8,9 +8,9 @@ For verdicts on all blocks, the second stage reads every exchange in bulk instea
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +61,8 @@ class ExchangeScore:
         tokens_stage2, flops_stage2, cpu_s_stage2: the cost of stage 2. Tokens are the conversation up to the
             last verdict, without the template's prefix, and every verdict's suffix.
         blocks: the closed blocks.
+        voices: the logits of each voice by its name, one for each of `blocks`, if the second stage mixes
+            several and judged all blocks.
     """
 
     number: int
@@ -82,6 +84,7 @@ class ExchangeScore:
     flops_stage2: float = 0.0
     cpu_s_stage2: float = 0.0
     blocks: tuple[BlockRow, ...] = ()
+    voices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def score_exchanges(
@@ -199,6 +202,10 @@ def _score(job: ReadExchange[Course], course: Course, backbone: Backbone) -> Exc
         flops_stage2=course.flops,
         cpu_s_stage2=course.cpu_s,
         blocks=tuple(_row(block, course.verdicts.get(block.number)) for block in course.closed),
+        voices={
+            name: tuple(logits[block.number] for block in course.closed)
+            for name, logits in course.voices.items()
+        },
     )
 
 

@@ -1,8 +1,8 @@
 """The block trace: the scores of both stages at the end of each block of an answer, without text."""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ TRACE_SCHEMA = pa.schema(
     ]
 )
 
+# A second stage that mixes several judges has a further column for each: null if it was not asked.
+VOICE = "voice_"
+
 _Number = TypeVar("_Number", bound=np.generic)
 
 RowBlocks = tuple[int, Sequence[int], ArrayLike, ArrayLike | None]
@@ -43,7 +46,9 @@ class BlockTrace:
         end: number of answer tokens up to the end of the block; 0 for block 0 [B].
         probe: largest smoothed probe logit of the block; NaN if no token counts (see
             `CascadeState`) [B].
-        classifier: the exchange classifier's logit at the end of the block; NaN if it was not asked [B].
+        classifier: the second stage's logit at the end of the block; NaN if it was not asked [B].
+        voices: the logit of each voice by its name, if the second stage mixes several; NaN if it was not
+            asked [B].
     """
 
     row: NDArray[np.int32]
@@ -51,12 +56,16 @@ class BlockTrace:
     end: NDArray[np.int32]
     probe: NDArray[np.float32]
     classifier: NDArray[np.float32]
+    voices: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[RowBlocks]) -> "BlockTrace":
+    def from_rows(
+        cls, rows: Iterable[RowBlocks], voices: Mapping[str, Sequence[ArrayLike]] | None = None
+    ) -> "BlockTrace":
         """Build a trace from (row, ends, probe, classifier) of each exchange.
 
-        `classifier` is None for an exchange without verdicts.
+        `classifier` is None for an exchange without verdicts. `voices` has the logits of each voice, for each
+        exchange.
 
         Raises:
             ExchangeError: the blocks do not fit together, see `validate`.
@@ -75,6 +84,10 @@ class BlockTrace:
             _join(ends, np.int32),
             _join(probes, np.float32),
             _join(verdicts, np.float32),
+            {
+                name: _join([np.asarray(part, dtype=np.float32) for part in parts], np.float32)
+                for name, parts in (voices or {}).items()
+            },
         )
         trace.validate()
         return trace
@@ -97,7 +110,13 @@ class BlockTrace:
         missing = [name for name in TRACE_SCHEMA.names if name not in table.column_names]
         if missing:
             raise ExchangeError(f"{source}: block trace lacks the columns {', '.join(missing)}; score again")
-        trace = cls(*(_column(table, field, source) for field in TRACE_SCHEMA))
+        columns = {column.name: _column(table, column, source) for column in TRACE_SCHEMA}
+        spoken = {
+            name.removeprefix(VOICE): _column(table, pa.field(name, pa.float32()), source)
+            for name in table.column_names
+            if name.startswith(VOICE)
+        }
+        trace = cls(**columns, voices=spoken)
         trace.validate(str(source))
         return trace
 
@@ -108,12 +127,16 @@ class BlockTrace:
             ExchangeError: the blocks do not fit together, see `validate`.
         """
         self.validate(str(path))
+        schema, columns = TRACE_SCHEMA, [getattr(self, name) for name in TRACE_SCHEMA.names]
+        for name, logits in self.voices.items():
+            schema = schema.append(pa.field(VOICE + name, pa.float32()))
+            columns.append(logits)
         arrays = [
-            pa.array(getattr(self, field.name), type=field.type, from_pandas=field.nullable)
-            for field in TRACE_SCHEMA
+            pa.array(column, type=kind.type, from_pandas=kind.nullable)
+            for column, kind in zip(columns, schema, strict=True)
         ]
         with open_atomic(path) as file:
-            pq.write_table(pa.table(arrays, schema=TRACE_SCHEMA), file, compression="zstd")
+            pq.write_table(pa.table(arrays, schema=schema), file, compression="zstd")
 
     def __len__(self) -> int:
         return len(self.row)
@@ -137,10 +160,12 @@ class BlockTrace:
         Raises:
             ExchangeError: they do not. The message names `origin`, and the first wrong row and block.
         """
-        lengths = {name: np.shape(getattr(self, name)) for name in TRACE_SCHEMA.names}
+        columns = {name: getattr(self, name) for name in TRACE_SCHEMA.names}
+        columns |= {VOICE + name: logits for name, logits in self.voices.items()}
+        lengths = {name: np.shape(column) for name, column in columns.items()}
         if len(set(lengths.values())) != 1 or len(lengths["row"]) != 1:
             found = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
-            raise ExchangeError(f"{origin}: expected five columns of one length; found {found}")
+            raise ExchangeError(f"{origin}: expected columns of one length; found {found}")
         if len(self.row) == 0:
             return
         first = np.concatenate([[True], self.row[1:] != self.row[:-1]])
@@ -151,8 +176,8 @@ class BlockTrace:
         self._refuse(first & (self.end != 0), "block 0 ends at answer token 0", origin)
         shrinks = np.diff(self.end, prepend=0) <= 0
         self._refuse(~first & shrinks, "every block after the first must end later", origin)
-        for name in ("probe", "classifier"):
-            low = getattr(self, name) == -np.inf
+        for name in columns.keys() - {"row", "block", "end"}:
+            low = columns[name] == -np.inf
             self._refuse(low, f"{name} must be a logit, null, or +inf for a failed reading", origin)
 
     def _refuse(self, wrong: NDArray[np.bool_], rule: str, origin: str) -> None:

@@ -19,15 +19,17 @@ from lockgate.calibration import (
     choose_threshold,
 )
 from lockgate.classifiers import ExchangeClassifier
+from lockgate.classifiers.text import TextBaseline
 from lockgate.durable import scratch_folder
 from lockgate.errors import ConfigError
 from lockgate.exchanges import PromptPrints
-from lockgate.guards import Guard
+from lockgate.guards import Guard, VoiceRecord
 from lockgate.tables import ScoresTable
 from lockgate.traffic._checks import benign_rows, check_development, check_traffic
 from lockgate.traffic._overlap import describe_overlap, known_prompts, refuse_known_groups
 from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
+from lockgate.traffic._voices import ChosenVoices, ShareRow, choose_voices
 
 Report = Callable[[Path, int], None]
 _OWNER = "lockgate calibrate"
@@ -49,6 +51,7 @@ class Evidence:
         unanswered: number of rows without an answer.
         overlap: a sentence that says whether the traffic holds training prompts.
         stages: the way the two stages were put together; None if no second stage was added.
+        shares: with two judges, what each share of the text baseline in the second stage catches.
         read_here: whether the guard has read the traffic itself. Then its record gets the precision and the
             kind of device that it computes in. Tables do not say how they were made.
     """
@@ -61,6 +64,7 @@ class Evidence:
     overlap: str
     stages: CascadeCalibration | None = None
     read_here: bool = False
+    shares: tuple[ShareRow, ...] = ()
 
     @property
     def tolerance(self) -> float:
@@ -156,20 +160,20 @@ def gather_evidence(
         raise ConfigError("no guard was given to read the exchanges; give one, or a table of scores")
     files = [traffic] if isinstance(traffic, Path) else list(traffic)
     stage = plan.second_stage
-    classifier = None if stage is None else _load_classifier(stage, guard)
-    known, overlap = _join_known(known, classifier)
+    judges = (None, None) if stage is None else _load_judges(stage, guard)
+    known, overlap = _join_known(known, *judges)
     check_traffic(files, known, plan)
     if stage is not None and stage.development:
         check_development(stage.development, files, known)
     with _scratch(plan.scratch) as folder:
-        if stage is None or classifier is None:
+        if stage is None:
             scored = [
                 ScoresTable.read(score_once(guard, path, folder, workers=plan.workers, report=report))
                 for path in files
             ]
             yield evidence_of(guard, ScoresTable.concat(scored), plan, known)
         else:
-            reader = _StagesReader(guard, classifier, plan, folder, report)
+            reader = _StagesReader(guard, *judges, plan, folder, report)
             yield _of_stages(reader, stage, files, known, overlap)
 
 
@@ -220,10 +224,11 @@ def _of_table(
 
 @dataclass(frozen=True, slots=True)
 class _StagesReader:
-    """A guard and a classifier, with the settings for reading files."""
+    """A guard and the judges of its second stage, with the settings for reading files."""
 
     guard: Guard
-    classifier: ExchangeClassifier
+    classifier: ExchangeClassifier | None
+    text: TextBaseline | None
     plan: CalibrationPlan
     folder: Path
     report: Report
@@ -234,9 +239,20 @@ class _StagesReader:
             self.classifier,
             files,
             self.folder,
+            text=self.text,
             stride=stride,
             workers=self.plan.workers,
             report=self.report,
+        )
+
+    def combine(self, voices: Sequence[VoiceRecord], found: CascadeCalibration) -> Guard:
+        """Return the guard with its second stage. A judge without a voice is left out if others have one."""
+        kept = {voice.kind for voice in voices} or {"classifier", "text"}
+        return self.guard.with_cascade(
+            self.classifier if "classifier" in kept else None,
+            found,
+            text=self.text if "text" in kept else None,
+            voices=voices or None,
         )
 
 
@@ -266,49 +282,58 @@ def _of_stages(
         "confidence": plan.confidence,
         **_description(benign.table),
     }
+    chosen = ChosenVoices((), ())
     if tried is None:
         weights = (stage.weight or 0.0,)
         found = calibrate_cascade(benign.traces, benign.table.groups, weights=weights, **settings)
     else:
+        settings["development_groups"] = tried.table.groups
         harmful = tried.table.labels >= 0.5
+        quiet, loud = tried.select(~harmful), tried.select(harmful)
+        if benign.voices:
+            chosen = choose_voices(benign, quiet, loud, settings)
+            benign, quiet, loud = (part.mixed(chosen.voices) for part in (benign, quiet, loud))
         found = calibrate_sparingly(
             benign.traces,
             benign.table.groups,
             lost=stage.lost,
-            development_benign=tried.select(~harmful).traces,
-            development_harmful=tried.select(harmful).traces,
-            development_groups=tried.table.groups,
+            development_benign=quiet.traces,
+            development_harmful=loud.traces,
             **settings,
         )
-    ready = guard.with_cascade(reader.classifier, found)
+    ready = reader.combine(chosen.voices, found)
     if known is not None:
         ready = ready.with_training_prompts(known)
     mixed = benign.mixed_by(found.cascade, guard.thresholds.flag_on)
     table = benign.table.with_column("mixed_max", mixed)
-    return Evidence(ready, plan, read.table, table, len(read.table) - len(table), overlap, found, True)
+    unanswered = len(read.table) - len(table)
+    return Evidence(ready, plan, read.table, table, unanswered, overlap, found, True, chosen.shares)
 
 
-def _load_classifier(stage: SecondStagePlan, guard: Guard) -> ExchangeClassifier:
-    if isinstance(stage.classifier, ExchangeClassifier):
-        return stage.classifier
-    return ExchangeClassifier.load(stage.classifier, guard.backbone)
+def _load_judges(
+    stage: SecondStagePlan, guard: Guard
+) -> tuple[ExchangeClassifier | None, TextBaseline | None]:
+    classifier, text = stage.classifier, stage.text
+    if isinstance(classifier, Path):
+        classifier = ExchangeClassifier.load(classifier, guard.backbone)
+    if isinstance(text, Path):
+        text = TextBaseline.load(text)
+    return classifier, text
 
 
 def _join_known(
-    known: PromptPrints | None, classifier: ExchangeClassifier | None
+    known: PromptPrints | None, classifier: ExchangeClassifier | None, text: TextBaseline | None
 ) -> tuple[PromptPrints | None, str]:
     """Return the training prompts of all stages, and the sentence on them for the model card."""
-    overlap = describe_overlap(known, True, by_text=True)
-    if classifier is None:
-        return known, overlap
-    prints = classifier.training_prompts
-    if prints is None:
-        return known, f"{overlap}; the classifier does not say what it was trained on"
-    if known is None:
-        overlap = describe_overlap(prints, True, by_text=True)
-        return prints, f"{overlap}; the first stage does not say what it was trained on"
-    known |= prints
-    return known, describe_overlap(known, True, by_text=True)
+    judges = {"classifier": classifier, "text baseline": text}
+    found = {name: judge.training_prompts for name, judge in judges.items() if judge is not None}
+    silent = [name for name, prints in found.items() if prints is None]
+    if known is None and any(prints is not None for prints in found.values()):
+        silent.append("first stage")
+    for prints in found.values():
+        known = prints if known is None else known if prints is None else known | prints
+    notes = (f"the {name} does not say what it was trained on" for name in silent)
+    return known, "; ".join([describe_overlap(known, True, by_text=True), *notes])
 
 
 def _description(table: ScoresTable) -> dict[str, Any]:

@@ -8,8 +8,9 @@ written.
 import hashlib
 import itertools
 import json
+import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,15 +104,16 @@ def score_file(
             )
         lines = list(_collect(parts))
         trace = [(line["row"], *_columns(line.pop("blocks"))) for line in lines]
+        voices = [(len(row[1]), line.pop("voices", {})) for row, line in zip(trace, lines, strict=True)]
         table = ScoresTable.from_rows(lines)
         table.write(output)
         if blocks is not None:
-            BlockTrace.from_rows(trace).write(blocks)
+            BlockTrace.from_rows(trace, _voices(voices)).write(blocks)
     return table
 
 
 def score_row(score: ExchangeScore) -> dict[str, Any]:
-    """Return one row of the scores table. It also holds `blocks`, which the table does not."""
+    """Return one row of the scores table. It also holds `blocks` and `voices`, which the table does not."""
     exchange = score.exchange
     # A prompt without an answer can't be flagged. It is ranked by its own maximum.
     ranked = score.max_score if score.max_score != float("-inf") else score.max_prompt
@@ -139,12 +141,23 @@ def score_row(score: ExchangeScore) -> dict[str, Any]:
         "length": score.tokens,
         "verdict_category": score.category,
         "blocks": score.blocks,
+        "voices": score.voices,
     }
 
 
 def _columns(blocks: Sequence[Sequence[float]]) -> tuple[list[int], list[float], list[float]]:
     """Split an exchange's blocks into ends, probe scores and classifier scores."""
     return [int(end) for end, _, _ in blocks], [row[1] for row in blocks], [row[2] for row in blocks]
+
+
+def _voices(rows: Sequence[tuple[int, Mapping[str, Sequence[float]]]]) -> dict[str, list[Sequence[float]]]:
+    """Return the logits of each voice for each exchange. NaN: it was not asked about the exchange.
+
+    Args:
+        rows: number of blocks and logits of the voices, for each exchange.
+    """
+    names = sorted({name for _, voices in rows for name in voices})
+    return {name: [voices.get(name, [math.nan] * n) for n, voices in rows] for name in names}
 
 
 def _guard_key(guard: Guard) -> list[Any]:

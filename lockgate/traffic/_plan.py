@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lockgate.calibration import Exclusion
 from lockgate.classifiers import ExchangeClassifier
+from lockgate.classifiers.text import TextBaseline
 from lockgate.errors import ConfigError
 
 STAGES = (1, 2)
@@ -23,27 +24,37 @@ class SecondStagePlan:
 
     Attributes:
         classifier: the exchange classifier, or its folder. It reads all of the traffic.
-        development: files of exchanges of both labels. They choose how to mix the stages, so their prompts
-            are not in the traffic.
+        development: files of exchanges of both labels. They choose how to mix the stages and, with two
+            judges, the judges' shares. So their prompts are not in the traffic.
         escalation: largest share of the traffic that the classifier is asked about.
         lost: with `development`, the largest share of caught harmful exchanges that may be lost, so that the
             classifier is asked less often.
         weight: the probe's share of the mixed score. It takes the place of `development`.
         stride: answer tokens from one verdict to the next.
+        text: the text baseline, or its folder. It judges beside the classifier, or alone.
 
     Raises:
-        ConfigError: both or neither of `development` and `weight` are given, or a value is out of range.
+        ConfigError: there is no judge, both or neither of `development` and `weight` are given, there are two
+            judges and no `development`, or a value is out of range.
     """
 
-    classifier: ExchangeClassifier | Path
+    classifier: ExchangeClassifier | Path | None
     development: tuple[Path, ...] = ()
     escalation: float = 0.025
     lost: float = 0.02
     weight: float | None = None
     stride: int = 8
+    text: TextBaseline | Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that can't work."""
+        if self.classifier is None and self.text is None:
+            raise ConfigError("a second stage needs a judge; give a classifier, a text baseline or both")
+        if self.classifier is not None and self.text is not None and not self.development:
+            raise ConfigError(
+                "weight: it does not say how a classifier and a text baseline are mixed; give development "
+                "(labelled exchanges that choose their shares)"
+            )
         if bool(self.development) == (self.weight is not None):
             raise ConfigError(
                 "give either development (labelled exchanges that choose how to mix) or a weight"

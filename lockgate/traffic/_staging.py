@@ -1,7 +1,7 @@
 """Scores of both stages for files of exchanges, before their cascade is calibrated (CC++ section 5)."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from lockgate.calibration import Trace
 from lockgate.cascade import Cascade, FlagOn, simulate
 from lockgate.classifiers import ExchangeClassifier
+from lockgate.classifiers.text import TextBaseline
 from lockgate.durable import Mark, file_sha256, hash_path
-from lockgate.guards import Guard
+from lockgate.guards import Guard, VoiceRecord
 from lockgate.tables import BlockTrace, ScoresTable
 from lockgate.traffic._files import score_file
 
@@ -24,15 +25,37 @@ class StagedScores:
         table: scores table. The columns of stage 2 and the mixed scores belong to a cascade that asks about
             every block.
         traces: block scores of each row, with a verdict for every block.
+        voices: if several judges read the rows, the logits of each on every block, for each row.
     """
 
     table: ScoresTable
     traces: tuple[Trace, ...]
+    voices: Mapping[str, tuple[NDArray[np.float64], ...]] = field(default_factory=dict)
 
     def select(self, mask: NDArray[np.bool_]) -> "StagedScores":
         """Return the rows where `mask` [N] is true."""
-        kept = zip(self.traces, mask.tolist(), strict=True)
-        return StagedScores(self.table.select(mask), tuple(trace for trace, wanted in kept if wanted))
+        rows = np.flatnonzero(mask).tolist()
+        return StagedScores(
+            self.table.select(mask),
+            tuple(self.traces[row] for row in rows),
+            {name: tuple(logits[row] for row in rows) for name, logits in self.voices.items()},
+        )
+
+    def mixed(self, voices: Sequence[VoiceRecord]) -> "StagedScores":
+        """Return the same rows with the verdicts of a panel of these voices in their traces.
+
+        A failed voice makes the verdict infinite, as in serving.
+        """
+        traces = []
+        for row, trace in enumerate(self.traces):
+            logits = [self.voices[voice.kind][row] for voice in voices]
+            terms = [
+                voice.weight * (own - voice.mean) / voice.std
+                for voice, own in zip(voices, logits, strict=True)
+            ]
+            whole = np.isfinite(logits).all(axis=0)
+            traces.append(Trace(trace.probe, np.where(whole, np.sum(terms, axis=0), np.inf)))
+        return replace(self, traces=tuple(traces))
 
     def mixed_by(self, cascade: Cascade, flag_on: FlagOn) -> NDArray[np.float64]:
         """Return the largest mixed score of each row [N] under a cascade. -inf: it asks about no block."""
@@ -45,22 +68,23 @@ class StagedScores:
 
 def score_stages(
     guard: Guard,
-    classifier: ExchangeClassifier,
+    classifier: ExchangeClassifier | None,
     sources: Sequence[Path],
     folder: Path,
     *,
+    text: TextBaseline | None = None,
     stride: int = 8,
     workers: int = 1,
     report: Callable[[Path, int], None] = lambda _path, _done: None,
 ) -> StagedScores:
-    """Have the guard's probe and a classifier score every block of files of exchanges.
+    """Have the guard's probe and the judges of a second stage score every block of files of exchanges.
 
     Scores stay in `folder`, without text. An interrupted run continues there. A finished file is not read
     again while guard, classifier and file stay the same.
 
     Args:
         guard: the guard. Its probe is stage 1.
-        classifier: the second stage.
+        classifier, text: the judges. With both, the traces hold their plain sum, and `voices` each of them.
         sources: files of exchanges.
         folder: folder for the scores. It is made if it does not exist.
         stride: answer tokens of a block.
@@ -68,21 +92,28 @@ def score_stages(
         report: called after each chunk with the file and the number of its exchanges that are done.
 
     Raises:
-        BackboneMismatch, GuardError: the classifier does not fit the guard.
+        BackboneMismatch, GuardError: a judge does not fit the guard, or there is none.
         ExchangeError: a file can't be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # This cascade asks about every block and never flags.
     asked = Cascade(escalate=0.0, flag=1e9, weight=0.5, stride=stride)
-    scoring = guard.with_cascade(classifier, asked).save(folder / "guard")
+    both = (VoiceRecord(kind="classifier", weight=1.0), VoiceRecord(kind="text", weight=1.0))
+    voices = both if classifier is not None and text is not None else None
+    scoring = guard.with_cascade(classifier, asked, text=text, voices=voices).save(folder / "guard")
     tables, traces = [], []
+    spoken: dict[str, list[NDArray[np.float64]]] = {voice.kind: [] for voice in voices or ()}
     for source in sources:
         place = score_once(scoring, source, folder, workers=workers, blocks=True, report=report)
         scores, trace = ScoresTable.read(place), BlockTrace.read(place.with_suffix(".blocks.parquet"))
         rows = [trace.of(row) for row in range(len(scores))]
         tables.append(scores)
         traces += [Trace(trace.probe[own], trace.classifier[own]) for own in rows]
-    return StagedScores(ScoresTable.concat(tables), tuple(traces))
+        for name, logits in spoken.items():
+            logits += [trace.voices[name][own].astype(np.float64) for own in rows]
+    return StagedScores(
+        ScoresTable.concat(tables), tuple(traces), {name: tuple(logits) for name, logits in spoken.items()}
+    )
 
 
 def score_once(

@@ -62,6 +62,24 @@ def test_reading_gives_back_what_was_written(tmp_path):
     assert stored["classifier"].null_count == 2
 
 
+def test_columns_of_voices_come_back(tmp_path):
+    rows = [(0, [0, 8], [0.5, -1.5], [0.25, 2.0]), (2, [0], [0.25], None)]
+    voices = {"classifier": [[1.0, np.inf], [np.nan]], "text": [[-1.0, 3.0], [np.nan]]}
+    trace = BlockTrace.from_rows(rows, voices)
+    trace.write(tmp_path / "trace.parquet")
+    back = BlockTrace.read(tmp_path / "trace.parquet")
+    assert list(back.voices) == ["classifier", "text"]
+    for name, parts in voices.items():
+        np.testing.assert_array_equal(back.voices[name], np.float32(np.concatenate(parts)))
+    assert pq.read_table(tmp_path / "trace.parquet")["voice_text"].null_count == 1
+    for wrong, message in (
+        ([[1.0], [0.0]], "columns of one length"),
+        ([[1.0, -np.inf], [0.0]], "voice_text must"),
+    ):
+        with pytest.raises(ExchangeError, match=message):
+            BlockTrace.from_rows(rows, {"text": wrong})
+
+
 def test_an_empty_trace_is_written_and_read(tmp_path):
     BlockTrace.from_rows([]).write(tmp_path / "none.parquet")
     assert len(BlockTrace.read(tmp_path / "none.parquet")) == 0
@@ -77,7 +95,7 @@ def test_an_empty_trace_is_written_and_read(tmp_path):
         ([(0, [0, 8, 8], [0.0, 0.0, 0.0], None)], "row 0, block 2: every block after the first"),
         ([(0, [0], [-np.inf], None)], "row 0, block 0: probe must be a logit"),
         ([(0, [0], [0.0], [-np.inf])], "row 0, block 0: classifier must be a logit"),
-        ([(0, [0, 8], [0.0], None)], "expected five columns of one length"),
+        ([(0, [0, 8], [0.0], None)], "expected columns of one length"),
         ([(2**40, [0], [0.0], None)], "too large for int32"),
     ],
 )
