@@ -18,6 +18,13 @@ LockgateError
 """
 
 
+class PrecisionWarning(UserWarning):
+    """A guard computes in another precision, or on another kind of device, than when its threshold was set.
+
+    It is a warning and no error: `lockgate calibrate --transfer` measures what the change does.
+    """
+
+
 class LockgateError(Exception):
     """Base class of all errors that Lockgate raises on purpose."""
 

@@ -20,6 +20,7 @@ from lockgate.assembly._measure import (
 from lockgate.assembly._report import write_measured, write_reports
 from lockgate.assembly._reviews import place_proposal
 from lockgate.assembly._rows import PARTING, BuildRows, gather_rows
+from lockgate.assembly._second import check_second_stage, train_second_stage
 from lockgate.assembly._threshold import describe_claim, set_threshold, with_flags
 from lockgate.assembly._training import bind_guard, train_head
 from lockgate.assembly._update import Update, compare_with_previous, keep_previous
@@ -76,6 +77,7 @@ def build_guard(
     need("sklearn", extra="train", feature="the text baseline of a build")
     out = Path(out)
     check_target(out)
+    check_second_stage(inputs)
     folder = BuildFolder(Path(work) if work is not None else _folder_of(out, inputs.update))
     with folder.lock(), room_on(folder.path):
         return _Build(inputs, out, folder, command).run()
@@ -97,6 +99,7 @@ class _Build:
             keep_previous(folder, inputs.update, GUARD, hash_json(self._made_from()))
         data = self._synthesize()
         rows = self._gather(data)
+        check_second_stage(inputs, folder)
         seen = train_head(folder, inputs, rows.training)
         candidate = bind_guard(folder, inputs, rows.training, seen).save(folder.path / CANDIDATE)
         tables = {name: self._score(candidate, name) for name in ("held_out", "provisional", "calibration")}
@@ -107,7 +110,8 @@ class _Build:
         measured = None if own is None else summarise(own)
         if measured is not None:
             measured["refusals"] = summarise_refusals(decided["held_out"])
-        content = self._describe(data, rows, guard, (measured, results), update)
+        second = train_second_stage(folder, inputs, candidate)
+        content = self._describe(data, rows, guard, (measured, results), (update, second))
         saved = guard.save(folder.path / GUARD, measured=write_measured(content))
         refused = update.verdict.reasons if update and update.verdict.worse and not inputs.accept else ()
         if not refused:
@@ -134,7 +138,7 @@ class _Build:
             "plans": [inputs.factory.model_dump(mode="json"), repr(inputs.training)],
             "files": [
                 file_hashes(paths)
-                for paths in (inputs.benign, inputs.data, inputs.prompts, inputs.evaluation)
+                for paths in (inputs.benign, inputs.data, inputs.prompts, inputs.evaluation, inputs.mine)
             ],
             "feedback": None if inputs.feedback is None else hash_path(inputs.feedback),
         }
@@ -270,9 +274,9 @@ class _Build:
         rows: BuildRows,
         guard: Guard,
         results: tuple[dict[str, Any] | None, list[EvaluationResult]],
-        update: Update | None,
+        more: tuple[Update | None, dict[str, Any] | None],
     ) -> dict[str, Any]:
-        inputs = self.inputs
+        inputs, (update, second) = self.inputs, more
         content: dict[str, Any] = {
             "format": 1,
             "guard": str(self.out),
@@ -290,6 +294,7 @@ class _Build:
             "held_out": results[0],
             "evaluation": [summarise(result) for result in results[1]],
             "update": None if update is None else update.to_dict(accepted=inputs.accept),
+            "second_stage": second,
             "generator": describe_generator(data.card),
             "warnings": list(data.warnings),
             "seconds": self.folder.seconds(),
@@ -303,7 +308,7 @@ class _Build:
 
     def _provenance(self) -> dict[str, Any]:
         inputs = self.inputs
-        files = [*inputs.benign, *inputs.data, *inputs.prompts, *inputs.evaluation]
+        files = [*inputs.benign, *inputs.data, *inputs.prompts, *inputs.evaluation, *inputs.mine]
         files += [path for path in (inputs.feedback, inputs.judge_rows) if path is not None]
         seeds = {"factory": inputs.factory.seed, "training": inputs.training.seed}
         return collect_provenance(self.command, seeds, files)

@@ -34,6 +34,7 @@ class BuildEstimate:
         synthesis: the factory's requests and tokens, each as the expected and as the largest number.
         training: number of training exchanges, and their tokens.
         calibration: number of calibration exchanges, and their tokens.
+        mining: number of exchanges of the pool, and their tokens.
         prompts: number of distinct prompts for calibration.
         possible: the budget that they support, or None.
         wished: the wished budget.
@@ -42,6 +43,7 @@ class BuildEstimate:
     synthesis: SynthesisEstimate
     training: tuple[int, int]
     calibration: tuple[int, int]
+    mining: tuple[int, int]
     prompts: int
     possible: float | None
     wished: float
@@ -52,6 +54,7 @@ class BuildEstimate:
             "synthesis": self.synthesis.to_dict(prices),
             "training": dict(zip(("exchanges", "tokens"), self.training, strict=True)),
             "calibration": dict(zip(("exchanges", "tokens"), self.calibration, strict=True)),
+            "mining": dict(zip(("exchanges", "tokens"), self.mining, strict=True)),
             "budget": {
                 "possible": self.possible,
                 "prompts": self.prompts,
@@ -69,6 +72,7 @@ def estimate_build(
     benign: Sequence[Path] = (),
     data: Sequence[Path] = (),
     prompts: Sequence[Path] = (),
+    mine: Sequence[Path] = (),
     judge: bool = False,
     judge_rows: Path | None = None,
 ) -> BuildEstimate:
@@ -84,6 +88,7 @@ def estimate_build(
     each = plan.answers.max_tokens + _QUESTION_TOKENS
     given = [row for path in data for row in read_exchanges(path)]
     traffic = [row for path in benign for row in read_exchanges(path)]
+    pool = [row for path in mine for row in read_exchanges(path)]
     groups = {prompt_group(row) for row in traffic}
     trained = min(int(training.benign_share * len(groups)), training.max_benign)
     mean = _tokens(traffic, None) // len(traffic) if traffic else 0
@@ -94,6 +99,7 @@ def estimate_build(
         synthesis=asked,
         training=(rows, (rows - room - trained) * each + own + trained * min(mean, training.max_tokens)),
         calibration=(len(traffic) - trained, mean * (len(traffic) - trained)),
+        mining=(len(pool), _tokens(pool, None)),
         prompts=len(groups) - trained,
         possible=possible_budget(len(groups) - trained, training.budget),
         wished=training.budget,

@@ -46,6 +46,7 @@ class BuildInputs:
         prompts: files of prompts with a category, which join the generated questions.
         evaluation: files that are never used for training or calibration. The report covers those with
             labels.
+        mine: files of harmless or unlabelled exchanges, a pool from which a second stage is trained.
         feedback: a file of reviews of a guard's verdicts.
         update: the guard to replace.
         accept: replace the old guard even if the new one is worse.
@@ -65,6 +66,7 @@ class BuildInputs:
     data: tuple[Path, ...] = ()
     prompts: tuple[Path, ...] = ()
     evaluation: tuple[Path, ...] = ()
+    mine: tuple[Path, ...] = ()
     feedback: Path | None = None
     update: Path | None = None
     accept: bool = False
@@ -77,7 +79,7 @@ class BuildInputs:
     def __post_init__(self) -> None:
         """Check files and settings before anything is made. Raises ConfigError."""
         single = [path for path in (self.feedback, self.judge_rows) if path is not None]
-        for path in (*self.benign, *self.data, *self.prompts, *self.evaluation, *single):
+        for path in (*self.benign, *self.data, *self.prompts, *self.evaluation, *self.mine, *single):
             if not path.is_file():
                 raise ConfigError(f"{path}: no such file")
         if (self.judge is None) != (self.judge_rows is None):

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from lockgate.backbones import Placement
 from lockgate.classifiers.text import TextBaselineConfig
 from lockgate.errors import ConfigError
-from lockgate.training import ProbeConfig
+from lockgate.traffic import MiningPlan
+from lockgate.training import ClassifierConfig, ProbeConfig
 
 ReadingDtype = Literal["auto", "float32", "bfloat16"]
 # The band of layers that ranked best on the embedded backbone (LOG.md): 12 to 26 of 30.
@@ -28,6 +30,8 @@ class TrainingPlan:
         reading: precision in which training reads; `auto` is bfloat16 where the processor computes in it.
         budget: the wished refusal budget.
         provisional_fpr: share of held-out harmless rows above the threshold of a guard without traffic.
+        mine_top: share of a pool's harmless exchanges that are mined to train a second stage.
+        classifier: settings of this second stage.
         baseline: settings of the text baseline, which the report compares with the probe.
     """
 
@@ -44,6 +48,8 @@ class TrainingPlan:
     reading: ReadingDtype = "auto"
     budget: float = 0.0005
     provisional_fpr: float = 0.01
+    mine_top: float = 0.05
+    classifier: ClassifierConfig = ClassifierConfig(max_tokens=384)  # noqa: RUF009 - frozen
     baseline: TextBaselineConfig = TextBaselineConfig(cs=(3.0, 30.0), folds=3)  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
@@ -56,6 +62,8 @@ class TrainingPlan:
         for name in ("epochs", "max_tokens", "max_rows", "least_rows"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1")
+        if not 0 < self.mine_top <= 1:
+            raise ConfigError("mine_top: expected a share above 0 and at most 1")
         if self.reading not in ("auto", "float32", "bfloat16"):
             raise ConfigError("reading: expected auto, float32 or bfloat16")
 
@@ -85,10 +93,22 @@ class TrainingPlan:
             seed=self.seed,
         )
 
-    def reading_dtype(self) -> str:
-        """Return `float32` or `bfloat16`: the value of `reading`, with `auto` decided."""
+    def mining(self, held_out: tuple[Path, ...] = (), workers: int = 1) -> MiningPlan:
+        """Return the settings of mining. Exchanges without a label count as harmless, as in traffic."""
+        return MiningPlan(
+            top=self.mine_top,
+            held_out=held_out,
+            drop_overlap=bool(held_out),
+            unlabelled_as=0,
+            workers=workers,
+        )
+
+    def reading_dtype(self, placement: Placement) -> str:
+        """Return the precision of reading: the value of `reading`, with `auto` decided for a backbone."""
         if self.reading != "auto":
             return self.reading
+        if (placement.kind, placement.dtype) != ("cpu", "float32"):
+            return placement.dtype
         return "bfloat16" if _computes_in_bfloat16() else "float32"
 
 
@@ -103,5 +123,5 @@ def _computes_in_bfloat16() -> bool:
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "small": {},
-    "large": {"max_tokens": 1024, "max_rows": 60_000, "max_benign": 10_000},
+    "large": {"max_tokens": 1024, "max_rows": 60_000, "max_benign": 10_000, "classifier": ClassifierConfig()},
 }

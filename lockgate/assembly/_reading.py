@@ -49,15 +49,14 @@ def read_windows(
             _read_part(own, parts[number], folder, number, reading)
             report(min((number + 1) * PART, len(rows)))
     else:
-        _spawn(backbone.source, parts, folder, reading, workers, report)
+        _spawn(backbone, parts, folder, reading, workers, report)
     return WindowCache.join([WindowCache(_part(folder, number)) for number in range(len(parts))])
 
 
 def _in_dtype(backbone: Backbone, dtype: str) -> Backbone:
-    wanted = getattr(torch, dtype)
-    if next(backbone.model.parameters()).dtype == wanted or not backbone.source:
+    if backbone.placement.dtype == dtype or not backbone.source:
         return backbone
-    return Backbone.load(backbone.source, dtype=wanted)
+    return Backbone.load(backbone.source, device=backbone.placement.device, dtype=dtype)
 
 
 def _part(folder: Path, number: int) -> Path:
@@ -81,18 +80,20 @@ def _read_part(
 
 
 def _spawn(
-    source: str,
+    backbone: Backbone,
     parts: Sequence[Sequence[Exchange]],
     folder: Path,
     reading: Reading,
     workers: int,
     report: Callable[[int], None],
 ) -> None:
+    # A process for no part would load a model for nothing.
+    workers = min(workers, len(parts))
     run_parts(
         _work,
         [
             (
-                source,
+                (backbone.source, backbone.placement.device),
                 [(number, parts[number]) for number in range(worker, len(parts), workers)],
                 folder,
                 reading,
@@ -110,9 +111,9 @@ def _spawn(
 
 
 def _work(
-    source: str, parts: Sequence[tuple[int, Sequence[Exchange]]], folder: Path, reading: Reading
+    source: tuple[str, str], parts: Sequence[tuple[int, Sequence[Exchange]]], folder: Path, reading: Reading
 ) -> None:
     torch.set_num_threads(1)
-    backbone = Backbone.load(source, dtype=getattr(torch, reading.dtype))
+    backbone = Backbone.load(source[0], device=source[1], dtype=reading.dtype)
     for number, rows in parts:
         _read_part(backbone, rows, folder, number, reading)

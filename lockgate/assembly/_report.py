@@ -64,6 +64,7 @@ def summarise_build(content: Mapping[str, Any]) -> list[str]:
             f"{found['name']}: {show(found['tpr'])} of {found['n_harmful']} harmful flagged, "
             f"{show(found['fpr'])} of {found['n_harmless']} harmless"
         )
+    lines += _second_lines(content["second_stage"])
     lines += _update_lines(content["update"])
     for title, entries in (
         ("limits", content["limits"]),
@@ -147,6 +148,16 @@ def _proposal_lines(found: Mapping[str, Any] | None) -> list[str]:
     return lines + [f"  {note}" for note in found["notes"][:_SHOWN]]
 
 
+def _second_lines(second: Mapping[str, Any] | None) -> list[str]:
+    if second is None:
+        return []
+    return [
+        f"second stage in {second['path']}, not yet part of the guard: trained on "
+        f"{second['exchanges']['harmful']} harmful and {second['exchanges']['harmless']} harmless exchanges, "
+        f"{second['mined']} of them mined from {second['pool']}"
+    ]
+
+
 def _update_lines(update: Mapping[str, Any] | None) -> list[str]:
     if update is None:
         return []
@@ -173,5 +184,5 @@ def _update_lines(update: Mapping[str, Any] | None) -> list[str]:
 @cache
 def _environment() -> Environment:
     environment = page_environment("lockgate.assembly")
-    environment.filters.update(show=show, claim=_claim_line)
+    environment.filters.update(show=show, claim=_claim_line, second=_second_lines)
     return environment

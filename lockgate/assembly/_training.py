@@ -27,7 +27,7 @@ def train_head(folder: BuildFolder, inputs: BuildInputs, training: Sequence[Exch
     """
     backbone, plan = inputs.backbone, inputs.training
     config = plan.probe(backbone.n_layers)
-    reading = Reading(config.layers, plan.max_tokens, plan.reading_dtype())
+    reading = Reading(config.layers, plan.max_tokens, plan.reading_dtype(backbone.placement))
     key = {
         "backbone": backbone.identity.hashes,
         "training": hash_path(folder.path / "training.jsonl"),

@@ -142,6 +142,12 @@ def list_steps(content: Mapping[str, Any]) -> list[str]:
             f"Add benign traffic: a budget of {claim['wished']:.2%} needs {claim['wished_needs']} distinct "
             "prompts."
         )
+    if (second := content["second_stage"]) is not None:
+        steps.append(
+            "Add the second stage, with labelled exchanges that neither trained nor are traffic: lockgate "
+            f"calibrate {guard} --input FILE --classifier {second['path']} --development LABELLED --output "
+            f"{guard}"
+        )
     if generator["refused_categories"] or generator["thin_categories"]:
         names = sorted({*generator["refused_categories"], *generator["thin_categories"]})
         steps.append(

@@ -1,37 +1,37 @@
 """Attention over many streams in one packed forward pass.
 
 All new tokens of all streams are in a single row, one stream after another, without padding. Linear layers
-see the whole row. Attention runs stream by stream, over a view of that stream's own key-value memory. So no
-cache is gathered, padded or copied when streams join or leave.
+see the whole row. Attention works on views of the key-value memory, so no cache is gathered or copied when
+streams join or leave. Streams that share memory and read equally many tokens, such as one each while they are
+written, are read in one call with a mask. All others are read one by one.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from lockgate.backbones._memory import KeyValues, Slab
 from lockgate.backbones._tree import TreeStep
 from lockgate.errors import BackboneError
 
 ATTENTION_NAME = "lockgate_packed"
 
 
-class LayerMemory(Protocol):
-    """Key-value memory of one stream, by layer."""
-
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's buffers `[kv_heads, capacity, head_dim]`, allocated like `key` and `value`."""
-        ...
+# Longer portions, such as prompts, keep a device busy alone.
+_LONGEST_TOGETHER = 32
+# On a processor one call saves the time of so many tokens for each stream, and costs so many itself
+# (benchmarks/attention.py, embedded model). Padding costs as much as other tokens.
+_SAVED, _COST = 100, 450
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One stream's part of a packed row: tokens `start:end`, read after `past` earlier tokens."""
 
-    memory: LayerMemory
+    memory: KeyValues
     start: int
     end: int
     past: int
@@ -39,10 +39,39 @@ class Segment:
 
 @dataclass(slots=True)
 class PackedStep:
-    """The plan of one packed forward pass, as attention needs it."""
+    """The plan of one packed forward pass, as attention needs it.
+
+    Attributes:
+        segments: the parts of the row.
+        together: whether segments that can be read in one call are. By default, where that is faster.
+    """
 
     segments: Sequence[Segment]
+    together: bool | None = None
     _masks: dict[tuple[int, int, int | None, int], Tensor | None] = field(default_factory=dict)
+    _parts: tuple[list[Segment], list["Together"]] | None = None
+
+    def parts(self, device: torch.device) -> tuple[list[Segment], list["Together"]]:
+        """Return the segments that are read one by one, and the groups that are read in one call each."""
+        if self._parts is None:
+            groups: dict[tuple[int, int], list[Segment]] = {}
+            for segment in self.segments:
+                slab, length = segment.memory.slab, segment.end - segment.start
+                shared = slab.slots > 1 and length <= _LONGEST_TOGETHER
+                key = (id(slab), length) if shared else (id(segment.memory), -segment.start - 1)
+                groups.setdefault(key, []).append(segment)
+            alone: list[Segment] = []
+            together: list[Together] = []
+            for found in groups.values():
+                wanted = self.together
+                if wanted is None:
+                    wanted = device.type != "cpu" or _pays(found)
+                if wanted and len(found) > 1:
+                    together.append(Together(found, device))
+                else:
+                    alone += found
+            self._parts = alone, together
+        return self._parts
 
     def mask(
         self, length: int, past: int, window: int | None, groups: int, device: torch.device
@@ -59,6 +88,105 @@ class PackedStep:
                 visible &= columns > rows - window
             self._masks[key] = visible.repeat(groups, 1)
         return self._masks[key]
+
+
+class Together:
+    """Segments of equal length over one slab, for one call of attention.
+
+    The call covers all slots from the first to the last one of these streams. Slots of other streams in
+    between give numbers that nobody reads.
+    """
+
+    def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
+        ordered = sorted(segments, key=lambda segment: segment.memory.slot)
+        self.slab: Slab = ordered[0].memory.slab
+        self.streams, self.length = len(ordered), ordered[0].end - ordered[0].start
+        self.first = ordered[0].memory.slot
+        self.span = ordered[-1].memory.slot + 1 - self.first
+        longest = max(segment.past for segment in ordered) + self.length
+        # Fused kernels want multiples of eight.
+        self.longest = min(-(-longest // 16) * 16, self.slab.capacity)
+        numbers = [
+            (segment.start + number, segment.memory.slot, segment.past + number)
+            for segment in ordered
+            for number in range(self.length)
+        ]
+        self.rows, self.slots, self.positions = to_device(torch.tensor(numbers).T.contiguous(), device)
+        # The stream's place among the slots that the call covers.
+        self.places = self.slots[:: self.length] - self.first
+        self._masks: dict[tuple[int | None, int], Tensor] = {}
+
+    def mask(self, window: int | None, groups: int) -> Tensor:
+        """Return the boolean mask `[span, 1, groups * length, longest]`."""
+        key = (window, groups)
+        if key not in self._masks:
+            own = self.positions.view(self.streams, self.length, 1)
+            columns = torch.arange(self.longest, device=own.device)
+            visible = columns <= own
+            if window is not None:
+                visible &= columns > own - window
+            if self.span > self.streams:
+                # A row that sees nothing would become NaN.
+                spread = visible.new_zeros(self.span, self.length, self.longest)
+                spread[:, :, 0] = True
+                spread[self.places] = visible
+                visible = spread
+            self._masks[key] = visible.repeat(1, groups, 1).unsqueeze(1)
+        return self._masks[key]
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        settings: tuple[float | None, int | None, float | None],
+    ) -> Tensor:
+        """Store the new keys and values, and return the output `[streams * length, heads, head_dim]`.
+
+        Args:
+            settings: scaling, sliding window and soft cap.
+        """
+        scaling, window, softcap = settings
+        heads, kv_heads = query.shape[1], key.shape[1]
+        keys, values = self.slab.layer(layer, key, value)
+        keys[self.slots, :, self.positions] = key[0, :, self.rows].transpose(0, 1)
+        values[self.slots, :, self.positions] = value[0, :, self.rows].transpose(0, 1)
+        asked = query[0, :, self.rows].view(heads, self.streams, self.length, -1).transpose(0, 1)
+        if self.span > self.streams:
+            spread = asked.new_zeros(self.span, *asked.shape[1:])
+            spread[self.places] = asked
+            asked = spread
+        groups = heads // kv_heads
+        rows = asked.reshape(self.span, kv_heads, groups * self.length, -1)
+        part = slice(self.first, self.first + self.span)
+        mixed = _attend(
+            rows,
+            keys[part, :, : self.longest],
+            values[part, :, : self.longest],
+            self.mask(window, groups),
+            scaling,
+            softcap,
+        )
+        mixed = mixed.reshape(self.span, heads, self.length, -1)
+        if self.span > self.streams:
+            mixed = mixed[self.places]
+        return mixed.transpose(1, 2).reshape(self.streams * self.length, heads, -1)
+
+
+def _pays(segments: Sequence[Segment]) -> bool:
+    """Tell whether one call over the padded slots is faster on a processor than one for each stream."""
+    slots = [segment.memory.slot for segment in segments]
+    lengths = [segment.past + segment.end - segment.start for segment in segments]
+    padded = (max(slots) + 1 - min(slots)) * max(lengths)
+    return padded - sum(lengths) <= _SAVED * len(segments) - _COST
+
+
+def to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to the device, without waiting for it."""
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)
 
 
 def packed_attention(
@@ -95,10 +223,15 @@ def packed_attention(
     kv_heads = key.shape[1]
     groups = heads // kv_heads
     output = query.new_empty(1, tokens, heads, value.shape[-1])
-    for segment in packed.segments:
+    alone, together = packed.parts(query.device)
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    settings = (scaling, sliding_window, softcap)
+    for group in together:
+        output[0, group.rows] = group.attend(layer, query, key, value, settings)
+    for segment in alone:
         start, end, past = segment.start, segment.end, segment.past
         length = end - start
-        keys, values = segment.memory.layer(module.layer_idx, key, value)  # type: ignore[arg-type]
+        keys, values = segment.memory.layer(layer, key, value)
         keys[:, past : past + length] = key[0, :, start:end]
         values[:, past : past + length] = value[0, :, start:end]
         # Query heads that share a key head are stacked along the length, so no key is repeated.

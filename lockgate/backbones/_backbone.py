@@ -13,22 +13,24 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lockgate.backbones._attention import ATTENTION_NAME, PackedStep, Segment
+from lockgate.backbones._attention import ATTENTION_NAME, PackedStep, Segment, to_device
 from lockgate.backbones._chat import ChatRenderer, RenderedChat
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
 from lockgate.backbones._folder import (
     check_folder,
     find_folder,
     find_template,
+    hash_tensors,
     hash_weights,
     name_of,
     quantisation_of,
 )
 from lockgate.backbones._memory import KeyValues
+from lockgate.backbones._placement import DTYPES, Placement, choose_placement, require_memory, stored_dtypes
 from lockgate.backbones._selftest import SelfCheck, require_self_test, self_test
 from lockgate.backbones._taps import Tap, attach
 from lockgate.backbones._tree import TreeStep
-from lockgate.errors import BackboneError
+from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class BackboneIdentity:
         name: name of the model.
         hashes: hashes of weights, tokenizer and template. They must match exactly.
         dtype: precision in which the model is loaded.
+        device: kind of the device that computes: `cpu`, `cuda` or `mps`.
         fingerprint: logits after 32 fixed tokens. They must match within a tolerance.
         layer_convention: how layers are numbered and where they are read.
     """
@@ -55,6 +58,7 @@ class BackboneIdentity:
     dtype: str
     fingerprint: tuple[float, ...]
     layer_convention: str = _LAYER_CONVENTION
+    device: str = "cpu"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-ready form that `guard.yaml` holds."""
@@ -62,6 +66,7 @@ class BackboneIdentity:
             "name": self.name,
             "hashes": self.hashes,
             "dtype": self.dtype,
+            "device": self.device,
             "layer_convention": self.layer_convention,
             "fingerprint": [round(value, 5) for value in self.fingerprint],
         }
@@ -94,8 +99,8 @@ class Backbone:
         self.tokenizer = tokenizer
         self.name = name
         self._hashes = hashes
-        # Quantised weights are rearranged in memory when they are first used, so their files are hashed.
-        self._weights: Path | None = None
+        self._folder: Path | None = None
+        self._quantised = False
         config = model.config.get_text_config()
         self._decoder = model.get_decoder()
         self.layers: torch.nn.ModuleList = _decoder_layers(self._decoder, config, name)
@@ -120,7 +125,7 @@ class Backbone:
 
     @classmethod
     def load(
-        cls, source: str | Path = "embedded", *, device: str = "cpu", dtype: torch.dtype = torch.float32
+        cls, source: str | Path = "embedded", *, device: str = "auto", dtype: str | torch.dtype = "auto"
     ) -> "Backbone":
         """Load the embedded backbone, or any local Hugging Face causal language model.
 
@@ -128,18 +133,19 @@ class Backbone:
 
         Args:
             source: folder of a model, or `embedded`.
-            device: device to load the model on.
-            dtype: precision. Guards are made and served in float32: there, other streams in the same step
-                barely move a logit. bfloat16 is for writing text in bulk. A quantised checkpoint keeps its
-                own precision.
+            device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. `auto` is the first of CUDA, MPS and CPU that is
+                there.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`. `auto` is float32; on CUDA it is bfloat16 for a
+                checkpoint of 16 bits. A quantised checkpoint keeps its own precision.
 
         Raises:
-            BackboneError: there is no usable model at `source`.
+            ConfigError: the device or precision is unknown, not there, or not that of a quantised checkpoint.
+            BackboneError: there is no usable model at `source`, or its weights are larger than the memory.
         """
         from transformers import AutoModelForCausalLM
 
-        hashes = None
-        path = Path(source)
+        hashes, path = None, Path(source)
+        choose_placement(device, dtype)  # a wrong name or device is an error before anything is read
         if str(source) == "embedded":
             if not embedded_is_ready():
                 raise BackboneError("the embedded backbone is not on this machine yet; run: lockgate fetch")
@@ -147,13 +153,15 @@ class Backbone:
         else:
             path = find_folder(path)
         quantised = quantisation_of(path, check_folder(path)) is not None
+        placed = choose_placement(device, dtype, stored=stored_dtypes(path))
+        require_memory(path, placed, quantised=quantised)
         try:
             with _without_progress_bars():
                 model, loading = AutoModelForCausalLM.from_pretrained(
                     str(path),
-                    dtype="auto" if quantised else dtype,
+                    dtype="auto" if quantised else getattr(torch, placed.dtype),
                     # A quantised model can't be moved to a device afterwards.
-                    device_map=device if quantised else None,
+                    device_map=placed.device if quantised else None,
                     local_files_only=True,
                     use_safetensors=True,
                     trust_remote_code=False,
@@ -170,25 +178,63 @@ class Backbone:
             # The library would fill them with random numbers and continue.
             raise BackboneError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]}")
         name = hashes["name"] if hashes else name_of(path)
-        model = model if quantised else model.to(device)
+        model = model if quantised else model.to(placed.device)
         made = cls(model, tokenizer, name=name, source=str(source), hashes=hashes)
-        made._weights = path if quantised else None
+        made._folder, made._quantised = path, quantised
+        if quantised and str(dtype) != "auto" and made.placement.dtype != placed.dtype:
+            raise ConfigError(
+                f"dtype {placed.dtype}: {path} is quantised and keeps its own precision, "
+                f"{made.placement.dtype}; leave --dtype out"
+            )
         return made
+
+    @property
+    def placement(self) -> Placement:
+        """The device that computes, and the precision."""
+        dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return Placement(str(self.device), dtype)
 
     @cached_property
     def identity(self) -> BackboneIdentity:
         """Hashes of weights, tokenizer and template, and the logits after 32 fixed tokens."""
         hashes = self._hashes or {
             "kind": "huggingface",
-            "tensors_sha256": hash_weights(self._weights)
-            if self._weights
-            else hash_tensors(sorted(self.model.state_dict().items())),
+            "tensors_sha256": self._hash_weights(),
             "tokenizer_sha256": hash_tokenizer(self.tokenizer),
         }
-        dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return BackboneIdentity(
-            self.name, {**hashes, **self.chat.template.hashes}, dtype, self._fingerprint()
+            self.name,
+            {**hashes, **self.chat.template.hashes},
+            self.placement.dtype,
+            self._fingerprint(),
+            device=self.placement.kind,
         )
+
+    def _hash_weights(self) -> str:
+        if self._folder is not None and self._quantised:
+            # Quantised weights are rearranged in memory when they are first used, so their files are hashed.
+            return hash_weights(self._folder)
+        stored = set() if self._folder is None else stored_dtypes(self._folder)
+        if self._folder is None or self.placement.dtype == "float32" or stored == {self.placement.dtype}:
+            return hash_tensors(sorted(self.model.state_dict().items()))
+        # The loaded weights have lost digits, so those of the files are read again.
+        from transformers import AutoModelForCausalLM
+
+        exact = stored.pop() if len(stored) == 1 and stored <= set(DTYPES) else "float32"
+        with _without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                str(self._folder),
+                dtype=getattr(torch, exact),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        return hash_tensors(sorted(model.state_dict().items()))
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the weights were loaded from a quantised checkpoint, which keeps its own precision."""
+        return self._quantised
 
     def self_test(self) -> list[SelfCheck]:
         """Check that tokenizer and template do what a guard relies on.
@@ -247,10 +293,10 @@ class Backbone:
     def _pass(
         self, token_ids: Sequence[int], positions: Sequence[int], packed: PackedStep | TreeStep
     ) -> Tensor:
-        ids = torch.tensor([token_ids], device=self.device)
+        numbers = to_device(torch.tensor([token_ids, positions]), self.device)
         output = self._decoder(
-            input_ids=ids,
-            position_ids=torch.tensor([positions], device=self.device),
+            input_ids=numbers[:1],
+            position_ids=numbers[1:],
             use_cache=False,
             packed=packed,
         )
@@ -357,12 +403,3 @@ def hash_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["padding"] = state["truncation"] = None  # neither has any effect here, see `Vocabulary`
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Hash a model's tensors, given by their names' order."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ parameter objects over that memory, and they require no gradient.
 import copy
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from lockgate.errors import BackboneError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+
+_FRONTS: WeakKeyDictionary[Backbone, dict[int, Backbone]] = WeakKeyDictionary()
 
 
 class Injection(nn.Module):
@@ -74,6 +78,21 @@ def derive(
     model = _copy(base, {id(p) for block in private for p in base.layers[block].parameters()}, dtype)
     _keep_blocks(model, range(blocks))
     return _wrap(base, model, name or base.name)
+
+
+def front(base: Backbone, depth: int) -> Backbone:
+    """Return a backbone that reads only the first `depth` layers of `base`, or `base` if it has no more.
+
+    Activations of these layers are the base's own, bit for bit. All weights are shared. The result is kept
+    for as long as the base is, because making one takes longer than reading a short exchange.
+    """
+    # Quantised layers keep weights in buffers, and a copy of the module tree would copy these.
+    if depth >= base.n_layers or base.is_quantised:
+        return base
+    kept = _FRONTS.setdefault(base, {})
+    if depth not in kept:
+        kept[depth] = derive(base, depth=depth)
+    return kept[depth]
 
 
 def derive_upper(base: Backbone, first: int, *, name: str | None = None) -> tuple[Backbone, Injection]:

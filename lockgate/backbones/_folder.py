@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lockgate.durable import file_sha256
 from lockgate.errors import BackboneError
@@ -103,6 +106,17 @@ def hash_weights(path: Path) -> str:
     """Hash the files with weights in a folder, byte for byte."""
     found = [[file.name, file_sha256(file)] for file in sorted(path.glob("*.safetensors"))]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash tensors, in their names' order, as float32: equal weights have one hash in any precision."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        full = tensor.detach().cpu()
+        full = full.float() if full.is_floating_point() else full
+        digest.update(json.dumps([name, list(full.shape), str(full.dtype)]).encode())
+        digest.update(full.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def quantisation_of(path: Path, config: dict[str, Any]) -> str | None:

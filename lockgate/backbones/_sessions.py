@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lockgate.backbones._attention import PackedStep, Segment
 from lockgate.backbones._backbone import Backbone
-from lockgate.backbones._memory import KeyValues
+from lockgate.backbones._memory import KeyValues, Slab
 from lockgate.backbones._taps import Tap
 from lockgate.errors import BackboneError, ContextOverflow, PoolFull
 
@@ -22,8 +22,8 @@ class Session(KeyValues):
     The session reserves memory for `capacity` tokens from its pool. `close` gives it back.
     """
 
-    def __init__(self, pool: "SessionPool", capacity: int) -> None:
-        super().__init__(capacity)
+    def __init__(self, pool: "SessionPool", capacity: int, slab: Slab | None = None) -> None:
+        super().__init__(capacity, slab)
         self._pool = pool
         self._open = True
 
@@ -58,7 +58,7 @@ class Session(KeyValues):
         if self._open:
             self._open = False
             self.drop()
-            self._pool._release(self.capacity)
+            self._pool._release(self.capacity, self.slab)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,14 @@ class SessionPool:
     Args:
         backbone: the model that reads.
         kv_budget_tokens: largest sum of the capacities of all open sessions.
+        streams: sessions that are usually fed together, one token each. Up to this many share memory, so that
+            attention reads them in one call.
     """
 
-    def __init__(self, backbone: Backbone, kv_budget_tokens: int) -> None:
+    def __init__(self, backbone: Backbone, kv_budget_tokens: int, *, streams: int = 1) -> None:
         self.backbone = backbone
+        self.streams = streams
+        self._slabs: list[Slab] = []
         self.kv_budget_tokens = kv_budget_tokens
         self.kv_used_tokens = 0
         self._prefixes: OrderedDict[tuple[int, ...], Session] = OrderedDict()
@@ -113,7 +117,7 @@ class SessionPool:
         if self.kv_used_tokens + capacity_tokens > self.kv_budget_tokens:
             raise PoolFull(f"{self.kv_used_tokens} of {self.kv_budget_tokens} key-value tokens are in use")
         held = self._prefix(tuple(prefix)) if prefix else None
-        session = Session(self, capacity_tokens)
+        session = Session(self, capacity_tokens, self._slab(capacity_tokens))
         if held is not None:
             session.copy(held)
         self.kv_used_tokens += capacity_tokens
@@ -170,6 +174,7 @@ class SessionPool:
         for feed in feeds:
             end, past = start + len(feed.token_ids), feed.session.length
             segments.append(Segment(feed.session, start, end, past))
+            feed.session.reached = max(feed.session.reached, past + end - start)
             ids.extend(feed.token_ids)
             positions.extend(range(past, past + end - start))
             start = end
@@ -192,8 +197,25 @@ class SessionPool:
         self._prefixes.move_to_end(ids)
         return held
 
-    def _release(self, capacity: int) -> None:
+    def _slab(self, capacity: int) -> Slab | None:
+        """Return memory with a free slot. None gives the session memory of its own."""
+        if self.streams < 2:
+            return None
+        # Eight sizes from one power of two to the next, so that streams of similar size share memory.
+        step = max(16, 1 << max(0, capacity.bit_length() - 4))
+        size = -(-capacity // step) * step
+        for slab in self._slabs:
+            if slab.free and slab.capacity == size:
+                return slab
+        left = self.kv_budget_tokens - sum(slab.slots * slab.capacity for slab in self._slabs)
+        made = Slab(min(self.streams, max(1, left // size)), size)
+        self._slabs.append(made)
+        return made
+
+    def _release(self, capacity: int, slab: Slab) -> None:
         self.kv_used_tokens -= capacity
+        if slab in self._slabs and len(slab.free) == slab.slots:
+            self._slabs.remove(slab)
 
     def close(self) -> None:
         """Remove this pool's hooks and drop the kept prefixes."""

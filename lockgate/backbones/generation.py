@@ -91,20 +91,19 @@ def decode_answers(
     Raises:
         ContextOverflow: a conversation and its answer do not fit the backbone's context.
     """
-    banned = torch.tensor(
-        sorted(banned_ids(backbone.control_ids, backbone.eos_ids)), dtype=torch.long, device=backbone.device
-    )
+    banned = torch.tensor(sorted(banned_ids(backbone.control_ids, backbone.eos_ids)), dtype=torch.long)
     queue = enumerate(conversations)
     active: list[_Stream] = []
-    with SessionPool(backbone, backbone.context_length * streams) as pool:
+    with SessionPool(backbone, backbone.context_length * streams, streams=streams) as pool:
         while True:
             while len(active) < streams and (item := next(queue, None)) is not None:
                 active.append(_open(pool, item[0], item[1][0], max_tokens, item[1][1]))
             if not active:
                 return
-            logits = pool.step([Feed(stream.session, stream.pending, want_logits=True) for stream in active])
+            found = pool.step([Feed(stream.session, stream.pending, want_logits=True) for stream in active])
+            logits = torch.stack([row for row in found if row is not None]).cpu()
             for stream, row in zip(list(active), logits, strict=True):
-                token = _draw(row, banned, temperature, stream.random) if row is not None else -1
+                token = _draw(row, banned, temperature, stream.random)
                 finished = token in backbone.eos_ids
                 if not finished:
                     stream.answer.append(token)
@@ -132,8 +131,8 @@ def _open(pool: SessionPool, number: int, messages: Sequence[Message], max_token
 
 
 def _draw(logits: Tensor, banned: Tensor, temperature: float, random: torch.Generator) -> int:
-    logits = logits.cpu().clone()
-    logits[banned.cpu()] = float("-inf")
+    logits = logits.clone()
+    logits[banned] = float("-inf")
     if temperature == 0:
         return int(logits.argmax())
     return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=random))

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lockgate.backbones._backbone import hash_tensors, hash_tokenizer, load_tokenizer
+from lockgate.backbones._backbone import hash_tokenizer, load_tokenizer
 from lockgate.backbones._chat import ChatRenderer
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path
-from lockgate.backbones._folder import check_folder, find_folder, hash_weights, name_of, quantisation_of
+from lockgate.backbones._folder import (
+    check_folder,
+    find_folder,
+    hash_tensors,
+    hash_weights,
+    name_of,
+    quantisation_of,
+)
 from lockgate.backbones._selftest import require_self_test
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Message
@@ -69,8 +75,8 @@ class Outline:
                 found.append(prefix)
         return found
 
-    def hashes(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Return the hashes that `BackboneIdentity` has for this model, loaded in `dtype`.
+    def hashes(self) -> dict[str, Any]:
+        """Return the hashes that `BackboneIdentity` has for this model.
 
         Tensors are read one by one. This takes about a second for each gigabyte.
 
@@ -81,7 +87,7 @@ class Outline:
             made = embedded_identity()
         else:
             quantised = quantisation_of(self.path, self.config) is not None
-            weights = hash_weights(self.path) if quantised else hash_tensors(self._tensors(dtype))
+            weights = hash_weights(self.path) if quantised else hash_tensors(self._tensors())
             made = {
                 "kind": "huggingface",
                 "tensors_sha256": weights,
@@ -89,8 +95,8 @@ class Outline:
             }
         return {**made, **self.chat.template.hashes}
 
-    def _tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Read the tensors in their names' order, each in the precision that the loaded model would have."""
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Read the tensors one by one, in their names' order."""
         files: dict[str, Path] = {}
         for path in sorted(self.path.glob("*.safetensors")):
             with _opened(path) as file:
@@ -105,7 +111,7 @@ class Outline:
                 )
             with _opened(holder) as file:
                 tensor: Tensor = file.get_tensor(source[name])
-            yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
+            yield name, tensor
 
 
 def read_outline(source: str | Path) -> Outline:

@@ -1,6 +1,6 @@
 """Classifiers: the probe, the exchange classifier and the text baseline. They give logits of harm."""
 
-from lockgate.classifiers._adapter import ADAPTER_PREFIX, linear_names
+from lockgate.classifiers._adapter import ADAPTER_PREFIX, adapter_bytes, linear_names
 from lockgate.classifiers._blocks import STRIDE, BlockScores, block_ends, score_blocks
 from lockgate.classifiers._exchange import (
     VALUE_BIAS,
@@ -45,6 +45,7 @@ __all__ = [
     "Reads",
     "RunningVerdict",
     "Wrapper",
+    "adapter_bytes",
     "block_ends",
     "check_classifier_target",
     "classifier_record",

@@ -46,6 +46,12 @@ def linear_names(backbone: Backbone, shape: AdapterShape) -> tuple[str, ...]:
     )
 
 
+def adapter_bytes(backbone: Backbone, shape: AdapterShape) -> int:
+    """Return the size of an adapter's tensors on disk, in bytes: float32, two for each map."""
+    maps = adapted_maps(backbone, shape).values()
+    return sum(4 * shape.rank * (module.in_features + module.out_features) for module in maps)
+
+
 @torch.no_grad()
 def merge_adapter(backbone: Backbone, shape: AdapterShape, tensors: Mapping[str, Tensor]) -> None:
     """Add each map's low-rank product to its weights. The backbone must own these weights.

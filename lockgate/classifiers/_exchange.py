@@ -161,7 +161,7 @@ class ExchangeClassifier:
         """Return the same logits as a float32 tensor `[rows]`. Gradients flow."""
         if self._value is not None:
             weight, bias = self._value
-            return hidden.float() @ weight.to(hidden.device) + bias.to(hidden.device)
+            return hidden.float() @ weight + bias
         if self._wrapper is None:
             raise ConfigError(f"classifier {self.name} has neither verdict words nor a value head")
         yes, no = self.backbone.token_logits(hidden, (self._wrapper.yes, self._wrapper.no)).unbind(1)
@@ -181,7 +181,7 @@ class ExchangeClassifier:
         weight, bias = self.tensors.get(VALUE_WEIGHT), self.tensors.get(VALUE_BIAS)
         if weight is None or bias is None or weight.shape != size or bias.shape != ():
             raise GuardError(f"classifier {self.name}: expected a value head of {size[0]} weights and a bias")
-        return weight.float(), bias.float()
+        return weight.float().to(self.base.device), bias.float().to(self.base.device)
 
     def _config(self) -> dict[str, Any]:
         return adapter_config(self.record.adapter, str(self.record.backbone.get("name", "")))

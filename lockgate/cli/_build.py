@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, print_error, print_json
+from lockgate.cli._common import (
+    EXIT_CHECK_FAILED,
+    DeviceOption,
+    DtypeOption,
+    JsonFlag,
+    print_error,
+    print_json,
+)
 from lockgate.cli._factory import (
     BudgetTokensOption,
     BudgetUsdOption,
     ConcurrencyOption,
-    DtypeOption,
     ExecutorOption,
     FieldsOption,
     Files,
@@ -73,6 +79,17 @@ def build(
             "beside the report."
         ),
     ] = None,
+    mine: Annotated[
+        Files | None,
+        typer.Option(
+            help="Pool of exchanges, unlabelled or harmless. The ones that the probe finds most harmful "
+            "train a second stage, in OUT.build/classifier. May be repeated."
+        ),
+    ] = None,
+    mine_top: Annotated[
+        float | None,
+        typer.Option(help="Share of the pool of --mine that trains. Default: 0.05.", min=0, max=1),
+    ] = None,
     update: Annotated[
         Path | None,
         typer.Option(
@@ -96,7 +113,8 @@ def build(
     judge: JudgeOption = None,
     judge_model: JudgeModelOption = None,
     judge_rows: JudgeRowsOption = None,
-    dtype: DtypeOption = "float32",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     streams: StreamsOption = 32,
     prompts: PromptsOption = None,
     evaluation: Annotated[
@@ -171,7 +189,7 @@ def build(
     from lockgate.guards import check_target
 
     wanted, policy = read_plan(plan, preset, generator), load_constitution(constitution)
-    settings = {"epochs": epochs, "max_rows": max_rows, "max_tokens": max_tokens}
+    settings = {"epochs": epochs, "max_rows": max_rows, "max_tokens": max_tokens, "mine_top": mine_top}
     training = _training(preset, generator, {**settings, "budget": budget, "benign_share": benign_share})
     prices = read_prices(price_prompt, price_completion)
     check_target(out)
@@ -183,19 +201,20 @@ def build(
             benign=benign or (),
             data=data or (),
             prompts=prompts or (),
+            mine=mine or (),
             judge=judge is not None,
             judge_rows=judge_rows,
         )
         _print_estimate(estimate, prices, json)
         return
     client = GeneratorSettings(
-        *(key_env, concurrency, dtype, streams, budget_tokens),
+        *(key_env, concurrency, device, dtype, streams, budget_tokens),
         prices=prices,
         max_cost=budget_usd,
         fields=read_fields(endpoint_field),
     )
     source, checker = generator_sources((generator, model), (judge, judge_model), client)
-    loaded = _load(backbone)
+    loaded = _load(backbone, device, dtype)
     with open_executor(executor, ray_address, settings=client) as used, show_steps() as watch:
         inputs = BuildInputs(
             constitution=policy,
@@ -207,13 +226,14 @@ def build(
             data=tuple(data or ()),
             prompts=tuple(prompts or ()),
             evaluation=tuple(evaluation or ()),
+            mine=tuple(mine or ()),
             feedback=feedback,
             update=update,
             accept=accept,
             executor=used,
             judge=checker,
             judge_rows=judge_rows,
-            workers=workers or _cores(),
+            workers=workers or _processes(loaded),
             watch=lambda state: watch(state.step, state.total, state.done),
         )
         result = build_guard(inputs, out, work=work, command=("lockgate", *sys.argv[1:]))
@@ -227,13 +247,16 @@ def _training(preset: str | None, generator: str, changes: dict[str, Any]) -> "T
     return TrainingPlan.preset(name, **{key: value for key, value in changes.items() if value is not None})
 
 
-def _load(source: str) -> "Backbone":
+def _load(source: str, device: str, dtype: str) -> "Backbone":
     from lockgate.backbones import Backbone
 
-    return Backbone.load(source)
+    return Backbone.load(source, device=device, dtype=dtype)
 
 
-def _cores() -> int:
+def _processes(backbone: "Backbone") -> int:
+    """Return one process for each core, or a single one on a GPU, which all would share."""
+    if backbone.placement.kind != "cpu":
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_WORKERS)
 
@@ -270,8 +293,10 @@ def _print_estimate(estimate: "BuildEstimate", prices: "Prices | None", json: bo
         return
     for line in describe_requests(content["synthesis"]):
         typer.echo(f"synthesize, {line}")
-    for name in ("training", "calibration"):
+    for name in ("training", "calibration", "mining"):
         part = content[name]
+        if name == "mining" and not part["exchanges"]:
+            continue
         typer.echo(f"{name}: about {part['exchanges']} exchanges, {part['tokens']} tokens to read")
     found = content["budget"]
     wish = f"{found['wished']:.2%} takes {found['wished_needs']} distinct prompts"

@@ -1,6 +1,5 @@
 """`lockgate calibrate`: set a guard's threshold on your own traffic."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lockgate.cli._calibration_report import budget_document, print_budgets, print_traffic, report
-from lockgate.cli._common import GuardArgument, JsonFlag
+from lockgate.cli._common import DeviceOption, DtypeOption, GuardArgument, JsonFlag, names_of_options
 from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, read_scores, watch_files
 from lockgate.cli._second_stage import (
     ClassifierOption,
@@ -22,6 +21,9 @@ from lockgate.cli._second_stage import (
     print_stages,
     read_second_stage,
 )
+from lockgate.cli._transfer import TransferOptions
+from lockgate.cli._transfer import transfer as run_transfer
+from lockgate.errors import ConfigError
 
 if TYPE_CHECKING:
     from lockgate.calibration import BudgetRow
@@ -57,6 +59,12 @@ TrainingOption = Annotated[
 SaveScoresOption = Annotated[
     Path | None, typer.Option(help="Also write the scores table to this file (.parquet).")
 ]
+TransferOption = Annotated[
+    bool, typer.Option("--transfer", help="Measure what another precision or device does to the scores.")
+]
+RecalibrateOption = Annotated[
+    bool, typer.Option("--recalibrate", help="With --transfer: set the threshold anew on this traffic.")
+]
 ToleranceOption = Annotated[float | None, typer.Option(help="Tolerance of logits. Default: the guard's.")]
 
 _OPTIONS = {
@@ -91,6 +99,10 @@ def calibrate(
     save_scores: SaveScoresOption = None,
     tolerance: ToleranceOption = None,
     backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    transfer: TransferOption = False,
+    recalibrate: RecalibrateOption = False,
     workers: WorkersOption = 1,
     json: JsonFlag = False,
 ) -> None:
@@ -100,21 +112,35 @@ def calibrate(
     the guard was trained on, or that are nearly equal to such prompts. It leaves out rows without a scored
     answer. Each distinct prompt counts once.
 
+    With --transfer the command scores the same exchanges twice: as when the threshold was set, and with
+    --device and --dtype. It prints what changes. With --output it writes the guard for the new precision. The
+    threshold stays if no decision changes; --recalibrate sets it anew.
+
     With --classifier the guard gets a second stage. Both stages then read all of the traffic.
 
     After an interruption or an error, run the same command again to continue. Until the calibration is
     complete, its scores are kept in OUTPUT.state, without text.
     """
+    if transfer or recalibrate:
+        if not transfer or classifier or tolerance is not None or save_scores:
+            raise ConfigError(
+                "--recalibrate goes with --transfer; --classifier, --tolerance and --save-scores do not"
+            )
+        plan = _plan(budget, exclude, training, None, None, workers, output)
+        _check_places(output, None)
+        place = (guard, backbone, device, dtype)
+        run_transfer(TransferOptions(*place, inputs or (), scores or (), output, recalibrate, json), plan)
+        return
     files = _one_kind(inputs, scores)
     options = {
         "--development": development, "--escalation": escalation, "--lost": lost, "--weight": weight,
         "--stride": stride,
     }  # fmt: skip
     refused = {"--scores": scores, "--tolerance": tolerance, "--save-scores": save_scores}
-    with _names_of_options():
+    with names_of_options(_OPTIONS):
         stage = read_second_stage(classifier, options, refused, output)
         needed = bool(inputs) or output is not None or tolerance is None
-        loaded = load_guard(guard, backbone) if needed else None
+        loaded = load_guard(guard, backbone, device, dtype) if needed else None
         plan = _plan(budget, exclude, training, tolerance, stage, workers, output or save_scores)
         _check_places(output, save_scores)
         with _gather(loaded, files, bool(inputs), plan) as evidence:
@@ -187,8 +213,6 @@ def _print_evidence(evidence: "Evidence", budgets: Sequence["BudgetRow"]) -> Non
 
 
 def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path]:
-    from lockgate.errors import ConfigError
-
     if bool(inputs) == bool(scores):
         raise ConfigError("give either --input (exchanges to score) or --scores (existing scores tables)")
     return inputs or scores or []
@@ -196,24 +220,9 @@ def _one_kind(inputs: list[Path] | None, scores: list[Path] | None) -> list[Path
 
 def _check_places(output: Path | None, scores: Path | None) -> None:
     """Check that the outputs can be written. Raises GuardError or ConfigError."""
-    from lockgate.errors import ConfigError
     from lockgate.guards import check_target
 
     if output is not None:
         check_target(output)
     if scores is not None and not scores.parent.is_dir():
         raise ConfigError(f"--save-scores: the folder {scores.parent} does not exist; make it first")
-
-
-@contextmanager
-def _names_of_options() -> Iterator[None]:
-    """Put the name of the option into errors in which the library names a field."""
-    from lockgate.errors import CalibrationError, ConfigError
-
-    try:
-        yield
-    except (CalibrationError, ConfigError) as error:
-        named = re.match(r"(\w+)(?=: | is )", str(error))
-        if named is None or named[1] not in _OPTIONS:
-            raise
-        raise type(error)(_OPTIONS[named[1]] + str(error)[named.end() :]) from error

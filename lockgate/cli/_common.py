@@ -1,9 +1,10 @@
 """Helpers for all commands: exit codes, JSON output, tables and progress. Imports nothing heavy."""
 
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -17,11 +18,45 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Device that computes: auto, cpu, cuda, cuda:N or mps. auto: the first of CUDA, MPS and CPU "
+        "that is there.",
+    ),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="Precision: auto, float32, bfloat16 or float16. auto: the precision of the guard's threshold; "
+        "without a guard float32, or on CUDA bfloat16 for a checkpoint of 16 bits.",
+    ),
+]
 GuardArgument = Annotated[str, typer.Argument(metavar="GUARD", help="A guard's folder, or `embedded`.")]
 
 _PLAIN_SECONDS = 10.0
 
 Advance = Callable[[int], None]
+
+
+@contextmanager
+def names_of_options(options: Mapping[str, str]) -> Iterator[None]:
+    """Put the name of the option into errors in which the library names a field.
+
+    Args:
+        options: the option of each field, such as `--input`.
+    """
+    from lockgate.errors import LockgateError
+
+    try:
+        yield
+    except LockgateError as error:
+        named = re.match(r"(\w+)(?=: | is )", str(error))
+        if named is None or named[1] not in options:
+            raise
+        raise type(error)(options[named[1]] + str(error)[named.end() :]) from error
 
 
 def print_json(value: object) -> None:
@@ -33,6 +68,23 @@ def print_error(message: str) -> None:
     """Print one line on standard error, red on a terminal."""
     line = "".join(character if character.isprintable() else " " for character in message)
     typer.secho(f"error: {line}", fg=typer.colors.RED, err=True)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print warnings about a guard's precision as lines on standard error."""
+    import warnings
+
+    from lockgate.errors import PrecisionWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PrecisionWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, PrecisionWarning):
+            typer.echo(f"warning: {warning.message}", err=True)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

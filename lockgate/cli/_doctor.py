@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, print_json, print_table
+from lockgate.cli._common import (
+    EXIT_CHECK_FAILED,
+    DeviceOption,
+    DtypeOption,
+    JsonFlag,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from lockgate.guards import GuardRecord
@@ -37,6 +44,8 @@ def doctor(
             metavar="PATH", help="Also load this model (a folder or `embedded`) and run its self-test."
         ),
     ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     offline: Annotated[
         bool,
         typer.Option("--offline", help="Also load and run the embedded guard with the network switched off."),
@@ -44,13 +53,13 @@ def doctor(
     json: JsonFlag = False,
 ) -> None:
     """Check the installation, and say how to get missing parts. Exit code 1 if a needed part is missing."""
-    checks = [_python(), *_packages(), _home(), _weights(), _bundle()]
+    checks = [_python(), *_packages(), _home(), _device(device, dtype), _weights(), _bundle()]
     if guard is not None:
         checks.append(_own_bundle(guard))
     if backbone is not None:
-        checks += _backbone(backbone)
+        checks += _backbone(backbone, device, dtype)
     if offline:
-        checks.append(_offline())
+        checks.append(_offline(device, dtype))
     if json:
         print_json({"ok": all(check.ok for check in checks), "checks": [check._asdict() for check in checks]})
     else:
@@ -85,6 +94,14 @@ def _home() -> Check:
     return Check(
         "LOCKGATE_HOME", writable, str(path), "" if writable else "set LOCKGATE_HOME to a writable folder"
     )
+
+
+def _device(device: str, dtype: str) -> Check:
+    """Say where models would compute. Raises ConfigError for a device or precision that is not there."""
+    from lockgate.backbones import choose_placement
+
+    placed = choose_placement(device, dtype)
+    return Check("device", True, f"{placed.device}, {placed.dtype}")
 
 
 def _weights() -> Check:
@@ -122,19 +139,21 @@ def _own_bundle(path: Path) -> Check:
     return Check(str(path), True, _describe(record), remedy)
 
 
-def _backbone(source: str) -> list[Check]:
+def _backbone(source: str, device: str, dtype: str) -> list[Check]:
     from lockgate.backbones import Backbone
-    from lockgate.errors import LockgateError
+    from lockgate.errors import ConfigError, LockgateError
 
     try:
-        loaded = Backbone.load(source)
+        loaded = Backbone.load(source, device=device, dtype=dtype)
         tests = loaded.self_test()
+    except ConfigError:
+        raise
     except LockgateError as error:
         return [Check(source, False, str(error), "repair the model's folder, or take another model")]
     size = f"{loaded.n_layers} blocks of {loaded.hidden_size}, {loaded.context_length} tokens of context"
     remedy = "take the tokenizer and template that belong to the model"
     return [
-        Check(source, True, f"{loaded.name}: {size}"),
+        Check(source, True, f"{loaded.name}: {size}, {loaded.placement}"),
         *(Check(f"self-test: {test.name}", test.ok, test.found, "" if test.ok else remedy) for test in tests),
     ]
 
@@ -146,10 +165,11 @@ def _describe(record: "GuardRecord") -> str:
     return f"{record.name}, {stages}, {state}{why}"
 
 
-def _offline() -> Check:
+def _offline(device: str, dtype: str) -> Check:
     import socket
 
-    import lockgate
+    from lockgate.cli._scoring import load_guard
+    from lockgate.errors import LockgateError
     from lockgate.exchanges import Exchange, Message
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -160,7 +180,7 @@ def _offline() -> Check:
 
     socket.socket.connect = refuse  # type: ignore[method-assign]
     try:
-        guard = lockgate.load("embedded")
+        guard = load_guard("embedded", None, device, dtype)
         greeting = Exchange((Message("user", "hello"), Message("assistant", "hello")))
         # Stage 2 judges every block here, so that both stages are tested.
         score = next(iter(guard.score_many([greeting], all_blocks=guard.stages.count > 1)))
@@ -170,7 +190,7 @@ def _offline() -> Check:
             True,
             f"guard loaded and scored {score.tokens} tokens without the network{stages}",
         )
-    except (lockgate.LockgateError, OSError) as error:
+    except (LockgateError, OSError) as error:
         return Check("works offline", False, str(error), "see the lines above")
     finally:
         socket.socket.connect = original  # type: ignore[method-assign]

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from lockgate.cli._common import JsonFlag, print_json, print_table
+from lockgate.cli._common import DeviceOption, DtypeOption, JsonFlag, print_json, print_table
 from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, read_scores, score_with_progress
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def evaluate(
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     workers: WorkersOption = 1,
     json: JsonFlag = False,
 ) -> None:
@@ -90,7 +92,7 @@ def evaluate(
 
     check_report()
     files = _Files(inputs, scores, scores_b, second, output)
-    tables = files.tables(guard, second, backbone, workers)
+    tables = files.tables(guard, second, _Reader(backbone, device, dtype, workers))
     calibrations = [_read(calibration), _read(calibration_b)]
     extra = [*_paths_of(baseline), *_paths_of(baseline_calibration)]
     provenance = collect_provenance(
@@ -137,6 +139,15 @@ def _finish(results: Sequence["EvaluationResult"], output: Path, json: bool) -> 
         typer.echo(f"report: {paths['html']}")
 
 
+class _Reader(NamedTuple):
+    """How exchanges are scored: the options of the same names."""
+
+    backbone: str | None
+    device: str
+    dtype: str
+    workers: int
+
+
 class _Files:
     """The source of the scores: given tables, or exchanges that the guards score first."""
 
@@ -163,25 +174,23 @@ class _Files:
         self._output = output
         self.given = [*(inputs or []), *self._scores[0], *self._scores[1]]
 
-    def tables(
-        self, guard: str, second: str | None, backbone: str | None, workers: int
-    ) -> list[tuple[str, "ScoresTable"]]:
+    def tables(self, guard: str, second: str | None, reader: "_Reader") -> list[tuple[str, "ScoresTable"]]:
         guards = [guard] if second is None else [guard, second]
         tables = []
         for number, name in enumerate(guards):
-            paths = self._score(name, number, backbone, workers) if self._inputs else self._scores[number]
+            paths = self._score(name, number, reader) if self._inputs else self._scores[number]
             tables.append((name, read_scores(paths)))
         return tables
 
-    def _score(self, guard: str, number: int, backbone: str | None, workers: int) -> list[Path]:
+    def _score(self, guard: str, number: int, reader: "_Reader") -> list[Path]:
         folder = self._output / ("scores" if number == 0 else "scores_b")
         folder.mkdir(parents=True, exist_ok=True)
-        loaded = load_guard(guard, backbone)
+        loaded = load_guard(guard, reader.backbone, reader.device, reader.dtype)
         made = []
         for position, path in enumerate(self._inputs or []):
             stem = re.sub(r"\.(jsonl|parquet)(\.gz|\.zst)?$", "", path.name)
             made.append(folder / f"{position}_{stem}.parquet")
-            score_with_progress(loaded, path, made[-1], workers)
+            score_with_progress(loaded, path, made[-1], reader.workers)
         return made
 
 

@@ -68,7 +68,6 @@ JudgeModelOption = Annotated[str | None, typer.Option(help="Name of the judge's 
 JudgeRowsOption = Annotated[
     Path | None, typer.Option(help="Exchanges labelled by hand. They measure the judge before it is used.")
 ]
-DtypeOption = Annotated[str, typer.Option(help="Precision of a local model: float32 or bfloat16.")]
 StreamsOption = Annotated[int, typer.Option(help="Answers that a local model writes at a time.", min=1)]
 PromptsOption = Annotated[
     Files | None, typer.Option(help="Your own prompts, each with a category. May be repeated.")
@@ -87,6 +86,7 @@ class GeneratorSettings:
 
     key_env: str | None
     concurrency: int
+    device: str
     dtype: str
     streams: int
     max_tokens: int | None = None
@@ -199,7 +199,7 @@ def _source(
     from lockgate.synthesis.factory import embedded_source, endpoint_source
 
     if not _is_address(name):
-        return embedded_source(name, dtype=settings.dtype, streams=settings.streams)
+        return embedded_source(name, device=settings.device, dtype=settings.dtype, streams=settings.streams)
     if model is None:
         raise ConfigError(f"{option}: an endpoint needs the name of its model ({_model_option(option)})")
     try:

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from lockgate.cli._common import GuardArgument, JsonFlag, print_json, print_skipped, progress
+from lockgate.cli._common import (
+    DeviceOption,
+    DtypeOption,
+    GuardArgument,
+    JsonFlag,
+    print_json,
+    print_skipped,
+    progress,
+)
+from lockgate.cli._scoring import load_guard
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +28,8 @@ def score(
     backbone: Annotated[
         str | None, typer.Option(help="Folder of the guard's backbone. Default: the embedded one.")
     ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     workers: Annotated[
         int, typer.Option(help="Processes that score, with one thread each. A single process uses all cores.")
     ] = 1,
@@ -42,10 +53,9 @@ def score(
     After an interruption, run the same command again to continue.
     """
     from lockgate.exchanges import InvalidCounter, read_exchanges
-    from lockgate.guards import Guard
     from lockgate.traffic import score_file
 
-    loaded = Guard.load(guard, backbone=backbone)
+    loaded = load_guard(guard, backbone, device, dtype)
     with progress("score") as advance:
         done = 0
 

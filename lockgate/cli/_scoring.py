@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lockgate.cli._common import progress
+from lockgate.cli._common import progress, warnings_as_lines
 
 if TYPE_CHECKING:
     from lockgate.guards import Guard
@@ -26,11 +26,16 @@ WorkersOption = Annotated[
 ]
 
 
-def load_guard(guard: str, backbone: str | None) -> "Guard":
-    """Load the guard that an option names. Raises GuardError or BackboneError."""
+def load_guard(guard: str, backbone: str | None, device: str = "auto", dtype: str = "auto") -> "Guard":
+    """Load the guard that an option names. A change of precision is a line on standard error.
+
+    Raises:
+        GuardError, BackboneError, ConfigError: as `Guard.load` does.
+    """
     from lockgate.guards import Guard
 
-    return Guard.load(guard, backbone=backbone)
+    with warnings_as_lines():
+        return Guard.load(guard, backbone=backbone, device=device, dtype=dtype)
 
 
 def score_with_progress(guard: "Guard", source: Path, target: Path, workers: int) -> "ScoresTable":

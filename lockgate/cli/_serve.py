@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lockgate.cli._common import JsonFlag
+from lockgate.cli._common import DeviceOption, DtypeOption, JsonFlag
 from lockgate.errors import ConfigError
 
 if TYPE_CHECKING:
     from lockgate.gateway import Gateway, GatewayOptions
 
 API_KEY_VARIABLE = "LOCKGATE_API_KEY"
+ENGINES = ("lockgate", "vllm")
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +27,22 @@ def serve(
     backbone: Annotated[
         str, typer.Option(metavar="PATH", help="The model that the guard was made for, or `embedded`.")
     ] = "embedded",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Program that runs the model: lockgate (in this process) or vllm (needs the extra `vllm`)."
+        ),
+    ] = "lockgate",
+    engine_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Argument for vLLM, such as tensor_parallel_size=2. The value is JSON or text. May be "
+            "repeated.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on. 0 takes a free port.")
@@ -113,6 +130,7 @@ def serve(
         url_of,
     )
 
+    extra = _engine_arguments(engine, engine_arg or [])
     key = _read_key(api_key_file)
     check_exposure(host, has_key=key is not None, insecure=insecure)
     options = GatewayOptions(
@@ -131,7 +149,7 @@ def serve(
             from lockgate.backbones import fetch_embedded
 
             fetch_embedded(report=lambda line: typer.echo(f"fetch: {line}", err=True))
-        gateway = _load(guard, backbone, options, threads)
+        gateway = _load(guard, backbone, options, threads, (device, dtype), engine, extra)
         url = url_of(bound)
 
         def ready() -> None:
@@ -157,20 +175,60 @@ def _mode(name: str) -> Any:  # noqa: ANN401 - a literal type, checked here
     return name
 
 
-def _load(guard: str, backbone: str, options: "GatewayOptions", threads: int | None) -> "Gateway":
+def _engine_arguments(engine: str, words: list[str]) -> dict[str, Any]:
+    """Read the arguments for vLLM. Raises ConfigError for an unknown engine or a malformed argument."""
+    import json
+
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine {engine}: expected one of {', '.join(ENGINES)}")
+    if words and engine != "vllm":
+        raise ConfigError("--engine-arg: only --engine vllm takes arguments")
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"--engine-arg {word}: expected NAME=VALUE, such as tensor_parallel_size=2")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _load(
+    guard: str,
+    backbone: str,
+    options: "GatewayOptions",
+    threads: int | None,
+    place: tuple[str, str],
+    engine: str,
+    extra: dict[str, Any],
+) -> "Gateway":
     import torch
 
     from lockgate.backbones import Backbone
+    from lockgate.cli._scoring import load_guard
     from lockgate.gateway import Gateway
-    from lockgate.guards import Guard
 
     if threads is not None:
         torch.set_num_threads(threads)
-    if options.engine.mode == "off":
-        gateway = Gateway(Backbone.load(backbone), None, options)
+    if engine == "vllm":
+        from lockgate.gateway.vllm import vllm_gateway
+
+        # vLLM has the device. What stays in this process is on the processor, unless the option says more.
+        place = ("cpu" if place[0] == "auto" else place[0], place[1])
+        made = load_guard(guard, backbone, *place)
+        gateway = vllm_gateway(made, guard, options, name=Path(guard).name, extra=extra)
+    elif options.engine.mode == "off":
+        loaded = Backbone.load(backbone, device=place[0], dtype=place[1])
+        gateway = Gateway(loaded, None, options)
     else:
-        gateway = Gateway.from_guard(Guard.load(guard, backbone=backbone), options, name=Path(guard).name)
-    gateway.warm()
+        gateway = Gateway.from_guard(load_guard(guard, backbone, *place), options, name=Path(guard).name)
+    try:
+        gateway.warm()
+    except BaseException:
+        gateway.close()
+        raise
     return gateway
 
 

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lockgate.cli._common import JsonFlag, print_json
+from lockgate.cli._common import DeviceOption, DtypeOption, JsonFlag, print_json
 from lockgate.cli._factory import (
     BudgetTokensOption,
     BudgetUsdOption,
     ConcurrencyOption,
-    DtypeOption,
     ExecutorOption,
     FieldsOption,
     Files,
@@ -57,7 +56,8 @@ def synthesize(
     key_env: KeyEnvOption = None,
     endpoint_field: FieldsOption = None,
     concurrency: ConcurrencyOption = 16,
-    dtype: DtypeOption = "float32",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     streams: StreamsOption = 32,
     prompts: PromptsOption = None,
     evaluation: Annotated[
@@ -103,7 +103,7 @@ def synthesize(
         _print_estimate(estimate, prices, json)
         return
     settings = GeneratorSettings(
-        *(key_env, concurrency, dtype, streams, budget_tokens),
+        *(key_env, concurrency, device, dtype, streams, budget_tokens),
         prices=prices,
         max_cost=budget_usd,
         fields=read_fields(endpoint_field),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lockgate.cli._common import JsonFlag, print_json, print_skipped
+from lockgate.cli._common import DeviceOption, DtypeOption, JsonFlag, print_json, print_skipped
 from lockgate.cli._train_classifier import classifier
 
 
@@ -35,6 +35,8 @@ def probe(
             help="Model to read: `embedded`, or the folder of a Hugging Face causal language model."
         ),
     ] = "embedded",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     layers: Annotated[
         str, typer.Option(help="Layers to read: `all`, or numbers from 0 and ranges such as 16-24,29.")
     ] = "all",
@@ -73,7 +75,7 @@ def probe(
     rows = [
         row for path in inputs for row in read_exchanges(path, skip_invalid=skip_invalid, on_invalid=invalid)
     ]
-    loaded = Backbone.load(backbone)
+    loaded = Backbone.load(backbone, device=device, dtype=dtype)
     config = ProbeConfig(
         name="probe",
         layers=parse_layers(layers, loaded.n_layers),

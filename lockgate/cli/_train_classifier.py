@@ -5,7 +5,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lockgate.cli._common import JsonFlag, print_json, print_skipped
+from lockgate.cli._classifier_rows import (
+    OPTIONS,
+    ForGuardOption,
+    MaxBundleOption,
+    MinedOption,
+    RowChoice,
+    ScreenAboveOption,
+    ScreenKeepOption,
+    ScreenOption,
+    WorkersOption,
+    bytes_beside,
+    training_rows,
+)
+from lockgate.cli._common import (
+    DeviceOption,
+    DtypeOption,
+    JsonFlag,
+    names_of_options,
+    print_json,
+    print_skipped,
+)
 
 if TYPE_CHECKING:
     from lockgate.training import ClassifierConfig
@@ -17,6 +37,11 @@ def classifier(
         typer.Option("--input", help="Labelled exchanges: .jsonl[.gz|.zst] or .parquet. May be repeated."),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the classifier.")],
+    mined: MinedOption = None,
+    for_guard: ForGuardOption = None,
+    screen: ScreenOption = None,
+    screen_keep: ScreenKeepOption = None,
+    screen_above: ScreenAboveOption = None,
     constitution: Annotated[
         str, typer.Option(help="Policy of the labels: a constitution's file, or the name of a shipped one.")
     ] = "general-harms",
@@ -26,7 +51,8 @@ def classifier(
             help="Model to read: `embedded`, or the folder of a Hugging Face causal language model."
         ),
     ] = "embedded",
-    device: Annotated[str, typer.Option(help="Device that computes, such as cpu or cuda.")] = "cpu",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     name: Annotated[str, typer.Option(help="Name of the classifier in results.")] = "exchange",
     reads: Annotated[
         str,
@@ -67,10 +93,9 @@ def classifier(
         typer.Option(help="Share of harmful exchanges in training. Default: as in the data."),
     ] = None,
     tokens_per_step: Annotated[int, typer.Option(help="Tokens in one update.", min=1)] = 2048,
-    dtype: Annotated[
-        str, typer.Option(help="Precision of the frozen weights: float32 or bfloat16.")
-    ] = "float32",
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    max_bundle_mb: MaxBundleOption = 40,
+    workers: WorkersOption = 1,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave malformed rows out, and count them.")
     ] = False,
@@ -78,39 +103,51 @@ def classifier(
 ) -> None:
     """Fine-tune a language model to judge a prompt with its partial answer, or one of the two alone.
 
-    After an interruption, run the same command again to continue. The state is kept in OUTPUT.state.
+    A second stage judges only what stage 1 finds suspicious. --mined and --screen train it on such exchanges.
+
+    After an interruption, run the same command again to continue. The state is kept in OUTPUT.state, and what
+    a screen has scored in OUTPUT.screen.
     """
     from lockgate.backbones import Backbone
     from lockgate.classifiers import check_classifier_target
     from lockgate.constitution import load_constitution
-    from lockgate.exchanges import InvalidCounter, read_exchanges
-    from lockgate.training import train_classifier
+    from lockgate.exchanges import InvalidCounter
+    from lockgate.training import check_settings, train_classifier
 
     settings = {
         "name": name, "reads": reads, "head": head, "words": _words(words), "depth": depth, "layers": layers,
         "rank": rank, "alpha": 2.0 * rank, "cuts": cuts, "weighting": weighting, "lr": learning_rate,
-        "max_tokens": max_tokens, "tokens": tokens, "tokens_per_step": tokens_per_step, "dtype": dtype,
+        "max_tokens": max_tokens, "tokens": tokens, "tokens_per_step": tokens_per_step,
         "harmful_share": harmful_share,
         "seed": seed,
     }  # fmt: skip
-    config = _config(settings)
+    _config(settings)  # a wrong setting is an error before the model is loaded
     policy = load_constitution(constitution)
     check_classifier_target(output)
     invalid = InvalidCounter()
-    rows = [
-        row for path in inputs for row in read_exchanges(path, skip_invalid=skip_invalid, on_invalid=invalid)
-    ]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    state = output.with_name(output.name + ".state")
-    made = train_classifier(
-        Backbone.load(backbone, device=device),
-        rows,
-        config,
-        constitution=policy,
-        checkpoint=state,
-        report=lambda line: typer.echo(f"train: {line}", err=True),
-    )
-    made.save(output)
+    with names_of_options(OPTIONS):
+        choice = RowChoice(
+            *(inputs, mined or (), for_guard, screen, screen_keep, screen_above, workers, skip_invalid)
+        )
+        loaded = Backbone.load(backbone, device=device, dtype=dtype)
+        config = _config({**settings, "dtype": loaded.placement.dtype})
+        most = int(max_bundle_mb * 1e6)
+        check_settings(loaded, config, beside=bytes_beside(choice.bundle()), most_bytes=most)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        state = output.with_name(output.name + ".state")
+        scratch = output.with_name(output.name + ".screen")
+        with training_rows(choice, loaded, config.reads, seed, scratch, invalid) as chosen:
+            made = train_classifier(
+                loaded,
+                chosen.rows,
+                config,
+                constitution=policy,
+                selection=chosen.selection,
+                most_bytes=most,
+                checkpoint=state,
+                report=lambda line: typer.echo(f"train: {line}", err=True),
+            )
+            made.save(output)
     state.unlink(missing_ok=True)
     training = made.record.training or {}
     if json:

@@ -29,7 +29,7 @@ def weighted_roc(scores: Floats, harmful: Mask, weights: Floats) -> Roc:
     ordered = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     harm = harmful[order]
-    sorted_weights = weights[:, order]
+    sorted_weights = weights.take(order, axis=1)
     positive, negative = sorted_weights * harm, sorted_weights * ~harm
     if len(starts) < len(scores):
         positive = np.add.reduceat(positive, starts, axis=1)

@@ -17,6 +17,8 @@ Groups = Sequence[str] | NDArray[np.intp] | NDArray[np.str_]
 _CONFIDENCE = 0.95
 _Z = 1.959963984540054
 _CHUNK_CELLS = 2_000_000
+# Row weights pass through many steps. Chunks that fit a core's cache take half the time.
+_ROW_CHUNK_CELLS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class Clusters:
 
     def row_weights(self) -> Iterator[Floats]:
         """Yield row weights [b, N] in chunks, `resamples` rows in all. Every call gives the same weights."""
-        for weights in self._cluster_weights():
-            yield weights[:, self.index]
+        for weights in self._cluster_weights(_ROW_CHUNK_CELLS):
+            yield weights.take(self.index, axis=1)
 
     def means(self, values: Floats) -> Floats:
         """Return the bootstrap distribution [resamples] of the mean of `values` [N]."""
@@ -62,10 +64,10 @@ class Clusters:
         parts = [(weights @ sums) / (weights @ sizes) for weights in self._cluster_weights()]
         return np.concatenate(parts)
 
-    def _cluster_weights(self) -> Iterator[Floats]:
+    def _cluster_weights(self, cells: int = _CHUNK_CELLS) -> Iterator[Floats]:
         generator = np.random.default_rng(self.seed)
         # The number of rows sets the chunk size: row weights take more space than cluster weights.
-        chunk = max(1, _CHUNK_CELLS // max(1, len(self.index)))
+        chunk = max(1, cells // max(1, len(self.index)))
         done = 0
         while done < self.resamples:
             size = min(chunk, self.resamples - done)

@@ -1,4 +1,4 @@
-"""Fingerprints of prompts, which recognise prompts and their near-duplicates without storing text."""
+"""The prompt of an exchange, and fingerprints that recognise prompts and near ones without their text."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lockgate.errors import ExchangeError
-from lockgate.exchanges._prompts import prompt_text
 from lockgate.exchanges._record import Exchange
 from lockgate.exchanges.shingles import SHINGLE_WORDS, normalise_text, shingle_text, sign_shingles, text_hash
 
@@ -25,6 +24,22 @@ _SIZE = _BANDS * _ROWS
 NEAR = 0.78
 
 Kind = Literal["equal", "near"]
+
+
+def prompt_group(exchange: Exchange) -> str:
+    """Return the key of an exchange's prompt. Prompts with one key count as one prompt.
+
+    The key is the `text_hash` of the last user message, or of all messages' text if there is no user message.
+    """
+    return text_hash(prompt_text(exchange))
+
+
+def prompt_text(exchange: Exchange) -> str:
+    """Return the last user message, or all messages' text if there is none. `prompt_group` hashes it."""
+    for message in reversed(exchange.messages):
+        if message.role == "user":
+            return message.content
+    return "\n".join(message.content for message in exchange.messages)
 
 
 class PromptMatch(NamedTuple):

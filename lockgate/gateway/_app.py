@@ -194,7 +194,7 @@ async def _readyz(request: Request) -> Response:
             "oldest_s": round(engine.verdicts.oldest, 3),
             "alive": engine.verdicts.alive,
         },
-        "kv_tokens": {"used": engine.pool.kv_used_tokens, "limit": engine.kv_tokens},
+        "kv_tokens": {"used": engine.kv_used_tokens, "limit": engine.kv_tokens},
         "decisions": {"written": log.written, "unwritten": log.unwritten, "lost": log.lost},
     }
     return json_response(body, 200 if ready else 503)

@@ -4,22 +4,27 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from lockgate.backbones import Backbone, SessionPool
 from lockgate.errors import ConfigError, ContextOverflow, PoolFull
+from lockgate.exchanges import Message
 from lockgate.gateway._decisions import Decision, DecisionLog
 from lockgate.gateway._desk import VerdictDesk
 from lockgate.gateway._events import Released
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._options import EngineDown, EngineOptions, Faults, QueueFull
+from lockgate.gateway._packed import PackedStepper
 from lockgate.gateway._phases import ticket_of
 from lockgate.gateway._records import Ending, decision_record, finished_event
 from lockgate.gateway._scoring import Scoring
-from lockgate.gateway._stepper import Portion, Stepper
+from lockgate.gateway._stepper import MakeStepper, ModelGone, Portion, Stepper, Wiring
 from lockgate.gateway._stream import Outflow
 from lockgate.gateway._verdicts import Ticket
+from lockgate.guards import Conversation
 
 logger = logging.getLogger("lockgate.gateway")
 
@@ -30,13 +35,20 @@ class Engine:
     Args:
         scoring: the guard; None exactly when the mode is `off`.
         decisions: log that gets one line for each choice, before the closing event is delivered.
+        make_stepper: makes what runs the model, if it is not to run in this process.
 
     Attributes:
+        kv_tokens: key-value tokens for all open streams together.
         verdicts: desk through which streams wait for the second stage.
     """
 
     def __init__(
-        self, backbone: Backbone, scoring: Scoring | None, decisions: DecisionLog, options: EngineOptions
+        self,
+        backbone: Backbone,
+        scoring: Scoring | None,
+        decisions: DecisionLog,
+        options: EngineOptions,
+        make_stepper: MakeStepper | None = None,
     ) -> None:
         if (scoring is None) != (options.mode == "off"):
             raise ConfigError(f"mode {options.mode}: needs {'no' if options.mode == 'off' else 'a'} guard")
@@ -45,20 +57,19 @@ class Engine:
         self.scoring = scoring
         self.decisions = decisions
         self.faults = Faults()
-        self.kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
-        self.pool = SessionPool(backbone, self.kv_tokens)
+        wiring = Wiring(self._emit, self._end, self._ask)
+        self._stepper: Stepper[Any]
+        if make_stepper is None:
+            kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
+            pool = SessionPool(backbone, kv_tokens, streams=options.max_streams)
+            enforce = options.mode == "enforce"
+            self._stepper = PackedStepper(backbone, scoring, pool, wiring, enforce=enforce)
+        else:
+            self._stepper = make_stepper(wiring)
+        self.kv_tokens = self._stepper.kv_tokens
         tokens = options.verdict_kv_tokens or self.kv_tokens
         source = None if scoring is None else scoring.stages.open_verdicts(tokens)
         self.verdicts = VerdictDesk(source, options.verdict_timeout, self.faults, self._tell)
-        self._stepper = Stepper(
-            backbone,
-            self.pool,
-            scoring,
-            enforce=options.mode == "enforce",
-            emit=self._emit,
-            end=self._end,
-            ask=self.verdicts.ask,
-        )
         self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
@@ -66,8 +77,9 @@ class Engine:
         self._active: list[Job] = []
         self._promised = 0  # key-value tokens that choices of admitted jobs will need when they are forked
         self._closing = False
+        self._gone = False  # the model's process has ended
         self._stopped = threading.Event()
-        self._step: list[Portion] = []
+        self._step: Sequence[Portion] = ()
         self._step_started: float | None = None
         self._service_time = 5.0  # running mean of seconds per request
         self._threads = [
@@ -79,6 +91,13 @@ class Engine:
         for thread in self._threads:
             thread.start()
         self.verdicts.start()
+
+    def warm(self) -> None:
+        """Take one step of each stage before the start, because the first step is slow."""
+        with torch.inference_mode():
+            chat = self.backbone.render([Message("user", "Hello")], add_generation_prompt=True)
+            self._stepper.warm(chat)
+        self.verdicts.warm(chat)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -112,7 +131,9 @@ class Engine:
         with self._wake:
             self._closing = True
             self._tell()
-        if self._threads[0].ident is not None:
+        if self._threads[0].ident is None:
+            self._stepper.close()
+        else:
             self._threads[0].join(timeout)
         self._stopped.set()
         with self._lock:
@@ -124,13 +145,23 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        return self._threads[0].is_alive()
+        return self._threads[0].is_alive() and not self._gone
 
     @property
     def stalled(self) -> bool:
         """Whether the running step has taken longer than it may."""
         started = self._step_started
         return started is not None and time.monotonic() - started > self.options.step_timeout
+
+    @property
+    def gives_logprobs(self) -> bool:
+        """Whether tokens come with their log-probabilities."""
+        return self._stepper.gives_logprobs
+
+    @property
+    def kv_used_tokens(self) -> int:
+        """Key-value tokens that open streams have reserved."""
+        return self._stepper.kv_used_tokens
 
     @property
     def waiting(self) -> int:
@@ -144,7 +175,7 @@ class Engine:
         with torch.inference_mode():
             while self._cycle():
                 pass
-        self.pool.close()
+        self._stepper.close()
 
     def _cycle(self) -> bool:
         """Run one cycle: admit, step, clean up. Return False when the engine must stop."""
@@ -167,6 +198,8 @@ class Engine:
                 self._wait_for_news(min(map(self.verdicts.deadline, tickets)))
             elif not all(job.done for job in self._active):
                 raise RuntimeError("open streams with nothing to do")
+        except ModelGone:
+            self._give_up()
         except Exception as error:  # the loop must outlive any fault, and no fault may let text pass
             logger.exception("the engine's cycle failed")
             with self._lock:
@@ -174,13 +207,16 @@ class Engine:
         self._reap()
         return True
 
-    def _run_step(self, portions: list[Portion]) -> None:
+    def _run_step(self, portions: Sequence[Portion]) -> None:
         self._step, self._step_started = portions, time.monotonic()
         try:
             self._stepper.run(portions)
         finally:
-            self._step, self._step_started = [], None
+            self._step, self._step_started = (), None
             self.faults.open.pop("step", None)
+
+    def _ask(self, conversation: Conversation, end: int) -> Ticket:
+        return self.verdicts.ask(conversation, end)
 
     def _tell(self) -> None:
         """Wake the engine's thread, or make it check again before it sleeps. Any thread may call this."""
@@ -214,7 +250,7 @@ class Engine:
                 if not self._waiting:
                     return
                 job = self._waiting[0]
-                used = self.pool.kv_used_tokens + self._promised
+                used = self.kv_used_tokens + self._promised
                 if (
                     self.active_streams + job.n > self.options.max_streams
                     or used + job.n * job.capacity > self.kv_tokens
@@ -225,6 +261,8 @@ class Engine:
                 job.started = time.monotonic()
             try:
                 self._stepper.open(job)
+            except ModelGone:
+                raise
             except PoolFull:
                 with self._lock:
                     self._active.remove(job)
@@ -261,7 +299,7 @@ class Engine:
                 with self._lock:  # the thread that ends a stream may still read its lane
                     lane, stream.lane = stream.lane, None
                 if lane is not None:
-                    lane.session.close()
+                    lane.close()
                     self.verdicts.forget(lane.conversation)
         with self._lock:
             self._active = [job for job in self._active if not job.done]
@@ -305,6 +343,16 @@ class Engine:
         else:
             self.faults.open["scoring"] = self.faults.last
 
+    def _give_up(self) -> None:
+        """Close all streams for good, because the model's process has ended. Any thread may call this."""
+        with self._wake:
+            if not self._gone:
+                logger.error("the model's process has ended")
+            self._gone = self._closing = True  # the next cycle ends the thread
+            self.faults.open["engine"] = "the model's process has ended; start the server again"
+            self._abandon([*self._active, *self._waiting], Ending("content_filter", error=ModelGone.__name__))
+            self._wake.notify()
+
     def _retry_after(self) -> int:
         rounds = 1 + len(self._waiting) / self.options.max_streams
         return max(1, min(60, round(self._service_time * rounds)))
@@ -312,6 +360,9 @@ class Engine:
     def _watch(self) -> None:
         """Close the streams of a step that hangs. It can't be interrupted; its later results are dropped."""
         while not self._stopped.wait(min(1.0, self.options.step_timeout / 4)):
+            if not (self._stepper.alive or self._closing):
+                # The engine's thread may wait for this process for ever.
+                self._give_up()
             if not self.stalled:
                 continue
             with self._lock:

@@ -10,12 +10,10 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import torch
 
-from lockgate.backbones import Backbone, Feed, RenderedChat
+from lockgate.backbones import Backbone, RenderedChat
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
-from lockgate.exchanges import Message
 from lockgate.gateway._decisions import DecisionLog
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
@@ -25,6 +23,7 @@ from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineOptions
 from lockgate.gateway._requests import ChatRequest
 from lockgate.gateway._scoring import Scoring
+from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._wire import completion_id
 from lockgate.guards import Guard, regions_of
 
@@ -72,6 +71,7 @@ class Gateway:
     Args:
         scoring: the guard; None in mode `off`.
         about_guard: description of the guard for `/v1/models`.
+        make_stepper: makes what runs the model, if it is not to run in this process.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Gateway:
         scoring: Scoring | None,
         options: GatewayOptions,
         about_guard: dict[str, Any] | None = None,
+        make_stepper: MakeStepper | None = None,
     ) -> None:
         self.backbone = backbone
         self.options = options
@@ -87,7 +88,7 @@ class Gateway:
         self.model_id = backbone.name
         self.created = int(time.time())
         self.decisions = DecisionLog(options.decisions)
-        self.engine = Engine(backbone, scoring, self.decisions, options.engine)
+        self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper)
         self.vocabulary_size = backbone.vocab_size
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
         self._tokenising = anyio.CapacityLimiter(1)
@@ -119,13 +120,7 @@ class Gateway:
 
     def warm(self) -> None:
         """Take one step of each stage before the engine starts, because the first step is slow."""
-        with torch.inference_mode():
-            chat = self.backbone.render([Message("user", "Hello")], add_generation_prompt=True)
-            session = self.engine.pool.open(len(chat.token_ids), chat.token_ids[: chat.prefix_length])
-            feed = Feed(session, chat.token_ids[chat.prefix_length :], want_logits=True)
-            self.engine.pool.step([feed], self.engine.scoring.tap if self.engine.scoring else None)
-            session.close()
-        self.engine.verdicts.warm(chat)
+        self.engine.warm()
 
     def close(self, timeout: float = 10.0) -> None:
         """End open streams, write their decisions and stop the engine."""
@@ -134,6 +129,8 @@ class Gateway:
 
     async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None]) -> Job:
         """Tokenise a request and check it against the context. Raises ApiError (400)."""
+        if request.sampling.logprobs and not self.engine.gives_logprobs:
+            raise invalid("logprobs", "is not supported with this engine")
         # No token is longer than `_longest_token` characters, so longer text can't fit. Check that first:
         # otherwise one client could keep a core busy with tokenising text that is refused anyway.
         characters = sum(len(message.content) for message in request.messages)
@@ -199,8 +196,12 @@ def scoring_of(guard: Guard) -> Scoring:
 
 
 def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
-    """Describe a guard for clients: names, hash, and the budget of its threshold if it is calibrated."""
-    calibration = guard.calibration
+    """Describe a guard for clients: names, hash, and the budget of its threshold if it is calibrated.
+
+    In another precision than that of the calibration it counts as uncalibrated.
+    """
+    # A budget that was shown in another precision is not claimed.
+    calibration = None if guard.precision_shift is not None else guard.calibration
     return {
         "name": name or guard.record.name,
         "sha256": guard.sha256,
@@ -213,12 +214,13 @@ def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
         "calibrated": calibration is not None,
         "budget": None if calibration is None else calibration.budget,
         "uncalibrated_because": _why_uncalibrated(guard),
+        "precision": str(guard.backbone.placement),
     }
 
 
 def _why_uncalibrated(guard: Guard) -> str | None:
     if guard.calibration is not None:
-        return None
+        return guard.precision_shift
     provisional = guard.record.provisional
     return "the guard does not say" if provisional is None else provisional.reason
 

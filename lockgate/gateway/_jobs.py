@@ -2,27 +2,30 @@
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lockgate.backbones import RenderedChat, Session
+from lockgate.backbones import RenderedChat
 from lockgate.cascade import ExchangeState, Regions
 from lockgate.gateway._events import Event
 from lockgate.gateway._phases import Phase, Queued
-from lockgate.gateway._sampling import Sampler, SamplingParams
+from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._stream import AnswerGate
 from lockgate.guards import Conversation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lane:
-    """The parts of an open stream: memory, gate, sampler, and the conversation that stage 2 reads."""
+class Lane(ABC):
+    """The parts of an open stream: its gate, and the conversation that stage 2 reads."""
 
-    session: Session
     gate: AnswerGate
-    sampler: Sampler
     conversation: Conversation
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the stream's memory. Closing twice does nothing."""
 
 
 @dataclass(slots=True, eq=False)

@@ -3,6 +3,11 @@
     Queued -> ReadingPrompt -> (AwaitingPrompt ->) Decoding <-> AwaitingVerdict
                                                    Decoding -> Closing
 
+A stream whose tokens another process makes receives them instead:
+
+    Queued -> Receiving <-> Held
+              Receiving -> Closing
+
 A stream can end in any phase. `Stream.done` says whether it is over, and another thread may set it.
 """
 
@@ -56,12 +61,32 @@ class Closing:
     reason: str
 
 
-Phase = Queued | ReadingPrompt | AwaitingPrompt | Decoding | AwaitingVerdict | Closing
+@dataclass(frozen=True, slots=True, eq=False)
+class Receiving:
+    """Scored tokens arrive, the prompt's first, and are cleared as they come."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Tokens that arrive wait for a verdict: on the prompt, or on the newest block of the answer."""
+
+    ticket: Ticket
+    in_prompt: bool
+
+
+Phase = Queued | ReadingPrompt | AwaitingPrompt | Decoding | AwaitingVerdict | Receiving | Held | Closing
 
 
 def ticket_of(phase: Phase) -> Ticket | None:
     """Return the ticket that a stream in this phase waits for, or None."""
     match phase:
-        case AwaitingPrompt(ticket=ticket) | AwaitingVerdict(ticket=ticket) | Closing(ticket=ticket):
+        case AwaitingPrompt(ticket=ticket) | AwaitingVerdict(ticket=ticket):
+            return ticket
+        case Held(ticket=ticket) | Closing(ticket=ticket):
             return ticket
     return None
+
+
+def waits_in_prompt(phase: Phase) -> bool:
+    """Tell whether a stream waits for the verdict on its prompt."""
+    return isinstance(phase, AwaitingPrompt) or (isinstance(phase, Held) and phase.in_prompt)

@@ -1,8 +1,12 @@
 """The engine's view of a guard."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lockgate.backbones import Tap
@@ -31,3 +35,13 @@ class Scoring:
     tap: ScoringTap
     refusal: str
     guard: str
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[NDArray[np.float32]]:
+    """Copy float32 tensors to the host, from a GPU in a single transfer."""
+    if not tensors or tensors[0].device.type == "cpu":
+        return [tensor.numpy() for tensor in tensors]
+    whole = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu().numpy()
+    ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
+    parts = zip(np.split(whole, ends), tensors, strict=True)
+    return [part.reshape(tuple(tensor.shape)) for part, tensor in parts]

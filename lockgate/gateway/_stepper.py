@@ -1,34 +1,32 @@
-"""One step of the engine: feed, score, clear, sample. It runs only on the engine's thread."""
+"""What every engine does with a stream: hold it for verdicts, release cleared text, end it, also at a fault.
+
+How tokens are made and scored is the affair of a subclass: `PackedStepper` runs the model in this process,
+`VllmStepper` takes tokens with their scores from vLLM. It all runs on the engine's thread.
+"""
 
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lockgate.backbones import Backbone, Feed, Session, SessionPool, banned_ids
-from lockgate.gateway._jobs import Job, Lane, Stream
-from lockgate.gateway._phases import (
-    AwaitingPrompt,
-    AwaitingVerdict,
-    Closing,
-    Decoding,
-    ReadingPrompt,
-    ticket_of,
-)
+from lockgate.backbones import RenderedChat
+from lockgate.errors import LockgateError
+from lockgate.gateway._jobs import Job, Stream
+from lockgate.gateway._phases import Closing, ticket_of, waits_in_prompt
 from lockgate.gateway._records import Ending
-from lockgate.gateway._sampling import Sample, Sampler, stream_seed
-from lockgate.gateway._scheduler import share_prefill
-from lockgate.gateway._scoring import Scoring, ScoringTap
 from lockgate.gateway._stream import AnswerGate, AnswerText, Outflow
 from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
 
 logger = logging.getLogger("lockgate.gateway")
+
+NO_SCORE = "the guard gave no finite score"
 
 
 class ScoringFault(Exception):
@@ -39,105 +37,105 @@ class VerdictFault(ScoringFault):
     """The second stage gave no usable verdict."""
 
 
+class ModelGone(LockgateError):
+    """The process that runs the model has ended. No request can be answered any more."""
+
+
+class Portion(Protocol):
+    """A stream's part of a step."""
+
+    @property
+    def job(self) -> Job: ...
+
+    @property
+    def stream(self) -> Stream: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Portion:
-    """What one stream feeds into a step."""
+class Wiring:
+    """The engine's functions that a stepper calls.
 
-    job: Job
-    stream: Stream
-    token_ids: Sequence[int]
-    is_prompt: bool
-    want_logits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The result of a step for one portion: next-token logits if wanted, and the guard's logits."""
-
-    next_logits: NDArray[np.float32] | None
-    scores: NDArray[np.float32] | None
-
-
-class Stepper:
-    """The part of the engine that advances streams through the backbone.
-
-    Args:
-        emit: called with the text and tokens that a stream releases.
-        end: called once when a stream is over.
+    Attributes:
+        emit: takes the text and tokens that a stream releases.
+        end: takes a stream that is over, once.
         ask: asks for the verdict on the first tokens of a conversation. `resume` takes the ticket back.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        pool: SessionPool,
-        scoring: Scoring | None,
-        *,
-        enforce: bool,
-        emit: Callable[[Job, Stream, Outflow], None],
-        end: Callable[[Job, Stream, Ending], None],
-        ask: Callable[[Conversation, int], Ticket],
-    ) -> None:
-        self._backbone = backbone
-        self._pool = pool
-        self._scoring = scoring
-        self._enforce = enforce
-        self._emit = emit
-        self._end = end
-        self._ask = ask
-        unused = range(len(backbone.tokenizer), backbone.vocab_size)
-        banned = banned_ids(backbone.control_ids, backbone.eos_ids) | frozenset(unused)
-        self._banned = np.array(sorted(banned), dtype=np.int64)
+    emit: Callable[[Job, Stream, Outflow], None]
+    end: Callable[[Job, Stream, Ending], None]
+    ask: Callable[[Conversation, int], Ticket]
 
+
+_P = TypeVar("_P", bound=Portion)
+
+
+class Stepper(ABC, Generic[_P]):
+    """The part of the engine that advances streams.
+
+    Args:
+        decode: turns tokens into text.
+        enforce: whether a flag stops an answer.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], wiring: Wiring, *, enforce: bool) -> None:
+        self._decode = decode
+        self._emit = wiring.emit
+        self._end = wiring.end
+        self._ask = wiring.ask
+        self._enforce = enforce
+
+    @property
+    def gives_logprobs(self) -> bool:
+        """Whether tokens come with their log-probabilities."""
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether what runs the model still works. Any thread may ask."""
+        return True
+
+    @property
+    @abstractmethod
+    def kv_tokens(self) -> int:
+        """Key-value tokens for all open streams together."""
+
+    @property
+    @abstractmethod
+    def kv_used_tokens(self) -> int:
+        """Key-value tokens that open streams have reserved."""
+
+    @abstractmethod
+    def warm(self, chat: RenderedChat) -> None:
+        """Take a first step on a prompt before the engine starts, because the first step is slow."""
+
+    @abstractmethod
     def open(self, job: Job) -> None:
         """Reserve memory and set up the first choice. Raises PoolFull."""
-        state = None if self._scoring is None else self._scoring.stages.new_state(job.regions)
-        first = job.streams[0]
-        gate = AnswerGate(state, self._text(job), enforce=self._enforce)
-        self._equip(job, first, gate, lambda: self._pool.open(job.capacity, job.prefix))
-        first.phase = ReadingPrompt()
 
-    def plan(self, active: Sequence[Job]) -> list[Portion]:
-        """Choose the portions of the next step: a token of each decoding stream, and shares of prompts."""
-        portions = [
-            Portion(job, stream, [stream.phase.pending.token_id], False, self._goes_on(job, stream))
-            for job in active
-            for stream in job.streams
-            if isinstance(stream.phase, Decoding) and not stream.done
-        ]
-        firsts = [(job, job.streams[0]) for job in active]
-        reading = [
-            (job, first, first.opened.session.length)
-            for job, first in firsts
-            if isinstance(first.phase, ReadingPrompt) and not first.done
-        ]
-        shares = share_prefill([len(job.prompt) - start for job, _, start in reading])
-        for (job, first, start), share in zip(reading, shares, strict=True):
-            if share:
-                end = start + share
-                portions.append(Portion(job, first, job.prompt[start:end], True, end == len(job.prompt)))
-        return portions
+    @abstractmethod
+    def plan(self, active: Sequence[Job]) -> list[_P]:
+        """Choose what the next step advances. If nothing is chosen, no step is taken."""
 
-    def run(self, portions: Sequence[Portion]) -> None:
-        """Take one packed step. A portion that fails ends only its own stream."""
-        for portion, found in zip(portions, self._read(portions), strict=True):
-            if portion.stream.done:
-                continue
-            try:
-                if isinstance(found, Exception):
-                    raise found
-                self._take(portion, found)
-            except Exception as error:  # any fault must close the stream
-                self._fail(portion.job, portion.stream, error, whole=portion.is_prompt)
+    @abstractmethod
+    def run(self, portions: Sequence[_P]) -> None:
+        """Take one step. A portion that fails ends only its own stream."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free all memory. No step follows."""
+
+    @abstractmethod
+    def _continue(self, job: Job, stream: Stream, phase: Any) -> None:  # noqa: ANN401 - the subclass's phase
+        """Go on with a stream that was held in `phase` and has been cleared by its verdict."""
 
     def resume(self, job: Job, stream: Stream, ticket: Ticket) -> None:
         """Continue or end the stream that waits for `ticket`, which has a verdict or an error."""
         if stream.done or ticket_of(stream.phase) is not ticket:
             return
-        whole = isinstance(stream.phase, AwaitingPrompt)
+        whole = waits_in_prompt(stream.phase)
         try:
             self._take_verdict(job, stream, ticket)
-        except Exception as error:  # as in `run`
+        except Exception as error:  # any fault must close the stream
             self._fail(job, stream, error, whole=whole)
 
     def _take_verdict(self, job: Job, stream: Stream, ticket: Ticket) -> None:
@@ -153,19 +151,15 @@ class Stepper:
             out = gate.give_up(error or "")
         stream.note_flag()
         if gate.halted:
-            self._halt(job, stream, whole=isinstance(phase, AwaitingPrompt))
+            self._halt(job, stream, whole=waits_in_prompt(phase))
             return
         self._let_out(job, stream, out)
         if out.stopped:
             self._end(job, stream, Ending("stop"))
-            return
-        match phase:
-            case AwaitingPrompt():
-                self._begin(job, phase.logits)
-            case AwaitingVerdict():
-                stream.phase = Decoding(phase.pending)
-            case Closing():
-                self._close(job, stream, phase.reason)
+        elif isinstance(phase, Closing):
+            self._close(job, stream, phase.reason)
+        else:
+            self._continue(job, stream, phase)
 
     def _halt(self, job: Job, stream: Stream, *, whole: bool) -> None:
         """End a flagged stream. A flagged prompt (`whole`) ends all choices."""
@@ -182,127 +176,17 @@ class Stepper:
         conversation = stream.opened.conversation
         return self._ask(conversation, conversation.chat.answer_start + len(conversation.answer))
 
-    def _goes_on(self, job: Job, stream: Stream) -> bool:
-        # Without a guard a token counts once it is sampled; with a guard, once it is consumed.
-        return self._scoring is None or stream.answered + 1 < job.max_tokens
-
-    def _read(self, portions: Sequence[Portion]) -> list[Found | Exception]:
-        tap = None if self._scoring is None else self._scoring.tap
-        before = [_length(portion) for portion in portions]
-        try:
-            return list(self._step(portions, tap))
-        except Exception as error:
-            if [_length(portion) for portion in portions] != before:
-                # Some sessions have advanced, so their tokens can't be read again, and the results are lost.
-                return [error] * len(portions)
-            if len(portions) == 1:
-                return [error] if tap is None or self._enforce else self._read_unscored(portions)
-            logger.warning(
-                "a packed step failed (%s); its streams are stepped one by one", type(error).__name__
-            )
-        # No session has advanced, so each stream can be read again alone.
-        found: list[Found | Exception] = []
-        for portion in portions:
-            found.extend([RuntimeError("stream is over")] if portion.stream.done else self._read([portion]))
-        return found
-
-    def _read_unscored(self, portions: Sequence[Portion]) -> list[Found | Exception]:
-        """Read without the guard: in shadow mode a guard that fails must not stop an answer."""
-        try:
-            return list(self._step(portions, None))
-        except Exception as error:
-            return [error]
-
-    def _step(self, portions: Sequence[Portion], tap: ScoringTap | None) -> list[Found]:
-        feeds = []
-        for portion in portions:
-            feeds.append(Feed(portion.stream.opened.session, portion.token_ids, portion.want_logits))
-        logits = self._pool.step(feeds, tap)
-        wanted = [row for row in logits if row is not None]
-        rows = iter(torch.stack(wanted).cpu().numpy() if wanted else ())
-        scores = None if tap is None else tap.logits.cpu().numpy()
-        found, start = [], 0
-        for portion, row in zip(portions, logits, strict=True):
-            end = start + len(portion.token_ids)
-            share = None if scores is None else scores[start:end]
-            found.append(Found(None if row is None else next(rows), share))
-            start = end
-        return found
-
-    def _take(self, portion: Portion, found: Found) -> None:
-        match portion.stream.phase:
-            case ReadingPrompt():
-                self._take_prompt(portion, found)
-            case Decoding(pending=pending):
-                self._take_answer(portion, found, pending)
-            case phase:
-                raise RuntimeError(f"a stream that is {type(phase).__name__} was stepped")
-
-    def _take_prompt(self, portion: Portion, found: Found) -> None:
-        job, stream = portion.job, portion.stream
+    def _clear(
+        self,
+        job: Job,
+        stream: Stream,
+        token_id: int,
+        logprob: float | None,
+        scores: NDArray[np.float32] | None,
+    ) -> None:
+        """Release what a scored token allows, and end the stream if it is over."""
         gate = stream.opened.gate
-        if self._scoring is not None:
-            scores = self._usable(gate, found.scores, len(portion.token_ids))
-            if scores is not None:
-                gate.read_prompt(scores)
-            stream.note_flag()
-            if gate.halted:
-                self._halt(job, stream, whole=True)
-                return
-        if found.next_logits is None:
-            return
-        if self._is_due(stream):
-            stream.phase = AwaitingPrompt(self._ask_for(stream), found.next_logits)
-            return
-        self._begin(job, found.next_logits)
-
-    def _begin(self, job: Job, logits: NDArray[np.float32]) -> None:
-        """Sample the first token of every choice, after the prompt was read and cleared."""
-        self._fork(job)
-        for choice in job.streams:
-            try:
-                self._sample(job, choice, logits)
-            except Exception as error:
-                self._fail(job, choice, error, whole=False)
-
-    def _fork(self, job: Job) -> None:
-        first = job.streams[0]
-        for stream in job.streams[1:]:
-            stream.flagged_at = first.flagged_at
-            gate = AnswerGate(job.fork_state(), self._text(job), enforce=self._enforce)
-            gate.broken, gate.fault = first.opened.gate.broken, first.opened.gate.fault
-            self._equip(job, stream, gate, lambda: first.opened.session.fork(job.capacity))
-
-    def _take_answer(self, portion: Portion, found: Found, pending: Sample) -> None:
-        job, stream = portion.job, portion.stream
-        if self._scoring is not None:
-            stream.answered += 1
-            stream.opened.conversation.answer.extend(portion.token_ids)
-            self._clear(job, stream, pending, self._usable(stream.opened.gate, found.scores, 1))
-        if isinstance(stream.phase, Decoding) and not stream.done and found.next_logits is not None:
-            self._sample(job, stream, found.next_logits)
-        self._hold_if_due(stream)
-
-    def _hold_if_due(self, stream: Stream) -> None:
-        """At the end of a block, let the next token wait for the verdict."""
-        match stream.phase:
-            case Decoding(pending=pending) if self._is_due(stream):
-                stream.phase = AwaitingVerdict(self._ask_for(stream), pending)
-
-    def _sample(self, job: Job, stream: Stream, logits: NDArray[np.float32]) -> None:
-        sample = stream.opened.sampler.sample(logits)
-        if sample.token_id in self._backbone.eos_ids:
-            self._close(job, stream, "stop")
-            return
-        stream.phase = Decoding(sample)
-        if self._scoring is None:
-            stream.answered += 1
-            self._clear(job, stream, sample, None)
-
-    def _clear(self, job: Job, stream: Stream, sample: Sample, scores: NDArray[np.float32] | None) -> None:
-        """Release what a consumed and scored token allows, and end the stream if it is over."""
-        gate = stream.opened.gate
-        out = gate.clear(sample.token_id, sample.logprob, scores)
+        out = gate.clear(token_id, logprob, scores)
         stream.note_flag()
         if gate.halted:
             self._end(job, stream, Ending("stop"))
@@ -337,8 +221,8 @@ class Stepper:
         if scores is not None and len(scores) == tokens and bool(np.isfinite(scores).all()):
             return scores
         if self._enforce:
-            raise ScoringFault("the guard gave no finite score")
-        gate.broken = gate.broken or "the guard gave no finite score"
+            raise ScoringFault(NO_SCORE)
+        gate.broken = gate.broken or NO_SCORE
         return None
 
     def _fail(self, job: Job, stream: Stream, error: Exception, *, whole: bool) -> None:
@@ -355,16 +239,7 @@ class Stepper:
                 self._end(job, choice, ending)
 
     def _text(self, job: Job) -> AnswerText:
-        return AnswerText(self._backbone.decode, job.stops)
-
-    def _equip(self, job: Job, stream: Stream, gate: AnswerGate, reserve: Callable[[], Session]) -> None:
-        """Set up a stream's lane. Reserve memory last, so that an earlier fault leaves none behind."""
-        seed = stream_seed(job.seed_basis, job.sampling.seed, stream.choice)
-        sampler = Sampler(job.sampling, seed, self._banned)
-        conversation = Conversation(job.rendered, job.capacity)
-        stream.lane = Lane(reserve(), gate, sampler, conversation)
-        stream.state = gate.state
+        return AnswerText(self._decode, job.stops)
 
 
-def _length(portion: Portion) -> int:
-    return portion.stream.opened.session.length
+MakeStepper = Callable[[Wiring], Stepper[Any]]

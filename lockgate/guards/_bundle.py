@@ -110,6 +110,8 @@ def write_bundle(path: Path, bundle: Bundle, card: str, classifier: ExchangeClas
         for name in ("provisional", "classifier", "cascade", "training_prompts"):
             if content[name] is None:
                 del content[name]
+        if content["backbone"]["device"] == "cpu":
+            del content["backbone"]["device"]
         (made / "guard.yaml").write_bytes(_sealed(yaml.safe_dump(content, sort_keys=False, width=110)))
         (made / "README.md").write_text(card, encoding="utf-8")
 

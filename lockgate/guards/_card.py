@@ -194,7 +194,8 @@ def _limits(record: GuardRecord) -> str:
         "no other. Your own traffic differs: recalibrate, or start in shadow mode.\n"
         "- A small backbone understands little: disguises that it cannot read pass. Adaptive attackers were "
         "not measured here.\n"
-        f"- Made for exactly this backbone ({record.backbone.name}, {record.backbone.dtype}); it refuses "
+        f"- Made for exactly this backbone ({record.backbone.name}, {record.backbone.dtype}"
+        f"{'' if record.backbone.device == 'cpu' else f' on {record.backbone.device}'}); it refuses "
         "others.\n"
         "- Category names are reported for orientation; the decision does not depend on them.\n"
     )

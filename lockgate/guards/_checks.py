@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ExchangeClassifier
@@ -12,6 +13,9 @@ from lockgate.guards._record import BackboneRecord, GuardRecord
 
 # Other builds of the same libraries change the logits of the fixed tokens by less than this.
 _FINGERPRINT_TOLERANCE = 0.05
+# Another precision changes them by this many roundings of their spread. The embedded backbone shows a quarter
+# of it (results/engines.json, written by benchmarks/precision.py).
+_ROUNDINGS = 100
 
 
 def check_classifier(
@@ -64,7 +68,12 @@ def check_classifier(
 
 
 def verify_backbone(record: BackboneRecord, backbone: Backbone) -> None:
-    """Check that a guard was made for this backbone. Raises BackboneMismatch if it was not."""
+    """Check that a guard was made for this backbone, in any precision.
+
+    Raises:
+        BackboneMismatch: it was made for another backbone, or the logits of 32 fixed tokens differ by more
+            than the two precisions explain.
+    """
     identity = backbone.identity
     differing = sorted(
         key
@@ -77,14 +86,26 @@ def verify_backbone(record: BackboneRecord, backbone: Backbone) -> None:
             f"{', '.join(differing) or 'layer_convention'}. "
             "Give the right one with --backbone, or train on this one"
         )
-    if record.dtype != identity.dtype:
-        raise BackboneMismatch(
-            f"the guard was made for {record.dtype}, the backbone is loaded in {identity.dtype}"
-        )
     pairs = zip(record.fingerprint, identity.fingerprint, strict=False)
     worst = float(np.max([abs(a - b) for a, b in pairs] or [0.0]))  # NaN if any is
-    if len(record.fingerprint) != len(identity.fingerprint) or not worst <= _FINGERPRINT_TOLERANCE:
+    allowed = fingerprint_tolerance(record, identity.dtype)
+    if len(record.fingerprint) != len(identity.fingerprint) or not worst <= allowed:
         raise BackboneMismatch(
             f"the backbone's files are right, but its logits differ by {worst:.3f} from the logits that the "
-            "guard was made with; this installation computes something else; run: lockgate doctor"
+            f"guard was made with (at most {allowed:.3f} is allowed); this installation computes something "
+            "else; run: lockgate doctor"
         )
+
+
+def fingerprint_tolerance(record: BackboneRecord, dtype: str) -> float:
+    """Return how far the logits of the fixed tokens may be from the record's in this precision."""
+    if record.dtype == dtype == "float32" or not record.fingerprint:
+        return _FINGERPRINT_TOLERANCE
+    rounding = max(torch.finfo(getattr(torch, name)).eps / 2 for name in (record.dtype, dtype))
+    return max(_FINGERPRINT_TOLERANCE, _ROUNDINGS * rounding * float(np.std(record.fingerprint)))
+
+
+def precision_shift(record: BackboneRecord, backbone: Backbone) -> str | None:
+    """Say how a backbone computes otherwise than when the guard's threshold was set; None if it does not."""
+    made, now = f"{record.dtype} on {record.device}", str(backbone.placement)
+    return None if made == now else f"its threshold was set in {made}, and it computes in {now}"

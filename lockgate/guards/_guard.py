@@ -1,5 +1,6 @@
 """A guard: a policy, a probe and its thresholds, bound to the backbone they were made for."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +13,11 @@ from lockgate.cascade import Cascade, Thresholds
 from lockgate.classifiers import WINDOW, ExchangeClassifier, ProbeHead
 from lockgate.constitution import Constitution
 from lockgate.durable import file_sha256
-from lockgate.errors import CalibrationError, GuardError
+from lockgate.errors import CalibrationError, ConfigError, GuardError, PrecisionWarning
 from lockgate.exchanges import Exchange, Message, PromptPrints, messages_from_list
 from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, Bundle, read_bundle, write_bundle
 from lockgate.guards._card import write_card
-from lockgate.guards._checks import check_classifier, verify_backbone
+from lockgate.guards._checks import check_classifier, precision_shift, verify_backbone
 from lockgate.guards._record import (
     BackboneRecord,
     CascadeRecord,
@@ -75,23 +76,53 @@ class Guard:
 
     @classmethod
     def load(
-        cls, source: str | Path = "embedded", *, backbone: Backbone | str | Path | None = None
+        cls,
+        source: str | Path = "embedded",
+        *,
+        backbone: Backbone | str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
     ) -> "Guard":
         """Load a bundle and the backbone it was made for.
 
         Args:
             source: path of a bundle, or `embedded`.
             backbone: the backbone or its folder. By default it is the embedded one.
+            device: see `Backbone.load`.
+            dtype: see `Backbone.load`. `auto` is the precision that the guard's threshold was set in.
 
         Raises:
+            ConfigError: the device or precision is not there, or `backbone` is loaded in another one.
             GuardError: the bundle is missing or damaged.
             BackboneError: the backbone is missing or not usable.
             BackboneMismatch: the guard was made for another backbone.
+
+        Warns:
+            PrecisionWarning: the threshold was set in another precision, or on another kind of device.
         """
         path = EMBEDDED if str(source) == "embedded" else Path(source)
         bundle = read_bundle(path)
-        if not isinstance(backbone, Backbone):
-            backbone = Backbone.load("embedded" if backbone is None else backbone)
+        if isinstance(backbone, Backbone):
+            _check_loaded(backbone, device, dtype)
+        else:
+            recorded = bundle.record.backbone.dtype
+            backbone = Backbone.load(
+                "embedded" if backbone is None else backbone,
+                device=device,
+                dtype=recorded if dtype == "auto" else dtype,
+            )
+        made = cls._bind(bundle, backbone, path)
+        if made.precision_shift is not None:
+            warnings.warn(
+                f"guard {made.record.name}: {made.precision_shift}; its budget is not shown for that "
+                "(lockgate calibrate --transfer measures the difference)",
+                PrecisionWarning,
+                stacklevel=2,
+            )
+        return made
+
+    @classmethod
+    def _bind(cls, bundle: Bundle, backbone: Backbone, path: Path) -> "Guard":
         verify_backbone(bundle.record.backbone, backbone)
         classifier = None
         if bundle.record.classifier is not None:
@@ -176,6 +207,14 @@ class Guard:
         return Calibration.from_dict(self.record.calibration) if self.record.calibration else None
 
     @property
+    def precision_shift(self) -> str | None:
+        """How the guard computes otherwise than when its threshold was set; None if it does not.
+
+        Then the budget of the calibration is not shown for these scores.
+        """
+        return precision_shift(self.record.backbone, self.backbone)
+
+    @property
     def sha256(self) -> str:
         """Hash of `guard.yaml`, which holds the hashes of the other files; empty if not saved yet."""
         return file_sha256(self.path / "guard.yaml") if self.path else ""
@@ -190,20 +229,27 @@ class Guard:
         return next(iter(self.score_many([exchange])))
 
     def score_many(
-        self, exchanges: Iterable[Exchange], *, first_number: int = 0, all_blocks: bool = False
+        self,
+        exchanges: Iterable[Exchange],
+        *,
+        first_number: int = 0,
+        all_blocks: bool = False,
+        screen: bool = False,
     ) -> Iterator[ExchangeScore]:
         """Score exchanges in input order, in packed steps and bounded memory.
 
         Args:
             first_number: number of the first exchange, for callers that score a file in chunks.
             all_blocks: let stage 2 judge every block, not only blocks that escalate.
+            screen: score with stage 1 alone; it flags what stage 2 would be asked about (`Stages.screen`).
 
         Raises:
             ExchangeError: the chat template refuses an exchange. The message names its number.
             GuardError: `all_blocks` is set and the guard has one stage.
         """
+        stages = self.stages.screen if screen else self.stages
         found = score_exchanges(
-            self.backbone, [self.stages], exchanges, first_number=first_number, all_blocks=all_blocks
+            self.backbone, [stages], exchanges, first_number=first_number, all_blocks=all_blocks
         )
         for (score,) in found:
             yield score
@@ -280,6 +326,19 @@ class Guard:
         record = self.record.model_copy(update=update)
         return Guard(self._bundle._replace(record=record), self.backbone, classifier=self._classifier)
 
+    def with_precision(self, note: str | None = None) -> "Guard":
+        """Return the same guard with a record that its threshold stands for how it computes now.
+
+        Args:
+            note: a line about that for the claim.
+        """
+        if self.precision_shift is None and note is None:
+            return self
+        found = BackboneRecord.model_validate(self.backbone.identity.to_dict())
+        claim = [*self.record.claim, *([] if note is None else [note])]
+        record = self.record.model_copy(update={"backbone": found, "claim": claim})
+        return Guard(self._bundle._replace(record=record), self.backbone, classifier=self._classifier)
+
     def with_provisional(self, thresholds: Thresholds, provisional: ProvisionalRecord) -> "Guard":
         """Return the same guard with a provisional threshold. It supports no claim.
 
@@ -329,11 +388,21 @@ class Guard:
             self.record, self.constitution, results, training_prompts=prompts, measured=measured
         )
         write_bundle(Path(path), self._bundle, card, self._classifier)
-        return Guard.load(path, backbone=self.backbone)
+        return Guard._bind(read_bundle(Path(path)), self.backbone, Path(path))
 
 
 def _messages(messages: Conversation) -> tuple[Message, ...]:
     return messages_from_list(list(messages) if isinstance(messages, Sequence) else messages)
+
+
+def _check_loaded(backbone: Backbone, device: str, dtype: str) -> None:
+    """Refuse another device or precision than that of a loaded backbone. Raises ConfigError."""
+    found = backbone.placement
+    for name, wanted, there in (("device", device, found.device), ("dtype", dtype, found.dtype)):
+        if wanted != "auto" and wanted != there and not there.startswith(f"{wanted}:"):
+            raise ConfigError(
+                f"{name} {wanted}: the backbone is loaded already, in {found}; leave {name} out"
+            )
 
 
 def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:

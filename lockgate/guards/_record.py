@@ -12,11 +12,16 @@ class _Strict(BaseModel):
 
 
 class BackboneRecord(_Strict):
-    """The backbone a guard was made for; see `BackboneIdentity`."""
+    """The backbone a guard was made for; see `BackboneIdentity`.
+
+    `dtype`, `device` and `fingerprint` are those of the computation that set the guard's threshold. Records
+    without a device were made on a CPU.
+    """
 
     name: str
     hashes: dict[str, Any]
     dtype: str
+    device: str = "cpu"
     layer_convention: str
     fingerprint: list[float]
 

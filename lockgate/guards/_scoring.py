@@ -51,7 +51,8 @@ class ExchangeScore:
         flagged: whether the exchange is flagged.
         flag_token: number of the flagged token within its region; None without a flag.
         category: category with the highest head at the flag, if there is one.
-        tokens, flops: tokens that stage 1 scored, and its operations. A multiply-add counts as two.
+        tokens, flops: tokens that stage 1 scored, and the operations of the backbone on them in serving. A
+            multiply-add counts as two.
         cpu_s: the exchange's share of the process time of its steps, in seconds, split by tokens.
         mixed_max: largest mixed score; minus infinity if stage 2 was not asked. With one stage, `max_score`.
         ranked: score that ranks exchanges: `mixed_max`. With one stage, a prompt alone has its own maximum.

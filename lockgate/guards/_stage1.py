@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.backbones import Backbone, Reading, RenderedChat, SessionPool, read_packed
+from lockgate.backbones import Backbone, Reading, RenderedChat, SessionPool, front, read_packed
 from lockgate.cascade import Regions
 from lockgate.classifiers import ProbeHead, ProbeTap
 from lockgate.errors import ExchangeError
@@ -59,13 +59,17 @@ def read_stage1(
     *,
     first_number: int = 0,
 ) -> Iterator[ReadExchange[_C]]:
-    """Read exchanges in packed steps and hand each head's logits to its consumer; see `score_exchanges`."""
+    """Read exchanges in packed steps and hand each head's logits to its consumer; see `score_exchanges`.
+
+    Nothing is generated here, so the layers above the last one that a head reads are left out.
+    """
     tap = ProbeTap(heads, backbone.hidden_size, backbone.device)
-    with SessionPool(backbone, _KV_TOKENS + backbone.context_length) as pool:
+    reader = front(backbone, 1 + max(layer for head in heads for layer in head.layers))
+    with SessionPool(reader, _KV_TOKENS + backbone.context_length) as pool:
         started = time.process_time()
         readings = _readings(backbone, exchanges, consumers, first_number)
         for parts in read_packed(pool, readings, tap):
-            logits = tap.logits.double().cpu().numpy()
+            logits = tap.logits.cpu().double().numpy()
             elapsed = time.process_time() - started
             share = elapsed / sum(part.end - part.start for part in parts)
             for part in parts:
@@ -97,5 +101,5 @@ def _readings(
 
 
 def stage1_flops(job: ReadExchange[_C], backbone: Backbone) -> float:
-    """Return the FLOPs of the backbone's reading. A multiply-add counts as two."""
+    """Return the FLOPs of the whole backbone's reading, as in serving. A multiply-add counts as two."""
     return job.tokens * backbone.flops_per_token(job.end / 2)

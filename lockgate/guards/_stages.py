@@ -52,9 +52,23 @@ class Stages:
         return self.thresholds.flag if self.cascade is None else self.cascade.escalate
 
     @property
+    def decides(self) -> float:
+        """The threshold that flags: of the mixed score with two stages, or else of the probe's."""
+        return (self.cascade or self.thresholds).flag
+
+    @property
     def tolerance(self) -> float:
         """Numeric uncertainty of the score that decides."""
         return (self.cascade or self.thresholds).tolerance
+
+    @property
+    def screen(self) -> "Stages":
+        """Stage 1 alone. It flags what the probe would flag or, with two stages, what it would escalate.
+
+        A token of the last user turn counts too, also if it may not flag: it makes a stream suspicious.
+        """
+        tolerance = self.thresholds.tolerance if self.cascade is None else 0.0
+        return Stages(self.head, Thresholds(self.alarm, tolerance, self.thresholds.min_tokens, "both"))
 
     @property
     def group(self) -> int:

@@ -119,7 +119,7 @@ class GuardStream:
         while start < len(token_ids):
             piece = token_ids[start : start + min(self._state.room, _CHUNK)]
             self._pool.step([Feed(self._session, piece)], self._tap)
-            self._state.consume(self._tap.logits.double().cpu().numpy())
+            self._state.consume(self._tap.logits.cpu().double().numpy())
             start += len(piece)
             if self._state.answered:
                 self._conversation.answer.extend(piece)

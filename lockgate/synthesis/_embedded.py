@@ -9,8 +9,6 @@ from lockgate.synthesis._usage import Usage, count_completion
 if TYPE_CHECKING:
     from lockgate.backbones import Backbone
 
-_DTYPES = ("float32", "bfloat16")
-
 
 class EmbeddedGenerator(Generator):
     """A generator that writes with a backbone, `streams` answers at a time.
@@ -46,8 +44,8 @@ class EmbeddedGenerator(Generator):
         cls,
         source: str = "embedded",
         *,
-        dtype: str = "float32",
-        device: str = "cpu",
+        dtype: str = "auto",
+        device: str = "auto",
         streams: int = 32,
         name: str | None = None,
         identity: str | None = None,
@@ -56,15 +54,11 @@ class EmbeddedGenerator(Generator):
 
         Raises:
             BackboneError: `source` holds no usable model.
-            ValueError: `dtype` is neither float32 nor bfloat16.
+            ConfigError: the device or precision is not there.
         """
-        import torch
-
         from lockgate.backbones import Backbone
 
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}")
-        backbone = Backbone.load(source, device=device, dtype=getattr(torch, dtype))
+        backbone = Backbone.load(source, device=device, dtype=dtype)
         return cls(backbone, streams=streams, name=name, identity=identity)
 
     def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Outcome]]:

@@ -88,6 +88,8 @@ class EndpointCall:
 
     async def close(self) -> None:
         """Cancel the requests in flight and close the connections."""
+        # A signal that ends the process leaves `next_finished` pending on this loop. It must start no more.
+        self.next_index = len(self.requests)
         for task, index in self.tasks.items():
             if not task.done() and task not in self.waiting:
                 self._spend_lost(self.requests[index])

@@ -1,23 +1,44 @@
-"""Recorded traffic under a guard: scoring it into tables, and setting thresholds on it."""
+"""Recorded traffic under a guard: scoring it into tables, setting thresholds on it, and mining it."""
 
 from lockgate.traffic._calibrate import calibrate
 from lockgate.traffic._checks import read_exclusions
 from lockgate.traffic._evidence import Evidence, describe_traffic, gather_evidence
 from lockgate.traffic._files import score_file, score_row
-from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
+from lockgate.traffic._mine import mine
+from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
+from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan
+from lockgate.traffic._pool import sift_pool
+from lockgate.traffic._screen import Screened, screen_exchanges, screen_threshold
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
+from lockgate.traffic._transfer import Shift, Transfer, compare_precisions, score_traffic
 
 __all__ = [
+    "MINED",
     "CalibrationPlan",
     "Evidence",
+    "Mined",
+    "MiningPlan",
+    "ScreenPlan",
+    "Screened",
     "SecondStagePlan",
+    "Shift",
     "StagedScores",
+    "Transfer",
+    "add_mined",
     "calibrate",
+    "compare_precisions",
     "describe_traffic",
     "gather_evidence",
+    "manifest_of",
+    "mine",
     "read_exclusions",
+    "read_mined",
     "score_file",
     "score_once",
     "score_row",
     "score_stages",
+    "score_traffic",
+    "screen_exchanges",
+    "screen_threshold",
+    "sift_pool",
 ]

@@ -49,6 +49,8 @@ class Evidence:
         unanswered: number of rows without an answer.
         overlap: a sentence that says whether the traffic holds training prompts.
         stages: the way the two stages were put together; None if no second stage was added.
+        read_here: whether the guard has read the traffic itself. Then its record gets the precision and the
+            kind of device that it computes in. Tables do not say how they were made.
     """
 
     guard: Guard | None
@@ -58,6 +60,7 @@ class Evidence:
     unanswered: int
     overlap: str
     stages: CascadeCalibration | None = None
+    read_here: bool = False
 
     @property
     def tolerance(self) -> float:
@@ -110,7 +113,8 @@ class Evidence:
         claim = describe_traffic(calibration, self.overlap)
         if self.stages is not None:
             claim.append(f"stage 2 is asked about {self.stages.escalated:.2%} of this traffic")
-        return self.guard.with_calibration(calibration, claim=claim)
+        calibrated = self.guard.with_calibration(calibration, claim=claim)
+        return calibrated.with_precision() if self.read_here else calibrated
 
 
 @contextmanager
@@ -163,7 +167,7 @@ def gather_evidence(
                 ScoresTable.read(score_once(guard, path, folder, workers=plan.workers, report=report))
                 for path in files
             ]
-            yield _of_table(guard, ScoresTable.concat(scored), plan, known, by_text=True)
+            yield evidence_of(guard, ScoresTable.concat(scored), plan, known)
         else:
             reader = _StagesReader(guard, classifier, plan, folder, report)
             yield _of_stages(reader, stage, files, known, overlap)
@@ -192,6 +196,13 @@ def _scratch(folder: Path | None) -> Iterator[Path]:
             yield Path(made)
 
 
+def evidence_of(
+    guard: Guard, scored: ScoresTable, plan: CalibrationPlan, known: PromptPrints | None
+) -> Evidence:
+    """Return the evidence of traffic that `guard` has scored, after its text was checked."""
+    return _of_table(guard, scored, plan, known, by_text=True)
+
+
 def _of_table(
     guard: Guard | None,
     scored: ScoresTable,
@@ -204,7 +215,7 @@ def _of_table(
     if known is not None:
         refuse_known_groups(table, known, plan.excluded)
     overlap = describe_overlap(known, guard is not None, by_text=by_text)
-    return Evidence(guard, plan, scored, table, unanswered, overlap)
+    return Evidence(guard, plan, scored, table, unanswered, overlap, read_here=by_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +285,7 @@ def _of_stages(
         ready = ready.with_training_prompts(known)
     mixed = benign.mixed_by(found.cascade, guard.thresholds.flag_on)
     table = benign.table.with_column("mixed_max", mixed)
-    return Evidence(ready, plan, read.table, table, len(read.table) - len(table), overlap, found)
+    return Evidence(ready, plan, read.table, table, len(read.table) - len(table), overlap, found, True)
 
 
 def _load_classifier(stage: SecondStagePlan, guard: Guard) -> ExchangeClassifier:

@@ -8,6 +8,7 @@ written.
 import hashlib
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 
+from lockgate.backbones import Backbone, Placement
 from lockgate.durable import file_sha256, open_atomic, scratch_folder
 from lockgate.durable.processes import run_parts
-from lockgate.errors import ConfigError, ExchangeError, GuardError
+from lockgate.errors import ConfigError, ExchangeError, GuardError, PrecisionWarning
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import ExchangeScore, Guard, finite_or_none
 from lockgate.tables import BlockTrace, ScoresTable
@@ -34,6 +36,7 @@ def score_file(
     workers: int = 1,
     blocks: str | Path | None = None,
     all_blocks: bool = False,
+    screen: bool = False,
     report: Callable[[int], None] = lambda _: None,
 ) -> ScoresTable:
     """Score a file of exchanges into a scores table. The same call continues an interrupted run.
@@ -43,10 +46,12 @@ def score_file(
         input: file of exchanges.
         output: place of the scores table, a Parquet file.
         skip_invalid: leave bad records out. By default the first one stops the run.
-        workers: number of processes, with one thread each. The table does not depend on it.
+        workers: number of processes, with one thread each, but no more than chunks of 64 exchanges. The table
+            does not depend on it.
         blocks: place of the block trace: what both stages say at the end of each block. By default none is
             written.
         all_blocks: have stage 2 judge every block, also where stage 1 would not ask.
+        screen: score with stage 1 alone. `flagged` then says whether stage 2 would be asked.
         report: called after each chunk with the number of exchanges that are done.
 
     Returns:
@@ -54,7 +59,8 @@ def score_file(
 
     Raises:
         GuardError: the guard has one stage, and a block trace or verdicts for all blocks are asked for.
-        ConfigError: a folder does not exist, or several workers are to share a guard that is only in memory.
+        ConfigError: stage 1 alone is to judge blocks, a folder does not exist, or several workers are to
+            share a guard that is only in memory.
         ExchangeError: the input can't be read, or holds an exchange that the template refuses.
     """
     source, output, blocks = Path(input), Path(output), None if blocks is None else Path(blocks)
@@ -64,6 +70,8 @@ def score_file(
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"{path}: the folder {path.parent} does not exist; make it first")
     if blocks is not None or all_blocks:
+        if screen:
+            raise ConfigError("screen: stage 1 alone has no blocks; leave out the trace and its verdicts")
         guard.stages.require_second()
     if workers > 1 and (guard.path is None or not guard.backbone.source):
         raise ConfigError("workers: expected 1 for a guard or backbone that is only in memory; save it first")
@@ -77,16 +85,19 @@ def score_file(
         "input": file_sha256(source),
         "skip_invalid": skip_invalid,
         "all_blocks": all_blocks,
+        "screen": screen,
     }
+    # A process for no chunk would load a model for nothing.
+    workers = max(1, _count_chunks(source, skip_invalid, most=workers))
     with scratch_folder(parts, "scoring", key=key):
-        task = _Task(source, skip_invalid, parts, workers, all_blocks)
+        task = _Task(source, skip_invalid, parts, workers, all_blocks, screen)
         if workers == 1:
             for _ in _write_chunks(guard, task, 0):
                 report(_count_done(parts))
         else:
             run_parts(
                 _work,
-                [(str(guard.path), guard.backbone.source, task, worker) for worker in range(workers)],
+                [(str(guard.path), *_backbone_of(guard), task, worker) for worker in range(workers)],
                 lost=GuardError("a scoring process ended by itself (memory?); run the same command to go on"),
                 watch=lambda: report(_count_done(parts)),
             )
@@ -138,7 +149,12 @@ def _columns(blocks: Sequence[Sequence[float]]) -> tuple[list[int], list[float],
 
 def _guard_key(guard: Guard) -> list[Any]:
     weights = torch.cat([guard.head.weights.flatten(), guard.head.bias]).numpy().tobytes()
-    return [guard.record.model_dump(mode="json"), hashlib.sha256(weights).hexdigest()]
+    content = guard.record.model_dump(mode="json")
+    # A run on a CPU that an earlier version began goes on.
+    if content["backbone"]["device"] == "cpu":
+        del content["backbone"]["device"]
+    shift = [] if guard.precision_shift is None else [str(guard.backbone.placement)]
+    return [content, hashlib.sha256(weights).hexdigest(), *shift]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +166,25 @@ class _Task:
     parts: Path
     workers: int
     all_blocks: bool
+    screen: bool
 
     def place(self, number: int) -> Path:
         """Return the place of a finished chunk's rows."""
         return self.parts / f"{number:08d}.jsonl"
 
 
-def _work(guard_path: str, backbone: str, task: _Task, worker: int) -> None:
+def _backbone_of(guard: Guard) -> tuple[str, Placement]:
+    return guard.backbone.source, guard.backbone.placement
+
+
+def _work(guard_path: str, source: str, placed: Placement, task: _Task, worker: int) -> None:
     """Score one worker's chunks, in a process of its own."""
     torch.set_num_threads(1)
-    for _ in _write_chunks(Guard.load(guard_path, backbone=backbone), task, worker):
+    backbone = Backbone.load(source, device=placed.device, dtype=placed.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PrecisionWarning)  # the first process has said it
+        guard = Guard.load(guard_path, backbone=backbone)
+    for _ in _write_chunks(guard, task, worker):
         pass
 
 
@@ -175,8 +200,18 @@ def _write_chunks(guard: Guard, task: _Task, worker: int) -> Iterator[int]:
             yield number
 
 
+def _count_chunks(source: Path, skip_invalid: bool, most: int) -> int:
+    """Count a file's chunks, but no further than to `most`."""
+    if most == 1:
+        return 1
+    rows = read_exchanges(source, skip_invalid=skip_invalid)
+    return sum(1 for _ in itertools.islice(rows, 0, most * CHUNK, CHUNK))
+
+
 def _write_chunk(guard: Guard, chunk: Sequence[Exchange], number: int, task: _Task) -> None:
-    scored = guard.score_many(chunk, first_number=number * CHUNK, all_blocks=task.all_blocks)
+    scored = guard.score_many(
+        chunk, first_number=number * CHUNK, all_blocks=task.all_blocks, screen=task.screen
+    )
     rows = sorted((score_row(score) for score in scored), key=lambda row: row["row"])
     with open_atomic(task.place(number)) as sink:
         for row in rows:

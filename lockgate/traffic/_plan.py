@@ -1,5 +1,6 @@
 """The settings of a calibration."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from lockgate.calibration import Exclusion
 from lockgate.classifiers import ExchangeClassifier
 from lockgate.errors import ConfigError
 
+STAGES = (1, 2)
 _RANGES = {
     "weight": (0.0, 1.0),
     "escalation": (0.0001, 0.9999),
@@ -91,3 +93,84 @@ class CalibrationPlan:
     def excluded(self) -> set[str]:
         """Ids of the rows to leave out."""
         return {row.id for row in self.exclusions}
+
+
+@dataclass(frozen=True, slots=True)
+class MiningPlan:
+    """The settings of mining: which harmless exchanges of a pool are taken, by the scores of a guard.
+
+    Attributes:
+        stage: 1 scores with the probe alone; 2 with the whole cascade.
+        top: share of the harmless exchanges to take.
+        count: number of exchanges to take. It takes the place of `top`.
+        per_source: most exchanges to take from one source.
+        held_out: files of exchanges, or of fingerprints, with the prompts of calibration, development and
+            test. None of them may be in the pool.
+        drop_overlap: leave out exchanges with held-out prompts, and count them.
+        unlabelled_as: 0 takes exchanges without a label as harmless. None leaves them out.
+        round: number of this round of mining.
+        skip_invalid: leave bad records out.
+        workers: number of processes that score, with one thread each.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    stage: int = 1
+    top: float = 0.05
+    count: int | None = None
+    per_source: int | None = None
+    held_out: tuple[Path, ...] = ()
+    drop_overlap: bool = False
+    unlabelled_as: int | None = None
+    round: int = 1
+    skip_invalid: bool = False
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't work."""
+        if self.stage not in STAGES:
+            raise ConfigError(f"stage is {self.stage}; expected 1 (the probe alone) or 2 (the whole cascade)")
+        if not 0 < self.top <= 1:
+            raise ConfigError(f"top is {self.top:g}; expected a share above 0 and at most 1")
+        for name in ("count", "per_source", "round", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; expected at least 1")
+        if self.unlabelled_as not in (None, 0):
+            raise ConfigError(
+                f"unlabelled_as is {self.unlabelled_as}; expected 0: only harmless exchanges are mined"
+            )
+        if self.drop_overlap and not self.held_out:
+            raise ConfigError("drop_overlap: give the held-out prompts too (held_out)")
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenPlan:
+    """The settings for choosing training exchanges by stage 1, so that stage 2 learns on what it will judge.
+
+    Attributes:
+        keep: share of the harmless exchanges below the threshold that are kept, drawn by hash.
+        above: threshold of the probe's smoothed logit. None takes the guard's escalation threshold.
+        seed: seed of the draw.
+        skip_invalid: leave bad records out.
+        workers: number of processes that score, with one thread each.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    keep: float = 0.1
+    above: float | None = None
+    seed: int = 0
+    skip_invalid: bool = False
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't work."""
+        if not 0 <= self.keep <= 1:
+            raise ConfigError(f"screen_keep is {self.keep:g}; expected a share from 0 to 1")
+        if self.above is not None and not math.isfinite(self.above):
+            raise ConfigError("screen_above: expected a number, a smoothed logit of the probe")
+        if self.workers < 1:
+            raise ConfigError(f"workers is {self.workers}; expected at least 1")

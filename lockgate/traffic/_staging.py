@@ -92,6 +92,8 @@ def score_once(
     *,
     workers: int = 1,
     blocks: bool = False,
+    screen: bool = False,
+    skip_invalid: bool = False,
     report: Callable[[Path, int], None] = lambda _path, _done: None,
 ) -> Path:
     """Score a file into a table in `folder`, unless the table of this guard and content is there.
@@ -102,6 +104,8 @@ def score_once(
         folder: folder of the table.
         workers: number of processes, with one thread each.
         blocks: have stage 2 judge every block, and write the trace beside the table (`.blocks.parquet`).
+        screen: score with stage 1 alone, as `score_file` does.
+        skip_invalid: leave bad records out.
         report: called after each chunk with the file and the number of its exchanges that are done.
 
     Returns:
@@ -112,7 +116,15 @@ def score_once(
     """
     content = file_sha256(source)
     table, done = folder / f"{content[:16]}.parquet", folder / f"{content[:16]}.json"
-    key = {"guard": guard.sha256, "input": content, "blocks": blocks}
+    key = {
+        "guard": guard.sha256,
+        "input": content,
+        "blocks": blocks,
+        "screen": screen,
+        "skip_invalid": skip_invalid,
+    }
+    if guard.precision_shift is not None:
+        key["precision"] = str(guard.backbone.placement)
     trace = table.with_suffix(".blocks.parquet")
     mark = Mark.read(done)
     if mark is None or mark.key != key or not mark.stands(folder):
@@ -124,6 +136,8 @@ def score_once(
             workers=workers,
             blocks=trace if blocks else None,
             all_blocks=blocks,
+            screen=screen,
+            skip_invalid=skip_invalid,
             report=lambda count: report(source, count),
         )
         left = [table, trace] if blocks else [table]

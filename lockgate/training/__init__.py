@@ -1,8 +1,9 @@
 """Training of probes, on window means of activations, and of exchange classifiers."""
 
 from lockgate.training._checkpoint import restore_checkpoint, save_checkpoint
-from lockgate.training._classifier import train_classifier
+from lockgate.training._classifier import MOST_BUNDLE_BYTES, check_settings, train_classifier
 from lockgate.training._classifier_config import ClassifierConfig
+from lockgate.training._classifier_data import select_examples
 from lockgate.training._fit import ProbeConfig, fit_probes, fold_standardisation, mean_and_std
 from lockgate.training._guard import config_dict, train_guard, training_counts
 from lockgate.training._loss import LossName, annealed_share, peak_loss, window_loss
@@ -16,6 +17,7 @@ from lockgate.training._windows import (
 )
 
 __all__ = [
+    "MOST_BUNDLE_BYTES",
     "STRIDE",
     "ActivationTap",
     "CachedExchange",
@@ -25,6 +27,7 @@ __all__ = [
     "WindowCache",
     "annealed_share",
     "build_cache",
+    "check_settings",
     "config_dict",
     "cut_exchange",
     "fit_probes",
@@ -33,6 +36,7 @@ __all__ = [
     "peak_loss",
     "restore_checkpoint",
     "save_checkpoint",
+    "select_examples",
     "train_classifier",
     "train_guard",
     "training_counts",

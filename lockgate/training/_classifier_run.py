@@ -6,7 +6,7 @@ are not kept. In float32 they share memory with the base.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -48,22 +48,16 @@ class ClassifierRun:
         examples: Sequence[Example],
         config: ClassifierConfig,
         constitution: Constitution | None = None,
+        selection: Mapping[str, Any] | None = None,
     ) -> None:
-        depth = base.n_layers if config.depth is None else config.depth
-        if not 1 <= depth <= base.n_layers or config.max_tokens > base.context_length:
-            raise ConfigError(
-                f"{base.name} has {base.n_layers} blocks and a context of {base.context_length} tokens; "
-                f"found depth {depth}, max_tokens {config.max_tokens}"
-            )
+        shape = adapter_shape(base, config)
         self.base, self.examples, self.config = base, examples, config
-        self.constitution = constitution
+        self.constitution, self.selection = constitution, selection
         self.wrapper = make_wrapper(base, config.question, config.words) if config.head == "verdict" else None
         self.suffix = list(self.wrapper.suffix) if self.wrapper else []
         dtype = None if config.dtype == "float32" else DTYPES[config.dtype]
-        self.model = derive(base, depth=depth, dtype=dtype)
-        layers = min(config.layers, depth)
-        shape = AdapterShape(depth=depth, layers=layers, rank=config.rank, alpha=config.alpha)
-        self.shape = shape.model_copy(update={"targets": linear_names(self.model, shape)})
+        self.model = derive(base, depth=shape.depth, dtype=dtype)
+        self.shape = shape
         self.adapters = _inject(self.model, self.shape, config.seed)
         self.value = (
             [torch.zeros(size, device=base.device) for size in ((base.hidden_size,), ())]
@@ -224,11 +218,29 @@ class ClassifierRun:
             "tokens_seen": self.tokens_through(len(self.steps) - 1),
             "steps": len(self.steps),
             "data_sha256": hash_examples(self.examples),
+            **({"selection": dict(self.selection)} if self.selection else {}),
         }
 
     def _key(self) -> str:
         content = [asdict(self.config), hash_examples(self.examples), self.base.identity.hashes]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def adapter_shape(base: Backbone, config: ClassifierConfig) -> AdapterShape:
+    """Return the shape of the adapter that a run trains.
+
+    Raises:
+        ConfigError: the settings do not fit the backbone.
+    """
+    depth = base.n_layers if config.depth is None else config.depth
+    if not 1 <= depth <= base.n_layers or config.max_tokens > base.context_length:
+        raise ConfigError(
+            f"{base.name} has {base.n_layers} blocks and a context of {base.context_length} tokens; "
+            f"found depth {depth}, max_tokens {config.max_tokens}"
+        )
+    layers = min(config.layers, depth)
+    shape = AdapterShape(depth=depth, layers=layers, rank=config.rank, alpha=config.alpha)
+    return shape.model_copy(update={"targets": linear_names(base, shape)})
 
 
 def _schedule(progress: float, warmup: float) -> float:

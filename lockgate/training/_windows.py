@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lockgate.backbones import Backbone, Reading, SessionPool, Site, read_packed
+from lockgate.backbones import Backbone, Reading, SessionPool, Site, front, read_packed
 from lockgate.classifiers import WINDOW
 from lockgate.durable import open_atomic
 from lockgate.errors import TrainingError
@@ -28,12 +28,15 @@ class ActivationTap:
     """A tap that keeps the activations of one step.
 
     Attributes:
-        hidden: activations, `[layers, tokens, hidden]`, float32.
+        hidden: activations, `[layers, tokens, hidden]`, float32, on the device that computes them.
     """
 
-    def __init__(self, layers: Sequence[int], site: Site, hidden_size: int) -> None:
+    def __init__(
+        self, layers: Sequence[int], site: Site, hidden_size: int, device: torch.device | None = None
+    ) -> None:
         self._order = {(layer, site): index for index, layer in enumerate(layers)}
         self._hidden_size = hidden_size
+        self._device = device
         self.hidden = torch.empty(0)
 
     @property
@@ -43,7 +46,7 @@ class ActivationTap:
 
     def begin(self, tokens: int) -> None:
         """Allocate memory for a step."""
-        self.hidden = torch.empty(len(self._order), tokens, self._hidden_size)
+        self.hidden = torch.empty(len(self._order), tokens, self._hidden_size, device=self._device)
 
     def see(self, layer: int, site: Site, hidden: Tensor) -> None:
         """Keep a copy of the activations."""
@@ -154,11 +157,11 @@ def build_cache(
         "max_tokens": max_tokens,
         "dtype": backbone.identity.dtype,
     }
-    tap = ActivationTap(layers, site, backbone.hidden_size)
+    tap = ActivationTap(layers, site, backbone.hidden_size, backbone.device)
     shards = -(-len(exchanges) // shard_size)
     if extra := [found for found in sorted(path.glob("[0-9]*.json")) if int(found.stem) >= shards]:
         raise TrainingError(f"{extra[0]}: made from more data than is given now; use another directory")
-    with SessionPool(backbone, 64 * backbone.context_length) as pool:
+    with SessionPool(front(backbone, 1 + max(layers)), 64 * backbone.context_length) as pool:
         for number, first in enumerate(range(0, len(exchanges), shard_size)):
             group = exchanges[first : first + shard_size]
             done = path / f"{number:04d}.json"
@@ -250,10 +253,11 @@ def _block_sums(pool: SessionPool, tap: ActivationTap, readings: Sequence[Readin
             reading = readings[part.job]
             count = -(-(reading.end - reading.prefix_length) // STRIDE)
             hidden = tap.hidden[:, part.rows]
-            total = sums.setdefault(part.job, torch.zeros(hidden.shape[0], count, hidden.shape[2]))
-            blocks = (torch.arange(part.start, part.end) - reading.prefix_length) // STRIDE
+            total = sums.setdefault(part.job, hidden.new_zeros(hidden.shape[0], count, hidden.shape[2]))
+            positions = torch.arange(part.start, part.end, device=hidden.device)
+            blocks = (positions - reading.prefix_length) // STRIDE
             total.index_add_(1, blocks, hidden)
-    return sums
+    return {job: total.cpu() for job, total in sums.items()}
 
 
 def _window_means(blocks: Tensor, tokens: int) -> tuple[Tensor, list[int]]:

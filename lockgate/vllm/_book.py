@@ -86,6 +86,7 @@ class GateBook:
             outputs=self.probe.outputs,
             store=self.store,
             state=self.probe.state(regions),
+            fail_open=self.settings.release == "shadow",
         )
         return max_tokens + 1 if len(prompt) + max_tokens < longest else max_tokens
 
@@ -113,7 +114,9 @@ class GateBook:
         if finished:
             gate.finish()
         released = gate.release()
-        stop = FAULTY if gate.fault else HALTED if gate.flagged else None
+        stop = None
+        if gate.halted:
+            stop = FAULTY if gate.fault else HALTED
         if stop == FAULTY and self.settings.release == "cleared":
             stop = HALTED
         if stop is not None:
@@ -122,7 +125,7 @@ class GateBook:
         if finished or stop is not None:
             del self._gates[request_id]
         note = None
-        if self.settings.release == "scored" and gate.fault is None:
+        if self.settings.release != "cleared" and gate.fault is None:
             rows = released.rows
             note = {KEY: {"first": released.first, "n": len(rows), "rows": rows.tobytes()}}
         empty = not released.tokens and not len(released.rows) and not finished and stop is None
@@ -146,7 +149,7 @@ class GateBook:
     def _regions(self, prompt: Sequence[int], args: Any) -> Regions:  # noqa: ANN401
         found = args.get(KEY) if isinstance(args, dict) else None
         if found is None:
-            if self.settings.release == "scored":
+            if self.settings.release != "cleared":
                 return Regions(0, 0, len(prompt))
             return plain_regions(prompt, self.settings.prefixes)
         if self.settings.release == "cleared" and not self.settings.trust_regions:

@@ -44,6 +44,7 @@ class Gate:
         outputs: columns of a row.
         store: rows of cached blocks; None without prefix caching.
         state: the stream that clears tokens. Without one, every scored token is released.
+        fail_open: whether tokens leave without scores after a fault, as in shadow mode.
 
     Attributes:
         seen: rows of all positions below this are known.
@@ -59,6 +60,7 @@ class Gate:
         outputs: int,
         store: RowStore | None = None,
         state: StreamState | None = None,
+        fail_open: bool = False,
     ) -> None:
         self.seen = 0
         self.fault: Fault | None = None
@@ -68,6 +70,7 @@ class Gate:
         self._outputs = outputs
         self._store = store
         self._state = state
+        self._fail_open = fail_open
         self._held: list[int] = []
         self._given = 0
         self._sent = start
@@ -90,7 +93,7 @@ class Gate:
     @property
     def halted(self) -> bool:
         """Whether the request must end now."""
-        return self.flagged or self.fault is not None
+        return self.flagged or (self.fault is not None and not self._fail_open)
 
     def feed(self, first: int, rows: Rows, *, known: int, keys: Sequence[Hashable] = ()) -> None:
         """Take the rows of consecutive positions.
@@ -101,7 +104,7 @@ class Gate:
             known: positions below this belong to the request's text. The others are rejected drafts.
             keys: hashes of the request's full blocks.
         """
-        if self.halted or self._ended:
+        if self.halted or self.fault is not None or self._ended:
             return
         if rows.ndim != 2 or rows.shape[1] != self._outputs:
             self.fail("malformed")
@@ -113,11 +116,11 @@ class Gate:
                 self.fail("missing")
                 return
             self._take(missing, keys)
-        if not self.halted:
+        if self.fault is None:
             self._take(rows[max(0, self.seen - first) :], keys)
 
     def fail(self, fault: Fault) -> None:
-        """Note a fault. Nothing is released from now on."""
+        """Note a fault. Nothing is released from now on, or everything without scores if it fails open."""
         self.fault = fault
 
     def hold(self, tokens: Sequence[int]) -> None:
@@ -128,7 +131,6 @@ class Gate:
         """Return everything that may leave now."""
         if self.fault is not None:
             self._unsent.clear()
-            return Released([], self._sent, np.empty((0, self._outputs), np.float32))
         end = self._may_leave()
         tokens = self._held[: end - self._given]
         del self._held[: len(tokens)]
@@ -147,7 +149,10 @@ class Gate:
 
     def _may_leave(self) -> int:
         """Return the number of answer tokens that may have left."""
-        end = self.seen - self._prompt
+        if self.fault is not None:
+            end = self._given + (len(self._held) if self._fail_open else 0)
+        else:
+            end = self.seen - self._prompt
         if self._state is not None:
             end = min(end, self._state.regions.answer_start + self._state.released - self._prompt)
         if self._limit is not None:

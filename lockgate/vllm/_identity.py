@@ -1,7 +1,5 @@
 """The check that a guard was made for the model that vLLM loads."""
 
-import torch
-
 from lockgate.backbones.outline import Outline
 from lockgate.errors import BackboneMismatch
 from lockgate.guards import GuardRecord
@@ -26,7 +24,7 @@ def check_backbone(record: GuardRecord, outline: Outline, dtype: str) -> None:
             f"the guard was made for {made.dtype}, vLLM loads the model in {dtype}; start it with "
             f"--dtype {made.dtype}, or calibrate a guard for {dtype}"
         )
-    found = outline.hashes(getattr(torch, dtype))
+    found = outline.hashes()
     if differing := sorted(key for key in {*made.hashes, *found} if made.hashes.get(key) != found.get(key)):
         raise BackboneMismatch(
             f"the guard was made for backbone {made.name}; {outline.name} differs in {', '.join(differing)}. "

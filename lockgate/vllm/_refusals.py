@@ -69,7 +69,7 @@ def check_config(config: Any, release: Release) -> None:  # noqa: ANN401 - vLLM'
         "kv_sharing_fast_prefill": (cache.kv_sharing_fast_prefill, "it skips layers that the probe reads"),
         "load_format": (config.load_config.load_format == "dummy", "random weights fit no guard"),
         "stream_interval": (
-            release == "scored" and config.scheduler_config.stream_interval != 1,
+            release != "cleared" and config.scheduler_config.stream_interval != 1,
             "the front end would drop scores on their way to the gateway; leave it at 1",
         ),
     }

@@ -15,8 +15,8 @@ from lockgate.errors import ConfigError, GuardError
 from lockgate.guards import EMBEDDED, GuardRecord, read_bundle
 
 KEY = "lockgate"
-Release = Literal["scored", "cleared"]
-_RELEASES: tuple[Release, ...] = ("scored", "cleared")
+Release = Literal["scored", "shadow", "cleared"]
+_RELEASES: tuple[Release, ...] = ("scored", "shadow", "cleared")
 _KEYS = ("guard", "release", "stage", "prefixes", "trust_regions")
 
 
@@ -26,10 +26,11 @@ class Settings:
 
     Attributes:
         guard: folder of the guard's bundle.
-        release: `scored` hands scores along for a gateway that decides. `cleared` decides here, by one stage.
+        release: `scored` hands scores along for a gateway that decides. `shadow` does so too, but lets tokens
+            without scores pass. `cleared` decides here, by one stage.
         stage: 1 if the probe of a guard with two stages shall decide alone; otherwise None.
         prefixes: what the model's template writes before any text, in tokens. It is not scored.
-        trust_regions: whether requests may say where their regions begin. With `scored` they always may.
+        trust_regions: whether requests may say where their regions begin. With a gateway they always may.
     """
 
     guard: Path
@@ -48,8 +49,8 @@ class Settings:
         found = additional_config.get(KEY) if isinstance(additional_config, Mapping) else None
         if not isinstance(found, Mapping):
             raise ConfigError(
-                f'additional_config: expected {{"{KEY}": {{"guard": FOLDER, "release": "scored" or '
-                '"cleared"}}; lockgate.vllm.command_line writes the whole command'
+                f'additional_config: expected {{"{KEY}": {{"guard": FOLDER, "release": "scored", '
+                '"shadow" or "cleared"}}; lockgate.vllm.command_line writes the whole command'
             )
         if unknown := sorted(set(found) - set(_KEYS)):
             raise ConfigError(
@@ -60,7 +61,7 @@ class Settings:
         if not isinstance(guard, str) or not guard:
             raise ConfigError(f"additional_config.{KEY}.guard: expected the folder of a guard")
         if release not in _RELEASES:
-            raise ConfigError(f"additional_config.{KEY}.release: expected {' or '.join(_RELEASES)}")
+            raise ConfigError(f"additional_config.{KEY}.release: expected {', '.join(_RELEASES)}")
         if stage not in (None, 1):
             raise ConfigError(f"additional_config.{KEY}.stage: expected 1, or leave it out")
         if not isinstance(prefixes, list) or not all(map(_is_ids, prefixes)):

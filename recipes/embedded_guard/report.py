@@ -166,16 +166,16 @@ def read_exclusions() -> list[Exclusion]:
 def calibrate(flag_on: FlagOn, budget: float, exclusions: list[Exclusion]) -> Calibration:
     table, scores = table_of("calibration"), deciding("calibration", flag_on)
     keep = np.isfinite(scores)
-    picked = np.flatnonzero(keep)
+    kept = table.select(keep)
     return choose_threshold(
         scores[keep],
-        [table.groups[i] for i in picked],
+        kept.groups,
         budget,
         tolerance=1e-3 * float(scores[keep].std()),
-        ids=[table.ids[i] for i in picked],
+        ids=kept.ids,
         exclusions=exclusions,
-        lengths=table.lengths[keep],
-        sources=[str(table.texts("source")[i]) for i in picked],
+        lengths=kept.lengths,
+        sources=[str(source) for source in kept.texts("source")],
         score=f"max_{flag_on}",
     )
 

@@ -1,7 +1,9 @@
 """Run a build in child processes that each die at a chosen moment, and then run it to its end.
 
-Called with one JSON argument: folder, backbone and cases, as in `fault_runner`. A moment is a number of files
-renamed (half-written files are then not yet in place) or the name of a step during which the process ends.
+Called with one JSON argument: folder, backbone and cases, as in `fault_runner`. A moment is one of the
+renames of files (half-written files are then not yet in place): a share of them from 0 to 1, or a negative
+number that counts from the last. Or it is the name of a step during which the process ends. The first case
+has no moment and tells how many renames there are.
 """
 
 import json
@@ -13,6 +15,7 @@ import torch
 from build_runs import build, labelled_row, traffic_row, write_rows
 from factory_runs import tiny_plan
 from fault_runner import in_child
+from preloaded import load_all
 
 PLAN = tiny_plan(queries={"harmful_per_category": 5, "near_domain": 7, "everyday": 1, "out_of_scope": 1})
 
@@ -44,17 +47,27 @@ def attempt(folder: Path, backbone: Path, moment: int | str | None) -> None:
     (folder / "renames.txt").write_text(str(renames))
 
 
+def resolve(moment: str | float, renames: int) -> str | int:
+    if isinstance(moment, str):
+        return moment
+    return renames + int(moment) if moment < 0 else round(moment * renames)
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    # Once here rather than in each child.
+    load_all()
     task = json.loads(sys.argv[1])
-    status = {}
+    status, renames = {}, 0
     for name, moments in task["cases"].items():
         folder = Path(task["folder"]) / name
         folder.mkdir()
+        chosen = [resolve(moment, renames) for moment in moments]
         status[name] = [
             in_child(lambda moment=moment, folder=folder: attempt(folder, Path(task["backbone"]), moment))
-            for moment in [*moments, None]
+            for moment in [*chosen, None]
         ]
+        renames = renames or int((folder / "renames.txt").read_text())
     sys.stdout.write(json.dumps(status))
 
 

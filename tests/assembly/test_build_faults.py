@@ -30,20 +30,17 @@ def run_cases(folder: Path, backbone: Path, cases: dict[str, list[Any]]) -> dict
 
 
 def test_a_killed_build_ends_with_the_guard_of_an_undisturbed_one(tmp_path, saved_backbone) -> None:
-    backbone = saved_backbone("llama")
-    assert run_cases(tmp_path, backbone, {"whole": []}) == {"whole": [0]}
-    expected = hash_path(tmp_path / "whole" / "guard")
-    assert expected is not None
-    renames = int((tmp_path / "whole" / "renames.txt").read_text())
-    draw = random.Random(20261122)
     cases: dict[str, list[Any]] = {
+        "whole": [],
         "factory": ["synthesize: answers"],
         "training": ["read training rows", "fit the probe"],
         "scoring": ["score calibration"],
-        "anywhere": [draw.randrange(2, renames)],
-        "last": [renames - 2],
+        "anywhere": [random.Random(20261122).uniform(0.01, 0.99)],
+        "last": [-2],
     }
-    status = run_cases(tmp_path, backbone, cases)
+    status = run_cases(tmp_path, saved_backbone("llama"), cases)
+    expected = hash_path(tmp_path / "whole" / "guard")
+    assert expected is not None
     for name, case in cases.items():
         assert status[name] == [9] * len(case) + [0], name
         assert hash_path(tmp_path / name / "guard") == expected, name

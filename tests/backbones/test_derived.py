@@ -1,13 +1,15 @@
 """Derived backbones: what they share, what they own, and that the base never changes."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from models import tiny_backbone, tiny_model, tokenizer_for
 from test_sessions import ARCHITECTURES, TOLERANCE, Recorder, streams_of
 
-from lockgate.backbones import Backbone, Feed, SessionPool, TapGroup, derive, derive_upper
+from lockgate.backbones import Backbone, Feed, SessionPool, TapGroup, derive, derive_upper, front
 from lockgate.errors import BackboneError
 
 
@@ -111,3 +113,33 @@ def test_blocks_that_are_not_there(wrong) -> None:
 def test_no_upper_part(first) -> None:
     with pytest.raises(BackboneError, match="begins at block 1 to 2"):
         derive_upper(tiny_backbone(), first)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_front_shows_the_base_s_own_bits_and_is_kept(architecture, depth) -> None:
+    base = tiny_backbone(architecture)
+    ids = streams_of(architecture)[0][0]
+    whole, part = Recorder(base), Recorder(front(base, depth))
+    read(base, ids, whole)
+    read(front(base, depth), ids, part)
+    assert front(base, depth).n_layers == depth
+    assert torch.equal(part.rows(), whole.rows()[:, : 3 * depth])
+    assert front(base, depth) is front(base, depth)
+    shared = {p.data_ptr() for p in base.model.parameters()}
+    assert {p.data_ptr() for p in front(base, depth).model.parameters()} <= shared
+
+
+def test_a_front_of_all_layers_or_of_quantised_weights_is_the_base(tmp_path) -> None:
+    base = Backbone(tiny_model(), tokenizer_for("llama"), name="tiny")
+    assert front(base, 3) is front(base, 4) is base
+    base._weights = tmp_path  # as `load` leaves it for a quantised checkpoint
+    assert front(base, 1) is base
+
+
+def test_a_front_does_not_outlive_its_base() -> None:
+    base = Backbone(tiny_model(), tokenizer_for("llama"), name="tiny")
+    made, of_base = weakref.ref(front(base, 1)), weakref.ref(base)
+    del base
+    gc.collect()
+    assert of_base() is made() is None

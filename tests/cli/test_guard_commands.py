@@ -148,7 +148,7 @@ def test_malformed_rows_are_counted(run, files) -> None:
     assert json.loads(run(*score, "--skip-invalid", "--json")[1])["invalid"] == 2
 
 
-def test_wrong_input_is_one_line_and_code_2(run, files) -> None:
+def test_wrong_input_is_one_line_and_code_2(run, files, monkeypatch) -> None:
     (files / "thesis").mkdir()
     (files / "thesis" / "chapter.txt").write_text("the only copy")
     write_exchanges(files / "one.jsonl", [exchange(i, 1.0) for i in range(9)])
@@ -170,7 +170,10 @@ def test_wrong_input_is_one_line_and_code_2(run, files) -> None:
         assert err.startswith("error: "), err
         assert err.count("\n") == 1, err
     assert (files / "thesis" / "chapter.txt").exists()
-    assert run(*train, *rows, architecture=None)[0] in (0, 2)
+    monkeypatch.setenv("LOCKGATE_HOME", str(files / "home"))
+    code, _, err = run(*train, *rows, architecture=None)
+    assert code == 2
+    assert "run: lockgate fetch" in err
 
 
 def test_a_guard_for_another_backbone(run, files) -> None:

@@ -1,129 +1,113 @@
 """Stopped commands leave no process behind, and the same command continues to the same result."""
 
-import signal
+import re
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from judges import planted
 from parts import make_exchange, make_guard
-from processes import Command
+from safetensors import safe_open
+from stopping import CODES, Finished, run_here, stop
 
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("assembly", "synthesis")]
+sys.path.append(str(Path(__file__).parents[1] / "assembly"))
 
-from build_runs import POLICY, labelled_row, write_rows
-from factory_runs import tiny_plan
-from fake_endpoint import serving_endpoint
-from test_factory_faults import write_reply
+from build_runs import labelled_row, traffic_row
 
 from lockgate.backbones import Backbone
-from lockgate.cli import main
-from lockgate.constitution import dump_constitution
 from lockgate.durable import hash_path
 from lockgate.exchanges import write_exchanges
 from lockgate.tables import ScoresTable
+from lockgate.traffic._files import CHUNK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
-Start = Callable[..., Command]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    started: list[Command] = []
-
-    def start(folder: Path, *words: Any) -> Command:
-        started.append(Command("-m", "lockgate", *words, cwd=folder))
-        return started[-1]
-
-    yield start
-    for command in started:
-        command.close()
-
-
-def stop(command: Command, number: signal.Signals, workers: int) -> None:
-    """Stop a command that works, with so many processes besides its own."""
-    # Its own, the workers and the tracker that `multiprocessing` runs beside them.
-    assert len(command.alive()) >= 1 + workers
-    command.send(number)
-    assert command.process.wait(30) == CODES[number]
-    command.assert_nothing_left()
-    assert "Traceback" not in command.errors.read_text()
-
-
-def count(folder: Path, pattern: str) -> int:
-    return len(list(folder.glob(pattern)))
-
-
-def run_here(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: Any) -> None:
-    """The same command in this process, undisturbed."""
-    monkeypatch.chdir(folder)
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    assert ended.value.code == 0
+# So many that no process is done with its share before the command is stopped.
+PARTS = 12
 
 
 def test_scoring_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
     backbone = saved_backbone("llama")
     make_guard(Backbone.load(backbone)).save(tmp_path / "guard")
-    write_exchanges(tmp_path / "rows.jsonl", [make_exchange(i, 5 + i % 20) for i in range(64 * 14)])
+    write_exchanges(tmp_path / "rows.jsonl", [make_exchange(i, 5 + i % 20) for i in range(CHUNK * PARTS)])
     words = ["score", "guard", "--input", "rows.jsonl", "--backbone", backbone, "--output"]
-    run_here(tmp_path, monkeypatch, *words, "whole.parquet")
+    run_here(tmp_path, monkeypatch, [*words, "whole.parquet"])
     expected = ScoresTable.read(tmp_path / "whole.parquet")
-    parts, stamps = tmp_path / "out.parquet.parts", dict[Path, int]()
+    finished = Finished(tmp_path / "out.parquet.parts", "*.jsonl")
     for number in CODES:
-        command = start(tmp_path, *words, "out.parquet", "--workers", 2)
-        command.wait_for_files(parts, "*.jsonl", len(stamps) + 1)
-        stop(command, number, workers=2)
-        now = {path: path.stat().st_mtime_ns for path in parts.glob("*.jsonl")}
-        # What was finished is not scored again.
-        assert stamps.items() <= now.items()
-        assert len(stamps) < len(now) < 14
-        stamps = now
-    run_here(tmp_path, monkeypatch, *words, "out.parquet")
+        finished.stop_at_next(start(tmp_path, *words, "out.parquet", "--workers", 2), number, workers=2)
+    assert len(finished.stamps) < PARTS
+    run_here(tmp_path, monkeypatch, [*words, "out.parquet"])
     found = ScoresTable.read(tmp_path / "out.parquet")
     costs = [name for name in expected.table.column_names if name.startswith("cpu_s")]
     assert found.table.drop_columns(costs).equals(expected.table.drop_columns(costs))
-    assert not parts.exists()
+    assert not finished.folder.exists()
 
 
-def test_a_build_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
-    plan = tiny_plan(queries={"harmful_per_category": 2, "near_domain": 7, "out_of_scope": 1, "everyday": 1})
-    words = ["build", "policy.yaml", "--out", "guard", "--plan", "plan.yaml", "--data", "data.jsonl"]
-    words += ["--backbone", saved_backbone("llama"), "--workers", 2, "--epochs", 2, "--model", "writer"]
-    rows = [labelled_row(i, float(i % 2)) for i in range(64 * 12)]
-    for name in ("whole", "stopped"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "plan.yaml").write_text(plan.to_yaml())
-        (tmp_path / name / "policy.yaml").write_text(dump_constitution(POLICY))
-        write_rows(tmp_path / name / "data.jsonl", rows)
-    folder = tmp_path / "stopped"
-    with serving_endpoint(manners=lambda body, attempt: write_reply(body)) as endpoint:
-        words += ["--generator", endpoint.url]
-        run_here(tmp_path / "whole", monkeypatch, *words)
-        # The other signals end it as they end scoring, and each stop costs ten seconds.
-        command = start(folder, *words)
-        command.wait_for_files(folder, "guard.build/windows-*/*/*.json", 1)
-        stop(command, signal.SIGKILL, workers=2)
-        assert not (folder / "guard").exists()
-        last = start(folder, *words)
-        last.finish()
-        last.assert_nothing_left()
-    assert hash_path(folder / "guard") == hash_path(tmp_path / "whole" / "guard")
+def test_calibration_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
+    backbone = saved_backbone("llama")
+    make_guard(Backbone.load(backbone)).save(tmp_path / "guard")
+    write_exchanges(tmp_path / "traffic.jsonl", [traffic_row(i) for i in range(CHUNK * PARTS)])
+    words = ["calibrate", "guard", "--input", "traffic.jsonl", "--backbone", backbone, "--budget", 0.05]
+    run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
+    finished = Finished(tmp_path / "out.state", "*.parts/*.jsonl")
+    # Both kinds of work: in the command's own process and in others.
+    for number, workers in zip(CODES, (0, 0, 2), strict=True):
+        command = start(tmp_path, *words, "--output", "out", "--workers", max(1, workers))
+        finished.stop_at_next(command, number, workers)
+    assert len(finished.stamps) < PARTS
+    assert not (tmp_path / "out").exists()
+    run_here(tmp_path, monkeypatch, [*words, "--output", "out"])
+    assert hash_path(tmp_path / "out") == hash_path(tmp_path / "whole")
+    assert not finished.folder.exists()
 
 
 def test_training_a_probe_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
     write_exchanges(tmp_path / "train.jsonl", [labelled_row(i, float(i % 2)) for i in range(1500)])
     words = ["train", "probe", "--input", "train.jsonl", "--backbone", saved_backbone("llama"), "--epochs", 2]
-    run_here(tmp_path, monkeypatch, *words, "--output", "whole")
-    work, read = tmp_path / "guard.work", 0
+    run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
+    finished = Finished(tmp_path / "guard.work", "windows/*.json")
     for number in CODES:
-        command = start(tmp_path, *words, "--output", "guard")
-        command.wait_for_files(work, "windows/*.json", read + 1)
-        stop(command, number, workers=0)
-        read = count(work, "windows/*.json")
-    run_here(tmp_path, monkeypatch, *words, "--output", "guard")
+        finished.stop_at_next(start(tmp_path, *words, "--output", "guard"), number)
+    run_here(tmp_path, monkeypatch, [*words, "--output", "guard"])
     assert hash_path(tmp_path / "guard") == hash_path(tmp_path / "whole")
-    assert not work.exists()
+    assert not finished.folder.exists()
+
+
+def test_training_a_classifier_leaves_no_process_and_goes_on(
+    start, tmp_path, saved_backbone, monkeypatch
+) -> None:
+    write_exchanges(tmp_path / "train.jsonl", [planted(i, float(i % 2)) for i in range(40)])
+    words = ["train", "classifier", "--input", "train.jsonl", "--backbone", saved_backbone("llama")]
+    words += ["--layers", 1, "--rank", 2, "--max-tokens", 100, "--words", "y,n"]
+    words += ["--tokens-per-step", 200, "--tokens", 36_000]
+    run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
+    done = 0
+    for number in CODES:
+        command = start(tmp_path, *words, "--output", "judge")
+        command.wait_until(lambda done=done: steps_done(tmp_path / "judge.state") > done)
+        stop(command, number)
+        assert_goes_on(command.errors.read_text(), done)
+        done = steps_done(tmp_path / "judge.state")
+    assert not (tmp_path / "judge").exists()
+    last = start(tmp_path, *words, "--output", "judge")
+    last.finish()
+    last.assert_nothing_left()
+    assert_goes_on(last.errors.read_text(), done)
+    assert hash_path(tmp_path / "judge") == hash_path(tmp_path / "whole")
+    assert not (tmp_path / "judge.state").exists()
+
+
+def steps_done(state: Path) -> int:
+    """Finished steps of a classifier's training, as its checkpoint says."""
+    if not state.exists():
+        return 0
+    with safe_open(state, framework="pt") as file:
+        return int(file.metadata()["done"])
+
+
+def assert_goes_on(said: str, done: int) -> None:
+    """The first step that a training reports comes after the finished ones."""
+    first = re.search(r"train: step (\d+)/(\d+)", said)
+    assert first is not None
+    assert int(first[1]) == done + 1 < int(first[2])

@@ -98,7 +98,8 @@ def test_resamples_are_seeded_and_chunking_changes_nothing(monkeypatch):
     whole = Clusters(groups, seed=5).means(values)
     assert np.array_equal(whole, Clusters(groups, seed=5).means(values))
     assert not np.array_equal(whole, Clusters(groups, seed=6).means(values))
-    monkeypatch.setattr("lockgate.evaluation._intervals._CHUNK_CELLS", 50 * 7)
+    for name in ("_CHUNK_CELLS", "_ROW_CHUNK_CELLS"):
+        monkeypatch.setattr(f"lockgate.evaluation._intervals.{name}", 50 * 7)
     assert np.allclose(whole, Clusters(groups, seed=5).means(values))
     rows = np.concatenate(list(Clusters(groups, seed=5).row_weights()))
     assert rows.shape == (2000, 50)

@@ -5,8 +5,9 @@ import json
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,15 @@ pytestmark = pytest.mark.embedded
 
 
 @pytest.fixture(scope="module")
-def halting(tmp_path_factory) -> Path:
+def load() -> Callable[..., Guard]:
+    """`lockgate.load`, once for each guard: that takes seconds."""
+    return cache(lockgate.load)
+
+
+@pytest.fixture(scope="module")
+def halting(load, tmp_path_factory) -> Path:
     """The embedded guard's probe under a threshold that every answer crosses at its 20th scored token."""
-    shipped = lockgate.load("embedded")
+    shipped = load("embedded")
     guard = Guard.create(
         name="halting",
         backbone=shipped.backbone,
@@ -41,8 +48,9 @@ def halting(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(load, monkeypatch, capsys):
     """Runs an example and returns what it printed and its exit code."""
+    monkeypatch.setattr(lockgate, "load", load)
 
     def run_one(name: str, *arguments: object) -> tuple[str, int]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])

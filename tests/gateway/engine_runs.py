@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from remote_model import LocalModel, remote_stepper
 
 from lockgate.backbones import Backbone, Feed, SessionPool, banned_ids
 from lockgate.cascade import Regions
@@ -50,12 +51,15 @@ class Run:
 
 @contextmanager
 def running_engine(
-    backbone: Backbone, scoring: Scoring | None, folder: Path, **options: Any
+    backbone: Backbone, scoring: Scoring | None, folder: Path, model: LocalModel | None = None, **options: Any
 ) -> Iterator[Engine]:
+    """An engine that runs. With a `model`, tokens and scores come from there."""
     if scoring is None:
         options["mode"] = "off"
     log = DecisionLog(folder / "decisions.jsonl")
-    engine = Engine(backbone, scoring, log, EngineOptions(**options))
+    enforce = options.get("mode", "enforce") == "enforce"
+    stepper = None if model is None else remote_stepper(backbone, scoring, model, enforce)
+    engine = Engine(backbone, scoring, log, EngineOptions(**options), stepper)
     engine.start()
     try:
         yield engine

@@ -81,7 +81,7 @@ def test_only_cleared_tokens_ever_leave(seed, quantile, text, flag_on, min_token
     job.deliver = watch
     with TemporaryDirectory() as folder, running_engine(backbone, scoring, Path(folder)) as engine:
         start(engine, run).finish()
-    assert engine.pool.kv_used_tokens == 0
+    assert engine.kv_used_tokens == 0
     assert run.events.empty()
     assert isinstance(run.seen[-1], Finished)
     assert backbone.decode(cleared).startswith(run.text())
@@ -158,7 +158,7 @@ def test_cancelling_frees_memory_and_is_logged(tmp_path, backbone, head):
         engine.cancel(run.job)
         run.finish()
         after = start(engine, new_run(backbone, TEXTS[1])).finish()
-    assert engine.pool.kv_used_tokens == 0
+    assert engine.kv_used_tokens == 0
     assert after.end.decision == "pass"
     assert [line["decision"] for line in decisions(tmp_path)] == ["cancelled", "cancelled", "pass"]
 

@@ -156,7 +156,7 @@ async def test_choices_are_independent_and_repeatable(make_gateway, backbone, he
     assert len(set(texts)) == 3
     assert [text_of(events, choice) for choice in range(3)] == texts
     assert alone["choices"][0]["message"]["content"] == texts[0]
-    assert gateway.engine.pool.kv_used_tokens == 0
+    assert gateway.engine.kv_used_tokens == 0
 
 
 async def test_stop_string_is_cut_and_never_sent(make_gateway, backbone, head):

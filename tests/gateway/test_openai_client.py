@@ -95,11 +95,11 @@ async def test_clients_that_leave_are_cancelled(make_gateway, backbone, head):
             stream = await create(client, max_tokens=460, stream=True)
             await anext(aiter(stream))
             await stream.close()
-            await eventually(lambda: gateway.engine.pool.kv_used_tokens == 0)
+            await eventually(lambda: gateway.engine.kv_used_tokens == 0)
             waiting = asyncio.create_task(create(client, max_tokens=460))
             await eventually(lambda: gateway.engine.active_streams == 1)
             waiting.cancel()
-            await eventually(lambda: gateway.engine.pool.kv_used_tokens == 0)
+            await eventually(lambda: gateway.engine.kv_used_tokens == 0)
             assert (await create(client, max_tokens=2)).usage.completion_tokens == 2
     assert [line["decision"] for line in decisions_of(gateway)] == ["cancelled", "cancelled", "pass"]
 

@@ -142,4 +142,4 @@ def test_a_guard_that_fails_before_it_reads_holds_no_memory(tmp_path, backbone, 
     broken = replace(good, stages=Stateless(head, thresholds_of()))
     with running_engine(backbone, broken, tmp_path) as engine:
         assert start(engine, new_run(backbone, TEXT)).finish().end.decision == "error"
-        assert engine.pool.kv_used_tokens == 0
+        assert engine.kv_used_tokens == 0

@@ -12,6 +12,7 @@ from engine_runs import new_run, oracle_answer, running_engine, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_head, tiny_backbone
+from remote_model import LocalModel
 from serving import CHAT, REFUSAL, ask, client_for, decisions_of, scoring_for
 from staging import LOUD, decisions, staged, thresholds_of, until
 
@@ -74,9 +75,10 @@ def between(values, share):
     stride=st.sampled_from([1, 3, 8]),
     max_tokens=st.sampled_from([1, 8, 21]),
     architecture=st.sampled_from(["llama", "qwen2"]),
+    remote=st.booleans(),
 )
 def test_a_served_stream_does_what_its_simulated_trace_does(
-    seed, text, behind, shares, flag_on, min_tokens, stride, max_tokens, architecture
+    seed, text, behind, shares, flag_on, min_tokens, stride, max_tokens, architecture, remote
 ):
     backbone = tiny_backbone(architecture)
     head = random_head(backbone, seed)
@@ -91,12 +93,13 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
     expected = simulate(probe, classifier, cascade, flag_on=flag_on)
     served = [n for n in expected.judged_blocks if not expected.flagged or n <= expected.flag_block]
     scoring, made = staged(backbone, head, cascade, flag_on=flag_on, min_tokens=min_tokens)
-    with TemporaryDirectory() as folder, running_engine(backbone, scoring, Path(folder)) as engine:
+    model = LocalModel(backbone, head, seed=seed) if remote else None
+    with TemporaryDirectory() as folder, running_engine(backbone, scoring, Path(folder), model) as engine:
         start(engine, run).finish()
         assert engine.verdicts.waiting == 0
         engine.close()
         line = decisions(folder)[0]
-    assert (engine.pool.kv_used_tokens, made[0].kv_used_tokens) == (0, 0)
+    assert (engine.kv_used_tokens, made[0].kv_used_tokens) == (0, 0)
     assert (line["verdicts"], line["stage"]) == (len(served), 2 if served else 1)
     assert line["decision"] == (
         "pass" if not expected.flagged else "halt" if expected.flag_block else "block"
@@ -147,7 +150,7 @@ def test_starting_up_takes_a_step_of_both_stages(make_gateway, backbone, head, c
     made[0].constant = constant
     gateway.warm()
     assert made[0].sizes == [1]
-    assert made[0].kv_used_tokens == gateway.engine.pool.kv_used_tokens == 0
+    assert made[0].kv_used_tokens == gateway.engine.kv_used_tokens == 0
     found = ["second stage: it gave no finite verdict"] if constant is not None else []
     assert gateway.problems() == found
 
@@ -207,7 +210,7 @@ def test_cancelling_while_a_verdict_is_due_frees_everything(tmp_path, backbone, 
         # Long before the server closes.
         until(lambda: made[0].kv_used_tokens == 0)
     assert {line["decision"] for line in decisions(tmp_path)} == {"cancelled", "pass"}
-    assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
+    assert made[0].kv_used_tokens == engine.kv_used_tokens == 0
 
 
 def test_closing_while_a_verdict_is_due_logs_and_frees(tmp_path, backbone, head):

@@ -59,7 +59,7 @@ def test_a_verdict_that_comes_too_late_halts(tmp_path, backbone, head):
     assert (line["reason"], line["fault"]) == ("the second stage's verdict came too late", "second stage")
     assert decisions(tmp_path)[1]["fault"] is None
     assert (engine.faults.total, engine.faults.second_stage) == (1, 1)
-    assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
+    assert made[0].kv_used_tokens == engine.kv_used_tokens == 0
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it dies here
@@ -124,7 +124,7 @@ def test_a_thread_that_ends_fails_all_that_wait_or_ask_at_once(tmp_path, backbon
         assert engine.verdicts.alive is False
         assert engine.verdicts.waiting == 0
         assert engine.faults.open == {"second stage": "the second stage's thread has ended"}
-    assert made[0].kv_used_tokens == engine.pool.kv_used_tokens == 0
+    assert made[0].kv_used_tokens == engine.kv_used_tokens == 0
     errors = [line for line in decisions(tmp_path) if line["decision"] == "error"]
     assert {(line["reason"], line["fault"]) for line in errors} == {
         ("the second stage's thread has ended", "second stage")

@@ -75,7 +75,7 @@ def whole_answer(prompt: list[int], limit: int, words: int, longest: int) -> tup
 @given(data=st.data())
 def test_what_leaves_is_what_an_oracle_lets_leave(data) -> None:
     """Chunks, caching, preemption, drafts and cancellations, with and without decisions in the engine."""
-    release = data.draw(st.sampled_from(["scored", "cleared"]))
+    release = data.draw(st.sampled_from(["scored", "shadow", "cleared"]))
     thresholds = data.draw(THRESHOLDS)
     cached = data.draw(st.booleans())
     capacity = data.draw(st.sampled_from([3, 64]))
@@ -122,9 +122,13 @@ def check(book: GateBook, job: Job, release: str, thresholds: Thresholds, words:
     assert job.sent == answer[: len(job.sent)]
     if job.ended == "cancelled" or (book.faults and job.stop):
         return
-    if release == "scored":
-        assert job.sent == answer[: scored - len(job.prompt)]
+    if release != "cleared":
         assert job.ended == ending
+        if release == "shadow" and len(job.rows) < scored - regions.start:
+            # A row was lost. The answer is whole, and the gateway sees that its scores are not.
+            assert job.sent == answer[:limit]
+            return
+        assert job.sent == answer[: scored - len(job.prompt)]
         assert job.first_row == regions.start
         np.testing.assert_array_equal(np.reshape(job.rows, (-1, OUTPUTS)), rows[regions.start : scored])
         return
@@ -139,7 +143,7 @@ def check(book: GateBook, job: Job, release: str, thresholds: Thresholds, words:
 def regions_of(job: Job, release: str) -> Regions:
     if job.args is not None:
         return Regions(**job.args["lockgate"])
-    if release == "scored":
+    if release != "cleared":
         return Regions(0, 0, len(job.prompt))
     return Regions(2 if job.prompt[:2] == [7, 7] else 0, len(job.prompt), len(job.prompt))
 
@@ -172,6 +176,16 @@ def test_a_score_that_is_not_there_ends_the_request(release, stop, first, rows, 
     leaving = book.leave("a", [5], finished=False)
     assert (leaving.tokens, leaving.note, leaving.stop, leaving.fault) == ([], None, stop, fault)
     assert (book.faults, book.flags, len(book)) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(("first", "rows"), [(0, None), (1, rows_for(2)), (0, rows_for(3, np.nan))])
+def test_in_shadow_mode_a_lost_score_holds_nothing_back(first, rows) -> None:
+    book = opened("shadow")
+    book.feed("a", first, rows, known=3)
+    assert book.halted() == []
+    leaving = book.leave("a", [5], finished=False)
+    assert (leaving.tokens, leaving.note, leaving.stop) == ([5], None, None)
+    assert book.leave("a", [6, 7], finished=True).tokens == [6]
 
 
 def test_a_request_without_a_gate_gets_nothing() -> None:

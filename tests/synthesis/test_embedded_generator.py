@@ -1,6 +1,7 @@
 import pytest
 from models import tiny_backbone
 
+from lockgate.errors import ConfigError
 from lockgate.exchanges import Message
 from lockgate.synthesis import CachedGenerator, Completion, EmbeddedGenerator, GenerationRequest, RequestCache
 
@@ -42,7 +43,7 @@ def test_cached_answers_are_those_of_the_whole_call(tmp_path) -> None:
 
 
 def test_only_dtypes_that_are_tried_are_taken() -> None:
-    with pytest.raises(ValueError, match="bfloat16"):
+    with pytest.raises(ConfigError, match="bfloat16"):
         EmbeddedGenerator.load(dtype="int8")
 
 

@@ -67,7 +67,7 @@ def test_a_writer_and_its_judge_share_one_budget() -> None:
 
 def settings_of(**changes: Any) -> GeneratorSettings:
     return GeneratorSettings(
-        **{"key_env": None, "concurrency": 1, "dtype": "float32", "streams": 1, **changes}
+        **{"key_env": None, "concurrency": 1, "device": "cpu", "dtype": "float32", "streams": 1, **changes}
     )
 
 

@@ -147,11 +147,6 @@ def test_what_was_read_is_kept_until_the_block_is_done(guard, traffic, tmp_path,
     assert made.record == calibrate(guard, traffic, replace(plan, scratch=None)).record
 
 
-def test_two_processes_give_the_same(guard, traffic) -> None:
-    one, two = (calibrate(guard, traffic, CalibrationPlan(budget=0.1, workers=n)) for n in (1, 2))
-    assert one.record == two.record
-
-
 @pytest.mark.parametrize(
     ("changes", "rows", "error", "words"),
     [

@@ -6,10 +6,12 @@ import math
 from dataclasses import replace
 
 import pytest
+from classifying import tiny_classifier
 from models import tiny_backbone
 from parts import make_exchange, make_guard
 
 from lockgate.backbones import Backbone
+from lockgate.cascade import Cascade
 from lockgate.errors import ConfigError, ExchangeError
 from lockgate.exchanges import Exchange, Message, write_exchanges
 from lockgate.guards import Guard
@@ -65,6 +67,17 @@ def test_every_row_says_what_score_says(source, tmp_path, rows) -> None:
         assert line["flops_stage1"] > 0
     assert found[3]["max_answer"] is found[7]["max_answer"] is None
     assert found[11]["tokens_stage1"] > 2 * tiny_backbone().context_length
+
+
+def test_stage_1_alone_scores_as_a_guard_of_one_stage(source, tmp_path) -> None:
+    cascade = Cascade(escalate=0.4, flag=0.0, weight=0.5)
+    two = make_guard(flag=-7.0).with_cascade(tiny_classifier(), cascade)
+    found = score_file(two, source, tmp_path / "screen.parquet", screen=True)
+    alone = score_file(make_guard(flag=0.4, tolerance=0.0), source, tmp_path / "alone.parquet")
+    assert same(found, alone)
+    for settings in ({"all_blocks": True}, {"blocks": tmp_path / "trace.parquet"}):
+        with pytest.raises(ConfigError, match="screen: stage 1 alone has no blocks"):
+            score_file(two, source, tmp_path / "no.parquet", screen=True, **settings)
 
 
 def test_prompts_alone_are_ranked_and_not_flagged_by_the_answer(source, tmp_path) -> None:
@@ -132,6 +145,14 @@ def test_two_processes_make_the_same_table(tmp_path, rows, saved_backbone) -> No
     two = score_file(guard, tmp_path / "rows.jsonl", tmp_path / "two.parquet", workers=2, report=done.append)
     assert same(one, two)
     assert done[-1] >= 90
+
+
+def test_one_chunk_starts_no_other_process(tmp_path, rows, saved_backbone, monkeypatch) -> None:
+    write_exchanges(tmp_path / "rows.jsonl", rows)
+    guard = make_guard(Backbone.load(saved_backbone("llama"))).save(tmp_path / "guard")
+    monkeypatch.setattr(_files, "run_parts", None)
+    found = score_file(guard, tmp_path / "rows.jsonl", tmp_path / "few.parquet", workers=2)
+    assert same(found, score_file(guard, tmp_path / "rows.jsonl", tmp_path / "one.parquet"))
 
 
 def test_a_malformed_line_names_file_and_line(source, tmp_path, rows) -> None:

@@ -10,7 +10,7 @@ from models import tiny_backbone, tiny_model, tokenizer_for
 from lockgate.backbones import Backbone, Feed
 from lockgate.classifiers import score_blocks
 from lockgate.errors import ConfigError, TrainingError
-from lockgate.training import ClassifierConfig, train_classifier
+from lockgate.training import ClassifierConfig, check_settings, train_classifier
 from lockgate.training._classifier_data import select_examples
 from lockgate.training._classifier_run import ClassifierRun
 
@@ -141,3 +141,35 @@ def test_what_cannot_be_trained_is_refused() -> None:
 def test_settings_that_cannot_be(wrong) -> None:
     with pytest.raises(ConfigError, match="expected"):
         ClassifierConfig(**wrong)
+
+
+@pytest.mark.parametrize("head", ["verdict", "value"])
+@pytest.mark.parametrize(("layers", "rank"), [(1, 1), (2, 4), (9, 7)])
+def test_the_size_of_a_classifier_is_known_before_it_is_trained(tmp_path, head, layers, rank) -> None:
+    base = tiny_backbone()
+    config = ClassifierConfig(**{**QUICK, "layers": layers, "rank": rank}, head=head, tokens=1)
+    size = check_settings(base, config)
+    made = train_classifier(base, ROWS, config)
+    assert size == sum(4 * tensor.numel() for tensor in made.tensors.values())
+    made.save(tmp_path / "c")
+    weights = sum(path.stat().st_size for path in (tmp_path / "c").glob("*.safetensors"))
+    assert size < weights
+    assert check_settings(base, config, beside=10, most_bytes=size + 10) == size
+    with pytest.raises(ConfigError, match="makes a classifier of"):
+        train_classifier(base, ROWS, config, most_bytes=size - 1)
+    with pytest.raises(ConfigError, match="and the rest of the bundle takes"):
+        check_settings(base, config, beside=11, most_bytes=size + 10)
+
+
+def test_a_classifier_that_is_too_large_is_told_which_rank_fits() -> None:
+    base = tiny_backbone()
+    config = ClassifierConfig(**{**QUICK, "rank": 64})
+    for most in (5_000, 50_000, 100_000):
+        with pytest.raises(ConfigError) as caught:
+            check_settings(base, config, most_bytes=most)
+        fits = int(str(caught.value).partition("(rank ")[2].partition(" ")[0])
+        assert check_settings(base, ClassifierConfig(**{**QUICK, "rank": fits}), most_bytes=most) <= most
+        with pytest.raises(ConfigError):
+            check_settings(base, ClassifierConfig(**{**QUICK, "rank": fits + 1}), most_bytes=most)
+    with pytest.raises(ConfigError, match="take fewer layers"):
+        check_settings(base, config, most_bytes=100)

@@ -14,23 +14,29 @@ from lockgate.synthesis._usage import Budget
 
 
 def embedded_source(
-    source: str = "embedded", *, dtype: str = "float32", device: str = "cpu", streams: int = 32
+    source: str = "embedded", *, dtype: str = "auto", device: str = "auto", streams: int = 32
 ) -> GeneratorSource:
     """Return the source of an in-process backbone, loaded at the first request. See `EmbeddedGenerator.load`.
 
     A folder's identity is its name and a hash of its files, so that answers of different models are never
     mixed up. The embedded model has one name in every version; its identity adds a hash of the files that it
-    is made from.
+    is made from. Device and precision are chosen here, because answers depend on them.
+
+    Raises:
+        ConfigError: the device or precision is not there.
     """
+    from lockgate.backbones import choose_placement, stored_dtypes
+
     folder = source != "embedded" and Path(source).is_dir()
     model = _name_folder(Path(source)) if folder else source
-    name = f"{model}/{dtype}/{streams}"
+    placed = choose_placement(device, dtype, stored=stored_dtypes(Path(source)) if folder else ())
+    name = f"{model}/{placed.dtype}/{streams}" + ("" if placed.kind == "cpu" else f"/{placed.kind}")
     identity = f"{name} {_embedded_version()}" if source == "embedded" else name
     make = partial(
         EmbeddedGenerator.load,
         source,
-        dtype=dtype,
-        device=device,
+        dtype=dtype,  # a quantised folder keeps its own
+        device=placed.device,
         streams=streams,
         name=name,
         identity=identity,
