@@ -43,7 +43,9 @@ def test_the_second_model_runner_is_refused(monkeypatch) -> None:
     from lockgate.vllm.scheduler import GuardScheduler
 
     config = configured()
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    assert config.use_v2_model_runner is False
+    # vLLM reads the variable once.
+    monkeypatch.setattr(type(config), "use_v2_model_runner", True)
     with pytest.raises(ConfigError, match="VLLM_USE_V2_MODEL_RUNNER"):
         GuardScheduler(config, None, None, 128)
 

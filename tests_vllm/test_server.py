@@ -33,7 +33,7 @@ def greedy(backbone, prompt: list[int], count: int) -> list[int]:
         session = pool.open(len(prompt) + count)
         piece = prompt
         while len(tokens) < count:
-            (logits,) = pool.step([Feed(session, piece)])
+            (logits,) = pool.step([Feed(session, piece, want_logits=True)])
             piece = [int(logits.argmax())]
             tokens += piece
     return tokens
