@@ -99,6 +99,7 @@ def engine_arguments(
     check_backbone(probe.record, outline, dtype)
     place = "embedded" if str(guard) == "embedded" else str(Path(guard).absolute())
     prefixes = tuple(map(tuple, outline.prefixes))
+    told = Settings(Path(place), release, stage, prefixes, probe=probe.record.probe_sha256)
     longest = outline.context_length if context is None else context
     made: dict[str, Any] = {
         "model": str(outline.path),
@@ -112,7 +113,7 @@ def engine_arguments(
         "max_logprobs": 0,
         "worker_cls": WORKER,
         "scheduler_cls": SCHEDULER,
-        "additional_config": {KEY: Settings(Path(place), release, stage, prefixes).to_dict()},
+        "additional_config": {KEY: told.to_dict()},
     }
     if cache_bytes is not None:
         made["kv_cache_memory_bytes"] = cache_bytes

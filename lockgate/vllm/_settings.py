@@ -17,7 +17,7 @@ from lockgate.guards import EMBEDDED, GuardRecord, read_bundle
 KEY = "lockgate"
 Release = Literal["scored", "shadow", "cleared"]
 _RELEASES: tuple[Release, ...] = ("scored", "shadow", "cleared")
-_KEYS = ("guard", "release", "stage", "prefixes", "trust_regions")
+_KEYS = ("guard", "release", "stage", "prefixes", "trust_regions", "probe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Settings:
             without scores pass. `cleared` decides here, by one stage.
         stage: 1 if the probe of a guard with two stages shall decide alone; otherwise None.
         prefixes: what the model's template writes before any text, in tokens. It is not scored.
+        probe: SHA-256 of the probe's file; None takes any. A compiled model needs it, because vLLM finds compiled
+            graphs again by its settings, and a graph belongs to the layers that a probe reads.
         trust_regions: whether requests may say where their regions begin. With a gateway they always may.
     """
 
@@ -38,6 +40,7 @@ class Settings:
     stage: int | None = None
     prefixes: tuple[tuple[int, ...], ...] = ()
     trust_regions: bool = False
+    probe: str | None = None
 
     @classmethod
     def read(cls, additional_config: object) -> "Settings":
@@ -68,7 +71,9 @@ class Settings:
             raise ConfigError(f"additional_config.{KEY}.prefixes: expected lists of token ids")
         if not isinstance(trust := found.get("trust_regions", False), bool):
             raise ConfigError(f"additional_config.{KEY}.trust_regions: expected true or false")
-        return cls(Path(guard), release, stage, tuple(map(tuple, prefixes)), trust)
+        if not isinstance(probe := found.get("probe"), str | None):
+            raise ConfigError(f"additional_config.{KEY}.probe: expected a SHA-256, or leave it out")
+        return cls(Path(guard), release, stage, tuple(map(tuple, prefixes)), trust, probe)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that `read` reads, as JSON allows."""
@@ -79,6 +84,8 @@ class Settings:
             made["prefixes"] = list(map(list, self.prefixes))
         if self.trust_regions:
             made["trust_regions"] = True
+        if self.probe is not None:
+            made["probe"] = self.probe
         return made
 
 
@@ -112,7 +119,7 @@ def read_probe(settings: Settings) -> Probe:
     """Read the guard.
 
     Raises:
-        GuardError: the bundle is unreadable, or the probe does not read block outputs.
+        GuardError: the bundle is unreadable, its probe is another one, or does not read block outputs.
         ConfigError: the guard has two stages, and bare vLLM was not told that one shall decide alone.
     """
     path = EMBEDDED if str(settings.guard) == "embedded" else settings.guard
@@ -122,6 +129,8 @@ def read_probe(settings: Settings) -> Probe:
             f"{path}: the probe reads the site '{bundle.head.site}'; inside vLLM only block outputs "
             "('residual') can be read; serve this guard with Lockgate's own engine"
         )
+    if settings.probe not in (None, bundle.record.probe_sha256):
+        raise GuardError(f"{path}: its probe is not the one that vLLM was started with; start vLLM anew")
     thresholds = None
     if settings.release == "cleared":
         if bundle.record.stages == 2 and settings.stage != 1:

@@ -13,8 +13,9 @@ from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
+from lockgate.errors import ConfigError
 from lockgate.vllm._board import Board, add_share, make_board
-from lockgate.vllm._settings import Settings, read_probe
+from lockgate.vllm._settings import KEY, Settings, read_probe
 
 __all__ = [
     "LockgateLlamaForCausalLM",
@@ -73,7 +74,12 @@ def _probed(block: type[torch.nn.Module]) -> type[torch.nn.Module]:
 def _put_probe_in(model: torch.nn.Module, config: VllmConfig) -> Board:
     """Let a model's blocks write to a new board."""
     layers: Any = model.get_submodule("model.layers")
-    board = make_board(config, read_probe(Settings.read(config.additional_config)).head, len(layers))
+    settings = Settings.read(config.additional_config)
+    if settings.probe is None:
+        raise ConfigError(
+            f"additional_config.{KEY}.probe: a compiled model needs it; lockgate.vllm.command_line writes it"
+        )
+    board = make_board(config, read_probe(settings).head, len(layers))
     kinds: dict[type[torch.nn.Module], type[torch.nn.Module]] = {}
     for number, layer in enumerate(board.layers):
         block = layers[layer]

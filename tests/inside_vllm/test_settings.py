@@ -17,7 +17,7 @@ SOUND = {"guard": "/guards/one", "release": "cleared"}
 
 
 def test_settings_survive_the_way_to_another_process() -> None:
-    settings = Settings(Path("/guards/one"), "cleared", 1, ((1, 2), (3,)), trust_regions=True)
+    settings = Settings(Path("/guards/one"), "cleared", 1, ((1, 2), (3,)), trust_regions=True, probe="ab")
     assert Settings.read({"lockgate": settings.to_dict()}) == settings
     assert Settings.read({"lockgate": SOUND, "other": 1}) == Settings(Path("/guards/one"), "cleared")
 
@@ -33,6 +33,7 @@ def test_settings_survive_the_way_to_another_process() -> None:
         ({"lockgate": {**SOUND, "stage": 2}}, "lockgate.stage"),
         ({"lockgate": {**SOUND, "prefixes": [1]}}, "lockgate.prefixes"),
         ({"lockgate": {**SOUND, "trust_regions": 1}}, "lockgate.trust_regions"),
+        ({"lockgate": {**SOUND, "probe": 1}}, "lockgate.probe"),
         ({"lockgate": {**SOUND, "threshold": 2}}, "unknown keys threshold"),
     ],
 )
@@ -59,6 +60,14 @@ def test_a_probe_of_another_site_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("lockgate.vllm._settings.read_bundle", lambda path: elsewhere)
     with pytest.raises(GuardError, match="the site 'mlp'"):
         read_probe(settings)
+
+
+def test_a_guard_that_was_replaced_is_refused(tmp_path) -> None:
+    make_guard(tiny_backbone("llama")).save(tmp_path / "guard")
+    found = read_probe(Settings(tmp_path / "guard", "scored")).record.probe_sha256
+    assert read_probe(Settings(tmp_path / "guard", "scored", probe=found)).record.probe_sha256 == found
+    with pytest.raises(GuardError, match="start vLLM anew"):
+        read_probe(Settings(tmp_path / "guard", "scored", probe="0" * 64))
 
 
 def test_the_longest_prefix_is_not_scored() -> None:
