@@ -136,7 +136,7 @@ def own_speed(tokens: int) -> float:
     backbone = Backbone.load("embedded")
     tap: Tap = ProbeTap([read_bundle(EMBEDDED).head], backbone.hidden_size)
     texts = prompts(lambda messages: backbone.render(messages, add_generation_prompt=True).token_ids)
-    with SessionPool(backbone, 100_000) as pool:
+    with SessionPool(backbone, 100_000, streams=STREAMS) as pool:
         sessions = [pool.open(len(text) + tokens + 1) for text in texts]
         feeds = [Feed(session, text, want_logits=True) for session, text in zip(sessions, texts, strict=True)]
         started = time.perf_counter()
