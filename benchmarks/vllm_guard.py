@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.engines import TARGET, write_part
 from lockgate.backbones import Backbone, Feed, SessionPool, Tap
 from lockgate.classifiers import ProbeTap
 from lockgate.exchanges import Message
 from lockgate.guards import EMBEDDED, read_bundle
 from lockgate.vllm import engine_arguments, require_vllm
 
-TARGET = Path(__file__).parents[1] / "results" / "engines.json"
 PROMPT = "Write a long story about a lighthouse keeper and the sea, number {}."
 STREAMS = 8
 
@@ -63,7 +63,7 @@ def main() -> None:
         engine.close()
     found["tokens_s_8"]["lockgate"] = round(float(np.median(own)), 1)
     found = {"version": version, **found, "tokens_per_block": arguments.tokens, "pairs": arguments.pairs}
-    write(arguments.output, found)
+    write_part("vllm", found, arguments.output)
 
 
 def measure(engine: "Switched", pairs: int, tokens: int) -> dict[str, Any]:
@@ -202,14 +202,6 @@ class Switched:
 
     def close(self) -> None:
         self.engine.engine_core.shutdown()
-
-
-def write(target: Path, found: dict[str, Any]) -> None:
-    """Replace the part `vllm` of a result file."""
-    whole = json.loads(target.read_text()) if target.is_file() else {}
-    whole["vllm"] = found
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ class Settings:
             without scores pass. `cleared` decides here, by one stage.
         stage: 1 if the probe of a guard with two stages shall decide alone; otherwise None.
         prefixes: what the model's template writes before any text, in tokens. It is not scored.
-        probe: SHA-256 of the probe's file; None takes any. A compiled model needs it, because vLLM finds compiled
-            graphs again by its settings, and a graph belongs to the layers that a probe reads.
+        probe: SHA-256 of the probe's file; None takes any. A compiled model needs it, because vLLM finds
+            compiled graphs again by its settings, and a graph belongs to the layers that a probe reads.
         trust_regions: whether requests may say where their regions begin. With a gateway they always may.
     """
 
