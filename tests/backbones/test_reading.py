@@ -63,7 +63,8 @@ def test_any_step_size_reads_as_one_by_one(lengths, prefix, tokens_per_step) -> 
     assert sorted(found) == [r.job for r in readings if r.end > r.prefix_length]
     for job, rows in found.items():
         alone, _ = read([readings[job]], 1024)
-        torch.testing.assert_close(rows, alone[job], rtol=1e-4, atol=1e-4)
+        # Activations reach 100 and more, so rounding is relative to the largest, not to each.
+        torch.testing.assert_close(rows, alone[job], rtol=1e-4, atol=5e-6 * float(alone[job].abs().max()))
 
 
 def test_what_lies_behind_the_end_is_not_read() -> None:

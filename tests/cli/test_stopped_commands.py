@@ -23,7 +23,7 @@ from lockgate.traffic._files import CHUNK
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 # So many that no process is done with its share before the command is stopped.
-PARTS = 12
+PARTS = 20
 
 
 def test_scoring_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:

@@ -59,7 +59,7 @@ def test_the_doctor_names_its_stages_and_asks_both(embedded, capsys) -> None:
 @pytest.mark.anyio
 async def test_serving_starts_warm_and_asks_the_second_stage(embedded, tmp_path) -> None:
     options = GatewayOptions(tmp_path / "decisions.jsonl", EngineOptions(max_streams=2, verdict_timeout=600))
-    gateway = _load("embedded", "embedded", options, None)
+    gateway = _load("embedded", "embedded", options, None, ("auto", "auto"), "lockgate", {})
     assert gateway.problems() == []
     assert gateway.about_guard["stages"] == 2
     async with client_for(gateway) as client:
