@@ -102,7 +102,7 @@ def score_file(
 
 
 def score_row(score: ExchangeScore) -> dict[str, Any]:
-    """Return one row of the scores table. It also holds `blocks` and `voices`, which the table does not."""
+    """Return one row of the scores table. It also holds `blocks`, which the table does not."""
     exchange = score.exchange
     # A prompt without an answer can't be flagged. It is ranked by its own maximum.
     ranked = score.max_score if score.max_score != float("-inf") else score.max_prompt
@@ -130,7 +130,6 @@ def score_row(score: ExchangeScore) -> dict[str, Any]:
         "length": score.tokens,
         "verdict_category": score.category,
         "blocks": score.blocks,
-        "voices": score.voices,
     }
 
 
@@ -190,7 +189,8 @@ def _write_chunks(guard: Guard, task: _Task, worker: int) -> Iterator[int]:
 
 def _write_chunk(guard: Guard, chunk: Sequence[Exchange], number: int, task: _Task) -> None:
     scored = guard.score_many(chunk, first_number=number * CHUNK, all_blocks=task.all_blocks)
-    rows = sorted((score_row(score) for score in scored), key=lambda row: row["row"])
+    rows = [{**score_row(score), "voices": score.voices} for score in scored]
+    rows.sort(key=lambda row: row["row"])
     with open_atomic(task.place(number)) as sink:
         for row in rows:
             sink.write(json.dumps(row).encode() + b"\n")
