@@ -113,7 +113,7 @@ def score_file(
 
 
 def score_row(score: ExchangeScore) -> dict[str, Any]:
-    """Return one row of the scores table. It also holds `blocks` and `voices`, which the table does not."""
+    """Return one row of the scores table. It also holds `blocks`, which the table does not."""
     exchange = score.exchange
     # A prompt without an answer can't be flagged. It is ranked by its own maximum.
     ranked = score.max_score if score.max_score != float("-inf") else score.max_prompt
@@ -141,7 +141,6 @@ def score_row(score: ExchangeScore) -> dict[str, Any]:
         "length": score.tokens,
         "verdict_category": score.category,
         "blocks": score.blocks,
-        "voices": score.voices,
     }
 
 
@@ -222,10 +221,16 @@ def _count_chunks(source: Path, skip_invalid: bool, most: int) -> int:
 
 
 def _write_chunk(guard: Guard, chunk: Sequence[Exchange], number: int, task: _Task) -> None:
+<<<<<<< HEAD
     scored = guard.score_many(
         chunk, first_number=number * CHUNK, all_blocks=task.all_blocks, screen=task.screen
     )
     rows = sorted((score_row(score) for score in scored), key=lambda row: row["row"])
+=======
+    scored = guard.score_many(chunk, first_number=number * CHUNK, all_blocks=task.all_blocks)
+    rows = [{**score_row(score), "voices": score.voices} for score in scored]
+    rows.sort(key=lambda row: row["row"])
+>>>>>>> voice
     with open_atomic(task.place(number)) as sink:
         for row in rows:
             sink.write(json.dumps(row).encode() + b"\n")
