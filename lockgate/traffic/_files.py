@@ -221,16 +221,11 @@ def _count_chunks(source: Path, skip_invalid: bool, most: int) -> int:
 
 
 def _write_chunk(guard: Guard, chunk: Sequence[Exchange], number: int, task: _Task) -> None:
-<<<<<<< HEAD
     scored = guard.score_many(
         chunk, first_number=number * CHUNK, all_blocks=task.all_blocks, screen=task.screen
     )
-    rows = sorted((score_row(score) for score in scored), key=lambda row: row["row"])
-=======
-    scored = guard.score_many(chunk, first_number=number * CHUNK, all_blocks=task.all_blocks)
     rows = [{**score_row(score), "voices": score.voices} for score in scored]
     rows.sort(key=lambda row: row["row"])
->>>>>>> voice
     with open_atomic(task.place(number)) as sink:
         for row in rows:
             sink.write(json.dumps(row).encode() + b"\n")

@@ -66,6 +66,7 @@ class LocalModel:
         self.running.pop(order_id).session.close()
 
     def close(self) -> None:
+        self.pool.close()
         self.closed = True
 
     @torch.inference_mode()
