@@ -72,10 +72,10 @@ def measure(engine: "Switched", pairs: int, tokens: int) -> dict[str, Any]:
     speeds: dict[str, list[float]] = {}
     for streams in (STREAMS, 1):
         guarded, bare = blocks(engine, streams, tokens, pairs)
-        found[f"decode_ratio_{streams}"] = interval(
-            [one / two for one, two in zip(guarded, bare, strict=True)]
-        )
-        print(f"decode, {streams} streams: {found[f'decode_ratio_{streams}']}", flush=True)
+        ratio = interval([one / two for one, two in zip(guarded, bare, strict=True)])
+        found[f"decode_ratio_{streams}"] = ratio["median"]
+        found[f"decode_ratio_{streams}_ci"] = ratio["ci"]
+        print(f"decode, {streams} streams: {ratio}", flush=True)
         if streams == STREAMS:
             speeds = {"vllm_guarded": guarded, "vllm_bare": bare}
     found["tokens_s_8"] = {
