@@ -6,10 +6,13 @@ Writes the part `own_engine` of results/engines.json: shares of the time of a gu
 `python` is what no operation accounts for: the library's modules, hooks and our own plan of the step.
 """
 
+import argparse
+from pathlib import Path
+
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.engines import write_part
+from benchmarks.engines import TARGET, write_part
 from lockgate.backbones import Backbone, Feed, SessionPool
 from lockgate.classifiers import ProbeTap
 from lockgate.evaluation import collect_provenance
@@ -37,8 +40,17 @@ KINDS = {
 }
 
 
-@torch.inference_mode()
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=TARGET, help="result file")
+    measure(parser.parse_args().output)
+
+
+@torch.inference_mode()
+def measure(target: Path) -> None:
+    """Time a few steps under the profiler, and write the shares."""
     backbone = Backbone.load("embedded")
     tap = ProbeTap([read_bundle(EMBEDDED).head], backbone.hidden_size)
     chat = backbone.render([Message("user", "Write a long story about the sea.")], add_generation_prompt=True)
@@ -71,6 +83,7 @@ def main() -> None:
             "shares": {name: round(share, 3) for name, share in shares.items()},
             "provenance": collect_provenance(["python", "-m", "benchmarks.own_engine"], {}, []),
         },
+        target,
     )
     print(shares, whole / STEPS / 1000)
 
