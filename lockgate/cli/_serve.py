@@ -213,8 +213,9 @@ def _load(
     if threads is not None:
         torch.set_num_threads(threads)
     if engine == "vllm":
-        from lockgate.gateway.vllm import vllm_gateway
+        from lockgate.gateway.vllm import check_vllm, vllm_gateway
 
+        check_vllm(options)  # before the model is loaded, which may take minutes
         # vLLM has the device. What stays in this process is on the processor, unless the option says more.
         place = ("cpu" if place[0] == "auto" else place[0], place[1])
         made = load_guard(guard, backbone, *place)

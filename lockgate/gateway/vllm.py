@@ -23,7 +23,7 @@ from lockgate.gateway._stepper import ModelGone, Wiring
 from lockgate.guards import Guard
 from lockgate.vllm import engine_arguments, require_vllm
 
-__all__ = ["VllmModel", "vllm_gateway"]
+__all__ = ["VllmModel", "check_vllm", "vllm_gateway"]
 
 _FORBIDDEN = -100.0  # vLLM's lowest bias
 _LONGEST_BLOCK = 128
@@ -138,6 +138,18 @@ class VllmModel:
         return Arrival(output.request_id, list(done.token_ids), first, rows, ended, fault)
 
 
+def check_vllm(options: GatewayOptions) -> None:
+    """Check what can be checked before anything is loaded.
+
+    Raises:
+        MissingExtra: vLLM is not installed here.
+        ConfigError: the mode is `off`, or vLLM has another version.
+    """
+    if options.engine.mode == "off":
+        raise ConfigError("mode off: vLLM without a guard needs no Lockgate; start vLLM itself")
+    require_vllm()
+
+
 def vllm_gateway(
     guard: Guard,
     source: str | Path,
@@ -162,9 +174,8 @@ def vllm_gateway(
     Raises:
         ConfigError: the mode is `off`, vLLM is missing or has another version, or refuses an argument.
     """
+    check_vllm(options)
     engine = options.engine
-    if engine.mode == "off":
-        raise ConfigError("mode off: vLLM without a guard needs no Lockgate; start vLLM itself")
     backbone, scoring = guard.backbone, scoring_of(guard)
     arguments = engine_arguments(
         source,

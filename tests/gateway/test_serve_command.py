@@ -133,6 +133,11 @@ def test_a_port_in_use_is_said_clearly(folders, capsys):
         (("--api-key-file", "/nonexistent/key"), "not readable"),
         (("--block-input-status", "500"), "expected 200 or 400"),
         (("--guard", "/nonexistent/guard", "--port", "0"), "no such guard"),
+        (("--engine", "other"), "expected one of lockgate, vllm"),
+        (("--engine-arg", "seed=1"), "only --engine vllm takes arguments"),
+        (("--engine", "vllm", "--engine-arg", "seed"), "expected NAME=VALUE"),
+        (("--engine", "vllm", "--mode", "off", "--port", "0"), "mode off"),
+        (("--engine", "vllm", "--port", "0", "--guard", "/nonexistent/guard"), "lockgate[vllm]"),
     ],
 )
 def test_bad_options_are_usage_errors(folders, arguments, said, capsys, monkeypatch):
