@@ -102,8 +102,8 @@ def decode_answers(
                 return
             found = pool.step([Feed(stream.session, stream.pending, want_logits=True) for stream in active])
             logits = torch.stack([row for row in found if row is not None]).cpu()
-            for stream, row in zip(list(active), logits, strict=True):
-                token = _draw(row, banned, temperature, stream.random)
+            drawn = _draw(logits, banned, temperature, [stream.random for stream in active])
+            for stream, token in zip(list(active), drawn, strict=True):
                 finished = token in backbone.eos_ids
                 if not finished:
                     stream.answer.append(token)
@@ -130,9 +130,17 @@ def _open(pool: SessionPool, number: int, messages: Sequence[Message], max_token
     return _Stream(number, len(tokens), session, random, tokens[chat.prefix_length :])
 
 
-def _draw(logits: Tensor, banned: Tensor, temperature: float, random: torch.Generator) -> int:
-    logits = logits.clone()
-    logits[banned] = float("-inf")
+def _draw(
+    logits: Tensor, banned: Tensor, temperature: float, randoms: Sequence[torch.Generator]
+) -> list[int]:
+    """Draw a token for each row of `logits` [streams, vocabulary], each with its own random numbers."""
+    logits = logits.index_fill(1, banned, float("-inf"))
     if temperature == 0:
-        return int(logits.argmax())
-    return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=random))
+        return logits.argmax(1).tolist()
+    # One random number for each token: `multinomial` would take one for each entry of the vocabulary.
+    sums = (logits / temperature).softmax(1, dtype=torch.float64).cumsum(1)
+    places = [torch.rand((), dtype=torch.float64, generator=random) for random in randoms]
+    whole = sums[:, -1:]
+    wanted = torch.minimum(torch.stack(places).unsqueeze(1) * whole, whole.nextafter(whole.new_zeros(())))
+    # The first sum strictly above the place: a token without probability is never drawn.
+    return torch.searchsorted(sums, wanted, right=True).squeeze(1).tolist()
