@@ -20,11 +20,9 @@ head="$("$python" -c "import json; print(json.load(open('$root/results/embedded_
 "$python" -m recipes.embedded_guard.baselines --out "$out"
 "$python" -m recipes.embedded_guard.agreement
 "$python" -m recipes.embedded_guard.report --install "$out/guard"
-# A guard of one stage is in the package now. The exchange classifier of the study becomes its second stage, unless two
-# stages catch less than one.
-study="$(dirname "$out")/four_systems"
-[ -e "$study/train.jsonl" ] || "$python" -m recipes.reproduce_ccpp.dataset --embedded "$out" --out "$study"
-"$python" -m recipes.reproduce_ccpp.train --out "$study" --only exchange
-"$python" -m recipes.embedded_guard.second_stage --out "$out" --classifier "$study/models/exchange" --workers 2 --install
+# A guard of one stage is in the package now. A text baseline becomes its second stage, unless two stages catch less.
+"$python" -m recipes.embedded_guard.voice_rows --data "$data" --out "$out"
+"$python" -m recipes.embedded_guard.score --out "$out" --newer --workers 2
+"$python" -m recipes.embedded_guard.second_stage --out "$out" --workers 2 --install
 # Steps that need the installed guard follow by hand: `live`, `make bench`, and `report` again.
 # To measure the effect of synthetic data, run `synthetic` after `lockgate synthesize general-harms`.

@@ -1,6 +1,9 @@
 """Step 4: score every calibration and test exchange with one head, by the code that serves. Takes hours on two cores.
 
     python -m recipes.embedded_guard.score --out runs/embedded --head NAME --workers 2
+    python -m recipes.embedded_guard.score --out runs/embedded --newer --workers 2    # after `voice_rows`
+
+With `--newer`, the probe of the guard in the package scores the parts that `voice_rows` makes.
 
 Writes scores tables (ids and scores, no text) to `results/embedded_guard/scores/`. An interrupted run resumes.
 Finished tables are not made again while the head stays the same.
@@ -21,6 +24,7 @@ from lockgate.guards import Guard, TrainingRecord
 from lockgate.traffic import score_file
 from lockgate.training import config_dict, training_counts
 from recipes.embedded_guard.train import MAX_TOKENS, RESULTS, configs
+from recipes.embedded_guard.two_stages import NEWER
 from recipes.steps import reporter, step_parser
 
 PARTS = (
@@ -37,17 +41,19 @@ PARTS = (
 def main() -> None:
     parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and models")
-    parser.add_argument("--head", required=True, help="name of the head, as in choice.json")
+    head = parser.add_mutually_exclusive_group(required=True)
+    head.add_argument("--head", help="name of the head, as in choice.json")
+    head.add_argument("--newer", action="store_true", help="score the parts of `voice_rows`")
     parser.add_argument("--workers", type=int, default=2, help="number of processes")
-    parser.add_argument("--parts", nargs="*", default=PARTS, help="parts to score; the default is all")
+    parser.add_argument("--parts", nargs="*", help="parts to score; the default is all")
     parser.add_argument(
         "--limit", type=int, help="score only the first rows; the files are shuffled, so these are a sample"
     )
     arguments = parser.parse_args()
-    guard = provisional_guard(arguments.out, arguments.head)
+    guard = Guard.load("embedded") if arguments.newer else provisional_guard(arguments.out, arguments.head)
     tables = RESULTS / "scores"
     tables.mkdir(parents=True, exist_ok=True)
-    for part in arguments.parts:
+    for part in arguments.parts or (NEWER if arguments.newer else PARTS):
         source = head_of(arguments.out / f"{part}.jsonl", arguments.limit)
         target, stamp = tables / f"{part}.parquet", arguments.out / f"{part}.scored"
         key = f"{guard.record.probe_sha256} {hashlib.sha256(source.read_bytes()).hexdigest()}"
@@ -58,6 +64,7 @@ def main() -> None:
             source,
             source.with_suffix(".parquet"),
             workers=arguments.workers,
+            screen=arguments.newer,
             report=reporter(part),
         )
         table.write(target)

@@ -1,12 +1,13 @@
-"""Step 8: add an exchange classifier to the embedded guard as its second stage.
+"""Step 9: add a text baseline to the embedded guard as its second stage.
 
-    python -m recipes.embedded_guard.second_stage --out runs/embedded --workers 2           # score, calibrate, report
+    python -m recipes.embedded_guard.second_stage --out runs/embedded --workers 2           # fit, calibrate, report
     python -m recipes.embedded_guard.second_stage --out runs/embedded --install             # and install the guard
 
-`recipes.reproduce_ccpp.train` leaves the classifier in `runs/four_systems/models/exchange`; `--classifier` names another
-folder. Only exchanges that may be escalated are scored, by the code that serves. That takes an hour on two cores and
-resumes. Scores tables and block traces (no text) go to `results/embedded_guard/two_stage/`, and the guard goes to
-`--out/two_stage/guard`.
+The baseline is fitted on `voice_train.jsonl` (see `voice_rows`). Only exchanges that may be escalated are judged. Stage 1
+reads them once, by the code that serves; that takes an hour on two cores and resumes. A new baseline reads their text
+again, without the model. Scores tables and block traces (no text) go to `results/embedded_guard/two_stage/`, and the
+guard goes to `--out/two_stage/guard`. Traces of parts that the exchange classifier has judged keep its verdicts in the
+column `voice_classifier`, for `third_voice`.
 
 The guard in the package changes only with `--install`. It is refused if two stages catch less of the development
 exchanges than one, or if the guard takes more than 25 MB.
@@ -18,17 +19,28 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lockgate.backbones import Backbone
 from lockgate.calibration import Exclusion, refuse_training_prompts
 from lockgate.cascade import Cascade
-from lockgate.classifiers import ExchangeClassifier
+from lockgate.classifiers.text import TextBaseline, TextBaselineConfig
 from lockgate.errors import LockgateError
 from lockgate.evaluation import collect_provenance
-from lockgate.exchanges import Exchange, PromptPrints, prompt_text, read_exchanges, write_exchanges
-from lockgate.guards import EMBEDDED, Guard
+from lockgate.exchanges import (
+    Exchange,
+    PromptPrints,
+    prompt_group,
+    prompt_text,
+    read_exchanges,
+    write_exchanges,
+)
+from lockgate.guards import EMBEDDED, Guard, TextStage
+from lockgate.tables import BlockTrace, ScoresTable
 from lockgate.traffic import score_file
 from recipes.embedded_guard.two_stages import PARTS, SETTINGS, Screen, calibrate, choose_screen, read_part
 from recipes.steps import step_parser
@@ -36,20 +48,13 @@ from recipes.steps import step_parser
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "embedded_guard"
 SUMMARY = ROOT / "results" / "embedded_guard.json"
-CLASSIFIER = ROOT / "runs" / "four_systems" / "models" / "exchange"
 MAX_BYTES = 25_000_000
+C = 10.0
 
 
 def main() -> None:
     parser = step_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder with the parts of the other steps")
-    parser.add_argument("--classifier", type=Path, default=CLASSIFIER, help="folder of the classifier")
-    parser.add_argument(
-        "--training",
-        type=Path,
-        nargs="+",
-        help="training data of probe and classifier [OUT/train.jsonl]",
-    )
     parser.add_argument("--workers", type=int, default=2, help="number of processes")
     parser.add_argument("--parts", nargs="*", choices=PARTS, help="score only these and stop")
     parser.add_argument("--install", action="store_true", help="also write the guard into the package")
@@ -62,13 +67,13 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
-    check_inputs(out, arguments.classifier)
+    check_inputs(out)
     head = json.loads((RESULTS / "choice.json").read_text())["head"]
     backbone = Backbone.load("embedded")
     guard = Guard.load("embedded", backbone=backbone)
-    classifier = ExchangeClassifier.load(arguments.classifier, backbone)
+    text = fitted(out)
     screen = choose_screen(read_part(RESULTS, "calibration", head))
-    scorer = scoring_guard(guard, classifier, screen, out)
+    scorer = scoring_guard(guard, text, screen, out)
     for part in arguments.parts or PARTS:
         score_part(scorer, part, head, screen, out, RESULTS, arguments.workers)
     if arguments.parts:
@@ -76,33 +81,41 @@ def run(arguments: argparse.Namespace) -> None:
     settings = write_settings(scorer, screen, RESULTS)
     subprocess.run([sys.executable, "-m", "recipes.embedded_guard.report"], check=True)
     found = json.loads(SUMMARY.read_text())
-    training = arguments.training or [out / "train.jsonl"]
-    guard = guard.with_training_prompts(training_prompts(training, out / "calibration.jsonl"))
-    made = calibrated_guard(guard, classifier, head, found, settings, out, RESULTS)
+    known = training_prompts([out / "train.jsonl", out / "voice_train.jsonl"], out / "calibration.jsonl")
+    made = calibrated_guard(guard.with_training_prompts(known), text, head, found, settings, out, RESULTS)
     print(f"guard of two stages in {made.path}, {bundle_bytes(out) / 1e6:.1f} MB", flush=True)
     if arguments.install:
         install(made, found, EMBEDDED)
         subprocess.run([sys.executable, "-m", "recipes.embedded_guard.report"], check=True)
 
 
-def check_inputs(out: Path, classifier: Path) -> None:
-    """End the program if the classifier or a part is missing. The message says what to run first."""
-    if not (classifier / "classifier.yaml").is_file():
-        sys.exit(
-            f"{classifier}: no exchange classifier there yet; train it first: "
-            "python -m recipes.reproduce_ccpp.train --out runs/four_systems --only exchange"
-        )
-    if missing := [part for part in ("train", *PARTS) if not (out / f"{part}.jsonl").is_file()]:
+def check_inputs(out: Path) -> None:
+    """End the program if a part is missing. The message says what to run first."""
+    if missing := [
+        part for part in ("train", "voice_train", *PARTS) if not (out / f"{part}.jsonl").is_file()
+    ]:
         sys.exit(
             f"{out}: lacks {', '.join(f'{part}.jsonl' for part in missing)}; run recipes/embedded_guard/run.sh first"
         )
 
 
-def scoring_guard(guard: Guard, classifier: ExchangeClassifier, screen: Screen, out: Path) -> Guard:
+def fitted(out: Path) -> TextBaseline:
+    """Return the text baseline of `voice_train.jsonl`, in half precision. It is fitted once."""
+    source, folder = out / "voice_train.jsonl", out / "text"
+    stamp, key = folder / "fitted", hashlib.sha256(source.read_bytes() + f"{C}".encode()).hexdigest()
+    if not (stamp.exists() and stamp.read_text() == key):
+        rows = list(read_exchanges(source))
+        groups = [str(row.meta.get("question") or prompt_group(row)) for row in rows]
+        TextBaseline.fit(rows, groups, TextBaselineConfig(cs=(C,), folds=2)).rounded().save(folder)
+        stamp.write_text(key)
+    return TextBaseline.load(folder)
+
+
+def scoring_guard(guard: Guard, text: TextBaseline, screen: Screen, out: Path) -> Guard:
     """Make a guard of both stages with the escalation threshold. The other settings come later, from the traces."""
     (out / "two_stage").mkdir(parents=True, exist_ok=True)
     open_gate = Cascade(escalate=screen.escalate, flag=1e9, weight=0.5)
-    return guard.with_cascade(classifier, open_gate).save(out / "two_stage" / "scoring_guard")
+    return guard.with_cascade(None, open_gate, text=text).save(out / "two_stage" / "scoring_guard")
 
 
 def score_part(
@@ -111,27 +124,50 @@ def score_part(
     """Score the exchanges of a part that may be escalated, into a committed table and trace, unless that is done."""
     first = read_part(results, part, head)
     wanted = [first.ids[row] for row in screen.suspects(first)]
-    source = out / "two_stage" / f"{part}.jsonl"
-    write_exchanges(source, choose_rows(out / f"{part}.jsonl", wanted))
+    rows = choose_rows(out / f"{part}.jsonl", wanted)
     table, blocks = (results / "two_stage" / f"{part}{suffix}" for suffix in (".parquet", ".blocks.parquet"))
     table.parent.mkdir(parents=True, exist_ok=True)
     stamp = out / "two_stage" / f"{part}.scored"
-    key = hashlib.sha256(source.read_bytes() + scoring_key(guard).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([wanted, scoring_key(guard)]).encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == key and table.exists() and blocks.exists():
         return
-    made, traced = source.with_suffix(".parquet"), source.with_suffix(".blocks.parquet")
-    score_file(
-        guard,
-        source,
-        made,
-        workers=workers,
-        blocks=traced,
-        report=lambda done: print(f"{part}: {min(done, len(wanted))} of {len(wanted)}", flush=True),
-    )
-    shutil.copyfile(made, table)
-    shutil.copyfile(traced, blocks)
+    if not (blocks.exists() and table.exists() and ScoresTable.read(table).ids == wanted):
+        source = out / "two_stage" / f"{part}.jsonl"
+        write_exchanges(source, rows)
+        made, traced = source.with_suffix(".parquet"), source.with_suffix(".blocks.parquet")
+        score_file(
+            guard,
+            source,
+            made,
+            workers=workers,
+            blocks=traced,
+            report=lambda done: print(f"{part}: {min(done, len(wanted))} of {len(wanted)}", flush=True),
+        )
+        shutil.copyfile(made, table)
+        fresh = BlockTrace.read(traced)
+        # No other judge has read these blocks.
+        replace(fresh, voices={"classifier": np.full(len(fresh), np.nan, dtype=np.float32)}).write(blocks)
+    judged(guard, rows, BlockTrace.read(blocks)).write(blocks)
     stamp.write_text(key)
     print(f"{part}: done", flush=True)
+
+
+def judged(guard: Guard, rows: list[Exchange], trace: BlockTrace) -> BlockTrace:
+    """Return the trace with the text baseline's verdict on every block, as `TextStage` gives it.
+
+    Verdicts of another judge on the same blocks are kept as its voice.
+    """
+    assert guard.text is not None
+    assert guard.cascade is not None
+    stage, stride = TextStage(guard.text, guard.backbone), guard.cascade.stride
+    verdicts = [scores.logits for scores in stage.read_blocks(rows, stride=stride)]
+    if [len(own) for own in verdicts] != [len(trace.row[trace.of(row)]) for row in range(len(rows))]:
+        sys.exit(
+            "second_stage: the rows have other blocks than their committed trace; remove it to score again"
+        )
+    flat = np.array([logit for own in verdicts for logit in own], dtype=np.float32)
+    other = trace.voices.get("classifier", trace.classifier)
+    return replace(trace, classifier=flat, voices={"classifier": other, "text": flat})
 
 
 def choose_rows(path: Path, wanted: list[str]) -> list[Exchange]:
@@ -147,22 +183,21 @@ def choose_rows(path: Path, wanted: list[str]) -> list[Exchange]:
 def scoring_key(guard: Guard) -> str:
     """Return everything that the scores depend on, except their input."""
     record = guard.record
-    assert record.classifier is not None
+    assert record.text is not None
     assert record.cascade is not None
-    return json.dumps([record.probe_sha256, record.classifier.sha256, record.cascade.model_dump()])
+    return json.dumps([record.probe_sha256, record.text.sha256, record.cascade.model_dump()])
 
 
 def write_settings(guard: Guard, screen: Screen, results: Path) -> dict[str, Any]:
     """Write the settings that the tables were scored with. The file is not touched if nothing has changed."""
-    assert guard.classifier is not None
+    assert guard.text is not None
     assert guard.cascade is not None
     content: dict[str, Any] = {
-        "classifier": {"name": guard.classifier.name, "sha256": guard.classifier.sha256},
+        "text": {"c": guard.text.c, "rows": guard.text.n_rows, "sha256": guard.text.sha256},
         "probe_sha256": guard.record.probe_sha256,
         "escalate": screen.escalate,
         "stride": guard.cascade.stride,
         "calm_blocks": guard.cascade.calm_blocks,
-        "tokens_per_verdict": guard.classifier.tokens_per_verdict,
     }
     path = results / "two_stage" / SETTINGS
     if path.exists():
@@ -177,7 +212,7 @@ def write_settings(guard: Guard, screen: Screen, results: Path) -> dict[str, Any
 
 def calibrated_guard(
     guard: Guard,
-    classifier: ExchangeClassifier,
+    text: TextBaseline,
     head: str,
     found: dict[str, Any],
     settings: dict[str, Any],
@@ -199,7 +234,7 @@ def calibrated_guard(
         settings=settings,
         training=guard.training_prompts,
     )
-    ready = guard.with_cascade(classifier, calibration)
+    ready = guard.with_cascade(None, calibration, text=text)
     counts = two["points"]["budget"]["benign"]["benign_test"]["two_stages"]
     claim = [
         f"claim limited to English (with a few per cent of Chinese), to {int(max(calibration.calibration.length_deciles))} "

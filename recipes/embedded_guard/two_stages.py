@@ -37,9 +37,17 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 TESTS = ("saferlhf_mini", "adaptive_attacks", "gptfuzz", "own_sgbench")
-BENIGN = ("benign_test", "hard_benign")
-PARTS = ("dev", "calibration", *BENIGN, *(f"test_{name}" for name in TESTS))
+# Parts that `dataset` makes, and those that `voice_rows` adds to them.
+OLDER = ("dev", "calibration", "benign_test", "hard_benign", *(f"test_{name}" for name in TESTS))
+NEWER_TESTS = ("attack_artifacts", "ablated_runs", "past_tense")
+NEWER = ("voice_dev", "traffic_dev", "over_refusal", *(f"test_{name}" for name in NEWER_TESTS))
+PARTS = (*OLDER, *NEWER)
+# The parts that choose the mixture.
+DEVELOPMENT = ("dev", "voice_dev", "traffic_dev")
+BENIGN = ("benign_test", "hard_benign", "over_refusal")
 ESCALATION = 0.025
+# The share of the harmless development exchanges that is flagged where weights are compared.
+SELECTION = 0.001
 FPR = 0.001
 # Batch mates change a logit by less than this share of the scores' spread. Exchanges that close are scored again.
 NOISE = 1e-3
@@ -147,25 +155,31 @@ def calibrate(
     training: PromptPrints | None = None,
 ) -> CascadeCalibration:
     """Calibrate both stages to the budget. The weight is chosen on development exchanges."""
-    first, dev = (read_part(results, part, head) for part in ("calibration", "dev"))
+    first = read_part(results, "calibration", head)
     screen = choose_screen(first)
     if settings["escalate"] != screen.escalate:
         raise CalibrationError(
             f"two_stage/{SETTINGS}: scored with another escalation threshold than scores/calibration.parquet asks "
             "for; run python -m recipes.embedded_guard.second_stage again"
         )
-    traces = read_traces(results, "calibration", first, screen)
-    tried = read_traces(results, "dev", dev, screen)
+    tried: dict[bool, list[Trace]] = {False: [], True: []}
+    groups: list[str] = []
+    for part in DEVELOPMENT:
+        own = read_part(results, part, head)
+        for trace, harmful in zip(read_traces(results, part, own, screen), own.harmful, strict=True):
+            tried[bool(harmful)].append(trace)
+        groups += ScoresTable.read(results / "two_stage" / f"{part}.parquet").groups
     return calibrate_cascade(
-        traces,
+        read_traces(results, "calibration", first, screen),
         first.groups,
         budget=budget,
         escalation=ESCALATION,
         escalate=screen.escalate,
         flag_on=flag_on,
-        development_benign=[trace for trace, harmful in zip(tried, dev.harmful, strict=True) if not harmful],
-        development_harmful=[trace for trace, harmful in zip(tried, dev.harmful, strict=True) if harmful],
-        development_groups=ScoresTable.read(results / "two_stage" / "dev.parquet").groups,
+        development_benign=tried[False],
+        development_harmful=tried[True],
+        development_groups=groups,
+        selection_fpr=SELECTION,
         stride=settings["stride"],
         calm_blocks=settings["calm_blocks"],
         training=training,
@@ -228,7 +242,7 @@ def figures(
     }
     tried = points["budget"]["development"]
     return {
-        "classifier": settings["classifier"],
+        "text": settings["text"],
         "head": head,
         "flag_on": flag_on,
         **calibrated(found),
@@ -238,7 +252,7 @@ def figures(
                 np.isfinite(mixed[part])[parts[part].harmful], parts[part].prompts[parts[part].harmful]
             )
             for part in PARTS
-            if part not in ("calibration", *BENIGN)
+            if part not in ("calibration", "traffic_dev", *BENIGN)
         },
         "points": points,
         "not_worse_in_development": tried["two_stages"]["tpr"] >= tried["one_stage"]["tpr"],
@@ -286,15 +300,25 @@ def point(
         return pair([share(own[part][rows], parts[part].prompts[rows]) for own in flags])
 
     sets = {name: detections(f"test_{name}") for name in TESTS}
+    newer = {name: detections(f"test_{name}") for name in NEWER_TESTS}
+    tried = [
+        Detections(
+            np.concatenate([own.flags for own in sides]),
+            np.concatenate([np.asarray(own.groups) for own in sides]),
+        )
+        for sides in zip(*(detections(part) for part in ("dev", "voice_dev")), strict=True)
+    ]
     return {
         "cuts": [round(cut, 5) for cut in cuts],
         "benign": {part: harmless(part) for part in BENIGN},
-        "harmless_in_sets": {name: harmless(f"test_{name}") for name in TESTS},
+        "harmless_in_sets": {name: harmless(f"test_{name}") for name in (*TESTS, *NEWER_TESTS)},
         "sets": {name: compared([own], fpr, seed) for name, own in sets.items()},
         "macro": compared(list(sets.values()), fpr, seed),
+        "newer": {name: compared([own], fpr, seed) for name, own in newer.items()},
+        "newer_macro": compared(list(newer.values()), fpr, seed),
         "development": {
-            **compared([detections("dev")], fpr, seed),
-            "harmless": harmless("dev"),
+            **compared([tried], fpr, seed),
+            "harmless": {part: harmless(part) for part in DEVELOPMENT},
         },
     }
 
@@ -349,22 +373,28 @@ def result_lines(found: dict[str, Any], *, shipped: bool) -> list[str]:
     """The table of one stage against two."""
     at = found["points"]["budget"]
     lines = [
-        f"With the exchange classifier `{found['classifier']['name']}` as a second stage, "
+        "With the text baseline as a second stage, "
         f"{'as shipped' if shipped else 'not shipped'}, both guards at the budget of {found['budget']:.2%}:",
         "",
         "| | n | one stage | two stages | difference |",
         "|---|--:|--:|--:|--:|",
     ]
-    for name, row in (*at["sets"].items(), ("mean over sets", at["macro"])):
+    rows = (
+        *at["sets"].items(),
+        ("mean over these four sets", at["macro"]),
+        *at["newer"].items(),
+        ("mean over these three sets", at["newer_macro"]),
+    )
+    for name, row in rows:
         title = name if name.startswith("mean") else f"`{name}`: TPR"
         one, two = (f"{own['tpr']:.3f} {ends(own['ci'])}" for own in (row["one_stage"], row["two_stages"]))
         lines.append(
             f"| {title} | {row['one_stage']['n']} | {one} | {two} | {row['difference']:+.3f} {ends(row['ci'])} |"
         )
-    for part, title in (("benign_test", "other benign: flagged"), ("hard_benign", "hard benign: flagged")):
+    for part, title in zip(BENIGN, ("other benign", "hard benign", "near the policy"), strict=True):
         one, two = (at["benign"][part][side] for side in ("one_stage", "two_stages"))
         cells = (f"{own['rate']:.3%} ({own['ci'][0]:.3%} to {own['ci'][1]:.3%})" for own in (one, two))
-        lines.append(f"| {title} | {one['n']} | {' | '.join(cells)} | |")
+        lines.append(f"| {title}: flagged | {one['n']} | {' | '.join(cells)} | |")
     escalated = found["escalated"]
     lines += [
         "",

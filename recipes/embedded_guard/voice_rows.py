@@ -54,13 +54,13 @@ MORE_BENIGN = {
     "taskmaster4": 300,
 }
 TRAFFIC_DEV = {
-    "alpaca_52k": 1400,
-    "gpteacher": 600,
-    "code_alpaca_2k": 500,
-    "alpaca_zh": 500,
-    "sgd": 300,
-    "safety_tuned_2k": 800,
-    "cybermetric": 200,
+    "alpaca_52k": 1000,
+    "gpteacher": 400,
+    "code_alpaca_2k": 350,
+    "alpaca_zh": 350,
+    "sgd": 200,
+    "safety_tuned_2k": 550,
+    "cybermetric": 150,
 }
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from classifying import random_classifier
 from models import random_head, tiny_backbone
+from voices import random_text
 
 from lockgate.calibration import Trace, calibrate_cascade
 from lockgate.cascade import Thresholds
@@ -87,9 +87,8 @@ def made(tmp_path_factory):
             for region in ("prompt", "answer"):
                 columns[f"tiny:{region}"] = table.floats(f"max_{region}")
             pq.write_table(pa.table(columns), results / "scores" / "dev_heads.parquet")
-    random_classifier(backbone).save(out / "classifier")
     screen = two_stages.choose_screen(two_stages.read_part(results, "calibration", "tiny"))
-    scorer = second_stage.scoring_guard(guard, random_classifier(backbone), screen, out)
+    scorer = second_stage.scoring_guard(guard, random_text(), screen, out)
     for part in two_stages.PARTS:
         second_stage.score_part(scorer, part, "tiny", screen, out, results, 1)
     settings = second_stage.write_settings(scorer, screen, results)
@@ -192,7 +191,7 @@ def test_the_guard_is_installed_only_when_asked_and_never_when_worse(made, tmp_p
         second_stage.training_prompts([made.out / "calibration.jsonl"], made.out / "calibration.jsonl")
     ready = second_stage.calibrated_guard(
         made.guard.with_training_prompts(prints),
-        made.scorer.classifier,
+        made.scorer.text,
         "tiny",
         found,
         made.settings,
@@ -224,11 +223,7 @@ def test_the_guard_is_installed_only_when_asked_and_never_when_worse(made, tmp_p
     assert Guard.load(target, backbone=made.guard.backbone).cascade == calibration.cascade
 
 
-def test_without_a_classifier_the_recipe_says_what_to_run_first(tmp_path, monkeypatch) -> None:
-    arguments = ["--out", str(tmp_path), "--classifier", str(tmp_path / "none"), "--install"]
-    monkeypatch.setattr(sys, "argv", ["second_stage.py", *arguments])
-    with pytest.raises(SystemExit, match=r"no exchange classifier there yet.*recipes\.reproduce_ccpp\.train"):
+def test_without_its_parts_the_recipe_says_what_to_run_first(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["second_stage.py", "--out", str(tmp_path), "--install"])
+    with pytest.raises(SystemExit, match=r"lacks train\.jsonl, voice_train\.jsonl, dev\.jsonl.*run\.sh first"):
         second_stage.main()
-    (tmp_path / "classifier.yaml").touch()
-    with pytest.raises(SystemExit, match=r"lacks train\.jsonl, dev\.jsonl, calibration\.jsonl"):
-        second_stage.check_inputs(tmp_path, tmp_path)
