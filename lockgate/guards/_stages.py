@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lockgate.cascade import Cascade, CascadeState, ExchangeState, Regions, StreamState, Thresholds
 from lockgate.classifiers import BlockScores, ProbeHead
@@ -37,7 +37,7 @@ class Stages:
     thresholds: Thresholds
     cascade: Cascade | None = None
     second: SecondStage | None = None
-    screens_for: Cascade | None = None
+    screens_for: Cascade | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if (self.cascade is None) != (self.second is None):

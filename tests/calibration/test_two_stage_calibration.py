@@ -199,11 +199,15 @@ def test_a_calibrated_cascade_is_ready_to_serve() -> None:
     escalate=st.sampled_from([0.75, 1.25, 2.0]),
     flag_on=st.sampled_from(["answer", "both"]),
     weights=st.sampled_from([(0.3,), (0.0, 0.4, 1.0)]),
+    drift=st.sampled_from([0.0, 0.5, 2.0]),
 )
 def test_with_a_given_escalation_threshold_verdicts_below_it_are_not_needed(
-    seed, escalate, flag_on, weights
+    seed, escalate, flag_on, weights, drift
 ) -> None:
-    """Exchanges that can't be escalated need no verdict and no blocks, only their maxima."""
+    """Exchanges that can't be escalated need no verdict and no blocks, only their maxima.
+
+    A drift lowers readings, so what a screen without one leaves out stays out.
+    """
     draft = Cascade(escalate, math.inf, 0.5)
 
     def sparse(trace: Trace) -> Trace:
@@ -219,7 +223,8 @@ def test_with_a_given_escalation_threshold_verdicts_below_it_are_not_needed(
     whole, needed = (
         calibrate_cascade(
             benign, names("c", 400), budget=0.02, escalation=0.9, flag_on=flag_on, escalate=escalate,
-            development_benign=quiet, development_harmful=loud, weights=weights, selection_fpr=0.005,
+            drift=drift, development_benign=quiet, development_harmful=loud, weights=weights,
+            selection_fpr=0.005,
         )
         for benign, quiet, loud in (sets, [[sparse(trace) for trace in own] for own in sets])
     )  # fmt: skip

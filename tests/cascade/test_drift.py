@@ -22,8 +22,8 @@ def bits(number: float) -> bytes:
 def run(cascade, logits, *, prompt=3, flag_on="answer", min_tokens=1, verdict=-1e6):
     """Read a stream without smoothing, token by token.
 
-    Returns its state, the judged blocks, and for each token the answer tokens released before it, after it and
-    whether the stream was held then.
+    Returns its state, the judged blocks, and for each token: the answer tokens released before it, those
+    after it, and whether the stream was held then.
     """
     thresholds = Thresholds(math.inf, min_tokens=min_tokens, flag_on=flag_on)
     state = CascadeState(cascade, StreamState(thresholds, 1.0, Regions(0, 0, prompt)))
