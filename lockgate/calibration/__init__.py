@@ -11,12 +11,11 @@ from lockgate.calibration._cascade import (
     ESCALATIONS,
     WEIGHTS,
     CascadeCalibration,
-    Trace,
     WeightRow,
     calibrate_cascade,
     calibrate_sparingly,
-    escalation_threshold,
 )
+from lockgate.calibration._escalation import LengthRow, Trace, choose_drift, escalation_threshold
 from lockgate.calibration._threshold import (
     DEFAULT_BUDGETS,
     BudgetRow,
@@ -39,6 +38,7 @@ __all__ = [
     "CascadeCalibration",
     "Exclusion",
     "Interval",
+    "LengthRow",
     "Trace",
     "WeightRow",
     "allowed_flags",
@@ -46,6 +46,7 @@ __all__ = [
     "calibrate_cascade",
     "calibrate_sparingly",
     "check_sample",
+    "choose_drift",
     "choose_threshold",
     "clopper_pearson",
     "clopper_pearson_upper",

@@ -11,8 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from lockgate.calibration._escalation import (
+    TOLERANCE_SHARE,
+    LengthRow,
+    Trace,
+    choose_drift,
+    choose_escalation,
+    escalated_by_length,
+    find_largest,
+    read_screen,
+    read_trace,
+)
 from lockgate.calibration._threshold import (
     Calibration,
     Exclusion,
@@ -26,20 +37,6 @@ from lockgate.exchanges import PromptMatch, PromptPrints
 
 ESCALATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
-# Other streams in a batch and other library builds move a score by less than this share of its spread.
-_TOLERANCE_SHARE = 1e-3
-
-
-class Trace(NamedTuple):
-    """The blocks 0, 1, ... of one exchange.
-
-    Attributes:
-        probe: largest smoothed probe logit of each block; NaN where no token counts.
-        classifier: verdict on each block; NaN where there is none.
-    """
-
-    probe: ArrayLike
-    classifier: ArrayLike
 
 
 class WeightRow(NamedTuple):
@@ -69,6 +66,8 @@ class CascadeCalibration:
         selection_fpr: share of benign development exchanges flagged where weights are compared.
         weights: what each weight catches at `selection_fpr`.
         flag_on: whether the prompt's block was judged too. A guard must use the same value.
+        escalated_by_length: `escalated` in tenths of the calibration exchanges by length of answer. Empty if
+            the escalation threshold was given, since the lengths of screened-out exchanges are unknown.
     """
 
     cascade: Cascade
@@ -81,6 +80,7 @@ class CascadeCalibration:
     selection_fpr: float
     weights: tuple[WeightRow, ...]
     flag_on: FlagOn
+    escalated_by_length: tuple[LengthRow, ...] = ()
 
 
 def calibrate_cascade(
@@ -98,13 +98,16 @@ def calibrate_cascade(
     stride: int = 8,
     calm_blocks: int = 2,
     escalate: float | None = None,
+    drift: float | None = 0.0,
     training: PromptPrints | None = None,
     **description: Any,  # noqa: ANN401 - passed on to `choose_threshold` as it is
 ) -> CascadeCalibration:
     """Calibrate two stages from traces with a verdict for every block, or for those above `escalate`.
 
-    - The escalation threshold is `escalation_threshold` of the benign exchanges' largest probe logits: at
-      most a share `escalation` of them escalates.
+    - The drift is given, or `choose_drift` finds it on the benign exchanges. Everything below uses the
+      corrected readings of such a `Cascade`.
+    - The escalation threshold is `escalation_threshold` of the benign exchanges' largest readings: at most a
+      share `escalation` of them escalates.
     - The weight catches most of `development_harmful` at the threshold that a share `selection_fpr` of
       `development_benign` exceeds. In a tie, the weight nearest to one half wins.
     - The final threshold follows from mixed scores by the rule of `choose_threshold`. Exchanges that are
@@ -124,7 +127,9 @@ def calibrate_cascade(
         stride, calm_blocks: see `Cascade`.
         escalate: escalation threshold, if it was chosen before. Then traces need verdicts only where a
             cascade with this threshold asks for them. For an exchange that can't be escalated, the largest
-            logits of its prompt and its answer are enough. Scales come from the judged blocks.
+            logits of its prompt and its answer are enough, since a drift only lowers them. Scales come from
+            the judged blocks.
+        drift: see `Cascade`. None chooses it (`choose_drift`), from traces with all blocks.
         training: prompts that the stages were trained on, which are refused among `groups`. Only equal
             prompts are found, since there is no text here. `refuse_training_prompts` also takes
             near-duplicates.
@@ -134,12 +139,14 @@ def calibrate_cascade(
     Raises:
         CalibrationError: the sample is too small for its budget; a calibration prompt is also in development
             or training; there are several weights and nothing to choose by (also if no more of
-            `development_benign` is escalated than `selection_fpr` allows to flag); a reading failed; or more
-            than a share `escalation` of `benign` lies above `escalate`.
-        ConfigError: a trace lacks a verdict.
+            `development_benign` is escalated than `selection_fpr` allows to flag); a reading failed; more
+            than a share `escalation` of `benign` lies above `escalate`; or `escalate` is given and `drift` is
+            None.
+        ConfigError: a trace lacks a verdict, or `drift` is negative or not finite.
     """
     if not 0 < escalation < 1:
         raise CalibrationError(f"escalation is {escalation}; expected a share strictly between 0 and 1")
+    ruler = _ruler(benign, escalation, flag_on, escalate, drift, stride, calm_blocks)
     if shared := set(groups) & set(development_groups):
         raise CalibrationError(
             f"{len(shared)} prompts are in both development and calibration; the weight would be chosen on "
@@ -149,13 +156,13 @@ def calibrate_cascade(
         matches = [PromptMatch("equal", 1.0) if known else None for known in training.holds(groups)]
         left_out = {Exclusion(*row).id for row in description.get("exclusions", ())}
         refuse_training_prompts(matches, description.get("ids") or groups, excluded=left_out)
-    draft = _screened(benign, escalation, flag_on, escalate, stride, calm_blocks)
+    draft = _screened(benign, escalation, flag_on, ruler, given=escalate is not None)
     sets = (benign, development_benign, development_harmful)
     calibration, quiet, loud = (_Judged(traces, draft, flag_on) for traces in sets)
     rows = _weigh(weights, quiet, loud, selection_fpr)
     best = max(rows, key=lambda row: (row.tpr, -abs(row.weight - 0.5))).weight
     found = _threshold(calibration.mixed(best), groups, budget, description)
-    mixed = loud.mixed(best)
+    escalated, mixed = np.isfinite(calibration.mixed(best)), loud.mixed(best)
     lost = caught_unscreened = math.nan
     if escalate is None:
         open_cascade = replace(draft, escalate=-math.inf)
@@ -167,13 +174,14 @@ def calibrate_cascade(
         cascade=replace(draft, weight=best, flag=found.threshold, tolerance=found.tolerance),
         calibration=found,
         escalation_budget=escalation,
-        escalated=float(np.isfinite(calibration.mixed(best)).mean()),
+        escalated=float(escalated.mean()),
         lost=lost,
         caught=_share(mixed > found.cut),
         caught_unscreened=caught_unscreened,
         selection_fpr=selection_fpr,
         weights=tuple(rows),
         flag_on=flag_on,
+        escalated_by_length=() if escalate is not None else escalated_by_length(benign, escalated, stride),
     )
 
 
@@ -188,7 +196,7 @@ def calibrate_sparingly(
     """Calibrate the cascade that escalates least and still loses at most a share `lost`.
 
     The shares in `ESCALATIONS` below `escalation` are tried in rising order. If all of them lose more, the
-    result is the cascade for `escalation` itself.
+    result is the cascade for `escalation` itself. A drift of None is chosen once, for `escalation`.
 
     Args:
         benign, groups: as in `calibrate_cascade`.
@@ -199,6 +207,10 @@ def calibrate_sparingly(
     Raises:
         CalibrationError: `calibrate_cascade` fails for `escalation` itself.
     """
+    if settings.get("drift", 0.0) is None and settings.get("escalate") is None:
+        settings["drift"] = choose_drift(
+            benign, escalation=escalation, flag_on=settings["flag_on"], stride=settings.get("stride", 8)
+        )
     for share in ESCALATIONS:
         if share >= escalation:
             break
@@ -211,35 +223,52 @@ def calibrate_sparingly(
     return calibrate_cascade(benign, groups, escalation=escalation, **settings)
 
 
-def _screened(
+def _ruler(
     benign: Sequence[Trace],
     escalation: float,
     flag_on: FlagOn,
     escalate: float | None,
+    drift: float | None,
     stride: int,
     calm_blocks: int,
 ) -> Cascade:
-    """Create a cascade with its escalation threshold and scales. Weight and final threshold come later."""
-    first = 0 if flag_on == "both" else 1
-    screen = np.array(
-        [_largest(trace.probe, 0 if len(np.asarray(trace.probe)) > first else None) for trace in benign]
-    )
-    if escalate is None:
-        cut, scales = _escalate(screen, escalation), _scales(benign, first)
-        return Cascade(cut, math.inf, 0.5, **scales, stride=stride, calm_blocks=calm_blocks)
-    if _share(screen > escalate) > escalation:
+    """Create a cascade that corrects readings. Its escalation threshold is infinite if none was given."""
+    if drift is None:
+        if escalate is not None:
+            raise CalibrationError(
+                "drift: it can't be chosen for a given escalation threshold, because traces need not hold "
+                "all blocks then; give a number, or leave the escalation threshold out"
+            )
+        drift = choose_drift(benign, escalation=escalation, flag_on=flag_on, stride=stride)
+    cut = math.inf if escalate is None else escalate
+    return Cascade(cut, math.inf, 0.5, stride=stride, calm_blocks=calm_blocks, drift=drift)
+
+
+def _screened(
+    benign: Sequence[Trace], escalation: float, flag_on: FlagOn, ruler: Cascade, *, given: bool
+) -> Cascade:
+    """Create a cascade with its escalation threshold and scales. Weight and final threshold come later.
+
+    Args:
+        given: whether `ruler` has the escalation threshold already.
+    """
+    # If only the maxima of prompt and answer are there, the answer's is corrected as in block 1. No token of
+    # the answer is corrected by less, so this is an upper limit.
+    screen = read_screen(benign, ruler, flag_on)
+    if not given:
+        cut = choose_escalation(screen, escalation)
+        return replace(ruler, escalate=cut, **_scales(benign, ruler, 0 if flag_on == "both" else 1))
+    if (above := _share(screen > ruler.escalate)) > escalation:
         raise CalibrationError(
-            f"{_share(screen > escalate):.2%} of the benign exchanges lie above the escalation threshold "
-            f"{escalate:g}, more than the {escalation:.2%} asked for; choose it higher"
+            f"{above:.2%} of the benign exchanges lie above the escalation threshold "
+            f"{ruler.escalate:g}, more than the {escalation:.2%} asked for; choose it higher"
         )
-    draft = Cascade(escalate, math.inf, 0.5, stride=stride, calm_blocks=calm_blocks)
     judged = []
     for trace in benign:
-        probe, classifier = _arrays(trace)
-        if blocks := list(simulate(probe, classifier, draft, flag_on=flag_on).judged_blocks):
-            judged.append(Trace(probe[blocks], classifier[blocks]))
-    scales = _scales(judged, 0)
-    return Cascade(escalate, math.inf, 0.5, **scales, stride=stride, calm_blocks=calm_blocks)
+        probe, classifier = read_trace(trace)
+        if blocks := list(simulate(probe, classifier, ruler, flag_on=flag_on).judged_blocks):
+            judged.append((ruler.corrected_blocks(probe)[blocks], classifier[blocks]))
+    return replace(ruler, **_scales_of(judged))
 
 
 class _Judged:
@@ -248,9 +277,10 @@ class _Judged:
     def __init__(self, traces: Sequence[Trace], cascade: Cascade, flag_on: FlagOn) -> None:
         probe, classifier, counts = [np.empty(0)], [np.empty(0)], []
         for trace in traces:
-            first, second = _arrays(trace)
+            first, second = read_trace(trace)
             judged = list(simulate(first, second, cascade, flag_on=flag_on).judged_blocks)
-            probe.append((first[judged] - cascade.probe_mean) / cascade.probe_std)
+            readings = cascade.corrected_blocks(first)[judged]
+            probe.append((readings - cascade.probe_mean) / cascade.probe_std)
             classifier.append((second[judged] - cascade.classifier_mean) / cascade.classifier_std)
             counts.append(len(judged))
         self._probe, self._classifier = np.concatenate(probe), np.concatenate(classifier)
@@ -303,61 +333,29 @@ def _threshold(
     mixed: NDArray[np.float64], groups: Sequence[str], budget: float, description: dict[str, Any]
 ) -> Calibration:
     judged = mixed[np.isfinite(mixed)]
-    tolerance = _TOLERANCE_SHARE * float(judged.std()) if len(judged) else 0.0
+    tolerance = TOLERANCE_SHARE * float(judged.std()) if len(judged) else 0.0
     # Traces are rounded, and a served stream runs in other batches. A score at the cut must still not flag.
     return choose_threshold(mixed + tolerance / 2, groups, budget, tolerance, unjudged=True, **description)
 
 
-def escalation_threshold(highest: NDArray[np.float64], share: float) -> float:
-    """Return a logit with at most a share `share` of the exchanges above it.
-
-    It lies half-way between the last exchange that is not escalated and the next one above, in single
-    precision like traces. So neither rounding nor other exchanges in a batch move an exchange across it.
-
-    Args:
-        highest: largest logit of each exchange [N].
-        share: largest share of exchanges above the result.
-    """
-    cut = plain_quantile_threshold(highest, share, unjudged=True)
-    finite = highest[np.isfinite(highest)]
-    if cut == -math.inf and len(finite):
-        # So many exchanges have nothing to judge that all others may be escalated.
-        return math.nextafter(float(finite.min() - _TOLERANCE_SHARE * finite.std()), -math.inf)
-    above = highest[highest > cut]
-    if not len(above):
-        return cut
-    middle = float(np.float32((cut + above.min()) / 2))
-    return middle if cut <= middle < above.min() else cut
+def _scales(benign: Sequence[Trace], ruler: Cascade, first: int) -> dict[str, Any]:
+    """Compute the scales of both stages from block `first` on."""
+    columns = (read_trace(trace) for trace in benign)
+    return _scales_of(
+        [(ruler.corrected_blocks(probe)[first:], verdicts[first:]) for probe, verdicts in columns]
+    )
 
 
-def _escalate(screen: NDArray[np.float64], share: float) -> float:
-    if not np.isfinite(screen).any() or (screen == np.inf).any():
-        raise CalibrationError("benign traces: expected finite probe logits; score those rows again")
-    return escalation_threshold(screen, share)
-
-
-def _scales(benign: Sequence[Trace], first: int) -> dict[str, float]:
-    """Compute the mean and standard deviation of each stage's largest logit over exchanges."""
-    scales = {}
-    for name in ("probe", "classifier"):
-        largest = np.array([_largest(getattr(trace, name), first) for trace in benign])
+def _scales_of(readings: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, Any]:
+    """Compute the mean and standard deviation of each stage's largest reading over exchanges."""
+    scales: dict[str, Any] = {}
+    for column, name in enumerate(("probe", "classifier")):
+        largest = np.array([find_largest(own[column]) for own in readings])
         largest = largest[np.isfinite(largest)]
         if len(largest) < 2 or not largest.std() > 0:
             raise CalibrationError(f"benign traces: {name} logits of at least two exchanges must differ")
         scales[f"{name}_mean"], scales[f"{name}_std"] = float(largest.mean()), float(largest.std())
     return scales
-
-
-def _largest(values: ArrayLike, first: int | None) -> float:
-    """Return the largest reading from block `first` on, or minus infinity if there is none."""
-    if first is None:
-        return -math.inf
-    readings = np.asarray(values, dtype=np.float64)[first:]
-    return float(readings[~np.isnan(readings)].max(initial=-math.inf))
-
-
-def _arrays(trace: Trace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.asarray(trace.probe, dtype=np.float64), np.asarray(trace.classifier, dtype=np.float64)
 
 
 def _share(hits: NDArray[np.bool_]) -> float:

@@ -9,6 +9,7 @@ places.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +17,29 @@ from numpy.typing import NDArray
 from lockgate.cascade._stream import Block, FlagOn, StreamState, Thresholds, Verdict
 from lockgate.errors import ConfigError
 
+# Answer tokens in the first doubling: a correction for length is small before them and grows evenly after.
+_FIRST_DOUBLING = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
     """The rule by which two stages decide together. Both stages give logits.
 
-    A mixed score is a weighted mean of the two stages' standardised logits.
+    A mixed score is a weighted mean of the two stages' standardised logits. The probe's logit enters as a
+    *corrected reading*: its smoothed logit less what `drift` allows in its block. Without a drift, that is
+    the smoothed logit itself.
 
     Attributes:
-        escalate: escalation threshold. A stream becomes suspicious at the first token whose smoothed probe
-            logit lies strictly above it.
+        escalate: escalation threshold. A stream becomes suspicious at the first token whose corrected
+            reading lies strictly above it.
         flag: final threshold. A mixed score flags strictly above `flag - tolerance`.
         weight: share of the probe in the mixed score, 0 to 1.
         probe_mean, probe_std, classifier_mean, classifier_std: scales that standardise the logits.
         stride: answer tokens in a block.
         calm_blocks: suspicion ends after this many blocks in a row without a token above `escalate`.
         tolerance: numeric uncertainty of a mixed score.
+        drift: logits by which the probe's running maximum may grow each time the answer doubles. In a block
+            that ends at `t` answer tokens, `drift` · log2(1 + `t` / 64) is taken off. See `rise`.
     """
 
     escalate: float
@@ -44,6 +52,7 @@ class Cascade:
     stride: int = 8
     calm_blocks: int = 2
     tolerance: float = 0.0
+    drift: float = 0.0
 
     def __post_init__(self) -> None:
         scales = (self.probe_mean, self.probe_std, self.classifier_mean, self.classifier_std)
@@ -55,9 +64,36 @@ class Cascade:
             raise ConfigError("cascade: weight must be a share from 0 to 1")
         if self.stride < 1 or self.calm_blocks < 1:
             raise ConfigError("cascade: expected stride and calm_blocks of at least 1")
+        if not 0 <= self.drift < math.inf:
+            raise ConfigError(f"cascade: drift is {self.drift}; expected a finite number of logits >= 0")
+
+    def rise(self, number: int) -> float:
+        """Return the logits that are taken off a reading in block `number`.
+
+        They depend on where the block ends on the grid, also if the answer ends before. Block 0 gives 0.
+        """
+        return self.drift * math.log2(1 + number * self.stride / _FIRST_DOUBLING)
+
+    def corrected(self, probe: float, number: int) -> float:
+        """Return the corrected reading for a smoothed logit in block `number`."""
+        return probe - self.rise(number)
+
+    def corrected_blocks(self, probe: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return `corrected` for the readings of blocks 0, 1, ... along the last axis `[..., blocks]`."""
+        corrected: NDArray[np.float64] = np.asarray(probe, np.float64) - _rises(self, probe.shape[-1])
+        return corrected
+
+    def block_of(self, answered: int) -> int:
+        """Return the number of the block that holds the newest of `answered` answer tokens."""
+        return -(-answered // self.stride)
 
     def mix(self, probe: float, classifier: float) -> float:
-        """Compute the mixed score of a judged block. It is infinite if a stage gave no finite number."""
+        """Compute the mixed score of a judged block. It is infinite if a stage gave no finite number.
+
+        Args:
+            probe: corrected reading of the block.
+            classifier: verdict on the block.
+        """
         if not (math.isfinite(probe) and math.isfinite(classifier)):
             return math.inf
         first = (probe - self.probe_mean) / self.probe_std
@@ -67,6 +103,11 @@ class Cascade:
     def crossed(self, mixed: float) -> bool:
         """Return whether a mixed score flags. A failed reading is infinite and flags at any threshold."""
         return mixed == math.inf or not mixed <= self.flag - self.tolerance
+
+
+@lru_cache(maxsize=1024)
+def _rises(cascade: Cascade, blocks: int) -> NDArray[np.float64]:
+    return np.array([cascade.rise(number) for number in range(blocks)], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +146,12 @@ class _Suspicion:
         self._first_judgeable = 0 if flag_on == "both" else 1
         self._quiet = 0
 
-    def loud(self, probe: float) -> bool:
-        return not probe <= self.cascade.escalate
+    def loud(self, probe: float, number: int) -> bool:
+        return not self.cascade.corrected(probe, number) <= self.cascade.escalate
 
     def close(self, block: Block) -> bool:
         """Close a block. Return whether stage 2 must be asked about it."""
-        if block.probe is not None and self.loud(block.probe):
+        if block.probe is not None and self.loud(block.probe, block.number):
             self.active, self._quiet = True, 0
         elif self.active:
             self._quiet += 1
@@ -122,7 +163,8 @@ class _Suspicion:
     def judge(self, block: Block, logit: float | None) -> bool:
         """Take the verdict on a block. Return whether the block flags."""
         verdict = math.inf if logit is None or not math.isfinite(logit) else logit
-        mixed = self.cascade.mix(math.inf if block.probe is None else block.probe, verdict)
+        probe = math.inf if block.probe is None else block.probe
+        mixed = self.cascade.mix(self.cascade.corrected(probe, block.number), verdict)
         self.verdicts += 1
         self.mixed_max = max(self.mixed_max, mixed)
         self.classifier_max = max(self.classifier_max, verdict)
@@ -307,30 +349,31 @@ class CascadeState:
 
     @property
     def verdict(self) -> Verdict:
-        """The state after the newest token. Its `threshold` is the escalation threshold."""
+        """The state after the newest token. Its `threshold` is the escalation threshold of its block."""
         place = self.stream.place(self.stream.position - 1)
         index = place if self.flag_token is None else self.flag_token
-        return Verdict(self.stream.score, self.flagged, self.category, index, self.cascade.escalate)
+        threshold = self.cascade.escalate + self.cascade.rise(self.cascade.block_of(self.answered))
+        return Verdict(self.stream.score, self.flagged, self.category, index, threshold)
 
     def _take(self, position: int, *, armed: bool) -> None:
         if armed and position >= self.stream.regions.prompt_start:
             # A score that is not finite counts as the highest.
             value = self.stream.score if math.isfinite(self.stream.score) else math.inf
             self._probe = value if self._probe is None else max(self._probe, value)
-            self._course.active = self._course.active or self._course.loud(value)
+            self._course.active = self._course.active or self._course.loud(value, self._number)
         if armed and not self._course.active and not self.flagged:
             self._released = self.answered
 
     def _close_last(self) -> None:
         short = 0 < self.stream.scored < self.thresholds.min_tokens
         self.stream.finish()
+        still_open = self._number == 0 or self.answered > (self._number - 1) * self.cascade.stride
         if short:
+            if not still_open:
+                # Its last block was closed before the stream's end was known. It is closed again.
+                self._number -= 1
             self._take(self.stream.position - 1, armed=True)
-        if self._number == 0 or self.answered > (self._number - 1) * self.cascade.stride:
-            self._close()
-        elif short:
-            # Its last block was closed before the stream's end was known. Close it again.
-            self._number -= 1
+        if still_open or short:
             self._close()
 
     def _close(self) -> None:
@@ -349,6 +392,9 @@ def simulate(
     flag_on: FlagOn = "both",
 ) -> CascadeOutcome:
     """Compute what a cascade would do with one exchange, from its block trace.
+
+    A trace holds smoothed logits as they are. The correction for length is the cascade's, so one trace serves
+    every `drift`.
 
     Args:
         probe: largest smoothed logit of blocks 0, 1, ... `[blocks]`; NaN where no token counts.

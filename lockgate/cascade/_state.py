@@ -103,7 +103,7 @@ class ExchangeState(Protocol):
 
     @property
     def mixed_max(self) -> float:
-        """Largest deciding score: a mixed score, or the probe's score if there is one stage."""
+        """Largest deciding score: a mixed score, or the probe's (corrected) score if there is one stage."""
         ...
 
     @property

@@ -10,6 +10,7 @@ each have a running maximum, and the thresholds say which of the two may flag.
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,8 +29,8 @@ class Block:
     Attributes:
         number: number of the block; block 0 is everything before the answer.
         end: answer tokens read at its end.
-        probe: largest smoothed logit of its tokens. None if none of them counts (see `CascadeState`).
-            Infinite if the probe gave no number.
+        probe: largest smoothed logit of its tokens, not corrected for length. None if none of them counts
+            (see `CascadeState`). Infinite if the probe gave no number.
     """
 
     number: int
@@ -82,7 +83,8 @@ class Verdict:
         flagged: whether the stream must be halted. Once True, it stays True.
         category: harmful category whose head is highest at the flag; None without a flag or such heads.
         token_index: position, within its region, of the token that flagged, otherwise of the newest token.
-        threshold: with one stage the flag threshold; with two stages the escalation threshold.
+        threshold: with one stage the flag threshold. With two stages the escalation threshold of the newest
+            token's own block: `Cascade.escalate` and the block's `Cascade.rise`.
     """
 
     score: float
@@ -105,6 +107,8 @@ class StreamState:
         gamma: weight of the newest logit in the moving average.
         regions: where the regions of this exchange begin.
         category_ids: harmful categories of the logits' other columns, in order.
+        correct: what the thresholds compare instead of a smoothed logit: it takes the logit and the number of
+            answer tokens up to its token. None compares the logit itself.
     """
 
     room: int = sys.maxsize
@@ -116,7 +120,13 @@ class StreamState:
     stage: int = 1
 
     def __init__(
-        self, thresholds: Thresholds, gamma: float, regions: Regions, category_ids: tuple[str, ...] = ()
+        self,
+        thresholds: Thresholds,
+        gamma: float,
+        regions: Regions,
+        category_ids: tuple[str, ...] = (),
+        *,
+        correct: Callable[[float, int], float] | None = None,
     ) -> None:
         if not 0 < gamma <= 1:
             raise ConfigError("gamma: expected 0 < gamma <= 1")
@@ -132,8 +142,10 @@ class StreamState:
         self._averages: NDArray[np.float64] = np.zeros(1 + len(category_ids))
         self._weight = 0.0
         self._categories = category_ids
+        self._correct = correct
         self._max_prompt = -math.inf
         self._max_answer = -math.inf
+        self._max_compared = -math.inf
         self._last_prompt = math.nan
         self._released = 0
 
@@ -207,13 +219,13 @@ class StreamState:
 
     @property
     def mixed_max(self) -> float:
-        """`max_score`: the probe decides alone."""
-        return self.max_score
+        """Largest score that was compared: `max_score`, unless readings are corrected."""
+        return self._max_compared
 
     @property
     def ranked(self) -> float:
-        """`max_score`. If nothing could flag (a prompt alone), the prompt's maximum instead."""
-        return self.max_prompt if self.max_score == -math.inf else self.max_score
+        """`mixed_max`. If nothing could flag (a prompt alone), the prompt's maximum instead."""
+        return self.max_prompt if self.mixed_max == -math.inf else self.mixed_max
 
     @property
     def verdict(self) -> Verdict:
@@ -252,7 +264,12 @@ class StreamState:
             self._max_answer = max(self._max_answer, value)
         else:
             self._max_prompt = max(self._max_prompt, value)
-        may_flag = in_answer or self.thresholds.flag_on == "both"
-        if may_flag and self.flag_token is None and self.thresholds.crossed(score):
+        if not (in_answer or self.thresholds.flag_on == "both"):
+            return
+        if self._correct is not None:
+            score = self._correct(score, max(0, position - self.regions.answer_start + 1))
+            value = math.inf if math.isnan(score) else score
+        self._max_compared = max(self._max_compared, value)
+        if self.flag_token is None and self.thresholds.crossed(score):
             self.flag_token = self.place(position)
             self.category = self.top_category

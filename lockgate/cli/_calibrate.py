@@ -13,6 +13,7 @@ from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, rea
 from lockgate.cli._second_stage import (
     ClassifierOption,
     DevelopmentOption,
+    DriftOption,
     EscalationOption,
     LostOption,
     StrideOption,
@@ -76,6 +77,7 @@ _OPTIONS = {
     "lost": "--lost",
     "weight": "--weight",
     "stride": "--stride",
+    "drift": "--drift",
 }
 
 
@@ -96,6 +98,7 @@ def calibrate(
     lost: LostOption = None,
     weight: WeightOption = None,
     stride: StrideOption = None,
+    drift: DriftOption = None,
     exclude: ExcludeOption = None,
     training: TrainingOption = None,
     save_scores: SaveScoresOption = None,
@@ -136,7 +139,7 @@ def calibrate(
     files = _one_kind(inputs, scores)
     options = {
         "--development": development, "--escalation": escalation, "--lost": lost, "--weight": weight,
-        "--stride": stride,
+        "--stride": stride, "--drift": drift,
     }  # fmt: skip
     refused = {"--scores": scores, "--tolerance": tolerance, "--save-scores": save_scores}
     with names_of_options(_OPTIONS):

@@ -162,7 +162,9 @@ def _describe(record: "GuardRecord") -> str:
     stages = "one stage" if record.stages == 1 else "two stages"
     state = "calibrated" if record.calibration else "uncalibrated"
     why = "" if record.provisional is None else f": {record.provisional.reason}"
-    return f"{record.name}, {stages}, {state}{why}"
+    drift = 0.0 if record.cascade is None else record.cascade.drift
+    rises = f", its thresholds rise by {drift:.4f} logits as the answer doubles" if drift else ""
+    return f"{record.name}, {stages}, {state}{why}{rises}"
 
 
 def _offline(device: str, dtype: str) -> Check:

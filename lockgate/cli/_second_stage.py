@@ -59,6 +59,15 @@ StrideOption = Annotated[
         "Default: 8."
     ),
 ]
+DriftOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOGITS|auto",
+        help="With --classifier or --text: logits by which the escalation threshold rises each time the "
+        "answer doubles; `auto` makes short and long answers reach the second stage about equally often. "
+        "Default: 0.",
+    ),
+]
 
 
 _REFUSED = {
@@ -107,9 +116,23 @@ def read_second_stage(
     if "--lost" in given and "--development" not in given:
         raise ConfigError("--lost needs development exchanges; give them with --development")
     fields = {name.removeprefix("--"): value for name, value in given.items()}
+    if "drift" in fields:
+        fields["drift"] = _read_drift(fields["drift"])
     if "development" in fields:
         fields["development"] = tuple(fields["development"])
     return SecondStagePlan(classifier, text=text, **fields)
+
+
+def _read_drift(text: str) -> float | None:
+    """Return the drift, or None for `auto`. Raises ConfigError."""
+    from lockgate.errors import ConfigError
+
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError("--drift: expected a number of logits, or auto") from None
 
 
 def describe_stages(found: "CascadeCalibration", evidence: "Evidence") -> dict[str, object]:
@@ -121,6 +144,8 @@ def describe_stages(found: "CascadeCalibration", evidence: "Evidence") -> dict[s
         "escalation_budget": found.escalation_budget,
         "escalated": found.escalated,
         "escalate": found.cascade.escalate,
+        "drift": found.cascade.drift,
+        "escalated_by_length": [row._asdict() for row in found.escalated_by_length],
         "weight": found.cascade.weight,
         "weights": [
             {"weight": row.weight, "tpr": None if math.isnan(row.tpr) else row.tpr} for row in found.weights
@@ -144,6 +169,12 @@ def print_stages(found: "CascadeCalibration", evidence: "Evidence") -> None:
         f"Stage 2 is asked above {cascade.escalate:.4f}: about {found.escalated:.2%} of the traffic. "
         f"The mixed score is {cascade.weight:.2f} probe and {1 - cascade.weight:.2f} {second}, each in "
         "units of its spread."
+    )
+    if cascade.drift:
+        typer.echo(f"The probe's readings are lowered by {cascade.drift:.4f} logits as the answer doubles.")
+    print_table(
+        ("answer tokens up to", "exchanges", "asked about"),
+        [(str(row.tokens), str(row.n), f"{row.share:.2%}") for row in found.escalated_by_length],
     )
     if math.isnan(found.caught):
         return

@@ -123,7 +123,7 @@ class Answer(Response):
             if event.text or tokens or (self._risk and event.tokens):
                 chunk = wire.chunk(base, event.choice, {"content": event.text}, tokens=tokens)
                 if self._risk:
-                    chunk["lockgate"] = wire.risk_tokens(event.tokens, self._threshold)
+                    chunk["lockgate"] = wire.risk_tokens(event.tokens, self._threshold_of(event))
                 yield chunk
             return
         if event.refusal is not None:
@@ -133,8 +133,10 @@ class Answer(Response):
             last["lockgate"] = wire.risk_outcome(event)
         yield last
 
-    @property
-    def _threshold(self) -> float | None:
+    def _threshold_of(self, event: Released) -> float | None:
+        """Return the threshold of the newest token, which a guard may let rise with the answer."""
+        if event.tokens and event.tokens[-1].threshold is not None:
+            return event.tokens[-1].threshold
         scoring = self._gateway.engine.scoring
         return None if scoring is None else scoring.stages.alarm
 

@@ -25,7 +25,8 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         max_prompt, max_answer: largest smoothed logit in the prompt and in the answer, on the scale of
             `threshold`. None if nothing in that region was scored.
-        threshold: the guard's threshold; None without a guard.
+        threshold: the guard's threshold; None without a guard. If it rises with the answer, that of the
+            newest token.
         mixed: largest mixed score of a guard with two stages. None if the second stage was not asked or gave
             no number.
     """

@@ -7,11 +7,17 @@ from lockgate.gateway._decisions import DecisionKind
 
 @dataclass(frozen=True, slots=True)
 class ReleasedToken:
-    """A token that was scored and cleared. `score` is its smoothed logit; None without a guard."""
+    """A token that was scored and cleared.
+
+    Attributes:
+        score: its smoothed logit; None without a guard.
+        threshold: what the score was compared with (`Verdict.threshold`); None without a guard.
+    """
 
     text: str
     score: float | None
     logprob: float | None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring:
         completion_tokens=stream.answered,
         max_prompt=None if state is None else _number(state.max_prompt),
         max_answer=None if state is None else _number(state.max_answer),
-        threshold=None if scoring is None else _number(scoring.stages.alarm),
+        threshold=_threshold(state, scoring),
     )
 
 
@@ -98,6 +98,13 @@ def _outcome(stream: Stream, ending: Ending, mode: str) -> tuple[DecisionKind, b
 def _mixed(state: ExchangeState | None) -> float | None:
     """Return the largest mixed score, or None if the second stage was not asked."""
     return None if state is None or not state.verdicts else _number(state.mixed_max)
+
+
+def _threshold(state: ExchangeState | None, scoring: Scoring | None) -> float | None:
+    """Return the threshold of the newest token; that of the prompt if nothing was read."""
+    if scoring is None:
+        return None
+    return _number(scoring.stages.alarm if state is None else state.verdict.threshold)
 
 
 def _number(value: float) -> float | None:

@@ -36,15 +36,18 @@ class AnswerText:
     def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
         self._detokeniser = Detokeniser(decode)
         self._stops = StopMatcher(stops)
-        self._partial: list[tuple[float | None, float | None]] = []  # tokens of a half-written character
+        # Score, logprob and threshold of the tokens of a half-written character.
+        self._partial: list[tuple[float | None, float | None, float | None]] = []
         self._waiting: deque[tuple[int, ReleasedToken]] = deque()
         self._made = 0  # characters of all tokens so far
         self._given = 0  # characters given out
 
-    def push(self, token_id: int, score: float | None, logprob: float | None) -> Outflow:
+    def push(
+        self, token_id: int, score: float | None, logprob: float | None, threshold: float | None = None
+    ) -> Outflow:
         """Take a cleared token and return what may leave now."""
         text = self._detokeniser.push(token_id)
-        self._partial.append((score, logprob))
+        self._partial.append((score, logprob, threshold))
         if text:
             self._complete(text)
         result = self._stops.push(text)
@@ -61,9 +64,9 @@ class AnswerText:
     def _complete(self, text: str) -> None:
         """Assign `text` to the tokens that make it. The last one carries it all, since it completes it."""
         self._made += len(text)
-        for index, (score, logprob) in enumerate(self._partial, 1):
+        for index, of_token in enumerate(self._partial, 1):
             carried = text if index == len(self._partial) else ""
-            self._waiting.append((self._made, ReleasedToken(carried, score, logprob)))
+            self._waiting.append((self._made, ReleasedToken(carried, *of_token)))
         self._partial.clear()
 
     def _give(self, text: str, *, stopped: bool) -> Outflow:
@@ -94,7 +97,7 @@ class AnswerGate:
         self.fault: Fault = "scoring"
         self._text = text
         self._enforce = enforce
-        self._uncleared: deque[tuple[int, float | None, float | None]] = deque()
+        self._uncleared: deque[tuple[int, float | None, float | None, float | None]] = deque()
         self._left = 0  # tokens released so far
         self._shut = False
 
@@ -125,7 +128,8 @@ class AnswerGate:
         score = self._consume(logits)
         if self._close_if_halted():
             return NOTHING
-        self._uncleared.append((token_id, score, logprob))
+        threshold = None if score is None or self.state is None else self.state.verdict.threshold
+        self._uncleared.append((token_id, score, logprob, threshold))
         return self._release()
 
     def judge(self, logit: float) -> Outflow:

@@ -99,7 +99,17 @@ def _stages(record: GuardRecord) -> str:
         "stream; a verdict that fails or comes too late halts it.\n\n"
         f"Mixed score: {cascade.weight:g} x (probe - {cascade.probe_mean:.4f}) / {cascade.probe_std:.4f} + "
         f"{1 - cascade.weight:g} x ({second} - {cascade.classifier_mean:.4f}) / "
-        f"{cascade.classifier_std:.4f}, in logits.\n" + _voices(record)
+        f"{cascade.classifier_std:.4f}, in logits.\n" + _voices(record) + _drift(cascade.drift)
+    )
+
+
+def _drift(drift: float) -> str:
+    """Say how readings are corrected for the length of the answer, if they are."""
+    if not drift:
+        return ""
+    return (
+        f"\nLength: in a block that ends at t answer tokens, {drift:.4f} x log2(1 + t / 64) logits are taken "
+        "off the probe's logit before it is compared or mixed.\n"
     )
 
 

@@ -94,7 +94,10 @@ class VoiceRecord(_Strict):
 
 
 class CascadeRecord(_Strict):
-    """The rule by which both stages decide together; see `Cascade`."""
+    """The rule by which both stages decide together; see `Cascade`.
+
+    A `drift` of 0 is not written.
+    """
 
     escalate: float
     flag: float
@@ -106,6 +109,7 @@ class CascadeRecord(_Strict):
     stride: int
     calm_blocks: int
     tolerance: float
+    drift: Annotated[_Finite, Field(ge=0)] = 0.0
 
     def to_cascade(self) -> Cascade:
         """Return the cascade that streams use."""

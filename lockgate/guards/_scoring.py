@@ -31,7 +31,7 @@ class BlockRow(NamedTuple):
 
     Attributes:
         end: answer tokens read at its end.
-        probe: largest smoothed logit of its tokens.
+        probe: largest smoothed logit of its tokens, not corrected for length.
         classifier: the verdict at its end; infinite if it failed.
     """
 
@@ -54,7 +54,8 @@ class ExchangeScore:
         tokens, flops: tokens that stage 1 scored, and the operations of the backbone on them in serving. A
             multiply-add counts as two.
         cpu_s: the exchange's share of the process time of its steps, in seconds, split by tokens.
-        mixed_max: largest mixed score; minus infinity if stage 2 was not asked. With one stage, `max_score`.
+        mixed_max: largest mixed score; minus infinity if stage 2 was not asked. With one stage, `max_score`,
+            or for a guard's screen the largest corrected reading.
         ranked: score that ranks exchanges: `mixed_max`. With one stage, a prompt alone has its own maximum.
         stage: 2 if stage 2 was asked, otherwise 1.
         classifier_max: largest verdict of stage 2; NaN if it was not asked.

@@ -2,8 +2,8 @@
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 from lockgate.cascade import Cascade, CascadeState, ExchangeState, Regions, StreamState, Thresholds
 from lockgate.classifiers import BlockScores, ProbeHead
@@ -27,6 +27,7 @@ class Stages:
         thresholds: when the probe alone flags. With a second stage only `min_tokens` and `flag_on` count.
         cascade: the rule by which both stages decide.
         second: the second stage, such as an exchange classifier.
+        screens_for: the cascade whose stage 1 this is, for a guard's `screen`.
 
     Raises:
         GuardError: only one of `cascade` and `second` is given.
@@ -36,6 +37,7 @@ class Stages:
     thresholds: Thresholds
     cascade: Cascade | None = None
     second: SecondStage | None = None
+    screens_for: Cascade | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if (self.cascade is None) != (self.second is None):
@@ -48,7 +50,10 @@ class Stages:
 
     @property
     def alarm(self) -> float:
-        """Smoothed logit above which the probe flags a stream or, with two stages, escalates it."""
+        """Smoothed logit above which the probe flags a stream or, with two stages, escalates it.
+
+        With a `Cascade.drift` this is the threshold of corrected readings, and of the prompt.
+        """
         return self.thresholds.flag if self.cascade is None else self.cascade.escalate
 
     @property
@@ -65,10 +70,12 @@ class Stages:
     def screen(self) -> "Stages":
         """Stage 1 alone. It flags what the probe would flag or, with two stages, what it would escalate.
 
-        A token of the last user turn counts too, also if it may not flag: it makes a stream suspicious.
+        A token of the last user turn counts too, also if it may not flag: it makes a stream suspicious. The
+        score of an exchange is its largest corrected reading.
         """
         tolerance = self.thresholds.tolerance if self.cascade is None else 0.0
-        return Stages(self.head, Thresholds(self.alarm, tolerance, self.thresholds.min_tokens, "both"))
+        alarm = Thresholds(self.alarm, tolerance, self.thresholds.min_tokens, "both")
+        return Stages(self.head, alarm, screens_for=self.cascade)
 
     @property
     def group(self) -> int:
@@ -79,10 +86,17 @@ class Stages:
         """Make the state machine of one exchange."""
         head, limits = self.head, self.thresholds
         if self.cascade is None:
-            return StreamState(limits, head.gamma, regions, head.category_ids)
+            return StreamState(limits, head.gamma, regions, head.category_ids, correct=self._correct)
         # The probe alone never flags here.
         alone = Thresholds(math.inf, min_tokens=limits.min_tokens, flag_on=limits.flag_on)
         return CascadeState(self.cascade, StreamState(alone, head.gamma, regions, head.category_ids))
+
+    @property
+    def _correct(self) -> Callable[[float, int], float] | None:
+        cascade = self.screens_for
+        if cascade is None:
+            return None
+        return lambda logit, answered: cascade.corrected(logit, cascade.block_of(answered))
 
     def open_verdicts(self, kv_tokens: int) -> VerdictSource | None:
         """Open a source of verdicts with memory for `kv_tokens` tokens. With one stage, return None."""

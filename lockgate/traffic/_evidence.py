@@ -16,8 +16,10 @@ from lockgate.calibration import (
     budget_table,
     calibrate_cascade,
     calibrate_sparingly,
+    choose_drift,
     choose_threshold,
 )
+from lockgate.cascade import FlagOn
 from lockgate.classifiers import ExchangeClassifier
 from lockgate.classifiers.text import TextBaseline
 from lockgate.durable import scratch_folder
@@ -277,6 +279,7 @@ def _of_stages(
         "escalation": stage.escalation,
         "flag_on": guard.thresholds.flag_on,
         "stride": stage.stride,
+        "drift": _drift(stage, benign, guard.thresholds.flag_on),
         "training": known,
         "exclusions": plan.exclusions,
         "confidence": plan.confidence,
@@ -308,6 +311,13 @@ def _of_stages(
     table = benign.table.with_column("mixed_max", mixed)
     unanswered = len(read.table) - len(table)
     return Evidence(ready, plan, read.table, table, unanswered, overlap, found, True, chosen.shares)
+
+
+def _drift(stage: SecondStagePlan, benign: StagedScores, flag_on: FlagOn) -> float:
+    """Return the plan's drift, or choose one. The probe alone decides it, so all mixtures share it."""
+    if stage.drift is not None:
+        return stage.drift
+    return choose_drift(benign.traces, escalation=stage.escalation, flag_on=flag_on, stride=stage.stride)
 
 
 def _load_judges(

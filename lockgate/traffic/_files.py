@@ -52,7 +52,8 @@ def score_file(
         blocks: place of the block trace: what both stages say at the end of each block. By default none is
             written.
         all_blocks: have stage 2 judge every block, also where stage 1 would not ask.
-        screen: score with stage 1 alone. `flagged` then says whether stage 2 would be asked.
+        screen: score with stage 1 alone. `flagged` then says whether stage 2 would be asked, and `mixed_max`
+            is the largest corrected reading (`Cascade`), which the escalation threshold compares.
         report: called after each chunk with the number of exchanges that are done.
 
     Returns:

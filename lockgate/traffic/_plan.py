@@ -15,6 +15,7 @@ _RANGES = {
     "escalation": (0.0001, 0.9999),
     "lost": (0.0, 1.0),
     "stride": (1, 1024),
+    "drift": (0.0, 1000.0),
 }
 
 
@@ -32,6 +33,9 @@ class SecondStagePlan:
         weight: the probe's share of the mixed score. It takes the place of `development`.
         stride: answer tokens from one verdict to the next.
         text: the text baseline, or its folder. It judges beside the classifier, or alone.
+        drift: logits by which the probe's readings are lowered each time the answer doubles, so that long
+            answers are not escalated more often; see `Cascade`. None (`--drift auto`) chooses it on the
+            traffic.
 
     Raises:
         ConfigError: there is no judge, both or neither of `development` and `weight` are given, there are two
@@ -45,6 +49,7 @@ class SecondStagePlan:
     weight: float | None = None
     stride: int = 8
     text: TextBaseline | Path | None = None
+    drift: float | None = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values that can't work."""
@@ -162,7 +167,8 @@ class ScreenPlan:
 
     Attributes:
         keep: share of the harmless exchanges below the threshold that are kept, drawn by hash.
-        above: threshold of the probe's smoothed logit. None takes the guard's escalation threshold.
+        above: threshold of the probe's smoothed logit, or of its corrected reading if the guard's cascade has
+            a drift. None takes the guard's escalation threshold.
         seed: seed of the draw.
         skip_invalid: leave bad records out.
         workers: number of processes that score, with one thread each.

@@ -28,7 +28,7 @@ class Screened(NamedTuple):
 
 
 def screen_threshold(guard: Guard, plan: ScreenPlan) -> float:
-    """Return the smoothed logit above which the screen asks stage 2.
+    """Return the corrected reading (see `Cascade`) above which the screen asks stage 2.
 
     Raises:
         ConfigError: the guard has one stage, and the plan names no threshold.

@@ -48,6 +48,12 @@ def drive(state, rows, verdicts, cuts=()):
     return blocks, released
 
 
+def rise(cascade, number):
+    """What is taken off in a block, by the words of the design."""
+    end = number * cascade.stride
+    return cascade.drift * math.log2(1 + end / 64) if cascade.drift else 0.0
+
+
 def oracle(rows, verdicts, cascade, thresholds, gamma, regions):
     """Blocks, judged blocks, mixed scores and what may leave after each token, by the words of the design."""
     stream = StreamState(thresholds, gamma, regions, ("first", "second"))
@@ -64,11 +70,12 @@ def oracle(rows, verdicts, cascade, thresholds, gamma, regions):
     probes, due, suspicious, quiet = [], [], False, 0
     held_from = [None] * len(spans)
     for number, (start, end) in enumerate(spans):
+        edge = rise(cascade, number)
         heard = [smoothed[i] for i in range(start, end) if judges[i]]
         probes.append(max(heard) if heard else None)
         if suspicious:
             held_from[number] = start
-        loud = [i for i in range(start, end) if judges[i] and smoothed[i] > cascade.escalate]
+        loud = [i for i in range(start, end) if judges[i] and smoothed[i] - edge > cascade.escalate]
         if loud:
             held_from[number] = loud[0] if not suspicious else start
             suspicious, quiet = True, 0
@@ -80,7 +87,7 @@ def oracle(rows, verdicts, cascade, thresholds, gamma, regions):
             suspicious = False
     mixed = {}
     for number in due:
-        z1 = (probes[number] - cascade.probe_mean) / cascade.probe_std
+        z1 = (probes[number] - rise(cascade, number) - cascade.probe_mean) / cascade.probe_std
         z2 = (verdicts[number] - cascade.classifier_mean) / cascade.classifier_std
         value = cascade.weight * z1 + (1 - cascade.weight) * z2
         mixed[number] = math.inf if not math.isfinite(value) else value
@@ -106,6 +113,7 @@ def streams(draw):
         stride=draw(st.integers(1, 6)),
         calm_blocks=draw(st.integers(1, 3)),
         tolerance=0.01,
+        drift=draw(st.just(0.0) | st.floats(0, 40)),
     )
     rows = np.array(draw(st.lists(st.tuples(LOGITS, LOGITS, LOGITS), max_size=50))).reshape(-1, 3)
     verdicts = draw(st.lists(LOGITS, min_size=60, max_size=60))
@@ -371,7 +379,7 @@ def test_memory_does_not_grow() -> None:
     "settings",
     [{"escalate": math.nan}, {"flag": math.nan}, {"weight": 1.1}, {"weight": math.nan}, {"stride": 0},
      {"calm_blocks": 0}, {"probe_std": 0.0}, {"classifier_std": math.inf}, {"probe_mean": math.nan},
-     {"tolerance": -1.0}, {"tolerance": math.inf}],
+     {"tolerance": -1.0}, {"tolerance": math.inf}, {"drift": -0.1}, {"drift": math.inf}, {"drift": math.nan}],
 )  # fmt: skip
 def test_cascades_that_make_no_sense(settings) -> None:
     with pytest.raises(ConfigError, match="cascade"):

@@ -12,6 +12,7 @@ from scores import make_scores
 
 from lockgate.cascade import Thresholds
 from lockgate.cli import main
+from lockgate.cli._doctor import _describe
 from lockgate.constitution import constitution_path, load_constitution
 from lockgate.exchanges import Exchange, Message, PromptPrints, write_exchanges
 from lockgate.guards import Guard, read_bundle
@@ -105,6 +106,35 @@ def test_text_says_how_the_stages_were_put_together(run, parts):
     assert read_bundle(parts / "three").record.cascade.weight == 0.25
 
 
+@pytest.mark.parametrize("drift", ["auto", "1.5"])
+def test_a_drift_is_chosen_or_taken_and_the_shares_by_length_are_shown(run, parts, saved_backbone, drift):
+    more = ("--weight", "0.5", "--escalation", "0.4", "--drift", drift)
+    code, out, err = run(*more, "--json")
+    assert code == 0, err
+    stage = json.loads(out)["second_stage"]
+    record = read_bundle(parts / "two").record
+    assert stage["drift"] == record.cascade.drift
+    assert drift == "auto" or stage["drift"] == 1.5
+    guard = Guard.load(parts / "two", backbone=saved_backbone("llama"))
+    scores = list(guard.score_many([row(i) for i in range(N)]))
+    assert np.mean([score.stage == 2 for score in scores]) == stage["escalated"]
+    ends = [8 * -(-score.blocks[-1].end // 8) for score in scores]
+    low = -1
+    for found in stage["escalated_by_length"]:
+        own = [
+            score.stage == 2 for score, end in zip(scores, ends, strict=True) if low < end <= found["tokens"]
+        ]
+        assert (len(own), pytest.approx(np.mean(own))) == (found["n"], found["share"])
+        low = found["tokens"]
+    assert low == max(ends)
+    code, out, err = run(*more, output="again")
+    assert code == 0, err
+    assert "answer tokens up to\texchanges\tasked about" in out
+    assert ("as the answer doubles" in out) == (stage["drift"] > 0)
+    assert ("Length:" in (parts / "again" / "README.md").read_text()) == (stage["drift"] > 0)
+    assert (f"rise by {stage['drift']:.4f} logits" in _describe(record)) == (stage["drift"] > 0)
+
+
 def test_no_exchange_more_flags_in_serving_than_was_allowed(run, parts, saved_backbone):
     for number, weight in enumerate(("0", "0.3", "0.5", "0.8", "1")):
         code, out, err = run("--weight", weight, "--escalation", "0.5", "--json", output=f"two{number}")
@@ -187,6 +217,9 @@ def test_traffic_that_the_classifier_learned_from_is_refused(run, parts):
         (("--weight", "0.5", "--save-scores", "s.parquet"), "run `lockgate score` with it instead"),
         (("--weight", "0.5", "--lost", "0.1"), "needs development exchanges"),
         (("--weight", "0.5", "--stride", "0"), "from 1 to 1024"),
+        (("--weight", "0.5", "--drift", "-1"), "--drift is -1; expected a number from 0 to 1000"),
+        (("--weight", "0.5", "--drift", "nan"), "--drift is nan"),
+        (("--weight", "0.5", "--drift", "much"), "--drift: expected a number of logits, or auto"),
         (("--weight", "0.5", "--budget", "0.001"), "2995 distinct prompts"),
         (("--weight", "0.5", "--exclude", "listed.jsonl"), "the first is nobody"),
         (("--weight", "0.5", "--output", "taken"), "holds other files"),

@@ -1,9 +1,11 @@
 """The gate alone: what it releases before, at and after a flag."""
 
+import math
+
 import numpy as np
 import pytest
 
-from lockgate.cascade import Regions, StreamState, Thresholds
+from lockgate.cascade import Cascade, CascadeState, Regions, StreamState, Thresholds
 from lockgate.gateway._stream import NOTHING, AnswerGate, AnswerText
 
 CALM, ALARM = np.array([[-1.0]]), np.array([[9.0]])
@@ -62,6 +64,19 @@ def test_shadow_lets_everything_out_and_remembers():
     assert [clear(gate, "a", ALARM), clear(gate, "b")] == ["a", "b"]
     assert gate.state.flagged
     assert not gate.halted
+
+
+def test_each_token_carries_the_threshold_it_was_compared_with():
+    alone = StreamState(Thresholds(math.inf, min_tokens=1), 1.0, Regions(0, 0, 1))
+    state = CascadeState(Cascade(2.0, math.inf, 0.5, stride=2, drift=0.5), alone)
+    gate = AnswerGate(state, AnswerText(lambda ids: "".join(map(chr, ids)), ()), enforce=True)
+    gate.read_prompt(CALM)
+    tokens = [gate.clear(ord(letter), None, CALM).tokens[0] for letter in "abc"]
+    ends = [2, 2, 4]
+    assert [token.threshold for token in tokens] == [2.0 + 0.5 * math.log2(1 + end / 64) for end in ends]
+    one = gate_of()
+    one.read_prompt(np.full((2, 1), -1.0))
+    assert one.clear(ord("a"), None, CALM).tokens[0].threshold == 0.5
 
 
 def test_a_token_without_a_score_is_not_cleared():

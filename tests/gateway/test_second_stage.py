@@ -1,6 +1,7 @@
 """The engine with a second stage: what is held, what waits, and what a stage that hangs affects."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,13 +82,14 @@ def between(values, share):
     flag_on=st.sampled_from(["answer", "both"]),
     min_tokens=st.sampled_from([1, 8, 40]),
     stride=st.sampled_from([1, 3, 8]),
+    drift=st.sampled_from([0.0, 3.0]),
     max_tokens=st.sampled_from([1, 8, 21]),
     architecture=st.sampled_from(["llama", "qwen2"]),
     remote=st.booleans(),
     voices=st.sampled_from(["classifier", "text", "panel"]),
 )
 def test_a_served_stream_does_what_its_simulated_trace_does(
-    seed, text, behind, shares, flag_on, min_tokens, stride, max_tokens, architecture, remote, voices
+    seed, text, behind, shares, flag_on, min_tokens, stride, drift, max_tokens, architecture, remote, voices
 ):
     backbone = tiny_backbone(architecture)
     second = second_stage(voices, tiny_classifier(architecture), backbone)
@@ -97,9 +99,10 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
     answer = oracle_answer(backbone, run.job.prompt, max_tokens)
     thresholds = thresholds_of(flag_on, min_tokens)
     probe, classifier = readings(backbone, head, messages, answer, thresholds, stride, second)
-    cascade = Cascade(between(probe, shares[0]), math.inf, 0.5, stride=stride, tolerance=0.0)
-    mixed = [cascade.mix(p, c) for p, c in zip(probe, classifier, strict=True) if math.isfinite(p)]
-    cascade = Cascade(cascade.escalate, between(mixed, shares[1]), 0.5, stride=stride)
+    cascade = Cascade(0.0, math.inf, 0.5, stride=stride, drift=drift)
+    corrected = cascade.corrected_blocks(np.array(probe)).tolist()
+    mixed = [cascade.mix(p, c) for p, c in zip(corrected, classifier, strict=True) if math.isfinite(p)]
+    cascade = replace(cascade, escalate=between(corrected, shares[0]), flag=between(mixed, shares[1]))
     expected = simulate(probe, classifier, cascade, flag_on=flag_on)
     served = [n for n in expected.judged_blocks if not expected.flagged or n <= expected.flag_block]
     kind = {"kind": lambda _, kv_tokens: second.open_verdicts(kv_tokens)} if voices != "classifier" else {}
@@ -113,6 +116,9 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
     assert engine.kv_used_tokens == 0
     assert voices != "classifier" or made[0].kv_used_tokens == 0
     assert (line["verdicts"], line["stage"]) == (len(served), 2 if served else 1)
+    last = expected.flag_block if expected.flagged else len(probe) - 1
+    wanted = cascade.escalate + drift * math.log2(1 + last * stride / 64)
+    assert line["scores"]["threshold"] == pytest.approx(wanted, abs=1e-5)
     assert line["decision"] == (
         "pass" if not expected.flagged else "halt" if expected.flag_block else "block"
     )

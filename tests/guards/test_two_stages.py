@@ -13,7 +13,7 @@ from classifying import random_classifier, tiny_classifier
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from models import tiny_backbone
-from parts import make_exchange, make_guard, policy
+from parts import make_exchange, make_guard, policy, rewrite
 
 from lockgate.calibration import choose_threshold
 from lockgate.cascade import Cascade, simulate
@@ -78,8 +78,8 @@ def answered(words: int) -> list[dict[str, str]]:
 
 def on_edge(guard: Guard, blocks) -> bool:
     """Whether float noise may decide on an escalation or a flag."""
-    escalate = guard.cascade.escalate
-    return any(abs(block.probe - escalate) < 1e-2 for block in blocks if not math.isnan(block.probe))
+    readings = guard.cascade.corrected_blocks(np.array([block.probe for block in blocks]))
+    return bool((np.abs(readings[~np.isnan(readings)] - guard.cascade.escalate) < 1e-2).any())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -94,6 +94,7 @@ def test_scoring_streaming_and_simulating_agree(architecture, data) -> None:
         stride=data.draw(st.sampled_from([1, 3, 8])),
         calm_blocks=data.draw(st.integers(1, 3)),
         weight=data.draw(st.sampled_from([0.0, 0.5, 1.0])),
+        drift=data.draw(st.sampled_from([0.0, 1.0, 5.0])),
     )
     messages = answered(data.draw(st.integers(0, 30)))
     whole = guard.score(messages)
@@ -365,6 +366,29 @@ def test_a_saved_guard_of_two_stages_scores_the_same(bundle, tmp_path) -> None:
     card = (bundle / "README.md").read_text()
     assert "## Two stages" in card
     assert "tiny-judge" in card
+
+
+def test_a_drift_is_kept_and_told_and_0_is_not_written(bundle, tmp_path) -> None:
+    plain = read_bundle(bundle).record
+    assert "drift" not in yaml.safe_load((bundle / "guard.yaml").read_text())["cascade"]
+    assert (plain.cascade.drift, plain.cascade.to_cascade().drift) == (0.0, 0.0)
+    assert "Length:" not in (bundle / "README.md").read_text()
+    made = two_stages(escalate=0.0, drift=0.3).save(tmp_path / "other")
+    loaded = Guard.load(tmp_path / "other", backbone=tiny_backbone())
+    assert made.cascade.drift == loaded.cascade.drift == 0.3
+    assert loaded.cascade == two_stages(escalate=0.0, drift=0.3).cascade
+    assert yaml.safe_load((tmp_path / "other" / "guard.yaml").read_text())["cascade"]["drift"] == 0.3
+    card = (tmp_path / "other" / "README.md").read_text()
+    assert "Length: in a block that ends at t answer tokens, 0.3000 x log2(1 + t / 64) logits" in card
+    found = choose_threshold(np.arange(4000) / 1000, [str(i) for i in range(4000)], 0.01, 1e-3)
+    assert loaded.with_calibration(found).cascade.drift == 0.3
+
+
+@pytest.mark.parametrize("drift", [-0.1, math.inf, math.nan, "much"])
+def test_a_bundle_with_a_drift_that_makes_no_sense(bundle, drift) -> None:
+    rewrite(bundle / "guard.yaml", lambda content: content["cascade"].update(drift=drift))
+    with pytest.raises(GuardError, match="drift"):
+        read_bundle(bundle)
 
 
 def test_calibration_sets_the_mixed_threshold(bundle) -> None:

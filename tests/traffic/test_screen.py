@@ -35,14 +35,17 @@ def screened(guard: Guard, row: Exchange) -> float:
 
 
 @pytest.mark.parametrize("flag_on", ["both", "answer"])
-def test_what_passes_is_what_the_cascade_hands_over(files, tmp_path, flag_on) -> None:
+@pytest.mark.parametrize("drift", [0.0, 2.0])
+def test_what_passes_is_what_the_cascade_hands_over(files, tmp_path, flag_on, drift) -> None:
     probe = make_guard(flag_on=flag_on)
     harmless = [row for row in rows() if row.label == 0.0]
-    escalate = float(np.median([screened(probe, row) for row in harmless]))
-    cascade = Cascade(escalate=escalate, flag=0.0, weight=0.5)
+    escalate = float(np.median([screened(probe, row) for row in harmless])) - drift / 4
+    cascade = Cascade(escalate=escalate, flag=0.0, weight=0.5, drift=drift)
     guard = probe.with_cascade(tiny_classifier(), cascade).save(tmp_path / "guard")
     asked = {row.id for row in harmless if guard.score(row.messages).stage == 2}
     assert 5 < len(asked) < len(harmless) - 5
+    above = {row.id for row in harmless if screened(probe, row) > escalate}
+    assert asked < above if drift else asked == above
     found = screen_exchanges(guard, files, ScreenPlan(keep=0.0), tmp_path)
     wanted = [row.id for row in rows() if row.label == 1.0 or row.id in asked]
     assert [row.id for row in found.rows] == wanted

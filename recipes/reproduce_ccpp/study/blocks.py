@@ -111,9 +111,10 @@ def judge_blocks(blocks: Blocks, cascade: Cascade, flag_on: FlagOn = "both") -> 
     judged, began = np.zeros_like(blocks.present), np.zeros_like(blocks.present)
     suspicious = np.zeros(len(judged), dtype=bool)
     quiet = np.zeros(len(judged), dtype=np.int64)
+    screen = cascade.corrected_blocks(blocks.screen)
     for j in range(judged.shape[1]):
         here = blocks.present[:, j]
-        hot = here & (blocks.screen[:, j] > cascade.escalate)
+        hot = here & (screen[:, j] > cascade.escalate)
         began[:, j] = hot & ~suspicious
         suspicious |= hot
         quiet = np.where(hot, 0, quiet + (suspicious & here))
@@ -138,7 +139,7 @@ def mix(blocks: Blocks, cascade: Cascade, judged: Mask) -> Floats:
             f"exchange {row}, block {block} is to be judged but has no verdict in its trace; "
             "score the part with verdicts for all blocks"
         )
-    screen = (blocks.screen - cascade.probe_mean) / cascade.probe_std
+    screen = (cascade.corrected_blocks(blocks.screen) - cascade.probe_mean) / cascade.probe_std
     verdict = (blocks.verdict - cascade.classifier_mean) / cascade.classifier_std
     sound = np.isfinite(screen) & np.isfinite(verdict)
     mixed = cascade.weight * np.where(sound, screen, 0) + (1 - cascade.weight) * np.where(sound, verdict, 0)

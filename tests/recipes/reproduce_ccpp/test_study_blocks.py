@@ -42,9 +42,10 @@ def blocks_of(rows):
     st.integers(1, 3),
     st.floats(-3, 3),
     FLAG_ON,
+    st.sampled_from([0.0, 0.5, 3.0]),
 )
-def test_the_rule_is_that_of_the_state_machine(rows, escalate, weight, calm, flag, flag_on):
-    cascade = Cascade(escalate, flag, weight, 0.5, 2.0, -0.5, 0.7, calm_blocks=calm)
+def test_the_rule_is_that_of_the_state_machine(rows, escalate, weight, calm, flag, flag_on, drift):
+    cascade = Cascade(escalate, flag, weight, 0.5, 2.0, -0.5, 0.7, calm_blocks=calm, drift=drift)
     found = judge_blocks(blocks_of(rows), cascade, flag_on)
     for number, _, probe, verdicts in rows:
         one = simulate(probe, verdicts, cascade, flag_on=flag_on)
