@@ -119,7 +119,7 @@ def load_pools(data: Path, made: Path) -> dict[str, list[Exchange]]:
         },
     }
     for name, rows in read_labels.items():
-        pools[name] = apply_labels(rows, HERE / "labels" / f"{name}.tsv")
+        pools[name] = apply_labels(rows, sorted((HERE / "labels").glob(f"{name}*.tsv")), source=name)
     return pools
 
 
@@ -127,14 +127,14 @@ def labelled(row: Exchange, label: float, category: str | None = None, source: s
     return Exchange(row.messages, label, category, source or row.source, dict(row.meta))
 
 
-def apply_labels(rows: Sequence[Exchange], labels: Path) -> list[Exchange]:
+def apply_labels(rows: Sequence[Exchange], labels: Sequence[Path], *, source: str) -> list[Exchange]:
     """Keep the rows that a reader has labelled 0 or 1. Unclear rows (null) are left out."""
-    known = dict(line.split("\t", 1) for line in labels.read_text().splitlines())
+    known = dict(line.split("\t", 1) for path in labels for line in path.read_text().splitlines())
     out = []
     for row in rows:
         label, category = (*known.get(row.id, "null").split("\t"), "")[:2]
         if label in ("0", "1"):
-            out.append(labelled(row, float(label), category or None, labels.stem))
+            out.append(labelled(row, float(label), category or None, source))
     return out
 
 

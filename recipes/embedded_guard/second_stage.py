@@ -19,6 +19,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,22 @@ from lockgate.guards import EMBEDDED, Guard, TextStage
 from lockgate.tables import BlockTrace, ScoresTable
 from lockgate.traffic import score_file
 from recipes.embedded_guard.two_stages import PARTS, SETTINGS, Screen, calibrate, choose_screen, read_part
+from recipes.embedded_guard.voice_rows import ATTACKS, PURE
 from recipes.steps import step_parser
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "embedded_guard"
 SUMMARY = ROOT / "results" / "embedded_guard.json"
 MAX_BYTES = 25_000_000
-C = 10.0
+C = 3.0
+# What a variant of the baseline learns from beside the training exchanges, by source. `text` is for the guard; the
+# others show what each step gains.
+VARIANTS: dict[str, Callable[[str], bool]] = {
+    "text_train": lambda _: False,
+    "text_near": lambda source: source == "near_policy",
+    "text_harmless": lambda source: source not in (*ATTACKS, *PURE),
+    "text": lambda _: True,
+}
 
 
 def main() -> None:
@@ -71,18 +81,19 @@ def run(arguments: argparse.Namespace) -> None:
     head = json.loads((RESULTS / "choice.json").read_text())["head"]
     backbone = Backbone.load("embedded")
     guard = Guard.load("embedded", backbone=backbone)
-    text = fitted(out)
+    texts = {variant: fitted(out, variant) for variant in VARIANTS}
     screen = choose_screen(read_part(RESULTS, "calibration", head))
-    scorer = scoring_guard(guard, text, screen, out)
+    scorer = scoring_guard(guard, texts["text"], screen, out)
     for part in arguments.parts or PARTS:
-        score_part(scorer, part, head, screen, out, RESULTS, arguments.workers)
+        score_part(scorer, texts, part, head, screen, out, RESULTS, arguments.workers)
     if arguments.parts:
         return
     settings = write_settings(scorer, screen, RESULTS)
     subprocess.run([sys.executable, "-m", "recipes.embedded_guard.report"], check=True)
     found = json.loads(SUMMARY.read_text())
     known = training_prompts([out / "train.jsonl", out / "voice_train.jsonl"], out / "calibration.jsonl")
-    made = calibrated_guard(guard.with_training_prompts(known), text, head, found, settings, out, RESULTS)
+    ready = guard.with_training_prompts(known)
+    made = calibrated_guard(ready, texts["text"], head, found, settings, out, RESULTS)
     print(f"guard of two stages in {made.path}, {bundle_bytes(out) / 1e6:.1f} MB", flush=True)
     if arguments.install:
         install(made, found, EMBEDDED)
@@ -99,15 +110,24 @@ def check_inputs(out: Path) -> None:
         )
 
 
-def fitted(out: Path) -> TextBaseline:
-    """Return the text baseline of `voice_train.jsonl`, in half precision. It is fitted once."""
-    source, folder = out / "voice_train.jsonl", out / "text"
-    stamp, key = folder / "fitted", hashlib.sha256(source.read_bytes() + f"{C}".encode()).hexdigest()
+def fitted(out: Path, variant: str) -> TextBaseline:
+    """Return a text baseline of `voice_train.jsonl`, in half precision. It is fitted once.
+
+    Args:
+        variant: one of `VARIANTS`, which says what it learns from.
+    """
+    source, folder = out / "voice_train.jsonl", out / variant
+    stamp, key = (
+        folder / "fitted",
+        hashlib.sha256(source.read_bytes() + f"{variant} {C}".encode()).hexdigest(),
+    )
     if not (stamp.exists() and stamp.read_text() == key):
-        rows = list(read_exchanges(source))
+        trained = {row.id for row in read_exchanges(out / "train.jsonl")}
+        rows = [row for row in read_exchanges(source) if row.id in trained or VARIANTS[variant](row.source)]
         groups = [str(row.meta.get("question") or prompt_group(row)) for row in rows]
         TextBaseline.fit(rows, groups, TextBaselineConfig(cs=(C,), folds=2)).rounded().save(folder)
         stamp.write_text(key)
+        print(f"{variant}: fitted on {len(rows)} exchanges", flush=True)
     return TextBaseline.load(folder)
 
 
@@ -119,16 +139,28 @@ def scoring_guard(guard: Guard, text: TextBaseline, screen: Screen, out: Path) -
 
 
 def score_part(
-    guard: Guard, part: str, head: str, screen: Screen, out: Path, results: Path, workers: int
+    guard: Guard,
+    texts: Mapping[str, TextBaseline],
+    part: str,
+    head: str,
+    screen: Screen,
+    out: Path,
+    results: Path,
+    workers: int,
 ) -> None:
-    """Score the exchanges of a part that may be escalated, into a committed table and trace, unless that is done."""
+    """Score the exchanges of a part that may be escalated, into a committed table and trace, unless that is done.
+
+    Args:
+        texts: text baselines by variant. `text` is the guard's, whose verdicts become the trace's.
+    """
     first = read_part(results, part, head)
     wanted = [first.ids[row] for row in screen.suspects(first)]
     rows = choose_rows(out / f"{part}.jsonl", wanted)
     table, blocks = (results / "two_stage" / f"{part}{suffix}" for suffix in (".parquet", ".blocks.parquet"))
     table.parent.mkdir(parents=True, exist_ok=True)
     stamp = out / "two_stage" / f"{part}.scored"
-    key = hashlib.sha256(json.dumps([wanted, scoring_key(guard)]).encode()).hexdigest()
+    readers = [texts[name].sha256 for name in sorted(texts)]
+    key = hashlib.sha256(json.dumps([wanted, scoring_key(guard), readers]).encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == key and table.exists() and blocks.exists():
         return
     if not (blocks.exists() and table.exists() and ScoresTable.read(table).ids == wanted):
@@ -147,27 +179,30 @@ def score_part(
         fresh = BlockTrace.read(traced)
         # No other judge has read these blocks.
         replace(fresh, voices={"classifier": np.full(len(fresh), np.nan, dtype=np.float32)}).write(blocks)
-    judged(guard, rows, BlockTrace.read(blocks)).write(blocks)
+    judged(guard, texts, rows, BlockTrace.read(blocks)).write(blocks)
     stamp.write_text(key)
     print(f"{part}: done", flush=True)
 
 
-def judged(guard: Guard, rows: list[Exchange], trace: BlockTrace) -> BlockTrace:
-    """Return the trace with the text baseline's verdict on every block, as `TextStage` gives it.
+def judged(
+    guard: Guard, texts: Mapping[str, TextBaseline], rows: list[Exchange], trace: BlockTrace
+) -> BlockTrace:
+    """Return the trace with the verdicts of the text baselines on every block, as `TextStage` gives them.
 
-    Verdicts of another judge on the same blocks are kept as its voice.
+    Those of `text` are the trace's. Verdicts of an exchange classifier are kept as its voice.
     """
-    assert guard.text is not None
     assert guard.cascade is not None
-    stage, stride = TextStage(guard.text, guard.backbone), guard.cascade.stride
-    verdicts = [scores.logits for scores in stage.read_blocks(rows, stride=stride)]
-    if [len(own) for own in verdicts] != [len(trace.row[trace.of(row)]) for row in range(len(rows))]:
-        sys.exit(
-            "second_stage: the rows have other blocks than their committed trace; remove it to score again"
-        )
-    flat = np.array([logit for own in verdicts for logit in own], dtype=np.float32)
-    other = trace.voices.get("classifier", trace.classifier)
-    return replace(trace, classifier=flat, voices={"classifier": other, "text": flat})
+    counts = [len(trace.row[trace.of(row)]) for row in range(len(rows))]
+    voices = {"classifier": trace.voices.get("classifier", trace.classifier)}
+    for name, text in texts.items():
+        stage = TextStage(text, guard.backbone)
+        verdicts = [scores.logits for scores in stage.read_blocks(rows, stride=guard.cascade.stride)]
+        if [len(own) for own in verdicts] != counts:
+            sys.exit(
+                "second_stage: the rows have other blocks than their committed trace; remove it to score them again"
+            )
+        voices[name] = np.array([logit for own in verdicts for logit in own], dtype=np.float32)
+    return replace(trace, classifier=voices["text"], voices=voices)
 
 
 def choose_rows(path: Path, wanted: list[str]) -> list[Exchange]:

@@ -106,6 +106,9 @@ def read_part(results: Path, part: str, head: str) -> FirstStage:
         maxima = (table.floats("max_prompt"), table.floats("max_answer"))
         return FirstStage(table.ids, table.groups, sources, table.labels, table.lengths, *maxima)
     found = pq.read_table(results / "scores" / "dev_heads.parquet")
+    # The text of the backbone's own answers was not kept, so a new second stage can't read them.
+    kept = [row for row, source in enumerate(found["source"].to_pylist()) if not source.startswith("own_")]
+    found = found.take(kept)
     ids = found["id"].to_pylist()
     labels, prompt, answer = (
         np.array(found[name].to_pylist(), float) for name in ("label", f"{head}:prompt", f"{head}:answer")

@@ -26,6 +26,7 @@ from recipes.embedded_guard import second_stage, two_stages
 WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", "path", "towpath"]
 SIZES = {"calibration": 500, "dev": 120, "benign_test": 60, "hard_benign": 12}
 BUDGET = 0.01
+TEXTS = {"text": random_text(), "text_other": random_text(seed=1)}
 
 
 class Made(NamedTuple):
@@ -74,7 +75,7 @@ def made(tmp_path_factory):
     number = 0
     for part in two_stages.PARTS:
         size = SIZES.get(part, 30)
-        harmful = part == "dev" or part.startswith("test_")
+        harmful = part in ("dev", "voice_dev") or part.startswith("test_")
         rows = [
             make_row(number + i, 1.0 if harmful and i % 3 == 0 else 0.0 if harmful else None)
             for i in range(size)
@@ -90,7 +91,7 @@ def made(tmp_path_factory):
     screen = two_stages.choose_screen(two_stages.read_part(results, "calibration", "tiny"))
     scorer = second_stage.scoring_guard(guard, random_text(), screen, out)
     for part in two_stages.PARTS:
-        second_stage.score_part(scorer, part, "tiny", screen, out, results, 1)
+        second_stage.score_part(scorer, TEXTS, part, "tiny", screen, out, results, 1)
     settings = second_stage.write_settings(scorer, screen, results)
     return Made(guard, scorer, screen, out, results, settings)
 
@@ -113,12 +114,14 @@ def test_scoring_what_may_be_escalated_equals_scoring_everything(made, tmp_path)
         ]
         np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)
     assert seen > 400
-    harmful = made.part("dev").harmful
+    tried = [trace for part in two_stages.DEVELOPMENT for trace in whole[part]]
+    harmful = np.concatenate([made.part(part).harmful for part in two_stages.DEVELOPMENT])
     again = calibrate_cascade(
         whole["calibration"], made.part("calibration").groups, budget=BUDGET,
         escalation=two_stages.ESCALATION, escalate=made.screen.escalate, flag_on="answer",
-        development_benign=[trace for trace, bad in zip(whole["dev"], harmful, strict=True) if not bad],
-        development_harmful=[trace for trace, bad in zip(whole["dev"], harmful, strict=True) if bad],
+        development_benign=[trace for trace, bad in zip(tried, harmful, strict=True) if not bad],
+        development_harmful=[trace for trace, bad in zip(tried, harmful, strict=True) if bad],
+        selection_fpr=two_stages.SELECTION,
     )  # fmt: skip
     assert again.cascade.flag == pytest.approx(found.cascade.flag, abs=1e-3)
     assert again.cascade.weight == found.cascade.weight
@@ -138,7 +141,7 @@ def test_the_screen_keeps_to_its_budget_and_to_single_precision(made) -> None:
 
 def test_nothing_is_scored_twice_and_changed_tables_are_noticed(made, monkeypatch) -> None:
     monkeypatch.setattr(second_stage, "score_file", None)
-    second_stage.score_part(made.scorer, "dev", "tiny", made.screen, made.out, made.results, 1)
+    second_stage.score_part(made.scorer, TEXTS, "dev", "tiny", made.screen, made.out, made.results, 1)
     assert second_stage.write_settings(made.scorer, made.screen, made.results) == made.settings
     with pytest.raises(CalibrationError, match="scored with another escalation threshold"):
         made.calibrate(escalate=1.5)
@@ -167,7 +170,7 @@ def test_figures_compare_one_stage_with_two_at_one_budget(made) -> None:
     assert found["not_worse_in_development"] == (tried["two_stages"]["tpr"] >= tried["one_stage"]["tpr"])
     text = "\n".join(two_stages.result_lines(found, shipped=False))
     assert "not shipped" in text
-    assert "| mean over sets | 40 |" in text
+    assert "| mean over these four sets | 40 |" in text
     assert made._replace(results=made.results.parent).figures() is None
 
 
@@ -225,5 +228,5 @@ def test_the_guard_is_installed_only_when_asked_and_never_when_worse(made, tmp_p
 
 def test_without_its_parts_the_recipe_says_what_to_run_first(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["second_stage.py", "--out", str(tmp_path), "--install"])
-    with pytest.raises(SystemExit, match=r"lacks train\.jsonl, voice_train\.jsonl, dev\.jsonl.*run\.sh first"):
+    with pytest.raises(SystemExit, match=r"lacks train\.jsonl, voice_train\.jsonl.*run\.sh"):
         second_stage.main()
