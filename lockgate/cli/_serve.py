@@ -118,7 +118,7 @@ def serve(
     json: JsonFlag = False,
 ) -> None:
     """Serve a guarded model with the OpenAI chat interface. Ctrl-C stops the server."""
-    from lockgate._home import home
+    from lockgate.durable import home
     from lockgate.gateway import (
         EngineOptions,
         GatewayOptions,

@@ -286,6 +286,9 @@ def calibrated_guard(
         "tokens, and to traffic like the sources above",
         f"realised on {counts['n']} other benign exchanges: {counts['hits']} flagged ({counts['rate']:.3%})",
         f"stage 2 is asked about {calibration.escalated:.2%} of the calibration exchanges",
+        f"the text baseline learned from {text.n_rows} exchanges of public sets and of data/near_policy "
+        "(results/embedded_guard/voice_rows.json); answers of closed models among them carry their makers' output "
+        "terms, whatever the licence of the set says",
     ]
     ready = ready.with_calibration(calibration.calibration, claim=claim)
     return ready.save(out / "two_stage" / "guard", results=found)

@@ -313,6 +313,7 @@ def calibrated(found: CascadeCalibration) -> dict[str, Any]:
         "scales": {name: round(getattr(cascade, name), 5) for name in scales},
         "stride": cascade.stride,
         "calm_blocks": cascade.calm_blocks,
+        "drift": cascade.drift,
         "budget": evidence.budget,
         "n": evidence.n,
         "k": evidence.k,
