@@ -30,8 +30,9 @@ STEPS = {
     "text_train": "text baseline, fitted on the probe's training exchanges",
     "text_near": "also on `data/near_policy`",
     "text_harmless": "also on more harmless exchanges",
-    "text": "also on newer attacks, as shipped",
+    "text": "also on newer attacks: as shipped",
 }
+NO_DRIFT = "also on newer attacks, without the drift"
 
 
 def main() -> None:
@@ -134,8 +135,10 @@ def steps(head: str, flag_on: two_stages.FlagOn, budget: float) -> list[dict[str
     alone = {name: own.deciding(flag_on) > single.cut for name, own in parts.items()}
     made = [{"name": "one stage", "judge": None, **mean_tpr(parts, alone)}]
     screen = two_stages.choose_screen(first)
-    for voice, title in STEPS.items():
-        found = two_stages.calibrate(RESULTS, head, flag_on, budget, settings=settings(), voice=voice)
+    tried = [(title, voice, settings()) for voice, title in STEPS.items()]
+    tried.insert(-1, (NO_DRIFT, "text", settings() | {"drift": 0.0}))
+    for title, voice, chosen in tried:
+        found = two_stages.calibrate(RESULTS, head, flag_on, budget, settings=chosen, voice=voice)
         flags = {}
         for name, own in parts.items():
             traces = two_stages.read_traces(RESULTS, f"test_{name}", own, screen, voice)
