@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from lockgate.assembly._top import describe_top
 from lockgate.evaluation import page_environment, write_page
 
 _SHOWN = 8
@@ -65,6 +66,7 @@ def summarise_build(content: Mapping[str, Any]) -> list[str]:
             f"{show(found['fpr'])} of {found['n_harmless']} harmless"
         )
     lines += _second_lines(content["second_stage"])
+    lines += describe_top(content["top"])
     lines += _update_lines(content["update"])
     for title, entries in (
         ("limits", content["limits"]),
@@ -97,6 +99,8 @@ def _claim_line(claim: Mapping[str, Any]) -> str:
         text += f" ({claim['wished']:.2%} needs {claim['wished_needs']} prompts)"
     if claim["reviewed"] is not None:
         text += f"; {claim['reviewed']['prompts']} reviewed prompts are not in that sample"
+    if claim["excluded"] is not None:
+        text += f"; {claim['excluded']['exchanges']} exchanges that break the policy are left out"
     return text
 
 
@@ -112,6 +116,7 @@ def _part_lines(parts: Sequence[Mapping[str, Any]], what: str) -> list[str]:
 def _review_lines(found: Mapping[str, Any] | None, dropped: Mapping[str, int]) -> list[str]:
     if found is None:
         return []
+    top = found["top"]
     again = [line for lines in found["repeated"] for line in lines[1:]]
     parts = [f"reviews: {found['lines']} lines", f"repeated: {len(again)}{_at(again)}"]
     for about, effect in (("verdict", "not trained on"), ("category", "left without a category")):
@@ -126,6 +131,15 @@ def _review_lines(found: Mapping[str, Any] | None, dropped: Mapping[str, int]) -
         f"  {found['trained']} train, {found['held_out']} are held out; training rows: "
         f"{found['relabelled']} relabelled with {found['followed']} disguised copies, "
         f"{found['confirmed']} confirmed, {found['withdrawn']} withdrawn as related to a review",
+        *(
+            [
+                f"  top of the traffic: {top['confirmed']} are harmless and stay in the sample, "
+                f"{top['excluded'] + top['trained']} break the policy and are left out of it"
+                + (f", {top['trained']} of them used like other reviews" if top["trained"] else "")
+            ]
+            if any(top.values())
+            else []
+        ),
     ]
 
 

@@ -35,6 +35,8 @@ _COMMANDS = (
     "_calibrate",
     "_score",
     "_mine",
+    "_select",
+    "_label",
     "_evaluate",
     "_serve",
 )
