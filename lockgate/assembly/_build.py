@@ -18,6 +18,7 @@ from lockgate.assembly._measure import (
     with_baseline,
     without_refusals,
 )
+from lockgate.assembly._picture import draw_picture
 from lockgate.assembly._report import write_measured, write_reports
 from lockgate.assembly._reviews import place_proposal
 from lockgate.assembly._rows import PARTING, BuildRows, gather_rows
@@ -110,6 +111,7 @@ class _Build:
         decided = {name: with_flags(table, guard) for name, table in tables.items()}
         top = read_top(folder, guard, rows, tables["calibration"], self._judged(candidate, tables))
         decided["calibration"] = leave_out(decided["calibration"], rows.excluded)
+        picture = draw_picture(guard, decided)
         own, results = self._measure(candidate, guard, rows, decided)
         update = self._compare(candidate, guard, rows, decided)
         measured = None if own is None else summarise(own)
@@ -122,7 +124,8 @@ class _Build:
         if not refused:
             guard.save(self.out, measured=write_measured(content))
         content["guard_sha256"] = saved.sha256
-        pages = write_reports(folder.path, content)
+        content["recall_by_budget"] = picture.points
+        pages = write_reports(folder.path, content, picture)
         return BuildResult(
             guard=None if refused else self.out,
             candidate=folder.path / GUARD,

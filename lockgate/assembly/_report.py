@@ -7,15 +7,16 @@ from typing import Any
 
 from jinja2 import Environment
 
+from lockgate.assembly._picture import Picture
 from lockgate.assembly._top import describe_top
 from lockgate.evaluation import page_environment, write_page
 
 _SHOWN = 8
 
 
-def write_reports(folder: Path, content: Mapping[str, Any]) -> dict[str, Path]:
+def write_reports(folder: Path, content: Mapping[str, Any], picture: Picture) -> dict[str, Path]:
     """Write `report.json` and `report.html`; return their paths. They hold ids and no text of exchanges."""
-    page = _environment().get_template("build.html").render(report=content)
+    page = _environment().get_template("build.html").render(report=content, picture=picture)
     return write_page(folder, "report", content, page)
 
 
@@ -198,5 +199,5 @@ def _update_lines(update: Mapping[str, Any] | None) -> list[str]:
 @cache
 def _environment() -> Environment:
     environment = page_environment("lockgate.assembly")
-    environment.filters.update(show=show, claim=_claim_line, second=_second_lines)
+    environment.filters.update(show=show, claim=_claim_line, second=_second_lines, top=describe_top)
     return environment

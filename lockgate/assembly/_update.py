@@ -142,7 +142,7 @@ def compare_with_previous(
     reviews = None
     if len(tables.get("reviews", ())):
         reviews = compare_guards(score("reviews"), tables["reviews"], names=("before", "after"))
-    verdict = UpdateRule().judge(comparison)
+    verdict = (_judge_threshold(old, guard) if same else None) or UpdateRule().judge(comparison)
     if (lost := _lost_claim(old, guard)) is not None:
         verdict = UpdateVerdict("worse", (lost, *(verdict.reasons if verdict.worse else ())))
     return Update(comparison, verdict, reviews, int((~unseen).sum()))
@@ -156,6 +156,24 @@ def _scores_alike(old: Guard, new: Guard) -> bool:
     parts = [(found.probe_sha256, found.backbone, found.gamma, found.window) for found in (first, second)]
     limits = [(found.thresholds.min_tokens, found.thresholds.flag_on) for found in (first, second)]
     return parts[0] == parts[1] and limits[0] == limits[1]
+
+
+def _judge_threshold(old: Guard, new: Guard) -> UpdateVerdict | None:
+    """Judge a lower threshold of the same probe. None: the usual rule judges.
+
+    A lower threshold flags more of everything, so synthetic harmless rows would always speak against it. The
+    traffic says how much more is allowed, and the budget is kept on it.
+    """
+    before, after = old.calibration, new.calibration
+    if before is None or after is None or before.budget != after.budget or after.cut > before.cut:
+        return None
+    return UpdateVerdict(
+        "no worse",
+        (
+            f"Both guards have the same probe. The threshold goes from {before.threshold:.4f} to "
+            f"{after.threshold:.4f}, and the budget of {after.budget:.2%} is kept on the traffic.",
+        ),
+    )
 
 
 def _lost_claim(old: Guard, new: Guard) -> str | None:
