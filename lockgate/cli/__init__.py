@@ -37,6 +37,8 @@ _COMMANDS = (
     "_calibrate",
     "_score",
     "_mine",
+    "_select",
+    "_label",
     "_evaluate",
     "_serve",
 )

@@ -1,4 +1,4 @@
-"""Recorded traffic under a guard: scoring it into tables, setting thresholds on it, and mining it."""
+"""Recorded traffic under a guard: scoring it, setting thresholds on it, mining it, choosing what to label."""
 
 from lockgate.traffic._calibrate import calibrate
 from lockgate.traffic._checks import read_exclusions
@@ -6,14 +6,16 @@ from lockgate.traffic._evidence import Evidence, describe_traffic, gather_eviden
 from lockgate.traffic._files import score_file, score_row
 from lockgate.traffic._mine import mine
 from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
-from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan
+from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan, SelectionPlan
 from lockgate.traffic._pool import sift_pool
 from lockgate.traffic._screen import Screened, screen_exchanges, screen_threshold
+from lockgate.traffic._select import SCORED, select_exchanges, with_score
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
 from lockgate.traffic._transfer import Shift, Transfer, compare_precisions, score_traffic
 
 __all__ = [
     "MINED",
+    "SCORED",
     "CalibrationPlan",
     "Evidence",
     "Mined",
@@ -21,6 +23,7 @@ __all__ = [
     "ScreenPlan",
     "Screened",
     "SecondStagePlan",
+    "SelectionPlan",
     "Shift",
     "StagedScores",
     "Transfer",
@@ -40,5 +43,7 @@ __all__ = [
     "score_traffic",
     "screen_exchanges",
     "screen_threshold",
+    "select_exchanges",
     "sift_pool",
+    "with_score",
 ]
