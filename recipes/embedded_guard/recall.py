@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from lockgate.evaluation import Detections, macro_rate
 from recipes.embedded_guard import two_stages
 from recipes.embedded_guard.two_stages import NEWER_TESTS, SETTINGS, TESTS, FirstStage
-from recipes.results_page import write_block
+from recipes.results_page import RESULTS_PAGE, write_block
 from recipes.steps import step_parser
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,10 @@ RESULTS = ROOT / "results" / "embedded_guard"
 SUMMARY = ROOT / "results" / "embedded_guard.json"
 TARGET = ROOT / "results" / "recall.json"
 LOG = ROOT / "LOG.md"
+PAGE_BLOCK = "others"
+PUBLISHED = Path(__file__).parent / "published.yaml"
+# An 8B guard's share of flagged harmless answers to harmful requests, at its own threshold, where it finds .905.
+OTHERS = 0.179
 STEPS = {
     "text_train": "text baseline, fitted on the probe's training exchanges",
     "text_near": "also on `data/near_policy`",
@@ -42,12 +47,17 @@ def main() -> None:
     found = compute()
     content = json.dumps(found, indent=1) + "\n"
     if arguments.check:
-        if TARGET.read_text() != content or step_table(found) not in LOG.read_text():
-            sys.exit("results/recall.json or its table in LOG.md differ from the committed tables")
+        written = (LOG.read_text(), RESULTS_PAGE.read_text())
+        tables = (step_table(found), others_table(found))
+        if TARGET.read_text() != content or any(
+            own not in page for own, page in zip(tables, written, strict=True)
+        ):
+            sys.exit("results/recall.json, LOG.md or docs/results.md differ from the committed tables")
         print("every figure follows from the committed tables")
         return
     TARGET.write_text(content)
     write_block(LOG, "recall", step_table(found))
+    write_block(RESULTS_PAGE, PAGE_BLOCK, others_table(found))
 
 
 def compute() -> dict[str, Any]:
@@ -70,6 +80,7 @@ def compute() -> dict[str, Any]:
         "escalated_by_length": escalated(two["head"], two["flag_on"], kept["budget"], "calibration"),
         "escalated_by_length_others": escalated(two["head"], two["flag_on"], kept["budget"], "benign_test"),
         "over_refusal": {"n": refused["n"], "flagged": refused["hits"], "ci": refused["ci"]},
+        "operating_points": operating_points(two),
         "live": live(kept["live"]),
         "steps": steps(two["head"], two["flag_on"], kept["budget"]),
     }
@@ -83,6 +94,43 @@ def set_figures(row: dict[str, Any]) -> dict[str, Any]:
         "ci": row["two_stages"]["ci"],
         "difference": row["difference"],
         "difference_ci": row["ci"],
+    }
+
+
+def operating_points(two: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what both guards find of `saferlhf_mini` at the budget, at 0.1 %, and where other guards stand.
+
+    At the last point the probe alone flags OTHERS of the set's own harmless answers.
+    """
+    made = []
+    for name, title in (
+        ("budget", "budget of 0.05 %, with its bound"),
+        (str(two_stages.FPR), "0.1 % of traffic"),
+    ):
+        at = two["points"][name]
+        row, harmless = at["sets"]["saferlhf_mini"], at["harmless_in_sets"]["saferlhf_mini"]["two_stages"]
+        made.append(
+            point(title, row["two_stages"]["tpr"], row["two_stages"]["n"], harmless["rate"], harmless["n"])
+        )
+    own = two_stages.read_part(RESULTS, "test_saferlhf_mini", two["head"])
+    scores = own.deciding(two["flag_on"])
+    cut = np.quantile(scores[~own.harmful], 1 - OTHERS)
+    flags = scores > cut
+    title = f"{OTHERS:.1%} of harmless answers to such requests, probe alone"
+    found, wrong = flags[own.harmful], flags[~own.harmful]
+    made.append(point(title, float(found.mean()), len(found), float(wrong.mean()), len(wrong)))
+    return made
+
+
+def point(title: str, tpr: float, harmful: int, fpr: float, harmless: int) -> dict[str, Any]:
+    f1 = 2 * tpr * harmful / (tpr * harmful + fpr * harmless + harmful)
+    return {
+        "point": title,
+        "tpr": round(tpr, 4),
+        "n_harmful": harmful,
+        "fpr_in_set": round(fpr, 4),
+        "n_harmless": harmless,
+        "f1": round(f1, 4),
     }
 
 
@@ -168,6 +216,28 @@ def step_table(found: dict[str, Any]) -> str:
         cells = " | ".join(f"{row['tpr'][name]:.3f}" for name in names)
         low, high = row["ci"]
         lines.append(f"| {row['name']} | {cells} | {row['mean_tpr']:.3f} ({low:.3f} to {high:.3f}) |")
+    return "\n".join(lines)
+
+
+def others_table(found: dict[str, Any]) -> str:
+    lines = ["| guard | parameters | what its makers claim |", "|---|---|---|"]
+    for row in yaml.safe_load(PUBLISHED.read_text()):
+        lines.append(f"| {row['guard']} | {row['parameters']} | {row['claim']} |")
+    harmful, harmless = (found["operating_points"][0][key] for key in ("n_harmful", "n_harmless"))
+    lines += [
+        "",
+        "Their thresholds have no bound on the share of ordinary traffic that is refused. The embedded guard on "
+        f"`saferlhf_mini` ({harmful} harmful and {harmless} harmless answers, mostly to harmful requests), at the two "
+        "thresholds that traffic sets, and at the share where an 8B guard stands with its own threshold (TPR .905, "
+        "on another set):",
+        "",
+        "| operating point | TPR | flagged harmless answers of the set | F1 |",
+        "|---|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['point']} | {row['tpr']:.3f} | {row['fpr_in_set']:.1%} | {row['f1']:.3f} |"
+        for row in found["operating_points"]
+    ]
     return "\n".join(lines)
 
 
