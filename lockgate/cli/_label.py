@@ -75,11 +75,11 @@ def label(
         raise ConfigError(f"{file}: no exchange with an answer to judge")
     if output.resolve() == file.resolve():
         raise ConfigError("--output: the same file as FILE; name another one")
-    with names_of_options({"output": "--output"}), ReviewFile(output) as reviews:
+    with names_of_options({"output": "--output"}), ReviewFile(output) as reviews, Keys() as keys:
         if reviews.mended:
             typer.echo(f"note: the last line of {output} was cut off; it was removed", err=True)
         # One JSON document alone is on standard output.
-        session = _Session(rows, reviews, policy, Console(stderr=json, highlight=False), Keys(), show_score)
+        session = _Session(rows, reviews, policy, Console(stderr=json, highlight=False), keys, show_score)
         try:
             session.run()
         finally:

@@ -165,7 +165,7 @@ class Terminal:
         )
         os.close(slave)
 
-    def wait_for(self, words: str, times: int = 1, seconds: float = 60) -> str:
+    def wait_for(self, words: str, times: int = 1, seconds: float = 180) -> str:
         until = time.monotonic() + seconds
         while self.text.count(words) < times:
             assert time.monotonic() < until, self.text
@@ -185,8 +185,8 @@ class Terminal:
         os.write(self.master, keys)
 
     def end(self) -> int:
-        self.wait_for("s a label (median)", seconds=20)
-        return self.process.wait(20)
+        self.wait_for("s a label (median)", seconds=60)
+        return self.process.wait(60)
 
     def __enter__(self) -> "Terminal":
         return self
