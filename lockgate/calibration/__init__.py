@@ -15,7 +15,13 @@ from lockgate.calibration._cascade import (
     calibrate_cascade,
     calibrate_sparingly,
 )
-from lockgate.calibration._escalation import LengthRow, Trace, choose_drift, escalation_threshold
+from lockgate.calibration._escalation import (
+    LengthRow,
+    Trace,
+    choose_drift,
+    escalation_threshold,
+    split_by_length,
+)
 from lockgate.calibration._threshold import (
     DEFAULT_BUDGETS,
     BudgetRow,
@@ -24,6 +30,7 @@ from lockgate.calibration._threshold import (
     budget_table,
     check_sample,
     choose_threshold,
+    first_of_each_group,
     plain_quantile_threshold,
     refuse_training_prompts,
     stored_threshold,
@@ -51,8 +58,10 @@ __all__ = [
     "clopper_pearson",
     "clopper_pearson_upper",
     "escalation_threshold",
+    "first_of_each_group",
     "plain_quantile_threshold",
     "refuse_training_prompts",
     "required_n",
+    "split_by_length",
     "stored_threshold",
 ]

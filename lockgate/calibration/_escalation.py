@@ -105,7 +105,7 @@ def escalated_by_length(
     )
 
 
-def split_by_length(lengths: NDArray[np.int64], parts: int) -> list[NDArray[np.intp]]:
+def split_by_length(lengths: NDArray[np.int64] | NDArray[np.float64], parts: int) -> list[NDArray[np.intp]]:
     """Split exchanges into groups of rising length and about equal size. Equal lengths share a group.
 
     Args:

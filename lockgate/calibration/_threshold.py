@@ -157,7 +157,7 @@ def choose_threshold(
     lengths = None if lengths is None else np.asarray(lengths, dtype=np.float64)
     _check_arguments(len(values), tolerance, (groups, ids, lengths, sources, languages))
     allowed = ~_excluded_rows(listed, ids, len(values))
-    kept = _first_of_each_group(groups, allowed)
+    kept = first_of_each_group(groups, allowed)
     n = len(kept)
     k = check_sample(n, budget, confidence)
     cut = _largest(values[kept], k)
@@ -210,7 +210,7 @@ def budget_table(
     values = _finite(scores, unjudged=unjudged)
     if groups is not None:
         _check_length("groups", groups, len(values))
-        values = values[_first_of_each_group(groups, np.ones(len(values), dtype=bool))]
+        values = values[first_of_each_group(groups, np.ones(len(values), dtype=bool))]
     rows = []
     for budget in budgets:
         k = allowed_flags(len(values), budget, confidence)
@@ -264,7 +264,7 @@ def check_sample(n: int, budget: float, confidence: float = 0.95) -> int:
 def _threshold_of_all(
     values: NDArray[np.float64], groups: Sequence[str], budget: float, tolerance: float, confidence: float
 ) -> float:
-    kept = _first_of_each_group(groups, np.ones(len(values), dtype=bool))
+    kept = first_of_each_group(groups, np.ones(len(values), dtype=bool))
     return stored_threshold(_largest(values[kept], check_sample(len(kept), budget, confidence)), tolerance)
 
 
@@ -307,7 +307,13 @@ def _finite(scores: ArrayLike, *, unjudged: bool = False) -> NDArray[np.float64]
     return values
 
 
-def _first_of_each_group(groups: Sequence[str], allowed: NDArray[np.bool_]) -> NDArray[np.intp]:
+def first_of_each_group(groups: Sequence[str], allowed: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the first allowed row of each prompt, in ascending order. These rows are what n counts.
+
+    Args:
+        groups: the prompt of each row [N].
+        allowed: rows that may count [N].
+    """
     rows = np.flatnonzero(allowed)
     if len(rows) == 0:
         return rows

@@ -7,8 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lockgate.cli._calibrate_scores import (
+    GroupColumnOption,
+    IdColumnOption,
+    LabelColumnOption,
+    LabelledOption,
+    LanguageColumnOption,
+    LengthColumnOption,
+    LowerOption,
+    PromptColumnOption,
+    ScoreColumnOption,
+    ScoresOptions,
+    SourceColumnOption,
+    TurnsColumnOption,
+    calibrate_scores,
+    refuse_columns,
+)
 from lockgate.cli._calibration_report import budget_document, print_budgets, print_traffic, report
-from lockgate.cli._common import DeviceOption, DtypeOption, GuardArgument, JsonFlag, names_of_options
+from lockgate.cli._common import DeviceOption, DtypeOption, JsonFlag, names_of_options
 from lockgate.cli._scoring import BackboneOption, WorkersOption, load_guard, read_scores, watch_files
 from lockgate.cli._second_stage import (
     ClassifierOption,
@@ -32,6 +48,13 @@ if TYPE_CHECKING:
     from lockgate.guards import Guard
     from lockgate.traffic import CalibrationPlan, Evidence, SecondStagePlan
 
+OptionalGuard = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[GUARD]",
+        help="A guard's folder, or `embedded`. Leave it out to calibrate the scores of another program.",
+    ),
+]
 InputOption = Annotated[
     list[Path] | None,
     typer.Option("--input", help="Exchanges to score: .jsonl[.gz|.zst] or .parquet. May be repeated."),
@@ -39,14 +62,20 @@ InputOption = Annotated[
 ScoresOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--scores", help="Scores tables to use instead of --input. Nothing is scored. May be repeated."
+        "--scores",
+        help="Scores tables to use instead of --input. Nothing is scored. Without GUARD: any .parquet or "
+        ".csv file with a row for each exchange. May be repeated.",
     ),
 ]
 BudgetOption = Annotated[
     float, typer.Option(help="Refusal budget: the largest share of benign exchanges that may be flagged.")
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option(help="Folder for the calibrated guard. Without it no guard is written.")
+    Path | None,
+    typer.Option(
+        help="Folder for the calibrated guard. Without it no guard is written. Without GUARD: a JSON file "
+        "for the threshold."
+    ),
 ]
 ExcludeOption = Annotated[
     Path | None, typer.Option(help='Rows to leave out of calibration: JSON lines {"id", "reason"}.')
@@ -86,7 +115,7 @@ def register(app: typer.Typer) -> None:
 
 
 def calibrate(
-    guard: GuardArgument,
+    guard: OptionalGuard = None,
     inputs: InputOption = None,
     scores: ScoresOption = None,
     budget: BudgetOption = 0.0005,
@@ -109,6 +138,17 @@ def calibrate(
     transfer: TransferOption = False,
     recalibrate: RecalibrateOption = False,
     workers: WorkersOption = 1,
+    score_column: ScoreColumnOption = None,
+    prompt_column: PromptColumnOption = None,
+    group_column: GroupColumnOption = None,
+    id_column: IdColumnOption = None,
+    label_column: LabelColumnOption = None,
+    source_column: SourceColumnOption = None,
+    language_column: LanguageColumnOption = None,
+    length_column: LengthColumnOption = None,
+    turns_column: TurnsColumnOption = None,
+    lower_is_harmful: LowerOption = False,
+    labelled: LabelledOption = False,
     json: JsonFlag = False,
 ) -> None:
     """Set a guard's threshold on your own traffic, and print a table of budgets and thresholds.
@@ -123,9 +163,33 @@ def calibrate(
 
     With --classifier or --text the guard gets a second stage. Both stages then read all of the traffic.
 
+    Without GUARD the command calibrates scores that any other program made (--scores, --score-column and
+    --prompt-column or --group-column). It then writes the threshold and its claim to a small JSON file.
+
     After an interruption or an error, run the same command again to continue. Until the calibration is
     complete, its scores are kept in OUTPUT.state, without text.
     """
+    columns = {
+        "score": score_column, "prompt": prompt_column, "group": group_column, "id": id_column,
+        "label": label_column, "source": source_column, "language": language_column,
+        "length": length_column, "turns": turns_column,
+    }  # fmt: skip
+    if guard is None:
+        needs_guard = {
+            "--input": inputs, "--classifier": classifier, "--text": text, "--development": development,
+            "--escalation": escalation, "--lost": lost, "--weight": weight, "--stride": stride,
+            "--drift": drift, "--save-scores": save_scores, "--transfer": transfer, "--backbone": backbone,
+            "--recalibrate": recalibrate,
+        }  # fmt: skip
+        calibrate_scores(
+            ScoresOptions(
+                scores or (), output, budget, exclude, training or (), tolerance, columns, lower_is_harmful,
+                labelled, json,
+            ),
+            needs_guard,
+        )  # fmt: skip
+        return
+    refuse_columns(columns, lower_is_harmful, labelled)
     if transfer or recalibrate:
         if not transfer or classifier or tolerance is not None or save_scores:
             raise ConfigError(

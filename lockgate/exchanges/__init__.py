@@ -1,6 +1,6 @@
 """Exchanges: the record that every classifier reads, its files, and fingerprints of prompts."""
 
-from lockgate.exchanges._fields import ContentFault, content_text, json_type
+from lockgate.exchanges._fields import ContentFault, content_text, json_type, shown_name
 from lockgate.exchanges._files import suffix_of
 from lockgate.exchanges._prints import PromptMatch, PromptPrints, prompt_group, prompt_text
 from lockgate.exchanges._read import InvalidCounter, json_records, read_exchanges
@@ -31,6 +31,7 @@ __all__ = [
     "prompt_group",
     "prompt_text",
     "read_exchanges",
+    "shown_name",
     "suffix_of",
     "text_hash",
     "write_exchanges",

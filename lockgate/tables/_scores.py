@@ -175,6 +175,11 @@ class ScoresTable:
         return [value if value is not None else f"id:{i}" for value, i in self._groups_and_ids()]
 
     @property
+    def has_lengths(self) -> bool:
+        """Whether exchanges have lengths. Scores of other programs may come without them."""
+        return self.has("length") or bool(self.floats("tokens_stage1").any())
+
+    @property
     def lengths(self) -> NDArray[np.float64]:
         """Number of tokens of each exchange [N]."""
         return self.floats("length" if self.has("length") else "tokens_stage1")

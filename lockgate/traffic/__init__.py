@@ -2,14 +2,17 @@
 
 from lockgate.traffic._calibrate import calibrate
 from lockgate.traffic._checks import read_exclusions
-from lockgate.traffic._evidence import Evidence, describe_traffic, gather_evidence
+from lockgate.traffic._evidence import Evidence, Recall, describe_traffic, gather_evidence
 from lockgate.traffic._files import score_file, score_row
 from lockgate.traffic._mine import mine
 from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
 from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan, SelectionPlan
 from lockgate.traffic._pool import sift_pool
+from lockgate.traffic._score_columns import ScoreColumns, read_score_columns
+from lockgate.traffic._score_threshold import ScoreThreshold
 from lockgate.traffic._screen import Screened, screen_exchanges, screen_threshold
 from lockgate.traffic._select import SCORED, select_exchanges, with_score
+from lockgate.traffic._slices import Slice, minimum_coverage, slices
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
 from lockgate.traffic._transfer import Shift, Transfer, compare_precisions, score_traffic
 
@@ -20,11 +23,15 @@ __all__ = [
     "Evidence",
     "Mined",
     "MiningPlan",
+    "Recall",
+    "ScoreColumns",
+    "ScoreThreshold",
     "ScreenPlan",
     "Screened",
     "SecondStagePlan",
     "SelectionPlan",
     "Shift",
+    "Slice",
     "StagedScores",
     "Transfer",
     "add_mined",
@@ -34,8 +41,10 @@ __all__ = [
     "gather_evidence",
     "manifest_of",
     "mine",
+    "minimum_coverage",
     "read_exclusions",
     "read_mined",
+    "read_score_columns",
     "score_file",
     "score_once",
     "score_row",
@@ -45,5 +54,6 @@ __all__ = [
     "screen_threshold",
     "select_exchanges",
     "sift_pool",
+    "slices",
     "with_score",
 ]

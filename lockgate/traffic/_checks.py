@@ -89,6 +89,21 @@ def check_development(
         )
 
 
+def split_labels(table: ScoresTable) -> tuple[ScoresTable, ScoresTable]:
+    """Return the rows that count as benign, and the rows that are labelled harmful.
+
+    Raises:
+        CalibrationError: no row is labelled harmful, or all are.
+    """
+    harmful = table.labels >= 0.5
+    if not harmful.any() or harmful.all():
+        raise CalibrationError(
+            f"labelled: {int(harmful.sum())} of {len(table)} rows are labelled harmful; expected harmful and "
+            "harmless ones"
+        )
+    return table.select(~harmful), table.select(harmful)
+
+
 def benign_rows(table: ScoresTable) -> tuple[ScoresTable, int]:
     """Return the rows with a scored answer, and the number of rows without one.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,14 @@ from lockgate.calibration import (
     BudgetRow,
     Calibration,
     CascadeCalibration,
+    Interval,
     budget_table,
     calibrate_cascade,
     calibrate_sparingly,
     choose_drift,
     choose_threshold,
+    clopper_pearson,
+    first_of_each_group,
 )
 from lockgate.cascade import FlagOn
 from lockgate.classifiers import ExchangeClassifier
@@ -27,7 +30,7 @@ from lockgate.errors import ConfigError
 from lockgate.exchanges import PromptPrints
 from lockgate.guards import Guard, VoiceRecord
 from lockgate.tables import ScoresTable
-from lockgate.traffic._checks import benign_rows, check_development, check_traffic
+from lockgate.traffic._checks import benign_rows, check_development, check_traffic, split_labels
 from lockgate.traffic._overlap import describe_overlap, known_prompts, refuse_known_groups
 from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
@@ -39,6 +42,25 @@ _OWNER = "lockgate calibrate"
 
 def silent(_path: Path, _done: int) -> None:
     """Report nothing."""
+
+
+class Recall(NamedTuple):
+    """The harmful rows that a threshold finds.
+
+    Attributes:
+        n: distinct prompts of rows that are labelled harmful.
+        flagged: those that are flagged.
+        interval: two-sided 95 % Clopper-Pearson interval of their share.
+    """
+
+    n: int
+    flagged: int
+    interval: Interval
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-ready figures."""
+        share = self.flagged / self.n
+        return {"n": self.n, "flagged": self.flagged, "share": share, "interval": list(self.interval)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +76,7 @@ class Evidence:
         overlap: a sentence that says whether the traffic holds training prompts.
         stages: the way the two stages were put together; None if no second stage was added.
         shares: with two judges, what each share of the text baseline in the second stage catches.
+        harmful: scores of rows that are labelled harmful, if the plan sets them aside. They set no threshold.
         read_here: whether the guard has read the traffic itself. Then its record gets the precision and the
             kind of device that it computes in. Tables do not say how they were made.
     """
@@ -67,6 +90,7 @@ class Evidence:
     stages: CascadeCalibration | None = None
     read_here: bool = False
     shares: tuple[ShareRow, ...] = ()
+    harmful: ScoresTable | None = None
 
     @property
     def tolerance(self) -> float:
@@ -107,6 +131,15 @@ class Evidence:
             unjudged=_holds_unjudged(table),
             **_description(table),
         )
+
+    def recall(self, cut: float) -> Recall | None:
+        """Count the harmful rows above a cut, one for each distinct prompt; None if none were set aside."""
+        if self.harmful is None:
+            return None
+        scores = self.harmful.floats("mixed_max")
+        kept = first_of_each_group(self.harmful.groups, np.ones(len(scores), dtype=bool))
+        flagged = int((scores[kept] > cut).sum())
+        return Recall(len(kept), flagged, clopper_pearson(flagged, len(kept)))
 
     def apply(self, calibration: Calibration) -> Guard:
         """Return the guard with this threshold and the claim that the traffic supports.
@@ -160,6 +193,8 @@ def gather_evidence(
         return
     if guard is None:
         raise ConfigError("no guard was given to read the exchanges; give one, or a table of scores")
+    if plan.labelled:
+        raise ConfigError("labelled: exchanges for a guard must all be benign; give a table of scores")
     files = [traffic] if isinstance(traffic, Path) else list(traffic)
     stage = plan.second_stage
     judges = (None, None) if stage is None else _load_judges(stage, guard)
@@ -182,11 +217,14 @@ def gather_evidence(
 def describe_traffic(calibration: Calibration, overlap: str) -> list[str]:
     """Describe the traffic behind a threshold, for the model card."""
     shares = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in calibration.sources.items())
-    shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
+    lengths = "not recorded"
+    if calibration.length_deciles:
+        shortest, median, longest = (calibration.length_deciles[i] for i in (0, 5, 10))
+        lengths = f"{shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}"
     languages = ", ".join(f"{name} ({n})" for name, n in calibration.languages.items())
     return [
         f"traffic: {calibration.n} distinct prompts of the user's own, taken as benign; by source: {shares}",
-        f"lengths: {shortest:.0f} to {longest:.0f} tokens, half of them over {median:.0f}",
+        f"lengths: {lengths}",
         f"languages: {languages or 'not recorded'}",
         f"overlap with training: {overlap}",
     ]
@@ -217,11 +255,12 @@ def _of_table(
     *,
     by_text: bool,
 ) -> Evidence:
-    table, unanswered = benign_rows(scored)
+    counted, harmful = split_labels(scored) if plan.labelled else (scored, None)
+    table, unanswered = benign_rows(counted)
     if known is not None:
         refuse_known_groups(table, known, plan.excluded)
     overlap = describe_overlap(known, guard is not None, by_text=by_text)
-    return Evidence(guard, plan, scored, table, unanswered, overlap, read_here=by_text)
+    return Evidence(guard, plan, scored, table, unanswered, overlap, read_here=by_text, harmful=harmful)
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +389,7 @@ def _description(table: ScoresTable) -> dict[str, Any]:
     """Return the description of a sample that a calibration keeps."""
     return {
         "ids": table.ids,
-        "lengths": table.lengths,
+        "lengths": table.lengths if table.has_lengths else None,
         "sources": [str(source) for source in table.texts("source")],
         "languages": [name or "unknown" for name in table.texts("language")]
         if table.has("language")

@@ -87,6 +87,8 @@ class CalibrationPlan:
         workers: number of processes that read, with one thread each.
         scratch: folder for scores, without text. An interrupted calibration continues there. A finished one
             removes it. By default nothing is kept.
+        labelled: set harmful rows of a scores table aside, and measure on them what the threshold finds. By
+            default they are refused.
 
     Raises:
         ConfigError: a tolerance is given for two stages.
@@ -100,6 +102,7 @@ class CalibrationPlan:
     second_stage: SecondStagePlan | None = None
     workers: int = 1
     scratch: Path | None = None
+    labelled: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that do not go together."""
