@@ -3,9 +3,8 @@
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from lockgate.backbones import RenderedChat
 from lockgate.cascade import ExchangeState, Regions
@@ -75,7 +74,7 @@ class Job:
     n: int
     stops: tuple[str, ...]
     sampling: SamplingParams
-    seed_basis: Mapping[str, Any]
+    seed_basis: str
     deliver: Callable[[Event], None]
     chat: RenderedChat | None = None
     arrived: float = field(default_factory=time.monotonic)
