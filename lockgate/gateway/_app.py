@@ -24,7 +24,7 @@ from lockgate.gateway._bodies import read_body
 from lockgate.gateway._errors import ApiError, error_response, handle_api_error, json_response
 from lockgate.gateway._events import Event
 from lockgate.gateway._gateway import Gateway, deliver_to
-from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck
+from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of
 
 PLAYGROUND = "lockgate.gateway.playground"
 
@@ -105,7 +105,7 @@ async def _chat_completions(request: Request) -> Response:
     with gateway.bodies.share() as share:
         chat = await gateway.parse(await read_body(request, share))
     queue: asyncio.Queue[Event] = asyncio.Queue()
-    job = await gateway.prepare(chat, deliver_to(queue))
+    job = await gateway.prepare(chat, deliver_to(queue), client_of(request.scope))
     wanted = request.headers.get("x-lockgate-risk") == "1"
     risk = wanted and gateway.options.risk_events and gateway.options.loopback
     # The job has the prompt as tokens. Its text is not kept while the answer is written.

@@ -14,6 +14,7 @@ import anyio.to_thread
 from lockgate.backbones import Backbone, RenderedChat
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
+from lockgate.gateway._admission import most_tokens
 from lockgate.gateway._bodies import BodyRoom, decode_body
 from lockgate.gateway._decisions import DecisionLog
 from lockgate.gateway._engine import Engine
@@ -139,8 +140,8 @@ class Gateway:
             max_choices=self.options.engine.max_streams,
         )
 
-    async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None]) -> Job:
-        """Tokenise a request and check it against the context. Raises ApiError (400)."""
+    async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None], client: str = "") -> Job:
+        """Tokenise a request of `client` and check it against the context. Raises ApiError (400)."""
         if request.sampling.logprobs and not self.engine.gives_logprobs:
             raise invalid("logprobs", "is not supported with this engine")
         # No token is longer than `_longest_token` characters, so longer text can't fit. Check that first:
@@ -152,7 +153,8 @@ class Gateway:
             raise self._too_long(f"more than {len(request.messages)}")
         rendered = await anyio.to_thread.run_sync(self._render, request, limiter=self._tokenising)
         prompt_tokens = len(rendered.token_ids)
-        room = min(self.backbone.context_length, self.engine.kv_tokens // request.n) - prompt_tokens
+        memory = most_tokens(self.engine.kv_tokens, request.n) // request.n
+        room = min(self.backbone.context_length, memory) - prompt_tokens
         if prompt_tokens >= self.backbone.context_length:
             raise self._too_long(str(prompt_tokens))
         if room < 1:
@@ -170,6 +172,7 @@ class Gateway:
             sampling=request.sampling,
             seed_basis=request.seed_basis,
             deliver=deliver,
+            client=client,
         )
 
     def problems(self) -> list[str]:
