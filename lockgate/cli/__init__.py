@@ -34,6 +34,7 @@ _COMMANDS = (
     "_train",
     "_calibrate",
     "_score",
+    "_replay",
     "_mine",
     "_evaluate",
     "_serve",

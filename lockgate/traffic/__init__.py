@@ -1,6 +1,7 @@
 """Recorded traffic under a guard: scoring it into tables, setting thresholds on it, and mining it."""
 
 from lockgate.traffic._calibrate import calibrate
+from lockgate.traffic._changes import write_changes
 from lockgate.traffic._checks import read_exclusions
 from lockgate.traffic._evidence import Evidence, Recall, describe_traffic, gather_evidence
 from lockgate.traffic._files import score_file, score_row
@@ -8,6 +9,10 @@ from lockgate.traffic._mine import mine
 from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
 from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan
 from lockgate.traffic._pool import sift_pool
+from lockgate.traffic._recorded import RecordedDecision, RecordedScores, kind_of, read_decisions
+from lockgate.traffic._replay import replay
+from lockgate.traffic._replay_log import replay_decisions
+from lockgate.traffic._replayed import Change, Counts, Replay, ReplayPlan, ThresholdRow
 from lockgate.traffic._score_columns import ScoreColumns, read_score_columns
 from lockgate.traffic._score_threshold import ScoreThreshold
 from lockgate.traffic._screen import Screened, screen_exchanges, screen_threshold
@@ -18,10 +23,16 @@ from lockgate.traffic._transfer import Shift, Transfer, compare_precisions, scor
 __all__ = [
     "MINED",
     "CalibrationPlan",
+    "Change",
+    "Counts",
     "Evidence",
     "Mined",
     "MiningPlan",
     "Recall",
+    "RecordedDecision",
+    "RecordedScores",
+    "Replay",
+    "ReplayPlan",
     "ScoreColumns",
     "ScoreThreshold",
     "ScreenPlan",
@@ -30,18 +41,23 @@ __all__ = [
     "Shift",
     "Slice",
     "StagedScores",
+    "ThresholdRow",
     "Transfer",
     "add_mined",
     "calibrate",
     "compare_precisions",
     "describe_traffic",
     "gather_evidence",
+    "kind_of",
     "manifest_of",
     "mine",
     "minimum_coverage",
+    "read_decisions",
     "read_exclusions",
     "read_mined",
     "read_score_columns",
+    "replay",
+    "replay_decisions",
     "score_file",
     "score_once",
     "score_row",
@@ -51,4 +67,5 @@ __all__ = [
     "screen_threshold",
     "sift_pool",
     "slices",
+    "write_changes",
 ]
