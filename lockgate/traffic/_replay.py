@@ -75,7 +75,7 @@ def replay(
         kind="traffic",
         files=files,
         against="the log" if plan.decisions else "nothing" if against is None else "another guard",
-        left_out=+left,
+        left_out=dict(+left),
         skip_invalid=plan.skip_invalid,
     )
 

@@ -66,7 +66,7 @@ def replay_decisions(
         kind="decisions",
         files=files,
         against="the log",
-        left_out=+left,
+        left_out=dict(+left),
     )
 
 
