@@ -36,6 +36,7 @@ _COMMANDS = (
     "_train",
     "_calibrate",
     "_score",
+    "_replay",
     "_mine",
     "_select",
     "_label",

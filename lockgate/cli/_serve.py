@@ -55,7 +55,7 @@ def serve(
         int,
         typer.Option(
             min=0,
-            help="Requests that may wait. Further requests get a 429, or those of the client with most of them a 503.",
+            help="Requests that may wait. Further requests get a 429. A client with most of them gets a 503.",
         ),
     ] = 32,
     kv_tokens: Annotated[

@@ -50,6 +50,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         verdicts: how often the second stage was asked.
         reason: what failed, if `decision` is `error`.
         fault: where it failed: `scoring` means stage 1 or the engine, `second stage` means stage 2.
+        measure: hash of what gives the scores. While it stays the same, they may be compared with other
+            thresholds (`lockgate replay`).
     """
 
     id: str
@@ -72,6 +74,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault | None = None
     stage: int | None = None
     verdicts: int = 0
+    measure: str | None = None
 
 
 def timestamp() -> str:

@@ -207,6 +207,7 @@ def scoring_of(guard: Guard) -> Scoring:
         tap=ProbeTap([guard.head], guard.backbone.hidden_size, guard.backbone.device),
         refusal=guard.constitution.refusal_message,
         guard=guard.sha256,
+        measure=None if guard.path is None else guard.record.measure,
     )
 
 

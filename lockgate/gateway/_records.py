@@ -70,6 +70,7 @@ def decision_record(
         time=timestamp(),
         mode=mode,
         guard=None if scoring is None else scoring.guard,
+        measure=None if scoring is None else scoring.measure,
         decision=event.decision,
         enforced=event.enforced,
         finish_reason=None if ending.cancelled else event.reason,

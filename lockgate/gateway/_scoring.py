@@ -29,12 +29,14 @@ class Scoring:
         tap: reads the activations of this engine's steps. Each engine has its own tap.
         refusal: text that the client gets when the answer is flagged.
         guard: hash of the bundle, for the decision log.
+        measure: hash of what gives the scores (`GuardRecord.measure`), for the decision log.
     """
 
     stages: Stages
     tap: ScoringTap
     refusal: str
     guard: str
+    measure: str | None = None
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[NDArray[np.float32]]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lockgate.cascade import Cascade, Thresholds
+from lockgate.durable import hash_json
 
 
 class _Strict(BaseModel):
@@ -190,6 +191,30 @@ class GuardRecord(_Strict):
     def decides(self) -> ThresholdRecord | CascadeRecord:
         """The part with the `flag` and `tolerance` that decide."""
         return self.cascade or self.thresholds
+
+    @property
+    def measure(self) -> str:
+        """Hash of all that gives the score that decides, without the threshold that it is compared with.
+
+        Guards with one measure give the same exchange the same score. So scores that one of them recorded may
+        be compared with the threshold of another. With two stages the escalation threshold is a part of it:
+        it says which blocks have a mixed score.
+        """
+        parts: dict[str, Any] = {
+            "probe": self.probe_sha256,
+            "gamma": self.gamma,
+            "window": self.window,
+            "min_tokens": self.thresholds.min_tokens,
+        }
+        if self.cascade is not None:
+            judges = (self.classifier, self.text)
+            parts |= {
+                "flag_on": self.thresholds.flag_on,
+                "judges": [None if judge is None else judge.sha256 for judge in judges],
+                "voices": [voice.model_dump() for voice in self.voices or ()],
+                "cascade": self.cascade.model_dump(exclude={"flag", "tolerance"}),
+            }
+        return hash_json(parts)
 
     @property
     def judges(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Recorded traffic under a guard: scoring it, setting thresholds on it, mining it, choosing what to label."""
 
 from lockgate.traffic._calibrate import calibrate
+from lockgate.traffic._changes import write_changes
 from lockgate.traffic._checks import read_exclusions
 from lockgate.traffic._evidence import Evidence, Recall, describe_traffic, gather_evidence
 from lockgate.traffic._files import score_file, score_row
@@ -8,6 +9,10 @@ from lockgate.traffic._mine import mine
 from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
 from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan, SelectionPlan
 from lockgate.traffic._pool import sift_pool
+from lockgate.traffic._recorded import RecordedDecision, RecordedScores, kind_of, read_decisions
+from lockgate.traffic._replay import replay
+from lockgate.traffic._replay_log import replay_decisions
+from lockgate.traffic._replayed import Change, Counts, Replay, ReplayPlan, ThresholdRow
 from lockgate.traffic._score_columns import ScoreColumns, read_score_columns
 from lockgate.traffic._score_threshold import ScoreThreshold
 from lockgate.traffic._screen import Screened, screen_exchanges, screen_threshold
@@ -20,10 +25,16 @@ __all__ = [
     "MINED",
     "SCORED",
     "CalibrationPlan",
+    "Change",
+    "Counts",
     "Evidence",
     "Mined",
     "MiningPlan",
     "Recall",
+    "RecordedDecision",
+    "RecordedScores",
+    "Replay",
+    "ReplayPlan",
     "ScoreColumns",
     "ScoreThreshold",
     "ScreenPlan",
@@ -33,18 +44,23 @@ __all__ = [
     "Shift",
     "Slice",
     "StagedScores",
+    "ThresholdRow",
     "Transfer",
     "add_mined",
     "calibrate",
     "compare_precisions",
     "describe_traffic",
     "gather_evidence",
+    "kind_of",
     "manifest_of",
     "mine",
     "minimum_coverage",
+    "read_decisions",
     "read_exclusions",
     "read_mined",
     "read_score_columns",
+    "replay",
+    "replay_decisions",
     "score_file",
     "score_once",
     "score_row",
@@ -56,4 +72,5 @@ __all__ = [
     "sift_pool",
     "slices",
     "with_score",
+    "write_changes",
 ]
