@@ -17,14 +17,15 @@ torch.set_num_threads(1)
 settings.register_profile("lockgate", deadline=None)
 settings.load_profile("lockgate")
 
-# At the end too, Python would look at all imported modules: for over a second.
+# Collections would look at all imported objects again and again, and for over a second at the end.
+gc.disable()
 atexit.register(gc.freeze)
 
 
 def pytest_collection_finish() -> None:
-    """Spare collections the objects of all imported modules: they are there to stay."""
-    gc.collect()
+    """Leave what was imported out of collections: it is there to stay."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

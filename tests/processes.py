@@ -128,7 +128,7 @@ class Command:
         code = self.process.wait(seconds)
         assert code == 0, self.errors.read_text()
 
-    def assert_nothing_left(self, seconds: float = 10) -> None:
+    def assert_nothing_left(self, seconds: float = 30) -> None:
         until = time.monotonic() + seconds
         while left := self.alive():
             assert time.monotonic() < until, left
