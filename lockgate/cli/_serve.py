@@ -185,6 +185,7 @@ def serve(
                 drain_timeout=drain_timeout,
                 hangup=gateway.decisions.reopen,
                 limits=ConnectionLimits(max_connections),
+                end_open=gateway.engine.end_open,
             )
         finally:
             gateway.close()

@@ -16,6 +16,8 @@ from lockgate.errors import ConfigError
 from lockgate.gateway._connections import ConnectionLimits, Doorkeeper
 
 BACKLOG = 256
+# After the drain's end, answers still have to say that they are not whole.
+LAST_WORDS_SECONDS = 5
 # Connections that are accepted in one go. Each needs a descriptor before it can be refused.
 ACCEPTED_AT_ONCE = 4
 
@@ -74,9 +76,16 @@ class _Server(uvicorn.Server):
     """A uvicorn server that calls `ready` when it accepts requests, and limits connections."""
 
     def __init__(
-        self, config: uvicorn.Config, ready: Callable[[], None], limits: ConnectionLimits | None = None
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        limits: ConnectionLimits | None = None,
+        drain_timeout: float = 30.0,
+        end_open: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
+        self._drain_timeout = drain_timeout
+        self._end_open = end_open
         self._ready = ready
         self._limits = limits or ConnectionLimits()
 
@@ -90,6 +99,15 @@ class _Server(uvicorn.Server):
             bound.listen(BACKLOG)  # uvicorn has made it as short as the number that is accepted at once
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn can only cancel answers, which then break off. The engine ends them before that.
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._drain_timeout, self._end_open)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
 
 
 @contextmanager
@@ -112,6 +130,7 @@ def make_server(
     ready: Callable[[], None],
     drain_timeout: float = 30.0,
     limits: ConnectionLimits | None = None,
+    end_open: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
     """Make the server that `run_server` runs."""
     config = uvicorn.Config(
@@ -123,9 +142,9 @@ def make_server(
         backlog=ACCEPTED_AT_ONCE,
         lifespan="on",
         ws="none",
-        timeout_graceful_shutdown=max(1, round(drain_timeout)),
+        timeout_graceful_shutdown=round(drain_timeout) + LAST_WORDS_SECONDS,
     )
-    return _Server(config, ready, limits)
+    return _Server(config, ready, limits, drain_timeout, end_open)
 
 
 def run_server(
@@ -136,13 +155,15 @@ def run_server(
     drain_timeout: float = 30.0,
     hangup: Callable[[], None] = lambda: None,
     limits: ConnectionLimits | None = None,
+    end_open: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. At SIGHUP call `hangup` and go on.
 
-    At the end the server takes no new connections and gives open answers `drain_timeout` seconds. Then the
-    application's lifespan closes the engine. When this returns, every exchange has its decision line.
+    At the end the server takes no new connections and gives open answers `drain_timeout` seconds. Then
+    `end_open` must end them, and the application's lifespan closes the engine. When this returns, every
+    exchange has its decision line.
     """
-    server = make_server(app, ready=ready, drain_timeout=drain_timeout, limits=limits)
+    server = make_server(app, ready=ready, drain_timeout=drain_timeout, limits=limits, end_open=end_open)
     try:
         bound.listen(BACKLOG)
     except OSError as error:

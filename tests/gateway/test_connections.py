@@ -30,7 +30,13 @@ GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 def served(gateway, limits=QUICK):
     """The address of a server as `lockgate serve` runs it."""
     ready = threading.Event()
-    server = make_server(create_app(gateway), ready=ready.set, drain_timeout=1, limits=limits)
+    server = make_server(
+        create_app(gateway),
+        ready=ready.set,
+        drain_timeout=1,
+        limits=limits,
+        end_open=gateway.engine.end_open,
+    )
     with bind("127.0.0.1", 0) as bound:
         address = bound.getsockname()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
