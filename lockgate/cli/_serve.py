@@ -55,7 +55,7 @@ def serve(
         int,
         typer.Option(
             min=0,
-            help="Requests that may wait. Further requests get a 429. A client with most of them gets a 503.",
+            help="Requests that may wait. A further one gets a 429, or displaces one of the busiest client.",
         ),
     ] = 32,
     kv_tokens: Annotated[
@@ -122,11 +122,18 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds that open answers have to end at shutdown.")
     ] = 30.0,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Connections at a time. A newcomer takes the place of the one that has idled longest."
+        ),
+    ] = 1024,
     json: JsonFlag = False,
 ) -> None:
     """Serve a guarded model with the OpenAI chat interface. Ctrl-C stops the server."""
     from lockgate.durable import home
     from lockgate.gateway import (
+        ConnectionLimits,
         EngineOptions,
         GatewayOptions,
         bind,
@@ -177,6 +184,8 @@ def serve(
                 ready=ready,
                 drain_timeout=drain_timeout,
                 hangup=gateway.decisions.reopen,
+                limits=ConnectionLimits(max_connections),
+                end_open=gateway.engine.end_open,
             )
         finally:
             gateway.close()

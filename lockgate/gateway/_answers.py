@@ -14,15 +14,13 @@ from lockgate.gateway._errors import ApiError, error_response, json_response
 from lockgate.gateway._events import Event, Finished, Released, ReleasedToken, Unserved
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway._jobs import Job
-from lockgate.gateway._options import EngineDown, QueueFull
+from lockgate.gateway._options import RESTART_SECONDS, EngineDown, QueueFull
 from lockgate.gateway._requests import ChatRequest
 
 # Proxies and clients close a stream that stays silent, and nothing can be sent while a long prompt is read.
 # A comment keeps the stream open. It tells nothing about the answer, and clients ignore it.
 PING = b": ping\n\n"
 PING_SECONDS = 1.5
-# When a client should try again after the server stopped or its model hung.
-RESTART_SECONDS = 10
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -61,7 +61,7 @@ class BodyShare:
         self.taken += size
 
 
-async def read_body(request: Request, share: BodyShare, seconds: float = BODY_SECONDS) -> bytes:
+async def read_body(request: Request, share: BodyShare) -> bytes:
     """Read the body of a request.
 
     Raises:
@@ -76,13 +76,13 @@ async def read_body(request: Request, share: BodyShare, seconds: float = BODY_SE
         raise _too_large()
     parts = []
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 share.take(len(part))
                 parts.append(part)
     except TimeoutError:
         raise ApiError(
-            408, f"The body did not arrive within {seconds:g} s.", code="request_timeout"
+            408, f"The body did not arrive within {BODY_SECONDS:g} s.", code="request_timeout"
         ) from None
     except ClientDisconnect:
         raise ApiError(400, "The connection ended before the body did.", code="incomplete_body") from None

@@ -16,7 +16,14 @@ from lockgate.gateway._decisions import Decision, DecisionLog
 from lockgate.gateway._desk import VerdictDesk
 from lockgate.gateway._events import Released, Unserved
 from lockgate.gateway._jobs import Job, Stream
-from lockgate.gateway._options import EngineDown, EngineOptions, Faults, QueueFull, default_kv_tokens
+from lockgate.gateway._options import (
+    RESTART_SECONDS,
+    EngineDown,
+    EngineOptions,
+    Faults,
+    QueueFull,
+    default_kv_tokens,
+)
 from lockgate.gateway._packed import PackedStepper
 from lockgate.gateway._phases import ticket_of
 from lockgate.gateway._records import Ending, decision_record, finished_event
@@ -29,6 +36,7 @@ from lockgate.guards import Conversation
 logger = logging.getLogger("lockgate.gateway")
 
 _DISPLACED = "Too many requests are waiting, and most of them are yours."
+_STOPPING = "The server is stopping."
 _EXPIRED = "The request has waited for too long."
 
 
@@ -132,6 +140,15 @@ class Engine:
         """End the streams of a job whose client has left, and free their memory."""
         with self._wake:
             job.cancelled = True
+            self._tell()
+
+    def end_open(self) -> None:
+        """Take no more jobs, and end the open ones as given up. Any thread may call this."""
+        with self._wake:
+            self._closing = True
+            unserved = Unserved(503, "unavailable", _STOPPING, RESTART_SECONDS)
+            jobs = [*self._active, *self._waiting]
+            self._abandon(jobs, Ending("length", cancelled=True, unserved=unserved))
             self._tell()
 
     def close(self, timeout: float = 10.0) -> None:

@@ -6,6 +6,8 @@ from typing import Literal
 from lockgate.errors import ConfigError, LockgateError
 
 Mode = Literal["enforce", "shadow", "off"]
+# When a client should try again after the server has stopped or its model hangs.
+RESTART_SECONDS = 10
 MODES: tuple[Mode, ...] = ("enforce", "shadow", "off")
 
 

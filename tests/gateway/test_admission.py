@@ -182,8 +182,8 @@ async def test_a_request_for_eight_answers_leaves_others_their_turn(make_gateway
         transport = httpx2.ASGITransport(app=client._transport.app, client=(other, 5))
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as second:
             single = asyncio.create_task(second.post(CHAT, json=ask(max_tokens=6)))
-            await eventually(lambda: gateway.engine.active_streams == 9)
-            # One step for the prompt and one for each token, as if it were alone; one more may be under way.
+            await eventually(lambda: gateway.engine.active_streams + gateway.engine.waiting == 9)
+            # One step for the prompt and one for each token, as if it were alone, beside the one under way.
             valve.let_through(9)
             answer = await asyncio.wait_for(single, 20)
         assert answer.json()["usage"]["completion_tokens"] == 6
