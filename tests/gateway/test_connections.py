@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from live import Valve
+from processes import Command
 from serving import CHAT, ask, scoring_for
-from test_serve_command import folders, serving  # noqa: F401 - a fixture
+from test_serve_command import folders, options  # noqa: F401 - a fixture
 
 from lockgate.errors import ConfigError
 from lockgate.gateway import ConnectionLimits, bind, create_app
@@ -239,8 +240,11 @@ def test_busy_connections_are_kept_and_newcomers_told(make_gateway, backbone, he
 
 
 def test_the_process_outlives_more_connections_than_descriptors(folders):  # noqa: F811
-    with serving(folders, "--port", "0") as (process, line), contextlib.ExitStack() as stack:
-        target = urlsplit(line.split()[3])
+    command = Command("-m", "lockgate", *options(folders, "--threads", "1", "--port", "0"), cwd=folders)
+    process = command.process
+    with contextlib.ExitStack() as stack:
+        stack.callback(command.close)
+        target = urlsplit(command.first_line().split()[3])
         address = (target.hostname, target.port)
         # As after `ulimit -n 64`, but without hindering the start.
         used = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
@@ -256,7 +260,8 @@ def test_the_process_outlives_more_connections_than_descriptors(folders):  # noq
                 time.sleep(0.5)
             assert answered == [200]
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        process.wait(timeout=60)
+        errors = command.errors.read_text()
     assert "Traceback" not in errors
     assert len(errors) < 2_000
 
