@@ -23,6 +23,7 @@ from lockgate.gateway._answers import Answer
 from lockgate.gateway._bodies import read_body
 from lockgate.gateway._errors import ApiError, error_response, handle_api_error, json_response
 from lockgate.gateway._events import Event
+from lockgate.gateway._exchange import ExchangeFrame
 from lockgate.gateway._gateway import Gateway, deliver_to
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
 
@@ -40,7 +41,7 @@ def create_app(gateway: Gateway) -> Starlette:
         Route("/readyz", _readyz, methods=["GET"]),
         *playground_routes(),
     ]
-    middleware = []
+    middleware = [Middleware(ExchangeFrame)]
     options = gateway.options
     if options.loopback or options.allowed_hosts:
         # Another site can point its own name at this machine (DNS rebinding). The Host header shows the name.
