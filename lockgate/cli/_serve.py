@@ -102,7 +102,14 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without an API key.")
     ] = False,
-    playground: Annotated[bool, typer.Option(help="Send the risk of each token to the page at /.")] = True,
+    playground: Annotated[bool, typer.Option(help="Serve the page at /, on loopback only.")] = True,
+    risk_header: Annotated[
+        bool | None,
+        typer.Option(
+            help="Send the score of each token to requests with `x-lockgate-risk: 1`, unless a proxy shows "
+            "itself. Needs a loopback --host and no key. Default: with the playground.",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads for the model.")] = None,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Download the embedded backbone first if it is missing.")
@@ -164,6 +171,9 @@ def serve(
         loopback=is_loopback(host),
         allowed_hosts=tuple(allowed_host or ()),
         risk_events=playground and is_loopback(host),
+        risk_header=risk_header,
+        # A path says where the model is on this machine; its last part is a name.
+        model_names=(Path(backbone).name,),
     )
     # The port is bound before the model is loaded, so a port in use is an error at once.
     with bind(host, port) as bound:

@@ -24,7 +24,7 @@ PING_SECONDS = 1.5
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
+    (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
 

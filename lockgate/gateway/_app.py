@@ -23,8 +23,9 @@ from lockgate.gateway._answers import Answer
 from lockgate.gateway._bodies import read_body
 from lockgate.gateway._errors import ApiError, error_response, handle_api_error, json_response
 from lockgate.gateway._events import Event
+from lockgate.gateway._exchange import ExchangeFrame
 from lockgate.gateway._gateway import Gateway, deliver_to
-from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of
+from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
 
 PLAYGROUND = "lockgate.gateway.playground"
 
@@ -40,7 +41,7 @@ def create_app(gateway: Gateway) -> Starlette:
         Route("/readyz", _readyz, methods=["GET"]),
         *playground_routes(),
     ]
-    middleware = []
+    middleware = [Middleware(ExchangeFrame)]
     options = gateway.options
     if options.loopback or options.allowed_hosts:
         # Another site can point its own name at this machine (DNS rebinding). The Host header shows the name.
@@ -107,7 +108,7 @@ async def _chat_completions(request: Request) -> Response:
     queue: asyncio.Queue[Event] = asyncio.Queue()
     job = await gateway.prepare(chat, deliver_to(queue), client_of(request.scope))
     wanted = request.headers.get("x-lockgate-risk") == "1"
-    risk = wanted and gateway.options.risk_events and gateway.options.loopback
+    risk = wanted and gateway.options.sends_risk and not was_forwarded(request.scope)
     # The job has the prompt as tokens. Its text is not kept while the answer is written.
     return Answer(gateway, replace(chat, messages=()), job, queue, risk=risk)
 
@@ -129,9 +130,10 @@ async def _models(request: Request) -> Response:
 
 async def _model(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
-    if request.path_params["model"] != gateway.model_id:
+    name = request.path_params["model"]
+    if name not in (gateway.model_id, *gateway.options.model_names):
         raise ApiError(404, "There is no such model; see /v1/models.", param="model", code="model_not_found")
-    return json_response(_describe_model(gateway))
+    return json_response({**_describe_model(gateway), "id": name})
 
 
 async def _health(request: Request) -> Response:

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from lockgate.errors import ConfigError
 from lockgate.gateway._errors import ApiError, error_response
+from lockgate.gateway._exchange import request_id
 
 logger = logging.getLogger("lockgate.gateway")
 
@@ -26,6 +27,7 @@ MAX_CONNECTIONS = 1024
 # Descriptors that are kept free for the log and for connections that are only accepted to be refused.
 SPARE_DESCRIPTORS = 24
 QUIET_SECONDS = 60.0
+_SAFETY = (b"x-content-type-options: nosniff", b"cache-control: no-store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,5 +256,6 @@ def _whole_answer(error: ApiError) -> bytes:
     body = bytes(response.body)
     lines = [f"HTTP/1.1 {error.status} ".encode() + STATUS_PHRASES[error.status]]
     lines += [name + b": " + value for name, value in response.raw_headers]
+    lines += [b"x-request-id: " + request_id(None).encode(), *_SAFETY]
     lines += [b"connection: close", b"", b""]
     return b"\r\n".join(lines) + body

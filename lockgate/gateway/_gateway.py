@@ -43,7 +43,10 @@ class GatewayOptions:
         loopback: whether only this machine can reach the server. If so, other host names are refused.
         allowed_hosts: host names that the server answers to, beside the names of this machine. If empty, a
             server that other machines can reach checks no names.
-        risk_events: whether the playground is served. With `loopback`, it also gets the score of each token.
+        risk_events: whether the playground is served.
+        risk_header: whether requests with `x-lockgate-risk: 1` get the score of each token. It needs
+            `loopback` and no key. None means: where the playground is served and that holds.
+        model_names: names under which `/v1/models/NAME` knows the model, beside that of the backbone.
     """
 
     decisions: Path
@@ -54,6 +57,8 @@ class GatewayOptions:
     loopback: bool = True
     allowed_hosts: tuple[str, ...] = ()
     risk_events: bool = False
+    risk_header: bool | None = None
+    model_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.block_input_status not in (200, 400):
@@ -62,7 +67,21 @@ class GatewayOptions:
             raise ConfigError("default_max_tokens: expected at least 1")
         if self.api_key is not None and not self.api_key.strip():
             raise ConfigError("api_key: is empty; leave it out or give a key")
+        if self.risk_header and not self._keeps_scores_here:
+            raise ConfigError(
+                "--risk-header: scores help attackers; it needs a loopback --host and no API key"
+            )
         object.__setattr__(self, "allowed_hosts", check_host_names(self.allowed_hosts))
+
+    @property
+    def sends_risk(self) -> bool:
+        """Whether scores of tokens leave at all."""
+        wanted = self.risk_events if self.risk_header is None else self.risk_header
+        return wanted and self._keeps_scores_here
+
+    @property
+    def _keeps_scores_here(self) -> bool:
+        return self.loopback and self.api_key is None
 
 
 class Gateway:

@@ -13,6 +13,7 @@ from lockgate.gateway._errors import ApiError, error_response
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # Orchestrators call these by the address of the container.
 _HEALTH = ("/health", "/healthz", "/readyz")
+_PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip"})
 _NAME = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 
 
@@ -54,6 +55,12 @@ def client_of(scope: Scope) -> str:
     # A host chooses the last 64 bits itself, as often as it likes.
     mapped = address.ipv4_mapped
     return str(mapped or ipaddress.ip_network((address, 64), strict=False))
+
+
+def was_forwarded(scope: Scope) -> bool:
+    """Tell whether a header shows that a proxy passed the request on. A proxy need not send any."""
+    names = Headers(scope=scope).keys()
+    return any(name in _PROXY_HEADERS or name.startswith("x-forwarded") for name in names)
 
 
 class HostCheck:

@@ -2,8 +2,8 @@
 
 A `ChatRequest` holds only what the answer needs. Nothing of an ignored field is kept.
 
-Unknown fields are ignored, since OpenAI clients often send new ones. Fields that would change the answer, and
-that this server can't honour, are refused.
+`HONOURED`, `IGNORED` and `REFUSED` say what happens to each field. Unknown ones are ignored, since OpenAI
+clients often send new ones.
 """
 
 import hashlib
@@ -16,30 +16,14 @@ import msgspec
 
 from lockgate.exchanges import Message, json_type
 from lockgate.gateway._errors import invalid
-from lockgate.gateway._messages import parse_messages, unsupported
+from lockgate.gateway._fields import HONOURED, check_fields
+from lockgate.gateway._messages import parse_messages
 from lockgate.gateway._sampling import SamplingParams
 
 MAX_STOPS = 4
 LONGEST_STOP = 1_000
 LONGEST_MODEL_NAME = 256
 MAX_SEED = 2**63 - 1
-# Fields that are refused unless they hold the value that means "not used".
-_UNSUPPORTED: Mapping[str, tuple[str, tuple[object, ...]]] = {
-    "tools": ("tools", (None, [])),
-    "tool_choice": ("tools", (None, "none", "auto")),
-    "functions": ("functions", (None, [])),
-    "function_call": ("functions", (None, "none", "auto")),
-    "response_format": ("response formats other than text", (None, {"type": "text"})),
-    "modalities": ("modalities other than text", (None, ["text"])),
-    "audio": ("audio answers", (None,)),
-    "web_search_options": ("web searches", (None,)),
-    "moderation": ("moderation objects (the guard is always on)", (None,)),
-    "top_logprobs": ("alternatives to the chosen token: they would leave unscored and", (None, 0)),
-    "echo": ("echoed prompts", (None, False)),
-    "suffix": ("suffixes", (None,)),
-    "continue_final_message": ("continued messages", (None, False)),
-    "add_generation_prompt": ("requests without a generation prompt", (None, True)),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +46,7 @@ class ChatRequest:
 def parse_chat_request(payload: dict[str, Any], *, vocabulary_size: int, max_choices: int) -> ChatRequest:
     """Check a decoded body. Raises ApiError (400) naming the field at fault."""
     messages = parse_messages(payload.get("messages"))
-    for name, (what, unused) in _UNSUPPORTED.items():
-        if payload.get(name) not in unused:
-            raise unsupported(name, what)
+    check_fields(payload)
     # One model is served, under any name, so that clients with a fixed model name work too.
     model = payload.get("model", "")
     if not isinstance(model, str):
@@ -99,9 +81,8 @@ def _sampling(payload: Mapping[str, Any], vocabulary_size: int) -> SamplingParam
 
 
 def _seed_basis(payload: Mapping[str, Any]) -> str:
-    """Hash the fields that the random seed depends on: all but those about delivery."""
-    delivery = ("stream", "stream_options", "user", "metadata", "store", "service_tier", "safety_identifier")
-    basis = {key: value for key, value in payload.items() if key not in delivery}
+    """Hash the fields that the random seed depends on: those that are honoured, but for delivery."""
+    basis = {key: payload[key] for key in HONOURED - {"stream", "stream_options"} if key in payload}
     return hashlib.sha256(msgspec.json.encode(basis, order="sorted")).hexdigest()
 
 

@@ -69,7 +69,7 @@ def describe(gateway: Gateway) -> dict[str, Any]:
         "titles": category_titles(constitution),
         "calibrated": bool(about.get("calibrated")),
         "budget": percentage(about.get("budget")),
-        "risk": gateway.options.loopback and gateway.options.risk_events,
+        "risk": gateway.options.sends_risk,
         "needs_key": gateway.options.api_key is not None,
         "context_length": gateway.backbone.context_length,
         "max_tokens": min(
