@@ -45,10 +45,11 @@ def draw_picture(guard: Guard, tables: Mapping[str, ScoresTable]) -> Picture:
     found = guard.calibration
     setting = tables["calibration"] if found is not None else _harmless(tables["provisional"])
     name = "your traffic" if found is not None else "harmless, sets the threshold"
+    # In this order the labels have the colours that they have in other plots.
     parts = {
-        name: setting.floats("mixed_max"),
         "harmless, held out": scores[~harmful],
         "harmful, held out": scores[harmful],
+        name: setting.floats("mixed_max"),
     }
     cut = guard.thresholds.flag - guard.thresholds.tolerance
     label = "provisional" if found is None else f"budget {100 * found.budget:g} %"

@@ -55,7 +55,8 @@ def score_lines_plot(parts: Mapping[str, ArrayLike], cut: float, label: str) -> 
         va="top",
         ha="right",
     )
-    axes.set_ylim(bottom=0)
+    # Room for the words at the cut, above the lines.
+    axes.set_ylim(0, 1.35 * axes.get_ylim()[1])
     axes.set_xlabel("score (logit)")
     axes.set_ylabel("share of the rows")
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
