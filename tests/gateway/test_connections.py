@@ -249,7 +249,7 @@ def test_the_process_outlives_more_connections_than_descriptors(folders):  # noq
         # As after `ulimit -n 64`, but without hindering the start.
         used = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (used + 40, used + 40))
-        for _ in range(400):
+        for _ in range(100):
             stack.enter_context(connected(address))
         with httpx2.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as client:
             answered = []
