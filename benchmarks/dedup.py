@@ -109,7 +109,8 @@ def plant(level: float, words: int, number: int) -> tuple[str, str]:
 
 def draw(rng: Random, count: int) -> list[str]:
     """Draw words roughly by Zipf's law: the logarithm of the rank is uniform."""
-    return [WORDS[min(int(len(WORDS) ** rng.random()), len(WORDS) - 1)] for _ in range(count)]
+    size = len(WORDS)
+    return [WORDS[min(int(size ** rng.random()), size - 1)] for _ in range(count)]
 
 
 class MadeRows(Sequence[str]):

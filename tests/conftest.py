@@ -1,7 +1,10 @@
 """Fixtures for all tests. `models` holds tiny random backbones."""
 
-from collections.abc import Callable
+import atexit
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,26 @@ torch.set_num_threads(1)
 # A busy machine is no failure.
 settings.register_profile("lockgate", deadline=None)
 settings.load_profile("lockgate")
+
+# Collections would look at all imported objects again and again, and for over a second at the end.
+gc.disable()
+atexit.register(gc.freeze)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of collections: it is there to stay."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Any]:
+    """A process whose forks are commands, started when the first test asks for it."""
+    from processes import Preloaded
+
+    process = Preloaded()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

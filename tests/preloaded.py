@@ -5,6 +5,7 @@ takes signals and ends with an exit code. It reads requests as lines of JSON and
 {"start": ...} with a process id, {"poll": process id} with the exit code, or null while the process runs.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -23,8 +24,10 @@ IMPORTS = (
     "sklearn.linear_model",
     "sklearn.svm",
     "transformers.models.llama.modeling_llama",
+    "uvicorn",
     "lockgate.assembly",
     "lockgate.cli",
+    "lockgate.gateway",
     "lockgate.synthesis.factory",
     "lockgate.traffic",
     "lockgate.training",
@@ -34,6 +37,8 @@ IMPORTS = (
 def load_all() -> None:
     for name in IMPORTS:
         import_module(name)
+    # Forks share this memory as long as no collection writes to it.
+    gc.freeze()
 
 
 def serve() -> dict[str, Any] | None:
@@ -60,9 +65,10 @@ def become(command: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(command["environment"])
     os.chdir(command["cwd"])
-    errors = os.open(command["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for source, target in ((nothing, 0), (nothing, 1), (errors, 2)):
+    output, errors = (
+        os.open(command[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in ("output", "errors")
+    )
+    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (errors, 2)):
         os.dup2(source, target)
     sys.argv = command["arguments"]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

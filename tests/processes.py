@@ -16,7 +16,8 @@ _MARK = "LOCKGATE_TEST_MARK"
 
 
 def _environment(**own: str) -> dict[str, str]:
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    own_modules = [str(ROOT / "tests" / name) for name in ("", "assembly", "synthesis")]
+    paths = [str(ROOT), *own_modules, os.environ.get("PYTHONPATH", "")]
     return {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), **own}
 
 
@@ -77,19 +78,20 @@ class Command:
     def __init__(self, *arguments: Any, cwd: Path, preloaded: Preloaded | None = None) -> None:
         """Start `python ARGUMENTS`, or `python -m ARGUMENTS` as a fork of a preloaded process."""
         self.mark = secrets.token_hex(8)
-        self.errors = cwd / f"{self.mark}.txt"
+        self.errors, self.output = cwd / f"{self.mark}.txt", cwd / f"{self.mark}.out"
         words, environment = [*map(str, arguments)], _environment(**{_MARK: self.mark})
         self.process: Fork | subprocess.Popen[bytes]
         if preloaded is not None:
             start = {"arguments": words, "environment": environment, "cwd": str(cwd)}
-            self.process = Fork(preloaded, {**start, "errors": str(self.errors)})
+            places = {"errors": str(self.errors), "output": str(self.output)}
+            self.process = Fork(preloaded, {**start, **places})
             return
-        with self.errors.open("wb") as errors:
+        with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=cwd,
                 env={**os.environ, **environment},
-                stdout=subprocess.DEVNULL,
+                stdout=output,
                 stderr=errors,
                 start_new_session=True,
             )
@@ -110,6 +112,11 @@ class Command:
         """Wait until so many are there."""
         self.wait_until(lambda: len(list(folder.glob(pattern))) >= number)
 
+    def first_line(self) -> str:
+        """Wait for the first line on standard output, and return it with its end."""
+        self.wait_until(lambda: self.output.exists() and "\n" in self.output.read_text())
+        return self.output.read_text().splitlines(keepends=True)[0]
+
     def send(self, number: signal.Signals) -> None:
         """As a terminal does with Ctrl-C: to all. Any other signal goes to the command alone."""
         if number == signal.SIGINT:
@@ -121,7 +128,7 @@ class Command:
         code = self.process.wait(seconds)
         assert code == 0, self.errors.read_text()
 
-    def assert_nothing_left(self, seconds: float = 10) -> None:
+    def assert_nothing_left(self, seconds: float = 30) -> None:
         until = time.monotonic() + seconds
         while left := self.alive():
             assert time.monotonic() < until, left

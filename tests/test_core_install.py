@@ -8,7 +8,7 @@ import sys
 import pytest
 from classifying import random_classifier
 from core_install import ROOT, core_distributions, link_core
-from house import run_python
+from house import QUICK_END, run_python
 from parts import make_guard
 from voices import random_text
 
@@ -90,7 +90,7 @@ def made(saved_backbone, tmp_path_factory) -> tuple[str, str]:
 def found(made, tmp_path_factory) -> dict:
     """What the process without extras tells."""
     links = link_core(tmp_path_factory.mktemp("core"))
-    command = [sys.executable, "-S", "-c", SCORING, json.dumps([*made, MESSAGES, LEFT_OUT])]
+    command = [sys.executable, "-S", "-c", QUICK_END + SCORING, json.dumps([*made, MESSAGES, LEFT_OUT])]
     environment = {**os.environ, "PYTHONPATH": f"{links}{os.pathsep}{ROOT}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

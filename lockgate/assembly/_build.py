@@ -10,6 +10,7 @@ from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs, BuildProgress, file_hashes
 from lockgate.assembly._measure import (
     answered,
+    leave_out,
     measure,
     score_part,
     summarise,
@@ -17,22 +18,25 @@ from lockgate.assembly._measure import (
     with_baseline,
     without_refusals,
 )
+from lockgate.assembly._picture import draw_picture
 from lockgate.assembly._report import write_measured, write_reports
 from lockgate.assembly._reviews import place_proposal
 from lockgate.assembly._rows import PARTING, BuildRows, gather_rows
 from lockgate.assembly._second import check_second_stage, train_second_stage
 from lockgate.assembly._threshold import describe_claim, set_threshold, with_flags
+from lockgate.assembly._top import read_top
 from lockgate.assembly._training import bind_guard, train_head
 from lockgate.assembly._update import Update, compare_with_previous, keep_previous
 from lockgate.assembly._words import describe_generator, list_changes, list_limits, list_steps
 from lockgate.durable import hash_json, hash_path
 from lockgate.evaluation import EvaluationResult, check_report, collect_provenance, write_report
-from lockgate.exchanges import Exchange, read_exchanges, write_exchanges
+from lockgate.exchanges import read_exchanges, write_exchanges
 from lockgate.guards import Guard, check_target
 from lockgate.synthesis import StepProgress, room_on
 from lockgate.synthesis.factory import SynthesisResult, synthesize
 from lockgate.tables import ScoresTable
 
+HELD_OUT_NAME = "held-out synthetic exchanges"
 DATA, CANDIDATE, GUARD = "data", "candidate", "guard"
 _PARTS = ("training", "held_out", "provisional", "calibration", "reviews", "dropped")
 
@@ -105,19 +109,23 @@ class _Build:
         tables = {name: self._score(candidate, name) for name in ("held_out", "provisional", "calibration")}
         guard = set_threshold(candidate, rows, tables, provisional_fpr=inputs.training.provisional_fpr)
         decided = {name: with_flags(table, guard) for name, table in tables.items()}
+        top = read_top(folder, guard, rows, tables["calibration"], self._judged(candidate, tables))
+        decided["calibration"] = leave_out(decided["calibration"], rows.excluded)
+        picture = draw_picture(guard, decided)
         own, results = self._measure(candidate, guard, rows, decided)
         update = self._compare(candidate, guard, rows, decided)
         measured = None if own is None else summarise(own)
         if measured is not None:
             measured["refusals"] = summarise_refusals(decided["held_out"])
         second = train_second_stage(folder, inputs, candidate)
-        content = self._describe(data, rows, guard, (measured, results), (update, second))
+        content = self._describe(data, rows, guard, (measured, results), (update, second, top))
         saved = guard.save(folder.path / GUARD, measured=write_measured(content))
         refused = update.verdict.reasons if update and update.verdict.worse and not inputs.accept else ()
         if not refused:
             guard.save(self.out, measured=write_measured(content))
         content["guard_sha256"] = saved.sha256
-        pages = write_reports(folder.path, content)
+        content["recall_by_budget"] = picture.points
+        pages = write_reports(folder.path, content, picture)
         return BuildResult(
             guard=None if refused else self.out,
             candidate=folder.path / GUARD,
@@ -195,6 +203,7 @@ class _Build:
             "data": file_hashes(inputs.data),
             "evaluation": file_hashes(inputs.evaluation),
             "feedback": None if inputs.feedback is None else hash_path(inputs.feedback),
+            "train_on_top": inputs.train_on_top,
             "constitution": inputs.constitution.sha256,
             "hold_out": list(inputs.factory.augmentation.hold_out),
             "plan": [
@@ -213,7 +222,8 @@ class _Build:
             for part in _PARTS:
                 write_exchanges(self._path(part), getattr(rows, part))
             told = {"budget": rows.budget, "reason": rows.reason, "counts": dict(rows.counts)}
-            return {**told, "proposal": rows.proposal}
+            marked = {"excluded": list(rows.excluded), "confirmed": list(rows.confirmed)}
+            return {**told, **marked, "proposal": rows.proposal}
 
         found = self.folder.step("rows", key, [f"{part}.jsonl" for part in _PARTS], make)
         parts = {part: list(read_exchanges(self._path(part))) for part in _PARTS}
@@ -224,12 +234,20 @@ class _Build:
     def _score(self, candidate: Guard, name: str) -> ScoresTable:
         return score_part(self.folder, candidate, self._path(name), name, self.inputs)
 
+    def _judged(self, candidate: Guard, tables: dict[str, ScoresTable]) -> dict[str, ScoresTable]:
+        """Return the scores of labelled rows that neither trained nor calibrate, by name."""
+        judged = {HELD_OUT_NAME: tables["held_out"]}
+        for number, path in enumerate(self.inputs.evaluation):
+            name = str(path) if path.name in judged else path.name
+            judged[name] = score_part(self.folder, candidate, path, f"evaluation_{number}", self.inputs)
+        return judged
+
     def _measure(
         self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
     ) -> tuple[EvaluationResult | None, list[EvaluationResult]]:
         """Measure the held-out rows and each labelled evaluation file. Write full reports to the folder."""
         benign_part = "calibration" if rows.budget is not None else "provisional"
-        benign_rows: list[Exchange] = getattr(rows, benign_part)
+        benign_rows = rows.sample if rows.budget is not None else rows.provisional
         compared = with_baseline(
             rows.training,
             {"held_out": (rows.held_out, tables["held_out"]), "benign": (benign_rows, tables[benign_part])},
@@ -237,8 +255,7 @@ class _Build:
         )
         held_out, benign = (without_refusals(compared[part]) for part in ("held_out", "benign"))
         provenance = self._provenance()
-        name = "held-out synthetic exchanges"
-        first = measure(held_out, benign, name=name, provenance=provenance)
+        first = measure(held_out, benign, name=HELD_OUT_NAME, provenance=provenance)
         results = []
         for number, path in enumerate(self.inputs.evaluation):
             table = score_part(self.folder, candidate, path, f"evaluation_{number}", self.inputs)
@@ -266,7 +283,7 @@ class _Build:
         if rows.reviews:
             compared["reviews"] = with_flags(self._score(candidate, "reviews"), guard)
             sources["reviews"] = self._path("reviews")
-        return compare_with_previous(self.folder, inputs, guard, compared, sources)
+        return compare_with_previous(self.folder, inputs, guard, compared, sources, rows.excluded)
 
     def _describe(
         self,
@@ -274,9 +291,9 @@ class _Build:
         rows: BuildRows,
         guard: Guard,
         results: tuple[dict[str, Any] | None, list[EvaluationResult]],
-        more: tuple[Update | None, dict[str, Any] | None],
+        more: tuple[Update | None, dict[str, Any] | None, dict[str, Any] | None],
     ) -> dict[str, Any]:
-        inputs, (update, second) = self.inputs, more
+        inputs, (update, second, top) = self.inputs, more
         content: dict[str, Any] = {
             "format": 1,
             "guard": str(self.out),
@@ -295,6 +312,7 @@ class _Build:
             "evaluation": [summarise(result) for result in results[1]],
             "update": None if update is None else update.to_dict(accepted=inputs.accept),
             "second_stage": second,
+            "top": top,
             "generator": describe_generator(data.card),
             "warnings": list(data.warnings),
             "seconds": self.folder.seconds(),

@@ -49,6 +49,8 @@ class BuildInputs:
         mine: files of harmless or unlabelled exchanges, a pool from which a second stage is trained.
         feedback: a file of reviews of a guard's verdicts.
         update: the guard to replace.
+        train_on_top: also train on exchanges of the traffic's top (`review.jsonl`) that reviews call harmful.
+            By default they are only left out of the sample, so that nothing is trained or scored again.
         accept: replace the old guard even if the new one is worse.
         executor: where the factory's batches run; None runs them in this process.
         judge: a generator that checks the labels of generated rows.
@@ -69,6 +71,7 @@ class BuildInputs:
     mine: tuple[Path, ...] = ()
     feedback: Path | None = None
     update: Path | None = None
+    train_on_top: bool = False
     accept: bool = False
     executor: Executor | None = None
     judge: GeneratorSource | None = None

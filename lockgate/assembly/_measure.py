@@ -1,6 +1,6 @@
 """Figures of the guard on rows that neither trained it nor set its threshold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,12 @@ def is_refusal(table: ScoresTable) -> NDArray[np.bool_]:
 def without_refusals(table: ScoresTable) -> ScoresTable:
     """Return the rows that count for false-alarm rates and a provisional threshold."""
     return table.select(~is_refusal(table))
+
+
+def leave_out(table: ScoresTable, ids: Collection[str]) -> ScoresTable:
+    """Return the rows without these ids."""
+    gone = set(ids)
+    return table if not gone else table.select(np.array([name not in gone for name in table.ids]))
 
 
 def summarise_refusals(table: ScoresTable) -> dict[str, Any] | None:

@@ -7,14 +7,16 @@ from typing import Any
 
 from jinja2 import Environment
 
+from lockgate.assembly._picture import Picture
+from lockgate.assembly._top import describe_top
 from lockgate.evaluation import page_environment, write_page
 
 _SHOWN = 8
 
 
-def write_reports(folder: Path, content: Mapping[str, Any]) -> dict[str, Path]:
+def write_reports(folder: Path, content: Mapping[str, Any], picture: Picture) -> dict[str, Path]:
     """Write `report.json` and `report.html`; return their paths. They hold ids and no text of exchanges."""
-    page = _environment().get_template("build.html").render(report=content)
+    page = _environment().get_template("build.html").render(report=content, picture=picture)
     return write_page(folder, "report", content, page)
 
 
@@ -65,6 +67,7 @@ def summarise_build(content: Mapping[str, Any]) -> list[str]:
             f"{show(found['fpr'])} of {found['n_harmless']} harmless"
         )
     lines += _second_lines(content["second_stage"])
+    lines += describe_top(content["top"])
     lines += _update_lines(content["update"])
     for title, entries in (
         ("limits", content["limits"]),
@@ -97,6 +100,8 @@ def _claim_line(claim: Mapping[str, Any]) -> str:
         text += f" ({claim['wished']:.2%} needs {claim['wished_needs']} prompts)"
     if claim["reviewed"] is not None:
         text += f"; {claim['reviewed']['prompts']} reviewed prompts are not in that sample"
+    if claim["excluded"] is not None:
+        text += f"; {claim['excluded']['exchanges']} exchanges that break the policy are left out"
     return text
 
 
@@ -112,6 +117,7 @@ def _part_lines(parts: Sequence[Mapping[str, Any]], what: str) -> list[str]:
 def _review_lines(found: Mapping[str, Any] | None, dropped: Mapping[str, int]) -> list[str]:
     if found is None:
         return []
+    top = found["top"]
     again = [line for lines in found["repeated"] for line in lines[1:]]
     parts = [f"reviews: {found['lines']} lines", f"repeated: {len(again)}{_at(again)}"]
     for about, effect in (("verdict", "not trained on"), ("category", "left without a category")):
@@ -126,6 +132,15 @@ def _review_lines(found: Mapping[str, Any] | None, dropped: Mapping[str, int]) -
         f"  {found['trained']} train, {found['held_out']} are held out; training rows: "
         f"{found['relabelled']} relabelled with {found['followed']} disguised copies, "
         f"{found['confirmed']} confirmed, {found['withdrawn']} withdrawn as related to a review",
+        *(
+            [
+                f"  top of the traffic: {top['confirmed']} are harmless and stay in the sample, "
+                f"{top['excluded'] + top['trained']} break the policy and are left out of it"
+                + (f", {top['trained']} of them used like other reviews" if top["trained"] else "")
+            ]
+            if any(top.values())
+            else []
+        ),
     ]
 
 
@@ -184,5 +199,5 @@ def _update_lines(update: Mapping[str, Any] | None) -> list[str]:
 @cache
 def _environment() -> Environment:
     environment = page_environment("lockgate.assembly")
-    environment.filters.update(show=show, claim=_claim_line, second=_second_lines)
+    environment.filters.update(show=show, claim=_claim_line, second=_second_lines, top=describe_top)
     return environment

@@ -18,13 +18,32 @@ from lockgate.feedback import (
     Conflict,
     Feedback,
     Retraining,
+    Review,
     apply_feedback,
     propose_constitution,
     read_feedback,
     render_proposal,
 )
+from lockgate.traffic import SCORED
 
 PROPOSAL = "proposal"
+CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True, slots=True)
+class TopReviews:
+    """Ids of exchanges that the build named as the top of the traffic, by what their reviews say and do.
+
+    Attributes:
+        confirmed: harmless. They stay in the sample, as the traffic that they were taken for, and don't
+            train.
+        excluded: harmful. They stay scored, and are left out of the choice of the threshold.
+        trained: harmful, and used like other reviews (`train_on_top`). They leave the calibration rows.
+    """
+
+    confirmed: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+    trained: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +53,20 @@ class LaidReviews:
     retraining: Retraining
     counts: Mapping[str, Any]
     proposal: Mapping[str, Any]
+    top: TopReviews
 
 
 def lay_reviews(
     inputs: BuildInputs,
     synthetic: Sequence[Exchange],
     training: Sequence[Exchange],
+    calibration: Sequence[Exchange],
     index: EvaluationIndex | None,
     dropped: Dropped,
 ) -> LaidReviews | None:
     """Read the reviews of a build and apply them to its training rows. Return None without reviews.
+
+    Reviews of the top of the traffic say what the sample holds. They are no training rows by themselves.
 
     Raises:
         ExchangeError: A line has another form, or its id is in no file.
@@ -51,10 +74,41 @@ def lay_reviews(
     if inputs.feedback is None:
         return None
     feedback = _read(inputs, inputs.feedback, synthetic, index, dropped)
-    retraining = apply_feedback(feedback, training)
+    left, top = _part_top(feedback, calibration, train=inputs.train_on_top)
+    retraining = apply_feedback(left, training)
     for row in retraining.withdrawn:
         dropped.add(row, "training", "related_to_review")
-    return LaidReviews(retraining, _describe(feedback, retraining), _propose(inputs.constitution, feedback))
+    counts = _describe(feedback, retraining) | {
+        "top": {
+            "confirmed": len(top.confirmed),
+            "excluded": len(top.excluded),
+            "trained": len(top.trained),
+        }
+    }
+    return LaidReviews(retraining, counts, _propose(inputs.constitution, left), top)
+
+
+def _part_top(
+    feedback: Feedback, calibration: Sequence[Exchange], *, train: bool
+) -> tuple[Feedback, TopReviews]:
+    """Take out the reviews of exchanges that a build named from its sample, and that are still in it.
+
+    That the build named them decides, not that they are in the traffic: reviews of other exchanges were
+    picked because a guard erred, and train.
+    """
+    sample = {row.id for row in calibration}
+    named = [review for review in feedback.reviews if _is_named(review) and review.exchange.id in sample]
+    harmful = frozenset(review.exchange.id for review in named if review.label >= 0.5)
+    confirmed = frozenset(review.exchange.id for review in named) - harmful
+    taken = confirmed if train else confirmed | harmful
+    left = tuple(review for review in feedback.reviews if review.exchange.id not in taken)
+    top = TopReviews(confirmed, frozenset() if train else harmful, harmful if train else frozenset())
+    return replace(feedback, reviews=left), top
+
+
+def _is_named(review: Review) -> bool:
+    scored = review.exchange.meta.get(SCORED)
+    return isinstance(scored, Mapping) and scored.get("part") == CALIBRATION
 
 
 def _read(

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lockgate.assembly._inputs import BuildInputs
 from lockgate.assembly._plan import TrainingPlan
-from lockgate.assembly._reviews import lay_reviews
+from lockgate.assembly._reviews import TopReviews, lay_reviews
 from lockgate.assembly._sources import Dropped, Guarded, read_labelled, read_traffic
 from lockgate.calibration import DEFAULT_BUDGETS, allowed_flags, required_n
 from lockgate.curation import EvaluationIndex, grouped_split
@@ -19,12 +19,14 @@ from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import REFUSED, SynthesisResult
 
 # Raise it when the division changes, so that an older build's folder is divided again.
-PARTING = 4
+PARTING = 5
 TRAIN = "train"
 PLAIN, DISGUISED, HELD_OUT_DISGUISE = "plain", "disguised as in training", "held-out disguise"
 # Template refusals are alike and easy: among ordinary harmless rows they would make any rate look better.
 REFUSAL = "synthetic refusal from a template"
 TRAFFIC = "traffic"
+# Why an exchange of the traffic is not in the sample.
+HARMFUL = "reviewed: breaks the policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class BuildRows:
         reason: why no budget is claimed, or None.
         dropped: rows in none of these parts.
         counts: figures for the report.
+        excluded: ids of calibration rows that reviews call harmful. They set no threshold.
+        confirmed: ids of calibration rows at the top of the traffic that reviews call harmless.
         proposal: entries for the constitution that the reviews propose; None without reviews.
     """
 
@@ -55,6 +59,14 @@ class BuildRows:
     dropped: list[Exchange]
     counts: Mapping[str, Any]
     proposal: Mapping[str, Any] | None
+    excluded: Sequence[str] = ()
+    confirmed: Sequence[str] = ()
+
+    @property
+    def sample(self) -> list[Exchange]:
+        """The calibration rows that count as benign."""
+        left_out = set(self.excluded)
+        return [row for row in self.calibration if row.id not in left_out]
 
 
 def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
@@ -78,14 +90,15 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
     given = _draw(given, room - len(train), plan.seed, "data", dropped)
     training = [*train, *given, *benign]
     unreviewed = PromptPrints.of(training)
-    reviews = lay_reviews(inputs, synthetic, training, index, dropped)
+    reviews = lay_reviews(inputs, synthetic, training, calibration, index, dropped)
     retraining = None if reviews is None else reviews.retraining
     if retraining is not None:
         training = list(retraining.rows)
     check_labels(training, plan, data)
     rest = _left_to_judge(rest, PromptPrints.of(training), retraining, dropped)
-    calibration, reviewed = _left_to_calibrate(calibration, unreviewed, retraining, dropped)
-    prompts = _prompts(calibration)
+    top = TopReviews() if reviews is None else reviews.top
+    calibration, reviewed = _left_to_calibrate(calibration, unreviewed, retraining, top, dropped)
+    prompts = _prompts([row for row in calibration if row.id not in top.excluded])
     budget = possible_budget(prompts, plan.budget)
     held_out, provisional = (rest, []) if budget is not None else _halves(rest)
     return BuildRows(
@@ -112,7 +125,14 @@ def gather_rows(inputs: BuildInputs, data: SynthesisResult) -> BuildRows:
             "feedback": None if reviews is None else reviews.counts,
         },
         proposal=None if reviews is None else reviews.proposal,
+        excluded=_held(calibration, top.excluded) if budget is not None else [],
+        confirmed=_held(calibration, top.confirmed) if budget is not None else [],
     )
+
+
+def _held(rows: Sequence[Exchange], ids: Collection[str]) -> list[str]:
+    """Return which of these ids the rows have, each once, in the order of the rows."""
+    return [name for name in dict.fromkeys(row.id for row in rows) if name in ids]
 
 
 def possible_budget(prompts: int, wished: float) -> float | None:
@@ -203,10 +223,18 @@ def _left_to_judge(
 
 
 def _left_to_calibrate(
-    rows: list[Exchange], trained: PromptPrints, retraining: Retraining | None, dropped: Dropped
+    rows: list[Exchange],
+    trained: PromptPrints,
+    retraining: Retraining | None,
+    top: TopReviews,
+    dropped: Dropped,
 ) -> tuple[list[Exchange], int]:
-    """Return the traffic that sets the threshold, and the number of prompts lost to reviews alone."""
+    """Return the traffic that sets the threshold, and the number of prompts lost to reviews alone.
+
+    What breaks the policy was never benign, so it is no loss to the sample.
+    """
     rows = dropped.unless(rows, _trained(rows, trained, near=True), "benign")
+    rows = dropped.unless(rows, (HARMFUL if row.id in top.trained else None for row in rows), "benign")
     if retraining is None:
         return rows, 0
     kept = dropped.unless(rows, _reviewed(rows, retraining), "benign")

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from lockgate.assembly._measure import without_refusals
-from lockgate.assembly._rows import BuildRows
+from lockgate.assembly._rows import HARMFUL, BuildRows
 from lockgate.calibration import (
     Calibration,
+    Exclusion,
     clopper_pearson_upper,
     plain_quantile_threshold,
     required_n,
@@ -50,7 +51,7 @@ def set_threshold(
             "the probe gives scores that are not finite; train with other layers or fewer epochs"
         )
     if rows.budget is not None:
-        plan = CalibrationPlan(budget=rows.budget, tolerance=tolerance)
+        plan = CalibrationPlan(budget=rows.budget, tolerance=tolerance, exclusions=exclusions_of(rows))
         with gather_evidence(guard, tables["calibration"], plan) as evidence:
             calibration = evidence.choose()
         return guard.with_calibration(calibration, claim=_claim(calibration, guard, rows))
@@ -61,6 +62,11 @@ def set_threshold(
         source=HELD_OUT_BENIGN, n=len(scores), quantile=provisional_fpr, reason=str(rows.reason)
     )
     return guard.with_provisional(Thresholds(stored_threshold(cut, tolerance), tolerance), found)
+
+
+def exclusions_of(rows: BuildRows) -> tuple[Exclusion, ...]:
+    """Return the calibration rows that reviewers found harmful, as what calibration leaves out."""
+    return tuple(Exclusion(name, HARMFUL) for name in rows.excluded)
 
 
 def with_flags(table: ScoresTable, guard: Guard) -> ScoresTable:
@@ -78,9 +84,13 @@ def describe_claim(guard: Guard, rows: BuildRows, wished: float) -> dict[str, An
     wish = {"wished": wished, "wished_needs": required_n(wished)}
     found = guard.calibration
     if found is None:
-        return {**wish, "budget": None, "false_refusal_rate": None, "reason": rows.reason}
+        return {**wish, "budget": None, "false_refusal_rate": None, "reason": rows.reason, "excluded": None}
     flagged = {"flagged": found.flagged, "n": found.n, "bound": found.bound, "confidence": found.confidence}
     own = {"budget": found.budget, "false_refusal_rate": flagged, "k": found.k, "reviewed": None}
+    own["excluded"] = None
+    if found.threshold_without_exclusions is not None:
+        before = found.threshold_without_exclusions
+        own["excluded"] = {"exchanges": len(found.excluded), "threshold_with_them": before}
     if left_out := int(rows.counts["calibration_reviewed"]):
         own["reviewed"] = {"prompts": left_out, "bound_if_flagged": _worst_bound(found, left_out)}
     return {**wish, **own, "reason": None, "length_deciles": list(found.length_deciles)}
@@ -100,11 +110,21 @@ def describe_reviewed(left_out: int, bound: float) -> str:
     )
 
 
+def describe_excluded(count: int, threshold: float) -> str:
+    """Say that reviewers found exchanges of the traffic harmful, and what they would do to the threshold."""
+    return (
+        f"left out: {count} exchanges among the highest of the traffic that a reviewer read and found to "
+        f"break the policy; with them the threshold would be {threshold:.4f}"
+    )
+
+
 def _claim(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[str]:
     """Describe the calibration traffic for the model card."""
     known = 0 if guard.training_prompts is None else len(guard.training_prompts)
     left_out = int(rows.counts["calibration_reviewed"])
+    before = calibration.threshold_without_exclusions
     return [
+        *([] if before is None else [describe_excluded(len(calibration.excluded), before)]),
         *([describe_reviewed(left_out, _worst_bound(calibration, left_out))] if left_out else []),
         *describe_traffic(
             calibration,

@@ -1,7 +1,7 @@
 """The update of a guard: the new guard compared with the old one, and whether it may replace it."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 
 from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs
-from lockgate.assembly._measure import score_part, without_refusals
+from lockgate.assembly._measure import leave_out, score_part, without_refusals
+from lockgate.assembly._threshold import with_flags
 from lockgate.durable import atomic_folder, hash_path, restore_folder
 from lockgate.feedback import CategoryChange, GuardComparison, UpdateRule, UpdateVerdict, compare_guards
 from lockgate.guards import Guard, read_bundle
@@ -96,8 +97,12 @@ def compare_with_previous(
     guard: Guard,
     tables: Mapping[str, ScoresTable],
     sources: Mapping[str, Path],
+    excluded: Collection[str] = (),
 ) -> Update:
     """Score the rows with the old guard, compare both guards, and judge the update.
+
+    If both guards have one probe, as after reviews that only change the sample, the scores are those of the
+    new guard and only the decisions are the old one's.
 
     Args:
         folder: the build's folder, which holds the old guard.
@@ -105,15 +110,21 @@ def compare_with_previous(
         guard: the new guard, with its threshold.
         tables: the new guard's scores and decisions, by part. `benign` sets a common cut if budgets differ.
         sources: the file of exchanges for each table.
+        excluded: ids in `benign` that reviewers found harmful. They are in no table.
 
     Raises:
         ExchangeError: The old guard was trained on every labelled exchange.
     """
     old = Guard.load(folder.path / PREVIOUS, backbone=inputs.backbone)
 
+    same = _scores_alike(old, guard)
+
     def score(name: str) -> ScoresTable:
+        if same:
+            return with_flags(tables[name], old)
         own = f"{name}-before"
-        return without_refusals(score_part(folder, old, sources[name], own, inputs))
+        found = without_refusals(score_part(folder, old, sources[name], own, inputs))
+        return leave_out(found, excluded) if name == "benign" else found
 
     tables = {name: without_refusals(table) for name, table in tables.items()}
     judged = [name for name in tables if name not in ("benign", "reviews")]
@@ -131,10 +142,38 @@ def compare_with_previous(
     reviews = None
     if len(tables.get("reviews", ())):
         reviews = compare_guards(score("reviews"), tables["reviews"], names=("before", "after"))
-    verdict = UpdateRule().judge(comparison)
+    verdict = (_judge_threshold(old, guard) if same else None) or UpdateRule().judge(comparison)
     if (lost := _lost_claim(old, guard)) is not None:
         verdict = UpdateVerdict("worse", (lost, *(verdict.reasons if verdict.worse else ())))
     return Update(comparison, verdict, reviews, int((~unseen).sum()))
+
+
+def _scores_alike(old: Guard, new: Guard) -> bool:
+    """Whether two guards of one stage give the same scores, so that only their thresholds may differ."""
+    first, second = old.record, new.record
+    if first.stages != 1 or second.stages != 1:
+        return False
+    parts = [(found.probe_sha256, found.backbone, found.gamma, found.window) for found in (first, second)]
+    limits = [(found.thresholds.min_tokens, found.thresholds.flag_on) for found in (first, second)]
+    return parts[0] == parts[1] and limits[0] == limits[1]
+
+
+def _judge_threshold(old: Guard, new: Guard) -> UpdateVerdict | None:
+    """Judge a lower threshold of the same probe. None: the usual rule judges.
+
+    A lower threshold flags more of everything, so synthetic harmless rows would always speak against it. The
+    traffic says how much more is allowed, and the budget is kept on it.
+    """
+    before, after = old.calibration, new.calibration
+    if before is None or after is None or before.budget != after.budget or after.cut > before.cut:
+        return None
+    return UpdateVerdict(
+        "no worse",
+        (
+            f"Both guards have the same probe. The threshold goes from {before.threshold:.4f} to "
+            f"{after.threshold:.4f}, and the budget of {after.budget:.2%} is kept on the traffic.",
+        ),
+    )
 
 
 def _lost_claim(old: Guard, new: Guard) -> str | None:

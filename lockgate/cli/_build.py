@@ -96,6 +96,14 @@ def build(
             help="Guard to replace. It is compared with the new one and kept if the new one is worse."
         ),
     ] = None,
+    train_on_top: Annotated[
+        bool,
+        typer.Option(
+            "--train-on-top",
+            help="Also train on the exchanges of OUT.build/review.jsonl that --feedback calls harmful. "
+            "Training and scoring then run again. Default: they are left out of the sample.",
+        ),
+    ] = False,
     accept: Annotated[
         bool, typer.Option("--accept", help="Replace the guard of --update even if the new one is worse.")
     ] = False,
@@ -229,6 +237,7 @@ def build(
             mine=tuple(mine or ()),
             feedback=feedback,
             update=update,
+            train_on_top=train_on_top,
             accept=accept,
             executor=used,
             judge=checker,

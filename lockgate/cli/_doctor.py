@@ -86,7 +86,7 @@ def _packages() -> list[Check]:
 
 
 def _home() -> Check:
-    from lockgate._home import home
+    from lockgate.durable import home
 
     path = home()
     parent = next(p for p in (path, *path.parents) if p.exists())

@@ -165,8 +165,7 @@ def _folder(
     guards: Sequence[tuple[str, str | None]], files: Sequence[Path], state: Path | None
 ) -> Iterator[Path]:
     """Yield the folder for scores: the one that is asked for, or one that is removed at the end."""
-    from lockgate._home import home
-    from lockgate.durable import hash_json, scratch_folder
+    from lockgate.durable import hash_json, home, scratch_folder
 
     if state is not None:
         yield state

@@ -52,13 +52,17 @@ def serve(
     ] = "enforce",
     max_streams: Annotated[int, typer.Option(min=1, help="Answers that are written at a time.")] = 8,
     max_queue: Annotated[
-        int, typer.Option(min=0, help="Requests that may wait. Further requests get a 429.")
+        int,
+        typer.Option(
+            min=0,
+            help="Requests that may wait. A further one gets a 429, or displaces one of the busiest client.",
+        ),
     ] = 32,
     kv_tokens: Annotated[
         int | None,
         typer.Option(
             min=16,
-            help="Key-value memory for all requests together, in tokens. Default: one full context, or 2048 "
+            help="Key-value memory for all requests together, in tokens. Default: two full contexts, or 2048 "
             "for each stream if that is more.",
         ),
     ] = None,
@@ -112,14 +116,24 @@ def serve(
             help="Seconds without progress of the second stage after which a waiting answer is halted."
         ),
     ] = 30.0,
+    queue_timeout: Annotated[
+        float, typer.Option(help="Seconds that a request may wait. Then it gets a 503.")
+    ] = 120.0,
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds that open answers have to end at shutdown.")
     ] = 30.0,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Connections at a time. A newcomer takes the place of the one that has idled longest."
+        ),
+    ] = 1024,
     json: JsonFlag = False,
 ) -> None:
     """Serve a guarded model with the OpenAI chat interface. Ctrl-C stops the server."""
-    from lockgate._home import home
+    from lockgate.durable import home
     from lockgate.gateway import (
+        ConnectionLimits,
         EngineOptions,
         GatewayOptions,
         bind,
@@ -135,7 +149,15 @@ def serve(
     check_exposure(host, has_key=key is not None, insecure=insecure)
     options = GatewayOptions(
         decisions=decisions or home() / "decisions.jsonl",
-        engine=EngineOptions(_mode(mode), max_streams, max_queue, kv_tokens, step_timeout, verdict_timeout),
+        engine=EngineOptions(
+            _mode(mode),
+            max_streams,
+            max_queue,
+            kv_tokens,
+            step_timeout,
+            verdict_timeout,
+            queue_timeout=queue_timeout,
+        ),
         default_max_tokens=default_max_tokens,
         block_input_status=block_input_status,
         api_key=key,
@@ -162,6 +184,8 @@ def serve(
                 ready=ready,
                 drain_timeout=drain_timeout,
                 hangup=gateway.decisions.reopen,
+                limits=ConnectionLimits(max_connections),
+                end_open=gateway.engine.end_open,
             )
         finally:
             gateway.close()

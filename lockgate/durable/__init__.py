@@ -1,6 +1,14 @@
 """Files, folders and processes for work that survives an interruption."""
 
-from lockgate.durable._files import Mark, atomic_path, file_sha256, hash_json, hash_path, open_atomic
+from lockgate.durable._files import (
+    Mark,
+    atomic_path,
+    file_sha256,
+    hash_json,
+    hash_path,
+    home,
+    open_atomic,
+)
 from lockgate.durable._folders import (
     atomic_folder,
     lock_folder,
@@ -16,6 +24,7 @@ __all__ = [
     "file_sha256",
     "hash_json",
     "hash_path",
+    "home",
     "lock_folder",
     "open_atomic",
     "replace_folder",

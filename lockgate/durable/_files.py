@@ -125,3 +125,15 @@ class Mark:
     def stands(self, folder: Path) -> bool:
         """Whether all files in `folder` are as the work left them."""
         return all(hash_path(folder / name) == digest for name, digest in self.files.items())
+
+
+def home() -> Path:
+    """Return the folder for converted weights and decision logs.
+
+    It is `LOCKGATE_HOME`, or else `lockgate` in the user's cache folder.
+    """
+    configured = os.environ.get("LOCKGATE_HOME")
+    if configured:
+        return Path(configured).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "lockgate"

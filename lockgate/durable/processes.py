@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -46,19 +47,38 @@ def run_parts(
         parts: arguments of each call. They can be pickled.
         lost: the error to raise if a process ends without a result, for example because it was killed for its
             memory.
-        watch: called every two seconds, and after each process that finishes.
+        watch: called every two seconds, and at the end.
     """
-    context = multiprocessing.get_context("spawn")
+    jobs = [(_pickled((work, part)),) for part in parts]
+    if sys.platform == "linux" and len(jobs) > 1:
+        _run("spawn", _fork, [(_pickled((work, lost)), jobs)], lost, watch)
+    else:
+        _run("spawn", _begin, jobs, lost, watch)
+
+
+def _pickled(what: object) -> bytes:
+    # Here, not by `multiprocessing`: a process watches its parent before it imports what `work` needs.
+    return bytes(ForkingPickler.dumps(what))
+
+
+def _run(
+    method: str,
+    target: Callable[..., None],
+    calls: Sequence[tuple[Any, ...]],
+    lost: LockgateError,
+    watch: Callable[[], None],
+) -> None:
+    """Call `target(*call, outcome)` for every call, each in a process of its own, and wait for all."""
+    context: Any = multiprocessing.get_context(method)
     workers: list[_Worker] = []
     try:
-        for part in parts:
+        for call in calls:
             receiver, sender = context.Pipe(duplex=False)
-            # Pickled here, so that a worker watches its parent before it imports what `work` needs.
-            job = bytes(ForkingPickler.dumps((work, part)))
-            worker = _Worker(context.Process(target=_begin, args=(job, sender), daemon=True), receiver)
-            workers.append(worker)
+            # A daemon may not start processes.
+            process = context.Process(target=target, args=(*call, sender), daemon=target is _begin)
+            workers.append(_Worker(process, receiver))
             try:
-                worker.process.start()
+                process.start()
             except BrokenPipeError:
                 raise lost from None
             sender.close()
@@ -102,13 +122,55 @@ def _begin(job: bytes, outcome: Connection) -> None:
     """Run the work in a worker. It ends with its parent, and leaves Ctrl-C to the parent."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    error: BaseException | None = None
-    try:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.enable()
+
+    def run() -> None:
         work, part = ForkingPickler.loads(job)
         work(*part)
+
+    _tell(outcome, run)
+
+
+def _fork(shared: bytes, jobs: Sequence[tuple[bytes]], outcome: Connection) -> None:
+    """Import what the work needs, once, and do every job in a fork of this process.
+
+    Forks are safe here: this process is fresh, runs one thread of Python, and has computed nothing, so that
+    no pool of threads and no device is in use.
+    """
+    _ask_kernel()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # This process makes no garbage. A collection in a fork would copy the memory that the forks share.
+    gc.disable()
+
+    def run() -> None:
+        _, lost = ForkingPickler.loads(shared)
+
+        def leave(*_: object) -> None:
+            raise lost
+
+        def look() -> None:
+            # In case the kernel did not do what it was asked.
+            if _is_orphan():
+                leave()
+
+        signal.signal(signal.SIGTERM, leave)
+        gc.freeze()
+        _run("fork", _begin, jobs, lost, look)
+
+    _tell(outcome, run)
+
+
+def _tell(outcome: Connection, run: Callable[[], None]) -> None:
+    """Send the error that ends a process's work, or None."""
+    error: BaseException | None = None
+    try:
+        run()
     except BaseException as raised:
         error = _portable(raised)
     outcome.send(error)
+    # Freeing all modules one by one takes longer than a short job.
+    gc.freeze()
 
 
 def _portable(error: BaseException) -> BaseException:
@@ -132,12 +194,22 @@ def end_with_parent() -> None:
     if parent is None:
         return
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        # The parent may have ended before the kernel was asked.
-        if os.getppid() != parent.pid:
-            os._exit(1)
+        _ask_kernel()
     threading.Thread(target=_wait_for_end, args=(parent.sentinel,), daemon=True).start()
+
+
+def _ask_kernel() -> None:
+    """Have the kernel kill this process when its parent ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    # The parent may have ended before the kernel was asked.
+    if _is_orphan():
+        os._exit(1)
+
+
+def _is_orphan() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and os.getppid() != parent.pid
 
 
 def _wait_for_end(sentinel: int) -> None:

@@ -3,6 +3,7 @@
 from lockgate.evaluation._breakdowns import by_key, by_length
 from lockgate.evaluation._compare import compare
 from lockgate.evaluation._curves import Floats, Mask, auroc, log_auroc
+from lockgate.evaluation._cut_plots import BudgetPoint, recall_plot, score_lines_plot
 from lockgate.evaluation._delay import Delay, summarise_delay
 from lockgate.evaluation._evaluate import evaluate
 from lockgate.evaluation._intervals import (
@@ -43,6 +44,7 @@ __all__ = [
     "RESAMPLES",
     "Baseline",
     "Breakdown",
+    "BudgetPoint",
     "Clusters",
     "Comparison",
     "Delay",
@@ -77,7 +79,9 @@ __all__ = [
     "percentiles",
     "pool",
     "rate_by_prompt",
+    "recall_plot",
     "render_report",
+    "score_lines_plot",
     "summarise_delay",
     "threshold_of",
     "wilson",

@@ -1,6 +1,7 @@
 """Feedback: reviewers' verdicts become training data for a guard and proposals for its constitution."""
 
 from lockgate.feedback._comparison import CategoryChange, GuardComparison, compare_guards
+from lockgate.feedback._labels import Label, Reviewed, ReviewFile, read_reviewed
 from lockgate.feedback._proposal import (
     Addition,
     Proposal,
@@ -20,9 +21,12 @@ __all__ = [
     "Feedback",
     "FeedbackRule",
     "GuardComparison",
+    "Label",
     "Proposal",
     "Retraining",
     "Review",
+    "ReviewFile",
+    "Reviewed",
     "UpdateRule",
     "UpdateVerdict",
     "Verdict",
@@ -30,6 +34,7 @@ __all__ = [
     "compare_guards",
     "propose_constitution",
     "read_feedback",
+    "read_reviewed",
     "render_proposal",
     "write_proposal",
 ]

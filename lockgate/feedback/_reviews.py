@@ -19,7 +19,7 @@ _ADVICE = "name the files that were reviewed, or put whole exchanges under `exch
 
 
 class _Line(BaseModel):
-    """One line of a review file. A note is for people: it is checked but not kept."""
+    """One line of a review file. Note and seconds are for people: they are checked but not kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,6 +31,7 @@ class _Line(BaseModel):
         None
     )
     note: str | None = Field(default=None)
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,8 @@ def read_feedback(
     """Read a review file: JSON lines, each with a verdict on an exchange.
 
     A line has `verdict` ("harmless" or "harmful") and `id` or the whole `exchange`. It may have `category`
-    (an id of the constitution), `topic` (a few words that may appear in the constitution) and `note`
-    (ignored).
+    (an id of the constitution), `topic` (a few words that may appear in the constitution), `note`
+    and `seconds` (how long the reviewer took); both are ignored.
 
     Args:
         path: a file .jsonl[.gz|.zst].
@@ -123,7 +124,7 @@ def read_feedback(
     file = Path(path)
     if not file.is_file():
         raise ExchangeError(f"{file}: no such file")
-    lines = list(_read_lines(file, constitution))
+    lines = list(read_lines(file, constitution))
     wanted = {line.id for _, line, given in lines if given is None}
     found = {row.id: row for row in exchanges if row.id in wanted} if wanted else {}
     reviews = []
@@ -143,11 +144,15 @@ def read_feedback(
     return Feedback(str(file), len(lines), _repeated(reviews), merged, conflicts)
 
 
-def _read_lines(file: Path, constitution: Constitution) -> Iterator[tuple[int, _Line, Exchange | None]]:
+def read_lines(
+    file: Path, constitution: Constitution | None = None
+) -> Iterator[tuple[int, _Line, Exchange | None]]:
+    """Yield number, content and exchange of each line; without a constitution categories are not checked."""
     for number, decode in json_records(file):
         try:
             line = _line(decode())
-            _check_category(line, constitution)
+            if constitution is not None:
+                _check_category(line, constitution)
             given = None if line.exchange is None else _exchange(line.exchange)
             if given is not None and line.id is not None and given.id != line.id:
                 raise ExchangeError("id: differs from the id of `exchange`; leave one of the two out")

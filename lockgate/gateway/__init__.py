@@ -1,6 +1,7 @@
 """The gateway: an OpenAI-compatible server. It releases a token only when the guard has cleared it."""
 
 from lockgate.gateway._app import create_app
+from lockgate.gateway._connections import ConnectionLimits
 from lockgate.gateway._decisions import Decision, DecisionLog, Scores
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
@@ -12,6 +13,7 @@ from lockgate.gateway._server import bind, check_exposure, is_loopback, run_serv
 __all__ = [
     "MODES",
     "ApiError",
+    "ConnectionLimits",
     "Decision",
     "DecisionLog",
     "Engine",

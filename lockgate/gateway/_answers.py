@@ -11,10 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, error_response, json_response
-from lockgate.gateway._events import Event, Finished, Released, ReleasedToken
+from lockgate.gateway._events import Event, Finished, Released, ReleasedToken, Unserved
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway._jobs import Job
-from lockgate.gateway._options import EngineDown, QueueFull
+from lockgate.gateway._options import RESTART_SECONDS, EngineDown, QueueFull
 from lockgate.gateway._requests import ChatRequest
 
 # Proxies and clients close a stream that stays silent, and nothing can be sent while a long prompt is read.
@@ -61,11 +61,14 @@ class Answer(Response):
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._request.stream and self._gateway.options.block_input_status == 200:
-            await self._stream(await self._next(send), send)
-            return
-        # The HTTP status depends on the prompt, so it waits for the first event.
-        first = await self._queue.get()
-        if self._is_refused_input(first):
+            first = await self._next(send)
+        else:
+            # The HTTP status depends on the prompt, so it waits for the first event.
+            first = await self._queue.get()
+        unserved = _unserved(first)
+        if unserved is not None and not self._begun:
+            await error_response(_given_up(unserved))(scope, receive, send)
+        elif self._is_refused_input(first):
             await error_response(_blocked(first))(scope, receive, send)
         elif self._request.stream:
             await self._stream(first, send)
@@ -103,6 +106,11 @@ class Answer(Response):
         started: set[int] = set()
         completion_tokens = 0
         async for event in self._events(first, send):
+            unserved = _unserved(event)
+            if unserved is not None:
+                # The status has left, so the stream itself must say that it is not whole.
+                await self._send(send, wire.sse(_given_up(unserved).body()) + wire.DONE, more=False)
+                return
             if isinstance(event, Finished):
                 completion_tokens += event.completion_tokens
             for chunk in self._chunks(event, first_of_choice=event.choice not in started):
@@ -145,6 +153,9 @@ class Answer(Response):
         tokens: dict[int, list[ReleasedToken]] = {choice: [] for choice in texts}
         ends: dict[int, Finished] = {}
         async for event in self._events(first):
+            unserved = _unserved(event)
+            if unserved is not None:
+                return error_response(_given_up(unserved))
             if isinstance(event, Finished):
                 ends[event.choice] = event
             else:
@@ -176,7 +187,27 @@ def _refused(error: QueueFull | EngineDown) -> ApiError:
             code="rate_limit_exceeded",
             headers={"Retry-After": str(error.retry_after)},
         )
-    return ApiError(503, "The server takes no requests now.", kind="server_error", code="unavailable")
+    return ApiError(
+        503,
+        "The server takes no requests now.",
+        kind="server_error",
+        code="unavailable",
+        headers={"Retry-After": str(RESTART_SECONDS)},
+    )
+
+
+def _unserved(event: Event) -> Unserved | None:
+    return event.unserved if isinstance(event, Finished) else None
+
+
+def _given_up(unserved: Unserved) -> ApiError:
+    return ApiError(
+        unserved.status,
+        f"{unserved.message} Wait {unserved.retry_after} s.",
+        kind="server_error",
+        code=unserved.code,
+        headers={"Retry-After": str(unserved.retry_after)},
+    )
 
 
 def _blocked(event: Event) -> ApiError:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,11 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lockgate._version import __version__
 from lockgate.gateway._answers import Answer
+from lockgate.gateway._bodies import read_body
 from lockgate.gateway._errors import ApiError, error_response, handle_api_error, json_response
 from lockgate.gateway._events import Event
-from lockgate.gateway._gateway import MAX_BODY_BYTES, Gateway, deliver_to
-from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck
-from lockgate.gateway._requests import decode_body, parse_chat_request
+from lockgate.gateway._gateway import Gateway, deliver_to
+from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of
 
 PLAYGROUND = "lockgate.gateway.playground"
 
@@ -101,40 +102,14 @@ def _lifespan(gateway: Gateway) -> Callable[[Starlette], AbstractAsyncContextMan
 
 async def _chat_completions(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
-    payload = decode_body(await _read_body(request))
-    chat = parse_chat_request(
-        payload,
-        vocabulary_size=gateway.vocabulary_size,
-        max_choices=gateway.options.engine.max_streams,
-    )
+    with gateway.bodies.share() as share:
+        chat = await gateway.parse(await read_body(request, share))
     queue: asyncio.Queue[Event] = asyncio.Queue()
-    job = await gateway.prepare(chat, deliver_to(queue))
+    job = await gateway.prepare(chat, deliver_to(queue), client_of(request.scope))
     wanted = request.headers.get("x-lockgate-risk") == "1"
     risk = wanted and gateway.options.risk_events and gateway.options.loopback
-    return Answer(gateway, chat, job, queue, risk=risk)
-
-
-async def _read_body(request: Request) -> bytes:
-    """Read the body of a request. Raises ApiError: too large (413) or not JSON (415)."""
-    # Any web page can make a browser send other content types here, without a preflight request.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, "The body must be sent as Content-Type: application/json.", code="content_type")
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > MAX_BODY_BYTES:
-        raise _too_large()
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _too_large() -> ApiError:
-    limit = MAX_BODY_BYTES // 1024 // 1024
-    return ApiError(413, f"The body is larger than {limit} MB.", code="request_too_large")
+    # The job has the prompt as tokens. Its text is not kept while the answer is written.
+    return Answer(gateway, replace(chat, messages=()), job, queue, risk=risk)
 
 
 def _describe_model(gateway: Gateway) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +11,19 @@ import torch
 from lockgate.backbones import Backbone, SessionPool
 from lockgate.errors import ConfigError, ContextOverflow, PoolFull
 from lockgate.exchanges import Message
+from lockgate.gateway._admission import PLACES_PER_STREAM, Line, Load, most_tokens
 from lockgate.gateway._decisions import Decision, DecisionLog
 from lockgate.gateway._desk import VerdictDesk
-from lockgate.gateway._events import Released
+from lockgate.gateway._events import Released, Unserved
 from lockgate.gateway._jobs import Job, Stream
-from lockgate.gateway._options import EngineDown, EngineOptions, Faults, QueueFull
+from lockgate.gateway._options import (
+    RESTART_SECONDS,
+    EngineDown,
+    EngineOptions,
+    Faults,
+    QueueFull,
+    default_kv_tokens,
+)
 from lockgate.gateway._packed import PackedStepper
 from lockgate.gateway._phases import ticket_of
 from lockgate.gateway._records import Ending, decision_record, finished_event
@@ -27,6 +34,10 @@ from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
 
 logger = logging.getLogger("lockgate.gateway")
+
+_DISPLACED = "Too many requests are waiting, and most of them are yours."
+_STOPPING = "The server is stopping."
+_EXPIRED = "The request has waited for too long."
 
 
 class Engine:
@@ -60,10 +71,11 @@ class Engine:
         wiring = Wiring(self._emit, self._end, self._ask)
         self._stepper: Stepper[Any]
         if make_stepper is None:
-            kv_tokens = options.kv_tokens or max(backbone.context_length, 2048 * options.max_streams)
-            pool = SessionPool(backbone, kv_tokens, streams=options.max_streams)
+            width = options.max_streams
+            kv_tokens = options.kv_tokens or default_kv_tokens(backbone.context_length, width)
+            pool = SessionPool(backbone, kv_tokens, streams=width)
             enforce = options.mode == "enforce"
-            self._stepper = PackedStepper(backbone, scoring, pool, wiring, enforce=enforce)
+            self._stepper = PackedStepper(backbone, scoring, pool, wiring, enforce=enforce, width=width)
         else:
             self._stepper = make_stepper(wiring)
         self.kv_tokens = self._stepper.kv_tokens
@@ -73,7 +85,7 @@ class Engine:
         self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
-        self._waiting: deque[Job] = deque()
+        self._waiting = Line()
         self._active: list[Job] = []
         self._promised = 0  # key-value tokens that choices of admitted jobs will need when they are forked
         self._closing = False
@@ -107,23 +119,36 @@ class Engine:
             QueueFull: too many requests are waiting.
             EngineDown: the engine is stopping or stuck.
         """
-        if job.n * job.capacity > self.kv_tokens or job.n > self.options.max_streams:
+        most = most_tokens(self.kv_tokens, job.n)
+        if job.n * job.capacity > most or job.n > self.options.max_streams:
             raise ContextOverflow(
-                f"{job.n} answers of up to {job.capacity} tokens are more than the server's {self.kv_tokens}"
+                f"{job.n} answers of up to {job.capacity} tokens are more than the server's {most}"
             )
         with self._wake:
             if self._closing or not self.alive or self.stalled:
                 raise EngineDown("the server takes no requests now")
             free = max(0, self.options.max_streams - self.active_streams)
             if len(self._waiting) >= self.options.max_queue + free:
-                raise QueueFull(self._retry_after())
-            self._waiting.append(job)
+                last = self._waiting.to_displace(job.client)
+                if last is None:
+                    raise QueueFull(self._retry_after())
+                self._give_up_waiting([last], _DISPLACED)
+            self._waiting.add(job)
             self._tell()
 
     def cancel(self, job: Job) -> None:
         """End the streams of a job whose client has left, and free their memory."""
         with self._wake:
             job.cancelled = True
+            self._tell()
+
+    def end_open(self) -> None:
+        """Take no more jobs, and end the open ones as given up. Any thread may call this."""
+        with self._wake:
+            self._closing = True
+            unserved = Unserved(503, "unavailable", _STOPPING, RESTART_SECONDS)
+            jobs = [*self._active, *self._waiting]
+            self._abandon(jobs, Ending("length", cancelled=True, unserved=unserved))
             self._tell()
 
     def close(self, timeout: float = 10.0) -> None:
@@ -244,19 +269,15 @@ class Engine:
                 self._wake.wait(left)
 
     def _admit(self) -> None:
-        """Admit waiting jobs in order of arrival, as far as the limits of streams and memory allow."""
+        """Admit waiting jobs, as far as the limits of streams and memory allow. Clients take turns."""
         while True:
             with self._lock:
-                if not self._waiting:
+                limit = Load(PLACES_PER_STREAM * self.options.max_streams, self.kv_tokens)
+                used = Load(self.active_streams, self.kv_used_tokens + self._promised)
+                free = Load(limit.places - used.places, limit.tokens - used.tokens)
+                job = self._waiting.take(self._active, free, limit)
+                if job is None:
                     return
-                job = self._waiting[0]
-                used = self.kv_used_tokens + self._promised
-                if (
-                    self.active_streams + job.n > self.options.max_streams
-                    or used + job.n * job.capacity > self.kv_tokens
-                ):
-                    return
-                self._waiting.popleft()
                 self._active.append(job)
                 job.started = time.monotonic()
             try:
@@ -266,7 +287,7 @@ class Engine:
             except PoolFull:
                 with self._lock:
                     self._active.remove(job)
-                    self._waiting.appendleft(job)
+                    self._waiting.put_back(job)
                 return
             except Exception as error:
                 logger.exception("a request could not be opened")
@@ -287,7 +308,7 @@ class Engine:
         with self._lock:
             gone = [job for job in (*self._active, *self._waiting) if job.cancelled]
             self._abandon(gone, Ending("length", cancelled=True))
-            self._waiting = deque(job for job in self._waiting if not job.done)
+            self._waiting.drop_done()
         self._reap()
 
     def _reap(self) -> None:
@@ -353,13 +374,28 @@ class Engine:
             self._abandon([*self._active, *self._waiting], Ending("content_filter", error=ModelGone.__name__))
             self._wake.notify()
 
+    def _give_up_waiting(self, jobs: list[Job], why: str) -> None:
+        """End jobs that have not been opened. Only under the lock."""
+        unserved = Unserved(503, "overloaded", why, self._retry_after())
+        self._abandon(jobs, Ending("length", cancelled=True, unserved=unserved))
+        self._waiting.drop_done()
+
+    def _expire(self) -> None:
+        """Give up the jobs that have waited for too long. Any thread may call this."""
+        with self._lock:
+            since = time.monotonic() - self.options.queue_timeout
+            if late := [job for job in self._waiting if job.arrived < since]:
+                self._give_up_waiting(late, _EXPIRED)
+
     def _retry_after(self) -> int:
         rounds = 1 + len(self._waiting) / self.options.max_streams
         return max(1, min(60, round(self._service_time * rounds)))
 
     def _watch(self) -> None:
         """Close the streams of a step that hangs. It can't be interrupted; its later results are dropped."""
-        while not self._stopped.wait(min(1.0, self.options.step_timeout / 4)):
+        often = min(1.0, self.options.step_timeout / 4, self.options.queue_timeout / 4)
+        while not self._stopped.wait(often):
+            self._expire()
             if not (self._stepper.alive or self._closing):
                 # The engine's thread may wait for this process for ever.
                 self._give_up()

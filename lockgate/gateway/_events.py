@@ -30,10 +30,21 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Unserved:
+    """Why the server gave up a request itself: an HTTP status, and when to try again, in seconds."""
+
+    status: int
+    code: str
+    message: str
+    retry_after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of one choice. Its decision line is written before this event is delivered.
 
-    `refusal` is set exactly when the answer was stopped; `reason` is then `content_filter`.
+    `refusal` is set exactly when the answer was stopped; `reason` is then `content_filter`. `unserved` is set
+    exactly when the server gave up the request.
     """
 
     choice: int
@@ -46,6 +57,7 @@ class Finished:
     max_prompt: float | None
     max_answer: float | None
     threshold: float | None
+    unserved: Unserved | None = None
 
 
 Event = Released | Finished

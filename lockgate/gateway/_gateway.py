@@ -14,6 +14,8 @@ import anyio.to_thread
 from lockgate.backbones import Backbone, RenderedChat
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
+from lockgate.gateway._admission import most_tokens
+from lockgate.gateway._bodies import BodyRoom, decode_body
 from lockgate.gateway._decisions import DecisionLog
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
@@ -21,13 +23,11 @@ from lockgate.gateway._events import Event
 from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineOptions
-from lockgate.gateway._requests import ChatRequest
+from lockgate.gateway._requests import ChatRequest, parse_chat_request
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._wire import completion_id
 from lockgate.guards import Guard, regions_of
-
-MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,8 @@ class Gateway:
         self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper)
         self.vocabulary_size = backbone.vocab_size
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
+        self.bodies = BodyRoom()
+        self._decoding = anyio.CapacityLimiter(1)
         self._tokenising = anyio.CapacityLimiter(1)
 
     @classmethod
@@ -127,8 +129,19 @@ class Gateway:
         self.engine.close(timeout)
         self.decisions.close()
 
-    async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None]) -> Job:
-        """Tokenise a request and check it against the context. Raises ApiError (400)."""
+    async def parse(self, body: bytes) -> ChatRequest:
+        """Decode and check a body beside the event loop, one body at a time. Raises ApiError (400)."""
+        return await anyio.to_thread.run_sync(self._parse, body, limiter=self._decoding)
+
+    def _parse(self, body: bytes) -> ChatRequest:
+        return parse_chat_request(
+            decode_body(body),
+            vocabulary_size=self.vocabulary_size,
+            max_choices=self.options.engine.max_streams,
+        )
+
+    async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None], client: str = "") -> Job:
+        """Tokenise a request of `client` and check it against the context. Raises ApiError (400)."""
         if request.sampling.logprobs and not self.engine.gives_logprobs:
             raise invalid("logprobs", "is not supported with this engine")
         # No token is longer than `_longest_token` characters, so longer text can't fit. Check that first:
@@ -140,7 +153,8 @@ class Gateway:
             raise self._too_long(f"more than {len(request.messages)}")
         rendered = await anyio.to_thread.run_sync(self._render, request, limiter=self._tokenising)
         prompt_tokens = len(rendered.token_ids)
-        room = min(self.backbone.context_length, self.engine.kv_tokens // request.n) - prompt_tokens
+        memory = most_tokens(self.engine.kv_tokens, request.n) // request.n
+        room = min(self.backbone.context_length, memory) - prompt_tokens
         if prompt_tokens >= self.backbone.context_length:
             raise self._too_long(str(prompt_tokens))
         if room < 1:
@@ -158,6 +172,7 @@ class Gateway:
             sampling=request.sampling,
             seed_basis=request.seed_basis,
             deliver=deliver,
+            client=client,
         )
 
     def problems(self) -> list[str]:

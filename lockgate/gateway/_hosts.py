@@ -39,6 +39,23 @@ def check_host_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def client_of(scope: Scope) -> str:
+    """Return whom a request is counted for: the peer's address, or the network of an IPv6 address.
+
+    A key does not tell clients apart, because a server has one.
+    """
+    host = (scope.get("client") or ("",))[0]
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return str(host)
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    # A host chooses the last 64 bits itself, as often as it likes.
+    mapped = address.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((address, 64), strict=False))
+
+
 class HostCheck:
     """Middleware that refuses requests unless their Host header is an allowed name.
 

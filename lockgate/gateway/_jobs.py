@@ -3,9 +3,8 @@
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from lockgate.backbones import RenderedChat
 from lockgate.cascade import ExchangeState, Regions
@@ -40,6 +39,7 @@ class Stream:
         first_token: when the first token left, in monotonic seconds.
         flagged_at: value of `answered` when the stream was flagged.
         done: whether the stream is over.
+        turn: number of the stream's newest turn in a step.
     """
 
     choice: int
@@ -50,6 +50,7 @@ class Stream:
     first_token: float | None = None
     flagged_at: int | None = None
     done: bool = False
+    turn: int = 0
 
     @property
     def opened(self) -> Lane:
@@ -66,7 +67,12 @@ class Stream:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request, tokenised. The engine's threads call `deliver` with its events."""
+    """One request, tokenised. The engine's threads call `deliver` with its events.
+
+    Attributes:
+        client: whom the request is counted for when clients share the engine.
+        turn: number of its streams' newest turn.
+    """
 
     id: str
     prompt: list[int]
@@ -75,12 +81,14 @@ class Job:
     n: int
     stops: tuple[str, ...]
     sampling: SamplingParams
-    seed_basis: Mapping[str, Any]
+    seed_basis: str
     deliver: Callable[[Event], None]
     chat: RenderedChat | None = None
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     cancelled: bool = False
+    client: str = ""
+    turn: int = 0
     streams: list[Stream] = field(default_factory=list)
 
     def __post_init__(self) -> None:

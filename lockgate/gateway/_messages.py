@@ -8,6 +8,7 @@ from lockgate.gateway._errors import ApiError, invalid
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 LONGEST_NAME = 256
+MAX_MESSAGES = 2_048
 
 
 def parse_messages(value: object) -> tuple[Message, ...]:
@@ -18,6 +19,8 @@ def parse_messages(value: object) -> tuple[Message, ...]:
         raise invalid("messages", f"expected a list of {{role, content}} objects, found {json_type(value)}")
     if not value:
         raise invalid("messages", "the list is empty; at least one message is needed", "empty_array")
+    if len(value) > MAX_MESSAGES:
+        raise invalid("messages", f"expected at most {MAX_MESSAGES} messages, found {len(value)}")
     return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(value))
 
 

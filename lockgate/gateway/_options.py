@@ -6,6 +6,8 @@ from typing import Literal
 from lockgate.errors import ConfigError, LockgateError
 
 Mode = Literal["enforce", "shadow", "off"]
+# When a client should try again after the server has stopped or its model hangs.
+RESTART_SECONDS = 10
 MODES: tuple[Mode, ...] = ("enforce", "shadow", "off")
 
 
@@ -21,21 +23,28 @@ class EngineDown(LockgateError):
     """The engine takes no requests, because it is stopping or a step hangs."""
 
 
+def default_kv_tokens(context_length: int, max_streams: int) -> int:
+    """Return the key-value tokens of an engine whose options name none."""
+    # A client holds at most three quarters, so one full context leaves room for others.
+    return max(2 * context_length, 2048 * max_streams)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Limits of the engine.
 
     Attributes:
         mode: `enforce` stops flagged answers, `shadow` only records flags, `off` works without a guard.
-        max_streams: choices that are generated at the same time.
+        max_streams: choices that are generated at the same time. As many again may be open and take turns.
         max_queue: requests that may wait in addition.
-        kv_tokens: key-value tokens for all open streams. None takes the context length, or 2,048 for each
+        kv_tokens: key-value tokens for all open streams. None takes two full contexts, or 2,048 for each
             stream if that is more.
         step_timeout: seconds after which a step counts as failed.
         verdict_timeout: seconds without progress of the second stage after which a waiting stream is halted.
             Even with progress, a stream waits at most this long, plus as long again for every 1,024 tokens
             that the second stage must read.
         verdict_kv_tokens: key-value tokens of the second stage. None takes as many as `kv_tokens`.
+        queue_timeout: seconds that a request may wait before it is opened. Then it gets a 503.
     """
 
     mode: Mode = "enforce"
@@ -45,14 +54,15 @@ class EngineOptions:
     step_timeout: float = 120.0
     verdict_timeout: float = 30.0
     verdict_kv_tokens: int | None = None
+    queue_timeout: float = 120.0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode: expected one of {', '.join(MODES)}")
         if self.max_streams < 1 or self.max_queue < 0 or not self.step_timeout > 0:
             raise ConfigError("expected max_streams >= 1, max_queue >= 0 and a step time-out above 0")
-        if not self.verdict_timeout > 0:
-            raise ConfigError("expected a verdict time-out above 0")
+        if not (self.verdict_timeout > 0 and self.queue_timeout > 0):
+            raise ConfigError("expected a verdict time-out and a queue time-out above 0")
 
 
 @dataclass(slots=True)

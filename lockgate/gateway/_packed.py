@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lockgate.backbones import Backbone, Feed, RenderedChat, Session, SessionPool, banned_ids
+from lockgate.gateway._admission import Turns
 from lockgate.gateway._jobs import Job, Lane, Stream
 from lockgate.gateway._phases import AwaitingPrompt, AwaitingVerdict, Decoding, ReadingPrompt
 from lockgate.gateway._sampling import Sample, Sampler, stream_seed
-from lockgate.gateway._scheduler import share_prefill
+from lockgate.gateway._scheduler import share_between_clients
 from lockgate.gateway._scoring import Scoring, ScoringTap, to_host
 from lockgate.gateway._stepper import Stepper, Wiring
 from lockgate.gateway._stream import AnswerGate
@@ -53,19 +54,28 @@ class Found:
 
 
 class PackedStepper(Stepper[PackedPortion]):
-    """The stepper that runs the backbone itself. All streams advance in one packed pass.
+    """The stepper that runs the backbone itself. Up to `width` streams advance in one packed pass.
 
     Args:
         scoring: the guard, or None.
         pool: the streams' memory. It is closed with the stepper.
+        width: streams that a step advances at most. If more are open, they take turns.
     """
 
     def __init__(
-        self, backbone: Backbone, scoring: Scoring | None, pool: SessionPool, wiring: Wiring, *, enforce: bool
+        self,
+        backbone: Backbone,
+        scoring: Scoring | None,
+        pool: SessionPool,
+        wiring: Wiring,
+        *,
+        enforce: bool,
+        width: int,
     ) -> None:
         super().__init__(backbone.decode, wiring, enforce=enforce)
         self._backbone = backbone
         self._pool = pool
+        self._turns = Turns(width)
         self._scoring = scoring
         self._tap = None if scoring is None else scoring.tap
         unused = range(len(backbone.tokenizer), backbone.vocab_size)
@@ -102,19 +112,26 @@ class PackedStepper(Stepper[PackedPortion]):
 
     def plan(self, active: Sequence[Job]) -> list[PackedPortion]:
         """Choose the portions of the next step: a token of each decoding stream, and shares of prompts."""
-        portions = [
-            PackedPortion(job, stream, [stream.phase.pending.token_id], False, self._goes_on(job, stream))
+        runnable = [
+            (job, stream)
             for job in active
             for stream in job.streams
-            if isinstance(stream.phase, Decoding) and not stream.done
+            if isinstance(stream.phase, Decoding | ReadingPrompt) and not stream.done
         ]
-        firsts = [(job, job.streams[0]) for job in active]
+        chosen = self._turns.take(runnable)
+        portions = [
+            PackedPortion(job, stream, [stream.phase.pending.token_id], False, self._goes_on(job, stream))
+            for job, stream in chosen
+            if isinstance(stream.phase, Decoding)
+        ]
         reading = [
             (job, first, _lane(first).session.length)
-            for job, first in firsts
-            if isinstance(first.phase, ReadingPrompt) and not first.done
+            for job, first in chosen
+            if isinstance(first.phase, ReadingPrompt)
         ]
-        shares = share_prefill([len(job.prompt) - start for job, _, start in reading])
+        shares = share_between_clients(
+            [job.client for job, _, _ in reading], [len(job.prompt) - start for job, _, start in reading]
+        )
         for (job, first, start), share in zip(reading, shares, strict=True):
             if share:
                 end = start + share

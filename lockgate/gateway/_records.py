@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lockgate.cascade import ExchangeState
 from lockgate.gateway._decisions import Decision, DecisionKind, Fault, Scores, timestamp
-from lockgate.gateway._events import Finished
+from lockgate.gateway._events import Finished, Unserved
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._scoring import Scoring
 
@@ -15,12 +15,16 @@ UNCHECKED = "This answer was stopped because it could not be checked."
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a stream is over. `error` names a fault, without user text; `fault` says where it happened."""
+    """Why a stream is over. `error` names a fault, without user text; `fault` says where it happened.
+
+    `unserved` is what the client is told if the server gave up the request, which is then `cancelled`.
+    """
 
     reason: str
     error: str | None = None
     fault: Fault = "scoring"
     cancelled: bool = False
+    unserved: Unserved | None = None
 
 
 def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring: Scoring | None) -> Finished:
@@ -43,6 +47,7 @@ def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring:
         max_prompt=None if state is None else _number(state.max_prompt),
         max_answer=None if state is None else _number(state.max_answer),
         threshold=_threshold(state, scoring),
+        unserved=ending.unserved,
     )
 
 
@@ -57,6 +62,8 @@ def decision_record(
     reason, fault = ending.error, ending.fault
     if reason is None and gate is not None and event.decision == "error":  # shadow mode has only noted it
         reason, fault = gate.broken, gate.fault
+    if event.unserved is not None:
+        reason = event.unserved.code
     return Decision(
         id=job.id,
         choice=stream.choice,

@@ -1,10 +1,12 @@
-"""Parse a chat completion request from bytes to a checked record.
+"""Check the fields of a chat completion request.
+
+A `ChatRequest` holds only what the answer needs. Nothing of an ignored field is kept.
 
 Unknown fields are ignored, since OpenAI clients often send new ones. Fields that would change the answer, and
 that this server can't honour, are refused.
 """
 
-import json
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +15,13 @@ from typing import Any
 import msgspec
 
 from lockgate.exchanges import Message, json_type
-from lockgate.gateway._errors import ApiError, invalid
+from lockgate.gateway._errors import invalid
 from lockgate.gateway._messages import parse_messages, unsupported
 from lockgate.gateway._sampling import SamplingParams
 
 MAX_STOPS = 4
+LONGEST_STOP = 1_000
+LONGEST_MODEL_NAME = 256
 MAX_SEED = 2**63 - 1
 # Fields that are refused unless they hold the value that means "not used".
 _UNSUPPORTED: Mapping[str, tuple[str, tuple[object, ...]]] = {
@@ -40,47 +44,19 @@ _UNSUPPORTED: Mapping[str, tuple[str, tuple[object, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A checked request. `max_tokens=None` means the server's default."""
+    """A checked request. `max_tokens=None` means the server's default.
+
+    `seed_basis` is a hash of the fields that the random seed depends on.
+    """
 
     messages: tuple[Message, ...]
-    model: str
     n: int
     max_tokens: int | None
     stops: tuple[str, ...]
     stream: bool
     include_usage: bool
     sampling: SamplingParams
-    seed_basis: Mapping[str, Any]
-
-
-def decode_body(body: bytes) -> dict[str, Any]:
-    """Decode the JSON object of a request body. Raises ApiError (400)."""
-    try:
-        payload = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _explain_undecodable(body, error) from None
-    if not isinstance(payload, dict):
-        raise ApiError(400, f"The body must be a JSON object, found {json_type(payload)}.")
-    return payload
-
-
-def _explain_undecodable(body: bytes, error: Exception) -> ApiError:
-    if isinstance(error, RecursionError):
-        return ApiError(400, "The body is nested too deeply.")
-    if isinstance(error, UnicodeDecodeError):
-        return ApiError(400, "The body is not valid UTF-8.", code="invalid_unicode")
-    try:
-        json.dumps(json.loads(body), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return ApiError(
-            400,
-            "The body holds a lone surrogate (an unpaired \\ud800 to \\udfff escape), which is not text. "
-            "Replace it, for instance with \\ufffd.",
-            code="invalid_unicode",
-        )
-    except (ValueError, RecursionError):
-        pass
-    return ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json")
+    seed_basis: str
 
 
 def parse_chat_request(payload: dict[str, Any], *, vocabulary_size: int, max_choices: int) -> ChatRequest:
@@ -93,11 +69,12 @@ def parse_chat_request(payload: dict[str, Any], *, vocabulary_size: int, max_cho
     model = payload.get("model", "")
     if not isinstance(model, str):
         raise invalid("model", f"expected text, found {json_type(model)}")
+    if len(model) > LONGEST_MODEL_NAME:
+        raise invalid("model", f"is longer than {LONGEST_MODEL_NAME} characters")
     n = _integer(payload, "n", 1, low=1, high=max_choices) or 1
     stream = _boolean(payload, "stream")
     return ChatRequest(
         messages=messages,
-        model=model,
         n=n,
         max_tokens=_max_tokens(payload),
         stops=_stops(payload.get("stop")),
@@ -121,10 +98,11 @@ def _sampling(payload: Mapping[str, Any], vocabulary_size: int) -> SamplingParam
     )
 
 
-def _seed_basis(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that the random seed depends on: all but those about delivery."""
+def _seed_basis(payload: Mapping[str, Any]) -> str:
+    """Hash the fields that the random seed depends on: all but those about delivery."""
     delivery = ("stream", "stream_options", "user", "metadata", "store", "service_tier", "safety_identifier")
-    return {key: value for key, value in payload.items() if key not in delivery}
+    basis = {key: value for key, value in payload.items() if key not in delivery}
+    return hashlib.sha256(msgspec.json.encode(basis, order="sorted")).hexdigest()
 
 
 def _max_tokens(payload: Mapping[str, Any]) -> int | None:
@@ -143,6 +121,8 @@ def _stops(value: object) -> tuple[str, ...]:
         raise invalid("stop", f"expected at most {MAX_STOPS} strings, found {len(stops)}")
     if not all(stops):
         raise invalid("stop", "an empty string would stop before the first token; leave it out")
+    if max(map(len, stops), default=0) > LONGEST_STOP:
+        raise invalid("stop", f"a string is longer than {LONGEST_STOP} characters")
     return tuple(stops)
 
 

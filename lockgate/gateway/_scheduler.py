@@ -23,3 +23,18 @@ def share_prefill(remaining: Sequence[int], budget: int = PREFILL_BUDGET) -> lis
             left -= given
         hungry = [index for index in hungry if shares[index] < remaining[index]]
     return shares
+
+
+def share_between_clients(
+    clients: Sequence[str], remaining: Sequence[int], budget: int = PREFILL_BUDGET
+) -> list[int]:
+    """Split `budget` first over clients, then over the prompts of each. `clients` names each prompt's."""
+    groups: dict[str, list[int]] = {}
+    for index, client in enumerate(clients):
+        groups.setdefault(client, []).append(index)
+    totals = share_prefill([sum(remaining[index] for index in group) for group in groups.values()], budget)
+    shares = [0] * len(remaining)
+    for group, total in zip(groups.values(), totals, strict=True):
+        for index, share in zip(group, share_prefill([remaining[i] for i in group], total), strict=True):
+            shares[index] = share
+    return shares

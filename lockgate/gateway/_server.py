@@ -1,5 +1,6 @@
 """Run the application with uvicorn: bind the address, report when it is ready, shut down in bounded time."""
 
+import asyncio
 import errno
 import ipaddress
 import signal
@@ -12,8 +13,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from lockgate.errors import ConfigError
+from lockgate.gateway._connections import ConnectionLimits, Doorkeeper
 
 BACKLOG = 256
+# After the drain's end, answers still have to say that they are not whole.
+LAST_WORDS_SECONDS = 5
+# Connections that are accepted in one go. Each needs a descriptor before it can be refused.
+ACCEPTED_AT_ONCE = 4
 
 
 def is_loopback(host: str) -> bool:
@@ -67,16 +73,41 @@ def url_of(bound: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that calls `ready` when it accepts requests."""
+    """A uvicorn server that calls `ready` when it accepts requests, and limits connections."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        limits: ConnectionLimits | None = None,
+        drain_timeout: float = 30.0,
+        end_open: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
+        self._drain_timeout = drain_timeout
+        self._end_open = end_open
         self._ready = ready
+        self._limits = limits or ConnectionLimits()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        door = Doorkeeper(self._limits)
+        # A class is what uvicorn expects here, and it only calls it.
+        self.config.http_protocol_class = door.protocol  # type: ignore[assignment]
+        asyncio.get_running_loop().set_exception_handler(door.on_loop_fault)
         await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(BACKLOG)  # uvicorn has made it as short as the number that is accepted at once
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn can only cancel answers, which then break off. The engine ends them before that.
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._drain_timeout, self._end_open)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
 
 
 @contextmanager
@@ -93,6 +124,29 @@ def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
         signal.signal(hangup, before)
 
 
+def make_server(
+    app: ASGIApp,
+    *,
+    ready: Callable[[], None],
+    drain_timeout: float = 30.0,
+    limits: ConnectionLimits | None = None,
+    end_open: Callable[[], None] = lambda: None,
+) -> uvicorn.Server:
+    """Make the server that `run_server` runs."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=ACCEPTED_AT_ONCE,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=round(drain_timeout) + LAST_WORDS_SECONDS,
+    )
+    return _Server(config, ready, limits, drain_timeout, end_open)
+
+
 def run_server(
     app: ASGIApp,
     bound: socket.socket,
@@ -100,26 +154,20 @@ def run_server(
     ready: Callable[[], None],
     drain_timeout: float = 30.0,
     hangup: Callable[[], None] = lambda: None,
+    limits: ConnectionLimits | None = None,
+    end_open: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. At SIGHUP call `hangup` and go on.
 
-    At the end the server takes no new connections and gives open answers `drain_timeout` seconds. Then the
-    application's lifespan closes the engine. When this returns, every exchange has its decision line.
+    At the end the server takes no new connections and gives open answers `drain_timeout` seconds. Then
+    `end_open` must end them, and the application's lifespan closes the engine. When this returns, every
+    exchange has its decision line.
     """
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        lifespan="on",
-        ws="none",
-        timeout_graceful_shutdown=max(1, round(drain_timeout)),
-    )
+    server = make_server(app, ready=ready, drain_timeout=drain_timeout, limits=limits, end_open=end_open)
     try:
         bound.listen(BACKLOG)
     except OSError as error:
         # Two sockets can be bound to one port while neither listens. The second to listen fails here.
         raise _in_use(bound.getsockname()[1]) from error
     with _on_hangup(hangup):
-        _Server(config, ready).run(sockets=[bound])
+        server.run(sockets=[bound])

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from lockgate.backbones import Backbone, Feed, RenderedChat, SessionPool
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import ConfigError
+from lockgate.gateway._admission import PLACES_PER_STREAM
 from lockgate.gateway._gateway import Gateway, GatewayOptions, describe_guard, scoring_of
-from lockgate.gateway._options import EngineOptions
+from lockgate.gateway._options import EngineOptions, default_kv_tokens
 from lockgate.gateway._remote import Arrival, Order, RemoteStepper
 from lockgate.gateway._stepper import ModelGone, Wiring
 from lockgate.guards import Guard
@@ -182,7 +183,7 @@ def vllm_gateway(
         backbone.source,
         release="scored" if engine.mode == "enforce" else "shadow",
         dtype=backbone.identity.dtype,
-        max_streams=engine.max_streams,
+        max_streams=PLACES_PER_STREAM * engine.max_streams,
         cache_bytes=_cache_bytes(backbone, engine),
         eager=eager,
         extra=dict(extra or {}),
@@ -202,13 +203,13 @@ def _cache_bytes(backbone: Backbone, options: EngineOptions) -> int | None:
     if tokens is None:
         if torch.cuda.is_available():
             return None
-        tokens = max(backbone.context_length, 2048 * options.max_streams)
+        tokens = default_kv_tokens(backbone.context_length, options.max_streams)
     config = backbone.model.config.get_text_config()
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     one: int = 2 * backbone.n_layers * heads * width * backbone.model.dtype.itemsize
     # vLLM gives out whole blocks, at most this long.
-    return (tokens + _LONGEST_BLOCK * options.max_streams) * one
+    return (tokens + _LONGEST_BLOCK * PLACES_PER_STREAM * options.max_streams) * one
 
 
 def _reader(guard: Guard) -> Callable[[RenderedChat], NDArray[np.float32]]:

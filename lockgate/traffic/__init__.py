@@ -1,4 +1,4 @@
-"""Recorded traffic under a guard: scoring it into tables, setting thresholds on it, and mining it."""
+"""Recorded traffic under a guard: scoring it, setting thresholds on it, mining it, choosing what to label."""
 
 from lockgate.traffic._calibrate import calibrate
 from lockgate.traffic._changes import write_changes
@@ -7,7 +7,7 @@ from lockgate.traffic._evidence import Evidence, Recall, describe_traffic, gathe
 from lockgate.traffic._files import score_file, score_row
 from lockgate.traffic._mine import mine
 from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
-from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan
+from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan, SelectionPlan
 from lockgate.traffic._pool import sift_pool
 from lockgate.traffic._recorded import RecordedDecision, RecordedScores, kind_of, read_decisions
 from lockgate.traffic._replay import replay
@@ -16,12 +16,14 @@ from lockgate.traffic._replayed import Change, Counts, Replay, ReplayPlan, Thres
 from lockgate.traffic._score_columns import ScoreColumns, read_score_columns
 from lockgate.traffic._score_threshold import ScoreThreshold
 from lockgate.traffic._screen import Screened, screen_exchanges, screen_threshold
+from lockgate.traffic._select import SCORED, select_exchanges, with_score
 from lockgate.traffic._slices import Slice, minimum_coverage, slices
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
 from lockgate.traffic._transfer import Shift, Transfer, compare_precisions, score_traffic
 
 __all__ = [
     "MINED",
+    "SCORED",
     "CalibrationPlan",
     "Change",
     "Counts",
@@ -38,6 +40,7 @@ __all__ = [
     "ScreenPlan",
     "Screened",
     "SecondStagePlan",
+    "SelectionPlan",
     "Shift",
     "Slice",
     "StagedScores",
@@ -65,7 +68,9 @@ __all__ = [
     "score_traffic",
     "screen_exchanges",
     "screen_threshold",
+    "select_exchanges",
     "sift_pool",
     "slices",
+    "with_score",
     "write_changes",
 ]

@@ -8,6 +8,7 @@ from lockgate.calibration import Exclusion
 from lockgate.classifiers import ExchangeClassifier
 from lockgate.classifiers.text import TextBaseline
 from lockgate.errors import ConfigError
+from lockgate.exchanges import PromptPrints
 
 STAGES = (1, 2)
 _RANGES = {
@@ -162,6 +163,39 @@ class MiningPlan:
             )
         if self.drop_overlap and not self.held_out:
             raise ConfigError("drop_overlap: give the held-out prompts too (held_out)")
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionPlan:
+    """The settings for choosing exchanges that a person labels.
+
+    Attributes:
+        n: number of exchanges to choose. There are fewer if the files hold fewer.
+        known: fingerprints of the prompts that people have labelled already.
+        known_ids: ids of exchanges that people have labelled already, if their text is in the files alone.
+        held_out: files of exchanges, or of fingerprints, with the prompts of calibration, development and
+            test. None of them is chosen.
+        seed: decides between equally uncertain exchanges, and the order of the chosen ones.
+        skip_invalid: leave bad records out.
+        workers: number of processes that score, with one thread each.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    n: int = 50
+    known: PromptPrints | None = None
+    known_ids: frozenset[str] = frozenset()
+    held_out: tuple[Path, ...] = ()
+    seed: int = 0
+    skip_invalid: bool = False
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't work."""
+        for name in ("n", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
 
 
 @dataclass(frozen=True, slots=True)

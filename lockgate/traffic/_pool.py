@@ -76,8 +76,8 @@ def sift_pool(files: Sequence[Path], plan: MiningPlan) -> Pool:
     hashes = tuple(file_sha256(path) for path in files)
     for path in files:
         own: list[Kind] = []
-        for batch in _batches(path, skip_invalid=plan.skip_invalid):
-            shared = _find(known, batch)
+        for batch in batches(path, skip_invalid=plan.skip_invalid):
+            shared = find_kinds(known, batch)
             for row, match in zip(batch, shared, strict=True):
                 kind = _kind(row, match is not None, seen, plan)
                 if kind is Kind.OVERLAP and match is not None:
@@ -124,7 +124,8 @@ def _kind(row: Exchange, held_out: bool, seen: set[int], plan: MiningPlan) -> Ki
     return Kind.HARMFUL if row.label is not None and row.label >= 0.5 else Kind.CANDIDATE
 
 
-def _batches(path: Path, *, skip_invalid: bool) -> Iterator[list[Exchange]]:
+def batches(path: Path, *, skip_invalid: bool) -> Iterator[list[Exchange]]:
+    """Read a file in batches, so that prompts are looked up together."""
     batch: list[Exchange] = []
     for row in read_exchanges(path, skip_invalid=skip_invalid):
         batch.append(row)
@@ -135,7 +136,8 @@ def _batches(path: Path, *, skip_invalid: bool) -> Iterator[list[Exchange]]:
         yield batch
 
 
-def _find(known: PromptPrints | None, batch: Sequence[Exchange]) -> list[str | None]:
+def find_kinds(known: PromptPrints | None, batch: Sequence[Exchange]) -> list[str | None]:
+    """Return for each exchange how its prompt matches a known one: "equal", "near" or None."""
     if known is None:
         return [None] * len(batch)
     found = known.find([prompt_text(row) for row in batch])

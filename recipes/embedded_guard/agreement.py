@@ -23,12 +23,15 @@ def main() -> None:
     first = {
         key: value for path in sorted((HERE / "labels").glob("*.tsv")) for key, value in read(path).items()
     }
-    second = read(HERE / "labels" / "second" / "reading.tsv")
+    second, again = (
+        read(HERE / "labels" / "second" / f"{name}.tsv") for name in ("reading", "own_sgbench_again")
+    )
     live = [read(HERE / "labels" / "live" / f"{name}.tsv") for name in ("first", "second")]
     content = {
         "command": "python -m recipes.embedded_guard.agreement",
         **agreement(first, second),
         "live": agreement(*live),
+        "own_sgbench_again": agreement(first, again),
     }
     TARGET.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content))

@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    backbone = Backbone.load("embedded", dtype=torch.bfloat16)
+    backbone = Backbone.load("embedded")
     for name in PROMPT_LISTS:
         answer_list(backbone, name, prompts_of(name, arguments.data), arguments.out / f"answers_{name}.jsonl")
 

@@ -26,7 +26,7 @@ from lockgate.cascade import FlagOn
 from lockgate.errors import CalibrationError
 from lockgate.evaluation import Estimate, EvaluationResult, collect_provenance, evaluate
 from lockgate.exchanges import PromptPrints, read_exchanges
-from lockgate.guards import EMBEDDED, Guard
+from lockgate.guards import EMBEDDED, Guard, read_bundle
 from lockgate.tables import ScoresTable
 from recipes.embedded_guard import two_stages
 from recipes.embedded_guard.agreement import read
@@ -336,7 +336,7 @@ def result_tables(found: dict[str, Any]) -> str:
 
 def ships_two_stages() -> bool:
     """Return whether the package's guard has a second stage."""
-    return (EMBEDDED / "classifier").is_dir()
+    return read_bundle(EMBEDDED).record.cascade is not None
 
 
 def live_sentence(live: dict[str, Any]) -> str:

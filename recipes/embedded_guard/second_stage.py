@@ -43,7 +43,15 @@ from lockgate.exchanges import (
 from lockgate.guards import EMBEDDED, Guard, TextStage
 from lockgate.tables import BlockTrace, ScoresTable
 from lockgate.traffic import score_file
-from recipes.embedded_guard.two_stages import PARTS, SETTINGS, Screen, calibrate, choose_screen, read_part
+from recipes.embedded_guard.two_stages import (
+    PARTS,
+    SETTINGS,
+    Screen,
+    calibrate,
+    choose_drift,
+    choose_screen,
+    read_part,
+)
 from recipes.embedded_guard.voice_rows import ATTACKS, PURE
 from recipes.steps import step_parser
 
@@ -51,7 +59,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "embedded_guard"
 SUMMARY = ROOT / "results" / "embedded_guard.json"
 MAX_BYTES = 25_000_000
-C = 3.0
+C = 10.0
 # What a variant of the baseline learns from beside the training exchanges, by source. `text` is for the guard; the
 # others show what each step gains.
 VARIANTS: dict[str, Callable[[str], bool]] = {
@@ -88,7 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         score_part(scorer, texts, part, head, screen, out, RESULTS, arguments.workers)
     if arguments.parts:
         return
-    settings = write_settings(scorer, screen, RESULTS)
+    drift = choose_drift(RESULTS, head, guard.thresholds.flag_on)
+    settings = write_settings(scorer, screen, drift, RESULTS)
     subprocess.run([sys.executable, "-m", "recipes.embedded_guard.report"], check=True)
     found = json.loads(SUMMARY.read_text())
     known = training_prompts([out / "train.jsonl", out / "voice_train.jsonl"], out / "calibration.jsonl")
@@ -223,7 +232,7 @@ def scoring_key(guard: Guard) -> str:
     return json.dumps([record.probe_sha256, record.text.sha256, record.cascade.model_dump()])
 
 
-def write_settings(guard: Guard, screen: Screen, results: Path) -> dict[str, Any]:
+def write_settings(guard: Guard, screen: Screen, drift: float, results: Path) -> dict[str, Any]:
     """Write the settings that the tables were scored with. The file is not touched if nothing has changed."""
     assert guard.text is not None
     assert guard.cascade is not None
@@ -233,6 +242,7 @@ def write_settings(guard: Guard, screen: Screen, results: Path) -> dict[str, Any
         "escalate": screen.escalate,
         "stride": guard.cascade.stride,
         "calm_blocks": guard.cascade.calm_blocks,
+        "drift": drift,
     }
     path = results / "two_stage" / SETTINGS
     if path.exists():
@@ -276,6 +286,9 @@ def calibrated_guard(
         "tokens, and to traffic like the sources above",
         f"realised on {counts['n']} other benign exchanges: {counts['hits']} flagged ({counts['rate']:.3%})",
         f"stage 2 is asked about {calibration.escalated:.2%} of the calibration exchanges",
+        f"the text baseline learned from {text.n_rows} exchanges of public sets and of data/near_policy "
+        "(results/embedded_guard/voice_rows.json); answers of closed models among them carry their makers' output "
+        "terms, whatever the licence of the set says",
     ]
     ready = ready.with_calibration(calibration.calibration, claim=claim)
     return ready.save(out / "two_stage" / "guard", results=found)

@@ -1,10 +1,10 @@
-"""What the text voice would add to the shipped guard: judged on the committed traces, with the weights on a grid.
+"""What a text voice adds to probe and exchange classifier: judged on the committed traces, with the weights on a grid.
 
     python -m recipes.embedded_guard.third_voice --data DIR --out runs/embedded
 
 A text baseline is fitted on the training exchanges, and on the same together with the exchanges in `data/near_policy`
-and with new public attacks. It reads the text of every block that the shipped guard's second stage has judged (the
-committed traces). Probe, exchange classifier and text are standardised on the calibration's blocks and mixed with the
+and with new public attacks. It reads the text of every block that an exchange classifier has judged (the committed
+traces). Probe, exchange classifier and text are standardised on the calibration's blocks and mixed with the
 weights of a grid. The cut is the second-highest exchange of calibration, as for the budget of 0.05 %, or the seventh, as
 for 0.1 %. Rows of the backbone's own answers are left out where the step `generate` was not run.
 
@@ -83,7 +83,7 @@ class Blocks:
         self.exchanges: list[Exchange] = []
         probe, classifier = [], []
         for row, block, end, first, second in zip(
-            *(trace[key] for key in ("row", "block", "end", "probe", "classifier")), strict=True
+            *(trace[key] for key in ("row", "block", "end", "probe", "voice_classifier")), strict=True
         ):
             usable = first is not None and second is not None and np.isfinite(first) and np.isfinite(second)
             if block < 1 or not usable or names[row] in self.missing:

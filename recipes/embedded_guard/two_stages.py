@@ -46,6 +46,9 @@ PARTS = (*OLDER, *NEWER)
 DEVELOPMENT = ("dev", "voice_dev", "traffic_dev")
 BENIGN = ("benign_test", "hard_benign", "over_refusal")
 ESCALATION = 0.025
+# Of the calibration's answers over LONG tokens, at most this share is escalated. The drift rises until that is so.
+LONG, LONG_SHARE = 300, 0.04
+DRIFTS = tuple(round(0.2 * step, 1) for step in range(16))
 # The share of the harmless development exchanges that is flagged where weights are compared.
 SELECTION = 0.001
 FPR = 0.001
@@ -125,8 +128,13 @@ def choose_screen(calibration: FirstStage) -> Screen:
     return Screen(escalate, margin)
 
 
-def read_traces(results: Path, part: str, first: FirstStage, screen: Screen) -> list[Trace]:
+def read_traces(
+    results: Path, part: str, first: FirstStage, screen: Screen, voice: str | None = None
+) -> list[Trace]:
     """Build traces of all rows: blocks for exchanges that both stages scored, maxima of prompt and answer for the others.
+
+    Args:
+        voice: take the verdicts of this voice, in place of the guard's second stage.
 
     Raises:
         CalibrationError: the tables don't hold exactly the exchanges that may be escalated.
@@ -143,7 +151,8 @@ def read_traces(results: Path, part: str, first: FirstStage, screen: Screen) -> 
     traces = [Trace([p, a], [np.nan, np.nan]) for p, a in zip(first.prompt, first.answer, strict=True)]
     for number, row in enumerate(rows):
         own = blocks.of(number)
-        traces[row] = Trace(blocks.probe[own], blocks.classifier[own])
+        verdicts = blocks.classifier if voice is None else blocks.voices[voice]
+        traces[row] = Trace(blocks.probe[own], verdicts[own])
     return traces
 
 
@@ -156,8 +165,13 @@ def calibrate(
     *,
     settings: dict[str, Any],
     training: PromptPrints | None = None,
+    voice: str | None = None,
 ) -> CascadeCalibration:
-    """Calibrate both stages to the budget. The weight is chosen on development exchanges."""
+    """Calibrate both stages to the budget. The weight is chosen on development exchanges.
+
+    Args:
+        voice: see `read_traces`.
+    """
     first = read_part(results, "calibration", head)
     screen = choose_screen(first)
     if settings["escalate"] != screen.escalate:
@@ -169,11 +183,14 @@ def calibrate(
     groups: list[str] = []
     for part in DEVELOPMENT:
         own = read_part(results, part, head)
-        for trace, harmful in zip(read_traces(results, part, own, screen), own.harmful, strict=True):
-            tried[bool(harmful)].append(trace)
+        # Harmless rows of sets that hold harm are not like traffic. They are often as hot, and would set the cut.
+        mixed_sets = {source for source, harmful in zip(own.sources, own.harmful, strict=True) if harmful}
+        for row, trace in enumerate(read_traces(results, part, own, screen, voice)):
+            if own.harmful[row] or own.sources[row] not in mixed_sets:
+                tried[bool(own.harmful[row])].append(trace)
         groups += ScoresTable.read(results / "two_stage" / f"{part}.parquet").groups
     return calibrate_cascade(
-        read_traces(results, "calibration", first, screen),
+        read_traces(results, "calibration", first, screen, voice),
         first.groups,
         budget=budget,
         escalation=ESCALATION,
@@ -185,12 +202,33 @@ def calibrate(
         selection_fpr=SELECTION,
         stride=settings["stride"],
         calm_blocks=settings["calm_blocks"],
+        drift=settings["drift"],
         training=training,
         ids=first.ids,
         exclusions=exclusions,
         lengths=first.lengths,
         sources=first.sources,
     )
+
+
+def answer_tokens(results: Path, part: str) -> NDArray[np.int64]:
+    """Return the number of answer tokens of each exchange of a part [N]."""
+    table = pq.read_table(results / "scores" / "answer_tokens.parquet", filters=[("part", "=", part)])
+    return np.array(table["answer_tokens"].to_pylist(), dtype=np.int64)
+
+
+def choose_drift(results: Path, head: str, flag_on: FlagOn) -> float:
+    """Return the smallest drift with which long calibration answers are escalated seldom enough."""
+    first = read_part(results, "calibration", head)
+    screen = choose_screen(first)
+    traces = read_traces(results, "calibration", first, screen)
+    long = np.flatnonzero(answer_tokens(results, "calibration") > LONG)
+    for drift in DRIFTS:
+        cascade = Cascade(screen.escalate, np.inf, 0.5, drift=drift)
+        asked = np.isfinite(mixed_scores([traces[row] for row in long], cascade, flag_on))
+        if asked.mean() <= LONG_SHARE:
+            return drift
+    raise CalibrationError(f"no drift up to {DRIFTS[-1]} escalates {LONG_SHARE:.0%} of the long answers")
 
 
 def one_stage(
@@ -275,6 +313,7 @@ def calibrated(found: CascadeCalibration) -> dict[str, Any]:
         "scales": {name: round(getattr(cascade, name), 5) for name in scales},
         "stride": cascade.stride,
         "calm_blocks": cascade.calm_blocks,
+        "drift": cascade.drift,
         "budget": evidence.budget,
         "n": evidence.n,
         "k": evidence.k,

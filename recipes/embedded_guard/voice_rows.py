@@ -13,6 +13,8 @@ Writes these files into `--out`:
 The newer attacks are split by goal. `attack_artifacts` and `past_tense` do not name their goals, so each of their
 prompts counts for the goal of `ablated_runs` that its words are most like. Rows that are like none are left out.
 Rows that share a prompt with another part are dropped from the later one.
+
+The lengths of the benign answers go to `results/embedded_guard/scores/answer_tokens.parquet`.
 """
 
 import argparse
@@ -21,9 +23,13 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from lockgate.backbones import Backbone
 from lockgate.exchanges import (
     Exchange,
     Message,
@@ -104,6 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
     near = [row for name in ("train", "deflections") for row in read_exchanges(NEAR / f"{name}.jsonl")]
     attacks = [row for name in ATTACKS for row in parts["train"][name]]
     pure = [labelled(row, 1.0, row.category, name) for name in PURE for row in read(name, data)]
+    write_lengths(known)
     made["voice_train"] = known["train"] + fresh([*near, *more, *attacks, *paired(pure, attacks)], held)
     write(made, out)
 
@@ -187,6 +194,19 @@ def paired(harmful: Sequence[Exchange], answered: Sequence[Exchange]) -> Iterato
         yield labelled(
             Exchange((*row.messages[:-1], Message("assistant", refusals[pick]))), 0.0, source=row.source
         )
+
+
+def write_lengths(known: dict[str, list[Exchange]]) -> None:
+    """Write how many tokens each answer has, in the order of the scores tables."""
+    backbone = Backbone.load("embedded")
+    columns: dict[str, list[Any]] = {"part": [], "answer_tokens": []}
+    for part in ("calibration", "benign_test"):
+        for row in known[part]:
+            chat = backbone.render(row.messages)
+            columns["part"].append(part)
+            columns["answer_tokens"].append(chat.answer_end - chat.answer_start)
+    table = pa.table(columns).cast(pa.schema([("part", pa.string()), ("answer_tokens", pa.int32())]))
+    pq.write_table(table, RESULTS / "scores" / "answer_tokens.parquet", compression="zstd")
 
 
 def write(made: dict[str, list[Exchange]], out: Path) -> None:

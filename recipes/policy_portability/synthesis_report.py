@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ def check(found: dict[str, Any], summary: Path, results: Path, page: Path) -> No
     print("every figure follows from the committed results")
 
 
+@cache
 def duplicates() -> dict[str, Any]:
     """Make the benchmark's table from its seeds."""
     return {name: table(*setting) for name, setting in SETTINGS.items()}

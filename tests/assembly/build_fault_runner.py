@@ -1,21 +1,21 @@
 """Run a build in child processes that each die at a chosen moment, and then run it to its end.
 
-Called with one JSON argument: folder, backbone and cases, as in `fault_runner`. A moment is one of the
-renames of files (half-written files are then not yet in place): a share of them from 0 to 1, or a negative
-number that counts from the last. Or it is the name of a step during which the process ends. The first case
-has no moment and tells how many renames there are.
+Called with one JSON argument: folder, backbone and cases, as in `fault_runner`. Exit statuses go into
+`status.json` of the folder. A moment is one of the renames of files or folders, which are then not yet in
+place: a share of them from 0 to 1, or the new name. Or it is the name of a step during which the process
+ends. The first case has no moment and tells how many renames there are.
 """
 
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from build_runs import build, labelled_row, traffic_row, write_rows
 from factory_runs import tiny_plan
 from fault_runner import in_child
-from preloaded import load_all
 
 PLAN = tiny_plan(queries={"harmful_per_category": 5, "near_domain": 7, "everyday": 1, "out_of_scope": 1})
 
@@ -31,11 +31,11 @@ def sources(folder: Path) -> dict[str, tuple[Path, ...]]:
 def attempt(folder: Path, backbone: Path, moment: int | str | None) -> None:
     renames = 0
 
-    def hear(event: str, _: object) -> None:
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal renames
         if event == "os.rename":
             renames += 1
-            if renames == moment:
+            if moment in (renames, os.path.basename(arguments[1])):
                 os._exit(9)
 
     def watch(state) -> None:
@@ -48,15 +48,11 @@ def attempt(folder: Path, backbone: Path, moment: int | str | None) -> None:
 
 
 def resolve(moment: str | float, renames: int) -> str | int:
-    if isinstance(moment, str):
-        return moment
-    return renames + int(moment) if moment < 0 else round(moment * renames)
+    return moment if isinstance(moment, str) else round(moment * renames)
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    # Once here rather than in each child.
-    load_all()
     task = json.loads(sys.argv[1])
     status, renames = {}, 0
     for name, moments in task["cases"].items():
@@ -68,7 +64,7 @@ def main() -> None:
             for moment in [*chosen, None]
         ]
         renames = renames or int((folder / "renames.txt").read_text())
-    sys.stdout.write(json.dumps(status))
+    Path(task["folder"], "status.json").write_text(json.dumps(status))
 
 
 if __name__ == "__main__":

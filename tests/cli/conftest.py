@@ -5,15 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Command, Preloaded
+from processes import Command
 from stopping import Start
-
-
-@pytest.fixture(scope="session")
-def preloaded() -> Iterator[Preloaded]:
-    process = Preloaded()
-    yield process
-    process.close()
 
 
 @pytest.fixture

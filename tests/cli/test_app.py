@@ -33,8 +33,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = f"""
-import sys
+import atexit, gc, sys
 from lockgate.cli import main
+atexit.register(lambda: print("LEFT TO COLLECT", len(gc.get_objects())))
 try:
     main(["--help"])
 finally:
@@ -45,6 +46,8 @@ finally:
     # A second on an idle machine; the bound leaves room for a busy one.
     assert time.perf_counter() - start < 10
     assert "HEAVY []" in done.stdout
+    # Handlers run from the last to the first.
+    assert int(done.stdout.rpartition("LEFT TO COLLECT ")[2]) < 1000
     assert "constitution" in done.stdout
     assert "Exit codes: 0" in re.sub(r"\s+", " ", done.stdout)
 

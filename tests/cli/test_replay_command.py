@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from parts import make_exchange, make_guard
 
-from lockgate._home import home
 from lockgate.backbones import Backbone
 from lockgate.cli import main
+from lockgate.durable import home
 from lockgate.exchanges import read_exchanges, write_exchanges
 from lockgate.gateway import Decision, DecisionLog, Scores
 from lockgate.guards import Guard

@@ -34,8 +34,9 @@ def test_scoring_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, 
     run_here(tmp_path, monkeypatch, [*words, "whole.parquet"])
     expected = ScoresTable.read(tmp_path / "whole.parquet")
     finished = Finished(tmp_path / "out.parquet.parts", "*.jsonl")
-    for number in CODES:
-        finished.stop_at_next(start(tmp_path, *words, "out.parquet", "--workers", 2), number, workers=2)
+    for number, workers in zip(CODES, (2, 0, 2), strict=True):
+        command = start(tmp_path, *words, "out.parquet", "--workers", max(1, workers))
+        finished.stop_at_next(command, number, workers)
     assert len(finished.stamps) < PARTS
     run_here(tmp_path, monkeypatch, [*words, "out.parquet"])
     found = ScoresTable.read(tmp_path / "out.parquet")
@@ -52,7 +53,7 @@ def test_calibration_leaves_no_process_and_goes_on(start, tmp_path, saved_backbo
     run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
     finished = Finished(tmp_path / "out.state", "*.parts/*.jsonl")
     # Both kinds of work: in the command's own process and in others.
-    for number, workers in zip(CODES, (0, 0, 2), strict=True):
+    for number, workers in zip(CODES, (0, 2, 0), strict=True):
         command = start(tmp_path, *words, "--output", "out", "--workers", max(1, workers))
         finished.stop_at_next(command, number, workers)
     assert len(finished.stamps) < PARTS
@@ -63,7 +64,7 @@ def test_calibration_leaves_no_process_and_goes_on(start, tmp_path, saved_backbo
 
 
 def test_training_a_probe_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
-    write_exchanges(tmp_path / "train.jsonl", [labelled_row(i, float(i % 2)) for i in range(1500)])
+    write_exchanges(tmp_path / "train.jsonl", [labelled_row(i, float(i % 2)) for i in range(1200)])
     words = ["train", "probe", "--input", "train.jsonl", "--backbone", saved_backbone("llama"), "--epochs", 2]
     run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
     finished = Finished(tmp_path / "guard.work", "windows/*.json")
@@ -80,7 +81,7 @@ def test_training_a_classifier_leaves_no_process_and_goes_on(
     write_exchanges(tmp_path / "train.jsonl", [planted(i, float(i % 2)) for i in range(40)])
     words = ["train", "classifier", "--input", "train.jsonl", "--backbone", saved_backbone("llama")]
     words += ["--layers", 1, "--rank", 2, "--max-tokens", 100, "--words", "y,n"]
-    words += ["--tokens-per-step", 200, "--tokens", 36_000]
+    words += ["--tokens-per-step", 200, "--tokens", 24_000]
     run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
     done = 0
     for number in CODES:

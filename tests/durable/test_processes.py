@@ -13,6 +13,7 @@ from lockgate.durable.processes import run_parts
 from lockgate.errors import ConfigError, GuardError, LockgateError, MissingExtra
 
 LOST = GuardError("a process ended by itself")
+IMPORTED_IN = str(os.getpid())
 
 
 def write(folder: Path, number: int) -> None:
@@ -35,6 +36,17 @@ def die(folder: Path, number: int) -> None:
     write(folder, number)
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def tell_import(folder: Path, number: int) -> None:
+    (folder / str(number)).write_text(IMPORTED_IN)
+
+
+def kill_parent(folder: Path, number: int) -> None:
+    write(folder, number)
+    if number == 1:
+        os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(600)
 
 
@@ -76,6 +88,28 @@ def test_what_ends_one_ends_all(tmp_path, work, error, words) -> None:
     with pytest.raises(error, match=words):
         run_parts(work, [(tmp_path, number) for number in range(2)], lost=LOST)
     assert not any(is_running(pid) for pid in pids(tmp_path))
+
+
+def test_what_the_work_needs_is_imported_once(tmp_path) -> None:
+    """Workers of one call share an import. Every call imports anew, in a fresh process."""
+    for call in ("first", "second"):
+        (tmp_path / call).mkdir()
+        run_parts(tell_import, [(tmp_path / call, number) for number in range(3)], lost=LOST)
+    first, second = (
+        {path.read_text() for path in (tmp_path / call).iterdir()} for call in ("first", "second")
+    )
+    assert len(first) == len(second) == 1
+    assert len({IMPORTED_IN, *first, *second}) == 3
+
+
+def test_a_lost_process_that_starts_the_others_is_an_error(tmp_path) -> None:
+    with pytest.raises(GuardError, match="a process ended by itself"):
+        run_parts(kill_parent, [(tmp_path, number) for number in range(2)], lost=LOST)
+    # Its children are the kernel's to kill and to bury.
+    until = time.monotonic() + 30
+    while any(is_running(pid) for pid in pids(tmp_path)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_an_error_says_where_it_was_raised(tmp_path) -> None:

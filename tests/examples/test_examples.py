@@ -3,7 +3,7 @@
 import ast
 import json
 import runpy
-import subprocess
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from processes import Command
 
 import lockgate
 from lockgate.cascade import Thresholds
@@ -64,19 +65,25 @@ def run(load, monkeypatch, capsys):
     return run_one
 
 
-@contextmanager
-def serving(guard: object, folder: Path) -> Iterator[str]:
-    """The URL of `lockgate serve` in a process of its own."""
-    command = [sys.executable, "-m", "lockgate", "serve", "--port", "0", "--threads", "1"]
-    options = ["--guard", str(guard), "--decisions", str(folder / "decisions.jsonl")]
-    process = subprocess.Popen([*command, *options], text=True, stdout=subprocess.PIPE)
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("Lockgate is ready: "), line
-        yield line.split()[3]
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+@pytest.fixture
+def serving(preloaded, tmp_path):
+    """`lockgate serve` in a process of its own: a context with the URL."""
+
+    @contextmanager
+    def serve(guard: object) -> Iterator[str]:
+        words = ["serve", "--port", 0, "--threads", 1, "--guard", guard]
+        words += ["--decisions", tmp_path / "decisions.jsonl"]
+        server = Command("lockgate", *words, cwd=tmp_path, preloaded=preloaded)
+        try:
+            line = server.first_line()
+            assert line.startswith("Lockgate is ready: "), line
+            yield line.split()[3]
+            server.send(signal.SIGTERM)
+            server.process.wait(60)
+        finally:
+            server.close()
+
+    return serve
 
 
 def test_score_exchange_says_why(run, halting, tmp_path) -> None:
@@ -106,8 +113,8 @@ def test_guard_loop_shows_the_answer_or_only_what_was_released(run, halting) -> 
     assert len(shown) < len(whole) / 2
 
 
-def test_chat_client_prints_a_whole_answer(run, tmp_path) -> None:
-    with serving("embedded", tmp_path) as url:
+def test_chat_client_prints_a_whole_answer(run, serving, tmp_path) -> None:
+    with serving("embedded") as url:
         said, code = run("chat_client.py", PROMPT, "--url", f"{url}/v1", "--max-tokens", 30)
     assert code == 0
     assert len(said.split()) > 10
@@ -115,8 +122,8 @@ def test_chat_client_prints_a_whole_answer(run, tmp_path) -> None:
     assert (decision["decision"], decision["completion_tokens"]) == ("pass", 30)
 
 
-def test_chat_client_tells_a_halt_from_an_end(run, halting, tmp_path) -> None:
-    with serving(halting, tmp_path) as url:
+def test_chat_client_tells_a_halt_from_an_end(run, serving, halting, tmp_path) -> None:
+    with serving(halting) as url:
         said, code = run("chat_client.py", PROMPT, "--url", f"{url}/v1", "--max-tokens", 60)
     assert code == 3
     assert said.splitlines()[-1] == f"[halted] {load_constitution('general-harms').refusal_message}"

@@ -90,7 +90,7 @@ def new_run(
         n=n,
         stops=tuple(stops),
         sampling=SamplingParams(**how),
-        seed_basis={"text": text},
+        seed_basis=text,
         deliver=events.put,
         chat=chat,
     )

@@ -49,7 +49,15 @@ class GatewayFactory:
     def __call__(self, backbone: Backbone, scoring: Scoring | None, **options: Any) -> Gateway:
         engine = {
             name: options.pop(name)
-            for name in ("mode", "max_streams", "max_queue", "kv_tokens", "step_timeout", "verdict_timeout")
+            for name in (
+                "mode",
+                "max_streams",
+                "max_queue",
+                "kv_tokens",
+                "step_timeout",
+                "verdict_timeout",
+                "queue_timeout",
+            )
             if name in options
         }
         if scoring is None:

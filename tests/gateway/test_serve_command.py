@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from hashlib import sha256
@@ -12,6 +10,7 @@ from hashlib import sha256
 import httpx2
 import pytest
 from models import random_head, tiny_backbone
+from processes import Command
 from serving import CHAT, NEVER, ask
 
 from lockgate.backbones import Backbone
@@ -54,22 +53,19 @@ def options(folders, *arguments):
 
 
 @contextmanager
-def serving(folders, *arguments):
+def serving(preloaded, folders, *arguments):
     """The running process and the first line it printed."""
-    run = (sys.executable, "-c", "from lockgate.cli import main; main()")
-    arguments = options(folders, "--threads", "1", *arguments)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([*run, *arguments], text=True, **pipes)
+    words = ["lockgate", *options(folders, "--threads", "1", *arguments)]
+    command = Command(*words, cwd=folders, preloaded=preloaded)
     try:
-        yield process, process.stdout.readline()
+        yield command.process, command.first_line()
     finally:
-        process.kill()
-        process.communicate(timeout=30)
+        command.close()
 
 
-def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders):
+def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders, preloaded):
     guard = folders / "guard"
-    with serving(folders, "--port", "0", "--mode", "shadow") as (process, line):
+    with serving(preloaded, folders, "--port", "0", "--mode", "shadow") as (process, line):
         ready = re.fullmatch(
             r"Lockgate is ready: (http://127\.0\.0\.1:\d+) \((.*?), mode shadow(.*)\)\n", line
         )
@@ -95,10 +91,10 @@ def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders):
     )
 
 
-def test_hangup_makes_a_new_decision_log_and_serving_goes_on(folders):
+def test_hangup_makes_a_new_decision_log_and_serving_goes_on(folders, preloaded):
     log, old = folders / "rotated.jsonl", folders / "rotated.1"
     arguments = ("--port", "0", "--decisions", str(log), "--allowed-host", "chat.example.org")
-    with serving(folders, *arguments) as (process, line):
+    with serving(preloaded, folders, *arguments) as (process, line):
         url = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
         with httpx2.Client(base_url=url, timeout=30) as client:
             assert client.get("/v1/models", headers={"host": "chat.example.org"}).status_code == 200

@@ -30,6 +30,10 @@ def test_embedded_guard_figures_and_page_follow_from_the_scores_tables(check) ->
     check("recipes.embedded_guard.report")
 
 
+def test_what_the_guard_catches_follows_from_the_tables(check) -> None:
+    check("recipes.embedded_guard.recall")
+
+
 def test_the_ablation_follows_from_its_scores_tables(check) -> None:
     # --out is not read: the tables hold all that the figures need.
     check("recipes.embedded_guard.ablate", "--out", "unused")
@@ -66,7 +70,8 @@ def test_shipped_guard_has_the_threshold_of_the_results() -> None:
     # As shipped: the documents say that it has two stages.
     assert record.cascade is not None
     assert round(record.cascade.flag, 5) == kept["two_stage"]["threshold"]
-    assert record.classifier.sha256 == kept["two_stage"]["classifier"]["sha256"]
+    assert record.text.sha256 == kept["two_stage"]["text"]["sha256"]
+    assert record.cascade.drift == kept["two_stage"]["drift"]
     assert record.thresholds.flag_on == kept["flag_on"]
 
 

@@ -1,7 +1,8 @@
 """Run the factory in child processes that each die at a chosen moment, and then run it to its end.
 
-Called with one JSON argument: folder and cases, as in `fault_runner`; a moment "no room" is a run whose files
-may not grow.
+Called with one JSON argument: folder and cases, as in `fault_runner`. Exit statuses go into `status.json` of
+the folder. A moment is a share of the events of an undisturbed run, which the first case is, or a negative
+number that counts from the last. A moment "no room" is a run whose files may not grow.
 """
 
 import json
@@ -31,6 +32,12 @@ def run_without_room(folder: Path) -> str:
     return "no error"
 
 
+def resolve(moment: str | float, events: int) -> int | str:
+    if isinstance(moment, str):
+        return moment
+    return events + int(moment) if moment < 0 else max(2, round(moment * events))
+
+
 def run_case(folder: Path, moments: list[int | str]) -> list[int]:
     folder.mkdir()
 
@@ -50,8 +57,12 @@ def run_case(folder: Path, moments: list[int | str]) -> list[int]:
 
 def main() -> None:
     task = json.loads(sys.argv[1])
-    status = {name: run_case(Path(task["folder"]) / name, case) for name, case in task["cases"].items()}
-    sys.stdout.write(json.dumps(status))
+    root, events = Path(task["folder"]), 0
+    status = {}
+    for name, case in task["cases"].items():
+        status[name] = run_case(root / name, [resolve(moment, events) for moment in case])
+        events = events or int((root / name / "events.txt").read_text())
+    (root / "status.json").write_text(json.dumps(status))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """The factory under kill -9, on a full disk, and with endpoints that misbehave."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 from factory_fault_runner import PLAN
 from factory_runs import data_of, run_factory
 from fake_endpoint import Endpoint, reply, serving_endpoint
+from processes import Command
 from starlette.responses import JSONResponse, Response
 
 from lockgate.errors import GeneratorError
@@ -20,39 +18,27 @@ from lockgate.synthesis import EndpointConfig, GenerationRequest
 from lockgate.synthesis.factory import endpoint_source
 from lockgate.synthesis.factory._estimate import write_stand_in
 
-HERE = Path(__file__).parent
 KEY = "sk-not-to-be-seen"
 _PURPOSES = {PLAN.queries.max_tokens: "questions", 60: "twin-question"}
 
 
-def run_cases(folder: Path, cases: dict[str, list[Any]]) -> dict[str, list[int]]:
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(HERE / "factory_fault_runner.py"),
-            json.dumps({"folder": str(folder), "cases": cases}),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [HERE, *HERE.parents[:2]]))},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_a_killed_run_ends_with_the_data_of_an_undisturbed_one(tmp_path) -> None:
-    assert run_cases(tmp_path, {"whole": []}) == {"whole": [0]}
+def test_a_killed_run_ends_with_the_data_of_an_undisturbed_one(tmp_path, preloaded) -> None:
+    draw = random.Random(20260117)
+    cases: dict[str, list[Any]] = {"whole": []}
+    cases |= {f"killed-{n}": [draw.uniform(0.01, 0.99)] for n in range(2)}
+    cases["killed-late"] = [-3]
+    cases["killed-often"] = [0.3, 0.3, 0.3]
+    cases["no-room"] = ["no room"]
+    task = {"folder": str(tmp_path), "cases": cases}
+    command = Command("factory_fault_runner", json.dumps(task), cwd=tmp_path, preloaded=preloaded)
+    try:
+        command.finish()
+    finally:
+        command.close()
+    status = json.loads((tmp_path / "status.json").read_text())
     expected = data_of(tmp_path / "whole" / "out")
     assert "exchanges.jsonl" in expected
     assert "card.json" in expected
-    events = int((tmp_path / "whole" / "events.txt").read_text())
-    draw = random.Random(20260117)
-    cases: dict[str, list[Any]] = {f"killed-{n}": [n] for n in (draw.randrange(2, events) for _ in range(3))}
-    cases["killed-late"] = [events - 3]
-    cases["killed-twice"] = [events // 3, events // 3]
-    cases["no-room"] = ["no room"]
-    status = run_cases(tmp_path, cases)
     for name, case in cases.items():
         assert status[name] == [0 if name == "no-room" else 9] * len(case) + [0], name
         assert data_of(tmp_path / name / "out") == expected, name

@@ -14,7 +14,7 @@ from models import random_head, tiny_backbone
 from voices import random_text
 
 from lockgate.calibration import Trace, calibrate_cascade
-from lockgate.cascade import Thresholds
+from lockgate.cascade import Cascade, Thresholds
 from lockgate.constitution import constitution_path, load_constitution
 from lockgate.errors import CalibrationError
 from lockgate.exchanges import Exchange, Message, write_exchanges
@@ -24,7 +24,7 @@ from lockgate.traffic import score_file
 from recipes.embedded_guard import second_stage, two_stages
 
 WORDS = ["canal", "lock", "gate", "bridge", "mill", "orchard", "boat", "water", "path", "towpath"]
-SIZES = {"calibration": 500, "dev": 120, "benign_test": 60, "hard_benign": 12}
+SIZES = {"calibration": 500, "dev": 120, "traffic_dev": 160, "benign_test": 60, "hard_benign": 12}
 BUDGET = 0.01
 TEXTS = {"text": random_text(), "text_other": random_text(seed=1)}
 
@@ -92,7 +92,9 @@ def made(tmp_path_factory):
     scorer = second_stage.scoring_guard(guard, random_text(), screen, out)
     for part in two_stages.PARTS:
         second_stage.score_part(scorer, TEXTS, part, "tiny", screen, out, results, 1)
-    settings = second_stage.write_settings(scorer, screen, results)
+    tokens = {"part": ["calibration"] * 4, "answer_tokens": [1, 301, 302, 303]}
+    pq.write_table(pa.table(tokens), results / "scores" / "answer_tokens.parquet")
+    settings = second_stage.write_settings(scorer, screen, 0.3, results)
     return Made(guard, scorer, screen, out, results, settings)
 
 
@@ -122,6 +124,7 @@ def test_scoring_what_may_be_escalated_equals_scoring_everything(made, tmp_path)
         development_benign=[trace for trace, bad in zip(tried, harmful, strict=True) if not bad],
         development_harmful=[trace for trace, bad in zip(tried, harmful, strict=True) if bad],
         selection_fpr=two_stages.SELECTION,
+        drift=0.3,
     )  # fmt: skip
     assert again.cascade.flag == pytest.approx(found.cascade.flag, abs=1e-3)
     assert again.cascade.weight == found.cascade.weight
@@ -139,10 +142,31 @@ def test_the_screen_keeps_to_its_budget_and_to_single_precision(made) -> None:
         two_stages.choose_screen(flat)
 
 
+def test_the_drift_is_the_smallest_that_escalates_few_enough_long_answers(made, monkeypatch) -> None:
+    first, traces = made.part("calibration"), made.traces("calibration")
+    long = np.arange(500) % 2 == 0
+    monkeypatch.setattr(two_stages, "answer_tokens", lambda *_: np.where(long, 301, 300))
+    monkeypatch.setattr(two_stages, "DRIFTS", (0.0, 0.5, 1.0, 2.0, 50.0))
+
+    def share(drift: float) -> float:
+        cascade = Cascade(made.screen.escalate, np.inf, 0.5, drift=drift)
+        asked = np.isfinite(two_stages.mixed_scores(traces, cascade, "answer"))
+        return float(asked[long].mean())
+
+    for allowed in sorted({share(drift) for drift in two_stages.DRIFTS}):
+        monkeypatch.setattr(two_stages, "LONG_SHARE", allowed)
+        found = two_stages.choose_drift(made.results, "tiny", "answer")
+        assert found == next(drift for drift in two_stages.DRIFTS if share(drift) <= allowed)
+    monkeypatch.setattr(two_stages, "LONG_SHARE", -1.0)
+    with pytest.raises(CalibrationError, match="no drift up to 50"):
+        two_stages.choose_drift(made.results, "tiny", "answer")
+    assert len(first.ids) == 500
+
+
 def test_nothing_is_scored_twice_and_changed_tables_are_noticed(made, monkeypatch) -> None:
     monkeypatch.setattr(second_stage, "score_file", None)
     second_stage.score_part(made.scorer, TEXTS, "dev", "tiny", made.screen, made.out, made.results, 1)
-    assert second_stage.write_settings(made.scorer, made.screen, made.results) == made.settings
+    assert second_stage.write_settings(made.scorer, made.screen, 0.3, made.results) == made.settings
     with pytest.raises(CalibrationError, match="scored with another escalation threshold"):
         made.calibrate(escalate=1.5)
     lower = replace(made.screen, escalate=made.screen.escalate - 1)
