@@ -131,7 +131,9 @@ class Answer(Response):
             if event.text or tokens or (self._risk and event.tokens):
                 chunk = wire.chunk(base, event.choice, {"content": event.text}, tokens=tokens)
                 if self._risk:
-                    chunk["lockgate"] = wire.risk_tokens(event.tokens, self._threshold_of(event))
+                    chunk["lockgate"] = wire.risk_tokens(
+                        event.tokens, self._threshold_of(event), escalates=self._escalates
+                    )
                 yield chunk
             return
         if event.refusal is not None:
@@ -140,6 +142,11 @@ class Answer(Response):
         if self._risk:
             last["lockgate"] = wire.risk_outcome(event)
         yield last
+
+    @property
+    def _escalates(self) -> bool:
+        scoring = self._gateway.engine.scoring
+        return scoring is not None and scoring.stages.second is not None
 
     def _threshold_of(self, event: Released) -> float | None:
         """Return the threshold of the newest token, which a guard may let rise with the answer."""

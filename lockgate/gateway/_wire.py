@@ -83,11 +83,17 @@ def logprob_entry(token: ReleasedToken) -> dict[str, Any]:
     return {"token": token.text, "logprob": logprob, "bytes": list(token.text.encode()), "top_logprobs": []}
 
 
-def risk_tokens(tokens: Sequence[ReleasedToken], threshold: float | None) -> dict[str, Any]:
-    """Build the playground's private extension of a chunk. Other clients never get it."""
+def risk_tokens(
+    tokens: Sequence[ReleasedToken], threshold: float | None, *, escalates: bool
+) -> dict[str, Any]:
+    """Build the playground's private extension of a chunk. Other clients never get it.
+
+    `escalates` says that a score above the threshold asks the second stage instead of flagging.
+    """
     return {
         "tokens": [{"text": token.text, "score": token.score} for token in tokens],
         "threshold": threshold,
+        "line": "escalation" if escalates else "flag",
     }
 
 

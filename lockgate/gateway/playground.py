@@ -57,7 +57,7 @@ _templates = Environment(
 
 def describe(gateway: Gateway) -> dict[str, Any]:
     """Collect the facts about the server that the page shows, as variables of its template."""
-    about = gateway.about_guard or {}
+    about, scoring = gateway.about_guard or {}, gateway.engine.scoring
     constitution = about.get("constitution") or {}
     return {
         "version": __version__,
@@ -70,6 +70,8 @@ def describe(gateway: Gateway) -> dict[str, Any]:
         "calibrated": bool(about.get("calibrated")),
         "budget": percentage(about.get("budget")),
         "risk": gateway.options.sends_risk,
+        "two_stages": scoring is not None and scoring.stages.second is not None,
+        "flag": None if scoring is None else f"{scoring.stages.decides:.2f}",
         "needs_key": gateway.options.api_key is not None,
         "context_length": gateway.backbone.context_length,
         "max_tokens": min(

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from serving import client_for, scoring_for
+from serving import CHAT, ask, client_for, events_of, scoring_for
+from staging import CALM, staged
 
 from lockgate.constitution import load_constitution
 from lockgate.gateway import EngineOptions, Gateway, GatewayOptions, playground
@@ -164,3 +165,16 @@ def test_titles_are_the_guards_own_before_the_shipped_ones():
     assert playground.category_titles({**named, "categories": {"a": "A"}}) == {"a": "A"}
     assert playground.category_titles({**named, "version": "99.0.0"}) == {}
     assert playground.category_titles({}) == {}
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+async def test_page_says_which_threshold_its_line_is(make_gateway, backbone, head, stages):
+    scoring = scoring_for(backbone, head, 1.25) if stages == 1 else staged(backbone, head, CALM)[0]
+    gateway = make_gateway(backbone, scoring, risk_events=True)
+    async with client_for(gateway) as client:
+        page = (await client.get("/")).text
+        headers = {"x-lockgate-risk": "1"}
+        events = events_of(await client.post(CHAT, json=ask(max_tokens=6, stream=True), headers=headers))
+    line = {1: "flag", 2: "escalation"}[stages]
+    assert f"The line is the {line} threshold" in page
+    assert {event["lockgate"]["line"] for event in events if "tokens" in event.get("lockgate", {})} == {line}

@@ -124,7 +124,7 @@ export class RiskChart {
     if (!known) return;
     place(line, { x1: 0, x2: this.#size.width, y1: y, y2: y });
     place(label, { x: PAD.left, y: y > 17 ? y - 5 : y + 15 });
-    label.textContent = `threshold ${format(threshold)}`;
+    label.textContent = `${this.#series.line ?? "flag"} threshold ${format(threshold)}`;
   }
 
   #drawMarks(series, scale) {

@@ -27,7 +27,7 @@ export class AnswerView {
   refusal = null;
   outcome = null;
   finishReason = null;
-  series = { scores: [], texts: [], threshold: null, halted: false };
+  series = { scores: [], texts: [], threshold: null, line: null, halted: false };
   root = turn("answer", "Model");
   #text = element("p", "text");
   #foot = element("p", "foot");
@@ -83,8 +83,9 @@ export class AnswerView {
     return banner;
   }
 
-  #addTokens({ tokens, threshold }) {
+  #addTokens({ tokens, threshold, line }) {
     this.series.threshold = threshold;
+    this.series.line = line ?? null; // what happens above the threshold: "escalation" or "flag"
     for (const { text, score } of tokens) {
       const token = element("span", "token", text);
       token.title = describeScore(score, threshold);
