@@ -98,12 +98,18 @@ class Doorkeeper:
         """Take a connection, or return False if all others are at work."""
         if len(self.open) >= self.most:
             self._full(f"all {self.most} connections are in use")
-            if not self.idle:
+            if not self._make_room():
                 return False
-            longest = next(iter(self.idle))
-            self.forget(longest)
-            longest.drop()
         self.open.add(protocol)
+        return True
+
+    def _make_room(self) -> bool:
+        """End the connection that has idled longest. Return False if there is none."""
+        if not self.idle:
+            return False
+        longest = next(iter(self.idle))
+        self.forget(longest)
+        longest.drop()
         return True
 
     def forget(self, protocol: "GuardedProtocol") -> None:
@@ -125,6 +131,10 @@ class Doorkeeper:
         error = context.get("exception")
         if isinstance(error, OSError) and "accept" in context.get("message", ""):
             self._short(f"no connection can be accepted: {error.strerror}")
+            # The process has fewer descriptors than at the start. Leave some free from now on.
+            self.most = max(1, min(self.most, len(self.open) - SPARE_DESCRIPTORS // 2))
+            while len(self.open) > self.most and self._make_room():
+                pass
         else:
             loop.default_exception_handler(context)
 
