@@ -85,7 +85,8 @@ def save_guard(path: Path, backbone: Backbone, thresholds: Thresholds) -> Path:
     flags = bundle.record.thresholds.model_copy(
         update={"flag": thresholds.flag, "min_tokens": thresholds.min_tokens, "flag_on": thresholds.flag_on}
     )
-    alone = {"classifier": None, "cascade": None, "calibration": None, "claim": [], "thresholds": flags}
+    no_judge = {"classifier": None, "text": None, "voices": None, "cascade": None}
+    alone = {**no_judge, "calibration": None, "claim": [], "thresholds": flags}
     made = bundle._replace(record=bundle.record.model_copy(update=alone))
     Guard(made, backbone).save(path)
     return path

@@ -65,12 +65,15 @@ def guard(tmp_path_factory) -> Guard:
     """The embedded guard with a cascade that asks about everything and flags half of the answers."""
     made = Guard.load("embedded")
     assert made.cascade is not None
-    assert made.classifier is not None
+    judges = {"text": made.text, "voices": made.record.voices}
     open_to_all = replace(made.cascade, escalate=-50.0, flag=50.0, tolerance=0.0)
-    scores = own_answers(made.with_cascade(made.classifier, open_to_all), tmp_path_factory.mktemp("all"))
+    scores = own_answers(
+        made.with_cascade(made.classifier, open_to_all, **judges), tmp_path_factory.mktemp("all")
+    )
     ranked = sorted(line["scores"]["mixed"] for _, line in scores.values())
     between = replace(open_to_all, flag=(ranked[1] + ranked[2]) / 2)
-    return made.with_cascade(made.classifier, between).save(tmp_path_factory.mktemp("guard") / "guard")
+    ready = made.with_cascade(made.classifier, between, **judges)
+    return ready.save(tmp_path_factory.mktemp("guard") / "guard")
 
 
 @pytest.fixture(scope="module")
