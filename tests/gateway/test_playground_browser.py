@@ -230,6 +230,8 @@ def test_escape_stops_and_new_chat_forgets(visit, site):
     seen = visit(site)
     site.valve.let_through(6)
     seen.ask(PASSING, "streaming")
+    # All that the valve lets through. With less of it, the next question would have another history.
+    expect(seen.tokens).to_have_count(5)
     seen.page.keyboard.press("Escape")
     expect(seen.answer).to_have_attribute("data-state", "stopped")
     # Until the server has seen the page go, the answer before would take the next one's steps.
