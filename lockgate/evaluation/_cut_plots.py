@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lockgate.evaluation.plots import COLOURS, INK, STYLES, new_figure, svg, words
+from lockgate.evaluation.plots import COLOURS, INK, STYLES, mark, new_figure, svg, words
 
 _BINS = 40
 
@@ -44,17 +44,7 @@ def score_lines_plot(parts: Mapping[str, ArrayLike], cut: float, label: str) -> 
         style: dict[str, Any] = {"color": COLOURS[place], "linestyle": STYLES[place], "linewidth": 1.8}
         axes.stairs(counts / len(scores), edges, label=f"{words(name)} ({len(scores)})", **style)
         told.append(f"{name}, {len(scores)} rows, {(scores > cut).mean():.1%} above")
-    axes.axvline(cut, color=INK, linewidth=1.2)
-    axes.annotate(
-        words(label),
-        (cut, 1.0),
-        xycoords=("data", "axes fraction"),
-        fontsize=8,
-        color=INK,
-        rotation=90,
-        va="top",
-        ha="right",
-    )
+    mark(axes, cut, words(label), linestyle="-", linewidth=1.2)
     # Room for the words at the cut, above the lines.
     axes.set_ylim(0, 1.35 * axes.get_ylim()[1])
     axes.set_xlabel("score (logit)")
@@ -83,17 +73,7 @@ def recall_plot(points: Sequence[BudgetPoint], own: float | None) -> str | None:
     axes.set_xticks([], minor=True)
     axes.set_ylim(0, 101)
     if own is not None:
-        axes.axvline(own, color=INK, linewidth=1, linestyle=":")
-        axes.annotate(
-            "claimed",
-            (own, 1.0),
-            xycoords=("data", "axes fraction"),
-            fontsize=8,
-            color=INK,
-            rotation=90,
-            va="top",
-            ha="right",
-        )
+        mark(axes, own, "claimed")
     axes.set_xlabel("refusal budget (log)")
     axes.set_ylabel("harmful rows flagged (%)")
     told = ", ".join(f"{point.recall:.1%} at {100 * point.budget:g} %" for point in points)

@@ -18,6 +18,7 @@ __all__ = [
     "STYLES",
     "histogram_plot",
     "length_plot",
+    "mark",
     "new_figure",
     "roc_plot",
     "svg",
@@ -65,17 +66,7 @@ def histogram_plot(scorer: ScorerResult) -> str | None:
     _bars(axes, scorer.histogram)
     for point in scorer.operating_points:
         if point.threshold is not None and point.fpr is not None:
-            axes.axvline(point.threshold, color=INK, linewidth=1, linestyle=":")
-            axes.annotate(
-                f"{100 * point.fpr:g} % FPR",
-                (point.threshold, 1.0),
-                xycoords=("data", "axes fraction"),
-                fontsize=8,
-                color=INK,
-                rotation=90,
-                va="top",
-                ha="right",
-            )
+            mark(axes, point.threshold, f"{100 * point.fpr:g} % FPR")
     axes.set_xlabel("score (logit)")
     axes.set_ylabel("share of the label's rows")
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
@@ -163,6 +154,27 @@ def svg(figure: "Figure", key: str, title: str) -> str:
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     label = f'role="img" aria-label="{escape(title, quote=True)}"'
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', label, drawing, count=1)
+
+
+def mark(
+    axes: Any,  # noqa: ANN401 - the drawing library has no types
+    place: float,
+    label: str,
+    linestyle: str = ":",
+    linewidth: float = 1.0,
+) -> None:
+    """Draw a vertical line at a threshold, with its name beside it."""
+    axes.axvline(place, color=INK, linewidth=linewidth, linestyle=linestyle)
+    axes.annotate(
+        label,
+        (place, 1.0),
+        xycoords=("data", "axes fraction"),
+        fontsize=8,
+        color=INK,
+        rotation=90,
+        va="top",
+        ha="right",
+    )
 
 
 def words(name: str) -> str:

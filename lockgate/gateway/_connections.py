@@ -93,15 +93,24 @@ class Doorkeeper:
         self.idle: dict[GuardedProtocol, None] = {}
         self._full = SeldomLog()
         self._short = SeldomLog()
+        self._short_since: float | None = None
 
     def admit(self, protocol: "GuardedProtocol") -> bool:
         """Take a connection, or return False if all others are at work."""
+        self._recover()
         if len(self.open) >= self.most:
             self._full(f"all {self.most} connections are in use")
             if not self._make_room():
                 return False
         self.open.add(protocol)
         return True
+
+    def _recover(self) -> None:
+        """Raise a lowered cap again, once descriptors were enough for a while."""
+        if self._short_since is not None and time.monotonic() - self._short_since > QUIET_SECONDS:
+            self._short_since = None
+            wanted = self.limits.connections
+            self.most = max(self.most, min(wanted, len(self.open) + allowed_connections(wanted)))
 
     def _make_room(self) -> bool:
         """End the connection that has idled longest. Return False if there is none."""
@@ -131,7 +140,8 @@ class Doorkeeper:
         error = context.get("exception")
         if isinstance(error, OSError) and "accept" in context.get("message", ""):
             self._short(f"no connection can be accepted: {error.strerror}")
-            # The process has fewer descriptors than at the start. Leave some free from now on.
+            self._short_since = time.monotonic()
+            # The process has fewer descriptors than at the start. Leave some free for a while.
             self.most = max(1, min(self.most, len(self.open) - SPARE_DESCRIPTORS // 2))
             while len(self.open) > self.most and self._make_room():
                 pass

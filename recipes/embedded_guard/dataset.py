@@ -270,25 +270,28 @@ def lengthen(
 
 
 def write_parts(parts: dict[str, list[Exchange]], out: Path, data: Path) -> None:
-    summary: dict[str, dict[str, Any]] = {}
-    for part, rows in sorted(parts.items()):
-        rows = [with_mapped_category(row) for row in rows]
-        path = out / f"{part}.jsonl"
-        write_exchanges(path, rows)
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in rows:
-            counts[row.source]["harmful" if (row.label or 0) >= 0.5 else "harmless"] += 1
-        summary[part] = {
-            "rows": len(rows),
-            "long": sum(bool(row.meta.get("long")) for row in rows),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "sources": {source: dict(sorted(count.items())) for source, count in sorted(counts.items())},
-        }
-        print(part, summary[part]["rows"], {k: dict(v) for k, v in summary[part]["sources"].items()})
+    summary = {part: write_part(rows, out / f"{part}.jsonl") for part, rows in sorted(parts.items())}
     sources = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(data.glob("*.jsonl.gz"))}
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"command": "python -m recipes.embedded_guard.dataset", "parts": summary, "inputs": sources}
     (RESULTS / "dataset.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_part(rows: list[Exchange], path: Path) -> dict[str, Any]:
+    """Write the exchanges of a part, with categories of `general-harms`. Return their hash and counts."""
+    rows = [with_mapped_category(row) for row in rows]
+    write_exchanges(path, rows)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[row.source]["harmful" if (row.label or 0) >= 0.5 else "harmless"] += 1
+    summary = {
+        "rows": len(rows),
+        "long": sum(bool(row.meta.get("long")) for row in rows),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sources": {source: dict(sorted(count.items())) for source, count in sorted(counts.items())},
+    }
+    print(path.stem, summary["rows"], summary["sources"], flush=True)
+    return summary
 
 
 def with_mapped_category(row: Exchange) -> Exchange:

@@ -20,7 +20,7 @@ The lengths of the benign answers go to `results/embedded_guard/scores/answer_to
 import argparse
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,8 @@ from lockgate.exchanges import (
     normalise_text,
     prompt_text,
     read_exchanges,
-    write_exchanges,
 )
-from recipes.embedded_guard.dataset import RESULTS, labelled, user_text, with_mapped_category
+from recipes.embedded_guard.dataset import RESULTS, labelled, user_text, write_part
 from recipes.embedded_guard.sources import read, shuffled
 from recipes.embedded_guard.two_stages import PARTS
 from recipes.steps import step_parser
@@ -210,20 +209,7 @@ def write_lengths(known: dict[str, list[Exchange]]) -> None:
 
 
 def write(made: dict[str, list[Exchange]], out: Path) -> None:
-    summary = {}
-    for part, rows in sorted(made.items()):
-        rows = [with_mapped_category(row) for row in rows]
-        path = out / f"{part}.jsonl"
-        write_exchanges(path, rows)
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in rows:
-            counts[row.source]["harmful" if (row.label or 0) >= 0.5 else "harmless"] += 1
-        summary[part] = {
-            "rows": len(rows),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "sources": {source: dict(sorted(count.items())) for source, count in sorted(counts.items())},
-        }
-        print(part, summary[part]["rows"], summary[part]["sources"], flush=True)
+    summary = {part: write_part(rows, out / f"{part}.jsonl") for part, rows in sorted(made.items())}
     content = {"command": "python -m recipes.embedded_guard.voice_rows", "parts": summary}
     (RESULTS / "voice_rows.json").write_text(json.dumps(content, indent=1) + "\n")
 

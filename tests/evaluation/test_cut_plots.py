@@ -1,5 +1,7 @@
 """Plots of a threshold: their words are the figures that a loop over the rows gives."""
 
+from html import escape
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,3 +49,4 @@ def test_names_are_text_and_no_markup(name) -> None:
     found = score_lines_plot({name: [0.0, 1.0]}, 0.5, "budget")
     assert found is not None
     assert "<b>" not in found
+    assert f"{escape(name)}, 2 rows, 50.0% above" in found

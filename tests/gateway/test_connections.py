@@ -19,8 +19,8 @@ from serving import CHAT, ask, scoring_for
 from test_serve_command import folders, options  # noqa: F401 - a fixture
 
 from lockgate.errors import ConfigError
-from lockgate.gateway import ConnectionLimits, bind, create_app
-from lockgate.gateway._connections import SeldomLog, allowed_connections
+from lockgate.gateway import ConnectionLimits, _connections, bind, create_app
+from lockgate.gateway._connections import Doorkeeper, SeldomLog, allowed_connections
 from lockgate.gateway._server import make_server
 
 QUICK = ConnectionLimits(head_seconds=0.6, rest_seconds=0.6, write_seconds=0.6)
@@ -274,6 +274,20 @@ def test_limits_follow_the_descriptors_of_the_process():
         assert 1 <= allowed_connections(10_000) < 180
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_lack_of_descriptors_lowers_the_cap_for_a_while_only(monkeypatch):
+    monkeypatch.setattr(_connections, "QUIET_SECONDS", 0.2)
+    keeper = Doorkeeper(ConnectionLimits(connections=40))
+    before = keeper.most
+    context = {"message": "socket.accept() out of system resource", "exception": OSError(24, "too many")}
+    keeper.on_loop_fault(None, context)
+    assert keeper.most == 1
+    assert keeper.admit(object())
+    assert not keeper.admit(object())
+    time.sleep(0.3)
+    assert keeper.admit(object())
+    assert keeper.most == before
 
 
 def test_a_line_is_logged_seldom_and_counts_what_it_leaves_out(caplog):
