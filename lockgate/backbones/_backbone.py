@@ -25,6 +25,7 @@ from lockgate.backbones._folder import (
     name_of,
     quantisation_of,
 )
+from lockgate.backbones._incremental import AnswerTokeniser
 from lockgate.backbones._placement import DTYPES, Placement, choose_placement, require_memory, stored_dtypes
 from lockgate.backbones._selftest import SelfCheck, require_self_test, self_test
 from lockgate.backbones._taps import Tap, attach
@@ -245,6 +246,10 @@ class Backbone:
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
         """Tokenise a conversation. No text in it can become a control token (see `ChatRenderer.render`)."""
         return self.chat.render(messages, add_generation_prompt=add_generation_prompt)
+
+    def tokenise_answer(self) -> AnswerTokeniser:
+        """Return a tokeniser for an answer that still arrives. It gives the tokens that `render` does."""
+        return AnswerTokeniser(self.chat.vocabulary.encode_answer_tokens)
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of tokens, without control tokens."""

@@ -12,7 +12,7 @@ Added tokens are of three kinds:
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -29,6 +29,13 @@ REPLACEMENT = "\ufffd"
 LONGEST_INCOMPLETE = 8
 # A template may write an empty thought before an answer. The model must still be able to close its own.
 _THOUGHT = re.compile(r"think|thought|reason", re.IGNORECASE)
+
+
+class TextToken(NamedTuple):
+    """A token and the characters that it completes. They are none if a later token completes them."""
+
+    id: int
+    text: str
 
 
 class Vocabulary:
@@ -105,7 +112,7 @@ class Vocabulary:
         Raises:
             BackboneError: the text is not valid Unicode.
         """
-        return self._encode(text, self.added_ids - self._blank_ids)
+        return [token for token, _ in self._encode(text, self.added_ids - self._blank_ids)]
 
     def encode_answer(self, text: str) -> list[int]:
         """Tokenise the model's own answer: like `encode_text`, but with the added tokens that it may write.
@@ -113,28 +120,52 @@ class Vocabulary:
         Raises:
             BackboneError: the text is not valid Unicode.
         """
-        if self._words is None:
-            return self.encode_text(text)
-        barred, ids, end = self.control_ids | self.unreadable_ids, [], 0
-        for word in self._words.finditer(text):
-            ids += [*self._encode(text[end : word.start()], barred), self._ids_of_words[word[0]]]
-            end = word.end()
-        return ids + self._encode(text[end:], barred)
+        return [token for token, _ in self._answer_places(text)]
 
-    def _encode(self, text: str, barred: frozenset[int]) -> list[int]:
+    def encode_answer_tokens(self, text: str) -> list[TextToken]:
+        """Tokenise as `encode_answer` does, and tell which part of the text each token completes.
+
+        The parts make up the text, if there is a token at all. Letters without a token stand with the one
+        before them.
+
+        Raises:
+            BackboneError: the text is not valid Unicode.
+        """
+        places = self._answer_places(text)
+        tokens, end = [], 0
+        for index, (token, _) in enumerate(places, 1):
+            stop = max(end, places[index][1]) if index < len(places) else len(text)
+            tokens.append(TextToken(token, text[end:stop]))
+            end = stop
+        return tokens
+
+    def _answer_places(self, text: str) -> list[tuple[int, int]]:
+        """Return the tokens of an answer, each with the place in the text where it begins."""
+        if self._words is None:
+            return self._encode(text, self.added_ids - self._blank_ids)
+        barred, end = self.control_ids | self.unreadable_ids, 0
+        places: list[tuple[int, int]] = []
+        for word in self._words.finditer(text):
+            places += self._encode(text[end : word.start()], barred, end)
+            places.append((self._ids_of_words[word[0]], word.start()))
+            end = word.end()
+        return places + self._encode(text[end:], barred, end)
+
+    def _encode(self, text: str, barred: frozenset[int], offset: int = 0) -> list[tuple[int, int]]:
+        """Return tokens, each with the place where it begins, counted from `offset`."""
         try:
             found = self._plain.encode(text, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError):
             raise BackboneError("messages: text that is not valid Unicode (a lone surrogate)") from None
-        ids: list[int] = []
+        places: list[tuple[int, int]] = []
         for number, (start, end) in zip(found.ids, found.offsets, strict=True):
             token = self._own_ids.get(number, number)
             if token in barred:
                 # This vocabulary also holds the added token as an ordinary piece.
-                ids.extend(self._spell(text[start:end], barred))
+                places += [(spelt, offset + start) for spelt in self._spell(text[start:end], barred)]
             else:
-                ids.append(token)
-        return ids
+                places.append((token, offset + start))
+        return places
 
     def _spell(self, text: str, barred: frozenset[int]) -> list[int]:
         """Spell text letter by letter or byte by byte, so that no barred token forms.

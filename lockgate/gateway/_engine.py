@@ -15,6 +15,7 @@ from lockgate.gateway._admission import PLACES_PER_STREAM, Line, Load, most_toke
 from lockgate.gateway._decisions import Decision, DecisionLog
 from lockgate.gateway._desk import VerdictDesk
 from lockgate.gateway._events import Released, Unserved
+from lockgate.gateway._given import GivenStepper
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._options import (
     RESTART_SECONDS,
@@ -24,7 +25,6 @@ from lockgate.gateway._options import (
     QueueFull,
     default_kv_tokens,
 )
-from lockgate.gateway._packed import PackedStepper
 from lockgate.gateway._phases import ticket_of
 from lockgate.gateway._records import Ending, decision_record, finished_event
 from lockgate.gateway._scoring import Scoring
@@ -34,6 +34,9 @@ from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
 
 logger = logging.getLogger("lockgate.gateway")
+
+# While all streams wait for text from outside, the engine looks again this often, in seconds.
+LONGEST_SLEEP = 60.0
 
 _DISPLACED = "Too many requests are waiting, and most of them are yours."
 _STOPPING = "The server is stopping."
@@ -75,7 +78,7 @@ class Engine:
             kv_tokens = options.kv_tokens or default_kv_tokens(backbone.context_length, width)
             pool = SessionPool(backbone, kv_tokens, streams=width)
             enforce = options.mode == "enforce"
-            self._stepper = PackedStepper(backbone, scoring, pool, wiring, enforce=enforce, width=width)
+            self._stepper = GivenStepper(backbone, scoring, pool, wiring, enforce=enforce, width=width)
         else:
             self._stepper = make_stepper(wiring)
         self.kv_tokens = self._stepper.kv_tokens
@@ -140,6 +143,22 @@ class Engine:
         """End the streams of a job whose client has left, and free their memory."""
         with self._wake:
             job.cancelled = True
+            self._tell()
+
+    def give(self, job: Job, choice: int, text: str) -> None:
+        """Take more text of a choice that is written elsewhere. Any thread may call this."""
+        job.intakes[choice].give(text)
+        self._tell()
+
+    def end_given(self, job: Job, choice: int, reason: str) -> None:
+        """Say that a choice that is written elsewhere is whole, and why. Any thread may call this."""
+        job.intakes[choice].end(reason)
+        self._tell()
+
+    def give_up(self, job: Job, unserved: Unserved) -> None:
+        """End a job whose answers can't go on, and tell the client why. Any thread may call this."""
+        with self._wake:
+            self._abandon([job], Ending("length", cancelled=True, unserved=unserved))
             self._tell()
 
     def end_open(self) -> None:
@@ -219,8 +238,8 @@ class Engine:
             portions = self._stepper.plan(self._active)
             if portions:
                 self._run_step(portions)
-            elif tickets := self._tickets():
-                self._wait_for_news(min(map(self.verdicts.deadline, tickets)))
+            elif (deadline := self._waits_until()) is not None:
+                self._wait_for_news(deadline)
             elif not all(job.done for job in self._active):
                 raise RuntimeError("open streams with nothing to do")
         except ModelGone:
@@ -254,6 +273,13 @@ class Engine:
         open_streams = [(job, stream) for job in self._active for stream in job.streams if not stream.done]
         found = ((ticket_of(stream.phase), job, stream) for job, stream in open_streams)
         return {ticket: (job, stream) for ticket, job, stream in found if ticket is not None}
+
+    def _waits_until(self) -> float | None:
+        """Return until when the engine may sleep; None if no stream waits for a verdict or for its text."""
+        deadlines = [self.verdicts.deadline(ticket) for ticket in self._tickets()]
+        if any(job.intakes and not job.done for job in self._active):
+            deadlines.append(time.monotonic() + LONGEST_SLEEP)
+        return min(deadlines, default=None)
 
     def _settle_verdicts(self) -> None:
         """Continue the streams that have their verdict. Halt those that have waited too long."""

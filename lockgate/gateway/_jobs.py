@@ -3,12 +3,13 @@
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lockgate.backbones import RenderedChat
 from lockgate.cascade import ExchangeState, Regions
 from lockgate.gateway._events import Event
+from lockgate.gateway._intake import Intake
 from lockgate.gateway._phases import Phase, Queued
 from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._stream import AnswerGate
@@ -70,6 +71,9 @@ class Job:
     """One request, tokenised. The engine's threads call `deliver` with its events.
 
     Attributes:
+        intakes: the texts of the choices, if they are written elsewhere. Otherwise the model writes them.
+        memory: key-value tokens for each of these choices. A longer one is read in windows.
+        begin: called when the prompt of such a job is read and cleared, so that its answers may be written.
         client: whom the request is counted for when clients share the engine.
         turn: number of its streams' newest turn.
     """
@@ -84,6 +88,9 @@ class Job:
     seed_basis: str
     deliver: Callable[[Event], None]
     chat: RenderedChat | None = None
+    intakes: Sequence[Intake] = ()
+    memory: int = 0
+    begin: Callable[[], None] = lambda: None
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     cancelled: bool = False
@@ -102,7 +109,7 @@ class Job:
     @property
     def capacity(self) -> int:
         """Key-value tokens that one choice needs at most."""
-        return len(self.prompt) + self.max_tokens
+        return self.memory if self.intakes else len(self.prompt) + self.max_tokens
 
     @property
     def done(self) -> bool:

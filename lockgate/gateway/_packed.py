@@ -23,15 +23,21 @@ logger = logging.getLogger("lockgate.gateway")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PackedLane(Lane):
-    """A lane with its memory in this process and its sampler."""
+class SessionLane(Lane):
+    """A lane with its memory in this process."""
 
     session: Session
-    sampler: Sampler
 
     def close(self) -> None:
         """Free the session."""
         self.session.close()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedLane(SessionLane):
+    """A lane whose answer the model writes, with its sampler."""
+
+    sampler: Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +122,14 @@ class PackedStepper(Stepper[PackedPortion]):
             (job, stream)
             for job in active
             for stream in job.streams
-            if isinstance(stream.phase, Decoding | ReadingPrompt) and not stream.done
+            if not stream.done and self._is_runnable(stream)
         ]
-        chosen = self._turns.take(runnable)
+        return self._portions(self._turns.take(runnable))
+
+    def _is_runnable(self, stream: Stream) -> bool:
+        return isinstance(stream.phase, Decoding | ReadingPrompt)
+
+    def _portions(self, chosen: Sequence[tuple[Job, Stream]]) -> list[PackedPortion]:
         portions = [
             PackedPortion(job, stream, [stream.phase.pending.token_id], False, self._goes_on(job, stream))
             for job, stream in chosen
@@ -193,7 +204,7 @@ class PackedStepper(Stepper[PackedPortion]):
     def _step(self, portions: Sequence[PackedPortion], tap: ScoringTap | None) -> list[Found]:
         feeds = []
         for portion in portions:
-            feeds.append(Feed(_lane(portion.stream).session, portion.token_ids, portion.want_logits))
+            feeds.append(Feed(session_of(portion.stream), portion.token_ids, portion.want_logits))
         logits = self._pool.step(feeds, tap)
         wanted = [row for row in logits if row is not None]
         fetched = to_host([*wanted, *(() if tap is None else (tap.logits,))])
@@ -294,5 +305,13 @@ def _lane(stream: Stream) -> PackedLane:
     return lane
 
 
+def session_of(stream: Stream) -> Session:
+    """Return the session of an open stream of this process."""
+    lane = stream.opened
+    if not isinstance(lane, SessionLane):
+        raise RuntimeError("a stream of another engine")
+    return lane.session
+
+
 def _length(portion: PackedPortion) -> int:
-    return _lane(portion.stream).session.length
+    return session_of(portion.stream).length

@@ -8,6 +8,11 @@ A stream whose tokens another process makes receives them instead:
     Queued -> Receiving <-> Held
               Receiving -> Closing
 
+So does a stream whose answer is written elsewhere, after this process has read its prompt:
+
+    Queued -> ReadingPrompt -> (Held ->) Receiving <-> Held
+                                         Receiving -> Closing
+
 A stream can end in any phase. `Stream.done` says whether it is over, and another thread may set it.
 """
 
@@ -63,7 +68,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Receiving:
-    """Scored tokens arrive, the prompt's first, and are cleared as they come."""
+    """Tokens arrive from elsewhere, and are cleared as they come."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,9 +4,11 @@ A sampled token waits until the backbone has consumed it and its activations are
 takes it. Only text that `AnswerGate` returns ever reaches a client.
 """
 
+import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,20 @@ class Outflow:
 
 
 NOTHING = Outflow()
+
+
+class OutgoingText(Protocol):
+    """The text of cleared tokens, on its way to the client."""
+
+    def push(
+        self, token_id: int, score: float | None, logprob: float | None, threshold: float | None = None
+    ) -> Outflow:
+        """Take a cleared token and return what may leave now."""
+        ...
+
+    def finish(self) -> Outflow:
+        """Return what was held back, at the end of the answer."""
+        ...
 
 
 class AnswerText:
@@ -91,7 +107,7 @@ class AnswerGate:
         fault: the stage that `broken` is about.
     """
 
-    def __init__(self, state: ExchangeState | None, text: AnswerText, *, enforce: bool) -> None:
+    def __init__(self, state: ExchangeState | None, text: OutgoingText, *, enforce: bool) -> None:
         self.state = state
         self.broken: str | None = None
         self.fault: Fault = "scoring"
@@ -131,6 +147,22 @@ class AnswerGate:
         threshold = None if score is None or self.state is None else self.state.verdict.threshold
         self._uncleared.append((token_id, score, logprob, threshold))
         return self._release()
+
+    def would_clear(self, logits: NDArray[np.floating]) -> bool:
+        """Tell whether further tokens with these logits `[tokens, heads]` could leave at once.
+
+        The gate does not change.
+        """
+        if self.halted or self._uncleared:
+            return False
+        if self.state is None or self.broken or not self._enforce:
+            return True
+        state = copy.deepcopy(self.state)
+        for row in logits[:, None]:
+            if state.due is not None:
+                return False
+            state.consume(row)
+        return not state.flagged and state.due is None and state.released >= self._left + len(logits)
 
     def judge(self, logit: float) -> Outflow:
         """Take the verdict that was due from the second stage. Return what may leave now."""

@@ -1,0 +1,279 @@
+"""Streams whose answers are written elsewhere: their text arrives, is read, scored and released.
+
+They share steps, turns and memory with streams that the model writes here. In a step a stream reads its
+settled tokens and its tail. The settled ones go through the gate, as any token does. The tail may change, so
+its scores are only tried on a copy of the state: if it would leave at once, its text leaves. Then the session
+is cut back, and the tail is read again once it is settled.
+
+A stream that is longer than its memory continues in a window: the session forgets its older half.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lockgate.backbones import TextToken
+from lockgate.gateway._intake import GivenText, Intake
+from lockgate.gateway._jobs import Job, Stream
+from lockgate.gateway._packed import Found, PackedPortion, PackedStepper, SessionLane
+from lockgate.gateway._phases import Held, ReadingPrompt, Receiving
+from lockgate.gateway._scheduler import PREFILL_BUDGET, share_between_clients
+from lockgate.gateway._stepper import ScoringFault
+from lockgate.gateway._stream import AnswerGate
+from lockgate.guards import Conversation
+
+# Settled tokens of one stream in one step. More would delay the other streams of the step.
+TOKENS_PER_TURN = 64
+# A conversation in windows has no last token. Its memory is the window's.
+ENDLESS = 1 << 40
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """How far a given stream has been read.
+
+    Attributes:
+        position: conversation tokens that have been read and are settled.
+        again: of these, how many the session has still to read again in its new window.
+        scored: settled tokens of the answer with their rows `[1, outputs]`, which wait for a verdict.
+    """
+
+    position: int
+    again: int = 0
+    scored: deque[tuple[TextToken, NDArray[np.float32] | None]] = field(default_factory=deque)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenLane(SessionLane):
+    """A lane whose answer arrives as text."""
+
+    intake: Intake
+    text: GivenText
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPortion(PackedPortion):
+    """What a given stream feeds into a step: tokens to read again, or prompt, or settled tokens and tail."""
+
+    again: bool = False
+    settled: Sequence[TextToken] = ()
+    tail: Sequence[TextToken] = ()
+
+
+class GivenStepper(PackedStepper):
+    """A stepper that also reads answers that are written elsewhere. Jobs with intakes are such answers."""
+
+    def open(self, job: Job) -> None:
+        """Reserve memory and set up the first choice. Raises PoolFull."""
+        if not job.intakes:
+            super().open(job)
+            return
+        if self._scoring is None:
+            raise RuntimeError("without a guard there is nothing to read an answer for")
+        first = job.streams[0]
+        text = GivenText()
+        gate = AnswerGate(self._scoring.stages.new_state(job.regions), text, enforce=self._enforce)
+        session = self._pool.open(job.capacity, job.prefix)
+        first.lane = GivenLane(
+            gate, _conversation(job), session, job.intakes[0], text, Progress(len(job.prefix))
+        )
+        first.state, first.phase = gate.state, ReadingPrompt()
+
+    def run(self, portions: Sequence[PackedPortion]) -> None:
+        """Take one packed step, and end the streams that have nothing more to read."""
+        reading = [portion for portion in portions if portion.token_ids]
+        if reading:
+            super().run(reading)
+        for job, stream in [(one.job, one.stream) for one in portions if not one.token_ids]:
+            try:
+                self._go_on(job, stream)
+            except Exception as error:  # any fault must close the stream
+                self._fail(job, stream, error, whole=False)
+
+    def _is_runnable(self, stream: Stream) -> bool:
+        lane = stream.lane
+        if not isinstance(lane, GivenLane):
+            return super()._is_runnable(stream)
+        match stream.phase:
+            case ReadingPrompt():
+                return True
+            case Receiving():
+                return lane.intake.is_waiting or lane.progress.again > 0
+        return False
+
+    def _portions(self, chosen: Sequence[tuple[Job, Stream]]) -> list[PackedPortion]:
+        own = [(job, stream) for job, stream in chosen if not job.intakes]
+        given = [(job, stream) for job, stream in chosen if job.intakes]
+        portions = super()._portions(own)
+        bulk = [(job, stream, _bulk(job, stream)) for job, stream in given]
+        busy = [entry for entry in bulk if entry[2]]
+        read = sum(len(portion.token_ids) for portion in portions if portion.is_prompt)
+        shares = share_between_clients(
+            [job.client for job, _, _ in busy],
+            [left for _, _, left in busy],
+            max(PREFILL_BUDGET // 2, PREFILL_BUDGET - read),
+        )
+        for (job, stream, _), share in zip(busy, shares, strict=True):
+            if share:
+                portions.append(self._bulk_portion(job, stream, share))
+        return [*portions, *(self._arrived(job, stream) for job, stream, left in bulk if not left)]
+
+    def _bulk_portion(self, job: Job, stream: Stream, share: int) -> GivenPortion:
+        """Return a portion of the prompt, or of what a new window must read again."""
+        lane = _lane(stream)
+        progress = lane.progress
+        if not progress.again:
+            share = min(share, self._room(lane))
+        start = progress.position - progress.again
+        end = min(start + share, progress.position if progress.again else len(job.prompt))
+        tokens = lane.conversation.tokens(start, end)
+        in_prompt = isinstance(stream.phase, ReadingPrompt)
+        return GivenPortion(job, stream, tokens, in_prompt, False, again=progress.again > 0)
+
+    def _arrived(self, job: Job, stream: Stream) -> GivenPortion:
+        """Return the portion of what has arrived. It is empty if only the end has, or a new window begins."""
+        lane = _lane(stream)
+        room = self._room(lane)
+        taken = lane.intake.take(min(room, TOKENS_PER_TURN))
+        tail = taken.tail if len(taken.tail) <= min(room - len(taken.settled), TOKENS_PER_TURN) else ()
+        ids = [token.id for token in (*taken.settled, *tail)]
+        return GivenPortion(job, stream, ids, False, False, settled=taken.settled, tail=tail)
+
+    def _room(self, lane: GivenLane) -> int:
+        """Return how many tokens the session can read. If there are none, begin a new window.
+
+        It keeps the template's prefix, and the newest half of the memory is read again.
+        """
+        session, progress = lane.session, lane.progress
+        if session.length == session.capacity:
+            start = lane.conversation.chat.prefix_length
+            session.truncate(start)
+            progress.again = min(progress.position - start, session.capacity // 2)
+            return 0
+        return session.capacity - session.length
+
+    def _take(self, portion: PackedPortion, found: Found) -> None:
+        if not isinstance(portion, GivenPortion):
+            super()._take(portion, found)
+            return
+        progress = _lane(portion.stream).progress
+        if portion.again:
+            progress.again -= len(portion.token_ids)
+        elif portion.is_prompt:
+            progress.position += len(portion.token_ids)
+            self._take_given_prompt(portion, found)
+        else:
+            self._take_given(portion, found)
+
+    def _take_given_prompt(self, portion: GivenPortion, found: Found) -> None:
+        job, stream = portion.job, portion.stream
+        gate = stream.opened.gate
+        scores = self._usable(gate, found.scores, len(portion.token_ids))
+        if scores is not None:
+            gate.read_prompt(scores)
+        stream.note_flag()
+        if gate.halted:
+            self._halt(job, stream, whole=True)
+        elif _lane(stream).progress.position < len(job.prompt):
+            return
+        elif self._is_due(stream):
+            stream.phase = Held(self._ask_for(stream), in_prompt=True)
+        else:
+            self._begin_given(job)
+
+    def _begin_given(self, job: Job) -> None:
+        """Let the answers come, after the prompt was read and cleared."""
+        first = job.streams[0]
+        origin = _lane(first)
+        for stream in job.streams[1:]:
+            stream.flagged_at = first.flagged_at
+            text = GivenText()
+            gate = AnswerGate(job.fork_state(), text, enforce=self._enforce)
+            gate.broken, gate.fault = origin.gate.broken, origin.gate.fault
+            session = origin.session.fork(job.capacity)
+            stream.lane = replace(
+                origin,
+                gate=gate,
+                conversation=_conversation(job),
+                session=session,
+                intake=job.intakes[stream.choice],
+                text=text,
+                progress=Progress(origin.progress.position),
+            )
+            stream.state = gate.state
+        for stream in job.streams:
+            stream.phase = Receiving()
+        job.begin()
+
+    def _take_given(self, portion: GivenPortion, found: Found) -> None:
+        job, stream = portion.job, portion.stream
+        lane, count = _lane(stream), len(portion.settled)
+        lane.session.truncate(lane.session.length - len(portion.tail))
+        lane.progress.position += count
+        scores = self._usable(lane.gate, found.scores, len(portion.token_ids))
+        for index, token in enumerate(portion.settled):
+            lane.progress.scored.append((token, None if scores is None else scores[index : index + 1]))
+        self._go_on(job, stream)
+        if portion.tail and isinstance(stream.phase, Receiving) and not stream.done:
+            self._let_tail_out(job, stream, portion.tail, None if scores is None else scores[count:])
+
+    def _let_tail_out(
+        self, job: Job, stream: Stream, tail: Sequence[TextToken], rows: NDArray[np.float32] | None
+    ) -> None:
+        lane = _lane(stream)
+        if lane.gate.broken or (rows is not None and lane.gate.would_clear(rows)):
+            self._let_out(job, stream, lane.text.ahead("".join(token.text for token in tail)))
+
+    def _go_on(self, job: Job, stream: Stream) -> None:
+        """Clear what is scored, as far as no verdict is due. End the stream if that was all."""
+        if not _receives(stream):
+            return
+        lane = _lane(stream)
+        while lane.progress.scored and _receives(stream):
+            token, row = lane.progress.scored.popleft()
+            lane.text.expect(token.text)
+            stream.answered += 1
+            lane.conversation.answer.append(token.id)
+            self._clear(job, stream, token.id, None, row)
+            if _receives(stream) and self._is_due(stream):
+                stream.phase = Held(self._ask_for(stream), in_prompt=False)
+        if _receives(stream) and (ended := lane.intake.ended) is not None:
+            self._close(job, stream, ended)
+
+    def _continue(self, job: Job, stream: Stream, phase: Any) -> None:  # noqa: ANN401 - as declared above it
+        match phase:
+            case Held(in_prompt=True):
+                self._begin_given(job)
+            case Held():
+                stream.phase = Receiving()
+                self._go_on(job, stream)
+            case _:
+                super()._continue(job, stream, phase)
+
+
+def _conversation(job: Job) -> Conversation:
+    return Conversation(job.rendered, ENDLESS)
+
+
+def _bulk(job: Job, stream: Stream) -> int:
+    """Return how many tokens of the prompt, or of an older window, the stream has still to read."""
+    progress = _lane(stream).progress
+    if progress.again:
+        return progress.again
+    return len(job.prompt) - progress.position if isinstance(stream.phase, ReadingPrompt) else 0
+
+
+def _receives(stream: Stream) -> bool:
+    return isinstance(stream.phase, Receiving) and not stream.done
+
+
+def _lane(stream: Stream) -> GivenLane:
+    lane = stream.opened
+    if not isinstance(lane, GivenLane):
+        raise ScoringFault("a stream of another kind")
+    return lane

@@ -1,0 +1,157 @@
+"""Answers that are written elsewhere: scored as files are, released in order, and never before they are scored."""
+
+import math
+import queue
+
+import pytest
+from engine_runs import oracle_scores, running_engine, start
+from given import give, given_run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import random_head, tiny_backbone
+from serving import scoring_for
+from staging import staged, until
+
+from lockgate.cascade import Cascade
+from lockgate.exchanges import Message
+from lockgate.gateway._events import Finished, Released, Unserved
+from lockgate.guards import regions_of
+
+BACKBONE = tiny_backbone("llama")
+HEAD = random_head(BACKBONE)
+WORDS = st.lists(
+    st.sampled_from(
+        ["the", " lock", " holds", "\n", "  ", " don't", " 12", "3", ".", "é", "你好", " 🙂", "<|im_end|>"]
+    ),
+    max_size=40,
+)
+
+
+@st.composite
+def split_text(draw: st.DrawFn) -> list[str]:
+    text = "".join(draw(WORDS))
+    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=12)))
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def smoothed(prompt: str, answer: str) -> list[float]:
+    """The smoothed logits of the answer's tokens, in one pass over the finished exchange."""
+    chat = BACKBONE.render([Message("user", prompt), Message("assistant", answer)])
+    regions = regions_of(chat)
+    scores = oracle_scores(BACKBONE, HEAD, chat.token_ids[: chat.answer_end], regions)
+    return scores[regions.answer_start - regions.start :]
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    with running_engine(BACKBONE, scoring_for(BACKBONE, HEAD), tmp_path_factory.mktemp("calm")) as engine:
+        yield engine
+
+
+@given(parts=split_text())
+@settings(max_examples=30)
+def test_text_leaves_as_it_arrived_with_the_scores_of_the_finished_answer(calm, parts) -> None:
+    run = start(calm, given_run(BACKBONE, "why so"))
+    give(calm, run, parts)
+    run.finish()
+    answer = "".join(parts)
+    assert run.text() == answer
+    assert run.end.decision == "pass"
+    expected = smoothed("why so", answer)
+    if expected:
+        assert run.end.max_answer == pytest.approx(max(expected), abs=1e-4)
+    assert run.end.completion_tokens == len(expected)
+
+
+@given(parts=split_text(), quantile=st.floats(0, 1))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_flag_stops_the_text_at_the_token_that_files_flag(tmp_path, parts, quantile) -> None:
+    answer = "".join(parts)
+    expected = smoothed("why so", answer)
+    if len(expected) < 5:
+        return
+    line = sorted(expected)[min(len(expected) - 1, int(quantile * len(expected)))] - 1e-3
+    with running_engine(BACKBONE, scoring_for(BACKBONE, HEAD, line), tmp_path) as engine:
+        run = start(engine, given_run(BACKBONE, "why so"))
+        give(engine, run, parts)
+        run.finish()
+    # The prompt's scored tokens count for min_tokens too, so any answer token may flag.
+    flagged = next((number for number, score in enumerate(expected) if score > line), None)
+    if flagged is None:
+        assert run.end.decision == "pass"
+        return
+    assert run.end.decision == "halt"
+    assert run.end.completion_tokens <= flagged + 1
+    tokens = BACKBONE.chat.vocabulary.encode_answer_tokens(answer)
+    # Nothing from the flagged token on has left.
+    assert len(run.text()) <= sum(len(token.text) for token in tokens[:flagged])
+    assert answer.startswith(run.text())
+    assert isinstance(run.seen[-1], Finished)
+
+
+def test_each_piece_leaves_before_the_next_arrives(calm) -> None:
+    run = start(calm, given_run(BACKBONE, "why"))
+    for piece in ["The", " lo", "ck", " is", " sh", "ut", "."]:
+        calm.give(run.job, 0, piece)
+        while not run.text().endswith(piece):
+            run.first()
+    calm.end_given(run.job, 0, "length")
+    assert run.finish().end.reason == "length"
+
+
+def test_a_long_answer_goes_on_in_windows(calm) -> None:
+    run = start(calm, given_run(BACKBONE, "why", memory=96))
+    text = "".join(f" the lock {number} holds" for number in range(120))
+    give(calm, run, [text])
+    assert run.finish().text() == text
+    assert run.end.completion_tokens == len(BACKBONE.chat.vocabulary.encode_answer(text)) > 500
+
+
+def test_a_prompt_longer_than_its_memory_is_read_in_windows(calm) -> None:
+    run = start(calm, given_run(BACKBONE, "why " * 300, memory=128))
+    begun: queue.Queue[None] = queue.Queue()
+    run.job.begin = lambda: begun.put(None)
+    begun.get(timeout=30)
+    give(calm, run, ["so"])
+    assert run.finish().text() == "so"
+
+
+def test_choices_share_the_prompt_and_nothing_else(calm) -> None:
+    run = start(calm, given_run(BACKBONE, "why", n=3))
+    for choice, text in enumerate(["first one", "second one, longer", ""]):
+        give(calm, run, [text[:5], text[5:]], choice)
+    run.finish()
+    assert [run.text(choice) for choice in range(3)] == ["first one", "second one, longer", ""]
+
+
+def test_a_flagged_prompt_never_lets_an_answer_begin(tmp_path) -> None:
+    scoring = scoring_for(BACKBONE, HEAD, -math.inf, flag_on="both")
+    with running_engine(BACKBONE, scoring, tmp_path) as engine:
+        run = given_run(BACKBONE, "why does the lock hold", n=2)
+        run.job.begin = lambda: pytest.fail("the answers were asked for")
+        start(engine, run).finish()
+    assert [event.decision for event in run.seen if isinstance(event, Finished)] == ["block", "block"]
+
+
+@pytest.mark.parametrize("verdict", [-1.0, 1.0])
+def test_held_text_waits_for_the_verdict(tmp_path, verdict) -> None:
+    always = Cascade(escalate=-math.inf, flag=0.0, weight=0.0, stride=4)
+    scoring, made = staged(BACKBONE, HEAD, always)
+    with running_engine(BACKBONE, scoring, tmp_path) as engine:
+        until(lambda: bool(made))
+        made[0].constant = verdict
+        run = start(engine, given_run(BACKBONE, "why"))
+        give(engine, run, [" the lock holds the water back", " for now."])
+        run.finish()
+    if verdict > 0:
+        assert (run.text(), run.end.decision) == ("", "halt")
+    else:
+        assert (run.text(), run.end.decision) == (" the lock holds the water back for now.", "pass")
+
+
+def test_an_answer_that_is_given_up_tells_why(calm) -> None:
+    run = start(calm, given_run(BACKBONE, "why"))
+    calm.give(run.job, 0, "so it")
+    calm.give_up(run.job, Unserved(502, "upstream_ended", "It ended.", 1))
+    assert run.finish().end.unserved.status == 502
+    assert all(isinstance(event, Released) for event in run.seen[:-1])
