@@ -203,6 +203,11 @@ class Engine:
         return self._stepper.gives_logprobs
 
     @property
+    def reads_given(self) -> bool:
+        """Whether the engine reads answers that are written elsewhere."""
+        return self._stepper.reads_given
+
+    @property
     def kv_used_tokens(self) -> int:
         """Key-value tokens that open streams have reserved."""
         return self._stepper.kv_used_tokens

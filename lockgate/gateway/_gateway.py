@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import anyio.to_thread
 from lockgate.backbones import Backbone, RenderedChat
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
+from lockgate.exchanges import Message
 from lockgate.gateway._admission import most_tokens
 from lockgate.gateway._bodies import BodyRoom, decode_body
 from lockgate.gateway._decisions import DecisionLog
@@ -21,13 +23,18 @@ from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway._events import Event
 from lockgate.gateway._hosts import check_host_names
+from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineOptions
 from lockgate.gateway._requests import ChatRequest, parse_chat_request
+from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._wire import completion_id
 from lockgate.guards import Guard, regions_of
+
+# Room for a tokenizer that needs more tokens than the one that the answer's limit was counted with.
+SPARE_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class GatewayOptions:
     Attributes:
         decisions: file of the decision log.
         default_max_tokens: longest answer, in tokens, if the request gives no limit.
+        longest_prompt: tokens of the longest prompt that the guard reads for another model.
         block_input_status: HTTP status for a flagged prompt. 200 sends the refusal in the shape of a halted
             answer, 400 sends an error body.
         api_key: bearer token that clients must send; None asks for none.
@@ -52,6 +60,7 @@ class GatewayOptions:
     decisions: Path
     engine: EngineOptions = field(default_factory=EngineOptions)
     default_max_tokens: int = 1024
+    longest_prompt: int = 32_768
     block_input_status: int = 200
     api_key: str | None = None
     loopback: bool = True
@@ -63,8 +72,8 @@ class GatewayOptions:
     def __post_init__(self) -> None:
         if self.block_input_status not in (200, 400):
             raise ConfigError("block_input_status: expected 200 or 400")
-        if self.default_max_tokens < 1:
-            raise ConfigError("default_max_tokens: expected at least 1")
+        if self.default_max_tokens < 1 or self.longest_prompt < 1:
+            raise ConfigError("default_max_tokens and longest_prompt: expected at least 1")
         if self.api_key is not None and not self.api_key.strip():
             raise ConfigError("api_key: is empty; leave it out or give a key")
         if self.risk_header and not self._keeps_scores_here:
@@ -170,7 +179,7 @@ class Gateway:
             raise self._too_long(f"more than {characters // self._longest_token}")
         if len(request.messages) > self.backbone.context_length:
             raise self._too_long(f"more than {len(request.messages)}")
-        rendered = await anyio.to_thread.run_sync(self._render, request, limiter=self._tokenising)
+        rendered = await self._tokenised(request.messages)
         prompt_tokens = len(rendered.token_ids)
         memory = most_tokens(self.engine.kv_tokens, request.n) // request.n
         room = min(self.backbone.context_length, memory) - prompt_tokens
@@ -194,6 +203,55 @@ class Gateway:
             client=client,
         )
 
+    async def prepare_given(
+        self,
+        messages: Sequence[Message],
+        deliver: Callable[[Event], None],
+        client: str = "",
+        *,
+        n: int = 1,
+        max_tokens: int | None = None,
+        begin: Callable[[], None] = lambda: None,
+    ) -> Job:
+        """Make a job for answers that are written elsewhere, to `messages`.
+
+        A conversation may be longer than the context: it is read in windows. `Engine.give` takes the answers.
+
+        Args:
+            n: number of answers.
+            max_tokens: length of an answer as far as it is known, to reserve memory for it.
+            begin: called on the engine's thread when the prompt is cleared.
+
+        Raises:
+            ApiError: the server has no guard (400), the prompt is too long (400), or roles are out of order.
+        """
+        if not self.engine.reads_given:
+            raise ApiError(400, "This server has no guard that could read text.", code="no_guard")
+        characters = sum(len(message.content) for message in messages)
+        if characters > self.options.longest_prompt * self._longest_token:
+            raise self._too_long_to_read()
+        rendered = await self._tokenised(messages)
+        if len(rendered.token_ids) > self.options.longest_prompt:
+            raise self._too_long_to_read()
+        wanted = len(rendered.token_ids) + (max_tokens or self.options.default_max_tokens) + SPARE_TOKENS
+        most = most_tokens(self.engine.kv_tokens, n) // n
+        return Job(
+            id=completion_id(),
+            prompt=rendered.token_ids,
+            regions=regions_of(rendered),
+            chat=rendered,
+            max_tokens=sys.maxsize,
+            n=n,
+            stops=(),
+            sampling=SamplingParams(),
+            seed_basis="",
+            deliver=deliver,
+            client=client,
+            intakes=[Intake(self.backbone.tokenise_answer()) for _ in range(n)],
+            memory=min(wanted, most, self.backbone.context_length),
+            begin=begin,
+        )
+
     def problems(self) -> list[str]:
         """List the faults that are open now. The list is empty when there are none."""
         found = [f"{where}: {what}" for where, what in sorted(self.engine.faults.open.items())]
@@ -203,11 +261,23 @@ class Gateway:
             found.append(f"decision log: {self.decisions.failure}, {self.decisions.unwritten} lines wait")
         return found
 
-    def _render(self, request: ChatRequest) -> RenderedChat:
+    async def _tokenised(self, messages: Sequence[Message]) -> RenderedChat:
+        return await anyio.to_thread.run_sync(self._render, messages, limiter=self._tokenising)
+
+    def _render(self, messages: Sequence[Message]) -> RenderedChat:
         try:
-            return self.backbone.render(request.messages, add_generation_prompt=True)
+            return self.backbone.render(messages, add_generation_prompt=True)
         except BackboneError as error:
             raise ApiError(400, str(error), param="messages") from error
+
+    def _too_long_to_read(self) -> ApiError:
+        return ApiError(
+            400,
+            f"The messages are longer than the {self.options.longest_prompt} tokens that the guard reads. "
+            "Shorten them.",
+            param="messages",
+            code="context_length_exceeded",
+        )
 
     def _too_long(self, tokens: str) -> ApiError:
         return ApiError(

@@ -68,6 +68,11 @@ class GivenPortion(PackedPortion):
 class GivenStepper(PackedStepper):
     """A stepper that also reads answers that are written elsewhere. Jobs with intakes are such answers."""
 
+    @property
+    def reads_given(self) -> bool:
+        """Whether there is a guard that reads answers."""
+        return self._scoring is not None
+
     def open(self, job: Job) -> None:
         """Reserve memory and set up the first choice. Raises PoolFull."""
         if not job.intakes:

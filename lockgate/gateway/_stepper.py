@@ -90,6 +90,11 @@ class Stepper(ABC, Generic[_P]):
         return True
 
     @property
+    def reads_given(self) -> bool:
+        """Whether it reads answers that are written elsewhere (jobs with intakes)."""
+        return False
+
+    @property
     def alive(self) -> bool:
         """Whether what runs the model still works. Any thread may ask."""
         return True

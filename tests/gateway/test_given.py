@@ -1,4 +1,4 @@
-"""Answers that are written elsewhere: scored as files are, released in order, and never before they are scored."""
+"""Answers that are written elsewhere: scored as files are, and released in order."""
 
 import math
 import queue
