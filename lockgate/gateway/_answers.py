@@ -49,7 +49,7 @@ class Answer(Response):
         try:
             self._gateway.engine.submit(self._job)
         except (QueueFull, EngineDown) as error:
-            await error_response(_refused(error))(scope, receive, send)
+            await error_response(refused(error))(scope, receive, send)
             return
         try:
             async with anyio.create_task_group() as group:
@@ -67,7 +67,7 @@ class Answer(Response):
             first = await self._queue.get()
         unserved = _unserved(first)
         if unserved is not None and not self._begun:
-            await error_response(_given_up(unserved))(scope, receive, send)
+            await error_response(given_up(unserved))(scope, receive, send)
         elif self._is_refused_input(first):
             await error_response(_blocked(first))(scope, receive, send)
         elif self._request.stream:
@@ -109,7 +109,7 @@ class Answer(Response):
             unserved = _unserved(event)
             if unserved is not None:
                 # The status has left, so the stream itself must say that it is not whole.
-                await self._send(send, wire.sse(_given_up(unserved).body()) + wire.DONE, more=False)
+                await self._send(send, wire.sse(given_up(unserved).body()) + wire.DONE, more=False)
                 return
             if isinstance(event, Finished):
                 completion_tokens += event.completion_tokens
@@ -162,7 +162,7 @@ class Answer(Response):
         async for event in self._events(first):
             unserved = _unserved(event)
             if unserved is not None:
-                return error_response(_given_up(unserved))
+                return error_response(given_up(unserved))
             if isinstance(event, Finished):
                 ends[event.choice] = event
             else:
@@ -185,7 +185,7 @@ async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> N
     scope.cancel()
 
 
-def _refused(error: QueueFull | EngineDown) -> ApiError:
+def refused(error: QueueFull | EngineDown) -> ApiError:
     if isinstance(error, QueueFull):
         return ApiError(
             429,
@@ -207,7 +207,7 @@ def _unserved(event: Event) -> Unserved | None:
     return event.unserved if isinstance(event, Finished) else None
 
 
-def _given_up(unserved: Unserved) -> ApiError:
+def given_up(unserved: Unserved) -> ApiError:
     return ApiError(
         unserved.status,
         f"{unserved.message} Wait {unserved.retry_after} s.",

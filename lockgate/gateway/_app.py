@@ -26,6 +26,7 @@ from lockgate.gateway._events import Event
 from lockgate.gateway._exchange import ExchangeFrame
 from lockgate.gateway._gateway import Gateway, deliver_to
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
+from lockgate.gateway.checks import CHECK_ROUTES, Checks
 
 PLAYGROUND = "lockgate.gateway.playground"
 
@@ -39,6 +40,7 @@ def create_app(gateway: Gateway) -> Starlette:
         Route("/health", _health, methods=["GET"]),
         Route("/healthz", _health, methods=["GET"]),
         Route("/readyz", _readyz, methods=["GET"]),
+        *CHECK_ROUTES,
         *playground_routes(),
     ]
     middleware = [Middleware(ExchangeFrame)]
@@ -56,6 +58,7 @@ def create_app(gateway: Gateway) -> Starlette:
         exception_handlers={ApiError: handle_api_error, HTTPException: _handle_http, Exception: _handle_any},
     )
     app.state.gateway = gateway
+    app.state.checks = Checks(gateway)
     return app
 
 
@@ -67,16 +70,22 @@ def playground_routes() -> list[BaseRoute]:
 
 
 class BearerAuth:
-    """Middleware that asks for the API key under `/v1/`. Health checks and the playground stay open."""
+    """Middleware that asks for the API key. Health checks and the playground stay open.
+
+    LiteLLM sends the key to its guardrail as `x-api-key`.
+    """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+        if scope["type"] == "http" and scope["path"].startswith(("/v1/", "/beta/")):
+            headers = Headers(scope=scope)
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            keys = [given.strip()] if scheme.lower() == "bearer" else []
+            keys += headers.getlist("x-api-key") if scope["path"].startswith("/beta/") else []
+            if not any(hmac.compare_digest(key.encode(), self._key) for key in keys):
                 error = ApiError(
                     401,
                     "A valid API key is required: send it as `Authorization: Bearer KEY`.",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -25,13 +25,15 @@ from lockgate.gateway._events import Event
 from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
-from lockgate.gateway._options import EngineOptions
+from lockgate.gateway._options import CheckOptions, EngineOptions
 from lockgate.gateway._requests import ChatRequest, parse_chat_request
 from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._wire import completion_id
 from lockgate.guards import Guard, regions_of
+
+T = TypeVar("T")
 
 # Room for a tokenizer that needs more tokens than the one that the answer's limit was counted with.
 SPARE_TOKENS = 256
@@ -54,6 +56,7 @@ class GatewayOptions:
         risk_events: whether the playground is served.
         risk_header: whether requests with `x-lockgate-risk: 1` get the score of each token. It needs
             `loopback` and no key. None means: where the playground is served and that holds.
+        checks: limits of the checks on text that clients send.
         model_names: names under which `/v1/models/NAME` knows the model, beside that of the backbone.
     """
 
@@ -68,6 +71,7 @@ class GatewayOptions:
     risk_events: bool = False
     risk_header: bool | None = None
     model_names: tuple[str, ...] = ()
+    checks: CheckOptions = field(default_factory=CheckOptions)
 
     def __post_init__(self) -> None:
         if self.block_input_status not in (200, 400):
@@ -156,6 +160,14 @@ class Gateway:
         """End open streams, write their decisions and stop the engine."""
         self.engine.close(timeout)
         self.decisions.close()
+
+    async def decode(self, body: bytes, parse: Callable[[dict[str, Any]], T]) -> T:
+        """Decode a body and let `parse` check it, beside the event loop, one body at a time.
+
+        Raises:
+            ApiError: the body is no JSON object (400), or `parse` raises it.
+        """
+        return await anyio.to_thread.run_sync(lambda: parse(decode_body(body)), limiter=self._decoding)
 
     async def parse(self, body: bytes) -> ChatRequest:
         """Decode and check a body beside the event loop, one body at a time. Raises ApiError (400)."""
@@ -251,6 +263,28 @@ class Gateway:
             memory=min(wanted, most, self.backbone.context_length),
             begin=begin,
         )
+
+    async def count_answer(self, text: str) -> int:
+        """Count the tokens of a whole answer that was written elsewhere.
+
+        Raises:
+            ApiError: it is longer than the longest prompt that the guard reads (400).
+        """
+        if len(text) > self.options.longest_prompt * self._longest_token:
+            raise self._too_long_to_read()
+        tokens = await anyio.to_thread.run_sync(self._count_answer, text, limiter=self._tokenising)
+        if tokens > self.options.longest_prompt:
+            raise self._too_long_to_read()
+        return tokens
+
+    def _count_answer(self, text: str) -> int:
+        tokeniser = self.backbone.tokenise_answer()
+        tokeniser.push(text)
+        tokeniser.end()
+        tokens = 0
+        while tokeniser.unsettled:
+            tokens += len(tokeniser.settle())
+        return tokens
 
     def problems(self) -> list[str]:
         """List the faults that are open now. The list is empty when there are none."""

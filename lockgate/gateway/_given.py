@@ -97,6 +97,7 @@ class GivenStepper(PackedStepper):
         for job, stream in [(one.job, one.stream) for one in portions if not one.token_ids]:
             try:
                 self._go_on(job, stream)
+                _tell_if_caught_up(job, stream)
             except Exception as error:  # any fault must close the stream
                 self._fail(job, stream, error, whole=False)
 
@@ -226,6 +227,7 @@ class GivenStepper(PackedStepper):
         self._go_on(job, stream)
         if portion.tail and isinstance(stream.phase, Receiving) and not stream.done:
             self._let_tail_out(job, stream, portion.tail, None if scores is None else scores[count:])
+        _tell_if_caught_up(job, stream)
 
     def _let_tail_out(
         self, job: Job, stream: Stream, tail: Sequence[TextToken], rows: NDArray[np.float32] | None
@@ -257,6 +259,7 @@ class GivenStepper(PackedStepper):
             case Held():
                 stream.phase = Receiving()
                 self._go_on(job, stream)
+                _tell_if_caught_up(job, stream)
             case _:
                 super()._continue(job, stream, phase)
 
@@ -275,6 +278,11 @@ def _bulk(job: Job, stream: Stream) -> int:
 
 def _receives(stream: Stream) -> bool:
     return isinstance(stream.phase, Receiving) and not stream.done
+
+
+def _tell_if_caught_up(job: Job, stream: Stream) -> None:
+    if _receives(stream) and not (intake := _lane(stream).intake).is_waiting:
+        job.caught_up(stream.choice, intake.characters)
 
 
 def _lane(stream: Stream) -> GivenLane:

@@ -34,6 +34,7 @@ class Intake:
         self._settled: list[TextToken] = []  # only the engine's thread uses these
         self._tail: list[TextToken] = []
         self._tail_read = True
+        self.characters = 0  # characters that the engine's thread has taken
 
     def give(self, text: str) -> None:
         """Take more text. Text that arrives after `end` is an error.
@@ -72,6 +73,7 @@ class Intake:
             arrived, self._arrived = self._arrived, []
             ended = self._ended is not None
         for text in arrived:
+            self.characters += len(text)
             self._tokeniser.push(text)
             self._tail_read = False
         if ended:

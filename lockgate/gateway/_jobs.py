@@ -74,6 +74,9 @@ class Job:
         intakes: the texts of the choices, if they are written elsewhere. Otherwise the model writes them.
         memory: key-value tokens for each of these choices. A longer one is read in windows.
         begin: called when the prompt of such a job is read and cleared, so that its answers may be written.
+        caught_up: called with a choice of such a job and a number of characters when so much text has
+            arrived, all of it is read and no verdict is due. What is not released then waits for more text or
+            the end.
         client: whom the request is counted for when clients share the engine.
         turn: number of its streams' newest turn.
     """
@@ -91,6 +94,7 @@ class Job:
     intakes: Sequence[Intake] = ()
     memory: int = 0
     begin: Callable[[], None] = lambda: None
+    caught_up: Callable[[int, int], None] = lambda choice, characters: None
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
     cancelled: bool = False

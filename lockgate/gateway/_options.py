@@ -1,5 +1,6 @@
 """The engine's limits, its record of faults, and the errors with which it refuses jobs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,6 +64,27 @@ class EngineOptions:
             raise ConfigError("expected max_streams >= 1, max_queue >= 0 and a step time-out above 0")
         if not (self.verdict_timeout > 0 and self.queue_timeout > 0):
             raise ConfigError("expected a verdict time-out and a queue time-out above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """Limits of the checks on text that clients send.
+
+    Attributes:
+        wait_timeout: seconds that a call may wait for the guard. Then it gets a 503, and its check ends.
+        idle_timeout: seconds without a call after which an open check ends.
+        open_per_client: checks that a client may have open.
+        moderation_names: names that `/v1/moderations` gives to categories of the policy instead of their ids.
+    """
+
+    wait_timeout: float = 60.0
+    idle_timeout: float = 60.0
+    open_per_client: int = 6
+    moderation_names: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.wait_timeout > 0 and self.idle_timeout > 0) or self.open_per_client < 1:
+            raise ConfigError("checks: expected time-outs above 0 and at least one open check per client")
 
 
 @dataclass(slots=True)
