@@ -29,6 +29,7 @@ class Check:
         received: characters of the answer that were given.
         released: characters of it that are cleared. They are its first ones.
         begun: whether the prompt is read and cleared.
+        ended: whether the answer is whole.
         finished: the closing event; None while the check is open.
     """
 
@@ -43,6 +44,7 @@ class Check:
         self.received = 0
         self.released = 0
         self.begun = False
+        self.ended = False
         self.finished: Finished | None = None
 
     @property
@@ -77,6 +79,7 @@ class Check:
 
     def end(self) -> None:
         """Say that the answer is whole. A check that is over stays as it is."""
+        self.ended = True
         if self._job is not None:
             self._engine.end_given(self._job, 0, "stop")
 

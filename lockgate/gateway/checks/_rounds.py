@@ -8,7 +8,7 @@ of its own: otherwise the last round could let text out that nobody has judged.
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,17 +39,18 @@ class Outcome:
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """An answer of a call that is being read."""
+    """An answer of a call that is being read. Once it is `stopped`, it stays so in later rounds."""
 
     call: str
     check: Check
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    stopped: Finished | None = None
     busy: bool = True
     timer: asyncio.TimerHandle | None = None
 
     def is_start_of(self, text: str) -> bool:
-        """Tell whether `text` goes on from what was read. Nothing goes on from one that was given up."""
-        if (end := self.check.finished) is not None and end.decision == "cancelled":
+        """Tell whether `text` goes on from what was read. Nothing goes on from a check that is over."""
+        if self.stopped is None and (self.check.ended or self.check.finished is not None):
             return False
         known = text[: self.check.received]
         same = hashlib.sha256(known.encode()).digest() == self.digest.digest()
@@ -101,28 +102,40 @@ class Rounds:
         self, call: str, messages: Sequence[Message], text: str, client: str, deadline: float
     ) -> Outcome:
         answer = self._find(call, text) or await self._open(call, messages, client)
-        check = answer.check
         try:
-            answer.take(text)
-            await self._make_room(check)
-            await check.until_read(deadline)
+            if answer.stopped is None:
+                answer.stopped = await self._go_on(answer, messages, text, client, deadline)
         except BaseException:
             # How much is read is no longer known. The next round starts again.
-            check.cancel()
+            answer.check.cancel()
             self._answers.remove(answer)
             raise
+        if answer.stopped is not None:
+            answer.check.end()
         self._rest(answer)
-        if check.finished is not None:
-            return _outcome(check.finished)
-        held = check.received - check.released
-        if not held:
-            return Outcome(None)
-        outcome = await self._judge(messages, text, client, deadline)
-        return Outcome(outcome.stopped, held)
+        return Outcome(answer.stopped, answer.check.received - answer.check.released)
 
-    async def _judge(self, messages: Sequence[Message], text: str, client: str, deadline: float) -> Outcome:
-        check = await judge(self._gateway, messages, text, client, deadline, self._make_room)
-        return _outcome(check.finished)
+    async def _go_on(
+        self, answer: Answer, messages: Sequence[Message], text: str, client: str, deadline: float
+    ) -> Finished | None:
+        """Read what is new in `text`, and return the closing event if the answer must stop."""
+        check = answer.check
+        answer.take(text)
+        await self._make_room(check)
+        await check.until_read(deadline)
+        if check.finished is not None:
+            return _outcome(check.finished).stopped
+        if check.released == check.received:
+            return None
+        return (await self._judge(messages, text, client, deadline, answer)).stopped
+
+    async def _judge(
+        self, messages: Sequence[Message], text: str, client: str, deadline: float, own: Answer | None = None
+    ) -> Outcome:
+        def make_room(check: Check) -> Awaitable[None]:
+            return self._make_room(check, own)
+
+        return _outcome((await judge(self._gateway, messages, text, client, deadline, make_room)).finished)
 
     async def _open(self, call: str, messages: Sequence[Message], client: str) -> Answer:
         check, job = await new_check(self._gateway, messages, client)
@@ -160,13 +173,17 @@ class Rounds:
     def _resting(self) -> Answer | None:
         return next((one for one in self._answers if not one.busy), None)
 
-    async def _make_room(self, check: Check) -> None:
-        """End answers that rest, the oldest first, while the engine has no room for `check`."""
-        while check.waits and self._resting() is not None:
+    async def _make_room(self, check: Check, own: Answer | None = None) -> None:
+        """End checks while the engine has no room for `check`: of answers that rest, at last of `own`."""
+        while check.waits and (victim := self._resting() or own) is not None:
             await asyncio.sleep(PATIENCE_SECONDS)
-            resting = self._resting()
-            if check.waits and resting is not None:
-                self._end(resting)
+            if not check.waits:
+                return
+            if victim is own:
+                victim.check.end()
+                return
+            if victim in self._answers and not victim.busy:
+                self._end(victim)
 
     def _prompt(self, call: str) -> Sequence[Message]:
         """Return the prompt of a call. If only answers are shown, it is not known."""

@@ -5,40 +5,24 @@ import itertools
 
 import httpx2
 import pytest
+from checking import ANSWER, BACKBONE, HEAD, MARGINS, PROMPT, TEXTS, offline
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import random_head, tiny_backbone
 from serving import NEVER, REFUSAL, client_for, decisions_of, scoring_for
 from staging import staged
 from taps import BrokenTap, StuckTap
 
 from lockgate.cascade import Cascade
-from lockgate.exchanges import Exchange, Message
 from lockgate.gateway import create_app
 from lockgate.gateway._options import CheckOptions
-from lockgate.guards import score_exchanges
 
 pytestmark = pytest.mark.anyio
 
 PATH = "/v1/decisions"
-BACKBONE = tiny_backbone("llama")
-HEAD = random_head(BACKBONE)
-PROMPT = [{"role": "user", "content": "why does the lock hold"}]
-ANSWER = "the lock holds the water back between two gates, and lets the boat through."
-TEXTS = st.lists(
-    st.sampled_from(["the", " lock", " holds", "\n", " don't", " 12", ".", "é", "你好", " 🙂"]), max_size=30
-).map("".join)
 
 
 def exchange(answer: str = ANSWER) -> list[dict[str, str]]:
     return [*PROMPT, {"role": "assistant", "content": answer}]
-
-
-def offline(scoring, answer, prompt=PROMPT[0]["content"]):
-    """The score of the same exchange in a file."""
-    messages = (Message("user", prompt), Message("assistant", answer))
-    [score] = next(score_exchanges(BACKBONE, [scoring.stages], [Exchange(messages)]))
-    return score
 
 
 def levels(answer: str = ANSWER) -> list[float]:
@@ -89,12 +73,12 @@ async def test_a_prompt_alone_is_blocked_or_passes(make_gateway):
             assert opened["decision"] == (None if decision == "pass" else "block")
 
 
-@given(answer=TEXTS, cuts=st.lists(st.integers(0, 90), max_size=8), quantile=st.floats(0, 1))
+@given(answer=TEXTS, cuts=st.lists(st.integers(0, 90), max_size=8), above=MARGINS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_pieces_get_the_decision_of_the_whole_and_never_more_text(make, answer, cuts, quantile):
-    """The threshold lies at some token's score, so that about half of the answers are flagged somewhere."""
+def test_pieces_get_the_decision_of_the_whole_and_never_more_text(make, answer, cuts, above):
+    """The threshold lies around the answer's highest score, so about half of the answers are flagged."""
     top = offline(scoring_for(BACKBONE, HEAD), answer).max_answer if answer else 0.0
-    gateway = make(top + (quantile - 0.5))
+    gateway = make(top + above)
     edges = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
     pieces = [answer[a:b] for a, b in itertools.pairwise(edges)]
 
