@@ -103,31 +103,34 @@ class Rounds:
     ) -> Outcome:
         answer = self._find(call, text) or await self._open(call, messages, client)
         try:
+            outcome = Outcome(answer.stopped)
             if answer.stopped is None:
-                answer.stopped = await self._go_on(answer, messages, text, client, deadline)
+                outcome = await self._go_on(answer, messages, text, client, deadline)
         except BaseException:
             # How much is read is no longer known. The next round starts again.
             answer.check.cancel()
             self._answers.remove(answer)
             raise
+        answer.stopped = outcome.stopped
         if answer.stopped is not None:
             answer.check.end()
         self._rest(answer)
-        return Outcome(answer.stopped, answer.check.received - answer.check.released)
+        return outcome
 
     async def _go_on(
         self, answer: Answer, messages: Sequence[Message], text: str, client: str, deadline: float
-    ) -> Finished | None:
-        """Read what is new in `text`, and return the closing event if the answer must stop."""
+    ) -> Outcome:
+        """Read what is new in `text`."""
         check = answer.check
         answer.take(text)
         await self._make_room(check)
         await check.until_read(deadline)
         if check.finished is not None:
-            return _outcome(check.finished).stopped
-        if check.released == check.received:
-            return None
-        return (await self._judge(messages, text, client, deadline, answer)).stopped
+            return _outcome(check.finished)
+        held = check.received - check.released
+        if not held:
+            return Outcome(None)
+        return Outcome((await self._judge(messages, text, client, deadline, answer)).stopped, held)
 
     async def _judge(
         self, messages: Sequence[Message], text: str, client: str, deadline: float, own: Answer | None = None
