@@ -135,11 +135,20 @@ def serve(
             min=1, help="Connections at a time. A newcomer takes the place of the one that has idled longest."
         ),
     ] = 1024,
+    moderation_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CATEGORY=NAME",
+            help="Name that /v1/moderations gives to a category of the policy, such as "
+            "weapons=illicit/violent. May be repeated.",
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Serve a guarded model with the OpenAI chat interface. Ctrl-C stops the server."""
     from lockgate.durable import home
     from lockgate.gateway import (
+        CheckOptions,
         ConnectionLimits,
         EngineOptions,
         GatewayOptions,
@@ -174,6 +183,7 @@ def serve(
         risk_header=risk_header,
         # A path says where the model is on this machine; its last part is a name.
         model_names=(Path(backbone).name,),
+        checks=CheckOptions(moderation_names=_moderation_names(moderation_name or [])),
     )
     # The port is bound before the model is loaded, so a port in use is an error at once.
     with bind(host, port) as bound:
@@ -207,6 +217,21 @@ def _mode(name: str) -> Any:  # noqa: ANN401 - a literal type, checked here
     if name not in MODES:
         raise ConfigError(f"--mode {name}: expected one of {', '.join(MODES)}")
     return name
+
+
+def _moderation_names(words: list[str]) -> dict[str, str]:
+    """Read the names of categories. Raises ConfigError for a malformed or repeated one."""
+    found: dict[str, str] = {}
+    for word in words:
+        category, _, name = word.partition("=")
+        if not category or not name:
+            raise ConfigError(
+                f"--moderation-name {word}: expected CATEGORY=NAME, such as weapons=illicit/violent"
+            )
+        if category in found:
+            raise ConfigError(f"--moderation-name {word}: {category} has a name already")
+        found[category] = name
+    return found
 
 
 def _engine_arguments(engine: str, words: list[str]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from lockgate.gateway._decisions import Decision, DecisionLog, Scores
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
-from lockgate.gateway._options import MODES, EngineDown, EngineOptions, Mode, QueueFull
+from lockgate.gateway._options import MODES, CheckOptions, EngineDown, EngineOptions, Mode, QueueFull
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
 
 __all__ = [
     "MODES",
     "ApiError",
+    "CheckOptions",
     "ConnectionLimits",
     "Decision",
     "DecisionLog",

@@ -49,8 +49,28 @@ BODIES = st.builds(
     FIELDS,
     st.integers(1, 3),
 )
-PATHS = st.sampled_from(
-    ["/v1/chat/completions", "/v1/models", "/v1/models/", "/health", "/readyz", "/", "/static/"]
+CHECKS = ("/v1/moderations", "/v1/decisions", "/beta/litellm_basic_guardrail_api")
+PATHS = st.sampled_from([CHAT, *CHECKS, "/v1/models", "/v1/models/", "/health", "/readyz", "/", "/static/"])
+CHECK_BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": MESSAGES | VALUES,
+        "input": st.text(max_size=40) | st.lists(st.text(max_size=20), max_size=3) | PARTS | VALUES,
+        "open": st.booleans() | VALUES,
+        "id": st.text(max_size=10) | VALUES,
+        "text": st.text(max_size=10) | VALUES,
+        "end": st.booleans() | VALUES,
+        "input_type": st.sampled_from(["request", "response"]) | VALUES,
+        "litellm_call_id": st.sampled_from(["one", "two"]) | VALUES,
+        "texts": st.lists(st.text(max_size=20), max_size=3) | VALUES,
+        "structured_messages": MESSAGES | VALUES,
+        "tool_calls": st.lists(
+            st.fixed_dictionaries({"function": VALUES | st.dictionaries(st.just("arguments"), VALUES)}),
+            max_size=2,
+        )
+        | VALUES,
+        "images": VALUES,
+    },
 )
 SUITE = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -104,6 +124,14 @@ def test_any_json_is_answered_or_refused(application, body):
 
 
 @SUITE
+@given(path=st.sampled_from(CHECKS), body=CHECK_BODIES)
+def test_any_check_is_answered_or_refused(application, path, body):
+    check(
+        answer_of(application, "POST", path, content=json.dumps(body).encode(errors="replace"), headers=JSON)
+    )
+
+
+@SUITE
 @given(body=st.binary(max_size=200) | VALUES.map(json.dumps).map(str.encode))
 def test_any_bytes_are_refused(application, body):
     status = check(answer_of(application, "POST", CHAT, content=body, headers=JSON))
@@ -145,3 +173,6 @@ def test_any_route_method_and_header_is_answered(application, method, path, tail
 def test_a_plain_request_is_answered(application):
     """The examples above would prove nothing if all were refused."""
     assert check(answer_of(application, "POST", CHAT, json=ask(max_tokens=2))) == 200
+    bodies = ({"input": "why"}, {"messages": ask()["messages"]}, {"input_type": "request", "texts": ["why"]})
+    for path, body in zip(CHECKS, bodies, strict=True):
+        assert check(answer_of(application, "POST", path, json=body)) == 200

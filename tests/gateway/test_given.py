@@ -155,3 +155,25 @@ def test_an_answer_that_is_given_up_tells_why(calm) -> None:
     calm.give_up(run.job, Unserved(502, "upstream_ended", "It ended.", 1))
     assert run.finish().end.unserved.status == 502
     assert all(isinstance(event, Released) for event in run.seen[:-1])
+
+
+@given(parts=split_text())
+@settings(max_examples=20)
+def test_it_tells_when_it_has_read_all_that_has_arrived(calm, parts) -> None:
+    run = given_run(BACKBONE, "why so")
+    news: queue.Queue[int] = queue.Queue()
+    run.job.caught_up = lambda _, characters: news.put(characters)
+    start(calm, run)
+    given_so_far = 0
+    for part in filter(None, parts):
+        calm.give(run.job, 0, part)
+        given_so_far += len(part)
+        while (read := news.get(timeout=30)) < given_so_far:
+            pass
+        assert read == given_so_far
+        while not run.events.empty():
+            run.first()
+        # No verdict is due and nothing is flagged, so all that was read has left.
+        assert len(run.text()) == given_so_far
+    calm.end_given(run.job, 0, "stop")
+    run.finish()

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lockgate.errors import ConfigError
 from lockgate.exchanges import ContentFault, Message, content_text, json_type
 from lockgate.gateway._errors import ApiError, invalid, json_response
 from lockgate.gateway._events import Finished
@@ -82,6 +83,15 @@ def categories_of(gateway: Gateway) -> Categories:
     heads = () if scoring is None else scoring.stages.head.category_ids
     policy = ((gateway.about_guard or {}).get("constitution") or {}).get("categories") or {}
     return Categories(tuple(dict.fromkeys([*policy, *heads])), gateway.options.checks.moderation_names)
+
+
+def check_names(gateway: Gateway) -> None:
+    """Refuse names for categories that the guard does not have. Raises ConfigError."""
+    known = categories_of(gateway).ids
+    for category in gateway.options.checks.moderation_names:
+        if category not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"--moderation-name {category}: the guard has no such category; {has}")
 
 
 async def _judge_all(gateway: Gateway, texts: list[str], client: str) -> list[dict[str, Any]]:

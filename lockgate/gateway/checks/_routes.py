@@ -5,7 +5,7 @@ from starlette.routing import Route
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway.checks._decisions import decisions
 from lockgate.gateway.checks._litellm import litellm_guardrail
-from lockgate.gateway.checks._moderations import moderations
+from lockgate.gateway.checks._moderations import check_names, moderations
 from lockgate.gateway.checks._rounds import Rounds
 from lockgate.gateway.checks._streams import OpenChecks
 
@@ -17,8 +17,13 @@ CHECK_ROUTES = (
 
 
 class Checks:
-    """What outlasts a call: the open checks of `/v1/decisions`, and the answers that LiteLLM shows."""
+    """What outlasts a call: the open checks of `/v1/decisions`, and the answers that LiteLLM shows.
+
+    Raises:
+        ConfigError: the options name a category that the guard does not have.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
+        check_names(gateway)
         self.open = OpenChecks(gateway.options.checks)
         self.rounds = Rounds(gateway)

@@ -13,8 +13,7 @@ from staging import staged
 from taps import BrokenTap, StuckTap
 
 from lockgate.cascade import Cascade
-from lockgate.gateway import create_app
-from lockgate.gateway._options import CheckOptions
+from lockgate.gateway import CheckOptions, create_app
 
 pytestmark = pytest.mark.anyio
 

@@ -23,7 +23,7 @@ from taps import BrokenTap, CountingTap, StuckTap
 
 from lockgate.cascade import Cascade
 from lockgate.exchanges import Message
-from lockgate.gateway._options import CheckOptions
+from lockgate.gateway import CheckOptions
 from lockgate.gateway.checks import _rounds
 
 pytestmark = pytest.mark.anyio

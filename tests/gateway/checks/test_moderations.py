@@ -10,7 +10,7 @@ from taps import BrokenTap, StuckTap
 from test_openai_client import client_of, live
 
 from lockgate.exchanges import Message
-from lockgate.gateway._options import CheckOptions
+from lockgate.gateway import CheckOptions
 
 pytestmark = pytest.mark.anyio
 
