@@ -2,7 +2,7 @@
 
 import openai
 import pytest
-from checking import ANSWER, BACKBONE, HEAD, PROMPT, offline
+from checking import ANSWER, BACKBONE, HEAD, PROMPT, offline, prompt_tokens
 from litellm_proxy import ScriptedModel, find_litellm, litellm_proxy, served
 from serving import NEVER, REFUSAL, GatewayFactory, decisions_of, scoring_for
 from test_openai_client import live
@@ -79,6 +79,10 @@ def test_a_flagged_answer_stops_before_its_flagged_token(settings):
         ask(client)
     assert REFUSAL in str(caught.value)
     text, stopped = streamed(client)
+    halted = [line for line in decisions_of(gateway) if line["decision"] == "halt"]
+    # LiteLLM shows the prompt in another call, before the answer.
+    assert halted
+    assert {line["prompt_tokens"] for line in halted} == {prompt_tokens()}
     tokens = BACKBONE.chat.vocabulary.encode_answer_tokens(WHOLE)
     cleared = sum(len(token.text) for token in tokens[: expected.flag_token])
     assert stopped
