@@ -304,3 +304,16 @@ async def test_an_answer_that_is_held_makes_room_for_its_own_judgement(make_gate
             assert found == {**NONE, "stream_holdback_chars": [len(text)]}
         made[0].constant = 1.0
         assert (await post(client, about_answer(ANSWER + " and more")))["action"] == "BLOCKED"
+
+
+async def test_an_answer_that_was_stopped_aside_stays_blocked(make_gateway):
+    """Its own check has flagged nothing, and the next verdict would be calm."""
+    always = Cascade(escalate=-NEVER, flag=0.0, weight=0.0, stride=64)
+    scoring, made = staged(BACKBONE, HEAD, always)
+    gateway = make_gateway(BACKBONE, scoring)
+    async with client_for(gateway) as client:
+        made[0].constant = 1.0
+        assert (await post(client, about_answer(ANSWER)))["action"] == "BLOCKED"
+        made[0].constant = -1.0
+        assert (await post(client, about_answer(ANSWER + " and more")))["action"] == "BLOCKED"
+        assert (await post(client, about_answer("so")))["action"] == "NONE"
