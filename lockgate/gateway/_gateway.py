@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -33,6 +33,7 @@ from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._wire import completion_id
 from lockgate.guards import Guard, regions_of
 
+T = TypeVar("T")
 # Room for a tokenizer that needs more tokens than the one that the answer's limit was counted with.
 SPARE_TOKENS = 256
 
@@ -159,7 +160,11 @@ class Gateway:
 
     async def parse(self, body: bytes) -> ChatRequest:
         """Decode and check a body beside the event loop, one body at a time. Raises ApiError (400)."""
-        return await anyio.to_thread.run_sync(self._parse, body, limiter=self._decoding)
+        return await self.decode(lambda: self._parse(body))
+
+    async def decode(self, read: Callable[[], T]) -> T:
+        """Call what decodes and checks a body, beside the event loop and one body at a time."""
+        return await anyio.to_thread.run_sync(read, limiter=self._decoding)
 
     def _parse(self, body: bytes) -> ChatRequest:
         return parse_chat_request(
@@ -330,11 +335,11 @@ def _why_uncalibrated(guard: Guard) -> str | None:
     return "the guard does not say" if provisional is None else provisional.reason
 
 
-def deliver_to(queue: "asyncio.Queue[Event]") -> Callable[[Event], None]:
+def deliver_to(queue: "asyncio.Queue[T]") -> Callable[[T], None]:
     """Return a function with which any thread can put events into a queue of the running loop."""
     loop = asyncio.get_running_loop()
 
-    def deliver(event: Event) -> None:
+    def deliver(event: T) -> None:
         # The loop may be closed; then nobody waits for the event.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(queue.put_nowait, event)
