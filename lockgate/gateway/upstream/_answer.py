@@ -133,7 +133,9 @@ class RelayedAnswer(Response):
                 while not (self._events.empty() or relay.failure):
                     data += self._next(relay, self._events.get_nowait(), pump)
                 if relay.failure is not None:
-                    await self._send(send, data + self._transcript.fail(relay.failure), more=False)
+                    if data:
+                        await self._send(send, data)
+                    await self._refuse(relay.failure, send)
                     return
                 if data:
                     await self._send(send, data)
@@ -147,7 +149,7 @@ class RelayedAnswer(Response):
         if event is not None:
             return relay.take(event)
         relay.exhausted = True
-        if (error := pump.result()) is not None and not relay.decided:
+        if (error := pump.result()) is not None and not (relay.decided or relay.whole):
             relay.give_up(error)
         return relay.flush()
 

@@ -123,7 +123,7 @@ class ChatTranscript:
         beyond = "".join(text_of(chunk[key]) for key in chunk if key not in _CHUNK_FIELDS)
         if not choices:
             self._usage_seen = self._usage_seen or chunk.get("usage") is not None
-            return (Piece(0 if beyond else None, beyond, wire.sse(chunk)),)
+            return (Piece(0 if beyond else None, beyond, wire.sse({**chunk, "choices": []})),)
         return list(self._pieces(chunk, choices, beyond))
 
     def _pieces(self, chunk: dict[str, Any], choices: list[dict[str, Any]], beyond: str) -> Iterator[Piece]:
@@ -131,8 +131,10 @@ class ChatTranscript:
             number = self._number(item)
             if number in self._ended:
                 continue  # a second end, or text after the end, says nothing that was asked for
-            delta = item.get("delta")
-            text = self._delta_text(number, {} if delta is None else delta)
+            delta = item.get("delta") or {}
+            # Clients fail at a choice without these.
+            whole = {**item, "index": number, "delta": delta}
+            text = self._delta_text(number, delta)
             text += self._around(number, item, delta) + self._text(number, "more", beyond)
             reason = item.get("finish_reason")
             if reason is not None and not (isinstance(reason, str) and len(reason) <= _LONGEST_REASON):
@@ -140,7 +142,7 @@ class ChatTranscript:
             if reason is not None:
                 self._ended.add(number)
             self._begun.add(number)
-            yield Piece(number, text, wire.sse({**chunk, "choices": [item]}), reason)
+            yield Piece(number, text, wire.sse({**chunk, "choices": [whole]}), reason)
 
     def _number(self, item: Mapping[str, Any]) -> int:
         number = item.get("index", 0)

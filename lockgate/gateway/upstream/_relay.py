@@ -66,6 +66,11 @@ class Relay:
         """Whether the guard is done with all choices."""
         return len(self._finished) == self._job.n
 
+    @property
+    def whole(self) -> bool:
+        """Whether the text of all choices has arrived."""
+        return len(self._ended) == self._job.n
+
     async def pump(self, source: httpx2.EventSource) -> None:
         """Read the upstream's events to the end.
 
