@@ -10,11 +10,8 @@ from serving import REFUSAL, decisions_of, scoring_for
 
 from lockgate.gateway.upstream import UpstreamClient, UpstreamOptions
 
-ASKED = {
-    "model": "any",
-    "messages": [{"role": "user", "content": "why does the lock hold"}],
-    "temperature": 0,
-}
+MESSAGES = [{"role": "user", "content": "why does the lock hold"}]
+ASKED = {"model": "any", "messages": MESSAGES, "temperature": 0}
 
 
 @pytest.fixture
