@@ -131,3 +131,14 @@ def test_the_site_has_a_page_for_each_public_room(gather) -> None:
     assert all("._" not in room for room in rooms)
     navigation = gather.navigation([], gather.find_sources(), rooms)
     assert [page for entry in navigation[1]["API reference"] for page in entry] == rooms
+
+
+def test_each_row_of_the_faults_has_a_test() -> None:
+    rows = re.findall(
+        r"^\|.*\| `(\w+\.py)::(\w+)` \|$", (ROOT / "docs" / "faults.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 20
+    for file, name in rows:
+        assert re.search(
+            rf"^(async )?def {name}\(", (ROOT / "tests" / "gateway" / file).read_text(), re.MULTILINE
+        )

@@ -53,7 +53,7 @@ class Answer(Response):
             return
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_cancel_on_disconnect, receive, group.cancel_scope)
+                group.start_soon(cancel_on_disconnect, receive, group.cancel_scope)
                 await self._respond(scope, receive, send)
                 group.cancel_scope.cancel()
         finally:
@@ -179,13 +179,15 @@ class Answer(Response):
         return json_response(body)
 
 
-async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+async def cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    """Cancel `scope` when the client leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
 def refused(error: QueueFull | EngineDown) -> ApiError:
+    """Return the error for a job that the engine does not take."""
     if isinstance(error, QueueFull):
         return ApiError(
             429,

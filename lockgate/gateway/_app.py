@@ -27,15 +27,24 @@ from lockgate.gateway._exchange import ExchangeFrame
 from lockgate.gateway._gateway import Gateway, deliver_to
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
 from lockgate.gateway.checks import CHECK_ROUTES, Checks
+from lockgate.gateway.upstream import UpstreamClient, upstream_routes
 
 PLAYGROUND = "lockgate.gateway.playground"
 
 
-def create_app(gateway: Gateway) -> Starlette:
-    """Build the application around `gateway`. Its lifespan starts and closes the gateway."""
-    routes: list[BaseRoute] = [
+def create_app(gateway: Gateway, upstream: UpstreamClient | None = None) -> Starlette:
+    """Build the application around `gateway`. Its lifespan starts and closes the gateway.
+
+    Args:
+        upstream: the server that writes the answers. It is closed with the application. None lets the
+            gateway's own model write them.
+    """
+    own: list[BaseRoute] = [
         Route("/v1/chat/completions", _chat_completions, methods=["POST"]),
         Route("/v1/models", _models, methods=["GET"]),
+    ]
+    routes: list[BaseRoute] = [
+        *(own if upstream is None else upstream_routes(upstream)),
         Route("/v1/models/{model:path}", _model, methods=["GET"]),
         Route("/health", _health, methods=["GET"]),
         Route("/healthz", _health, methods=["GET"]),
@@ -54,7 +63,7 @@ def create_app(gateway: Gateway) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=middleware,
-        lifespan=_lifespan(gateway),
+        lifespan=_lifespan(gateway, upstream),
         exception_handlers={ApiError: handle_api_error, HTTPException: _handle_http, Exception: _handle_any},
     )
     app.state.gateway = gateway
@@ -98,7 +107,9 @@ class BearerAuth:
         await self._app(scope, receive, send)
 
 
-def _lifespan(gateway: Gateway) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    gateway: Gateway, upstream: UpstreamClient | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         gateway.start()
@@ -106,6 +117,8 @@ def _lifespan(gateway: Gateway) -> Callable[[Starlette], AbstractAsyncContextMan
             yield
         finally:
             await asyncio.to_thread(gateway.close)
+            if upstream is not None:
+                await upstream.close()
 
     return lifespan
 

@@ -161,17 +161,13 @@ class Gateway:
         self.engine.close(timeout)
         self.decisions.close()
 
-    async def decode(self, body: bytes, parse: Callable[[dict[str, Any]], T]) -> T:
-        """Decode a body and let `parse` check it, beside the event loop, one body at a time.
-
-        Raises:
-            ApiError: the body is no JSON object (400), or `parse` raises it.
-        """
-        return await anyio.to_thread.run_sync(lambda: parse(decode_body(body)), limiter=self._decoding)
-
     async def parse(self, body: bytes) -> ChatRequest:
         """Decode and check a body beside the event loop, one body at a time. Raises ApiError (400)."""
-        return await anyio.to_thread.run_sync(self._parse, body, limiter=self._decoding)
+        return await self.decode(lambda: self._parse(body))
+
+    async def decode(self, read: Callable[[], T]) -> T:
+        """Call what decodes and checks a body, beside the event loop and one body at a time."""
+        return await anyio.to_thread.run_sync(read, limiter=self._decoding)
 
     def _parse(self, body: bytes) -> ChatRequest:
         return parse_chat_request(
@@ -364,11 +360,11 @@ def _why_uncalibrated(guard: Guard) -> str | None:
     return "the guard does not say" if provisional is None else provisional.reason
 
 
-def deliver_to(queue: "asyncio.Queue[Event]") -> Callable[[Event], None]:
+def deliver_to(queue: "asyncio.Queue[T]") -> Callable[[T], None]:
     """Return a function with which any thread can put events into a queue of the running loop."""
     loop = asyncio.get_running_loop()
 
-    def deliver(event: Event) -> None:
+    def deliver(event: T) -> None:
         # The loop may be closed; then nobody waits for the event.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(queue.put_nowait, event)

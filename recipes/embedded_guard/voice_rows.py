@@ -40,7 +40,7 @@ from lockgate.exchanges import (
 )
 from recipes.embedded_guard.dataset import RESULTS, labelled, user_text, write_part
 from recipes.embedded_guard.sources import read, shuffled
-from recipes.embedded_guard.two_stages import PARTS
+from recipes.embedded_guard.two_stages import OLDER
 from recipes.steps import step_parser
 
 NEAR = Path(__file__).parents[2] / "data" / "near_policy"
@@ -78,12 +78,12 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     data, out = arguments.data, arguments.out
-    known = {part: list(read_exchanges(out / f"{part}.jsonl")) for part in ("train", *PARTS)}
-    held = PromptPrints.of(row for part in PARTS for row in known[part])
+    known = {part: list(read_exchanges(out / f"{part}.jsonl")) for part in ("train", *OLDER)}
+    held = PromptPrints.of(row for part in OLDER for row in known[part])
     held |= PromptPrints.of(read(name="sgbench", data=data))
     turns = {
         normalise_text(m.content)
-        for part in PARTS
+        for part in OLDER
         for row in known[part]
         for m in row.messages
         if m.role == "user"

@@ -18,6 +18,7 @@ from playwright.sync_api import Locator, Page, expect
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ProbeHead, ProbeTap
 from lockgate.gateway import Gateway, bind, create_app, url_of
+from lockgate.gateway.upstream import UpstreamClient
 
 # A machine that does other work at the same time may take longer than the default of 5 s.
 expect.set_options(timeout=20_000)
@@ -57,10 +58,12 @@ class Valve(ProbeTap):
 
 
 @contextmanager
-def serving(gateway: Gateway) -> Iterator[str]:
-    """The URL of `gateway`, served from a thread until the block ends."""
+def serving(gateway: Gateway, upstream: UpstreamClient | None = None) -> Iterator[str]:
+    """The URL of `gateway`, served from a thread until the block ends. An `upstream` writes its answers."""
     options: dict[str, Any] = {"log_level": "warning", "lifespan": "on", "ws": "none"}
-    server = uvicorn.Server(uvicorn.Config(create_app(gateway), timeout_graceful_shutdown=2, **options))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(gateway, upstream), timeout_graceful_shutdown=2, **options)
+    )
     with bind("127.0.0.1", 0) as bound:
         bound.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -27,14 +27,16 @@ class BrokenTap(ProbeTap):
 
 
 class StuckTap(ProbeTap):
-    """Waits for `go` once `stuck` is set."""
+    """Waits for `go` once `stuck` is set. `entered` says that it waits."""
 
     def __init__(self, heads, hidden_size):
         super().__init__(heads, hidden_size)
         self.stuck = threading.Event()
         self.go = threading.Event()
+        self.entered = threading.Event()
 
     def begin(self, tokens):
         super().begin(tokens)
         if self.stuck.is_set():
+            self.entered.set()
             assert self.go.wait(30)

@@ -290,3 +290,21 @@ def test_a_step_that_does_not_come_back_fails_closed(tmp_path, backbone, head):
     assert (run.end.decision, run.end.refusal) == ("error", UNCHECKED)
     assert run.events.empty()
     assert decisions(tmp_path)[0]["reason"] == "time-out"
+
+
+def test_a_step_that_returns_late_delivers_nothing(tmp_path, backbone, head):
+    """A client has left while a step ran. What the step brings reaches nobody."""
+    tap = StuckTap([head], backbone.hidden_size)
+    with running_engine(backbone, scoring_for(backbone, head, tap=tap), tmp_path) as engine:
+        run = start(engine, new_run(backbone, "why does it hold", 20))
+        run.first()
+        tap.stuck.set()
+        assert tap.entered.wait(30)
+        engine.cancel(run.job)
+        seen = run.events.qsize()
+        tap.stuck.clear()
+        tap.go.set()
+        run.finish()
+    late = [event for event in run.seen[1 + seen :] if isinstance(event, Released)]
+    assert late == []
+    assert run.end.decision == "cancelled"

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from lockgate.gateway._bodies import read_body
+from lockgate.gateway._bodies import decode_body, read_body
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway._hosts import client_of
@@ -23,7 +23,8 @@ async def read_call(request: Request, parse: Callable[[dict[str, Any]], T]) -> T
     """
     gateway: Gateway = request.app.state.gateway
     with gateway.bodies.share() as share:
-        return await gateway.decode(await read_body(request, share), parse)
+        body = await read_body(request, share)
+        return await gateway.decode(lambda: parse(decode_body(body)))
 
 
 def owner_of(request: Request) -> str:

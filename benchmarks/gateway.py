@@ -1,0 +1,267 @@
+"""What the gateway adds to an upstream: latency and throughput, without a guard and with it, beside LiteLLM's proxy.
+
+    python -m benchmarks.gateway [--litellm PATH] [--quick]
+
+The upstream is `benchmarks.fast_upstream` on this machine. Every server gets the same load in turn, round by round, so
+that a busy machine slows all of them. LiteLLM runs in an environment of its own: `--litellm` names its command. Writes
+results/gateway_bench.json.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from lockgate.evaluation import collect_provenance
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "results" / "gateway_bench.json"
+LEAKS = ROOT / "results" / "gateway_leaks.json"
+STREAMS = (1, 16, 64)
+READY_SECONDS = 120
+
+
+@dataclass
+class Measured:
+    """What one round of one server gave: seconds of each request and chunk, and totals."""
+
+    requests: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    chunks: list[float] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--litellm", type=Path, help="LiteLLM's command, in its own environment")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each load")
+    parser.add_argument("--quick", action="store_true", help="one short round; writes nothing")
+    parser.add_argument("--output", type=Path, default=TARGET, help="result file")
+    arguments = parser.parse_args()
+    rounds = 1 if arguments.quick else arguments.rounds
+    with ExitStack() as stack:
+        fast = stack.enter_context(upstream(1000.0, 50 if arguments.quick else 200))
+        servers = {"direct": fast, "lockgate_off": stack.enter_context(lockgate(fast, "off"))}
+        if arguments.litellm:
+            servers["litellm"] = stack.enter_context(litellm(arguments.litellm, fast))
+        passing = compare(servers, rounds)
+    with ExitStack() as stack:
+        slow = stack.enter_context(upstream(20.0, 40))
+        guarded = {"direct": slow, "lockgate_on": stack.enter_context(lockgate(slow, "enforce"))}
+        held = capacity(guarded, (1, 2) if arguments.quick else (1, 2, 4, 6, 8, 12, 16))
+    content = {"passing": passing, "guarded": held, **summary(passing, held)}
+    print(json.dumps(summary(passing, held), indent=1))
+    if not arguments.quick:
+        content["machine"] = {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        }
+        content["provenance"] = collect_provenance(["python", "-m", "benchmarks.gateway"], {}, [])
+        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def compare(servers: dict[str, str], rounds: int) -> list[dict[str, Any]]:
+    """Load each server with each number of streams, in turn, and describe what it took."""
+    found = []
+    for streams in STREAMS:
+        seen: dict[str, list[Measured]] = {name: [] for name in servers}
+        for _ in range(rounds):
+            for name, url in servers.items():
+                seen[name].append(asyncio.run(load(url, streams, requests=2)))
+        found += [describe(name, streams, one) for name, one in seen.items()]
+        print(json.dumps(found[-len(servers) :]), flush=True)
+    return found
+
+
+def capacity(servers: dict[str, str], numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Raise the number of streams at 20 tokens/s each, until the guard does not keep pace any more."""
+    found = []
+    for streams in numbers:
+        for name, url in servers.items():
+            found.append(describe(name, streams, [asyncio.run(load(url, streams, requests=1))]))
+        print(json.dumps(found[-2:]), flush=True)
+    return found
+
+
+def describe(name: str, streams: int, rounds: Sequence[Measured]) -> dict[str, Any]:
+    chunks = [value for one in rounds for value in one.chunks]
+    requests = [value for one in rounds for value in one.requests]
+    first = [value for one in rounds for value in one.first]
+    return {
+        "server": name,
+        "streams": streams,
+        "requests": len(requests),
+        "tokens_per_s": round(median(one.tokens / one.seconds for one in rounds), 1),
+        "tokens_per_s_rounds": [round(one.tokens / one.seconds, 1) for one in rounds],
+        "requests_per_s": round(median(len(one.requests) / one.seconds for one in rounds), 2),
+        "request_ms": quantiles(requests),
+        "first_ms": quantiles(first),
+        "chunk_ms": quantiles(chunks),
+    }
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    return {f"p{q}": round(1000 * float(np.quantile(seconds, q / 100)), 3) for q in (50, 99)}
+
+
+def summary(passing: Sequence[dict[str, Any]], held: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures that the documents quote."""
+    at = {(row["server"], row["streams"]): row for row in passing}
+    off, direct = at["lockgate_off", 1], at["direct", 1]
+    ratios = {}
+    if ("litellm", 64) in at:
+        pairs = zip(
+            at["lockgate_off", 64]["tokens_per_s_rounds"],
+            at["litellm", 64]["tokens_per_s_rounds"],
+            strict=True,
+        )
+        ratios["litellm"] = round(median(one / other for one, other in pairs), 2)
+    guarded = {row["streams"]: row for row in held if row["server"] == "lockgate_on"}
+    plain = {row["streams"]: row for row in held if row["server"] == "direct"}
+    keeps = [n for n in guarded if guarded[n]["tokens_per_s"] >= 0.95 * plain[n]["tokens_per_s"]]
+    leaks = json.loads(LEAKS.read_text()) if LEAKS.exists() else {}
+    return {
+        "throughput_ratio": ratios,
+        "added_ms": {
+            f"{kind}_{q}": round(off[f"{kind}_ms"][q] - direct[f"{kind}_ms"][q], 3)
+            for kind in ("request", "chunk")
+            for q in ("p50", "p99")
+        },
+        "guarded_streams_at_20_tokens_s": max(keeps, default=0),
+        "mutants": {key: leaks.get(key) for key in ("tried", "killed")},
+    }
+
+
+async def load(url: str, streams: int, requests: int) -> Measured:
+    """Run `streams` clients at a time, each with some requests in a row."""
+    measured = Measured()
+    begun = time.monotonic()
+    await asyncio.gather(*(client(url, requests, measured) for _ in range(streams)))
+    measured.seconds = time.monotonic() - begun
+    return measured
+
+
+async def client(url: str, requests: int, measured: Measured) -> None:
+    where = urlsplit(url)
+    body = json.dumps(
+        {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "Tell me of the sea."}]}
+    ).encode()
+    head = (
+        f"POST {where.path}/chat/completions HTTP/1.1\r\nhost: {where.netloc}\r\nconnection: close\r\n"
+        f"content-type: application/json\r\nauthorization: Bearer none\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    for _ in range(requests):
+        begun = time.monotonic()
+        reader, writer = await asyncio.open_connection(where.hostname, where.port, limit=1 << 20)
+        writer.write(head + body)
+        count = 0
+        while line := await reader.readline():
+            if not line.startswith(b'data: {"'):
+                continue
+            now = time.monotonic()
+            chunk = json.loads(line[6:])
+            if chunk.get("choices") and chunk["choices"][0]["delta"].get("content"):
+                measured.first.extend([now - begun] if not count else [])
+                count += 1
+                if sent := chunk.get("system_fingerprint"):
+                    measured.chunks.append(now - int(sent) / 1e9)
+        writer.close()
+        measured.requests.append(time.monotonic() - begun)
+        measured.tokens += count
+
+
+@contextmanager
+def running(command: Sequence[str], ready: str = "", **environment: str) -> Iterator[str]:
+    """Run a server and yield its first line, or `ready` once that address answers."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment}
+    )
+    try:
+        if ready:
+            wait_for(ready)
+            yield ready
+        else:
+            assert process.stdout is not None  # noqa: S101 - asked for above
+            yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for(url: str) -> None:
+    where = urlsplit(url)
+    for _ in range(10 * READY_SECONDS):
+        try:
+            asyncio.run(_touch(str(where.hostname), where.port or 80))
+            return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit(f"{url} did not come up within {READY_SECONDS} s")
+
+
+async def _touch(host: str, port: int) -> None:
+    _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+
+
+@contextmanager
+def upstream(rate: float, tokens: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "benchmarks.fast_upstream", "--rate", str(rate), "--tokens", str(tokens)]
+    with running(command) as url:
+        yield url
+
+
+@contextmanager
+def lockgate(fast: str, mode: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "lockgate",
+            "serve",
+            "--upstream",
+            fast,
+            "--mode",
+            mode,
+            "--port",
+            "0",
+            "--json",
+        ]
+        command += ["--max-streams", "64", "--max-queue", "256", "--decisions", f"{folder}/decisions.jsonl"]
+        with running(command) as line:
+            yield json.loads(line)["url"] + "/v1"
+
+
+@contextmanager
+def litellm(command: Path, fast: str) -> Iterator[str]:
+    port = 4123
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        model = {"model": "openai/fast", "api_base": fast, "api_key": "none"}
+        config.write_text(json.dumps({"model_list": [{"model_name": "fast", "litellm_params": model}]}))
+        arguments = [str(command), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+        with running(
+            arguments, f"http://127.0.0.1:{port}/v1", LITELLM_TELEMETRY="False", LITELLM_LOG="ERROR"
+        ) as url:
+            yield url
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Break the gateway in ways that would leak text, and see whether the tests notice each.
+
+    python -m benchmarks.leaks [--only NAME]
+
+Every mutant is one change of one file, in a copy of the package. The tests of the gateway must fail on it. Writes the
+mutants, and which of them were killed, to `results/gateway_leaks.json`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "results" / "gateway_leaks.json"
+GATEWAY = "lockgate/gateway"
+RELAY, CHAT = f"{GATEWAY}/upstream/_relay.py", f"{GATEWAY}/upstream/_chat.py"
+TESTS = ("test_relay.py", "test_relay_leaks.py", "test_given.py", "test_upstream_faults.py")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change that would leak: in `file`, `old` becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = TESTS
+
+
+MUTANTS = (
+    Mutant("a piece leaves before it is cleared", RELAY, "queued.end <= self._cleared[choice]", "True"),
+    Mutant(
+        "a piece leaves one character early",
+        RELAY,
+        "queued.end <= self._cleared[choice]",
+        "queued.end - 1 <= self._cleared[choice]",
+    ),
+    Mutant("pieces leave after a halt", RELAY, "if queued.piece.choice != choice)", ")"),
+    Mutant("the wrong choice is scored", RELAY, "self._engine.give(self._job, choice, text)", "self._engine.give(self._job, 0, text)"),
+    Mutant("an answer that was given up counts as cleared", RELAY, 'if event.decision == "cancelled":', "if False:"),
+    Mutant("what closes a text is not scored", RELAY, "self._give(choice, self._transcript.leave(choice))", "pass"),
+    Mutant("arguments of tools are not scored", CHAT, 'if key == "tool_calls":', 'if key == "tool_calls" and False:\n                pass\n            elif key == "tool_calls":\n                continue\n            elif False:'),
+    Mutant("unknown fields are not scored", CHAT, "elif key not in _PLAIN:", 'elif key == "content":'),
+    Mutant("log-probabilities are not scored", CHAT, "not _repeats(logprobs, content)", "False"),
+    Mutant("unknown fields beside the choices are not scored", CHAT, "for key in chunk if key not in _CHUNK_FIELDS", "for key in ()"),
+    Mutant("a body leaves in spite of a flag", f"{GATEWAY}/upstream/_answer.py", "if not stopped:", "if True:"),
+    Mutant("the upstream is asked in spite of a flagged prompt", f"{GATEWAY}/upstream/_answer.py", "if first is not None:", "if False:"),
+    Mutant("holds are ignored", f"{GATEWAY}/_given.py", "if _receives(stream) and self._is_due(stream):", "if False:"),
+    Mutant("the tail leaves unseen", f"{GATEWAY}/_given.py", "lane.gate.would_clear(rows)", "True"),
+    Mutant("the tail's flag is ignored", f"{GATEWAY}/_stream.py", "return not state.flagged and state.due is None", "return state.due is None"),
+    Mutant("the tail's hold is ignored", f"{GATEWAY}/_stream.py", "return not state.flagged and state.due is None and state.released >=", "return not state.flagged and 10**9 >="),
+    Mutant("a missing verdict is a pass", f"{GATEWAY}/_stepper.py", "raise VerdictFault(error)", "out = gate.give_up(error or '')"),
+    Mutant("a missing score is a pass", f"{GATEWAY}/_stepper.py", "raise ScoringFault(NO_SCORE)", "return None"),
+    Mutant("the last word is not scored", "lockgate/backbones/_incremental.py", "return self._take(len(self._tail))", "self._tail = ''\n            return []"),
+    Mutant(
+        "events of a job that is over are delivered",
+        f"{GATEWAY}/_engine.py",
+        "if not (stream.done or job.cancelled):",
+        "if True:",
+        ("test_engine.py",),
+    ),
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", help="try this mutant alone, and write nothing")
+    only = parser.parse_args().only
+    tried = [mutant for mutant in MUTANTS if only in (None, mutant.name)]
+    if not tried:
+        sys.exit(f"--only {only}: expected one of {', '.join(mutant.name for mutant in MUTANTS)}")
+    with package_copy() as copy:
+        if not passes(copy, tuple(sorted({test for mutant in tried for test in mutant.tests}))):
+            sys.exit("the tests fail without any mutant; mend that first")
+        found = [(mutant, not survives(mutant, copy)) for mutant in tried]
+    killed = sum(dead for _, dead in found)
+    print(f"{killed} of {len(found)} killed")
+    if only is None:
+        rows = [{"name": mutant.name, "file": mutant.file, "killed": dead} for mutant, dead in found]
+        summary = {"tried": len(found), "killed": killed, "mutants": rows}
+        content = {"command": "python -m benchmarks.leaks", **summary}
+        RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    sys.exit(killed < len(found))
+
+
+@contextmanager
+def package_copy() -> Iterator[Path]:
+    """Yield a folder with a copy of the package and its tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("lockgate", "tests"):
+            shutil.copytree(ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        yield Path(folder)
+
+
+def survives(mutant: Mutant, copy: Path) -> bool:
+    """Apply a mutant to the copy, run its tests, and take it back. Tell whether they still pass."""
+    path = copy / mutant.file
+    original = path.read_text()
+    if mutant.old not in original:
+        sys.exit(f"{mutant.name}: {mutant.file} does not hold the text to change; update the mutant")
+    path.write_text(original.replace(mutant.old, mutant.new))
+    try:
+        alive = passes(copy, mutant.tests)
+    finally:
+        path.write_text(original)
+    print(f"{'ALIVE ' if alive else 'killed'} {mutant.name}", flush=True)
+    return alive
+
+
+def passes(copy: Path, tests: tuple[str, ...]) -> bool:
+    """Run tests of the gateway against the copy. One that hangs fails."""
+    paths = [f"tests/gateway/{test}" for test in tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *paths]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""A streamed answer of an upstream on its way to the client.
+
+Two tasks share a `Relay`. The *pump* reads the upstream's events, gives their text to the engine and queues
+them. The other one takes the engine's events and lets queued pieces leave: a piece leaves when all of its
+text is cleared and the pieces of its choice before it have left. While too much waits, the pump stops
+reading, so that the upstream feels it.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+import httpx2
+
+from lockgate.gateway._engine import Engine
+from lockgate.gateway._errors import ApiError
+from lockgate.gateway._events import Event, Finished, Unserved
+from lockgate.gateway._jobs import Job
+from lockgate.gateway.upstream._client import UpstreamError
+from lockgate.gateway.upstream._dialect import Piece, Stopped, Transcript
+
+# Pieces, and characters of their text, that wait for the guard before the upstream is read further.
+MOST_PIECES = 256
+MOST_CHARACTERS = 8_192
+
+
+@dataclass(slots=True)
+class Queued:
+    """A piece that waits. `end` is where its text ends among all text of its choice."""
+
+    piece: Piece
+    end: int
+
+
+class Relay:
+    """The pieces of one streamed answer between upstream and client.
+
+    Args:
+        job: the guard's job for it.
+        events: the job's events.
+    """
+
+    def __init__(self, engine: Engine, job: Job, transcript: Transcript) -> None:
+        self._engine = engine
+        self._job = job
+        self._transcript = transcript
+        self._queue: deque[Queued] = deque()
+        self._given = [0] * job.n
+        self._cleared = [0] * job.n
+        self._ended: set[int] = set()  # choices whose text is whole
+        self._finished: set[int] = set()  # choices that the guard is done with
+        self._stopped: dict[int, Stopped] = {}
+        self._room = asyncio.Event()
+        self._room.set()
+        self.exhausted = False  # the upstream sends nothing more
+        self.failure: ApiError | None = None  # why the stream breaks off
+
+    @property
+    def over(self) -> bool:
+        """Whether everything that may leave has left."""
+        done = len(self._finished) == self._job.n
+        return done and not self._queue and (self.exhausted or len(self._stopped) == self._job.n)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the guard is done with all choices."""
+        return len(self._finished) == self._job.n
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text of all choices has arrived."""
+        return len(self._ended) == self._job.n
+
+    async def pump(self, source: httpx2.EventSource) -> None:
+        """Read the upstream's events to the end.
+
+        Raises:
+            UpstreamError: the stream ended too early, or can't be understood.
+        """
+        async for event in source:
+            for piece in self._transcript.read(event.event, event.data):
+                self._take(piece)
+            if self._transcript.over:
+                break
+            await self._room.wait()
+        if not self._transcript.over and len(self._ended) < self._job.n:
+            raise UpstreamError(502, "upstream_ended", "The upstream's answer ended too early.")
+        for choice in range(self._job.n):
+            self._end(choice, "stop")
+
+    def _take(self, piece: Piece) -> None:
+        choice = piece.choice
+        if choice is None:
+            self._queue.append(Queued(piece, 0))
+            return
+        if choice in self._finished:
+            return  # it was stopped
+        if piece.text and choice in self._ended:
+            raise UpstreamError(502, "upstream_malformed", "The upstream wrote on after its answer's end.")
+        self._give(choice, piece.text)
+        self._queue.append(Queued(piece, self._given[choice]))
+        if piece.ended is not None:
+            self._end(choice, piece.ended)
+        self._make_room()
+
+    def _give(self, choice: int, text: str) -> None:
+        if text and choice not in self._finished:
+            self._given[choice] += len(text)
+            self._engine.give(self._job, choice, text)
+
+    def _end(self, choice: int, reason: str) -> None:
+        if choice not in self._ended:
+            self._give(choice, self._transcript.leave(choice))
+            self._ended.add(choice)
+            self._engine.end_given(self._job, choice, reason)
+
+    def take(self, event: Event) -> bytes:
+        """Take an event of the engine. Return what may leave now."""
+        if not isinstance(event, Finished):
+            self._cleared[event.choice] += len(event.text)
+            return self.flush()
+        choice = event.choice
+        self._finished.add(choice)
+        if event.decision == "cancelled":
+            self._drop(choice)
+            self.failure = self.failure or cancelled(event)
+            return b""
+        if event.refusal is None:
+            return self.flush()
+        stopped = Stopped(event.refusal, len(self._job.prompt), event.completion_tokens)
+        self._stopped[choice] = stopped
+        # What was cleared has left already. The rest of the choice never leaves.
+        self._drop(choice)
+        return self._transcript.halt(choice, stopped) + self.flush()
+
+    def _drop(self, choice: int) -> None:
+        self._queue = deque(queued for queued in self._queue if queued.piece.choice != choice)
+
+    def flush(self) -> bytes:
+        """Take the pieces that may leave out of the queue, and return their bytes."""
+        leaving: list[bytes] = []
+        waiting: deque[Queued] = deque()
+        held: set[int] = set()
+        for queued in self._queue:
+            choice = queued.piece.choice
+            if not waiting if choice is None else choice not in held and self._is_cleared(queued, choice):
+                leaving.append(queued.piece.data)
+                continue
+            waiting.append(queued)
+            if choice is not None:
+                held.add(choice)
+        self._queue = waiting
+        self._make_room()
+        return b"".join(leaving)
+
+    def _is_cleared(self, queued: Queued, choice: int) -> bool:
+        if choice in self._finished:
+            return True  # and not stopped: the answer is judged as a whole
+        return queued.piece.ended is None and queued.end <= self._cleared[choice]
+
+    def _make_room(self) -> None:
+        waiting = sum(given - cleared for given, cleared in zip(self._given, self._cleared, strict=True))
+        if self.decided or (len(self._queue) < MOST_PIECES and waiting < MOST_CHARACTERS):
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def give_up(self, error: ApiError) -> None:
+        """End the guard's job, because the upstream's answer can't go on."""
+        wait = int(error.headers.get("Retry-After", "1"))
+        self._engine.give_up(self._job, Unserved(error.status, error.code or "", error.message, wait))
+
+    def closing(self) -> bytes:
+        """Return the events that end the stream."""
+        stopped = next(iter(self._stopped.values()), None)
+        return self._transcript.close(stopped)
+
+
+def cancelled(event: Finished) -> UpstreamError:
+    """Return the error for a choice that was given up, by the upstream's fault or at the server's end."""
+    if event.unserved is None:
+        return UpstreamError(503, "unavailable", "The server is stopping.")
+    return UpstreamError(event.unserved.status, event.unserved.code, event.unserved.message)

@@ -1,0 +1,73 @@
+"""The text of one answer as the guard reads it, from the parts in which an upstream writes it.
+
+Content is read as it is. Other text (reasoning, refusals, fields that nobody has heard of) follows after an
+empty line. Tool calls are read as JSON, in the form in which `lockgate.backbones` reads them in files.
+"""
+
+import json
+from typing import Any
+
+_CONTENT = "content"
+
+
+class AnswerScript:
+    """Turns parts of an answer into text to score. Each method returns the text that is new."""
+
+    def __init__(self) -> None:
+        self._channel: str | None = None
+        self._call: object = None
+        self._calls = 0
+
+    def text(self, channel: str, text: str) -> str:
+        """Take text of a channel: `content`, `reasoning_content`, `refusal` or any other field's name."""
+        if not text:
+            return ""
+        before = self._close_calls()
+        if self._channel not in (None, channel):
+            before += "\n\n"
+        self._channel = channel
+        return before + text
+
+    def call(self, key: object, call_id: str = "", name: str = "", arguments: str = "") -> str:
+        """Take a part of a tool call.
+
+        Args:
+            key: tells calls apart. A part with another key than the one before begins a new call.
+            call_id, name: of the call. In a later part, they are read as further text.
+            arguments: the part's piece of the arguments, as JSON text.
+        """
+        if key != self._call:
+            return self._open_call(key, call_id, name) + _escape(arguments)
+        return _escape(call_id + name + arguments)
+
+    def end(self) -> str:
+        """Return what closes the text."""
+        return self._close_calls()
+
+    def _open_call(self, key: object, call_id: str, name: str) -> str:
+        opening = "[" if self._channel is None else "\n["
+        before = opening if self._call is None else '"}}, '
+        self._call, self._calls = key, self._calls + 1
+        self._channel = "tool_calls"
+        identity = f'"id": {_quote(call_id)}, ' if call_id else ""
+        return f'{before}{{{identity}"type": "function", "function": {{"name": {_quote(name)}, "arguments": "'
+
+    def _close_calls(self) -> str:
+        closing = "" if self._call is None else '"}}]'
+        self._call = None
+        return closing
+
+
+def text_of(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return a field that no rule knows as text: text as it is, everything else as JSON."""
+    if value is None or value == [] or value == {}:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _escape(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,152 @@
+"""Reading the texts of requests, as whose they count. Error messages never repeat a user's text."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lockgate.exchanges import Message, json_type
+from lockgate.gateway._errors import invalid
+from lockgate.gateway._messages import LONGEST_NAME, MAX_MESSAGES
+from lockgate.gateway.upstream._options import Media
+
+# Parts of a message that hold no text. The guard can't read them.
+MEDIA_PARTS = frozenset(
+    {
+        *("image_url", "input_audio", "audio", "file", "video_url", "image", "document", "input_image"),
+        *("input_file", "computer_screenshot", "refusal_audio", "video", "input_video"),
+    }
+)
+TEXT_PARTS = frozenset(
+    {"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "summary_text"}
+)
+
+
+class TextReader:
+    """Collects the texts of a request, and counts the media among them.
+
+    Args:
+        media: `refuse` answers media with a 400, `pass` counts them in `media`.
+    """
+
+    def __init__(self, media: Media) -> None:
+        self._policy = media
+        self.media = 0
+
+    def content(self, value: object, where: str) -> str:
+        """Return the text of a message's content: text, or a list of parts. None is the empty text."""
+        if value is None:
+            return ""
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list):
+            raise invalid(where, f"expected text or a list of parts, found {json_type(value)}")
+        return "".join(self.part(part, f"{where}[{index}]") for index, part in enumerate(value))
+
+    def part(self, part: object, where: str) -> str:
+        """Return the text of one part of a content."""
+        if isinstance(part, str):
+            return part
+        if not isinstance(part, Mapping):
+            raise invalid(where, f"expected an object with a type, found {json_type(part)}")
+        kind = part.get("type")
+        if kind in TEXT_PARTS:
+            field = kind if kind in ("refusal", "thinking") and kind in part else "text"
+            text = part.get(field)
+            if not isinstance(text, str):
+                raise invalid(f"{where}.{field}", f"expected text, found {json_type(text)}")
+            return text
+        if kind in MEDIA_PARTS:
+            self.skip_media(f"{where}.type")
+            return ""
+        raise invalid(f"{where}.type", "is a part that the guard can't read", "unsupported_value")
+
+    def skip_media(self, where: str) -> None:
+        """Note media that the guard can't read. Raises ApiError (400) if they are refused."""
+        if self._policy == "refuse":
+            raise invalid(
+                where,
+                "images, audio and files are refused, because the guard reads text only. The server's "
+                "setting `media` can let them pass unread",
+                "unsupported_value",
+            )
+        self.media += 1
+
+
+def whole_number(payload: Mapping[str, Any], name: str, low: int, high: int | None = None) -> int | None:
+    """Return a whole number of the payload, or None. Raises ApiError (400)."""
+    value = payload.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid(name, f"expected a whole number, found {json_type(value)}")
+    if value < low or (high is not None and value > high):
+        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise invalid(name, f"expected a whole number {wanted}")
+    return value
+
+
+def flag(payload: Mapping[str, Any], name: str) -> bool:
+    """Return a boolean of the payload; False if it is not there. Raises ApiError (400)."""
+    value = payload.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise invalid(name, f"expected true or false, found {json_type(value)}")
+    return value
+
+
+def listed(payload: Mapping[str, Any], name: str) -> list[Any]:
+    """Return a list of the payload; empty if it is not there. Raises ApiError (400)."""
+    value = payload.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise invalid(name, f"expected a list, found {json_type(value)}")
+    if len(value) > MAX_MESSAGES:
+        raise invalid(name, f"expected at most {MAX_MESSAGES} items, found {len(value)}")
+    return value
+
+
+def refuse_fields(payload: Mapping[str, Any], refused: Mapping[str, tuple[str, tuple[object, ...]]]) -> None:
+    """Refuse fields that would let text pass unread, unless they hold a value that means "not used"."""
+    for name, (why, unused) in refused.items():
+        if name in payload and not any(payload[name] is value or payload[name] == value for value in unused):
+            raise invalid(name, why, "unsupported_value")
+
+
+def tools_as_text(tools: Sequence[Any]) -> str:
+    """Return the tools of a request as text. They are the operator's words."""
+    return "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+
+
+def with_tools(messages: Sequence[Message], tools: Sequence[Any]) -> tuple[Message, ...]:
+    """Add the tools of a request to the system's text at its start."""
+    if not tools:
+        return tuple(messages)
+    told = f"Tools:\n{tools_as_text(tools)}"
+    if messages and messages[0].role == "system":
+        first = Message("system", f"{messages[0].content}\n\n{told}" if messages[0].content else told)
+        return (first, *messages[1:])
+    return (Message("system", told), *messages)
+
+
+def calls_of(value: object, where: str) -> tuple[dict[str, Any], ...]:
+    """Check the tool calls of an assistant's message, in the form of chat completions."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise invalid(where, f"expected a list of tool calls, found {json_type(value)}")
+    for index, call in enumerate(value):
+        if not isinstance(call, dict):
+            raise invalid(f"{where}[{index}]", f"expected an object, found {json_type(call)}")
+    return tuple(value)
+
+
+def name_of(message: Mapping[str, Any], where: str) -> str | None:
+    """Return the name of a message's speaker. Raises ApiError (400)."""
+    name = message.get("name")
+    if name is not None and not isinstance(name, str):
+        raise invalid(f"{where}.name", f"expected text, found {json_type(name)}")
+    if name is not None and len(name) > LONGEST_NAME:
+        raise invalid(f"{where}.name", f"is longer than {LONGEST_NAME} characters")
+    return name
