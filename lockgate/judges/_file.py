@@ -206,6 +206,9 @@ class EndpointFile(_Judge):
     def shown(self) -> str:
         return self.name or self.model
 
+    def deciding(self) -> dict[str, Any]:
+        return {**super().deciding(), "url": self.url.rstrip("/")}
+
 
 JudgeFile = SequenceFile | GuardModelFile | ClassifierFile | EndpointFile
 _ANY: TypeAdapter[JudgeFile] = TypeAdapter(
