@@ -113,7 +113,12 @@ def read_second_stage(
     from lockgate.errors import ConfigError
     from lockgate.traffic import SecondStagePlan
 
-    given = {name: value for name, value in options.items() if value not in (None, [], False)}
+    unset: tuple[object, ...] = (None, False)
+    given = {
+        name: value
+        for name, value in options.items()
+        if value != [] and not any(value is empty for empty in unset)
+    }
     named = "--classifier" if classifier is not None else "--text" if text is not None else "--judge"
     if classifier is None and text is None and judge is None:
         if given:

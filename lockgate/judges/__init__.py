@@ -10,6 +10,7 @@ from lockgate.judges._file import (
     Price,
     SequenceFile,
     Template,
+    TokenIds,
     read_judge_file,
     write_judge_file,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "SequenceFile",
     "Talk",
     "Template",
+    "TokenIds",
     "find_judge",
     "no_verdict",
     "open_judge",

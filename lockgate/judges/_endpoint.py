@@ -13,7 +13,7 @@ from lockgate.errors import JudgeError
 from lockgate.exchanges import PromptPrints
 from lockgate.judges._file import EndpointFile
 from lockgate.judges._judge import SAMPLE, JudgeReading, Talk
-from lockgate.judges._logprobs import NoVerdict, Reply, read_reply
+from lockgate.judges._logprobs import NoVerdict, Reply, read_forced, read_reply
 from lockgate.judges._status import Retry, read_status
 from lockgate.judges._text import fill
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MAX_BODY_BYTES = 2**20
 _BACKOFF_S = 0.25
+# OpenAI's largest. It leaves no other token a chance.
+_BIAS = 100
 
 
 class EndpointJudge:
@@ -83,12 +85,22 @@ class EndpointJudge:
         return f"the endpoint gave no answer in {self.file.timeout_s:g} s (timeout_s)"
 
     def _ask(self, client: "httpx2.Client", talk: Talk, deadline: float) -> Reply:
+        """Send what a verdict takes: one request, or one for the words of each side. Raises NoVerdict."""
+        content, ids = self._content(talk), self.file.token_ids
+        if ids is None:
+            return read_reply(self._post(client, content, deadline), self.file.template)
+        bodies = []
+        for side in (ids.harmful, ids.harmless):
+            biased = {**content, "logit_bias": {str(token): _BIAS for token in side}}
+            bodies.append(self._post(client, biased, deadline))
+        return read_forced(*bodies)
+
+    def _post(self, client: "httpx2.Client", content: Mapping[str, Any], deadline: float) -> bytes:
         """Send a request, and again after faults that may pass. Raises NoVerdict."""
-        content = self._content(talk)
         for attempt in range(self.file.retries + 1):
             result = self._send(client, content, deadline)
             if not isinstance(result, Retry):
-                return read_reply(result, self.file.template)
+                return result
             wait = _BACKOFF_S * 2**attempt if result.wait is None else result.wait
             if attempt == self.file.retries:
                 raise NoVerdict(f"{result.reason}, in {attempt + 1} attempts")
@@ -99,7 +111,7 @@ class EndpointJudge:
 
     def _content(self, talk: Talk) -> dict[str, Any]:
         file = self.file
-        more = {"top_logprobs": file.top_logprobs} if file.top_logprobs else {}
+        more = {"top_logprobs": file.top_logprobs} if file.top_logprobs and file.token_ids is None else {}
         return {
             **file.extra_body,
             "model": file.model,

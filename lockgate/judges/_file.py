@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from lockgate.errors import JudgeError
 
 LAYOUTS = ("llama-guard", "qwen3guard", "shieldgemma", "granite-guardian")
+_CHOICES = ("Template", "literal[")
 _PLACES = re.compile(r"\{(conversation|prompt|answer)\}")
 # What decides no verdict: where a judge is, what it costs, and how it is asked.
 _NEUTRAL = {
@@ -162,6 +163,19 @@ class ClassifierFile(_Local):
     backbone: str = "embedded"
 
 
+class TokenIds(_Strict):
+    """The tokens of the verdict words, for endpoints that give no alternatives to the chosen token."""
+
+    harmful: tuple[int, ...] = Field(min_length=1)
+    harmless: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(*self.harmful, *self.harmless) < 0 or set(self.harmful) & set(self.harmless):
+            raise ValueError("expected ids from 0 on, none of them for both sides")
+        return self
+
+
 class EndpointFile(_Judge):
     """A model behind an OpenAI-compatible endpoint, asked for the log-probabilities of verdict words.
 
@@ -171,6 +185,9 @@ class EndpointFile(_Judge):
         template: the question and its words.
         top_logprobs: alternatives to ask for. 0: the endpoint gives none, and the probability of the chosen
             token decides alone.
+        token_ids: tokens of the verdict words, in place of alternatives. Then each verdict takes two
+            requests, with a `logit_bias` that leaves the words of one side only. The endpoint must give
+            log-probabilities as they are without the bias, as `lockgate serve` does.
         api_key_env: name of the environment variable with the key. The key itself is never stored.
         extra_body: further fields of each request.
         timeout_s: seconds for a verdict with all its attempts. A later one is a missing one.
@@ -184,6 +201,7 @@ class EndpointFile(_Judge):
     model: str = Field(min_length=1)
     template: Template
     top_logprobs: int = Field(default=20, ge=0, le=100)
+    token_ids: TokenIds | None = None
     api_key_env: str | None = None
     extra_body: dict[str, Any] = Field(default_factory=dict)
     timeout_s: float = Field(default=20.0, gt=0, le=600)
@@ -194,6 +212,7 @@ class EndpointFile(_Judge):
     @model_validator(mode="after")
     def _check(self) -> Self:
         fixed = {"model", "messages", "stream", "n", "max_tokens", "temperature", "logprobs", "top_logprobs"}
+        fixed |= {"logit_bias"} if self.token_ids is not None else set()
         if taken := sorted(fixed & {*self.extra_body}):
             raise ValueError(f"extra_body may not set {', '.join(taken)}")
         try:
@@ -227,8 +246,12 @@ def parse_judge_file(content: object, where: str) -> JudgeFile:
     try:
         return _ANY.validate_python(content)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"][1:]) or "kind"
+        # A template is a name or a mapping. Only the errors of what was given are of use.
+        other = "Template" if isinstance(content.get("template"), str) else "literal["
+        listed = error.errors(include_input=False, include_url=False)
+        own = [found for found in listed if not any(str(part).startswith(other) for part in found["loc"])]
+        first = (own or listed)[0]
+        key = ".".join(part for part in map(str, first["loc"][1:]) if not part.startswith(_CHOICES)) or "kind"
         if first["type"] == "union_tag_invalid" or first["type"] == "union_tag_not_found":
             raise JudgeError(
                 f"{where}: kind: expected sequence-classifier, guard-model, classifier or endpoint"

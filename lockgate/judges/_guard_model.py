@@ -111,8 +111,8 @@ class GuardModelJudge:
             input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, use_cache=False
         ).logits[:, -1]
         words = logits.float()
-        harmful: Tensor = words[:, self._harmful].logsumexp(dim=1)
-        return harmful - words[:, self._harmless].logsumexp(dim=1)
+        found: Tensor = words[:, self._harmful].logsumexp(dim=1) - words[:, self._harmless].logsumexp(dim=1)
+        return found
 
     def check(self) -> None:
         """See `Judge.check`."""

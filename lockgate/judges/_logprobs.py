@@ -14,6 +14,9 @@ _AROUND = " \t\r\n\u2581\u0120\u010a*_\"'`.,:;!?()[]<>"
 _NO_NUMBER = -1000.0
 # A side that is not in the list is not impossible. So no verdict is surer than single precision.
 _LEAST = 2.0**-30
+# Two tokens share at most all of the probability, and roundings.
+_FORCED = 1.01
+_NOT_CHOSEN = "the reply holds no log-probability of the chosen token"
 
 
 class NoVerdict(Exception):
@@ -40,6 +43,35 @@ def read_reply(body: bytes, template: Template) -> Reply:
     Raises:
         NoVerdict: the body is malformed, log-probabilities are missing, or no verdict word is among them.
     """
+    entry, usage = _read_entry(body)
+    others = _get(entry, "top_logprobs")
+    listed = [_token(found) for found in others] if isinstance(others, list) else []
+    known = [found for found in listed if found is not None]
+    logit = _of_listed(known, template) if known else _of_chosen(_token(entry), template)
+    return Reply(logit, *usage)
+
+
+def read_forced(harmful: bytes, harmless: bytes) -> Reply:
+    """Read the verdict in two bodies, each of a request that left the words of one side only.
+
+    Raises:
+        NoVerdict: a body is malformed or holds no log-probability, or both are those of a forced choice.
+    """
+    sides = [_read_entry(body) for body in (harmful, harmless)]
+    chosen = [_token(entry) for entry, _ in sides]
+    if chosen[0] is None or chosen[1] is None:
+        raise NoVerdict(_NOT_CHOSEN)
+    logprobs = [found[1] for found in chosen if found is not None]
+    if math.exp(logprobs[0]) + math.exp(logprobs[1]) > _FORCED:
+        raise NoVerdict(
+            "the endpoint gives log-probabilities after logit_bias, so token_ids says nothing; leave it out"
+        )
+    read, written = (sum(usage[part] for _, usage in sides) for part in (0, 1))
+    return Reply(logprobs[0] - logprobs[1], read, written)
+
+
+def _read_entry(body: bytes) -> tuple[Mapping[str, Any], tuple[int, int]]:
+    """Return the log-probabilities of the first token, and the tokens that were read and written."""
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
@@ -53,12 +85,8 @@ def read_reply(body: bytes, template: Template) -> Reply:
             "the reply holds no log-probabilities; the endpoint ignores logprobs, or its model does not give "
             "them"
         )
-    others = _get(entry, "top_logprobs")
-    listed = [_token(found) for found in others] if isinstance(others, list) else []
-    known = [found for found in listed if found is not None]
-    logit = _of_listed(known, template) if known else _of_chosen(_token(entry), template)
     usage = _get(reply, "usage")
-    return Reply(logit, _count(_get(usage, "prompt_tokens")), _count(_get(usage, "completion_tokens")))
+    return entry, (_count(_get(usage, "prompt_tokens")), _count(_get(usage, "completion_tokens")))
 
 
 def side_of(token: str, template: Template) -> bool | None:
@@ -109,7 +137,7 @@ def _of_chosen(chosen: tuple[str, float] | None, template: Template) -> float:
     where nothing is sure.
     """
     if chosen is None:
-        raise NoVerdict("the reply holds no log-probability of the chosen token")
+        raise NoVerdict(_NOT_CHOSEN)
     side = side_of(chosen[0], template)
     if side is None:
         raise NoVerdict(

@@ -46,8 +46,12 @@ def load_judge(given: Judge | Path | str, guard: Guard) -> Judge:
         GuardError: it was made for another policy.
     """
     judge = open_judge(find_judge(given)) if isinstance(given, str | Path) else given
-    guard.with_cascade(None, Cascade(0.0, 1e9, 0.5), judge=judge)
-    judge.check()
+    try:
+        guard.with_cascade(None, Cascade(0.0, 1e9, 0.5), judge=judge)
+        judge.check()
+    except BaseException:
+        judge.close()
+        raise
     return judge
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,12 +179,16 @@ def gather_evidence(
     files = [traffic] if isinstance(traffic, Path) else list(traffic)
     stage = plan.second_stage
     judges = (None, None) if stage is None else _load_judges(stage, guard)
-    judge = None if stage is None or stage.judge is None else load_judge(stage.judge, guard)
-    known, overlap = _join_known(known, *judges, judge)
-    check_traffic(files, known, plan)
-    if stage is not None and stage.development:
-        check_development(stage.development, files, known)
-    with _scratch(plan.scratch) as folder:
+    with ExitStack() as stack:
+        judge = None if stage is None or stage.judge is None else load_judge(stage.judge, guard)
+        if judge is not None:
+            # It connects again if it is asked again.
+            stack.callback(judge.close)
+        known, overlap = _join_known(known, *judges, judge)
+        check_traffic(files, known, plan)
+        if stage is not None and stage.development:
+            check_development(stage.development, files, known)
+        folder = stack.enter_context(_scratch(plan.scratch))
         if stage is None:
             scored = [
                 ScoresTable.read(score_once(guard, path, folder, workers=plan.workers, report=report))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import yaml
 from models import random_head, tiny_backbone
+from scripted_judge import serving_judge
+from starlette.responses import JSONResponse
 from text_judges import save_sequence
 
 from lockgate.cascade import Thresholds
@@ -176,3 +178,68 @@ def test_bad_input_is_told_before_the_judge_reads(run, parts):
         code, _, err = run(*more, output="none", **options)
         assert (code, message in err) == (2, True), (options, more, err)
         assert not (parts / "none").exists()
+
+
+def endpoint_file(parts, scripted, **more):
+    """A judge's file for a scripted endpoint."""
+    settings = {
+        "kind": "endpoint", "url": scripted.url, "model": "m", "trust_env": False, "retries": 0,
+        "template": {"prompt": "{conversation}\nYes or No?", "harmful": ["Yes"], "harmless": ["No"]}, **more,
+    }  # fmt: skip
+    (parts / "endpoint.yaml").write_text(yaml.safe_dump(settings))
+
+
+def marked(number: int) -> Exchange:
+    """A row whose answer has as many exclamation marks as its number says."""
+    made = row(number)
+    said = made.messages[1].content + "!" * (number % 7)
+    return Exchange((made.messages[0], Message("assistant", said)))
+
+
+def test_a_run_that_was_interrupted_asks_an_endpoint_nothing_twice(run, parts):
+    write_exchanges(parts / "traffic.jsonl", [marked(number) for number in range(200)])
+    broken = JSONResponse({"error": {}}, 503)
+    with serving_judge(lambda body, number: broken if number == 150 else None) as scripted:
+        endpoint_file(parts, scripted)
+        code, _, err = run(guard=False, judge="endpoint.yaml", output="judge.json")
+        assert (code, "HTTP 503" in err, "run the same command again" in err) == (2, True, True)
+        assert not (parts / "judge.json").exists()
+        code, out, err = run("--json", guard=False, judge="endpoint.yaml", output="judge.json")
+        assert code == 0, err
+    prompts = [body["messages"][0]["content"] for body in scripted.bodies]
+    checks = 2  # one of each run, on words of our own
+    assert len(prompts) == 200 + checks + 1  # the request that failed
+    found = json.loads(out)
+    assert found["judge"]["cost"]["verdicts"] == 200
+    highest = {entry["id"] for entry in found["highest"][:28]}
+    assert highest == {marked(number).id for number in range(200) if number % 7 == 6}
+    assert ScoreThreshold.read(parts / "judge.json").n == 200
+
+
+def test_an_endpoint_behind_the_probe_reads_only_what_escalates(run, parts, saved_backbone):
+    write_exchanges(parts / "traffic.jsonl", [marked(number) for number in range(N)])
+    with serving_judge() as scripted:
+        endpoint_file(parts, scripted, price={"prompt": 1.0, "completion": 3.0})
+        more = ("--weight", "0", "--escalation", "0.3", "--json", "--stride", "16")
+        code, out, err = run(*more, judge="endpoint.yaml")
+        assert code == 0, err
+        found = json.loads(out)["second_stage"]
+        row_of = {entry["name"]: entry for entry in found["judge"]["arrangements"]}
+        behind = row_of["judge behind the probe"]
+        assert behind["cost"]["verdicts"] == len(scripted.bodies) - 1
+        guard = Guard.load(parts / "two", backbone=saved_backbone("llama"))
+        scores = list(guard.score_many([marked(number) for number in range(N)]))
+        guard.judge.close()
+    asked = [score for score in scores if score.stage == 2]
+    assert len(asked) == found["escalated"] * N == behind["asked"] * N
+    assert sum(score.flagged for score in scores) == behind["flagged"]
+    assert behind["cost"]["money"] > 0
+
+
+def test_an_endpoint_that_is_wrong_costs_one_request(run, parts):
+    with serving_judge() as scripted:
+        endpoint_file(parts, scripted, template={"prompt": "{answer}", "harmful": ["x"], "harmless": ["z"]})
+        for options in ({"guard": False}, {}):
+            code, _, err = run(*(() if options else ("--weight", "0.5")), judge="endpoint.yaml", **options)
+            assert (code, "none of the verdict words" in err) == (2, True)
+    assert len(scripted.bodies) == 2

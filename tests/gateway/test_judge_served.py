@@ -5,17 +5,22 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 from engine_runs import new_run, running_engine, start
+from live import serving
 from scripted_judge import harm_of, serving_judge
 from serving import scoring_for
 from staging import LOUD, decisions, thresholds_of
 from starlette.responses import JSONResponse
-from text_judges import Counting, question, sequence_judge
+from text_judges import Counting, question, sequence_judge, talk
 
+from lockgate.backbones import Feed, SessionPool
+from lockgate.errors import JudgeError
 from lockgate.exchanges import Message
 from lockgate.gateway._records import UNCHECKED
 from lockgate.guards import Stages
-from lockgate.judges import EndpointFile, JudgeStage, open_judge
+from lockgate.judges import EndpointFile, JudgeStage, TokenIds, open_judge
+from lockgate.judges._text import fill
 
 TEXTS = ("why does the lock hold", "the mill and the orchard", "where is the boat? 7")
 
@@ -58,9 +63,8 @@ def test_a_served_answer_is_halted_where_the_judge_says_so(tmp_path, backbone, h
     asked = Counting()
     served(backbone, head, asked, tmp_path / "asked")
     logits = {}
-    for talk in asked.asked:
-        reading = judge.judge([talk])[0]
-        logits.setdefault(talk[0].content, []).append(reading.logit)
+    for own in asked.asked:
+        logits.setdefault(own[0].content, []).append(judge.judge([own])[0].logit)
     highest = {text: max(own) for text, own in logits.items()}
     cut = sorted(highest.values())[1]
     runs, _ = served(backbone, head, judge, tmp_path / "strict", flag=cut + 1e-4)
@@ -119,3 +123,48 @@ def test_a_verdict_after_the_servers_own_time_out_halts(tmp_path, backbone, head
             assert engine.faults.open == {"second stage": "the second stage's verdict came too late"}
         judge.close()
     assert (run.end.decision, run.text()) == ("error", "")
+
+
+@torch.inference_mode()
+def log_probabilities(backbone, text):
+    """Of the model's first token after a user's text."""
+    ids = backbone.render([Message("user", text)], add_generation_prompt=True).token_ids
+    with SessionPool(backbone, len(ids)) as pool:
+        logits = pool.step([Feed(pool.open(len(ids)), ids, want_logits=True)])[0]
+    return logits.double().log_softmax(0)
+
+
+TALKS = [talk("why", "the boat"), talk("what is the mill?", "a bridge, the water"), talk("when")]
+
+
+def test_our_own_server_is_an_endpoint_with_tokens_of_the_words(make_gateway, backbone):
+    """Without alternatives to the chosen token, and the verdict is that of the model itself."""
+    ids = [backbone.chat.encode_text(letter) for letter in "ynms"]
+    words = TokenIds(harmful=(*ids[0], *ids[2]), harmless=(*ids[1], *ids[3]))
+    with serving(make_gateway(backbone, None)) as url:
+        file = EndpointFile(
+            url=f"{url}/v1", model="any", template=question(), token_ids=words, trust_env=False
+        )
+        judge = open_judge(file)
+        judge.check()
+        readings = judge.judge(TALKS)
+        judge.close()
+    for conversation, reading in zip(TALKS, readings, strict=True):
+        logprobs = log_probabilities(backbone, fill(question().prompt, conversation))
+        wanted = max(logprobs[list(words.harmful)]) - max(logprobs[list(words.harmless)])
+        assert reading.logit == pytest.approx(float(wanted), abs=1e-4)
+        assert (reading.error, reading.completion_tokens) == (None, 2)
+
+
+def test_our_own_server_says_that_it_gives_no_alternatives(make_gateway, backbone):
+    with serving(make_gateway(backbone, None)) as url:
+        file = EndpointFile(url=f"{url}/v1", model="any", template=question(), trust_env=False)
+        judge = open_judge(file)
+        with pytest.raises(JudgeError, match=r"gives no alternatives.*set top_logprobs: 0"):
+            judge.check()
+        judge.close()
+        words = question(harmful=("y",), harmless=("n",))
+        judge = open_judge(file.model_copy(update={"top_logprobs": 0, "template": words}))
+        with pytest.raises(JudgeError, match="begins with none of the verdict words"):
+            judge.check()
+        judge.close()

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from text_judges import question, talk
 
 from lockgate.errors import JudgeError
-from lockgate.judges import EndpointFile, Price, open_judge
+from lockgate.judges import EndpointFile, Price, TokenIds, open_judge
 
 TALKS = [talk("what is it", "a boat" + "!" * marks) for marks in range(12)]
 
@@ -158,3 +158,16 @@ def test_closing_leaves_no_thread(tmp_path):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+def test_log_probabilities_after_the_bias_are_refused():
+    """An endpoint may count the bias in. Then both sides are sure, which is no verdict."""
+    sure = {"choices": [{"logprobs": {"content": [{"token": "Yes", "logprob": 0.0}]}}]}
+    with serving_judge(lambda body, number: JSONResponse(sure)) as scripted:
+        ids = TokenIds(harmful=(1,), harmless=(2,))
+        judge = open_judge(file_for(scripted, token_ids=ids))
+        with pytest.raises(JudgeError, match="after logit_bias"):
+            judge.check()
+        judge.close()
+    assert [body["logit_bias"] for body in scripted.bodies] == [{"1": 100}, {"2": 100}]
+    assert "top_logprobs" not in scripted.bodies[0]
