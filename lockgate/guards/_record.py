@@ -243,7 +243,7 @@ class GuardRecord(_Strict):
     @model_validator(mode="after")
     def _has_both_or_neither(self) -> "GuardRecord":
         if bool(self.judges) != (self.cascade is not None):
-            raise ValueError("a cascade belongs to a judge of its second stage: give both or neither")
+            raise ValueError("a cascade belongs to a classifier or a text baseline, or to a judge: give both")
         check_judges(self)
         return self
 
