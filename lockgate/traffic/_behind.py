@@ -91,41 +91,42 @@ class BehindReader:
         kept, stage = KeptJudge(self.judge, self.folder), self.stage
         screening = self._screening()
         scored = screening.read(files)
-        tried = screening.read(stage.development) if stage.development else None
         answered = ~np.isnan(scored.floats("max_answer"))
         escalate = screening.choose(scored.select(answered), stage.escalation)
         read, cost = screening.ask(kept, files, scored, escalate)
         benign = read.select(answered)
-        settings |= {
-            "budget": self.plan.budget,
+        settings |= self._settings(escalate) | self.describe(benign.table)
+        loud = None
+        if not stage.development:
+            settings["weights"] = (stage.weight or 0.0,)
+        else:
+            tried = screening.read(stage.development)
+            asked, _ = screening.ask(kept, stage.development, tried, escalate)
+            harmful = tried.labels >= 0.5
+            loud = asked.select(harmful)
+            settings |= {
+                "development_benign": asked.select(~harmful).traces,
+                "development_harmful": loud.traces,
+                "development_groups": tried.groups,
+            }
+        found = calibrate_cascade(benign.traces, benign.table.groups, **settings)
+        ready = self.guard.with_cascade(None, found, judge=self.judge)
+        report = self._compare(kept, files, benign, loud, found, cost)
+        return Behind(ready, scored, benign, found, report)
+
+    def _settings(self, escalate: float) -> dict[str, Any]:
+        """Return the arguments of `calibrate_cascade` that the plan gives."""
+        plan, stage = self.plan, self.stage
+        return {
+            "budget": plan.budget,
+            "confidence": plan.confidence,
+            "exclusions": plan.exclusions,
             "escalation": stage.escalation,
             "escalate": escalate,
             "flag_on": self.guard.thresholds.flag_on,
             "stride": stage.stride,
             "drift": stage.drift,
-            "exclusions": self.plan.exclusions,
-            "confidence": self.plan.confidence,
-            **self.describe(benign.table),
         }
-        groups = benign.table.groups
-        quiet = loud = None
-        if tried is None:
-            found = calibrate_cascade(benign.traces, groups, weights=(stage.weight or 0.0,), **settings)
-        else:
-            asked, _ = screening.ask(kept, stage.development, tried, escalate)
-            harmful = tried.labels >= 0.5
-            quiet, loud = asked.select(~harmful), asked.select(harmful)
-            found = calibrate_cascade(
-                benign.traces,
-                groups,
-                development_benign=quiet.traces,
-                development_harmful=loud.traces,
-                development_groups=tried.groups,
-                **settings,
-            )
-        ready = self.guard.with_cascade(None, found, judge=self.judge)
-        report = self._compare(kept, files, benign, loud, found, cost)
-        return Behind(ready, scored, benign, found, report)
 
     def _screening(self) -> Screening:
         stage = self.stage
