@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ from lockgate._extras import need
 from lockgate.durable import hash_json
 from lockgate.errors import JudgeError
 from lockgate.exchanges import PromptPrints
-from lockgate.judges._file import EndpointFile
+from lockgate.judges._file import EndpointFile, Template
 from lockgate.judges._judge import SAMPLE, JudgeReading, Talk
+from lockgate.judges._layouts import LAYOUTS, Layout
 from lockgate.judges._logprobs import NoVerdict, Reply, read_forced, read_reply
 from lockgate.judges._status import Retry, read_status
-from lockgate.judges._text import fill
+from lockgate.judges._text import fill, turns_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -45,6 +47,7 @@ class EndpointJudge:
         self.file = file
         self._http = need("httpx2", extra="judge", feature="a judge behind an endpoint")
         self._headers = _headers(file)
+        self._words = file.template if isinstance(file.template, Template) else LAYOUTS[file.template]
         self._url = f"{file.url.rstrip('/')}/chat/completions"
         self._client: httpx2.Client | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -52,7 +55,8 @@ class EndpointJudge:
     @cached_property
     def sha256(self) -> str:
         """Hash of the address, the model, the template and the fields of each request."""
-        return hash_json(self.file.deciding())
+        layout = [asdict(self._words)] if isinstance(self._words, Layout) else []
+        return hash_json([self.file.deciding(), *layout])
 
     @property
     def where(self) -> str:
@@ -88,7 +92,7 @@ class EndpointJudge:
         """Send what a verdict takes: one request, or one for the words of each side. Raises NoVerdict."""
         content, ids = self._content(talk), self.file.token_ids
         if ids is None:
-            return read_reply(self._post(client, content, deadline), self.file.template)
+            return read_reply(self._post(client, content, deadline), self._words)
         bodies = []
         for side in (ids.harmful, ids.harmless):
             biased = {**content, "logit_bias": {str(token): _BIAS for token in side}}
@@ -115,12 +119,22 @@ class EndpointJudge:
         return {
             **file.extra_body,
             "model": file.model,
-            "messages": [{"role": "user", "content": fill(file.template.prompt, talk)}],
-            "max_tokens": 1,
+            "messages": self._messages(talk),
+            "max_tokens": file.tokens,
             "temperature": 0,
             "logprobs": True,
             **more,
         }
+
+    def _messages(self, talk: Talk) -> list[dict[str, str]]:
+        """Return the question, or the conversation itself for a model whose own template asks."""
+        template = self.file.template
+        if isinstance(template, Template):
+            return [{"role": "user", "content": fill(template.prompt, talk)}]
+        turns = turns_of(talk)
+        if not turns:
+            raise NoVerdict("there is no text to judge")
+        return [{"role": role, "content": text} for role, text in turns]
 
     def _send(self, client: "httpx2.Client", content: Mapping[str, Any], deadline: float) -> bytes | Retry:
         """Make one attempt. Return the body of a success, or why another attempt may help.

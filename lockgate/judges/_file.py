@@ -182,7 +182,10 @@ class EndpointFile(_Judge):
     Attributes:
         url: address up to and including `/v1`.
         model: the model's name at the endpoint.
-        template: the question and its words.
+        template: the question and its words, or one of `LAYOUTS` for a guard model behind the endpoint. Such
+            a model gets the conversation as messages, because its own chat template asks.
+        answer_tokens: tokens of the answer to look for the verdict word in. By default 1, or 8 with a layout,
+            since some guard models write something before it.
         top_logprobs: alternatives to ask for. 0: the endpoint gives none, and the probability of the chosen
             token decides alone.
         token_ids: tokens of the verdict words, in place of alternatives. Then each verdict takes two
@@ -199,7 +202,8 @@ class EndpointFile(_Judge):
     kind: Literal["endpoint"] = "endpoint"
     url: str = Field(pattern=r"^https?://[^\s?#@]+$")
     model: str = Field(min_length=1)
-    template: Template
+    template: Literal["llama-guard", "qwen3guard", "shieldgemma", "granite-guardian"] | Template
+    answer_tokens: int | None = Field(default=None, ge=1, le=64)
     top_logprobs: int = Field(default=20, ge=0, le=100)
     token_ids: TokenIds | None = None
     api_key_env: str | None = None
@@ -212,7 +216,10 @@ class EndpointFile(_Judge):
     @model_validator(mode="after")
     def _check(self) -> Self:
         fixed = {"model", "messages", "stream", "n", "max_tokens", "temperature", "logprobs", "top_logprobs"}
-        fixed |= {"logit_bias"} if self.token_ids is not None else set()
+        if self.token_ids is not None:
+            fixed.add("logit_bias")
+            if self.tokens > 1 or not isinstance(self.template, Template):
+                raise ValueError("token_ids: expected a template of your own, and answer_tokens of 1")
         if taken := sorted(fixed & {*self.extra_body}):
             raise ValueError(f"extra_body may not set {', '.join(taken)}")
         try:
@@ -224,6 +231,11 @@ class EndpointFile(_Judge):
     @property
     def shown(self) -> str:
         return self.name or self.model
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer to look for the verdict word in."""
+        return self.answer_tokens or (1 if isinstance(self.template, Template) else 8)
 
     def deciding(self) -> dict[str, Any]:
         return {**super().deciding(), "url": self.url.rstrip("/")}

@@ -4,9 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from lockgate.judges._file import Template
+from typing import Any, Protocol
 
 # Marks that tokenizers and models put around a word.
 _AROUND = " \t\r\n\u2581\u0120\u010a*_\"'`.,:;!?()[]<>"
@@ -37,13 +35,26 @@ class Reply:
     completion_tokens: int
 
 
-def read_reply(body: bytes, template: Template) -> Reply:
+class Words(Protocol):
+    """The verdict words of a template or a layout."""
+
+    @property
+    def harmful(self) -> tuple[str, ...]: ...
+
+    @property
+    def harmless(self) -> tuple[str, ...]: ...
+
+
+def read_reply(body: bytes, template: Words) -> Reply:
     """Read the verdict in the body of a chat completion.
+
+    The first token that begins a verdict word is the verdict's place, or else the first token.
 
     Raises:
         NoVerdict: the body is malformed, log-probabilities are missing, or no verdict word is among them.
     """
-    entry, usage = _read_entry(body)
+    entries, usage = _read_entries(body)
+    entry = next((found for found in entries if _says(found, template)), entries[0])
     others = _get(entry, "top_logprobs")
     listed = [_token(found) for found in others] if isinstance(others, list) else []
     known = [found for found in listed if found is not None]
@@ -57,8 +68,8 @@ def read_forced(harmful: bytes, harmless: bytes) -> Reply:
     Raises:
         NoVerdict: a body is malformed or holds no log-probability, or both are those of a forced choice.
     """
-    sides = [_read_entry(body) for body in (harmful, harmless)]
-    chosen = [_token(entry) for entry, _ in sides]
+    sides = [_read_entries(body) for body in (harmful, harmless)]
+    chosen = [_token(entries[0]) for entries, _ in sides]
     if chosen[0] is None or chosen[1] is None:
         raise NoVerdict(_NOT_CHOSEN)
     logprobs = [found[1] for found in chosen if found is not None]
@@ -70,8 +81,8 @@ def read_forced(harmful: bytes, harmless: bytes) -> Reply:
     return Reply(logprobs[0] - logprobs[1], read, written)
 
 
-def _read_entry(body: bytes) -> tuple[Mapping[str, Any], tuple[int, int]]:
-    """Return the log-probabilities of the first token, and the tokens that were read and written."""
+def _read_entries(body: bytes) -> tuple[list[Mapping[str, Any]], tuple[int, int]]:
+    """Return the log-probabilities of the answer's tokens, and the tokens that were read and written."""
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
@@ -79,17 +90,23 @@ def _read_entry(body: bytes) -> tuple[Mapping[str, Any], tuple[int, int]]:
     choice = _first(_get(reply, "choices"))
     if not isinstance(choice, Mapping):
         raise NoVerdict("the reply holds no choices")
-    entry = _first(_get(_get(choice, "logprobs"), "content"))
-    if not isinstance(entry, Mapping):
+    content = _get(_get(choice, "logprobs"), "content")
+    entries = [entry for entry in content if isinstance(entry, Mapping)] if isinstance(content, list) else []
+    if not entries:
         raise NoVerdict(
             "the reply holds no log-probabilities; the endpoint ignores logprobs, or its model does not give "
             "them"
         )
     usage = _get(reply, "usage")
-    return entry, (_count(_get(usage, "prompt_tokens")), _count(_get(usage, "completion_tokens")))
+    return entries, (_count(_get(usage, "prompt_tokens")), _count(_get(usage, "completion_tokens")))
 
 
-def side_of(token: str, template: Template) -> bool | None:
+def _says(entry: Mapping[str, Any], template: Words) -> bool:
+    text = _get(entry, "token")
+    return isinstance(text, str) and side_of(text, template) is not None
+
+
+def side_of(token: str, template: Words) -> bool | None:
     """Say whether a token begins a harmful word (True), a harmless one (False) or neither.
 
     Case and marks around the word make no difference. The first letters of a word count if they begin words
@@ -105,7 +122,7 @@ def side_of(token: str, template: Template) -> bool | None:
     return begins[0] if begins[0] != begins[1] else None
 
 
-def _of_listed(listed: Sequence[tuple[str, float]], template: Template) -> float:
+def _of_listed(listed: Sequence[tuple[str, float]], template: Words) -> float:
     """Return the logit of a list of likely tokens.
 
     A side that is not in the list gets the most that it can have: the rest of the probability, and no more
@@ -129,7 +146,7 @@ def _of_listed(listed: Sequence[tuple[str, float]], template: Template) -> float
     return math.log(masses[True]) - math.log(masses[False])
 
 
-def _of_chosen(chosen: tuple[str, float] | None, template: Template) -> float:
+def _of_chosen(chosen: tuple[str, float] | None, template: Words) -> float:
     """Return the logit of the chosen token alone.
 
     It is the likeliest one, so the other side has at most its probability, and at most the rest. The verdict

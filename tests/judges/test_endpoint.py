@@ -171,3 +171,31 @@ def test_log_probabilities_after_the_bias_are_refused():
         judge.close()
     assert [body["logit_bias"] for body in scripted.bodies] == [{"1": 100}, {"2": 100}]
     assert "top_logprobs" not in scripted.bodies[0]
+
+
+def test_a_guard_model_behind_an_endpoint_gets_the_conversation_as_messages():
+    """Its verdict word comes after what its layout writes first."""
+
+    def say(body, number):
+        harm = 0.2 + 0.1 * body["messages"][-1]["content"].count("!")
+        top = [
+            {"token": " Unsafe", "logprob": math.log(harm)},
+            {"token": " Safe", "logprob": math.log(1 - harm)},
+        ]
+        word = max(top, key=lambda entry: entry["logprob"])
+        entries = [{"token": text, "logprob": 0.0} for text in ("Safety", ":")] + [
+            {**word, "top_logprobs": top}
+        ]
+        return JSONResponse({"choices": [{"logprobs": {"content": entries}}]})
+
+    with serving_judge(say) as scripted:
+        file = EndpointFile(url=scripted.url, model="m", template="qwen3guard", trust_env=False)
+        judge = open_judge(file)
+        readings = judge.judge([*TALKS[:7], ()])
+        judge.close()
+    wanted = [math.log((0.2 + 0.1 * marks) / (0.8 - 0.1 * marks)) for marks in range(7)]
+    assert [reading.logit for reading in readings[:7]] == pytest.approx(wanted)
+    assert readings[7].error == "there is no text to judge"
+    assert len(scripted.bodies) == 7
+    assert all(body["max_tokens"] == 8 for body in scripted.bodies)
+    assert scripted.bodies[0]["messages"][0] == {"role": "user", "content": "what is it"}

@@ -74,6 +74,11 @@ ASK = {"prompt": "{answer}", "harmful": ["yes"], "harmless": ["no"]}
         ({**END, "template": ASK, "extra_body": {"max_tokens": 5}}, "extra_body may not set max_tokens"),
         ({**END, "template": ASK, "api_key": "secret"}, "api_key: Extra inputs"),
         ({**END, "template": ASK, "timeout_s": 0}, "timeout_s"),
+        ({**END, "template": "llama"}, "template"),
+        (
+            {**END, "template": "llama-guard", "token_ids": {"harmful": [1], "harmless": [2]}},
+            "a template of your own",
+        ),
         ({**END, "template": ASK, "token_ids": {"harmful": [1], "harmless": [1]}}, "none of them for both"),
     ],
 )
