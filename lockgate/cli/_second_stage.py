@@ -113,12 +113,7 @@ def read_second_stage(
     from lockgate.errors import ConfigError
     from lockgate.traffic import SecondStagePlan
 
-    unset: tuple[object, ...] = (None, False)
-    given = {
-        name: value
-        for name, value in options.items()
-        if value != [] and not any(value is empty for empty in unset)
-    }
+    given = {name: value for name, value in options.items() if _is_given(value)}
     named = "--classifier" if classifier is not None else "--text" if text is not None else "--judge"
     if classifier is None and text is None and judge is None:
         if given:
@@ -146,6 +141,11 @@ def read_second_stage(
     if "development" in fields:
         fields["development"] = tuple(fields["development"])
     return SecondStagePlan(classifier, text=text, judge=judge, **fields)
+
+
+def _is_given(value: object) -> bool:
+    """Whether an option was used. A weight of 0 was."""
+    return value is not None and value is not False and value != []
 
 
 def _read_drift(text: str) -> float | None:

@@ -164,6 +164,7 @@ def gather_evidence(
             small for the budget.
         ConfigError: arguments do not fit together, or the scratch folder holds other files.
         ExchangeError: a file can't be read.
+        JudgeError: a judge of text can't be used, or gives no verdict.
     """
     plan = CalibrationPlan() if plan is None else plan
     known = known_prompts(guard, plan.training)
