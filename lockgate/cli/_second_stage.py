@@ -118,8 +118,8 @@ def read_second_stage(
     if classifier is None and text is None and judge is None:
         if given:
             raise ConfigError(
-                f"{next(iter(given))} belongs to a second stage; give its classifier with --classifier, a "
-                "text baseline with --text, or a judge with --judge"
+                f"{next(iter(given))} belongs to a second stage; give its classifier with "
+                "--classifier, or a text baseline with --text, or a judge with --judge"
             )
         return None
     for name, why in _REFUSED.items():
