@@ -1,6 +1,6 @@
 """Make a small judge and exchanges to calibrate it on, so that `lockgate calibrate --judge` can be tried.
 
-python examples/small_judge.py OUT
+    python -m recipes.small_judge.make OUT
 
 OUT/judge is a sequence classifier that `transformers` reads, trained here in a minute. It tells answers that
 give a stage trick away from answers that don't. OUT/endpoint.yaml is a judge's file for the server that
@@ -86,6 +86,7 @@ def train_judge(rows: Sequence[Exchange], folder: Path) -> None:
         max_position_embeddings=256,
         id2label={0: "harmless", 1: "harmful"},
     )
+    torch.set_num_threads(1)  # for so small a model, sharing the work costs more than the work
     torch.manual_seed(0)
     model = BertForSequenceClassification(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -124,10 +125,12 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True)
     draw = random.Random(0)  # noqa: S311 - patterns need no secrets
-    rows = [make_exchange(number, number % 2 == 1, draw) for number in range(1200)]
+    # Labels and numbers by chance: nothing in a prompt may tell a label, or the traffic from the rest.
+    numbers = draw.sample(range(100_000), 1200 + options.traffic)
+    rows = [make_exchange(number, draw.random() < 0.5, draw) for number in numbers[:1200]]
     train_judge(rows[:800], options.out / "judge")
     write_exchanges(options.out / "development.jsonl", rows[800:])
-    traffic = [make_exchange(10_000 + number, False, draw) for number in range(options.traffic)]
+    traffic = [make_exchange(number, False, draw) for number in numbers[1200:]]
     write_exchanges(options.out / "traffic.jsonl", traffic)
     (options.out / "endpoint.yaml").write_text(yaml.safe_dump(endpoint_settings(), sort_keys=False))
 
