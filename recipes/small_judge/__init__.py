@@ -1,1 +1,1 @@
-"""Does a guard follow its policy or its subject? Two constitutions judge one set of pairs."""
+"""A small judge and made exchanges, to try the calibration of judges."""

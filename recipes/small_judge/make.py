@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--traffic", type=int, default=3000, help="number of harmless exchanges")
     options = parser.parse_args()
     options.out.mkdir(parents=True)
-    draw = random.Random(0)  # noqa: S311 - patterns need no secrets
+    draw = random.Random(0)
     # Labels and numbers by chance: nothing in a prompt may tell a label, or the traffic from the rest.
     numbers = draw.sample(range(100_000), 1200 + options.traffic)
     rows = [make_exchange(number, draw.random() < 0.5, draw) for number in numbers[:1200]]
