@@ -25,7 +25,7 @@ def print_judge(found: "JudgeReport") -> None:
         return
     typer.echo(
         f"It goes with the probe by a correlation of {pearson:.2f} (of ranks {spearman:.2f}), over "
-        f"{found.correlation.n} {found.correlation.over}."
+        f"{found.correlation.n} exchanges: {found.correlation.over}."
     )
 
 

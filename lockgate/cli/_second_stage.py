@@ -198,10 +198,11 @@ def print_stages(found: "CascadeCalibration", evidence: "Evidence") -> None:
     )
     if cascade.drift:
         typer.echo(f"The probe's readings are lowered by {cascade.drift:.4f} logits as the answer doubles.")
-    print_table(
-        ("answer tokens up to", "exchanges", "asked about"),
-        [(str(row.tokens), str(row.n), f"{row.share:.2%}") for row in found.escalated_by_length],
-    )
+    if found.escalated_by_length:
+        print_table(
+            ("answer tokens up to", "exchanges", "asked about"),
+            [(str(row.tokens), str(row.n), f"{row.share:.2%}") for row in found.escalated_by_length],
+        )
     if evidence.judged is not None:
         print_judge(evidence.judged)
     if math.isnan(found.caught):

@@ -168,7 +168,7 @@ class BehindReader:
             ),
         ]
         pairs = list(judged_maxima(benign)) + ([] if loud is None else list(judged_maxima(loud)))
-        over, first, second = "exchanges that the judge was asked about", *_columns(pairs)
+        over, first, second = "those that the judge was asked about", *_columns(pairs)
         if self.stage.judge_alone:
             row, alone = self._alone(kept, files, comparer, benign, loud)
             rows.append(row)
