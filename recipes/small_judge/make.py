@@ -67,7 +67,7 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=500, special_tokens=[*SIDES]))
-    ends = [(mark, tokenizer.token_to_id(mark)) for mark in SIDES[2:]]
+    ends = [(mark, SIDES.index(mark)) for mark in SIDES[2:]]  # the trainer numbers them first
     tokenizer.post_processor = processors.BertProcessing(ends[1], ends[0])
     marks = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SIDES, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
@@ -91,7 +91,9 @@ def train_judge(rows: Sequence[Exchange], folder: Path) -> None:
     model = BertForSequenceClassification(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     labels = torch.tensor([int(row.label or 0) for row in rows])
-    for batch in torch.randperm(3 * len(rows)).remainder(len(rows)).split(32):
+    order = torch.randperm(3 * len(rows)).remainder(len(rows))
+    for start in range(0, len(order), 32):
+        batch = order[start : start + 32]
         found = tokenizer([texts[row] for row in batch], padding=True, return_tensors="pt")
         loss = model(**found, labels=labels[batch]).loss
         optimiser.zero_grad()
