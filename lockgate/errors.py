@@ -9,6 +9,7 @@ LockgateError
 ├── PoolFull               no key-value memory is left for another session
 ├── GuardError             a guard bundle
 │   └── BackboneMismatch   a bundle made for another backbone
+├── JudgeError             a judge: its file, its folder, its endpoint, or a verdict that it does not give
 ├── TrainingError          data that cannot train a probe or a classifier
 ├── CalibrationError       a sample that cannot support the refusal budget
 ├── SynthesisError         a run that makes data and cannot continue; finished work is kept
@@ -59,6 +60,10 @@ class GuardError(LockgateError):
 
 class BackboneMismatch(GuardError):
     """A guard was made for another backbone."""
+
+
+class JudgeError(LockgateError):
+    """A judge cannot be used, or gives no verdict."""
 
 
 class TrainingError(LockgateError):

@@ -1,5 +1,6 @@
 """Tiny random models for tests: real architectures, a real tokenizer, no download."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(special, control, GEMMA)
 
 
-def train_tokenizer(special: list[str], control: dict[str, str], template: str) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    special: list[str], control: dict[str, str], template: str, corpus: Sequence[str] = CORPUS
+) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -74,7 +77,7 @@ def train_tokenizer(special: list[str], control: dict[str, str], template: str) 
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **control)
     fast.chat_template = template
     return fast

@@ -1,7 +1,7 @@
 """Backbones: language models that read many token streams in one packed step and show their activations."""
 
 from lockgate.backbones._attention import PackedStep, Segment, packed_attention
-from lockgate.backbones._backbone import Backbone, BackboneIdentity
+from lockgate.backbones._backbone import Backbone, BackboneIdentity, without_progress_bars
 from lockgate.backbones._chat import RenderedChat, Span, banned_ids
 from lockgate.backbones._derived import Injection, derive, derive_upper, front
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path, fetch_embedded
@@ -53,4 +53,5 @@ __all__ = [
     "read_packed",
     "stored_dtypes",
     "tree_part",
+    "without_progress_bars",
 ]

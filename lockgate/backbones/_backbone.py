@@ -156,7 +156,7 @@ class Backbone:
         placed = choose_placement(device, dtype, stored=stored_dtypes(path))
         require_memory(path, placed, quantised=quantised)
         try:
-            with _without_progress_bars():
+            with without_progress_bars():
                 model, loading = AutoModelForCausalLM.from_pretrained(
                     str(path),
                     dtype="auto" if quantised else getattr(torch, placed.dtype),
@@ -221,7 +221,7 @@ class Backbone:
         from transformers import AutoModelForCausalLM
 
         exact = stored.pop() if len(stored) == 1 and stored <= set(DTYPES) else "float32"
-        with _without_progress_bars():
+        with without_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(
                 str(self._folder),
                 dtype=getattr(torch, exact),
@@ -353,7 +353,7 @@ class Backbone:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Hide the library's progress bars, which would appear in the error output of every command."""
     from transformers.utils import logging
 

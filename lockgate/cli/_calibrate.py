@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lockgate.cli._calibrate_judge import JudgeOptions, calibrate_judge
 from lockgate.cli._calibrate_scores import (
     GroupColumnOption,
     IdColumnOption,
@@ -31,6 +32,8 @@ from lockgate.cli._second_stage import (
     DevelopmentOption,
     DriftOption,
     EscalationOption,
+    JudgeAloneOption,
+    JudgeOption,
     LostOption,
     StrideOption,
     TextOption,
@@ -107,6 +110,8 @@ _OPTIONS = {
     "weight": "--weight",
     "stride": "--stride",
     "drift": "--drift",
+    "judge": "--judge",
+    "judge_alone": "--judge-alone",
 }
 
 
@@ -122,6 +127,8 @@ def calibrate(
     output: OutputOption = None,
     classifier: ClassifierOption = None,
     text: TextOption = None,
+    judge: JudgeOption = None,
+    judge_alone: JudgeAloneOption = False,
     development: DevelopmentOption = None,
     escalation: EscalationOption = None,
     lost: LostOption = None,
@@ -161,10 +168,12 @@ def calibrate(
     --device and --dtype. It prints what changes. With --output it writes the guard for the new precision. The
     threshold stays if no decision changes; --recalibrate sets it anew.
 
-    With --classifier or --text the guard gets a second stage. Both stages then read all of the traffic.
+    With --classifier or --text the guard gets a second stage. Both stages then read all of the traffic. With
+    --judge the second stage is a judge of text, which reads only what the probe escalates.
 
-    Without GUARD the command calibrates scores that any other program made (--scores, --score-column and
-    --prompt-column or --group-column). It then writes the threshold and its claim to a small JSON file.
+    Without GUARD the command calibrates a judge by itself (--judge, --input), or scores that any other
+    program made (--scores, --score-column and --prompt-column or --group-column). It then writes the
+    threshold and its claim to a small JSON file.
 
     After an interruption or an error, run the same command again to continue. Until the calibration is
     complete, its scores are kept in OUTPUT.state, without text.
@@ -175,12 +184,23 @@ def calibrate(
         "length": length_column, "turns": turns_column,
     }  # fmt: skip
     if guard is None:
-        needs_guard = {
-            "--input": inputs, "--classifier": classifier, "--text": text, "--development": development,
+        needs_guard: dict[str, object] = {
+            "--classifier": classifier, "--text": text,
             "--escalation": escalation, "--lost": lost, "--weight": weight, "--stride": stride,
-            "--drift": drift, "--save-scores": save_scores, "--transfer": transfer, "--backbone": backbone,
-            "--recalibrate": recalibrate,
+            "--drift": drift, "--transfer": transfer, "--backbone": backbone, "--recalibrate": recalibrate,
+            "--judge-alone": judge_alone,
         }  # fmt: skip
+        if judge is not None:
+            refuse_columns(columns, lower_is_harmful, labelled)
+            calibrate_judge(
+                JudgeOptions(
+                    judge, inputs or (), development or (), scores or (), output, save_scores, budget,
+                    exclude, training or (), tolerance, json,
+                ),
+                needs_guard,
+            )  # fmt: skip
+            return
+        needs_guard |= {"--input": inputs, "--development": development, "--save-scores": save_scores}
         calibrate_scores(
             ScoresOptions(
                 scores or (), output, budget, exclude, training or (), tolerance, columns, lower_is_harmful,
@@ -191,9 +211,10 @@ def calibrate(
         return
     refuse_columns(columns, lower_is_harmful, labelled)
     if transfer or recalibrate:
-        if not transfer or classifier or tolerance is not None or save_scores:
+        if not transfer or classifier or judge or tolerance is not None or save_scores:
             raise ConfigError(
-                "--recalibrate goes with --transfer; --classifier, --tolerance and --save-scores do not"
+                "--recalibrate goes with --transfer; --classifier, --judge, --tolerance and --save-scores do "
+                "not"
             )
         plan = _plan(budget, exclude, training, None, None, workers, output)
         _check_places(output, None)
@@ -203,11 +224,11 @@ def calibrate(
     files = _one_kind(inputs, scores)
     options = {
         "--development": development, "--escalation": escalation, "--lost": lost, "--weight": weight,
-        "--stride": stride, "--drift": drift,
+        "--stride": stride, "--drift": drift, "--judge-alone": judge_alone,
     }  # fmt: skip
     refused = {"--scores": scores, "--tolerance": tolerance, "--save-scores": save_scores}
     with names_of_options(_OPTIONS):
-        stage = read_second_stage(classifier, text, options, refused, output)
+        stage = read_second_stage(classifier, text, judge, options, refused, output)
         needed = bool(inputs) or output is not None or tolerance is None
         loaded = load_guard(guard, backbone, device, dtype) if needed else None
         plan = _plan(budget, exclude, training, tolerance, stage, workers, output or save_scores)
@@ -267,11 +288,18 @@ def _gather(
 
     with ExitStack() as stack:
         if with_text:
-            with watch_files("score" if plan.second_stage is None else "both stages read") as watch:
+            with watch_files(_reading(plan)) as watch:
                 evidence = stack.enter_context(gather_evidence(guard, files, plan, report=watch))
         else:
             evidence = stack.enter_context(gather_evidence(guard, read_scores(files), plan))
         yield evidence
+
+
+def _reading(plan: "CalibrationPlan") -> str:
+    """Say what the progress is of."""
+    if plan.second_stage is None:
+        return "score"
+    return "both stages read" if plan.second_stage.judge is None else "the probe reads"
 
 
 def _print_evidence(evidence: "Evidence", budgets: Sequence["BudgetRow"]) -> None:

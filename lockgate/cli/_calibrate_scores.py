@@ -103,37 +103,72 @@ def calibrate_scores(options: ScoresOptions, needs_guard: Mapping[str, object]) 
         ConfigError: options do not go together, or no scores are given.
         CalibrationError, ExchangeError: the scores can't be calibrated.
     """
-    from lockgate.traffic import ScoreThreshold, gather_evidence, slices
-
     given = [name for name, value in needs_guard.items() if value]
     if given or not options.scores:
         raise ConfigError(
             f"GUARD: missing{f', and {given[0]} needs it' if given else ''}; give a guard, or scores of "
             "another program (--scores FILE --score-column NAME --prompt-column NAME)"
         )
-    _check_output(options.output)
+    check_output(options.output)
     with names_of_options(_OPTIONS):
         columns, table = _read(options)
-        sign = 1.0 if columns is None else columns.sign
-        with gather_evidence(None, table, _plan(options)) as evidence:
-            if not options.json:
-                _print_evidence(evidence, sign)
-            calibration = evidence.choose()
-            recall = evidence.recall(calibration.cut)
-            parts = slices(evidence.table, calibration)
+        choose(
+            table,
+            _plan(options),
+            files=options.scores,
+            column="mixed_max" if columns is None else columns.score,
+            sign=1.0 if columns is None else columns.sign,
+            output=options.output,
+            json=options.json,
+        )
+
+
+def choose(
+    table: "ScoresTable",
+    plan: "CalibrationPlan",
+    *,
+    files: Sequence[Path],
+    column: str,
+    output: Path | None,
+    json: bool,
+    sign: float = 1.0,
+    **more: object,
+) -> None:
+    """Choose the threshold of scores that no guard gave, and print and write it.
+
+    Args:
+        table: the scores.
+        plan: the calibration's settings.
+        files: files that the threshold's file names as its inputs.
+        column: name of the score.
+        output: place of the threshold's file, if it is written.
+        json: print one JSON document, which also holds `more`.
+        sign: -1 if the scores were negated because low ones are harmful.
+
+    Raises:
+        CalibrationError: the scores can't be calibrated.
+    """
+    from lockgate.traffic import ScoreThreshold, gather_evidence, slices
+
+    with gather_evidence(None, table, plan) as evidence:
+        if not json:
+            _print_evidence(evidence, sign)
+        calibration = evidence.choose()
+        recall = evidence.recall(calibration.cut)
+        parts = slices(evidence.table, calibration)
     found = ScoreThreshold.of(
         calibration,
-        options.scores,
-        column="mixed_max" if columns is None else columns.score,
+        files,
+        column=column,
         lower_is_harmful=sign < 0,
         recall=None if recall is None else recall.to_dict(),
     )
-    if options.output is not None:
-        found.write(options.output)
-    if options.json:
-        _print_document(evidence, calibration, found, parts, options.output)
+    if output is not None:
+        found.write(output)
+    if json:
+        _print_document(evidence, calibration, found, parts, output, more)
     else:
-        _print(evidence, calibration, found, parts, recall, options.output)
+        _print(evidence, calibration, found, parts, recall, output)
 
 
 def _plan(options: ScoresOptions) -> "CalibrationPlan":
@@ -165,7 +200,7 @@ def _read(options: ScoresOptions) -> "tuple[ScoreColumns | None, ScoresTable]":
     return None, read_scores(options.scores)
 
 
-def _check_output(output: Path | None) -> None:
+def check_output(output: Path | None) -> None:
     if output is None:
         return
     if output.is_dir():
@@ -219,6 +254,7 @@ def _print_document(
     found: "ScoreThreshold",
     parts: "Sequence[Slice]",
     output: Path | None,
+    more: Mapping[str, object],
 ) -> None:
     from lockgate.traffic import minimum_coverage
 
@@ -231,6 +267,7 @@ def _print_document(
     print_json(
         {
             "threshold": found.to_dict(),
+            **more,
             "duplicates_dropped": calibration.duplicates_dropped,
             "budgets": budgets,
             "slices": [part.to_dict() for part in parts],

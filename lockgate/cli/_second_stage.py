@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lockgate.cli._common import print_table
+from lockgate.cli._judge_report import print_judge
 
 if TYPE_CHECKING:
     from lockgate.calibration import CascadeCalibration
@@ -24,19 +25,31 @@ TextOption = Annotated[
         "classifier, or alone."
     ),
 ]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Judge of text as the second stage, asked alone: a judge's file (YAML), or the folder of a "
+        "sequence classifier. Without GUARD: the judge to calibrate by itself."
+    ),
+]
+JudgeAloneOption = Annotated[
+    bool,
+    typer.Option(
+        "--judge-alone",
+        help="With --judge: the judge also reads all of the traffic by itself, and the report compares.",
+    ),
+]
 DevelopmentOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="With --classifier or --text: labelled exchanges. The command uses them to choose how the "
-        "scores are mixed. Their prompts must not be in the traffic. May be repeated."
+        help="With a second stage: labelled exchanges. The command uses them to choose how the "
+        "scores are mixed. Their prompts must not be in the traffic. With --judge and without GUARD, their "
+        "harmful ones show what the threshold finds. May be repeated."
     ),
 ]
 EscalationOption = Annotated[
     float | None,
-    typer.Option(
-        help="With --classifier or --text: largest share of the traffic that the second stage judges. "
-        "Default: 0.025."
-    ),
+    typer.Option(help="With a second stage: largest share of the traffic that it judges. Default: 0.025."),
 ]
 LostOption = Annotated[
     float | None,
@@ -48,28 +61,29 @@ LostOption = Annotated[
 WeightOption = Annotated[
     float | None,
     typer.Option(
-        help="With --classifier or --text: the probe's weight in the mixed score. Replaces --development, if "
+        help="With a second stage: the probe's weight in the mixed score. Replaces --development, if "
         "only one of them is given."
     ),
 ]
 StrideOption = Annotated[
     int | None,
     typer.Option(
-        help="With --classifier or --text: number of answer tokens in a block. Each block gets one verdict. "
-        "Default: 8."
+        help="With a second stage: number of answer tokens in a block. Each block gets one verdict. "
+        "Default: 8, or 32 with --judge, which reads the whole conversation again for each."
     ),
 ]
 DriftOption = Annotated[
     str | None,
     typer.Option(
         metavar="LOGITS|auto",
-        help="With --classifier or --text: logits by which the escalation threshold rises each time the "
+        help="With a second stage: logits by which the escalation threshold rises each time the "
         "answer doubles; `auto` makes short and long answers reach the second stage about equally often. "
         "Default: 0.",
     ),
 ]
 
 
+_JUDGE_STRIDE = 32
 _REFUSED = {
     "--scores": "scores tables hold no verdicts of the second stage; give --input",
     "--tolerance": "two stages take their tolerance from the spread of the mixed scores",
@@ -80,6 +94,7 @@ _REFUSED = {
 def read_second_stage(
     classifier: Path | None,
     text: Path | None,
+    judge: str | None,
     options: Mapping[str, Any],
     refused: Mapping[str, Any],
     output: Path | None,
@@ -88,6 +103,7 @@ def read_second_stage(
 
     Args:
         classifier, text: folders of the judges.
+        judge: a judge of text, by its file or folder.
         options: options of a second stage, by name.
         refused: options that a second stage excludes, by name.
 
@@ -97,30 +113,39 @@ def read_second_stage(
     from lockgate.errors import ConfigError
     from lockgate.traffic import SecondStagePlan
 
-    given = {name: value for name, value in options.items() if value is not None and value != []}
-    judge = "--classifier" if classifier is not None else "--text"
-    if classifier is None and text is None:
+    given = {name: value for name, value in options.items() if _is_given(value)}
+    named = "--classifier" if classifier is not None else "--text" if text is not None else "--judge"
+    if classifier is None and text is None and judge is None:
         if given:
             raise ConfigError(
-                f"{next(iter(given))} belongs to a second stage; give its classifier with --classifier, or a "
-                "text baseline with --text"
+                f"{next(iter(given))} belongs to a second stage; give its classifier with "
+                "--classifier, or a text baseline with --text, or a judge with --judge"
             )
         return None
     for name, why in _REFUSED.items():
         if refused[name] is not None and refused[name] != []:
-            raise ConfigError(f"{name} does not go with {judge}: {why}")
+            raise ConfigError(f"{name} does not go with {named}: {why}")
     if output is None:
-        raise ConfigError(f"{judge} needs --output: unfinished work of both stages is kept beside it")
+        raise ConfigError(f"{named} needs --output: unfinished work of both stages is kept beside it")
     if ("--development" in given) == ("--weight" in given):
         raise ConfigError("give either --development (labelled exchanges that choose the weight) or --weight")
     if "--lost" in given and "--development" not in given:
         raise ConfigError("--lost needs development exchanges; give them with --development")
-    fields = {name.removeprefix("--"): value for name, value in given.items()}
+    if "--lost" in given and judge is not None:
+        raise ConfigError("--lost does not go with --judge: it needs verdicts on all blocks")
+    fields = {name.removeprefix("--").replace("-", "_"): value for name, value in given.items()}
+    if judge is not None:
+        fields.setdefault("stride", _JUDGE_STRIDE)
     if "drift" in fields:
         fields["drift"] = _read_drift(fields["drift"])
     if "development" in fields:
         fields["development"] = tuple(fields["development"])
-    return SecondStagePlan(classifier, text=text, **fields)
+    return SecondStagePlan(classifier, text=text, judge=judge, **fields)
+
+
+def _is_given(value: object) -> bool:
+    """Whether an option was used. A weight of 0 was."""
+    return value is not None and value is not False and value != []
 
 
 def _read_drift(text: str) -> float | None:
@@ -156,6 +181,7 @@ def describe_stages(found: "CascadeCalibration", evidence: "Evidence") -> dict[s
             {"text": row.share, "tpr": None if math.isnan(row.tpr) else row.tpr} for row in evidence.shares
         ],
         "selection_fpr": found.selection_fpr,
+        "judge": None if evidence.judged is None else evidence.judged.to_dict(),
         **{name: None if math.isnan(value) else value for name, value in shares.items()},
     }
 
@@ -164,7 +190,7 @@ def print_stages(found: "CascadeCalibration", evidence: "Evidence") -> None:
     """Print how the two stages decide together."""
     cascade = found.cascade
     judges = () if evidence.guard is None else evidence.guard.record.judges
-    second = "classifier" if judges == ("classifier",) else "text" if judges == ("text",) else "stage 2"
+    second = judges[0] if len(judges) == 1 else "stage 2"
     typer.echo(
         f"Stage 2 is asked above {cascade.escalate:.4f}: about {found.escalated:.2%} of the traffic. "
         f"The mixed score is {cascade.weight:.2f} probe and {1 - cascade.weight:.2f} {second}, each in "
@@ -172,21 +198,24 @@ def print_stages(found: "CascadeCalibration", evidence: "Evidence") -> None:
     )
     if cascade.drift:
         typer.echo(f"The probe's readings are lowered by {cascade.drift:.4f} logits as the answer doubles.")
-    print_table(
-        ("answer tokens up to", "exchanges", "asked about"),
-        [(str(row.tokens), str(row.n), f"{row.share:.2%}") for row in found.escalated_by_length],
-    )
+    if found.escalated_by_length:
+        print_table(
+            ("answer tokens up to", "exchanges", "asked about"),
+            [(str(row.tokens), str(row.n), f"{row.share:.2%}") for row in found.escalated_by_length],
+        )
+    if evidence.judged is not None:
+        print_judge(evidence.judged)
     if math.isnan(found.caught):
+        return
+    if evidence.judged is not None:
+        _print_weights(found)
         return
     lost = "" if math.isnan(found.lost) else f". The screen loses {found.lost:.1%} of these"
     typer.echo(
         f"The guard flags {found.caught:.1%} of the harmful development exchanges. Without stage 1's screen "
         f"it would flag {found.caught_unscreened:.1%}{lost}."
     )
-    print_table(
-        ("probe's share", f"caught at {found.selection_fpr:.0%} of the harmless ones"),
-        [(f"{row.weight:.2f}", f"{row.tpr:.3f}") for row in found.weights],
-    )
+    _print_weights(found)
     if not evidence.shares:
         return
     names = {"classifier": "the classifier", "text": "the text baseline"}
@@ -194,4 +223,11 @@ def print_stages(found: "CascadeCalibration", evidence: "Evidence") -> None:
     print_table(
         ("text's share", f"caught at {found.selection_fpr:.0%} of the harmless ones"),
         [(f"{row.share:.1f}", f"{row.tpr:.3f}") for row in evidence.shares],
+    )
+
+
+def _print_weights(found: "CascadeCalibration") -> None:
+    print_table(
+        ("probe's share", f"caught at {found.selection_fpr:.0%} of the harmless ones"),
+        [(f"{row.weight:.2f}", f"{row.tpr:.3f}") for row in found.weights],
     )

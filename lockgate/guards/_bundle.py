@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 from pydantic import ValidationError
@@ -16,11 +16,15 @@ from lockgate.errors import ConfigError, ExchangeError, GuardError
 from lockgate.exchanges import PromptPrints
 from lockgate.guards._record import GuardRecord, PromptsRecord
 
+if TYPE_CHECKING:
+    from lockgate.judges import Judge
+
 EMBEDDED = Path(__file__).parent / "embedded"
 _SEAL = "sha256: "
 FILES = ("guard.yaml", "constitution.yaml", "probe.safetensors", "README.md")
 CLASSIFIER = "classifier"
 TEXT = "text"
+JUDGE = "judge.yaml"
 PROMPTS = "training.safetensors"
 
 
@@ -58,6 +62,7 @@ def read_bundle(path: Path) -> Bundle:
         )
     for name, part in ((CLASSIFIER, record.classifier), (TEXT, record.text)):
         _check_part(path / name, None if part is None else part.files)
+    _check_judge(path / JUDGE, record)
     prompts = _read_prompts(path / PROMPTS, record.training_prompts)
     head = ProbeHead.load(path / "probe.safetensors")
     if head.gamma != record.gamma:
@@ -76,7 +81,7 @@ def check_target(path: Path) -> None:
         raise GuardError(f"{path}: is not a folder; a guard is a folder, choose another name")
     if path.is_dir():
         found = {entry.name for entry in path.iterdir()}
-        if found and ("guard.yaml" not in found or found - {*FILES, CLASSIFIER, TEXT, PROMPTS}):
+        if found and ("guard.yaml" not in found or found - {*FILES, CLASSIFIER, TEXT, JUDGE, PROMPTS}):
             raise GuardError(
                 f"{path}: holds other files, and a guard would replace them; choose another folder"
             )
@@ -88,6 +93,7 @@ def write_bundle(
     card: str,
     classifier: ExchangeClassifier | None = None,
     text: TextBaseline | None = None,
+    judge: "Judge | None" = None,
 ) -> None:
     """Write a bundle next to `path`, then move it there. An existing bundle is replaced as a whole.
 
@@ -113,6 +119,11 @@ def write_bundle(
         if text is not None and record.text is not None:
             text.save(made / TEXT, prompts=False)
             hashes["text"] = record.text.model_copy(update={"files": _hash_files(made / TEXT)})
+        if judge is not None and record.judge is not None:
+            from lockgate.judges import write_judge_file
+
+            (made / JUDGE).write_bytes(write_judge_file(judge.file))
+            hashes["judge"] = record.judge.model_copy(update={"file_sha256": file_sha256(made / JUDGE)})
         if bundle.prompts is not None:
             bundle.prompts.save(made / PROMPTS)
             hashes["training_prompts"] = PromptsRecord(
@@ -120,7 +131,7 @@ def write_bundle(
             )
         content = record.model_copy(update=hashes).model_dump(mode="json")
         # Parts that a guard lacks are left out, so that versions without these keys can read the record.
-        for name in ("provisional", "classifier", "text", "voices", "cascade", "training_prompts"):
+        for name in ("provisional", "classifier", "text", "judge", "voices", "cascade", "training_prompts"):
             if content[name] is None:
                 del content[name]
         if content["backbone"]["device"] == "cpu":
@@ -149,6 +160,20 @@ def _check_part(folder: Path, files: Mapping[str, str] | None) -> None:
     for name, expected in files.items():
         if (found := file_sha256(folder / name)) != expected:
             raise GuardError(f"{folder}/{name} is damaged or replaced (SHA-256 {found[:12]}…); restore it")
+
+
+def _check_judge(path: Path, record: GuardRecord) -> None:
+    """Check `judge.yaml` against its hash. Its folder or endpoint is looked at when the guard is loaded."""
+    if record.judge is None:
+        if path.exists():
+            raise GuardError(f"{path}: the guard's record names no judge; take the file away")
+    elif not path.is_file():
+        raise GuardError(f"{path}: the bundle lacks its judge's settings; restore it or make the guard again")
+    elif (found := file_sha256(path)) != record.judge.file_sha256:
+        raise GuardError(
+            f"{path} is damaged or replaced (SHA-256 {found[:12]}…); restore it, or calibrate with the judge "
+            "again"
+        )
 
 
 def _read_prompts(path: Path, record: PromptsRecord | None) -> PromptPrints | None:

@@ -10,9 +10,9 @@ from lockgate.calibration import Calibration
 from lockgate.constitution import Constitution
 from lockgate.guards._record import GuardRecord, TrainingRecord
 
-_TAGS = {"classifier": "exchange-classifier", "text": "text-baseline"}
-_JUDGES = {"classifier": "exchange classifier", "text": "text baseline"}
-_SHORT = {"classifier": "classifier", "text": "text baseline"}
+_TAGS = {"classifier": "exchange-classifier", "text": "text-baseline", "judge": "judge"}
+_JUDGES = {"classifier": "exchange classifier", "text": "text baseline", "judge": "judge of text"}
+_SHORT = {"classifier": "classifier", "text": "text baseline", "judge": "judge"}
 
 
 def write_card(
@@ -87,6 +87,10 @@ def _stages(record: GuardRecord) -> str:
         )
     if record.text is not None:
         judges.append(f"text baseline of hashed n-grams (SHA-256 `{record.text.sha256[:16]}…`)")
+    if record.judge is not None:
+        judges.append(
+            f"judge `{record.judge.name}` ({record.judge.kind}, SHA-256 `{record.judge.sha256[:16]}…`)"
+        )
     several = len(judges) > 1
     second = "stage 2" if record.voices else _SHORT[record.judges[0]]
     return (

@@ -1,6 +1,7 @@
 """Checks that the parts of a guard belong together: its backbone, its policy and both stages."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from lockgate.classifiers.text import TextBaseline
 from lockgate.constitution import Constitution, hash_constitution
 from lockgate.errors import BackboneMismatch, GuardError
 from lockgate.guards._record import BackboneRecord, GuardRecord
+
+if TYPE_CHECKING:
+    from lockgate.judges import Judge
 
 # Other builds of the same libraries change the logits of the fixed tokens by less than this.
 _FINGERPRINT_TOLERANCE = 0.05
@@ -74,6 +78,30 @@ def check_text(record: GuardRecord, text: TextBaseline) -> None:
         raise GuardError(
             f"the text baseline is not the one that the guard was made with (SHA-256 {text.sha256[:12]}…); "
             "restore the bundle"
+        )
+
+
+def check_judge(record: GuardRecord, judge: "Judge") -> None:
+    """Check that a judge is the one that the guard was made with, and made for its policy.
+
+    Raises:
+        GuardError: it has changed, or names another policy.
+    """
+    file = judge.file
+    if record.judge is not None and record.judge.sha256 != judge.sha256:
+        raise GuardError(
+            f"judge {file.shown} is not the one that the guard was calibrated with (SHA-256 "
+            f"{judge.sha256[:12]}…, expected {record.judge.sha256[:12]}…): its folder, its words or this "
+            "version's layout have changed; restore them, or calibrate with the judge again"
+        )
+    if file.policy is None:
+        return
+    ours = (record.constitution.name, record.constitution.version)
+    theirs = (file.policy.name, str(file.policy.version))
+    if theirs != ours:
+        raise GuardError(
+            f"judge {file.shown} is for the policy {theirs[0]} (version {theirs[1]}), the probe for "
+            f"{ours[0]} (version {ours[1]}); take a judge of the same policy"
         )
 
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockgate._version import __version__
 from lockgate.backbones import Backbone
@@ -16,26 +16,37 @@ from lockgate.constitution import Constitution
 from lockgate.durable import file_sha256
 from lockgate.errors import CalibrationError, ConfigError, GuardError, PrecisionWarning
 from lockgate.exchanges import Exchange, Message, PromptPrints, messages_from_list
-from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, TEXT, Bundle, read_bundle, write_bundle
+from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, JUDGE, TEXT, Bundle, read_bundle, write_bundle
 from lockgate.guards._card import write_card
-from lockgate.guards._checks import check_classifier, check_text, precision_shift, verify_backbone
+from lockgate.guards._checks import (
+    check_classifier,
+    check_judge,
+    check_text,
+    precision_shift,
+    verify_backbone,
+)
 from lockgate.guards._panel import second_stage
 from lockgate.guards._record import (
     BackboneRecord,
     CascadeRecord,
     ConstitutionRecord,
     GuardRecord,
+    JudgeRecord,
     ProvisionalRecord,
     SecondStageRecord,
     TextRecord,
     ThresholdRecord,
     TrainingRecord,
     VoiceRecord,
+    check_judges,
     check_voices,
 )
 from lockgate.guards._scoring import ExchangeScore, score_exchanges
 from lockgate.guards._stages import Stages
 from lockgate.guards._stream import GuardStream
+
+if TYPE_CHECKING:
+    from lockgate.judges import Judge
 
 Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
 
@@ -62,21 +73,24 @@ class Guard:
         path: Path | None = None,
         classifier: ExchangeClassifier | None = None,
         text: TextBaseline | None = None,
+        judge: "Judge | None" = None,
     ) -> None:
         self.record = bundle.record
         self.constitution = bundle.constitution
         cascade = None if bundle.record.cascade is None else bundle.record.cascade.to_cascade()
-        second = second_stage(backbone, classifier, text, bundle.record.voices)
+        second = second_stage(backbone, classifier, text, bundle.record.voices, judge)
         self.stages = Stages(bundle.head, bundle.record.thresholds.to_thresholds(), cascade, second)
         if classifier is not None:
             check_classifier(bundle.record, bundle.constitution, backbone, classifier)
         if text is not None:
             check_text(bundle.record, text)
+        if judge is not None:
+            check_judge(bundle.record, judge)
         self.backbone = backbone
         self.path = path
         self.training_prompts = bundle.prompts
         self._bundle = bundle
-        self._classifier, self._text = classifier, text
+        self._classifier, self._text, self._judge = classifier, text, judge
 
     @classmethod
     def load(
@@ -133,7 +147,13 @@ class Guard:
             classifier = ExchangeClassifier.load(path / CLASSIFIER, backbone)
         if bundle.record.text is not None:
             text = TextBaseline.load(path / TEXT)
-        return cls(bundle, backbone, path, classifier, text)
+        judge = None
+        if bundle.record.judge is not None:
+            # Guards without a judge must not wait for the import.
+            from lockgate.judges import open_judge, read_judge_file
+
+            judge = open_judge(read_judge_file(path / JUDGE))
+        return cls(bundle, backbone, path, classifier, text, judge)
 
     @classmethod
     def create(
@@ -150,6 +170,7 @@ class Guard:
         classifier: ExchangeClassifier | None = None,
         text: TextBaseline | None = None,
         voices: Sequence[VoiceRecord] | None = None,
+        judge: "Judge | None" = None,
         cascade: Cascade | None = None,
     ) -> "Guard":
         """Make a guard from trained parts. It is uncalibrated until `with_calibration`.
@@ -162,6 +183,7 @@ class Guard:
             training_prompts: fingerprints of the prompts that the parts were trained on.
             classifier, text: the judges of the second stage, if there is one.
             voices: how the judges are mixed, one voice for each. A single judge needs none.
+            judge: a judge of text, in place of `classifier` and `text`.
             cascade: the rule by which both stages decide. Give it if there is a judge.
 
         Raises:
@@ -186,11 +208,11 @@ class Guard:
             training=training,
         )
         guard = cls(Bundle(record, constitution, constitution_yaml, head, training_prompts), backbone)
-        if classifier is None and text is None and cascade is None and voices is None:
+        if classifier is None and text is None and judge is None and cascade is None and voices is None:
             return guard
         if cascade is None:
             raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
-        return guard.with_cascade(classifier, cascade, text=text, voices=voices)
+        return guard.with_cascade(classifier, cascade, text=text, voices=voices, judge=judge)
 
     @property
     def head(self) -> ProbeHead:
@@ -216,6 +238,11 @@ class Guard:
     def text(self) -> TextBaseline | None:
         """The text baseline of the second stage; None if there is none."""
         return self._text
+
+    @property
+    def judge(self) -> "Judge | None":
+        """The judge of text that is the second stage; None if there is none."""
+        return self._judge
 
     @property
     def calibration(self) -> Calibration | None:
@@ -291,6 +318,7 @@ class Guard:
         *,
         text: TextBaseline | None = None,
         voices: Sequence[VoiceRecord] | None = None,
+        judge: "Judge | None" = None,
     ) -> "Guard":
         """Return the same guard with a second stage. The old calibration is dropped.
 
@@ -298,9 +326,10 @@ class Guard:
         judges were trained on are added to the guard's training prompts.
 
         Args:
-            classifier, text: the judges. Give at least one.
+            classifier, text: the judges. Give at least one, or `judge`.
             cascade: the rule by which both stages decide. It standardises the second stage's one logit.
             voices: how two judges are mixed into that logit.
+            judge: a judge of text. It is asked alone.
 
         Raises:
             BackboneMismatch, GuardError: a judge or `voices` does not fit the guard, as in `create`.
@@ -308,14 +337,15 @@ class Guard:
         """
         if isinstance(cascade, CascadeCalibration):
             self._check_flag_on(cascade)
-            ready = self.with_cascade(classifier, cascade.cascade, text=text, voices=voices)
+            ready = self.with_cascade(classifier, cascade.cascade, text=text, voices=voices, judge=judge)
             return ready.with_calibration(cascade.calibration)
-        if classifier is None and text is None:
+        if classifier is None and text is None and judge is None:
             raise GuardError("a guard of two stages needs both a classifier and a cascade; give both")
         record = self.record.model_copy(
             update={
                 "classifier": None if classifier is None else _classifier_record(classifier),
                 "text": None if text is None else TextRecord(sha256=text.sha256),
+                "judge": None if judge is None else _judge_record(judge),
                 "voices": None if voices is None else list(voices),
                 "cascade": CascadeRecord(**asdict(cascade)),
                 "calibration": None,
@@ -324,13 +354,15 @@ class Guard:
             }
         )
         try:
+            check_judges(record)
             check_voices(record.judges, record.voices)
         except ValueError as error:
             raise GuardError(str(error)) from None
-        guard = Guard(self._bundle._replace(record=record), self.backbone, classifier=classifier, text=text)
-        for judge in (classifier, text):
-            if judge is not None and judge.training_prompts is not None:
-                guard = guard.with_training_prompts(judge.training_prompts)
+        made = self._bundle._replace(record=record)
+        guard = Guard(made, self.backbone, classifier=classifier, text=text, judge=judge)
+        for part in (classifier, text, judge):
+            if part is not None and part.training_prompts is not None:
+                guard = guard.with_training_prompts(part.training_prompts)
         return guard
 
     def with_calibration(
@@ -373,8 +405,7 @@ class Guard:
             return self
         found = BackboneRecord.model_validate(self.backbone.identity.to_dict())
         claim = [*self.record.claim, *([] if note is None else [note])]
-        record = self.record.model_copy(update={"backbone": found, "claim": claim})
-        return Guard(self._bundle._replace(record=record), self.backbone, classifier=self._classifier)
+        return self._with(record=self.record.model_copy(update={"backbone": found, "claim": claim}))
 
     def with_provisional(self, thresholds: Thresholds, provisional: ProvisionalRecord) -> "Guard":
         """Return the same guard with a provisional threshold. It supports no claim.
@@ -400,7 +431,7 @@ class Guard:
 
     def _with(self, **changes: Any) -> "Guard":  # noqa: ANN401 - fields of `Bundle`
         changed = self._bundle._replace(**changes)
-        return Guard(changed, self.backbone, classifier=self._classifier, text=self._text)
+        return Guard(changed, self.backbone, classifier=self._classifier, text=self._text, judge=self._judge)
 
     def _check_flag_on(self, found: CascadeCalibration) -> None:
         if found.flag_on != self.thresholds.flag_on:
@@ -428,7 +459,10 @@ class Guard:
         card = write_card(
             self.record, self.constitution, results, training_prompts=prompts, measured=measured
         )
-        write_bundle(Path(path), self._bundle, card, self._classifier, self._text)
+        write_bundle(Path(path), self._bundle, card, self._classifier, self._text, self._judge)
+        if self._judge is not None:
+            # It is loaded already, and a large one is not loaded twice.
+            return Guard(read_bundle(Path(path)), self.backbone, Path(path), judge=self._judge)
         return Guard._bind(read_bundle(Path(path)), self.backbone, Path(path))
 
 
@@ -450,6 +484,10 @@ def _classifier_record(classifier: ExchangeClassifier) -> SecondStageRecord:
     return SecondStageRecord.model_construct(
         name=classifier.name, reads=classifier.reads, head=classifier.head, sha256=classifier.sha256
     )
+
+
+def _judge_record(judge: "Judge") -> JudgeRecord:
+    return JudgeRecord(kind=judge.file.kind, name=judge.file.shown, sha256=judge.sha256)
 
 
 def _threshold_record(thresholds: Thresholds) -> ThresholdRecord:

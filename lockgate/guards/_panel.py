@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import tee
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lockgate.backbones import Backbone, RenderedChat
 from lockgate.classifiers import BlockScores, ExchangeClassifier
@@ -15,6 +15,9 @@ from lockgate.exchanges import Exchange
 from lockgate.guards._record import VoiceRecord
 from lockgate.guards._text_stage import TextStage
 from lockgate.guards._verdicts import ClassifierStage, SecondStage, VerdictSession, VerdictSource
+
+if TYPE_CHECKING:
+    from lockgate.judges import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +186,13 @@ def second_stage(
     classifier: ExchangeClassifier | None,
     text: TextBaseline | None,
     voices: Sequence[VoiceRecord] | None,
+    judge: "Judge | None" = None,
 ) -> SecondStage | None:
     """Make the second stage of a guard from its judges and their voices. None: there is no judge."""
+    if judge is not None:
+        from lockgate.judges import JudgeStage
+
+        return JudgeStage(judge, backbone)
     judges: dict[str, SecondStage] = {}
     if classifier is not None:
         judges["classifier"] = ClassifierStage(classifier)

@@ -76,6 +76,22 @@ class TextRecord(_Strict):
     files: dict[str, str] = {}
 
 
+class JudgeRecord(_Strict):
+    """The judge that a second stage asks. Its settings are in `judge.yaml`, its weights are elsewhere.
+
+    Attributes:
+        kind: what sort of judge it is; see `lockgate.judges`.
+        name: its name in reports.
+        sha256: its identity, see `Judge.sha256`. A local folder that has changed no longer fits it.
+        file_sha256: SHA-256 of `judge.yaml`.
+    """
+
+    kind: Literal["sequence-classifier", "guard-model", "classifier", "endpoint"]
+    name: str
+    sha256: str
+    file_sha256: str = ""
+
+
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -158,8 +174,9 @@ class GuardRecord(_Strict):
     """The content of `guard.yaml`.
 
     An uncalibrated guard has no `calibration` and claims no budget. `provisional` then gives the origin of
-    its threshold, if known. `cascade` is set if the guard has a second stage: `classifier`, `text` or both.
-    The mixed score then decides, and `thresholds.flag` is the threshold that the probe alone would have.
+    its threshold, if known. `cascade` is set if the guard has a second stage: `classifier`, `text` or both,
+    or a `judge` alone. The mixed score then decides, and `thresholds.flag` is the threshold that the probe
+    alone would have.
     `voices` says how the judges of the second stage are mixed. A single judge needs no `voices`.
     """
 
@@ -179,6 +196,7 @@ class GuardRecord(_Strict):
     training_prompts: PromptsRecord | None = None
     classifier: SecondStageRecord | None = None
     text: TextRecord | None = None
+    judge: JudgeRecord | None = None
     voices: list[VoiceRecord] | None = None
     cascade: CascadeRecord | None = None
 
@@ -207,10 +225,10 @@ class GuardRecord(_Strict):
             "min_tokens": self.thresholds.min_tokens,
         }
         if self.cascade is not None:
-            judges = (self.classifier, self.text)
+            judges = [None if part is None else part.sha256 for part in (self.classifier, self.text)]
             parts |= {
                 "flag_on": self.thresholds.flag_on,
-                "judges": [None if judge is None else judge.sha256 for judge in judges],
+                "judges": judges if self.judge is None else [*judges, self.judge.sha256],
                 "voices": [voice.model_dump() for voice in self.voices or ()],
                 "cascade": self.cascade.model_dump(exclude={"flag", "tolerance"}),
             }
@@ -219,19 +237,26 @@ class GuardRecord(_Strict):
     @property
     def judges(self) -> tuple[str, ...]:
         """The kinds of judges in the second stage; none with one stage."""
-        parts = {"classifier": self.classifier, "text": self.text}
+        parts = {"classifier": self.classifier, "text": self.text, "judge": self.judge}
         return tuple(kind for kind, part in parts.items() if part is not None)
 
     @model_validator(mode="after")
     def _has_both_or_neither(self) -> "GuardRecord":
         if bool(self.judges) != (self.cascade is not None):
-            raise ValueError("a cascade belongs to a classifier or a text baseline: give both or neither")
+            raise ValueError("a cascade belongs to a classifier or a text baseline, or to a judge: give both")
+        check_judges(self)
         return self
 
     @model_validator(mode="after")
     def _has_a_voice_for_each_judge(self) -> "GuardRecord":
         check_voices(self.judges, self.voices)
         return self
+
+
+def check_judges(record: GuardRecord) -> None:
+    """Check that a judge of text is alone in its second stage. Raises ValueError if it is not."""
+    if record.judge is not None and len(record.judges) > 1:
+        raise ValueError(f"judge: it is asked alone, and found beside {', '.join(record.judges[:-1])}")
 
 
 def check_voices(judges: Sequence[str], voices: Sequence[VoiceRecord] | None) -> None:

@@ -3,12 +3,15 @@
 from lockgate.traffic._calibrate import calibrate
 from lockgate.traffic._changes import write_changes
 from lockgate.traffic._checks import read_exclusions
-from lockgate.traffic._evidence import Evidence, Recall, describe_traffic, gather_evidence
+from lockgate.traffic._evidence import Evidence, describe_traffic, gather_evidence
 from lockgate.traffic._files import score_file, score_row
+from lockgate.traffic._judge_report import Arrangement, Correlation, JudgeReport
+from lockgate.traffic._judged import check_judged, judge_exchanges
 from lockgate.traffic._mine import mine
 from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
 from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan, SelectionPlan
 from lockgate.traffic._pool import sift_pool
+from lockgate.traffic._recall import Recall
 from lockgate.traffic._recorded import RecordedDecision, RecordedScores, kind_of, read_decisions
 from lockgate.traffic._replay import replay
 from lockgate.traffic._replay_log import replay_decisions
@@ -24,10 +27,13 @@ from lockgate.traffic._transfer import Shift, Transfer, compare_precisions, scor
 __all__ = [
     "MINED",
     "SCORED",
+    "Arrangement",
     "CalibrationPlan",
     "Change",
+    "Correlation",
     "Counts",
     "Evidence",
+    "JudgeReport",
     "Mined",
     "MiningPlan",
     "Recall",
@@ -48,9 +54,11 @@ __all__ = [
     "Transfer",
     "add_mined",
     "calibrate",
+    "check_judged",
     "compare_precisions",
     "describe_traffic",
     "gather_evidence",
+    "judge_exchanges",
     "kind_of",
     "manifest_of",
     "mine",

@@ -2,10 +2,10 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +13,11 @@ from lockgate.calibration import (
     BudgetRow,
     Calibration,
     CascadeCalibration,
-    Interval,
     budget_table,
     calibrate_cascade,
     calibrate_sparingly,
     choose_drift,
     choose_threshold,
-    clopper_pearson,
-    first_of_each_group,
 )
 from lockgate.cascade import FlagOn
 from lockgate.classifiers import ExchangeClassifier
@@ -29,10 +26,14 @@ from lockgate.durable import scratch_folder
 from lockgate.errors import ConfigError
 from lockgate.exchanges import PromptPrints
 from lockgate.guards import Guard, VoiceRecord
+from lockgate.judges import Judge
 from lockgate.tables import ScoresTable
+from lockgate.traffic._behind import BehindReader, load_judge
 from lockgate.traffic._checks import benign_rows, check_development, check_traffic, split_labels
+from lockgate.traffic._judge_report import JudgeReport, recall_of
 from lockgate.traffic._overlap import describe_overlap, known_prompts, refuse_known_groups
 from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
+from lockgate.traffic._recall import Recall
 from lockgate.traffic._staging import StagedScores, score_once, score_stages
 from lockgate.traffic._voices import ChosenVoices, ShareRow, choose_voices
 
@@ -42,25 +43,6 @@ _OWNER = "lockgate calibrate"
 
 def silent(_path: Path, _done: int) -> None:
     """Report nothing."""
-
-
-class Recall(NamedTuple):
-    """The harmful rows that a threshold finds.
-
-    Attributes:
-        n: distinct prompts of rows that are labelled harmful.
-        flagged: those that are flagged.
-        interval: two-sided 95 % Clopper-Pearson interval of their share.
-    """
-
-    n: int
-    flagged: int
-    interval: Interval
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-ready figures."""
-        share = self.flagged / self.n
-        return {"n": self.n, "flagged": self.flagged, "share": share, "interval": list(self.interval)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +58,7 @@ class Evidence:
         overlap: a sentence that says whether the traffic holds training prompts.
         stages: the way the two stages were put together; None if no second stage was added.
         shares: with two judges, what each share of the text baseline in the second stage catches.
+        judged: with a judge of text, its report.
         harmful: scores of rows that are labelled harmful, if the plan sets them aside. They set no threshold.
         read_here: whether the guard has read the traffic itself. Then its record gets the precision and the
             kind of device that it computes in. Tables do not say how they were made.
@@ -91,6 +74,7 @@ class Evidence:
     read_here: bool = False
     shares: tuple[ShareRow, ...] = ()
     harmful: ScoresTable | None = None
+    judged: JudgeReport | None = None
 
     @property
     def tolerance(self) -> float:
@@ -136,10 +120,7 @@ class Evidence:
         """Count the harmful rows above a cut, one for each distinct prompt; None if none were set aside."""
         if self.harmful is None:
             return None
-        scores = self.harmful.floats("mixed_max")
-        kept = first_of_each_group(self.harmful.groups, np.ones(len(scores), dtype=bool))
-        flagged = int((scores[kept] > cut).sum())
-        return Recall(len(kept), flagged, clopper_pearson(flagged, len(kept)))
+        return recall_of(self.harmful, self.harmful.floats("mixed_max"), cut)
 
     def apply(self, calibration: Calibration) -> Guard:
         """Return the guard with this threshold and the claim that the traffic supports.
@@ -183,6 +164,7 @@ def gather_evidence(
             small for the budget.
         ConfigError: arguments do not fit together, or the scratch folder holds other files.
         ExchangeError: a file can't be read.
+        JudgeError: a judge of text can't be used, or gives no verdict.
     """
     plan = CalibrationPlan() if plan is None else plan
     known = known_prompts(guard, plan.training)
@@ -198,17 +180,25 @@ def gather_evidence(
     files = [traffic] if isinstance(traffic, Path) else list(traffic)
     stage = plan.second_stage
     judges = (None, None) if stage is None else _load_judges(stage, guard)
-    known, overlap = _join_known(known, *judges)
-    check_traffic(files, known, plan)
-    if stage is not None and stage.development:
-        check_development(stage.development, files, known)
-    with _scratch(plan.scratch) as folder:
+    with ExitStack() as stack:
+        judge = None if stage is None or stage.judge is None else load_judge(stage.judge, guard)
+        if judge is not None:
+            # It connects again if it is asked again.
+            stack.callback(judge.close)
+        known, overlap = _join_known(known, *judges, judge)
+        check_traffic(files, known, plan)
+        if stage is not None and stage.development:
+            check_development(stage.development, files, known)
+        folder = stack.enter_context(_scratch(plan.scratch))
         if stage is None:
             scored = [
                 ScoresTable.read(score_once(guard, path, folder, workers=plan.workers, report=report))
                 for path in files
             ]
             yield evidence_of(guard, ScoresTable.concat(scored), plan, known)
+        elif judge is not None:
+            behind = BehindReader(guard, judge, plan, stage, folder, report, _description)
+            yield _of_judge(behind, files, known, overlap)
         else:
             reader = _StagesReader(guard, *judges, plan, folder, report)
             yield _of_stages(reader, stage, files, known, overlap)
@@ -352,6 +342,20 @@ def _of_stages(
     return Evidence(ready, plan, read.table, table, unanswered, overlap, found, True, chosen.shares)
 
 
+def _of_judge(
+    reader: BehindReader, files: Sequence[Path], known: PromptPrints | None, overlap: str
+) -> Evidence:
+    """Read the files with the probe, ask the judge where it is suspicious, and put both together."""
+    made = reader.calibrate(files, training=known)
+    ready = made.guard if known is None else made.guard.with_training_prompts(known)
+    mixed = made.benign.mixed_by(made.found.cascade, ready.thresholds.flag_on)
+    table = made.benign.table.with_column("mixed_max", mixed)
+    unanswered = len(made.scored) - len(table)
+    return Evidence(
+        ready, reader.plan, made.scored, table, unanswered, overlap, made.found, True, judged=made.report
+    )
+
+
 def _drift(stage: SecondStagePlan, benign: StagedScores, flag_on: FlagOn) -> float:
     """Return the plan's drift, or choose one. The probe alone decides it, so all mixtures share it."""
     if stage.drift is not None:
@@ -371,11 +375,14 @@ def _load_judges(
 
 
 def _join_known(
-    known: PromptPrints | None, classifier: ExchangeClassifier | None, text: TextBaseline | None
+    known: PromptPrints | None,
+    classifier: ExchangeClassifier | None,
+    text: TextBaseline | None,
+    judge: Judge | None,
 ) -> tuple[PromptPrints | None, str]:
     """Return the training prompts of all stages, and the sentence on them for the model card."""
-    judges = {"classifier": classifier, "text baseline": text}
-    found = {name: judge.training_prompts for name, judge in judges.items() if judge is not None}
+    judges = {"classifier": classifier, "text baseline": text, "judge": judge}
+    found = {name: part.training_prompts for name, part in judges.items() if part is not None}
     silent = [name for name, prints in found.items() if prints is None]
     if known is None and any(prints is not None for prints in found.values()):
         silent.append("first stage")

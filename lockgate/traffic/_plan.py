@@ -9,6 +9,7 @@ from lockgate.classifiers import ExchangeClassifier
 from lockgate.classifiers.text import TextBaseline
 from lockgate.errors import ConfigError
 from lockgate.exchanges import PromptPrints
+from lockgate.judges import Judge
 
 STAGES = (1, 2)
 _RANGES = {
@@ -37,10 +38,13 @@ class SecondStagePlan:
         drift: logits by which the probe's readings are lowered each time the answer doubles, so that long
             answers are not escalated more often; see `Cascade`. None (`--drift auto`) chooses it on the
             traffic.
+        judge: a judge of text, its file (YAML) or its folder. It is asked alone, without classifier and text
+            baseline, and reads only what the probe escalates. So `lost` is not used, and `drift` is given.
+        judge_alone: also let the judge read all of the traffic by itself, for its report.
 
     Raises:
-        ConfigError: there is no judge, both or neither of `development` and `weight` are given, there are two
-            judges and no `development`, or a value is out of range.
+        ConfigError: there is no judge, a judge of text has company, both or neither of `development` and
+            `weight` are given, there are two judges and no `development`, or a value is out of range.
     """
 
     classifier: ExchangeClassifier | Path | None
@@ -51,11 +55,21 @@ class SecondStagePlan:
     stride: int = 8
     text: TextBaseline | Path | None = None
     drift: float | None = 0.0
+    judge: Judge | Path | str | None = None
+    judge_alone: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that can't work."""
-        if self.classifier is None and self.text is None:
-            raise ConfigError("a second stage needs a judge; give a classifier, a text baseline or both")
+        if self.classifier is None and self.text is None and self.judge is None:
+            raise ConfigError(
+                "a second stage needs a judge; give a classifier, a text baseline or both, or a judge of text"
+            )
+        if self.judge is None and self.judge_alone:
+            raise ConfigError("judge_alone: there is no judge of text to compare with; give it with judge")
+        if self.judge is not None and (self.classifier is not None or self.text is not None):
+            raise ConfigError("judge: it is asked alone; leave the classifier and the text baseline out")
+        if self.judge is not None and self.drift is None:
+            raise ConfigError("drift: it is chosen on verdicts of all blocks; with a judge give a number")
         if self.classifier is not None and self.text is not None and not self.development:
             raise ConfigError(
                 "weight: it does not say how a classifier and a text baseline are mixed; give development "

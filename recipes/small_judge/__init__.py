@@ -1,0 +1,1 @@
+"""A small judge and made exchanges, to try the calibration of judges."""
