@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant("the tail's hold is ignored", f"{GATEWAY}/_stream.py", "return not state.flagged and state.due is None and state.released >=", "return not state.flagged and 10**9 >="),
     Mutant("a missing verdict is a pass", f"{GATEWAY}/_stepper.py", "raise VerdictFault(error)", "out = gate.give_up(error or '')"),
     Mutant("a missing score is a pass", f"{GATEWAY}/_stepper.py", "raise ScoringFault(NO_SCORE)", "return None"),
-    Mutant("the last word is not scored", "lockgate/backbones/_incremental.py", "return self._take(len(self._tail))", "self._tail = ''\n            return []"),
+    Mutant("the last word is not scored", "lockgate/backbones/_vocabulary.py", "return self._take(len(self._tail))", "self._tail = ''\n            return []"),
     Mutant(
         "events of a job that is over are delivered",
         f"{GATEWAY}/_engine.py",

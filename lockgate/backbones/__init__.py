@@ -5,14 +5,13 @@ from lockgate.backbones._backbone import Backbone, BackboneIdentity, without_pro
 from lockgate.backbones._chat import RenderedChat, Span, banned_ids
 from lockgate.backbones._derived import Injection, derive, derive_upper, front
 from lockgate.backbones._embedded import embedded_identity, embedded_is_ready, embedded_path, fetch_embedded
-from lockgate.backbones._incremental import AnswerTokeniser
 from lockgate.backbones._placement import DEVICES, DTYPES, Placement, choose_placement, stored_dtypes
 from lockgate.backbones._reading import Read, Reading, read_packed
 from lockgate.backbones._selftest import SelfCheck
 from lockgate.backbones._sessions import Feed, Session, SessionPool
 from lockgate.backbones._taps import SITES, Site, Tap, TapGroup
 from lockgate.backbones._tree import TreePart, TreeStep, tree_part
-from lockgate.backbones._vocabulary import Detokeniser, TextToken
+from lockgate.backbones._vocabulary import AnswerTokeniser, Detokeniser, TextToken
 
 __all__ = [
     "DEVICES",

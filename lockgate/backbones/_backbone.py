@@ -25,11 +25,11 @@ from lockgate.backbones._folder import (
     name_of,
     quantisation_of,
 )
-from lockgate.backbones._incremental import AnswerTokeniser
 from lockgate.backbones._placement import DTYPES, Placement, choose_placement, require_memory, stored_dtypes
 from lockgate.backbones._selftest import SelfCheck, require_self_test, self_test
 from lockgate.backbones._taps import Tap, attach
 from lockgate.backbones._tree import TreeStep
+from lockgate.backbones._vocabulary import AnswerTokeniser
 from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
 

@@ -8,8 +8,7 @@ from transformers import AutoTokenizer
 
 from lockgate.backbones import AnswerTokeniser
 from lockgate.backbones._embedded import TOKENIZER_FILE
-from lockgate.backbones._incremental import LONGEST_CHUNK, LONGEST_TAIL
-from lockgate.backbones._vocabulary import Vocabulary
+from lockgate.backbones._vocabulary import LONGEST_CHUNK, LONGEST_TAIL, Vocabulary
 
 TOKENIZERS = {
     "chatml": tiny_tokenizer,
