@@ -11,6 +11,7 @@ from lockgate.errors import ConfigError
 
 if TYPE_CHECKING:
     from lockgate.gateway import Gateway, GatewayOptions
+    from lockgate.gateway.upstream import UpstreamOptions
 
 API_KEY_VARIABLE = "LOCKGATE_API_KEY"
 ENGINES = ("lockgate", "vllm")
@@ -41,6 +42,34 @@ def serve(
             metavar="NAME=VALUE",
             help="Argument for vLLM, such as tensor_parallel_size=2. The value is JSON or text. May be "
             "repeated.",
+        ),
+    ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Guard the answers of this OpenAI-compatible server, such as http://127.0.0.1:8080/v1, "
+            "instead of answering.",
+        ),
+    ] = None,
+    upstream_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Model to ask the upstream for. Default: as the client says."),
+    ] = None,
+    upstream_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VAR",
+            help="Environment variable with the upstream's key. Default: the client's own key passes, if "
+            "this server has none.",
+        ),
+    ] = None,
+    upstream_media: Annotated[
+        str | None,
+        typer.Option(
+            metavar="refuse|pass",
+            help="Images, audio and files in requests to an upstream, which the guard can't read: refuse "
+            "(default) or pass unread.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -102,7 +131,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without an API key.")
     ] = False,
-    playground: Annotated[bool, typer.Option(help="Serve the page at /, on loopback only.")] = True,
+    playground: Annotated[
+        bool | None,
+        typer.Option(help="Serve the page at /, on loopback only. Default: yes, but not with an upstream."),
+    ] = None,
     risk_header: Annotated[
         bool | None,
         typer.Option(
@@ -155,12 +187,17 @@ def serve(
         bind,
         check_exposure,
         create_app,
+        create_passing_app,
         is_loopback,
         run_server,
         url_of,
     )
+    from lockgate.gateway.upstream import UpstreamClient
 
     extra = _engine_arguments(engine, engine_arg or [])
+    relayed = _upstream(upstream, upstream_model, upstream_key_env, upstream_media)
+    if relayed is not None:
+        _check_upstream_mode(engine, playground=playground, risk_header=risk_header)
     key = _read_key(api_key_file)
     check_exposure(host, has_key=key is not None, insecure=insecure)
     options = GatewayOptions(
@@ -179,7 +216,7 @@ def serve(
         api_key=key,
         loopback=is_loopback(host),
         allowed_hosts=tuple(allowed_host or ()),
-        risk_events=playground and is_loopback(host),
+        risk_events=(relayed is None if playground is None else playground) and is_loopback(host),
         risk_header=risk_header,
         # A path says where the model is on this machine; its last part is a name.
         model_names=(Path(backbone).name,),
@@ -191,24 +228,57 @@ def serve(
             from lockgate.backbones import fetch_embedded
 
             fetch_embedded(report=lambda line: typer.echo(f"fetch: {line}", err=True))
-        gateway = _load(guard, backbone, options, threads, (device, dtype), engine, extra)
-        url = url_of(bound)
-
-        def ready() -> None:
-            _announce(url, guard, gateway, as_json=json)
-
+        url, limits = url_of(bound), ConnectionLimits(max_connections)
+        if relayed is not None and mode == "off":
+            run_server(
+                create_passing_app(options, UpstreamClient(relayed)),
+                bound,
+                ready=lambda: _announce_passing(url, relayed, as_json=json),
+                drain_timeout=drain_timeout,
+                limits=limits,
+            )
+            return
+        gateway = _load(
+            guard, backbone, options, threads, (device, dtype), engine, extra, reads_only=relayed is not None
+        )
         try:
             run_server(
-                create_app(gateway),
+                create_app(gateway, None if relayed is None else UpstreamClient(relayed)),
                 bound,
-                ready=ready,
+                ready=lambda: _announce(url, guard, gateway, relayed, as_json=json),
                 drain_timeout=drain_timeout,
                 hangup=gateway.decisions.reopen,
-                limits=ConnectionLimits(max_connections),
+                limits=limits,
                 end_open=gateway.engine.end_open,
             )
         finally:
             gateway.close()
+
+
+def _upstream(
+    url: str | None, model: str | None, key_env: str | None, media: str | None
+) -> "UpstreamOptions | None":
+    from lockgate.gateway.upstream import UpstreamOptions
+
+    if url is not None:
+        return UpstreamOptions(url, model, key_env, media=_media(media or "refuse"))
+    for option, value in (("model", model), ("key-env", key_env), ("media", media)):
+        if value is not None:
+            raise ConfigError(f"--upstream-{option}: needs --upstream URL")
+    return None
+
+
+def _media(name: str) -> Any:  # noqa: ANN401 - a literal type, which UpstreamOptions checks
+    return name
+
+
+def _check_upstream_mode(engine: str, *, playground: bool | None, risk_header: bool | None) -> None:
+    """Refuse options that have no meaning in front of an upstream. Raises ConfigError."""
+    if engine != "lockgate":
+        raise ConfigError(f"--engine {engine}: an upstream writes the answers; leave out one of both options")
+    if playground or risk_header:
+        option = "--playground" if playground else "--risk-header"
+        raise ConfigError(f"{option}: shows the scores of this server's own model; not with --upstream")
 
 
 def _mode(name: str) -> Any:  # noqa: ANN401 - a literal type, checked here
@@ -262,6 +332,8 @@ def _load(
     place: tuple[str, str],
     engine: str,
     extra: dict[str, Any],
+    *,
+    reads_only: bool,
 ) -> "Gateway":
     import torch
 
@@ -283,7 +355,8 @@ def _load(
         loaded = Backbone.load(backbone, device=place[0], dtype=place[1])
         gateway = Gateway(loaded, None, options)
     else:
-        gateway = Gateway.from_guard(load_guard(guard, backbone, *place), options, name=Path(guard).name)
+        made = load_guard(guard, backbone, *place)
+        gateway = Gateway.from_guard(made, options, name=Path(guard).name, reads_only=reads_only)
     try:
         gateway.warm()
     except BaseException:
@@ -304,23 +377,33 @@ def _read_key(path: Path | None) -> str | None:
     return key
 
 
-def _announce(url: str, guard: str, gateway: "Gateway", *, as_json: bool) -> None:
+def _announce(
+    url: str, guard: str, gateway: "Gateway", upstream: "UpstreamOptions | None", *, as_json: bool
+) -> None:
     import json
 
     if as_json:
-        line = json.dumps(
-            {
-                "url": url,
-                "mode": gateway.mode,
-                "model": gateway.model_id,
-                "guard": gateway.about_guard,
-                "decisions": str(gateway.decisions.path),
-            }
-        )
+        told = {
+            "url": url,
+            "mode": gateway.mode,
+            "model": gateway.model_id,
+            "guard": gateway.about_guard,
+            "decisions": str(gateway.decisions.path),
+        }
+        line = json.dumps(told if upstream is None else {**told, "upstream": upstream.url})
     else:
         shown = "none" if gateway.mode == "off" else f"guard {guard}"
+        behind = "" if upstream is None else f" in front of {upstream.url}"
         about = gateway.about_guard or {}
         # The first line must say it: nobody knows how often this guard refuses harmless requests.
         doubt = "" if about.get("calibrated", True) else ", UNCALIBRATED: no false-refusal rate is claimed"
-        line = f"Lockgate is ready: {url} ({shown}, mode {gateway.mode}{doubt})"
+        line = f"Lockgate is ready: {url} ({shown}{behind}, mode {gateway.mode}{doubt})"
     typer.echo(line)
+
+
+def _announce_passing(url: str, upstream: "UpstreamOptions", *, as_json: bool) -> None:
+    import json
+
+    told = {"url": url, "mode": "off", "guard": None, "upstream": upstream.url}
+    line = f"Lockgate is ready: {url} (NO GUARD in front of {upstream.url}, mode off)"
+    typer.echo(json.dumps(told) if as_json else line)

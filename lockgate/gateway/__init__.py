@@ -1,6 +1,6 @@
 """The gateway: an OpenAI-compatible server. It releases a token only when the guard has cleared it."""
 
-from lockgate.gateway._app import create_app
+from lockgate.gateway._app import create_app, create_passing_app
 from lockgate.gateway._connections import ConnectionLimits
 from lockgate.gateway._decisions import Decision, DecisionLog, Scores
 from lockgate.gateway._engine import Engine
@@ -29,6 +29,7 @@ __all__ = [
     "bind",
     "check_exposure",
     "create_app",
+    "create_passing_app",
     "is_loopback",
     "run_server",
     "url_of",

@@ -21,13 +21,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lockgate._version import __version__
 from lockgate.gateway._answers import Answer
 from lockgate.gateway._bodies import read_body
-from lockgate.gateway._errors import ApiError, error_response, handle_api_error, json_response
+from lockgate.gateway._errors import (
+    ApiError,
+    error_response,
+    handle_api_error,
+    json_response,
+    no_such_model,
+)
 from lockgate.gateway._events import Event
 from lockgate.gateway._exchange import ExchangeFrame
-from lockgate.gateway._gateway import Gateway, deliver_to
+from lockgate.gateway._gateway import Gateway, GatewayOptions, deliver_to
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
 from lockgate.gateway.checks import CHECK_ROUTES, Checks
-from lockgate.gateway.upstream import UpstreamClient, upstream_routes
+from lockgate.gateway.upstream import UpstreamClient, passing_routes, upstream_routes
 
 PLAYGROUND = "lockgate.gateway.playground"
 
@@ -42,33 +48,65 @@ def create_app(gateway: Gateway, upstream: UpstreamClient | None = None) -> Star
     own: list[BaseRoute] = [
         Route("/v1/chat/completions", _chat_completions, methods=["POST"]),
         Route("/v1/models", _models, methods=["GET"]),
-    ]
-    routes: list[BaseRoute] = [
-        *(own if upstream is None else upstream_routes(upstream)),
         Route("/v1/models/{model:path}", _model, methods=["GET"]),
+    ]
+    own_key = gateway.options.api_key is not None
+    routes: list[BaseRoute] = [
+        *(own if upstream is None else upstream_routes(upstream, own_key=own_key)),
         Route("/health", _health, methods=["GET"]),
         Route("/healthz", _health, methods=["GET"]),
         Route("/readyz", _readyz, methods=["GET"]),
         *CHECK_ROUTES,
         *playground_routes(),
     ]
+    app = _framed(routes, gateway.options, _lifespan(gateway, upstream))
+    app.state.gateway = gateway
+    app.state.checks = Checks(gateway)
+    return app
+
+
+def create_passing_app(options: GatewayOptions, upstream: UpstreamClient) -> Starlette:
+    """Build the application of mode `off` in front of an upstream. It has no guard and reads nothing."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await upstream.close()
+
+    async def health(_: Request) -> Response:
+        return json_response({"status": "ok", "mode": "off", "calibrated": None, "version": __version__})
+
+    async def readyz(_: Request) -> Response:
+        return json_response({"status": "ready", "mode": "off", "guard": None, "problems": []})
+
+    routes: list[BaseRoute] = [
+        *passing_routes(upstream, own_key=options.api_key is not None),
+        Route("/health", health, methods=["GET"]),
+        Route("/healthz", health, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+    ]
+    return _framed(routes, options, lifespan)
+
+
+def _framed(
+    routes: list[BaseRoute],
+    options: GatewayOptions,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
+) -> Starlette:
+    """Put what every server has around routes: checks of host and key, and the shape of errors."""
     middleware = [Middleware(ExchangeFrame)]
-    options = gateway.options
     if options.loopback or options.allowed_hosts:
         # Another site can point its own name at this machine (DNS rebinding). The Host header shows the name.
         names = (*LOOPBACK_NAMES, *options.allowed_hosts)
         middleware.append(Middleware(HostCheck, names=names, health_for_all=not options.loopback))
-    if gateway.options.api_key is not None:
-        middleware.append(Middleware(BearerAuth, key=gateway.options.api_key))
-    app = Starlette(
+    if options.api_key is not None:
+        middleware.append(Middleware(BearerAuth, key=options.api_key))
+    return Starlette(
         routes=routes,
         middleware=middleware,
-        lifespan=_lifespan(gateway, upstream),
+        lifespan=lifespan,
         exception_handlers={ApiError: handle_api_error, HTTPException: _handle_http, Exception: _handle_any},
     )
-    app.state.gateway = gateway
-    app.state.checks = Checks(gateway)
-    return app
 
 
 def playground_routes() -> list[BaseRoute]:
@@ -154,7 +192,7 @@ async def _model(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     name = request.path_params["model"]
     if name not in (gateway.model_id, *gateway.options.model_names):
-        raise ApiError(404, "There is no such model; see /v1/models.", param="model", code="model_not_found")
+        raise no_such_model()
     return json_response({**_describe_model(gateway), "id": name})
 
 

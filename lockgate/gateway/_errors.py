@@ -43,6 +43,11 @@ def invalid(param: str, message: str, code: str | None = None) -> ApiError:
     return ApiError(400, f"{param}: {message}", param=param, code=code)
 
 
+def no_such_model() -> ApiError:
+    """Return the error for the name of a model that is not there."""
+    return ApiError(404, "There is no such model; see /v1/models.", param="model", code="model_not_found")
+
+
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(
         msgspec.json.encode(content), status_code=status, headers=headers, media_type="application/json"

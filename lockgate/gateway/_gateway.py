@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from lockgate.backbones import Backbone, RenderedChat
+from lockgate.backbones import Backbone, RenderedChat, front
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
@@ -104,6 +104,8 @@ class Gateway:
         scoring: the guard; None in mode `off`.
         about_guard: description of the guard for `/v1/models`.
         make_stepper: makes what runs the model, if it is not to run in this process.
+        reads_only: whether all answers are written elsewhere. Then the layers above the last one that the
+            probe reads are left out.
     """
 
     def __init__(
@@ -113,7 +115,11 @@ class Gateway:
         options: GatewayOptions,
         about_guard: dict[str, Any] | None = None,
         make_stepper: MakeStepper | None = None,
+        *,
+        reads_only: bool = False,
     ) -> None:
+        if reads_only and scoring is not None:
+            backbone = front(backbone, 1 + max(scoring.stages.head.layers))
         self.backbone = backbone
         self.options = options
         self.about_guard = about_guard
@@ -128,15 +134,19 @@ class Gateway:
         self._tokenising = anyio.CapacityLimiter(1)
 
     @classmethod
-    def from_guard(cls, guard: Guard, options: GatewayOptions, *, name: str | None = None) -> "Gateway":
+    def from_guard(
+        cls, guard: Guard, options: GatewayOptions, *, name: str | None = None, reads_only: bool = False
+    ) -> "Gateway":
         """Make a gateway that serves the guard's own backbone under the guard.
 
         Args:
             name: name of the guard that clients see; by default the name in the guard's record.
+            reads_only: whether all answers are written elsewhere.
         """
         if options.engine.mode == "off":
             return cls(guard.backbone, None, options)
-        return cls(guard.backbone, scoring_of(guard), options, describe_guard(guard, name))
+        about = describe_guard(guard, name)
+        return cls(guard.backbone, scoring_of(guard), options, about, reads_only=reads_only)
 
     @property
     def mode(self) -> str:

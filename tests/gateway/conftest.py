@@ -1,5 +1,6 @@
 import pytest
 from models import random_head, tiny_backbone
+from served import save_guard
 from serving import GatewayFactory
 
 from lockgate.backbones import Backbone
@@ -24,3 +25,9 @@ def head(backbone: Backbone) -> ProbeHead:
 @pytest.fixture
 def make_gateway(tmp_path) -> GatewayFactory:
     return GatewayFactory(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder with a tiny model and a guard for it."""
+    return save_guard(tmp_path_factory.mktemp("serve"))

@@ -4,63 +4,18 @@ import json
 import re
 import signal
 import time
-from contextlib import contextmanager
 from hashlib import sha256
 
 import httpx2
 import pytest
-from models import random_head, tiny_backbone
-from processes import Command
-from serving import CHAT, NEVER, ask
+from served import options, serving
+from serving import CHAT, ask
 
-from lockgate.backbones import Backbone
-from lockgate.cascade import Thresholds
 from lockgate.cli import main
-from lockgate.constitution import constitution_path, load_constitution
 from lockgate.errors import ConfigError
 from lockgate.gateway import bind, check_exposure, is_loopback
-from lockgate.guards import Guard
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - that it is refused is what is tested
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A tiny model and a guard for it on disk."""
-    root = tmp_path_factory.mktemp("serve")
-    backbone = tiny_backbone("qwen2", seed=3)
-    backbone.model.save_pretrained(root / "model")
-    backbone.tokenizer.save_pretrained(root / "model")
-    backbone = Backbone.load(root / "model")
-    constitution = constitution_path("general-harms")
-    guard = Guard.create(
-        name="tiny",
-        backbone=backbone,
-        constitution=load_constitution("general-harms"),
-        constitution_yaml=constitution.read_text(),
-        head=random_head(backbone),
-        thresholds=Thresholds(NEVER),
-    )
-    guard.save(root / "guard")
-    return root
-
-
-def options(folders, *arguments):
-    return [
-        *("serve", "--guard", str(folders / "guard"), "--backbone", str(folders / "model")),
-        *("--decisions", str(folders / "decisions.jsonl"), *arguments),
-    ]
-
-
-@contextmanager
-def serving(preloaded, folders, *arguments):
-    """The running process and the first line it printed."""
-    words = ["lockgate", *options(folders, "--threads", "1", *arguments)]
-    command = Command(*words, cwd=folders, preloaded=preloaded)
-    try:
-        yield command.process, command.first_line()
-    finally:
-        command.close()
 
 
 def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders, preloaded):

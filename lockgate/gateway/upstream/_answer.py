@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio
 import httpx2
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -48,7 +47,7 @@ class Call:
 
     def body(self) -> bytes:
         """Return the request's body for the upstream."""
-        return msgspec.json.encode(self.client.name_model(self.asked.payload))
+        return self.client.encode(self.asked.payload)
 
 
 class RelayedAnswer(Response):
@@ -94,7 +93,7 @@ class RelayedAnswer(Response):
             call = self._call
             async with call.client.send("POST", call.dialect.path, call.headers, call.body()) as response:
                 if response.status_code != 200:
-                    await self._refuse(await _error_of(response), send)
+                    await self._refuse(await error_of(call.client, response), send)
                 elif call.asked.stream:
                     await self._stream(response, send)
                 else:
@@ -154,7 +153,7 @@ class RelayedAnswer(Response):
         return relay.flush()
 
     async def _whole(self, response: httpx2.Response) -> Response:
-        raw = await _read(response, self._call.client.options.max_answer_bytes)
+        raw = await self._call.client.read(response)
         body = decoded(raw)
         engine, job = self._call.gateway.engine, self._job
         for choice, text in self._transcript.read_whole(body):
@@ -220,22 +219,12 @@ async def _pumped(relay: Relay, source: httpx2.EventSource) -> UpstreamError | N
     return None
 
 
-async def _read(response: httpx2.Response, most: int) -> bytes:
-    parts, size = [], 0
-    async for part in response.aiter_bytes():
-        size += len(part)
-        if size > most:
-            raise UpstreamError(502, "upstream_too_long", "The upstream's answer is longer than allowed.")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _error_of(response: httpx2.Response) -> ApiError:
+async def error_of(client: UpstreamClient, response: httpx2.Response) -> ApiError:
     """Return the error for a status other than 200: the upstream's own, if it is JSON."""
     status = response.status_code if response.status_code >= 400 else 502
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
     try:
-        body = decoded(await _read(response, LONGEST_ERROR))
+        body = decoded(await client.read(response, LONGEST_ERROR))
     except UpstreamError:
         body = {}
     if status == response.status_code and isinstance(body.get("error"), dict | str):

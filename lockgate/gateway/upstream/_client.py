@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx2
+import msgspec
 
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway.upstream._options import UpstreamOptions
@@ -129,3 +130,17 @@ class UpstreamClient:
     def name_model(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Return the payload with the upstream's own model name, if one is set."""
         return payload if self.options.model is None else {**payload, "model": self.options.model}
+
+    def encode(self, payload: dict[str, Any]) -> bytes:
+        """Return the body of a request, with the upstream's own model name."""
+        return msgspec.json.encode(self.name_model(payload))
+
+    async def read(self, response: httpx2.Response, most: int | None = None) -> bytes:
+        """Read a response that is not streamed. Raises UpstreamError: it is longer than allowed."""
+        parts, size = [], 0
+        async for part in response.aiter_bytes():
+            size += len(part)
+            if size > (most or self.options.max_answer_bytes):
+                raise UpstreamError(502, "upstream_too_long", "The upstream's answer is longer than allowed.")
+            parts.append(part)
+        return b"".join(parts)

@@ -9,24 +9,28 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from lockgate.gateway._bodies import decode_body, read_body
-from lockgate.gateway._errors import ApiError, json_response
+from lockgate.gateway._errors import ApiError, json_response, no_such_model
 from lockgate.gateway._events import Event
 from lockgate.gateway._gateway import Gateway, deliver_to
 from lockgate.gateway._hosts import client_of
-from lockgate.gateway.upstream._answer import Call, RelayedAnswer
-from lockgate.gateway.upstream._chat import ChatDialect
+from lockgate.gateway.upstream._answer import Call, RelayedAnswer, error_of
+from lockgate.gateway.upstream._chat import ChatDialect, decoded
 from lockgate.gateway.upstream._client import UpstreamClient
 from lockgate.gateway.upstream._dialect import Asked, Dialect
 
 DIALECTS: tuple[Dialect, ...] = (ChatDialect(),)
 
 
-def upstream_routes(client: UpstreamClient) -> list[BaseRoute]:
-    """Return the routes that guard the answers of an upstream."""
+def upstream_routes(client: UpstreamClient, *, own_key: bool) -> list[BaseRoute]:
+    """Return the routes that guard the answers of an upstream.
+
+    Args:
+        own_key: whether this server has a key of its own, so that a client's key is not the upstream's.
+    """
     routes: list[BaseRoute] = [
         Route(f"/v1{dialect.path}", _guarded(client, dialect), methods=["POST"]) for dialect in DIALECTS
     ]
-    return [*routes, Route("/v1/models", _models(client), methods=["GET"])]
+    return [*routes, *model_routes(client, own_key=own_key)]
 
 
 def _guarded(client: UpstreamClient, dialect: Dialect) -> Callable[[Request], Any]:
@@ -63,12 +67,28 @@ def _read_request(gateway: Gateway, client: UpstreamClient, dialect: Dialect, bo
     return dialect.read_request(decode_body(body), client.options.media, most)
 
 
-def _models(client: UpstreamClient) -> Callable[[Request], Any]:
-    async def endpoint(request: Request) -> Response:
-        gateway: Gateway = request.app.state.gateway
-        headers = client.headers_for(request.headers, own_key=gateway.options.api_key is not None)
-        async with client.send("GET", "/models", headers) as response:
-            content = await response.aread()
-            return Response(content, response.status_code, media_type="application/json")
+def model_routes(client: UpstreamClient, *, own_key: bool) -> list[BaseRoute]:
+    """Return the routes for the upstream's list of models, and for one of them."""
 
-    return endpoint
+    async def fetch(request: Request) -> bytes:
+        headers = client.headers_for(request.headers, own_key=own_key)
+        async with client.send("GET", "/models", headers) as response:
+            if response.status_code != 200:
+                raise await error_of(client, response)
+            return await client.read(response)
+
+    async def models(request: Request) -> Response:
+        return Response(await fetch(request), media_type="application/json")
+
+    async def model(request: Request) -> Response:
+        # The name never becomes part of a path, because it could lead elsewhere on the upstream.
+        found = decoded(await fetch(request)).get("data")
+        for entry in found if isinstance(found, list) else ():
+            if isinstance(entry, dict) and entry.get("id") == request.path_params["model"]:
+                return json_response(entry)
+        raise no_such_model()
+
+    return [
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{model:path}", model, methods=["GET"]),
+    ]

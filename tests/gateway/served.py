@@ -1,0 +1,50 @@
+"""`lockgate serve` as a process, with a guard on a tiny model."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+from models import random_head, tiny_backbone
+from processes import Command
+from serving import NEVER
+
+from lockgate.backbones import Backbone
+from lockgate.cascade import Thresholds
+from lockgate.constitution import constitution_path, load_constitution
+from lockgate.guards import Guard
+
+
+def save_guard(root: Path) -> Path:
+    """Save a tiny model and a guard for it below `root`."""
+    backbone = tiny_backbone("qwen2", seed=3)
+    backbone.model.save_pretrained(root / "model")
+    backbone.tokenizer.save_pretrained(root / "model")
+    backbone = Backbone.load(root / "model")
+    constitution = constitution_path("general-harms")
+    guard = Guard.create(
+        name="tiny",
+        backbone=backbone,
+        constitution=load_constitution("general-harms"),
+        constitution_yaml=constitution.read_text(),
+        head=random_head(backbone),
+        thresholds=Thresholds(NEVER),
+    )
+    guard.save(root / "guard")
+    return root
+
+
+def options(folders, *arguments):
+    return [
+        *("serve", "--guard", str(folders / "guard"), "--backbone", str(folders / "model")),
+        *("--decisions", str(folders / "decisions.jsonl"), *arguments),
+    ]
+
+
+@contextmanager
+def serving(preloaded, folders, *arguments):
+    """The running process and the first line it printed."""
+    words = ["lockgate", *options(folders, "--threads", "1", *arguments)]
+    command = Command(*words, cwd=folders, preloaded=preloaded)
+    try:
+        yield command.process, command.first_line()
+    finally:
+        command.close()
