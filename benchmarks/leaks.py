@@ -56,10 +56,10 @@ MUTANTS = (
     Mutant("the upstream is asked in spite of a flagged prompt", f"{GATEWAY}/upstream/_answer.py", "if first is not None:", "if False:"),
     Mutant("holds are ignored", f"{GATEWAY}/_given.py", "if _receives(stream) and self._is_due(stream):", "if False:"),
     Mutant("the tail leaves unseen", f"{GATEWAY}/_given.py", "lane.gate.would_clear(rows)", "True"),
-    Mutant("the tail's flag is ignored", f"{GATEWAY}/_stream.py", "return not state.flagged and state.due is None", "return state.due is None"),
+    Mutant("the tail's flag is ignored", f"{GATEWAY}/_stream.py", "return not state.flagged and state.due is None and", "return state.flagged or state.due is None and"),
     Mutant("the tail's hold is ignored", f"{GATEWAY}/_stream.py", "return not state.flagged and state.due is None and state.released >=", "return not state.flagged and 10**9 >="),
     Mutant("a missing verdict is a pass", f"{GATEWAY}/_stepper.py", "raise VerdictFault(error)", "out = gate.give_up(error or '')"),
-    Mutant("a missing score is a pass", f"{GATEWAY}/_stepper.py", "raise ScoringFault(NO_SCORE)", "return None"),
+    Mutant("a missing score is a pass", f"{GATEWAY}/_stepper.py", "raise ScoringFault(NO_SCORE)", "return np.zeros((tokens, 1), np.float32)"),
     Mutant("the last word is not scored", "lockgate/backbones/_vocabulary.py", "return self._take(len(self._tail))", "self._tail = ''\n            return []"),
     Mutant(
         "events of a job that is over are delivered",

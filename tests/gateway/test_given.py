@@ -177,3 +177,40 @@ def test_it_tells_when_it_has_read_all_that_has_arrived(calm, parts) -> None:
         assert len(run.text()) == given_so_far
     calm.end_given(run.job, 0, "stop")
     run.finish()
+
+
+def test_a_last_word_that_would_flag_does_not_leave(tmp_path) -> None:
+    """More text may still change its tokens. If none comes, the end decides."""
+    answer = "the lock holds the water"
+    *before, last = smoothed("why so", answer)
+    assert last > max(before), "the word was chosen for this"
+    line = (last + max(before)) / 2
+    with running_engine(BACKBONE, scoring_for(BACKBONE, HEAD, line), tmp_path) as engine:
+        run, read = given_run(BACKBONE, "why so"), queue.Queue()
+        run.job.caught_up = lambda choice, characters: read.put(characters)
+        start(engine, run)
+        engine.give(run.job, 0, answer)
+        while read.get(timeout=30) < len(answer):
+            pass
+        seen = [event.text for event in list(run.events.queue) if isinstance(event, Released)]
+        assert "water" not in "".join(seen)
+        engine.end_given(run.job, 0, "stop")
+        assert run.finish().end.decision == "halt"
+    assert "water" not in run.text()
+
+
+def test_a_last_word_that_would_be_held_does_not_leave(tmp_path) -> None:
+    always = Cascade(escalate=-math.inf, flag=0.0, weight=0.0, stride=64)
+    scoring, made = staged(BACKBONE, HEAD, always)
+    with running_engine(BACKBONE, scoring, tmp_path) as engine:
+        until(lambda: bool(made))
+        made[0].constant = -1.0
+        run, read = given_run(BACKBONE, "why"), queue.Queue()
+        run.job.caught_up = lambda choice, characters: read.put(characters)
+        start(engine, run)
+        engine.give(run.job, 0, "lock")
+        while read.get(timeout=30) < 4:
+            pass
+        assert run.events.empty()
+        engine.end_given(run.job, 0, "stop")
+        assert run.finish().text() == "lock"

@@ -5,7 +5,6 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import anyio
 import httpx2
@@ -18,10 +17,10 @@ from lockgate.gateway._events import Event, Finished
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineDown, QueueFull
-from lockgate.gateway.upstream._chat import decoded
 from lockgate.gateway.upstream._client import UpstreamClient, UpstreamError, upstream_faults
 from lockgate.gateway.upstream._dialect import Asked, Dialect, Stopped, Transcript
 from lockgate.gateway.upstream._relay import Relay, cancelled
+from lockgate.gateway.upstream._wrong import PassedError, decoded
 
 # A client that waits for a stream gets a status after this time, even if the upstream has not answered. Later
 # errors are events of the stream then.
@@ -232,14 +231,3 @@ async def error_of(client: UpstreamClient, response: httpx2.Response) -> ApiErro
     kind = "server_error" if status >= 500 else "invalid_request_error"
     message = f"The upstream answered with HTTP {response.status_code}."
     return ApiError(status, message, kind=kind, code="upstream_error", headers=headers)
-
-
-class PassedError(ApiError):
-    """An error of the upstream that the client gets as it is."""
-
-    def __init__(self, status: int, body: dict[str, Any], headers: Mapping[str, str]) -> None:
-        super().__init__(status, "The upstream refused the request.", code="upstream_error", headers=headers)
-        self._body = body
-
-    def body(self) -> dict[str, Any]:
-        return self._body

@@ -4,12 +4,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from lockgate.exchanges import Message, json_type
 from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
-from lockgate.gateway.upstream._client import UpstreamError
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
 from lockgate.gateway.upstream._script import AnswerScript, text_of
@@ -23,6 +20,7 @@ from lockgate.gateway.upstream._texts import (
     whole_number,
     with_tools,
 )
+from lockgate.gateway.upstream._wrong import LONGEST_REASON, decoded, malformed, upstream_fault
 
 _ROLES = {
     "system": "system",
@@ -113,7 +111,7 @@ class ChatTranscript:
             return ()
         chunk = decoded(data)
         if chunk.get("error") is not None:
-            raise upstream_fault(chunk["error"])
+            raise upstream_fault()
         choices = chunk.get("choices")
         if choices is None:
             choices = []
@@ -122,8 +120,8 @@ class ChatTranscript:
         self._base.update({key: chunk[key] for key in self._base if chunk.get(key) is not None})
         beyond = "".join(text_of(chunk[key]) for key in chunk if key not in _CHUNK_FIELDS)
         if not choices:
-            self._usage_seen = self._usage_seen or chunk.get("usage") is not None
-            return (Piece(0 if beyond else None, beyond, wire.sse({**chunk, "choices": []})),)
+            mark = "usage" if chunk.get("usage") is not None else ""
+            return (Piece(0 if beyond else None, beyond, wire.sse({**chunk, "choices": []}), None, mark),)
         return list(self._pieces(chunk, choices, beyond))
 
     def _pieces(self, chunk: dict[str, Any], choices: list[dict[str, Any]], beyond: str) -> Iterator[Piece]:
@@ -137,11 +135,10 @@ class ChatTranscript:
             text = self._delta_text(number, delta)
             text += self._around(number, item, delta) + self._text(number, "more", beyond)
             reason = item.get("finish_reason")
-            if reason is not None and not (isinstance(reason, str) and len(reason) <= _LONGEST_REASON):
+            if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
                 raise malformed()
             if reason is not None:
                 self._ended.add(number)
-            self._begun.add(number)
             yield Piece(number, text, wire.sse({**chunk, "choices": [whole]}), reason)
 
     def _number(self, item: Mapping[str, Any]) -> int:
@@ -178,6 +175,12 @@ class ChatTranscript:
     def _script(self, choice: int) -> AnswerScript:
         return self._scripts.setdefault(choice, AnswerScript())
 
+    def left(self, piece: Piece) -> None:
+        """See `Transcript.left`."""
+        self._usage_seen = self._usage_seen or piece.mark == "usage"
+        if piece.choice is not None:
+            self._begun.add(piece.choice)
+
     def leave(self, choice: int) -> str:
         """See `Transcript.leave`."""
         script = self._scripts.get(choice)
@@ -207,7 +210,7 @@ class ChatTranscript:
     def read_whole(self, body: dict[str, Any]) -> Sequence[tuple[int, str]]:
         """See `Transcript.read_whole`."""
         if body.get("error") is not None:
-            raise upstream_fault(body["error"])
+            raise upstream_fault()
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices:
             raise malformed()
@@ -249,7 +252,6 @@ def _repeats(logprobs: object, content: object) -> bool:
     return "".join(text_of(entry.get("token")) for entry in entries) == (content or "")
 
 
-_LONGEST_REASON = 64
 _CHUNK_FIELDS = frozenset(
     {
         *("id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices"),
@@ -311,24 +313,3 @@ _CALL_FIELDS = frozenset({"id", "index", "type"})
 
 def _name_and_arguments(function: Mapping[str, Any]) -> tuple[str, str]:
     return text_of(function.get("name")), text_of(function.get("arguments"))
-
-
-def decoded(data: str | bytes) -> dict[str, Any]:
-    """Decode a JSON object of an upstream. Raises UpstreamError."""
-    try:
-        found = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise malformed() from None
-    if not isinstance(found, dict):
-        raise malformed()
-    return found
-
-
-def malformed() -> UpstreamError:
-    """Return the error for an answer that can't be understood, and so can't be scored."""
-    return UpstreamError(502, "upstream_malformed", "The upstream's answer can't be understood.")
-
-
-def upstream_fault(error: object) -> UpstreamError:
-    """Return the error for one that the upstream sends in place of an answer, without its text."""
-    return UpstreamError(502, "upstream_error", "The upstream failed to answer.")

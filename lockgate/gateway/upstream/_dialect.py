@@ -43,12 +43,14 @@ class Piece:
         text: what the guard must clear before it leaves.
         ended: why the choice is over, if this is its last piece with a meaning of its own.
         data: the bytes for the client.
+        mark: what the transcript must know once the piece has left.
     """
 
     choice: int | None
     text: str
     data: bytes
     ended: str | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,10 @@ class Transcript(Protocol):
         Raises:
             UpstreamError: it is an error of the upstream, or can't be understood.
         """
+        ...
+
+    def left(self, piece: Piece) -> None:
+        """Note that a piece has left, since the closing events depend on what the client has seen."""
         ...
 
     @property

@@ -131,6 +131,8 @@ class Relay:
         self._stopped[choice] = stopped
         # What was cleared has left already. The rest of the choice never leaves.
         self._drop(choice)
+        if len(self._stopped) == self._job.n:
+            self._queue.clear()  # what belongs to all choices follows no choice any more
         return self._transcript.halt(choice, stopped) + self.flush()
 
     def _drop(self, choice: int) -> None:
@@ -145,6 +147,7 @@ class Relay:
             choice = queued.piece.choice
             if not waiting if choice is None else choice not in held and self._is_cleared(queued, choice):
                 leaving.append(queued.piece.data)
+                self._transcript.left(queued.piece)
                 continue
             waiting.append(queued)
             if choice is not None:

@@ -14,11 +14,14 @@ from lockgate.gateway._events import Event
 from lockgate.gateway._gateway import Gateway, deliver_to
 from lockgate.gateway._hosts import client_of
 from lockgate.gateway.upstream._answer import Call, RelayedAnswer, error_of
-from lockgate.gateway.upstream._chat import ChatDialect, decoded
+from lockgate.gateway.upstream._chat import ChatDialect
 from lockgate.gateway.upstream._client import UpstreamClient
+from lockgate.gateway.upstream._completions import CompletionsDialect
 from lockgate.gateway.upstream._dialect import Asked, Dialect
+from lockgate.gateway.upstream._messages import MessagesDialect
+from lockgate.gateway.upstream._wrong import decoded
 
-DIALECTS: tuple[Dialect, ...] = (ChatDialect(),)
+DIALECTS: tuple[Dialect, ...] = (ChatDialect(), CompletionsDialect(), MessagesDialect())
 
 
 def upstream_routes(client: UpstreamClient, *, own_key: bool) -> list[BaseRoute]:
