@@ -19,9 +19,15 @@ from lockgate.gateway.upstream._client import UpstreamClient
 from lockgate.gateway.upstream._completions import CompletionsDialect
 from lockgate.gateway.upstream._dialect import Asked, Dialect
 from lockgate.gateway.upstream._messages import MessagesDialect
+from lockgate.gateway.upstream._responses import ResponsesDialect
 from lockgate.gateway.upstream._wrong import decoded
 
-DIALECTS: tuple[Dialect, ...] = (ChatDialect(), CompletionsDialect(), MessagesDialect())
+DIALECTS: tuple[Dialect, ...] = (
+    ChatDialect(),
+    CompletionsDialect(),
+    ResponsesDialect(),
+    MessagesDialect(),
+)
 
 
 def upstream_routes(client: UpstreamClient, *, own_key: bool) -> list[BaseRoute]:
