@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,17 @@ class Fork:
 class Command:
     """A Python process in a session of its own. All that it starts carries a mark or is in the session."""
 
-    def __init__(self, *arguments: Any, cwd: Path, preloaded: Preloaded | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        cwd: Path,
+        preloaded: Preloaded | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         """Start `python ARGUMENTS`, or `python -m ARGUMENTS` as a fork of a preloaded process."""
         self.mark = secrets.token_hex(8)
         self.errors, self.output = cwd / f"{self.mark}.txt", cwd / f"{self.mark}.out"
-        words, environment = [*map(str, arguments)], _environment(**{_MARK: self.mark})
+        words, environment = [*map(str, arguments)], _environment(**{_MARK: self.mark, **(variables or {})})
         self.process: Fork | subprocess.Popen[bytes]
         if preloaded is not None:
             start = {"arguments": words, "environment": environment, "cwd": str(cwd)}

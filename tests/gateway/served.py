@@ -40,10 +40,10 @@ def options(folders, *arguments):
 
 
 @contextmanager
-def serving(preloaded, folders, *arguments):
-    """The running process and the first line it printed."""
+def serving(preloaded, folders, *arguments, variables=None):
+    """The running process and the first line it printed. `variables` are further ones of its environment."""
     words = ["lockgate", *options(folders, "--threads", "1", *arguments)]
-    command = Command(*words, cwd=folders, preloaded=preloaded)
+    command = Command(*words, cwd=folders, preloaded=preloaded, variables=variables)
     try:
         yield command.process, command.first_line()
     finally:

@@ -23,11 +23,14 @@ TEXTS = ["The lock", " holds the", " water back."]
         ("off", "NO GUARD in front of {url}, mode off"),
     ],
 )
-async def test_it_guards_an_upstream(preloaded, folders, mode, said, monkeypatch) -> None:
-    monkeypatch.setenv("UPSTREAM_KEY", "sk-of-the-upstream")
+async def test_it_guards_an_upstream(preloaded, folders, mode, said) -> None:
+    secret = {"UPSTREAM_KEY": "sk-of-the-upstream"}
     own = ("--upstream-model", "big", "--upstream-key-env", "UPSTREAM_KEY", "--mode", mode, "--port", "0")
     async with scripted_upstream(Reply([chat_stream(TEXTS)])) as upstream:
-        with serving(preloaded, folders, "--upstream", upstream.url, *own) as (process, line):
+        with serving(preloaded, folders, "--upstream", upstream.url, *own, variables=secret) as (
+            process,
+            line,
+        ):
             assert said.format(guard=folders / "guard", url=upstream.url) in line
             base = line.split()[3]
             async with httpx2.AsyncClient(base_url=base, timeout=60) as client:
