@@ -333,7 +333,7 @@ def _load(
     engine: str,
     extra: dict[str, Any],
     *,
-    reads_only: bool,
+    reads_only: bool = False,
 ) -> "Gateway":
     import torch
 
@@ -378,7 +378,7 @@ def _read_key(path: Path | None) -> str | None:
 
 
 def _announce(
-    url: str, guard: str, gateway: "Gateway", upstream: "UpstreamOptions | None", *, as_json: bool
+    url: str, guard: str, gateway: "Gateway", upstream: "UpstreamOptions | None" = None, *, as_json: bool
 ) -> None:
     import json
 

@@ -16,7 +16,7 @@ import pytest
 from live import Valve
 from processes import Command
 from serving import CHAT, ask, scoring_for
-from test_serve_command import folders, options  # noqa: F401 - a fixture
+from served import options
 
 from lockgate.errors import ConfigError
 from lockgate.gateway import ConnectionLimits, _connections, bind, create_app
