@@ -13,7 +13,8 @@ row's id alone, so that the prompt stays in the row and both labels have the sam
 
 The classifier judges the blocks that the guard's screen asks about, with the shipped drift. Its verdicts become the voice
 `language` of the committed traces; no other block has one. `language_figures` says what the judge gains. Training and
-reading take an hour on two cores. Both resume.
+reading take an hour on two cores. Both resume. How the model behind the committed verdicts was trained is in
+`results/embedded_guard/language_model.json`; its weights are not committed.
 """
 
 import argparse
@@ -67,6 +68,7 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     backbone = Backbone.load("embedded")
     classifier = trained(arguments.out, backbone)
+    write_record(classifier, RESULTS)
     head = json.loads((RESULTS / "choice.json").read_text())["head"]
     settings = json.loads((RESULTS / "two_stage" / SETTINGS).read_text())
     screen = two_stages.choose_screen(two_stages.read_part(RESULTS, "calibration", head))
@@ -135,6 +137,16 @@ def trained(out: Path, backbone: Backbone) -> ExchangeClassifier:
         )
         made.save(folder)
     return ExchangeClassifier.load(folder, backbone)
+
+
+def write_record(classifier: ExchangeClassifier, results: Path) -> None:
+    """Write how the classifier was trained. Its weights are not committed."""
+    content = {
+        "command": "python -m recipes.embedded_guard.language_judge",
+        "sha256": classifier.sha256,
+        "training": classifier.record.training,
+    }
+    (results / "language_model.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_part(
