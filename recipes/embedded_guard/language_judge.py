@@ -103,7 +103,7 @@ def crossed_scores(rows: Sequence[Exchange]) -> NDArray[np.float64]:
     sides = np.array([group in half for group in groups])
     logits = np.zeros(len(rows))
     for side in (True, False):
-        fitted, scored = np.flatnonzero(sides == side), np.flatnonzero(sides != side)
+        fitted, scored = (np.flatnonzero(own).tolist() for own in (sides == side, sides != side))
         config = TextBaselineConfig(cs=(C,), folds=2)
         text = TextBaseline.fit([rows[i] for i in fitted], [groups[i] for i in fitted], config)
         logits[scored] = text.decision_function([rows[i] for i in scored])
