@@ -198,11 +198,11 @@ def judged(
 ) -> BlockTrace:
     """Return the trace with the verdicts of the text baselines on every block, as `TextStage` gives them.
 
-    Those of `text` are the trace's. Verdicts of an exchange classifier are kept as its voice.
+    Those of `text` are the trace's. Verdicts of other judges are kept as their voices.
     """
     assert guard.cascade is not None
     counts = [len(trace.row[trace.of(row)]) for row in range(len(rows))]
-    voices = {"classifier": trace.voices.get("classifier", trace.classifier)}
+    voices = {"classifier": trace.classifier, **trace.voices}
     for name, text in texts.items():
         stage = TextStage(text, guard.backbone)
         verdicts = [scores.logits for scores in stage.read_blocks(rows, stride=guard.cascade.stride)]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -55,6 +55,19 @@ FPR = 0.001
 # Batch mates change a logit by less than this share of the scores' spread. Exchanges that close are scored again.
 NOISE = 1e-3
 SETTINGS = "settings.json"
+
+
+class VoiceShare(NamedTuple):
+    """One voice of a mixture: its column in the traces, its share, and the scale of its logits."""
+
+    voice: str
+    weight: float
+    mean: float
+    std: float
+
+
+# The second stage whose verdicts are taken from the traces: a voice, or several in a mixture. None: the guard's.
+Judge = str | Sequence[VoiceShare] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +142,12 @@ def choose_screen(calibration: FirstStage) -> Screen:
 
 
 def read_traces(
-    results: Path, part: str, first: FirstStage, screen: Screen, voice: str | None = None
+    results: Path, part: str, first: FirstStage, screen: Screen, voice: Judge = None
 ) -> list[Trace]:
     """Build traces of all rows: blocks for exchanges that both stages scored, maxima of prompt and answer for the others.
 
     Args:
-        voice: take the verdicts of this voice, in place of the guard's second stage.
+        voice: take the verdicts of this voice or mixture, in place of the guard's second stage.
 
     Raises:
         CalibrationError: the tables don't hold exactly the exchanges that may be escalated.
@@ -148,12 +161,24 @@ def read_traces(
             f"two_stage/{part}.parquet: expected the {len(rows)} exchanges that may be escalated; "
             "run python -m recipes.embedded_guard.second_stage again"
         )
+    verdicts = verdicts_of(blocks, voice)
     traces = [Trace([p, a], [np.nan, np.nan]) for p, a in zip(first.prompt, first.answer, strict=True)]
     for number, row in enumerate(rows):
         own = blocks.of(number)
-        verdicts = blocks.classifier if voice is None else blocks.voices[voice]
         traces[row] = Trace(blocks.probe[own], verdicts[own])
     return traces
+
+
+def verdicts_of(blocks: BlockTrace, judge: Judge) -> NDArray[np.floating]:
+    """Return the logits of a judge [B], NaN where it was not asked. Those of a mixture are its voices' weighted sum."""
+    if judge is None:
+        return blocks.classifier
+    if isinstance(judge, str):
+        return blocks.voices[judge]
+    logits = np.zeros(len(blocks))
+    for voice, weight, mean, std in judge:
+        logits += weight * (blocks.voices[voice].astype(np.float64) - mean) / std
+    return logits
 
 
 def calibrate(
@@ -165,7 +190,7 @@ def calibrate(
     *,
     settings: dict[str, Any],
     training: PromptPrints | None = None,
-    voice: str | None = None,
+    voice: Judge = None,
 ) -> CascadeCalibration:
     """Calibrate both stages to the budget. The weight is chosen on development exchanges.
 

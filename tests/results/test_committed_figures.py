@@ -34,6 +34,10 @@ def test_what_the_guard_catches_follows_from_the_tables(check) -> None:
     check("recipes.embedded_guard.recall")
 
 
+def test_what_a_language_model_gains_follows_from_the_traces(check) -> None:
+    check("recipes.embedded_guard.language_figures")
+
+
 def test_the_ablation_follows_from_its_scores_tables(check) -> None:
     # --out is not read: the tables hold all that the figures need.
     check("recipes.embedded_guard.ablate", "--out", "unused")
