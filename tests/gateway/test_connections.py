@@ -15,8 +15,8 @@ import httpx2
 import pytest
 from live import Valve
 from processes import Command
-from serving import CHAT, ask, scoring_for
 from served import options
+from serving import CHAT, ask, scoring_for
 
 from lockgate.errors import ConfigError
 from lockgate.gateway import ConnectionLimits, _connections, bind, create_app
@@ -239,7 +239,7 @@ def test_busy_connections_are_kept_and_newcomers_told(make_gateway, backbone, he
             assert all_of(client)[0].startswith(b"HTTP/1.1 200")
 
 
-def test_the_process_outlives_more_connections_than_descriptors(folders):  # noqa: F811
+def test_the_process_outlives_more_connections_than_descriptors(folders):
     command = Command("-m", "lockgate", *options(folders, "--threads", "1", "--port", "0"), cwd=folders)
     process = command.process
     with contextlib.ExitStack() as stack:

@@ -6,6 +6,7 @@ import math
 import openai
 import pytest
 from live import serving
+from models import tiny_backbone
 from serving import REFUSAL, decisions_of, scoring_for
 
 from lockgate.gateway.upstream import UpstreamClient, UpstreamOptions
@@ -15,9 +16,9 @@ ASKED = {"model": "any", "messages": MESSAGES, "temperature": 0}
 
 
 @pytest.fixture
-def plain(make_gateway, backbone):
-    """The URL of a server that nobody guards."""
-    with serving(make_gateway(backbone, None)) as url:
+def plain(make_gateway):
+    """The URL of a server that nobody guards. Its model is its own, since each backbone has one owner."""
+    with serving(make_gateway(tiny_backbone("llama", seed=5), None)) as url:
         yield f"{url}/v1"
 
 
