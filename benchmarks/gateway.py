@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ TARGET = ROOT / "results" / "gateway_bench.json"
 LEAKS = ROOT / "results" / "gateway_leaks.json"
 STREAMS = (1, 16, 64)
 READY_SECONDS = 120
+# LiteLLM's proxy does not start without one.
+KEY = f"sk-{secrets.token_hex(32)}"
 
 
 @dataclass
@@ -165,7 +168,7 @@ async def client(url: str, requests: int, measured: Measured) -> None:
     ).encode()
     head = (
         f"POST {where.path}/chat/completions HTTP/1.1\r\nhost: {where.netloc}\r\nconnection: close\r\n"
-        f"content-type: application/json\r\nauthorization: Bearer none\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"content-type: application/json\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode()
     for _ in range(requests):
         begun = time.monotonic()
@@ -258,7 +261,11 @@ def litellm(command: Path, fast: str) -> Iterator[str]:
         config.write_text(json.dumps({"model_list": [{"model_name": "fast", "litellm_params": model}]}))
         arguments = [str(command), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
         with running(
-            arguments, f"http://127.0.0.1:{port}/v1", LITELLM_TELEMETRY="False", LITELLM_LOG="ERROR"
+            arguments,
+            f"http://127.0.0.1:{port}/v1",
+            LITELLM_TELEMETRY="False",
+            LITELLM_MASTER_KEY=KEY,
+            LITELLM_LOG="ERROR",
         ) as url:
             yield url
 
