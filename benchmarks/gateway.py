@@ -175,7 +175,8 @@ async def client(url: str, requests: int, measured: Measured) -> None:
         reader, writer = await asyncio.open_connection(where.hostname, where.port, limit=1 << 20)
         writer.write(head + body)
         count = 0
-        while line := await reader.readline():
+        # The upstream keeps its connections open, so the end of the stream is what it says.
+        while (line := await reader.readline()) and not line.startswith(b"data: [DONE]"):
             if not line.startswith(b'data: {"'):
                 continue
             now = time.monotonic()
