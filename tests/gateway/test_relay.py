@@ -118,3 +118,12 @@ async def test_every_text_of_a_delta_is_scored(loud, field) -> None:
     async with relayed(loud, Reply([b"".join(parts)])) as (client, _):
         response = await client.post(CHAT, json=ask(stream=True))
     assert not any(text.strip() in response.text for text in TEXTS)
+
+
+async def test_log_probabilities_that_tell_more_are_scored(loud) -> None:
+    entries = [{"token": text, "logprob": -1.0, "bytes": None, "top_logprobs": []} for text in TEXTS]
+    choice = {"index": 0, "delta": {}, "logprobs": {"content": entries}, "finish_reason": None}
+    chunk = {**delta(), "choices": [choice]}
+    async with relayed(loud, Reply([event(chunk) + event(delta(0, "stop")) + DONE])) as (client, _):
+        response = await client.post(CHAT, json=ask(stream=True))
+    assert not any(text.strip() in response.text for text in TEXTS)
