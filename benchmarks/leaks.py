@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "gateway_leaks.json"
 GATEWAY = "lockgate/gateway"
 RELAY, CHAT = f"{GATEWAY}/upstream/_relay.py", f"{GATEWAY}/upstream/_chat.py"
-TESTS = ("test_relay.py", "test_relay_leaks.py", "test_given.py", "test_upstream_faults.py")
+TESTS = ("test_relay.py", "test_relay_leaks.py", "test_given.py", "test_intake.py", "test_upstream_faults.py")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ MUTANTS = (
     Mutant("the tail's hold is ignored", f"{GATEWAY}/_stream.py", "return not state.flagged and state.due is None and state.released >=", "return not state.flagged and 10**9 >="),
     Mutant("a missing verdict is a pass", f"{GATEWAY}/_stepper.py", "raise VerdictFault(error)", "out = gate.give_up(error or '')"),
     Mutant("a missing score is a pass", f"{GATEWAY}/_stepper.py", "raise ScoringFault(NO_SCORE)", "return np.zeros((tokens, 1), np.float32)"),
+    Mutant("an end that comes during a step cuts off the last word", f"{GATEWAY}/_intake.py", "self._tokeniser.rest)", "self._tokeniser.unsettled)"),
     Mutant("the last word is not scored", "lockgate/backbones/_vocabulary.py", "return self._take(len(self._tail))", "self._tail = ''\n            return []"),
     Mutant(
         "events of a job that is over are delivered",
@@ -125,7 +126,7 @@ def passes(copy: Path, tests: tuple[str, ...]) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *paths]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=600)
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=300)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0

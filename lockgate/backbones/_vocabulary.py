@@ -239,6 +239,11 @@ class AnswerTokeniser:
         """Whether `settle` has more to tokenise."""
         return bool(self._raw) or (self._ended and bool(self._tail))
 
+    @property
+    def rest(self) -> bool:
+        """Whether there is text behind the settled tokens."""
+        return bool(self._raw or self._tail)
+
     def settle(self) -> list[TextToken]:
         """Tokenise a chunk of what has arrived. Return the tokens that are settled by now."""
         self._tail += self._raw[:LONGEST_CHUNK]

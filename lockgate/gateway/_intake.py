@@ -58,7 +58,8 @@ class Intake:
         """Why the answer is over; None while more may arrive, or while some of it is not taken."""
         with self._lock:
             over = self._ended is not None and not self._arrived
-        return self._ended if over and not (self._settled or self._tokeniser.unsettled) else None
+        # The end may arrive while the tail is read: it was only tried then, and is read again as settled.
+        return self._ended if over and not (self._settled or self._tokeniser.rest) else None
 
     @property
     def is_waiting(self) -> bool:

@@ -15,6 +15,7 @@ from staging import staged, until
 from lockgate.cascade import Cascade
 from lockgate.exchanges import Message
 from lockgate.gateway._events import Finished, Released, Unserved
+from lockgate.gateway._intake import Intake, Taken
 from lockgate.guards import regions_of
 
 BACKBONE = tiny_backbone("llama")
@@ -87,6 +88,28 @@ def test_a_flag_stops_the_text_at_the_token_that_files_flag(tmp_path, parts, qua
     assert len(run.text()) <= sum(len(token.text) for token in tokens[:flagged])
     assert answer.startswith(run.text())
     assert isinstance(run.seen[-1], Finished)
+
+
+class EndsMeanwhile(Intake):
+    """An intake whose answer ends while a step reads what it has taken."""
+
+    def take(self, most: int) -> Taken:
+        taken = super().take(most)
+        self.end("stop")
+        return taken
+
+
+@pytest.mark.parametrize("line", [-math.inf, math.inf])
+@pytest.mark.parametrize("answer", ["lock", " don'tthe", "the lock holds", "你好你好"])
+def test_the_last_word_is_judged_if_the_end_comes_while_it_is_read(tmp_path, answer, line) -> None:
+    with running_engine(BACKBONE, scoring_for(BACKBONE, HEAD, line, flag_on="answer"), tmp_path) as engine:
+        run = given_run(BACKBONE, "why so")
+        run.job.intakes[0] = EndsMeanwhile(BACKBONE.tokenise_answer())
+        engine.give(run.job, 0, answer)
+        start(engine, run).finish()
+    assert (run.end.decision, run.text()) == (("halt", "") if line < 0 else ("pass", answer))
+    if line > 0:
+        assert run.end.completion_tokens == len(BACKBONE.chat.vocabulary.encode_answer(answer))
 
 
 def test_each_piece_leaves_before_the_next_arrives(calm) -> None:
