@@ -64,6 +64,7 @@ def decision_record(
         reason, fault = gate.broken, gate.fault
     if event.unserved is not None:
         reason = event.unserved.code
+    goes_on = ending.error is not None and not event.enforced
     return Decision(
         id=job.id,
         choice=stream.choice,
@@ -73,7 +74,7 @@ def decision_record(
         measure=None if scoring is None else scoring.measure,
         decision=event.decision,
         enforced=event.enforced,
-        finish_reason=None if ending.cancelled else event.reason,
+        finish_reason=None if ending.cancelled or goes_on else event.reason,
         category=event.category,
         token_index=None if state is None else state.flag_token,
         scores=Scores(event.max_prompt, event.max_answer, event.threshold, _mixed(state)),
