@@ -42,6 +42,7 @@ _COMMANDS = (
     "_label",
     "_evaluate",
     "_serve",
+    "_config",
 )
 
 _EXIT_CODES = (

@@ -1,11 +1,13 @@
 """The gateway: an OpenAI-compatible server. It releases a token only when the guard has cleared it."""
 
 from lockgate.gateway._app import create_app, create_passing_app
+from lockgate.gateway._breaker import BreakerOptions
 from lockgate.gateway._connections import ConnectionLimits
 from lockgate.gateway._decisions import Decision, DecisionLog, Scores
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
+from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._options import MODES, CheckOptions, EngineDown, EngineOptions, Mode, QueueFull
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
@@ -13,6 +15,7 @@ from lockgate.gateway._server import bind, check_exposure, is_loopback, run_serv
 __all__ = [
     "MODES",
     "ApiError",
+    "BreakerOptions",
     "CheckOptions",
     "ConnectionLimits",
     "Decision",
@@ -22,6 +25,7 @@ __all__ = [
     "EngineOptions",
     "Gateway",
     "GatewayOptions",
+    "Keyring",
     "Mode",
     "QueueFull",
     "Scores",

@@ -1,7 +1,6 @@
 """The ASGI application: its routes, and the checks on who may call them."""
 
 import asyncio
-import hmac
 import importlib
 import importlib.util
 from collections.abc import AsyncIterator, Callable
@@ -10,13 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lockgate._version import __version__
 from lockgate.gateway._answers import Answer
@@ -32,65 +29,80 @@ from lockgate.gateway._events import Event
 from lockgate.gateway._exchange import ExchangeFrame
 from lockgate.gateway._gateway import Gateway, GatewayOptions, deliver_to
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
+from lockgate.gateway._keyring import KeyCheck, Keyring, key_of
 from lockgate.gateway.checks import CHECK_ROUTES, Checks
-from lockgate.gateway.upstream import UpstreamClient, passing_routes, upstream_routes
+from lockgate.gateway.upstream import UpstreamClient, Upstreams, passing_routes, upstream_routes
 
 PLAYGROUND = "lockgate.gateway.playground"
 
 
-def create_app(gateway: Gateway, upstream: UpstreamClient | None = None) -> Starlette:
+def create_app(gateway: Gateway, upstream: UpstreamClient | Upstreams | None = None) -> Starlette:
     """Build the application around `gateway`. Its lifespan starts and closes the gateway.
 
     Args:
-        upstream: the server that writes the answers. It is closed with the application. None lets the
+        upstream: the servers that write the answers. They are closed with the application. None lets the
             gateway's own model write them.
     """
+    upstreams = Upstreams.of(upstream) if isinstance(upstream, UpstreamClient) else upstream
     own: list[BaseRoute] = [
         Route("/v1/chat/completions", _chat_completions, methods=["POST"]),
         Route("/v1/models", _models, methods=["GET"]),
         Route("/v1/models/{model:path}", _model, methods=["GET"]),
     ]
-    own_key = gateway.options.api_key is not None
     routes: list[BaseRoute] = [
-        *(own if upstream is None else upstream_routes(upstream, own_key=own_key)),
+        *(own if upstreams is None else upstream_routes(upstreams, gateway.keyring)),
         Route("/health", _health, methods=["GET"]),
         Route("/healthz", _health, methods=["GET"]),
         Route("/readyz", _readyz, methods=["GET"]),
         *CHECK_ROUTES,
         *playground_routes(),
     ]
-    app = _framed(routes, gateway.options, _lifespan(gateway, upstream))
+    app = _framed(routes, gateway.options, gateway.keyring, _lifespan(gateway, upstreams))
     app.state.gateway = gateway
+    app.state.upstreams = upstreams
     app.state.checks = Checks(gateway)
     return app
 
 
-def create_passing_app(options: GatewayOptions, upstream: UpstreamClient) -> Starlette:
-    """Build the application of mode `off` in front of an upstream. It has no guard and reads nothing."""
+def create_passing_app(
+    options: GatewayOptions, upstream: UpstreamClient | Upstreams, keyring: Keyring | None = None
+) -> Starlette:
+    """Build the application of mode `off` in front of upstreams. It has no guard and reads nothing.
+
+    Args:
+        keyring: the keys of `options`, if the caller wants to change them later.
+    """
+    upstreams = Upstreams.of(upstream) if isinstance(upstream, UpstreamClient) else upstream
+    keys = Keyring(options.all_keys) if keyring is None else keyring
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        upstreams.start()
         yield
-        await upstream.close()
+        await upstreams.close()
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok", "mode": "off", "calibrated": None, "version": __version__})
 
     async def readyz(_: Request) -> Response:
-        return json_response({"status": "ready", "mode": "off", "guard": None, "problems": []})
+        problems = upstreams.problems()
+        status = "degraded" if problems else "ready"
+        about = {"problems": problems, "upstreams": upstreams.describe()}
+        return json_response({"status": status, "mode": "off", "guard": None, **about})
 
     routes: list[BaseRoute] = [
-        *passing_routes(upstream, own_key=options.api_key is not None),
+        *passing_routes(upstreams, keys),
         Route("/health", health, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
     ]
-    return _framed(routes, options, lifespan)
+    return _framed(routes, options, keys, lifespan)
 
 
 def _framed(
     routes: list[BaseRoute],
     options: GatewayOptions,
+    keyring: Keyring,
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
 ) -> Starlette:
     """Put what every server has around routes: checks of host and key, and the shape of errors."""
@@ -99,8 +111,8 @@ def _framed(
         # Another site can point its own name at this machine (DNS rebinding). The Host header shows the name.
         names = (*LOOPBACK_NAMES, *options.allowed_hosts)
         middleware.append(Middleware(HostCheck, names=names, health_for_all=not options.loopback))
-    if options.api_key is not None:
-        middleware.append(Middleware(BearerAuth, key=options.api_key))
+    if keyring:
+        middleware.append(Middleware(KeyCheck, keyring=keyring))
     return Starlette(
         routes=routes,
         middleware=middleware,
@@ -116,47 +128,20 @@ def playground_routes() -> list[BaseRoute]:
     return list(importlib.import_module(PLAYGROUND).routes)
 
 
-class BearerAuth:
-    """Middleware that asks for the API key. Health checks and the playground stay open.
-
-    LiteLLM sends the key to its guardrail as `x-api-key`.
-    """
-
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app = app
-        self._key = key.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(("/v1/", "/beta/")):
-            headers = Headers(scope=scope)
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            keys = [given.strip()] if scheme.lower() == "bearer" else []
-            keys += headers.getlist("x-api-key") if scope["path"].startswith("/beta/") else []
-            if not any(hmac.compare_digest(key.encode(), self._key) for key in keys):
-                error = ApiError(
-                    401,
-                    "A valid API key is required: send it as `Authorization: Bearer KEY`.",
-                    kind="authentication_error",
-                    code="invalid_api_key",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
-                await error_response(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 def _lifespan(
-    gateway: Gateway, upstream: UpstreamClient | None
+    gateway: Gateway, upstreams: Upstreams | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         gateway.start()
+        if upstreams is not None:
+            upstreams.start()
         try:
             yield
         finally:
             await asyncio.to_thread(gateway.close)
-            if upstream is not None:
-                await upstream.close()
+            if upstreams is not None:
+                await upstreams.close()
 
     return lifespan
 
@@ -166,7 +151,8 @@ async def _chat_completions(request: Request) -> Response:
     with gateway.bodies.share() as share:
         chat = await gateway.parse(await read_body(request, share))
     queue: asyncio.Queue[Event] = asyncio.Queue()
-    job = await gateway.prepare(chat, deliver_to(queue), client_of(request.scope))
+    policy = gateway.policies.of("/v1/chat/completions", key_of(request))
+    job = await gateway.prepare(chat, deliver_to(queue), client_of(request.scope), policy)
     wanted = request.headers.get("x-lockgate-risk") == "1"
     risk = wanted and gateway.options.sends_risk and not was_forwarded(request.scope)
     # The job has the prompt as tokens. Its text is not kept while the answer is written.
@@ -212,10 +198,11 @@ async def _health(request: Request) -> Response:
 async def _readyz(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     engine, log = gateway.engine, gateway.decisions
-    problems = gateway.problems()
+    upstreams: Upstreams | None = request.app.state.upstreams
+    problems = gateway.problems() + ([] if upstreams is None else upstreams.problems())
     ready = engine.alive and not engine.stalled
     status = ("degraded" if problems else "ready") if ready else "unavailable"
-    body = {
+    body: dict[str, Any] = {
         "status": status,
         "mode": gateway.mode,
         "guard": gateway.about_guard,
@@ -223,6 +210,7 @@ async def _readyz(request: Request) -> Response:
         "faults": {
             "total": engine.faults.total,
             "second_stage": engine.faults.second_stage,
+            "unguarded": engine.faults.unguarded,
             "last": engine.faults.last,
         },
         "streams": {"active": engine.active_streams, "waiting": engine.waiting},
@@ -234,6 +222,9 @@ async def _readyz(request: Request) -> Response:
         "kv_tokens": {"used": engine.kv_used_tokens, "limit": engine.kv_tokens},
         "decisions": {"written": log.written, "unwritten": log.unwritten, "lost": log.lost},
     }
+    if upstreams is not None:
+        body["upstreams"] = upstreams.describe()
+        body["fails_open"] = gateway.policies.open_routes
     return json_response(body, 200 if ready else 503)
 
 

@@ -50,6 +50,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         verdicts: how often the second stage was asked.
         reason: what failed, if `decision` is `error`.
         fault: where it failed: `scoring` means stage 1 or the engine, `second stage` means stage 2.
+        unguarded: whether the answer left without a check, because the guard failed and its route fails open.
         measure: hash of what gives the scores. While it stays the same, they may be compared with other
             thresholds (`lockgate replay`).
     """
@@ -75,6 +76,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     stage: int | None = None
     verdicts: int = 0
     measure: str | None = None
+    unguarded: bool = False
 
 
 def timestamp() -> str:

@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Callable, Collection
 
 from lockgate.backbones import RenderedChat
+from lockgate.gateway._breaker import Breaker, BreakerOptions
 from lockgate.gateway._options import Faults
 from lockgate.gateway._verdicts import Ticket, VerdictWorker
 from lockgate.guards import Conversation, VerdictSource
 
 TOO_LATE = "the second stage's verdict came too late"
+DOWN = "the second stage has failed too often; it is not asked for a while"
 
 
 class VerdictDesk:
@@ -23,15 +25,23 @@ class VerdictDesk:
         timeout: seconds that a verdict may take, see `Ticket.deadline`.
         faults: record in which the desk notes faults of the second stage.
         tell: called on the worker's thread when a verdict arrives.
+        breaker: when the second stage counts as down. Then no stream waits for it.
     """
 
     def __init__(
-        self, source: VerdictSource | None, timeout: float, faults: Faults, tell: Callable[[], None]
+        self,
+        source: VerdictSource | None,
+        timeout: float,
+        faults: Faults,
+        tell: Callable[[], None],
+        breaker: BreakerOptions | None = None,
     ) -> None:
         self.timeout = timeout
         self._faults = faults
         self._tell = tell
         self._arrived: deque[Ticket] = deque()
+        self._breaker = Breaker(breaker or BreakerOptions())
+        self._probe: Conversation | None = None
         self._worker = None if source is None else VerdictWorker(source, self._note)
 
     def start(self) -> None:
@@ -54,11 +64,21 @@ class VerdictDesk:
         if self._worker is None:
             raise RuntimeError("a verdict is due, and there is no second stage")
         ticket = Ticket(conversation, end)
-        self._worker.ask(ticket)
+        is_probe = self._breaker.is_open
+        if self._breaker.enter():
+            if is_probe:
+                self._probe = conversation
+            self._worker.ask(ticket)
+        else:
+            ticket.dropped, ticket.error = True, DOWN
+            self._note(ticket)
         return ticket
 
     def forget(self, conversation: Conversation) -> None:
         """Drop a conversation: its stream is over."""
+        if conversation is self._probe:
+            self._probe = None
+            self._breaker.leave()
         if self._worker is not None:
             self._worker.forget(conversation)
 
@@ -77,7 +97,8 @@ class VerdictDesk:
                 ticket.dropped, ticket.error = True, TOO_LATE
                 over.append(ticket)
         for ticket in over:
-            self._note_health(ticket)
+            if ticket.error != DOWN:
+                self._note_health(ticket)
         return over
 
     def deadline(self, ticket: Ticket) -> float:
@@ -106,6 +127,9 @@ class VerdictDesk:
     def _note_health(self, ticket: Ticket) -> None:
         """Note whether the second stage works. Only its own verdicts can show that."""
         if ticket.error is None and ticket.logit is not None and math.isfinite(ticket.logit):
+            self._breaker.succeed()
             self._faults.open.pop("second stage", None)
         else:
-            self._faults.open["second stage"] = ticket.error or "it gave no finite verdict"
+            self._breaker.fail()
+            why = ticket.error or "it gave no finite verdict"
+            self._faults.open["second stage"] = DOWN if self._breaker.is_open else why

@@ -77,14 +77,15 @@ class Engine:
             width = options.max_streams
             kv_tokens = options.kv_tokens or default_kv_tokens(backbone.context_length, width)
             pool = SessionPool(backbone, kv_tokens, streams=width)
-            enforce = options.mode == "enforce"
-            self._stepper = GivenStepper(backbone, scoring, pool, wiring, enforce=enforce, width=width)
+            self._stepper = GivenStepper(backbone, scoring, pool, wiring, width=width)
         else:
             self._stepper = make_stepper(wiring)
         self.kv_tokens = self._stepper.kv_tokens
         tokens = options.verdict_kv_tokens or self.kv_tokens
         source = None if scoring is None else scoring.stages.open_verdicts(tokens)
-        self.verdicts = VerdictDesk(source, options.verdict_timeout, self.faults, self._tell)
+        self.verdicts = VerdictDesk(
+            source, options.verdict_timeout, self.faults, self._tell, options.verdict_breaker
+        )
         self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
@@ -122,6 +123,7 @@ class Engine:
             QueueFull: too many requests are waiting.
             EngineDown: the engine is stopping or stuck.
         """
+        job.mode = "off" if self.scoring is None else job.mode or self.options.mode
         most = most_tokens(self.kv_tokens, job.n)
         if job.n * job.capacity > most or job.n > self.options.max_streams:
             raise ContextOverflow(
@@ -161,6 +163,11 @@ class Engine:
             self._abandon([job], Ending("length", cancelled=True, unserved=unserved))
             self._tell()
 
+    def leave_unread(self, job: Job) -> None:
+        """End a job that was not submitted and fails open, because the engine is stuck."""
+        with self._wake:
+            self._abandon([job], Ending("stop", error="the guard takes no requests"))
+
     def end_open(self) -> None:
         """Take no more jobs, and end the open ones as given up. Any thread may call this."""
         with self._wake:
@@ -196,6 +203,11 @@ class Engine:
         """Whether the running step has taken longer than it may."""
         started = self._step_started
         return started is not None and time.monotonic() - started > self.options.step_timeout
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is stopping."""
+        return self._closing and not self._gone
 
     @property
     def gives_logprobs(self) -> bool:
@@ -375,8 +387,8 @@ class Engine:
             if stream.done:
                 return
             stream.done = True
-            event = finished_event(job, stream, ending, self.options.mode, self.scoring)
-            record = decision_record(job, stream, ending, event, self.options.mode, self.scoring)
+            event = finished_event(job, stream, ending, self.scoring)
+            record = decision_record(job, stream, ending, event, self.scoring)
             self.decisions.write(record)
             self._note(record)
             if job.started is not None:
@@ -388,6 +400,7 @@ class Engine:
             self.faults.open.pop("scoring", None)
             return
         self.faults.total += 1
+        self.faults.unguarded += record.unguarded
         self.faults.last = record.reason or "the guard failed"
         if record.fault == "second stage":
             # Its own verdicts say what is wrong now (see `VerdictDesk`).
@@ -433,9 +446,10 @@ class Engine:
             if not self.stalled:
                 continue
             with self._lock:
-                portions = list(self._step)
-                if portions and not all(portion.stream.done for portion in portions):
+                late = [portion.job for portion in self._step]
+                # Jobs that fail open don't wait for a step that may never come back.
+                late += [job for job in (*self._active, *self._waiting) if job.opens]
+                if not all(job.done for job in late):
                     self.faults.open["step"] = "a step has not come back in time"
-                    self._abandon(
-                        [portion.job for portion in portions], Ending("content_filter", error="time-out")
-                    )
+                    self._abandon(late, Ending("content_filter", error="time-out"))
+                    self._waiting.drop_done()

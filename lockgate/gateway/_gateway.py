@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,9 @@ from lockgate.gateway._events import Event
 from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
+from lockgate.gateway._keyring import UNNAMED, Keyring
 from lockgate.gateway._options import CheckOptions, EngineOptions
+from lockgate.gateway._policies import Policies, Policy, policy_of
 from lockgate.gateway._requests import ChatRequest, parse_chat_request
 from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._scoring import Scoring
@@ -50,6 +52,8 @@ class GatewayOptions:
         block_input_status: HTTP status for a flagged prompt. 200 sends the refusal in the shape of a halted
             answer, 400 sends an error body.
         api_key: bearer token that clients must send; None asks for none.
+        keys: further such tokens, by name.
+        policies: what a decision and a failure mean. None does as `engine.mode` says.
         loopback: whether only this machine can reach the server. If so, other host names are refused.
         allowed_hosts: host names that the server answers to, beside the names of this machine. If empty, a
             server that other machines can reach checks no names.
@@ -66,6 +70,8 @@ class GatewayOptions:
     longest_prompt: int = 32_768
     block_input_status: int = 200
     api_key: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    policies: Policies | None = None
     loopback: bool = True
     allowed_hosts: tuple[str, ...] = ()
     risk_events: bool = False
@@ -78,7 +84,7 @@ class GatewayOptions:
             raise ConfigError("block_input_status: expected 200 or 400")
         if self.default_max_tokens < 1 or self.longest_prompt < 1:
             raise ConfigError("default_max_tokens and longest_prompt: expected at least 1")
-        if self.api_key is not None and not self.api_key.strip():
+        if not all(key.strip() for key in self.all_keys.values()):
             raise ConfigError("api_key: is empty; leave it out or give a key")
         if self.risk_header and not self._keeps_scores_here:
             raise ConfigError(
@@ -94,7 +100,12 @@ class GatewayOptions:
 
     @property
     def _keeps_scores_here(self) -> bool:
-        return self.loopback and self.api_key is None
+        return self.loopback and not self.all_keys
+
+    @property
+    def all_keys(self) -> Mapping[str, str]:
+        """All keys, by name."""
+        return self.keys if self.api_key is None else {**self.keys, UNNAMED: self.api_key}
 
 
 class Gateway:
@@ -130,6 +141,8 @@ class Gateway:
         self.vocabulary_size = backbone.vocab_size
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
         self.bodies = BodyRoom()
+        self.keyring = Keyring(options.all_keys)
+        self.policies = options.policies or Policies(policy_of(options.engine.mode))
         self._decoding = anyio.CapacityLimiter(1)
         self._tokenising = anyio.CapacityLimiter(1)
 
@@ -150,7 +163,9 @@ class Gateway:
 
     @property
     def mode(self) -> str:
-        return self.options.engine.mode
+        """The mode for requests that no route and no key changes."""
+        mode = self.options.engine.mode
+        return mode if mode == "off" else self.policies.general.mode
 
     def start(self) -> None:
         """Open the decision log and start the engine. Raises ConfigError if the log can't be written."""
@@ -186,8 +201,18 @@ class Gateway:
             max_choices=self.options.engine.max_streams,
         )
 
-    async def prepare(self, request: ChatRequest, deliver: Callable[[Event], None], client: str = "") -> Job:
-        """Tokenise a request of `client` and check it against the context. Raises ApiError (400)."""
+    async def prepare(
+        self,
+        request: ChatRequest,
+        deliver: Callable[[Event], None],
+        client: str = "",
+        policy: Policy | None = None,
+    ) -> Job:
+        """Tokenise a request of `client` and check it against the context. Raises ApiError (400).
+
+        Args:
+            policy: what a decision means. None takes the general one.
+        """
         if request.sampling.logprobs and not self.engine.gives_logprobs:
             raise invalid("logprobs", "is not supported with this engine")
         # No token is longer than `_longest_token` characters, so longer text can't fit. Check that first:
@@ -207,8 +232,10 @@ class Gateway:
             raise invalid(
                 "n", f"{request.n} answers to a prompt of {prompt_tokens} tokens don't fit in memory"
             )
+        name = completion_id()
         return Job(
-            id=completion_id(),
+            id=name,
+            mode=(policy or self.policies.general).mode_for(name),
             prompt=rendered.token_ids,
             regions=regions_of(rendered),
             chat=rendered,
@@ -230,6 +257,7 @@ class Gateway:
         n: int = 1,
         max_tokens: int | None = None,
         begin: Callable[[], None] = lambda: None,
+        policy: Policy | None = None,
     ) -> Job:
         """Make a job for answers that are written elsewhere, to `messages`.
 
@@ -239,6 +267,7 @@ class Gateway:
             n: number of answers.
             max_tokens: length of an answer as far as it is known, to reserve memory for it.
             begin: called on the engine's thread when the prompt is cleared.
+            policy: what a decision and a failure mean. None takes the general one.
 
         Raises:
             ApiError: the server has no guard (400), the prompt is too long (400), or roles are out of order.
@@ -253,8 +282,11 @@ class Gateway:
             raise self._too_long_to_read()
         wanted = len(rendered.token_ids) + (max_tokens or self.options.default_max_tokens) + SPARE_TOKENS
         most = most_tokens(self.engine.kv_tokens, n) // n
+        name = completion_id()
         return Job(
-            id=completion_id(),
+            id=name,
+            mode=(policy or self.policies.general).mode_for(name),
+            fails_open=policy is not None and policy.on_failure == "open",
             prompt=rendered.token_ids,
             regions=regions_of(rendered),
             chat=rendered,

@@ -23,7 +23,6 @@ from lockgate.gateway._packed import Found, PackedPortion, PackedStepper, Sessio
 from lockgate.gateway._phases import Held, ReadingPrompt, Receiving
 from lockgate.gateway._scheduler import PREFILL_BUDGET, share_between_clients
 from lockgate.gateway._stepper import ScoringFault
-from lockgate.gateway._stream import AnswerGate
 from lockgate.guards import Conversation
 
 # Settled tokens of one stream in one step. More would delay the other streams of the step.
@@ -82,7 +81,7 @@ class GivenStepper(PackedStepper):
             raise RuntimeError("without a guard there is nothing to read an answer for")
         first = job.streams[0]
         text = GivenText()
-        gate = AnswerGate(self._scoring.stages.new_state(job.regions), text, enforce=self._enforce)
+        gate = job.gate(self._scoring.stages.new_state(job.regions), text)
         session = self._pool.open(job.capacity, job.prefix)
         first.lane = GivenLane(
             gate, _conversation(job), session, job.intakes[0], text, Progress(len(job.prefix))
@@ -199,7 +198,7 @@ class GivenStepper(PackedStepper):
         for stream in job.streams[1:]:
             stream.flagged_at = first.flagged_at
             text = GivenText()
-            gate = AnswerGate(job.fork_state(), text, enforce=self._enforce)
+            gate = job.gate(job.fork_state(), text)
             gate.broken, gate.fault = origin.gate.broken, origin.gate.fault
             session = origin.session.fork(job.capacity)
             stream.lane = replace(

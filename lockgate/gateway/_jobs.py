@@ -10,9 +10,10 @@ from lockgate.backbones import RenderedChat
 from lockgate.cascade import ExchangeState, Regions
 from lockgate.gateway._events import Event
 from lockgate.gateway._intake import Intake
+from lockgate.gateway._options import Mode
 from lockgate.gateway._phases import Phase, Queued
 from lockgate.gateway._sampling import SamplingParams
-from lockgate.gateway._stream import AnswerGate
+from lockgate.gateway._stream import AnswerGate, OutgoingText
 from lockgate.guards import Conversation
 
 
@@ -79,6 +80,8 @@ class Job:
             the end.
         client: whom the request is counted for when clients share the engine.
         turn: number of its streams' newest turn.
+        mode: whether flags stop its answers. None takes the engine's mode.
+        fails_open: whether an answer that is written elsewhere goes on when the guard fails.
     """
 
     id: str
@@ -100,10 +103,32 @@ class Job:
     cancelled: bool = False
     client: str = ""
     turn: int = 0
+    mode: Mode | None = None
+    fails_open: bool = False
     streams: list[Stream] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.streams = [Stream(choice) for choice in range(self.n)]
+
+    @property
+    def enforced(self) -> bool:
+        """Whether a flag stops its answers."""
+        return self.mode in (None, "enforce")
+
+    @property
+    def opens(self) -> bool:
+        """Whether its answers leave unguarded if the guard fails, although flags would stop them."""
+        return self.fails_open and self.enforced and bool(self.intakes)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the guard has failed for one of its open streams, which goes on."""
+        lanes = [stream.lane for stream in self.streams]
+        return any(lane is not None and lane.gate.broken is not None for lane in lanes)
+
+    def gate(self, state: ExchangeState | None, text: OutgoingText) -> AnswerGate:
+        """Make the gate of one of its streams."""
+        return AnswerGate(state, text, enforce=self.enforced, tolerant=self.fails_open and bool(self.intakes))
 
     @property
     def prefix(self) -> list[int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lockgate.errors import ConfigError, LockgateError
+from lockgate.gateway._breaker import BreakerOptions
 
 Mode = Literal["enforce", "shadow", "off"]
 # When a client should try again after the server has stopped or its model hangs.
@@ -44,6 +45,7 @@ class EngineOptions:
         verdict_timeout: seconds without progress of the second stage after which a waiting stream is halted.
             Even with progress, a stream waits at most this long, plus as long again for every 1,024 tokens
             that the second stage must read.
+        verdict_breaker: when the second stage counts as down, and for how long.
         verdict_kv_tokens: key-value tokens of the second stage. None takes as many as `kv_tokens`.
         queue_timeout: seconds that a request may wait before it is opened. Then it gets a 503.
     """
@@ -55,6 +57,7 @@ class EngineOptions:
     step_timeout: float = 120.0
     verdict_timeout: float = 30.0
     verdict_kv_tokens: int | None = None
+    verdict_breaker: BreakerOptions = field(default_factory=BreakerOptions)
     queue_timeout: float = 120.0
 
     def __post_init__(self) -> None:
@@ -94,11 +97,13 @@ class Faults:
     Attributes:
         total: answers that could not be checked.
         second_stage: those of them that lacked a verdict of the second stage.
+        unguarded: those of them that left without a check, because their route fails open.
         last: the newest fault.
         open: what is wrong now, by place.
     """
 
     total: int = 0
     second_stage: int = 0
+    unguarded: int = 0
     last: str | None = None
     open: dict[str, str] = field(default_factory=dict)

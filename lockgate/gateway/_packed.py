@@ -75,10 +75,9 @@ class PackedStepper(Stepper[PackedPortion]):
         pool: SessionPool,
         wiring: Wiring,
         *,
-        enforce: bool,
         width: int,
     ) -> None:
-        super().__init__(backbone.decode, wiring, enforce=enforce)
+        super().__init__(backbone.decode, wiring)
         self._backbone = backbone
         self._pool = pool
         self._turns = Turns(width)
@@ -112,7 +111,7 @@ class PackedStepper(Stepper[PackedPortion]):
         """Reserve memory and set up the first choice. Raises PoolFull."""
         state = None if self._scoring is None else self._scoring.stages.new_state(job.regions)
         first = job.streams[0]
-        gate = AnswerGate(state, self._text(job), enforce=self._enforce)
+        gate = job.gate(state, self._text(job))
         self._equip(job, first, gate, lambda: self._pool.open(job.capacity, job.prefix))
         first.phase = ReadingPrompt()
 
@@ -184,7 +183,8 @@ class PackedStepper(Stepper[PackedPortion]):
                 # Some sessions have advanced, so their tokens can't be read again, and the results are lost.
                 return [error] * len(portions)
             if len(portions) == 1:
-                return [error] if tap is None or self._enforce else self._read_unscored(portions)
+                tolerant = tap is not None and portions[0].stream.opened.gate.tolerant
+                return self._read_unscored(portions) if tolerant else [error]
             logger.warning(
                 "a packed step failed (%s); its streams are stepped one by one", type(error).__name__
             )
@@ -195,7 +195,7 @@ class PackedStepper(Stepper[PackedPortion]):
         return found
 
     def _read_unscored(self, portions: Sequence[PackedPortion]) -> list[Found | Exception]:
-        """Read without the guard: in shadow mode a guard that fails must not stop an answer."""
+        """Read without the guard, where a guard that fails must not stop an answer."""
         try:
             return list(self._step(portions, None))
         except Exception as error:
@@ -258,7 +258,7 @@ class PackedStepper(Stepper[PackedPortion]):
         first = job.streams[0]
         for stream in job.streams[1:]:
             stream.flagged_at = first.flagged_at
-            gate = AnswerGate(job.fork_state(), self._text(job), enforce=self._enforce)
+            gate = job.gate(job.fork_state(), self._text(job))
             gate.broken, gate.fault = first.opened.gate.broken, first.opened.gate.fault
             self._equip(job, stream, gate, lambda: _lane(first).session.fork(job.capacity))
 

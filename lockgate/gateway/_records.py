@@ -27,9 +27,9 @@ class Ending:
     unserved: Unserved | None = None
 
 
-def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring: Scoring | None) -> Finished:
+def finished_event(job: Job, stream: Stream, ending: Ending, scoring: Scoring | None) -> Finished:
     """Make the closing event of a stream."""
-    kind, enforced = _outcome(stream, ending, mode)
+    kind, enforced = _outcome(job, stream, ending)
     refusal = None
     if enforced and kind in ("halt", "block") and scoring is not None:
         refusal = scoring.refusal
@@ -38,7 +38,7 @@ def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring:
     state = stream.state
     return Finished(
         choice=stream.choice,
-        reason="content_filter" if refusal is not None else ending.reason,
+        reason="content_filter" if refusal is not None else _reason(ending),
         decision=kind,
         enforced=enforced,
         refusal=refusal,
@@ -52,7 +52,7 @@ def finished_event(job: Job, stream: Stream, ending: Ending, mode: str, scoring:
 
 
 def decision_record(
-    job: Job, stream: Stream, ending: Ending, event: Finished, mode: str, scoring: Scoring | None
+    job: Job, stream: Stream, ending: Ending, event: Finished, scoring: Scoring | None
 ) -> Decision:
     """Make the line of the decision log for the closing event `event`."""
     now = time.monotonic()
@@ -60,20 +60,21 @@ def decision_record(
     gate = None if stream.lane is None else stream.lane.gate
     state = stream.state
     reason, fault = ending.error, ending.fault
-    if reason is None and gate is not None and event.decision == "error":  # shadow mode has only noted it
+    if reason is None and gate is not None and event.decision == "error":  # the gate has only noted it
         reason, fault = gate.broken, gate.fault
     if event.unserved is not None:
         reason = event.unserved.code
+    goes_on = ending.error is not None and not event.enforced
     return Decision(
         id=job.id,
         choice=stream.choice,
         time=timestamp(),
-        mode=mode,
+        mode=job.mode or "enforce",
         guard=None if scoring is None else scoring.guard,
         measure=None if scoring is None else scoring.measure,
         decision=event.decision,
         enforced=event.enforced,
-        finish_reason=None if ending.cancelled else event.reason,
+        finish_reason=None if ending.cancelled or goes_on else event.reason,
         category=event.category,
         token_index=None if state is None else state.flag_token,
         scores=Scores(event.max_prompt, event.max_answer, event.threshold, _mixed(state)),
@@ -88,16 +89,22 @@ def decision_record(
         total_ms=_milliseconds(now - job.arrived),
         reason=reason,
         fault=fault if event.decision == "error" else None,
+        unguarded=event.decision == "error" and not event.enforced and job.opens,
     )
 
 
-def _outcome(stream: Stream, ending: Ending, mode: str) -> tuple[DecisionKind, bool]:
+def _reason(ending: Ending) -> str:
+    """Return why an answer ended that nobody stopped. One that fails open is still being written."""
+    return ending.reason if ending.error is None else "stop"
+
+
+def _outcome(job: Job, stream: Stream, ending: Ending) -> tuple[DecisionKind, bool]:
     """Return the decision, and whether it changes the answer that the client gets."""
     broken = None if stream.lane is None else stream.lane.gate.broken
     if ending.error is not None:
-        return "error", True
+        return "error", not job.opens
     if stream.flagged_at is not None:
-        return ("block" if stream.flagged_at == 0 else "halt"), mode == "enforce" and not ending.cancelled
+        return ("block" if stream.flagged_at == 0 else "halt"), job.enforced and not ending.cancelled
     if broken is not None:
         return "error", False
     return ("cancelled", False) if ending.cancelled else ("pass", False)

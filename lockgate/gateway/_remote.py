@@ -21,7 +21,6 @@ from lockgate.gateway._phases import Held, Receiving
 from lockgate.gateway._sampling import SamplingParams, stream_seed
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import ScoringFault, Stepper, Wiring
-from lockgate.gateway._stream import AnswerGate
 from lockgate.guards import Conversation, regions_of
 
 GAP = "scores of tokens were lost on their way from the model"
@@ -198,10 +197,9 @@ class RemoteStepper(Stepper[Open]):
         model: RemoteModel,
         wiring: Wiring,
         *,
-        enforce: bool,
         expect: Callable[[RenderedChat], NDArray[np.float32]] | None = None,
     ) -> None:
-        super().__init__(backbone.decode, wiring, enforce=enforce)
+        super().__init__(backbone.decode, wiring)
         self._model = model
         self._scoring = scoring
         self._expect = expect
@@ -257,7 +255,7 @@ class RemoteStepper(Stepper[Open]):
             raise PoolFull(f"{self._reserved} of {self.kv_tokens} key-value tokens are in use")
         for stream in job.streams:
             state = None if self._scoring is None else self._scoring.stages.new_state(job.regions)
-            gate = AnswerGate(state, self._text(job), enforce=self._enforce)
+            gate = job.gate(state, self._text(job))
             conversation = Conversation(job.rendered, job.capacity)
             name = f"{job.id}-{stream.choice}"
             lane = RemoteLane(gate, conversation, name, job.capacity, Inbox(job.regions.start), self._stop)
@@ -302,7 +300,7 @@ class RemoteStepper(Stepper[Open]):
         try:
             inbox.receive(arrival, job.regions.answer_start)
         except ScoringFault as fault:
-            if self._enforce or arrival.fault is not None:
+            if not gate.tolerant or arrival.fault is not None:
                 raise
             gate.broken = str(fault)
             inbox.receive_unscored(arrival)

@@ -74,15 +74,13 @@ class Stepper(ABC, Generic[_P]):
 
     Args:
         decode: turns tokens into text.
-        enforce: whether a flag stops an answer.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], wiring: Wiring, *, enforce: bool) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], wiring: Wiring) -> None:
         self._decode = decode
         self._emit = wiring.emit
         self._end = wiring.end
         self._ask = wiring.ask
-        self._enforce = enforce
 
     @property
     def gives_logprobs(self) -> bool:
@@ -150,7 +148,7 @@ class Stepper(ABC, Generic[_P]):
             error = "the second stage gave no finite verdict"
         if error is None and ticket.logit is not None:
             out = gate.judge(ticket.logit)
-        elif self._enforce:
+        elif not gate.tolerant:
             raise VerdictFault(error)
         else:
             out = gate.give_up(error or "")
@@ -222,10 +220,14 @@ class Stepper(ABC, Generic[_P]):
     def _usable(
         self, gate: AnswerGate, scores: NDArray[np.float32] | None, tokens: int
     ) -> NDArray[np.float32] | None:
-        """Return complete and finite scores. Otherwise enforce mode raises, and shadow mode notes it."""
+        """Return complete and finite scores. A tolerant gate notes that there are none.
+
+        Raises:
+            ScoringFault: there are none, and the gate is not tolerant.
+        """
         if scores is not None and len(scores) == tokens and bool(np.isfinite(scores).all()):
             return scores
-        if self._enforce:
+        if not gate.tolerant:
             raise ScoringFault(NO_SCORE)
         gate.broken = gate.broken or NO_SCORE
         return None

@@ -101,18 +101,23 @@ class AnswerGate:
         state: the guard's state of this stream; None without a guard.
         text: turns cleared tokens into text.
         enforce: whether a flag stops the text (`enforce`) or is only noted (`shadow`).
+        tolerant: whether a failure of the guard is only noted, and the text goes on unjudged. In shadow mode
+            it always is.
 
     Attributes:
-        broken: why the stream can't be judged any more (shadow mode only); None while it can.
+        broken: why the stream can't be judged any more (a tolerant gate only); None while it can.
         fault: the stage that `broken` is about.
     """
 
-    def __init__(self, state: ExchangeState | None, text: OutgoingText, *, enforce: bool) -> None:
+    def __init__(
+        self, state: ExchangeState | None, text: OutgoingText, *, enforce: bool, tolerant: bool = False
+    ) -> None:
         self.state = state
         self.broken: str | None = None
         self.fault: Fault = "scoring"
         self._text = text
         self._enforce = enforce
+        self.tolerant = tolerant or not enforce
         self._uncleared: deque[tuple[int, float | None, float | None, float | None]] = deque()
         self._left = 0  # tokens released so far
         self._shut = False
@@ -172,7 +177,7 @@ class AnswerGate:
         return NOTHING if self._close_if_halted() else self._release()
 
     def give_up(self, reason: str) -> Outflow:
-        """In shadow mode, note why there is no verdict, and release everything."""
+        """In a tolerant gate, note why there is no verdict, and release everything."""
         if not self.broken:
             self.broken, self.fault = reason, "second stage"
         return NOTHING if self._close_if_halted() else self._release()
@@ -193,7 +198,7 @@ class AnswerGate:
         return Outflow(released.text + rest.text, released.tokens + rest.tokens, rest.stopped)
 
     def _consume(self, logits: NDArray[np.floating] | None) -> float | None:
-        """Return the newest token's smoothed logit. Enforce mode raises a failure, shadow mode notes it."""
+        """Return the newest token's smoothed logit. A failure is raised, or noted by a tolerant gate."""
         if self.state is None or self.broken:
             return None
         try:
@@ -201,7 +206,7 @@ class AnswerGate:
                 raise ValueError("a token without a score can't be cleared")
             return float(self.state.consume(logits)[-1])
         except Exception as error:
-            if self._enforce:
+            if not self.tolerant:
                 raise
             self.broken = type(error).__name__
             return None

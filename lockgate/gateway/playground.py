@@ -72,7 +72,7 @@ def describe(gateway: Gateway) -> dict[str, Any]:
         "risk": gateway.options.sends_risk,
         "two_stages": scoring is not None and scoring.stages.second is not None,
         "flag": None if scoring is None else f"{scoring.stages.decides:.2f}",
-        "needs_key": gateway.options.api_key is not None,
+        "needs_key": bool(gateway.keyring),
         "context_length": gateway.backbone.context_length,
         "max_tokens": min(
             gateway.options.default_max_tokens, LONGEST_FIRST_ANSWER, gateway.backbone.context_length

@@ -191,8 +191,7 @@ def vllm_gateway(
 
     def make(wiring: Wiring) -> RemoteStepper:
         model = VllmModel(arguments, guard.head.n_outputs)
-        enforce = engine.mode == "enforce"
-        return RemoteStepper(backbone, scoring, model, wiring, enforce=enforce, expect=_reader(guard))
+        return RemoteStepper(backbone, scoring, model, wiring, expect=_reader(guard))
 
     return Gateway(backbone, scoring, options, describe_guard(guard, name), make)
 

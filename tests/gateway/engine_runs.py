@@ -57,8 +57,7 @@ def running_engine(
     if scoring is None:
         options["mode"] = "off"
     log = DecisionLog(folder / "decisions.jsonl")
-    enforce = options.get("mode", "enforce") == "enforce"
-    stepper = None if model is None else remote_stepper(backbone, scoring, model, enforce)
+    stepper = None if model is None else remote_stepper(backbone, scoring, model)
     engine = Engine(backbone, scoring, log, EngineOptions(**options), stepper)
     engine.start()
     try:

@@ -108,7 +108,5 @@ class LocalModel:
         return Arrival(order.id, ids if in_answer else (), first, rows, ended)
 
 
-def remote_stepper(
-    backbone: Backbone, scoring, model: LocalModel, enforce: bool = True
-) -> Callable[[Wiring], RemoteStepper]:
-    return lambda wiring: RemoteStepper(backbone, scoring, model, wiring, enforce=enforce)
+def remote_stepper(backbone: Backbone, scoring, model: LocalModel) -> Callable[[Wiring], RemoteStepper]:
+    return lambda wiring: RemoteStepper(backbone, scoring, model, wiring)

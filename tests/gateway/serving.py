@@ -57,6 +57,7 @@ class GatewayFactory:
                 "step_timeout",
                 "verdict_timeout",
                 "queue_timeout",
+                "verdict_breaker",
             )
             if name in options
         }

@@ -7,7 +7,7 @@ from parts import make_exchange, make_guard
 
 from lockgate.backbones import Backbone
 from lockgate.calibration import required_n
-from lockgate.cli._serve import _announce
+from lockgate.cli._serve_run import _announce
 from lockgate.errors import PrecisionWarning
 from lockgate.exchanges import write_exchanges
 from lockgate.gateway import EngineOptions, Gateway, GatewayOptions

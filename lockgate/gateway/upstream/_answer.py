@@ -27,6 +27,9 @@ from lockgate.gateway.upstream._wrong import PassedError, decoded
 LONGEST_SILENCE = 10.0
 # Bytes of an upstream's error that are passed on.
 LONGEST_ERROR = 64 * 1024
+# What tells a client that an answer leaves unguarded: a header, or a comment in a stream that has begun.
+UNGUARDED = (b"x-lockgate-unguarded", b"the guard failed")
+_COMMENT = b": " + b": ".join(UNGUARDED) + b"\n\n"
 _KEPT_HEADERS = ("retry-after",)
 
 
@@ -63,6 +66,7 @@ class RelayedAnswer(Response):
         self._events = events
         self._transcript: Transcript = call.dialect.open(call.asked)
         self._begun = self._over = False
+        self._unguarded = self._said = False
         self._last = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,8 +74,10 @@ class RelayedAnswer(Response):
         try:
             engine.submit(self._job)
         except (QueueFull, EngineDown) as error:
-            await self._refuse(refused(error), send)
-            return
+            if isinstance(error, QueueFull) or engine.stopping or not self._job.opens:
+                await self._refuse(refused(error), send)
+                return
+            engine.leave_unread(self._job)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(cancel_on_disconnect, receive, group.cancel_scope)
@@ -86,9 +92,11 @@ class RelayedAnswer(Response):
     async def _respond(self, send: Send) -> None:
         try:
             first = await self._events.get()
-            if first is not None:
+            if first is not None and not self._leaves_unguarded(first):
                 await self._stop_at_prompt(first, send)
                 return
+            if first is not None:
+                self._events.put_nowait(first)  # like any choice that leaves unguarded
             call = self._call
             async with call.client.send("POST", call.dialect.path, call.headers, call.body()) as response:
                 if response.status_code != 200:
@@ -97,8 +105,19 @@ class RelayedAnswer(Response):
                     await self._stream(response, send)
                 else:
                     await self._send_json(await self._whole(response), send)
-        except UpstreamError as error:
+        except ApiError as error:
             await self._refuse(error, send)
+
+    def _leaves_unguarded(self, event: Event) -> bool:
+        """Tell whether a choice goes on although the guard has failed, and remember to tell the client."""
+        if isinstance(event, Finished) and event.decision == "error" and not event.enforced:
+            self._unguarded = self._unguarded or self._job.opens
+        return self._unguarded
+
+    def _told(self) -> list[tuple[bytes, bytes]]:
+        """Return the header that says that nothing guards the answer, if so."""
+        self._unguarded = self._unguarded or (self._job.opens and self._job.broken)
+        return [UNGUARDED] if self._unguarded else []
 
     async def _stop_at_prompt(self, event: Event, send: Send) -> None:
         """End a request whose prompt was stopped or not read. The upstream is never asked."""
@@ -121,35 +140,38 @@ class RelayedAnswer(Response):
             await self._send_json(json_response(body), send)
 
     async def _stream(self, response: httpx2.Response, send: Send) -> None:
-        relay = Relay(self._call.gateway.engine, self._job, self._transcript)
+        relay = Relay(self._call.gateway.engine, self._job, self._transcript, self._look_again)
         source = httpx2.EventSource(response, self._call.client.options.max_event_bytes)
         pump = asyncio.ensure_future(_pumped(relay, source))
-        pump.add_done_callback(lambda _: self._events.put_nowait(None))
+        pump.add_done_callback(lambda _: self._look_again())
         try:
             while not relay.over:
                 data = self._next(relay, await self._events.get(), pump)
                 while not (self._events.empty() or relay.failure):
                     data += self._next(relay, self._events.get_nowait(), pump)
-                if relay.failure is not None:
-                    if data:
-                        await self._send(send, data)
-                    await self._refuse(relay.failure, send)
-                    return
                 if data:
                     await self._send(send, data)
+                if relay.failure is not None:
+                    raise relay.failure
             await self._send(send, relay.closing(), more=False)
         finally:
             pump.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await pump
 
+    def _look_again(self) -> None:
+        self._events.put_nowait(None)
+
     def _next(self, relay: Relay, event: Event | None, pump: "asyncio.Future[UpstreamError | None]") -> bytes:
         if event is not None:
+            self._leaves_unguarded(event)
             return relay.take(event)
-        relay.exhausted = True
-        if (error := pump.result()) is not None and not (relay.decided or relay.whole):
-            relay.give_up(error)
-        return relay.flush()
+        data = relay.flush()
+        if pump.done() and not relay.exhausted:
+            relay.exhausted = True
+            if (error := pump.result()) is not None:
+                relay.break_off(error)
+        return data + relay.flush()
 
     async def _whole(self, response: httpx2.Response) -> Response:
         raw = await self._call.client.read(response)
@@ -162,6 +184,7 @@ class RelayedAnswer(Response):
         stopped: dict[int, Stopped] = {}
         for _ in range(job.n):
             event = await self._finished()
+            self._leaves_unguarded(event)
             if event.unserved is not None or event.decision == "cancelled":
                 raise cancelled(event)
             if event.refusal is not None:
@@ -186,16 +209,21 @@ class RelayedAnswer(Response):
 
     async def _send_json(self, response: Response, send: Send) -> None:
         self._begun = self._over = True
-        headers = response.raw_headers
+        headers = [*response.raw_headers, *(self._told() if response.status_code == 200 else ())]
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": response.body, "more_body": False})
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
         self._over = self._over or not more
         self._last = time.monotonic()
+        told = self._told()
         if not self._begun:
             self._begun = True
-            await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+            headers = [*STREAM_HEADERS, *told]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        elif told and not self._said:
+            body = _COMMENT + body  # the headers have left already
+        self._said = bool(told)
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _keep_open(self, send: Send) -> None:

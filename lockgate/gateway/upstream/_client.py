@@ -1,6 +1,7 @@
 """Requests to an upstream: one connection pool, bounded retries before the first byte, no redirects."""
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 import httpx2
 import msgspec
 
+from lockgate.gateway._breaker import Breaker
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway.upstream._options import UpstreamOptions
 
@@ -21,8 +23,9 @@ _ANTHROPIC = ("anthropic-version", "anthropic-beta")
 class UpstreamError(ApiError):
     """The upstream can't be reached, breaks off, or sends what can't be understood."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(status, message, kind="server_error", code=code, headers={"Retry-After": "1"})
+    def __init__(self, status: int, code: str, message: str, retry_after: int = 1) -> None:
+        headers = {"Retry-After": str(retry_after)}
+        super().__init__(status, message, kind="server_error", code=code, headers=headers)
 
 
 @contextmanager
@@ -42,23 +45,50 @@ def upstream_faults() -> Iterator[None]:
 
 
 class UpstreamClient:
-    """The HTTP client of one upstream. It goes to the configured address only and follows no redirect."""
+    """The HTTP client of one upstream. It goes to the configured address only and follows no redirect.
+
+    Attributes:
+        breaker: counts failures in a row, so that nobody waits for an upstream that is down.
+    """
 
     def __init__(self, options: UpstreamOptions, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.options = options
-        self._client = httpx2.AsyncClient(
+        self.breaker = Breaker(options.breaker)
+        self._transport = transport
+        self._connected: httpx2.AsyncClient | None = None
+        self._open_answers = 0
+        self._retired = False
+
+    @property
+    def _client(self) -> httpx2.AsyncClient:
+        """The pool of connections. An answer may still be asked for after the upstream was retired."""
+        if self._connected is None:
+            self._connected = self._connect()
+        return self._connected
+
+    def _connect(self) -> httpx2.AsyncClient:
+        options = self.options
+        return httpx2.AsyncClient(
             timeout=httpx2.Timeout(
                 options.idle_timeout, connect=options.connect_timeout, pool=options.connect_timeout
             ),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
             follow_redirects=False,
             trust_env=False,
-            transport=transport,
+            transport=self._transport,
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        client, self._connected = self._connected, None
+        if client is not None:
+            await client.aclose()
+
+    async def retire(self) -> None:
+        """Close the connections as soon as no answer is open."""
+        self._retired = True
+        if not self._open_answers:
+            await self.close()
 
     def headers_for(self, client: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
         """Return the headers of a request on behalf of a client.
@@ -84,16 +114,46 @@ class UpstreamClient:
         """Send a request and yield the response as soon as its head is there. The end closes the connection.
 
         Raises:
-            UpstreamError: the upstream can't be reached, or its answer does not begin in time.
+            UpstreamError: the upstream can't be reached, its answer does not begin in time, or it has failed
+                so often that it is not asked for a while (503).
         """
-        response = await self._open(method, path, headers, body)
+        self._open_answers += 1
         try:
-            if response.is_redirect:
-                raise UpstreamError(502, "upstream_redirect", "The upstream redirects; give its final URL.")
-            with upstream_faults():
-                yield response
+            with self._counted():
+                response = await self._open(method, path, headers, body)
+                try:
+                    if response.is_redirect:
+                        what = "The upstream redirects; give its final URL."
+                        raise UpstreamError(502, "upstream_redirect", what)
+                    with upstream_faults():
+                        yield response
+                    if response.status_code in _TRY_AGAIN:
+                        self.breaker.fail()
+                    else:
+                        self.breaker.succeed()
+                finally:
+                    await response.aclose()
         finally:
-            await response.aclose()
+            self._open_answers -= 1
+            if self._retired and not self._open_answers:
+                await self.close()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Let the breaker see an attempt's failure. Only those of the upstream count."""
+        is_probe = self.breaker.is_open
+        if not self.breaker.enter():
+            seconds = max(1, math.ceil(self.breaker.wait))
+            what = f"The upstream does not answer. It is asked again in {seconds} s."
+            raise UpstreamError(503, "upstream_down", what, seconds)
+        try:
+            yield
+        except UpstreamError:
+            self.breaker.fail()
+            raise
+        finally:
+            if is_probe:
+                self.breaker.leave()
 
     async def _open(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None

@@ -6,6 +6,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from lockgate.errors import ConfigError
+from lockgate.gateway._breaker import BreakerOptions
 
 Media = Literal["refuse", "pass"]
 
@@ -27,6 +28,7 @@ class UpstreamOptions:
             answers 400, and `pass` sends them on unread and says so in the decision log.
         max_answer_bytes: longest answer that is not streamed.
         max_event_bytes: longest event of a stream.
+        breaker: when the upstream counts as down, and for how long.
 
     Raises:
         ConfigError: a setting is not valid, or `key_env` is not set.
@@ -42,6 +44,7 @@ class UpstreamOptions:
     media: Media = "refuse"
     max_answer_bytes: int = 8 * 1024 * 1024
     max_event_bytes: int = 1024 * 1024
+    breaker: BreakerOptions = field(default_factory=BreakerOptions)
     key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -14,8 +14,10 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._answers import cancel_on_disconnect
 from lockgate.gateway._bodies import BodyRoom, decode_body, read_body
 from lockgate.gateway._errors import error_response
+from lockgate.gateway._keyring import Keyring
 from lockgate.gateway.upstream._client import UpstreamClient, UpstreamError
 from lockgate.gateway.upstream._routes import DIALECTS, model_routes
+from lockgate.gateway.upstream._upstreams import Upstreams
 
 # Headers of the upstream's answer that the client gets.
 _PASSED_BACK = ("content-type", "content-encoding", "content-length", "retry-after")
@@ -28,23 +30,14 @@ class PassedAnswer(Response):
     Args:
         path: below the upstream's address.
         headers: headers for the upstream.
-        told: headers that the client gets beside those of the upstream.
     """
 
-    def __init__(
-        self,
-        client: UpstreamClient,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        told: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, client: UpstreamClient, path: str, headers: Mapping[str, str], body: bytes) -> None:
         super().__init__()
         self._client = client
         self._path = path
         self._request_headers = headers
         self._request_body = body
-        self._told = told or {}
         self._kind: str | None = None  # content type, once the answer's head has left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +59,7 @@ class PassedAnswer(Response):
 
     async def _begin(self, found: httpx2.Response, send: Send) -> None:
         kept = {name: found.headers[name] for name in _PASSED_BACK if name in found.headers}
-        headers = [(name.encode(), value.encode()) for name, value in {**kept, **self._told}.items()]
+        headers = [(name.encode(), value.encode()) for name, value in kept.items()]
         await send({"type": "http.response.start", "status": found.status_code, "headers": headers})
         self._kind = kept.get("content-type", "") if "content-encoding" not in kept else ""
 
@@ -79,33 +72,35 @@ class PassedAnswer(Response):
             await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def passing_routes(client: UpstreamClient, *, own_key: bool) -> list[BaseRoute]:
+def passing_routes(upstreams: Upstreams, keyring: Keyring) -> list[BaseRoute]:
     """Return the routes of mode `off`: the same as under a guard, but nothing is read.
 
     Args:
-        own_key: whether this server has a key of its own.
+        keyring: the keys of this server. If it has any, a client's key is not the upstream's.
     """
     room = BodyRoom()
     paths = [dialect.path for dialect in DIALECTS]
     routes: list[BaseRoute] = [
-        Route(f"/v1{path}", _passed(client, path, room, own_key=own_key), methods=["POST"]) for path in paths
+        Route(f"/v1{path}", _passed(upstreams, path, room, keyring), methods=["POST"]) for path in paths
     ]
-    return [*routes, *model_routes(client, own_key=own_key)]
+    return [*routes, *model_routes(upstreams, keyring)]
 
 
-def _passed(client: UpstreamClient, path: str, room: BodyRoom, *, own_key: bool) -> Callable[[Request], Any]:
+def _passed(upstreams: Upstreams, path: str, room: BodyRoom, keyring: Keyring) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         with room.share() as share:
             body = await read_body(request, share)
+        payload = decode_body(body) if upstreams.reads_model else {}
+        client = upstreams.find(payload)
         if client.options.model is not None:
-            body = client.encode(decode_body(body))
-        headers = passing_headers(client, request, own_key=own_key)
+            body = client.encode(payload or decode_body(body))
+        headers = _headers(client, request, own_key=bool(keyring))
         return PassedAnswer(client, path, headers, body)
 
     return endpoint
 
 
-def passing_headers(client: UpstreamClient, request: Request, *, own_key: bool) -> dict[str, str]:
+def _headers(client: UpstreamClient, request: Request, *, own_key: bool) -> dict[str, str]:
     """Return the upstream's headers for an answer that is not read here, in the client's own compression."""
     headers = client.headers_for(request.headers, own_key=own_key)
     headers["accept-encoding"] = request.headers.get("accept-encoding", "identity")

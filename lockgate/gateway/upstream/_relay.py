@@ -8,6 +8,7 @@ reading, so that the upstream feels it.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx2
@@ -16,6 +17,7 @@ from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._events import Event, Finished, Unserved
 from lockgate.gateway._jobs import Job
+from lockgate.gateway._options import RESTART_SECONDS
 from lockgate.gateway.upstream._client import UpstreamError
 from lockgate.gateway.upstream._dialect import Piece, Stopped, Transcript
 
@@ -37,23 +39,32 @@ class Relay:
 
     Args:
         job: the guard's job for it.
-        events: the job's events.
+        notify: called when pieces may leave that no event of the engine follows.
     """
 
-    def __init__(self, engine: Engine, job: Job, transcript: Transcript) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        job: Job,
+        transcript: Transcript,
+        notify: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._job = job
         self._transcript = transcript
+        self._notify = notify
         self._queue: deque[Queued] = deque()
         self._given = [0] * job.n
         self._cleared = [0] * job.n
         self._ended: set[int] = set()  # choices whose text is whole
         self._finished: set[int] = set()  # choices that the guard is done with
+        self._passed: set[int] = set()  # of these: judged as a whole, or unguarded as their route fails open
         self._stopped: dict[int, Stopped] = {}
         self._room = asyncio.Event()
         self._room.set()
         self.exhausted = False  # the upstream sends nothing more
         self.failure: ApiError | None = None  # why the stream breaks off
+        self._fault: UpstreamError | None = None  # what the upstream did wrong
 
     @property
     def over(self) -> bool:
@@ -93,7 +104,7 @@ class Relay:
         if choice is None:
             self._queue.append(Queued(piece, 0))
             return
-        if choice in self._finished:
+        if choice in self._finished and choice not in self._passed:
             return  # it was stopped
         if piece.text and choice in self._ended:
             raise UpstreamError(502, "upstream_malformed", "The upstream wrote on after its answer's end.")
@@ -101,6 +112,8 @@ class Relay:
         self._queue.append(Queued(piece, self._given[choice]))
         if piece.ended is not None:
             self._end(choice, piece.ended)
+        if choice in self._passed:
+            self._notify()
         self._make_room()
 
     def _give(self, choice: int, text: str) -> None:
@@ -123,9 +136,10 @@ class Relay:
         self._finished.add(choice)
         if event.decision == "cancelled":
             self._drop(choice)
-            self.failure = self.failure or cancelled(event)
+            self.failure = self.failure or self._fault or cancelled(event)
             return b""
         if event.refusal is None:
+            self._passed.add(choice)
             return self.flush()
         stopped = Stopped(event.refusal, len(self._job.prompt), event.completion_tokens)
         self._stopped[choice] = stopped
@@ -157,19 +171,28 @@ class Relay:
         return b"".join(leaving)
 
     def _is_cleared(self, queued: Queued, choice: int) -> bool:
-        if choice in self._finished:
-            return True  # and not stopped: the answer is judged as a whole
+        if choice in self._passed:
+            return True
         return queued.piece.ended is None and queued.end <= self._cleared[choice]
 
     def _make_room(self) -> None:
-        waiting = sum(given - cleared for given, cleared in zip(self._given, self._cleared, strict=True))
-        if self.decided or (len(self._queue) < MOST_PIECES and waiting < MOST_CHARACTERS):
+        open_choices = [choice for choice in range(self._job.n) if choice not in self._finished]
+        waiting = sum(self._given[choice] - self._cleared[choice] for choice in open_choices)
+        if len(self._stopped) == self._job.n or (
+            len(self._queue) < MOST_PIECES and waiting < MOST_CHARACTERS
+        ):
             self._room.set()
         else:
             self._room.clear()
 
-    def give_up(self, error: ApiError) -> None:
-        """End the guard's job, because the upstream's answer can't go on."""
+    def break_off(self, error: UpstreamError) -> None:
+        """End the answer, because the upstream can't go on. If nothing more was to come, do nothing."""
+        if self.whole or len(self._stopped) == self._job.n:
+            return
+        self._fault = error
+        if self.decided:
+            self.failure = self.failure or error
+            return
         wait = int(error.headers.get("Retry-After", "1"))
         self._engine.give_up(self._job, Unserved(error.status, error.code or "", error.message, wait))
 
@@ -179,8 +202,13 @@ class Relay:
         return self._transcript.close(stopped)
 
 
-def cancelled(event: Finished) -> UpstreamError:
-    """Return the error for a choice that was given up, by the upstream's fault or at the server's end."""
-    if event.unserved is None:
-        return UpstreamError(503, "unavailable", "The server is stopping.")
-    return UpstreamError(event.unserved.status, event.unserved.code, event.unserved.message)
+def cancelled(event: Finished) -> ApiError:
+    """Return the error for a choice that this server gave up."""
+    unserved = event.unserved or Unserved(503, "unavailable", "The server is stopping.", RESTART_SECONDS)
+    return ApiError(
+        unserved.status,
+        unserved.message,
+        kind="server_error",
+        code=unserved.code,
+        headers={"Retry-After": str(unserved.retry_after)},
+    )

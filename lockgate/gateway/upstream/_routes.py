@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -13,6 +14,7 @@ from lockgate.gateway._errors import ApiError, json_response, no_such_model
 from lockgate.gateway._events import Event
 from lockgate.gateway._gateway import Gateway, deliver_to
 from lockgate.gateway._hosts import client_of
+from lockgate.gateway._keyring import Keyring, key_of
 from lockgate.gateway.upstream._answer import Call, RelayedAnswer, error_of
 from lockgate.gateway.upstream._chat import ChatDialect
 from lockgate.gateway.upstream._client import UpstreamClient
@@ -20,6 +22,7 @@ from lockgate.gateway.upstream._completions import CompletionsDialect
 from lockgate.gateway.upstream._dialect import Asked, Dialect
 from lockgate.gateway.upstream._messages import MessagesDialect
 from lockgate.gateway.upstream._responses import ResponsesDialect
+from lockgate.gateway.upstream._upstreams import Upstreams, UpstreamTable
 from lockgate.gateway.upstream._wrong import decoded
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -30,33 +33,36 @@ DIALECTS: tuple[Dialect, ...] = (
 )
 
 
-def upstream_routes(client: UpstreamClient, *, own_key: bool) -> list[BaseRoute]:
-    """Return the routes that guard the answers of an upstream.
+GUARDED_ROUTES = tuple(f"/v1{dialect.path}" for dialect in DIALECTS)
+
+
+def upstream_routes(upstreams: Upstreams, keyring: Keyring) -> list[BaseRoute]:
+    """Return the routes that guard the answers of upstreams.
 
     Args:
-        own_key: whether this server has a key of its own, so that a client's key is not the upstream's.
+        keyring: the keys of this server. If it has any, a client's key is not the upstream's.
     """
     routes: list[BaseRoute] = [
-        Route(f"/v1{dialect.path}", _guarded(client, dialect), methods=["POST"]) for dialect in DIALECTS
+        Route(f"/v1{dialect.path}", _guarded(upstreams, dialect), methods=["POST"]) for dialect in DIALECTS
     ]
-    return [*routes, *model_routes(client, own_key=own_key)]
+    return [*routes, *model_routes(upstreams, keyring)]
 
 
-def _guarded(client: UpstreamClient, dialect: Dialect) -> Callable[[Request], Any]:
+def _guarded(upstreams: Upstreams, dialect: Dialect) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         gateway: Gateway = request.app.state.gateway
         try:
-            return await _answer(gateway, client, dialect, request)
+            return await _answer(gateway, upstreams, dialect, request)
         except ApiError as error:
             return json_response(dialect.error(error), error.status, error.headers)
 
     return endpoint
 
 
-async def _answer(gateway: Gateway, client: UpstreamClient, dialect: Dialect, request: Request) -> Response:
+async def _answer(gateway: Gateway, upstreams: Upstreams, dialect: Dialect, request: Request) -> Response:
     with gateway.bodies.share() as share:
         body = await read_body(request, share)
-        asked = await gateway.decode(lambda: _read_request(gateway, client, dialect, body))
+        client, asked = await gateway.decode(lambda: _read_request(gateway, upstreams, dialect, body))
     queue: asyncio.Queue[Event | None] = asyncio.Queue()
     deliver = deliver_to(queue)
     job = await gateway.prepare_given(
@@ -66,21 +72,32 @@ async def _answer(gateway: Gateway, client: UpstreamClient, dialect: Dialect, re
         n=asked.choices,
         max_tokens=asked.max_tokens,
         begin=lambda: deliver(None),
+        policy=gateway.policies.of(f"/v1{dialect.path}", key_of(request)),
     )
-    headers = client.headers_for(request.headers, own_key=gateway.options.api_key is not None)
+    headers = client.headers_for(request.headers, own_key=bool(gateway.keyring))
     return RelayedAnswer(Call(gateway, client, dialect, asked, headers), job, queue)
 
 
-def _read_request(gateway: Gateway, client: UpstreamClient, dialect: Dialect, body: bytes) -> Asked:
+def _read_request(
+    gateway: Gateway, upstreams: Upstreams, dialect: Dialect, body: bytes
+) -> tuple[UpstreamClient, Asked]:
+    payload = decode_body(body)
+    client = upstreams.find(payload)
     most = gateway.options.engine.max_streams
-    return dialect.read_request(decode_body(body), client.options.media, most)
+    return client, dialect.read_request(payload, client.options.media, most)
 
 
-def model_routes(client: UpstreamClient, *, own_key: bool) -> list[BaseRoute]:
-    """Return the routes for the upstream's list of models, and for one of them."""
+def model_routes(upstreams: Upstreams, keyring: Keyring) -> list[BaseRoute]:
+    """Return the routes for the list of models, and for one of them.
+
+    The list is the upstream's own, or that of the models by which an upstream is chosen.
+    """
 
     async def fetch(request: Request) -> bytes:
-        headers = client.headers_for(request.headers, own_key=own_key)
+        if upstreams.reads_model:
+            return msgspec.json.encode(_listed(upstreams.table))
+        client = upstreams.find({})
+        headers = client.headers_for(request.headers, own_key=bool(keyring))
         async with client.send("GET", "/models", headers) as response:
             if response.status_code != 200:
                 raise await error_of(client, response)
@@ -101,3 +118,8 @@ def model_routes(client: UpstreamClient, *, own_key: bool) -> list[BaseRoute]:
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{model:path}", model, methods=["GET"]),
     ]
+
+
+def _listed(table: UpstreamTable) -> dict[str, Any]:
+    data = [{"id": model, "object": "model", "owned_by": name} for model, name in table.models.items()]
+    return {"object": "list", "data": data}

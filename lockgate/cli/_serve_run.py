@@ -1,0 +1,311 @@
+"""What `lockgate serve` does: it checks the settings, binds the port, loads the guard and runs the server."""
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lockgate.cli._serve_settings import API_KEY_VARIABLE, Loaded, Settings
+from lockgate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lockgate.gateway import Gateway, GatewayOptions, Keyring
+    from lockgate.gateway.upstream import Upstreams, UpstreamTable
+
+ENGINES = ("lockgate", "vllm")
+
+
+def run(settings: Settings, loaded: Loaded | None = None) -> None:
+    """Serve until the process is told to stop.
+
+    Raises:
+        LockgateError: a setting is not valid, or the guard can't be loaded.
+    """
+    from lockgate.gateway import bind, check_exposure
+
+    extra = _engine_arguments(settings.engine, settings.engine_arg or [])
+    table = _table(settings) if loaded is None else loaded.applied.table
+    if table is not None:
+        _check_upstream_mode(settings)
+    options = _options(settings, loaded, relays=table is not None)
+    check_exposure(settings.host, has_key=bool(options.all_keys), insecure=settings.insecure)
+    # The port is bound before the model is loaded, so a port in use is an error at once.
+    with bind(settings.host, settings.port) as bound:
+        if settings.fetch and settings.backbone == "embedded":
+            from lockgate.backbones import fetch_embedded
+
+            fetch_embedded(report=lambda line: typer.echo(f"fetch: {line}", err=True))
+        if table is not None and settings.mode == "off":
+            _run_passing(settings, options, table, loaded, bound)
+        else:
+            _run_guarded(settings, options, table, loaded, bound, extra)
+
+
+def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "GatewayOptions":
+    from lockgate.durable import home
+    from lockgate.gateway import BreakerOptions, CheckOptions, EngineOptions, GatewayOptions, is_loopback
+
+    local = is_loopback(settings.host)
+    engine = EngineOptions(
+        _mode(settings.mode),
+        settings.max_streams,
+        settings.max_queue,
+        settings.kv_tokens,
+        settings.step_timeout,
+        settings.verdict_timeout,
+        queue_timeout=settings.queue_timeout,
+    )
+    more: dict[str, Any] = {"api_key": _read_key(settings.api_key_file)}
+    if loaded is not None:
+        limits = loaded.applied.config.limits
+        breaker = BreakerOptions(limits.verdict_breaker.failures, limits.verdict_breaker.pause)
+        engine = replace(engine, verdict_breaker=breaker)
+        policies, keys = loaded.applied.policies, loaded.applied.keys
+        more = {"policies": policies, "keys": keys, "longest_prompt": limits.longest_prompt}
+    return GatewayOptions(
+        decisions=settings.decisions or home() / "decisions.jsonl",
+        engine=engine,
+        default_max_tokens=settings.default_max_tokens,
+        block_input_status=settings.block_input_status,
+        loopback=local,
+        allowed_hosts=tuple(settings.allowed_host or ()),
+        risk_events=(not relays if settings.playground is None else settings.playground) and local,
+        risk_header=settings.risk_header,
+        # A path says where the model is on this machine; its last part is a name.
+        model_names=(Path(settings.backbone).name,),
+        checks=CheckOptions(moderation_names=_moderation_names(settings.moderation_name or [])),
+        **more,
+    )
+
+
+def _run_passing(
+    settings: Settings,
+    options: "GatewayOptions",
+    table: "UpstreamTable",
+    loaded: Loaded | None,
+    bound: socket.socket,
+) -> None:
+    from lockgate.gateway import ConnectionLimits, Keyring, create_passing_app, run_server, url_of
+    from lockgate.gateway.upstream import Upstreams
+
+    upstreams, keyring, url = Upstreams(table), Keyring(options.all_keys), url_of(bound)
+    run_server(
+        create_passing_app(options, upstreams, keyring),
+        bound,
+        ready=lambda: _announce_passing(url, table, as_json=settings.json),
+        drain_timeout=settings.drain_timeout,
+        hangup=_follower(loaded, None, upstreams, keyring),
+        limits=ConnectionLimits(settings.max_connections),
+    )
+
+
+def _run_guarded(
+    settings: Settings,
+    options: "GatewayOptions",
+    table: "UpstreamTable | None",
+    loaded: Loaded | None,
+    bound: socket.socket,
+    extra: dict[str, Any],
+) -> None:
+    from lockgate.gateway import ConnectionLimits, create_app, run_server, url_of
+    from lockgate.gateway.upstream import Upstreams
+
+    url = url_of(bound)
+    gateway = _load(settings, options, extra, reads_only=table is not None)
+    try:
+        upstreams = None if table is None else Upstreams(table)
+        follow = _follower(loaded, gateway, upstreams, gateway.keyring)
+
+        def hangup() -> None:
+            gateway.decisions.reopen()
+            follow()
+
+        run_server(
+            create_app(gateway, upstreams),
+            bound,
+            ready=lambda: _announce(url, settings.guard, gateway, table, as_json=settings.json),
+            drain_timeout=settings.drain_timeout,
+            hangup=hangup,
+            limits=ConnectionLimits(settings.max_connections),
+            end_open=gateway.engine.end_open,
+        )
+    finally:
+        gateway.close()
+
+
+def _follower(
+    loaded: Loaded | None, gateway: "Gateway | None", upstreams: "Upstreams | None", keyring: "Keyring"
+) -> Callable[[], None]:
+    """Return what SIGHUP does about the config file."""
+    if loaded is None:
+        return lambda: None
+    from lockgate.gateway.config import Follower
+
+    def tell(line: str) -> None:
+        typer.echo(f"lockgate: {line}", err=True)
+
+    return Follower(loaded.path, loaded.applied, gateway, upstreams, keyring, tell)
+
+
+def _table(settings: Settings) -> "UpstreamTable | None":
+    from lockgate.gateway.upstream import UpstreamOptions, UpstreamTable
+
+    model, key_env, media = settings.upstream_model, settings.upstream_key_env, settings.upstream_media
+    if settings.upstream is not None:
+        options = UpstreamOptions(settings.upstream, model, key_env, media=_media(media or "refuse"))
+        return UpstreamTable({"upstream": options}, default="upstream")
+    for option, value in (("model", model), ("key-env", key_env), ("media", media)):
+        if value is not None:
+            raise ConfigError(f"--upstream-{option}: needs --upstream URL")
+    return None
+
+
+def _media(name: str) -> Any:  # noqa: ANN401 - a literal type, which UpstreamOptions checks
+    return name
+
+
+def _check_upstream_mode(settings: Settings) -> None:
+    """Refuse options that have no meaning in front of an upstream. Raises ConfigError."""
+    engine = settings.engine
+    if engine != "lockgate":
+        raise ConfigError(f"--engine {engine}: an upstream writes the answers; leave out one of both options")
+    if settings.playground or settings.risk_header:
+        option = "--playground" if settings.playground else "--risk-header"
+        raise ConfigError(f"{option}: shows the scores of this server's own model; not with --upstream")
+
+
+def _mode(name: str) -> Any:  # noqa: ANN401 - a literal type, checked here
+    from lockgate.gateway import MODES
+
+    if name not in MODES:
+        raise ConfigError(f"--mode {name}: expected one of {', '.join(MODES)}")
+    return name
+
+
+def _moderation_names(words: list[str]) -> dict[str, str]:
+    """Read the names of categories. Raises ConfigError for a malformed or repeated one."""
+    found: dict[str, str] = {}
+    for word in words:
+        category, _, name = word.partition("=")
+        if not category or not name:
+            raise ConfigError(
+                f"--moderation-name {word}: expected CATEGORY=NAME, such as weapons=illicit/violent"
+            )
+        if category in found:
+            raise ConfigError(f"--moderation-name {word}: {category} has a name already")
+        found[category] = name
+    return found
+
+
+def _engine_arguments(engine: str, words: list[str]) -> dict[str, Any]:
+    """Read the arguments for vLLM. Raises ConfigError for an unknown engine or a malformed argument."""
+    import json
+
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine {engine}: expected one of {', '.join(ENGINES)}")
+    if words and engine != "vllm":
+        raise ConfigError("--engine-arg: only --engine vllm takes arguments")
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"--engine-arg {word}: expected NAME=VALUE, such as tensor_parallel_size=2")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _load(
+    settings: Settings, options: "GatewayOptions", extra: dict[str, Any], *, reads_only: bool = False
+) -> "Gateway":
+    import torch
+
+    from lockgate.backbones import Backbone
+    from lockgate.cli._scoring import load_guard
+    from lockgate.gateway import Gateway
+
+    guard, backbone, engine = settings.guard, settings.backbone, settings.engine
+    place = (settings.device, settings.dtype)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if engine == "vllm":
+        from lockgate.gateway.vllm import check_vllm, vllm_gateway
+
+        check_vllm(options)  # before the model is loaded, which may take minutes
+        # vLLM has the device. What stays in this process is on the processor, unless the option says more.
+        place = ("cpu" if place[0] == "auto" else place[0], place[1])
+        made = load_guard(guard, backbone, *place)
+        gateway = vllm_gateway(made, guard, options, name=Path(guard).name, extra=extra)
+    elif options.engine.mode == "off":
+        loaded = Backbone.load(backbone, device=place[0], dtype=place[1])
+        gateway = Gateway(loaded, None, options)
+    else:
+        made = load_guard(guard, backbone, *place)
+        gateway = Gateway.from_guard(made, options, name=Path(guard).name, reads_only=reads_only)
+    try:
+        gateway.warm()
+    except BaseException:
+        gateway.close()
+        raise
+    return gateway
+
+
+def _read_key(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get(API_KEY_VARIABLE) or None
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-key-file {path}: not readable ({type(error).__name__})") from error
+    if not key:
+        raise ConfigError(f"--api-key-file {path}: the file is empty; write the key into it")
+    return key
+
+
+def _announce(
+    url: str, guard: str, gateway: "Gateway", table: "UpstreamTable | None" = None, *, as_json: bool
+) -> None:
+    import json
+
+    if as_json:
+        told = {
+            "url": url,
+            "mode": gateway.mode,
+            "model": gateway.model_id,
+            "guard": gateway.about_guard,
+            "decisions": str(gateway.decisions.path),
+        }
+        line = json.dumps(told if table is None else {**told, **_told_of(table)})
+    else:
+        shown = "none" if gateway.mode == "off" else f"guard {guard}"
+        behind = "" if table is None else f" in front of {_urls(table)}"
+        about = gateway.about_guard or {}
+        # The first line must say it: nobody knows how often this guard refuses harmless requests.
+        doubt = "" if about.get("calibrated", True) else ", UNCALIBRATED: no false-refusal rate is claimed"
+        line = f"Lockgate is ready: {url} ({shown}{behind}, mode {gateway.mode}{doubt})"
+    typer.echo(line)
+
+
+def _announce_passing(url: str, table: "UpstreamTable", *, as_json: bool) -> None:
+    import json
+
+    told = {"url": url, "mode": "off", "guard": None, **_told_of(table)}
+    line = f"Lockgate is ready: {url} (NO GUARD in front of {_urls(table)}, mode off)"
+    typer.echo(json.dumps(told) if as_json else line)
+
+
+def _told_of(table: "UpstreamTable") -> dict[str, Any]:
+    urls = {name: options.url for name, options in table.upstreams.items()}
+    return (
+        {"upstreams": urls} if len(urls) > 1 else {"upstream": next(iter(urls.values())), "upstreams": urls}
+    )
+
+
+def _urls(table: "UpstreamTable") -> str:
+    return ", ".join(options.url for options in table.upstreams.values())

@@ -1,0 +1,181 @@
+"""What a config means for a server: its upstreams, policies and keys, at the start and at a reload."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lockgate.errors import ConfigError
+from lockgate.gateway._breaker import BreakerOptions
+from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._keyring import Keyring
+from lockgate.gateway._policies import Change, Policies, Policy
+from lockgate.gateway.config._file import read_config
+from lockgate.gateway.config._schema import Config, UpstreamConfig
+from lockgate.gateway.upstream import GUARDED_ROUTES, UpstreamOptions, Upstreams, UpstreamTable
+
+OWN_ROUTES = ("/v1/chat/completions",)
+# Keys whose changes a running server can't follow.
+RESTART = ("guard", "backbone", "device", "dtype", "threads", "decisions", "listen", "limits")
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a running server can exchange.
+
+    Attributes:
+        config: the file's content.
+        table: the upstreams. None lets the guard's own model write the answers.
+        policies: what decisions and failures mean. None in mode `off`.
+        keys: the clients' keys, by name.
+    """
+
+    config: Config
+    table: UpstreamTable | None
+    policies: Policies | None
+    keys: Mapping[str, str]
+
+
+def apply_config(config: Config, path: Path) -> Applied:
+    """Resolve a config: read keys and check addresses and routes.
+
+    Args:
+        path: the config's file, which messages name and from whose folder files of keys are taken.
+
+    Raises:
+        ConfigError: a key's variable or file is not there, or an address or a route is not valid.
+    """
+    known = GUARDED_ROUTES if config.upstreams else OWN_ROUTES
+    for route in config.routes:
+        if route not in known:
+            raise ConfigError(f"{path}: routes.{route}: expected one of {', '.join(known)}")
+    return Applied(config, _table(config, path), _policies(config), _keys(config, path))
+
+
+def reload_config(
+    path: Path, before: Applied, gateway: Gateway | None, upstreams: Upstreams | None, keyring: Keyring
+) -> tuple[Applied, str]:
+    """Read a config again and let the server follow it. Open answers go on as they began.
+
+    Args:
+        gateway: the gateway, whose policies change. None in mode `off`.
+
+    Returns:
+        What holds now, and a line that says what became of it.
+
+    Raises:
+        ConfigError: the file is broken, or the change needs a restart. Nothing has changed then.
+    """
+    found = apply_config(read_config(path), path)
+    _check_change(path, before, found)
+    if upstreams is not None and found.table is not None:
+        upstreams.replace(found.table)
+    if gateway is not None and found.policies is not None:
+        gateway.policies = found.policies
+    keyring.replace(found.keys)
+    late = [name for name in RESTART if getattr(found.config, name) != getattr(before.config, name)]
+    note = f"; a restart is needed for {', '.join(late)}" if late else ""
+    return found, f"config {path}: read again, it holds for new requests{note}"
+
+
+def _check_change(path: Path, before: Applied, found: Applied) -> None:
+    changes = {
+        "mode: to or from off": (before.policies is None) != (found.policies is None),
+        "upstreams: the first one or none": (before.table is None) != (found.table is None),
+        "keys: the first one or none": bool(before.keys) != bool(found.keys),
+    }
+    for what, changed in changes.items():
+        if changed:
+            raise ConfigError(f"{path}: {what} needs a restart")
+
+
+def _table(config: Config, path: Path) -> UpstreamTable | None:
+    if not config.upstreams:
+        return None
+    upstreams = {name: _upstream(path, name, found) for name, found in config.upstreams.items()}
+    models = {model: name for name, found in config.upstreams.items() for model in found.models}
+    default = config.default
+    if default is None and len(upstreams) == 1 and not models:
+        default = next(iter(upstreams))
+    return UpstreamTable(upstreams, models, default)
+
+
+def _upstream(path: Path, name: str, found: UpstreamConfig) -> UpstreamOptions:
+    breaker = BreakerOptions(found.breaker.failures, found.breaker.pause)
+    plain = found.model_dump(exclude={"models", "breaker"})
+    try:
+        return UpstreamOptions(**plain, breaker=breaker)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: upstreams.{name}: {error}") from None
+
+
+def _policies(config: Config) -> Policies | None:
+    if config.mode == "off":
+        return None
+    return Policies(
+        Policy(config.mode, config.canary_percent or 0.0),
+        {
+            route: Change(found.mode, found.canary_percent, found.on_failure)
+            for route, found in config.routes.items()
+        },
+        {name: Change(found.mode, found.canary_percent) for name, found in config.keys.items()},
+    )
+
+
+def _keys(config: Config, path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, source in config.keys.items():
+        where = f"{path}: keys.{name}"
+        if source.env is not None:
+            key = os.environ.get(source.env, "").strip()
+            missing = f"the environment variable {source.env} is not set"
+        else:
+            file = path.parent / (source.file or "")
+            try:
+                key = file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{where}: {file}: not readable ({type(error).__name__})") from error
+            missing = f"{file} is empty"
+        if not key:
+            raise ConfigError(f"{where}: {missing}")
+        if key in found.values():
+            raise ConfigError(f"{where}: is the same key as another one's")
+        found[name] = key
+    return found
+
+
+class Follower:
+    """Lets a running server follow its config file. Any thread may call it; calls take turns.
+
+    Args:
+        path: the config file.
+        applied: what the server began with.
+        gateway, upstreams, keyring: what changes, see `reload_config`.
+        tell: takes one line for the operator.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        applied: Applied,
+        gateway: Gateway | None,
+        upstreams: Upstreams | None,
+        keyring: Keyring,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._path = path
+        self._applied = applied
+        self._parts = (gateway, upstreams, keyring)
+        self._tell = tell
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        """Read the file again. A broken one changes nothing."""
+        with self._lock:
+            try:
+                self._applied, line = reload_config(self._path, self._applied, *self._parts)
+            except Exception as error:  # the server must go on whatever the file holds
+                reason = str(error) if isinstance(error, ConfigError) else type(error).__name__
+                line = f"config {self._path}: nothing has changed: {' '.join(reason.split())}"
+        self._tell(line)

@@ -1,0 +1,188 @@
+"""The schema of the config file. Unknown keys are errors."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Mode = Literal["enforce", "shadow", "canary"]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BreakerConfig(_Strict):
+    """When something counts as down."""
+
+    failures: Count = Field(
+        default=5, description="Failures in a row after which nobody waits for it any more."
+    )
+    pause: Seconds = Field(default=15.0, description="Seconds until one attempt is let through again.")
+
+
+class UpstreamConfig(_Strict):
+    """A server that writes answers."""
+
+    url: str = Field(description="Base address, such as http://127.0.0.1:8080/v1.")
+    models: list[str] = Field(default=[], description="Models that clients name for this upstream.")
+    model: str | None = Field(default=None, description="Model to ask for, whatever name the client gives.")
+    key_env: str | None = Field(default=None, description="Environment variable with the upstream's key.")
+    media: Literal["refuse", "pass"] = Field(
+        default="refuse", description="Images, audio and files, which the guard can't read."
+    )
+    connect_timeout: Seconds = Field(default=10.0, description="Seconds to connect.")
+    first_timeout: Seconds = Field(default=120.0, description="Seconds until an answer begins.")
+    idle_timeout: Seconds = Field(
+        default=60.0, description="Seconds without a byte after which it counts as dead."
+    )
+    retries: int = Field(default=2, ge=0, le=10, description="Further attempts before the first byte.")
+    max_answer_bytes: Count = Field(default=8 << 20, description="Longest answer that is not streamed.")
+    max_event_bytes: Count = Field(default=1 << 20, description="Longest event of a stream.")
+    breaker: BreakerConfig = Field(default=BreakerConfig(), description="When it counts as down.")
+
+
+class _Modal(_Strict):
+    mode: Mode | None = Field(default=None, description="enforce, shadow or canary.")
+    canary_percent: Percent | None = Field(
+        default=None, description="Share of the requests that `mode: canary` enforces."
+    )
+
+    @model_validator(mode="after")
+    def _has_share(self) -> Self:
+        if (self.mode == "canary") != (self.canary_percent is not None):
+            raise ValueError("`canary_percent` and `mode: canary` need each other")
+        return self
+
+
+class KeyConfig(_Modal):
+    """A key that clients may send. Its policy goes before that of the route."""
+
+    env: str | None = Field(default=None, description="Environment variable that holds the key.")
+    file: str | None = Field(
+        default=None, description="File that holds the key, relative to the config file."
+    )
+
+    @model_validator(mode="after")
+    def _has_source(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("expected either `env` or `file`")
+        return self
+
+
+class RouteConfig(_Modal):
+    """The policy of a route."""
+
+    on_failure: Literal["closed", "open"] = Field(
+        default="closed", description="open: if the guard fails, answers leave unguarded, and say so."
+    )
+
+
+class ListenConfig(_Strict):
+    """Where the server listens. Changes need a restart."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on.")
+    allowed_hosts: list[str] = Field(default=[], description="Further host names that requests may use.")
+    insecure: bool = Field(default=False, description="Serve other machines without a key.")
+    max_connections: Count = Field(default=1024, description="Connections at a time.")
+    drain_timeout: Seconds = Field(
+        default=30.0, description="Seconds that open answers have to end at shutdown."
+    )
+
+
+class LimitsConfig(_Strict):
+    """Limits of the engine. Changes need a restart."""
+
+    max_streams: Count = Field(default=8, description="Answers that are read at a time.")
+    max_queue: int = Field(default=32, ge=0, description="Requests that may wait.")
+    kv_tokens: Annotated[int, Field(ge=16)] | None = Field(
+        default=None,
+        description="Key-value memory in tokens. Without it, two full contexts or 2048 per stream.",
+    )
+    default_max_tokens: Count = Field(
+        default=1024, description="Length of an answer if the request names none."
+    )
+    longest_prompt: Count = Field(
+        default=32_768, description="Longest prompt for an upstream, in the guard's tokens."
+    )
+    block_input_status: Literal[200, 400] = Field(
+        default=200, description="HTTP status for a flagged prompt."
+    )
+    step_timeout: Seconds = Field(default=120.0, description="Seconds after which a step counts as failed.")
+    verdict_timeout: Seconds = Field(
+        default=30.0, description="Seconds that the second stage may make no progress."
+    )
+    queue_timeout: Seconds = Field(default=120.0, description="Seconds that a request may wait.")
+    verdict_breaker: BreakerConfig = Field(
+        default=BreakerConfig(), description="When the second stage counts as down."
+    )
+
+
+class Config(_Strict):
+    """The config file of `lockgate serve`."""
+
+    guard: str = Field(default="embedded", description="A guard's folder, or `embedded`. Needs a restart.")
+    backbone: str = Field(
+        default="embedded", description="The guard's model, or `embedded`. Needs a restart."
+    )
+    device: str = Field(default="auto", description="Device that computes. Needs a restart.")
+    dtype: str = Field(default="auto", description="Precision. Needs a restart.")
+    threads: Count | None = Field(
+        default=None, description="Processor threads for the model. Needs a restart."
+    )
+    decisions: str | None = Field(default=None, description="File of the decision log. Needs a restart.")
+    mode: Literal["enforce", "shadow", "canary", "off"] = Field(
+        default="enforce",
+        description="What a flag does. off: no guard. A change to or from `off` needs a restart.",
+    )
+    canary_percent: Percent | None = Field(
+        default=None, description="Share of the requests that `mode: canary` enforces."
+    )
+    upstreams: dict[Name, UpstreamConfig] = Field(
+        default={},
+        description="Servers that write the answers, by name. Without one, the guard's own model does.",
+    )
+    default: str | None = Field(
+        default=None,
+        description="Upstream for models that none lists. A single upstream without `models` is it anyway.",
+    )
+    keys: dict[Name, KeyConfig] = Field(default={}, description="Keys that clients may send, by name.")
+    routes: dict[str, RouteConfig] = Field(
+        default={}, description="Policies of routes, such as /v1/messages."
+    )
+    listen: ListenConfig = Field(default=ListenConfig(), description="Where the server listens.")
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="Limits of the engine.")
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads `off` as a boolean
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.mode == "canary") != (self.canary_percent is not None):
+            raise ValueError("`canary_percent` and `mode: canary` need each other")
+        if self.default is not None and self.default not in self.upstreams:
+            raise ValueError("default: expected the name of one of the upstreams")
+        names = [model for upstream in self.upstreams.values() for model in upstream.models]
+        if len(set(names)) < len(names):
+            raise ValueError("upstreams: a model is listed twice; each can have one upstream only")
+        if self.mode == "off":
+            self._check_off()
+        if not self.upstreams and any(route.on_failure == "open" for route in self.routes.values()):
+            raise ValueError("routes: `on_failure: open` needs upstreams, since nothing else can go on")
+        return self
+
+    def _check_off(self) -> None:
+        if self.routes or any(key.mode is not None for key in self.keys.values()):
+            raise ValueError("mode: off leaves nothing to enforce; leave out routes and the modes of keys")
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the config file."""
+    schema = Config.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

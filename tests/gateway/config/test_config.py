@@ -1,0 +1,209 @@
+"""The config file: what it says, what is wrong with it, and that no secret is ever shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from lockgate.cli import main
+from lockgate.errors import ConfigError
+from lockgate.gateway.config import Config, apply_config, config_schema, read_config
+
+SECRET = "sk-very-secret"  # noqa: S105 - a made-up key
+FULL = """
+mode: canary
+canary_percent: 20
+upstreams:
+  near:
+    url: http://127.0.0.1:8080/v1
+    models: [small, tiny]
+    breaker: {failures: 3, pause: 2}
+  far:
+    url: https://models.example.org/v1/
+    key_env: FAR_KEY
+    model: big
+default: far
+keys:
+  team: {env: TEAM_KEY}
+  trial: {file: trial.key, mode: shadow}
+routes:
+  /v1/messages: {mode: enforce, on_failure: open}
+limits: {max_streams: 4, step_timeout: 20}
+listen: {port: 0}
+"""
+FULL_TOML = """
+mode = "canary"
+canary_percent = 20
+default = "far"
+[upstreams.near]
+url = "http://127.0.0.1:8080/v1"
+models = ["small", "tiny"]
+breaker = {failures = 3, pause = 2}
+[upstreams.far]
+url = "https://models.example.org/v1/"
+key_env = "FAR_KEY"
+model = "big"
+[keys]
+team = {env = "TEAM_KEY"}
+trial = {file = "trial.key", mode = "shadow"}
+[routes."/v1/messages"]
+mode = "enforce"
+on_failure = "open"
+[limits]
+max_streams = 4
+step_timeout = 20
+[listen]
+port = 0
+"""
+UP = "upstreams: {one: {url: http://127.0.0.1:1/v1}}\n"
+
+
+@pytest.fixture
+def places(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FAR_KEY", SECRET)
+    monkeypatch.setenv("TEAM_KEY", SECRET + "-team")
+    (tmp_path / "trial.key").write_text(SECRET + "-trial\n")
+
+
+def written(tmp_path: Path, text: str, name: str = "lockgate.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.yaml", FULL), ("a.toml", FULL_TOML)])
+def test_both_formats_say_the_same(places, tmp_path, name, text) -> None:
+    path = written(tmp_path, text, name)
+    config = read_config(path)
+    assert config == Config.model_validate(yaml.safe_load(FULL))
+    applied = apply_config(config, path)
+    assert applied.table is not None
+    assert applied.policies is not None
+    assert applied.table.models == {"small": "near", "tiny": "near"}
+    assert (applied.table.default, applied.table.upstreams["far"].key) == ("far", SECRET)
+    assert applied.table.upstreams["near"].breaker.failures == 3
+    assert applied.keys == {"team": SECRET + "-team", "trial": SECRET + "-trial"}
+    chat, messages = "/v1/chat/completions", "/v1/messages"
+    assert applied.policies.of(chat).mode == "canary"
+    assert applied.policies.of(chat).canary_percent == 20
+    assert applied.policies.of(messages).mode == "enforce"
+    assert applied.policies.of(messages).on_failure == "open"
+    assert applied.policies.of(messages, "trial").mode == "shadow"
+    assert applied.policies.open_routes == [messages]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("upstream: x\n", "upstream: is not a known key"),
+        (UP + "limits: {max_stream: 3}\n", "limits.max_stream: is not a known key"),
+        ("upstreams: {one: {}}\n", "upstreams.one.url: is missing"),
+        ("upstreams: {one: {url: ftp://x/v1}}\n", "upstreams.one: upstream url: expected http(s)"),
+        ("upstreams: {one: {url: 'http://u:sk-very-secret@x/v1'}}\n", "holds a password"),
+        ("upstreams: {one: {url: http://x/v1, key_env: NOT_SET}}\n", "NOT_SET is not set"),
+        ("upstreams: {'a b': {url: http://x/v1}}\n", "upstreams.a b"),
+        (UP + "default: two\n", "default: expected the name of one of the upstreams"),
+        (UP + "mode: canary\n", "need each other"),
+        (UP + "canary_percent: 5\n", "need each other"),
+        (UP + "mode: canary\ncanary_percent: 101\n", "canary_percent"),
+        (UP + "mode: loud\n", "mode: Input should be"),
+        (UP + "mode: off\nroutes: {/v1/messages: {mode: shadow}}\n", "leaves nothing to enforce"),
+        (UP + "routes: {/v1/embeddings: {mode: shadow}}\n", "routes./v1/embeddings: expected one of"),
+        ("routes: {/v1/messages: {mode: shadow}}\n", "routes./v1/messages: expected one of"),
+        ("routes: {/v1/chat/completions: {on_failure: open}}\n", "`on_failure: open` needs upstreams"),
+        (UP + "keys: {a: {}}\n", "keys.a: expected either `env` or `file`"),
+        (UP + "keys: {a: {env: NOT_SET}}\n", "keys.a: the environment variable NOT_SET is not set"),
+        (UP + "keys: {a: {file: not-there}}\n", "not readable"),
+        (UP + "keys: {a: {env: TEAM_KEY}, b: {env: TEAM_KEY}}\n", "keys.b: is the same key"),
+        ("upstreams:\n  a: {url: http://x/v1, models: [m]}\n  b: {url: http://y/v1, models: [m]}\n", "twice"),
+        ("mode: shadow\nmode: enforce\n", "line 2: a key stands twice"),
+        ("a: [sk-very-secret\n", "is no YAML"),
+        ("- sk-very-secret\n", "expected keys"),
+        ("", "expected keys"),
+        ("limits: {max_streams: 'sk-very-secret'}\n", "limits.max_streams"),
+        ("limits: {step_timeout: .inf}\n", "limits.step_timeout"),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_and_key_and_without_values(places, tmp_path, text, said) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        apply_config(read_config(path), path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert said in message
+    assert "sk-very-secret" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", b"{}", "ends with .yaml, .yml or .toml"),
+        ("a.toml", b"mode = ", "is no TOML"),
+        ("a.yaml", b"\xff\xfe\x00", "not valid UTF-8"),
+        ("a.yaml", b"#" * (1 << 21), "larger than 1 MiB"),
+        ("a.yaml", b"[" * 5000, "no YAML"),
+        ("a.yaml", b"? [a]\n: 1\n", ""),
+    ],
+)
+def test_files_that_are_no_config(tmp_path, name, content, said) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        read_config(path)
+
+
+def test_off_is_a_mode_also_without_quotes(tmp_path) -> None:
+    assert read_config(written(tmp_path, UP + "mode: off\n")).mode == "off"
+
+
+def test_a_single_upstream_answers_all_models_unless_it_lists_some(tmp_path) -> None:
+    path = written(tmp_path, UP)
+    table = apply_config(read_config(path), path).table
+    assert table is not None
+    assert table.default == "one"
+    path = written(tmp_path, "upstreams: {one: {url: http://x/v1, models: [small]}}\n")
+    table = apply_config(read_config(path), path).table
+    assert table is not None
+    assert table.default is None
+
+
+def run_command(capsys, *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    found = capsys.readouterr()
+    return int(caught.value.code or 0), found.out, found.err
+
+
+def test_check_and_show_never_print_a_secret(places, tmp_path, capsys) -> None:
+    path = str(written(tmp_path, FULL))
+    code, out, err = run_command(capsys, "config", "check", path)
+    assert (code, err) == (0, "")
+    assert "2 upstream(s), 2 key(s)" in out
+    shown = [run_command(capsys, "config", "show", *more, path) for more in ([], ["--resolved"], ["--json"])]
+    assert [code for code, _, _ in shown] == [0, 0, 0]
+    assert not any(SECRET in text for _, text, _ in shown)
+    assert "queue_timeout" not in shown[0][1]
+    resolved = yaml.safe_load(shown[1][1])
+    assert resolved["limits"]["queue_timeout"] == 120.0
+    assert resolved["upstreams"]["far"]["key_env"] == "FAR_KEY"
+    assert Config.model_validate(resolved) == read_config(Path(path))
+
+
+def test_check_fails_for_a_broken_file(tmp_path, capsys) -> None:
+    code, _, err = run_command(capsys, "config", "check", str(written(tmp_path, "nonsense: 1\n")))
+    assert code == 2
+    assert "nonsense: is not a known key" in err
+
+
+def test_the_schema_is_published_and_refuses_what_the_code_refuses(capsys) -> None:
+    code, out, _ = run_command(capsys, "config", "schema")
+    published = Path(__file__).parents[3] / "docs" / "config.schema.json"
+    assert (code, json.loads(out)) == (0, config_schema())
+    assert json.loads(published.read_text()) == config_schema(), "run `lockgate config schema`"
+    definitions = [config_schema(), *config_schema()["$defs"].values()]
+    assert all(found["additionalProperties"] is False for found in definitions)
+    with pytest.raises(ValidationError):
+        Config.model_validate({"unheard_of": 1})

@@ -1,0 +1,138 @@
+"""A server with a config file: several upstreams, and what SIGHUP changes."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from processes import Command
+from scripted_upstream import DONE, Reply, chat_stream, delta, event, scripted_upstream
+from served import options
+from serving import CHAT, ask, events_of, text_of
+
+from lockgate.cli import main
+
+pytestmark = pytest.mark.anyio
+
+
+def saying(text: str) -> Reply:
+    return Reply([chat_stream([text])])
+
+
+def file_of(folder: Path, text: str) -> Path:
+    path = folder / "lockgate.yaml"
+    path.write_text(text)
+    return path
+
+
+async def answer(client: httpx2.AsyncClient, model: str, **more: str) -> str:
+    response = await client.post(CHAT, json={**ask(stream=True), "model": model}, headers=more)
+    return text_of(events_of(response)) if response.status_code == 200 else str(response.status_code)
+
+
+@contextmanager
+def configured(preloaded, folders, path, **variables) -> Iterator[Command]:
+    """A server that runs with the config file at `path`."""
+    words = options(folders, "--threads", "1", "--config", str(path))
+    command = Command("lockgate", *words, cwd=folders, preloaded=preloaded, variables=variables)
+    try:
+        yield command
+    finally:
+        command.close()
+
+
+async def reloaded(command: Command, said: str) -> str:
+    """Let the server read its file again, and return the line that it says about it."""
+    before = command.errors.read_text()
+    command.process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(30):
+        while not (more := command.errors.read_text().removeprefix(before)).endswith("\n"):
+            await asyncio.sleep(0.05)
+    assert said in more
+    assert more.count("\n") == 1
+    return more
+
+
+async def test_sighup_replaces_upstreams_while_open_streams_go_on(preloaded, folders, tmp_path) -> None:
+    go = asyncio.Event()
+    slow = Reply([event(delta(content="The lock")), go.wait, event(delta(content=" holds.")),
+                  event(delta(0, "stop")), DONE])  # fmt: skip
+    async with scripted_upstream(slow, saying("old")) as old, scripted_upstream(saying("new")) as new:
+        both = (
+            "listen: {{port: 0}}\nmode: shadow\nkeys: {{team: {{env: TEAM_KEY}}}}\n"
+            "upstreams:\n  a: {{url: '{0}', models: [small]}}\n  b: {{url: '{1}', models: [big]}}\n"
+        )
+        path = file_of(tmp_path, both.format(old.url, new.url))
+        with configured(preloaded, folders, path, TEAM_KEY="sk-team") as command:
+            line = command.first_line()
+            base, bearer = line.split()[3], {"authorization": "Bearer sk-team"}
+            assert f"in front of {old.url}, {new.url}, mode shadow" in line
+            async with httpx2.AsyncClient(base_url=base, timeout=60) as client:
+                assert await answer(client, "small") == "401"
+                open_one = asyncio.ensure_future(answer(client, "small", **bearer))
+                async with asyncio.timeout(30):
+                    while not old.requests:
+                        await asyncio.sleep(0.02)
+                assert await answer(client, "big", **bearer) == "new"
+                assert await answer(client, "other", **bearer) == "404"
+                listed = (await client.get("/v1/models", headers=bearer)).json()["data"]
+                assert [entry["id"] for entry in listed] == ["small", "big"]
+
+                path.write_text("nonsense: sk-team\n")
+                line = await reloaded(command, "nothing has changed")
+                assert "nonsense: is not a known key" in line
+                assert "sk-team" not in line
+                assert await answer(client, "big", **bearer) == "new"
+
+                path.write_text(both.format(new.url, new.url).replace("shadow", "enforce"))
+                await reloaded(command, "read again")
+                assert await answer(client, "small", **bearer) == "new"
+                assert (await client.get("/readyz")).json()["mode"] == "enforce"
+                go.set()
+                assert await open_one == "The lock holds."
+    assert len(old.requests) == 1
+
+
+async def test_mode_off_follows_its_file_too(preloaded, folders, tmp_path) -> None:
+    async with scripted_upstream(saying("old")) as old, scripted_upstream(saying("new")) as new:
+        text = "mode: off\nlisten: {{port: 0}}\nupstreams: {{a: {{url: '{0}'}}}}\n"
+        path = file_of(tmp_path, text.format(old.url))
+        with configured(preloaded, folders, path) as command:
+            line = command.first_line()
+            assert "NO GUARD" in line
+            async with httpx2.AsyncClient(base_url=line.split()[3], timeout=60) as client:
+                assert await answer(client, "any") == "old"
+                path.write_text(text.format(new.url))
+                await reloaded(command, "read again")
+                assert await answer(client, "any") == "new"
+                path.write_text(text.format(old.url).replace("off", "enforce"))
+                assert "needs a restart" in await reloaded(command, "nothing has changed")
+                assert await answer(client, "any") == "new"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "0"), "--port: with --config, `listen.port` in "),
+        (("--mode", "shadow"), "--mode: with --config, `mode` in "),
+        (("--upstream", "http://127.0.0.1:1/v1"), "--upstream: with --config, `upstreams` in "),
+        (("--api-key-file", "x"), "--api-key-file: with --config, `keys` in "),
+        (("--max-streams", "2"), "--max-streams: with --config, `limits.max_streams` in "),
+    ],
+)
+def test_options_and_file_never_say_the_same_thing(tmp_path, arguments, said, capsys) -> None:
+    path = file_of(tmp_path, "listen: {port: 0}\nlimits: {max_streams: 3}\n")
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", "--config", str(path), *arguments])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_variable_with_the_key_is_not_ignored(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("LOCKGATE_API_KEY", "sk-own")
+    with pytest.raises(SystemExit):
+        main(["serve", "--config", str(file_of(tmp_path, "listen: {port: 0}\n"))])
+    assert "LOCKGATE_API_KEY is set" in capsys.readouterr().err
