@@ -227,6 +227,7 @@ def _load(
     import torch
 
     from lockgate.backbones import Backbone
+    from lockgate.backbones.threads import choose_threads
     from lockgate.cli._scoring import load_guard
     from lockgate.gateway import Gateway
 
@@ -244,9 +245,13 @@ def _load(
         gateway = vllm_gateway(made, guard, options, name=Path(guard).name, extra=extra)
     elif options.engine.mode == "off":
         loaded = Backbone.load(backbone, device=place[0], dtype=place[1])
+        if settings.threads is None:
+            choose_threads(loaded)
         gateway = Gateway(loaded, None, options)
     else:
         made = load_guard(guard, backbone, *place)
+        if settings.threads is None:
+            choose_threads(made.backbone)
         gateway = Gateway.from_guard(made, options, name=Path(guard).name, reads_only=reads_only)
     try:
         gateway.warm()

@@ -132,7 +132,7 @@ class Config(_Strict):
     device: str = Field(default="auto", description="Device that computes. Needs a restart.")
     dtype: str = Field(default="auto", description="Precision. Needs a restart.")
     threads: Count | None = Field(
-        default=None, description="Processor threads for the model. Needs a restart."
+        default=None, description="Processor threads for the model, by trial if left out. Needs a restart."
     )
     decisions: str | None = Field(default=None, description="File of the decision log. Needs a restart.")
     mode: Literal["enforce", "shadow", "canary", "off"] = Field(
