@@ -1,4 +1,4 @@
-"""The trial of thread counts: it ends with the number that pays, and leaves alone what somebody has chosen."""
+"""The trial of thread counts: it ends with the number that pays. What somebody has chosen stays."""
 
 import pytest
 import torch
