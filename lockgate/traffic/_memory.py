@@ -12,7 +12,7 @@ from lockgate.cascade import Memory
 from lockgate.durable import scratch_folder
 from lockgate.errors import CalibrationError, ConfigError
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges, write_exchanges
-from lockgate.guards import Guard
+from lockgate.guards import Guard, GuardRecord
 from lockgate.guards.memory import MemoryRecord, write_memory
 from lockgate.tables import ScoresTable
 from lockgate.traffic._files import score_file
@@ -105,7 +105,7 @@ def calibrate_memory(
             report=lambda done: report(turns, done),
         )
     record = choose_memory(
-        guard,
+        guard.record,
         _split(margins_of(table, guard), [len(exchanges) for exchanges in listed]),
         [prompt_group(exchanges[0]) for exchanges in listed],
         plan,
@@ -121,11 +121,12 @@ def margins_of(table: ScoresTable, guard: Guard) -> list[float]:
 
 
 def choose_memory(
-    guard: Guard, margins: Sequence[Sequence[float]], groups: Sequence[str], plan: MemoryPlan
+    record: GuardRecord, margins: Sequence[Sequence[float]], groups: Sequence[str], plan: MemoryPlan
 ) -> MemoryRecord:
     """Choose a memory from the margins of benign conversations.
 
     Args:
+        record: of the guard whose margins these are.
         margins: of the exchanges of each conversation, in order.
         groups: the first prompt of each conversation. Those with the same one count once.
 
@@ -144,7 +145,6 @@ def choose_memory(
     draft = Memory(allowance, plan.forget * allowance, math.nextafter(allowance, math.inf))
     sums = [draft.highest(course) for course in calm]
     found = choose_threshold(sums, groups, plan.budget, 0.0, score="conversation", unjudged=True)
-    record = guard.record
     return MemoryRecord(
         format=1,
         guard=record.measure,

@@ -57,7 +57,7 @@ def test_no_more_conversations_flag_than_the_budget_allows(courses, evidence) ->
     plan = MemoryPlan(budget=0.05, evidence=evidence)
     groups = [str(number) for number in range(len(courses))]
     try:
-        record = choose_memory(guard, courses, groups, plan)
+        record = choose_memory(guard.record, courses, groups, plan)
     except CalibrationError:
         assume(False)
     memory, flagged = record.memory, 0
@@ -76,13 +76,11 @@ def test_the_command_scores_turns_as_exchanges_and_binds_the_file(guard, tmp_pat
     rows = [conversation(number, 1 + number % 4) for number in range(130)]
     write_exchanges(tmp_path / "talk.jsonl", rows)
     output = tmp_path / "memory.json"
-    main(
-        [
-            *("memory", str(tmp_path / "guard"), "--input", str(tmp_path / "talk.jsonl")),
-            *("--backbone", str(save_tiny("llama", tmp_path / "backbone")), "--output", str(output)),
-            *("--budget", "0.05", "--json"),
-        ]
-    )
+    arguments = [str(tmp_path / "guard"), "--input", str(tmp_path / "talk.jsonl"), "--output", str(output)]
+    backbone = ["--backbone", str(save_tiny("llama", tmp_path / "backbone"))]
+    with pytest.raises(SystemExit) as ended:
+        main(["memory", *arguments, *backbone, "--budget", "0.05", "--json"])
+    assert ended.value.code == 0
     told = json.loads(capsys.readouterr().out)
     assert told["exchanges"] == sum(1 + number % 4 for number in range(130))
     assert told["calibration"]["n"] == 130
@@ -109,6 +107,8 @@ def test_what_cannot_be_calibrated_says_why(guard, tmp_path) -> None:
     with pytest.raises(CalibrationError, match="is not calibrated"):
         calibrate_memory(make_guard(), [tmp_path / "talk.jsonl"], tmp_path / "m.json")
     with pytest.raises(CalibrationError, match="no exchange"):
-        choose_memory(guard, [[-math.inf]] * 200, [str(n) for n in range(200)], MemoryPlan(budget=0.05))
+        choose_memory(
+            guard.record, [[-math.inf]] * 200, [str(n) for n in range(200)], MemoryPlan(budget=0.05)
+        )
     with pytest.raises(ConfigError, match="evidence"):
         MemoryPlan(evidence=0.0)
