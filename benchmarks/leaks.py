@@ -46,7 +46,7 @@ MUTANTS = (
     ),
     Mutant("pieces leave after a halt", RELAY, "if queued.piece.choice != choice)", ")"),
     Mutant("the wrong choice is scored", RELAY, "self._engine.give(self._job, choice, text)", "self._engine.give(self._job, 0, text)"),
-    Mutant("an answer that was given up counts as cleared", RELAY, 'if event.decision == "cancelled":', "if False:"),
+    Mutant("an answer that was given up counts as cleared", RELAY, "if event.given_up:", "if False:"),
     Mutant("what closes a text is not scored", RELAY, "self._give(choice, self._transcript.leave(choice))", "pass"),
     Mutant("arguments of tools are not scored", CHAT, 'if key == "tool_calls":', 'if key == "tool_calls" and False:\n                pass\n            elif key == "tool_calls":\n                continue\n            elif False:'),
     Mutant("unknown fields are not scored", CHAT, "elif key not in _PLAIN:", 'elif key == "content":'),
@@ -69,6 +69,8 @@ MUTANTS = (
         "if True:",
         ("test_engine.py",),
     ),
+    Mutant("a flag is lost if its answer is given up", f"{GATEWAY}/_records.py", "if stream.flagged_at is not None and job.enforced:", "if False:", ("test_given_up.py",)),
+    Mutant("an answer that breaks off looks whole", RELAY, "if event.given_up:", 'if event.decision == "cancelled":', ("test_given_up.py",)),
 )  # fmt: skip
 
 

@@ -185,7 +185,7 @@ class RelayedAnswer(Response):
         for _ in range(job.n):
             event = await self._finished()
             self._leaves_unguarded(event)
-            if event.unserved is not None or event.decision == "cancelled":
+            if event.given_up:
                 raise cancelled(event)
             if event.refusal is not None:
                 stopped[event.choice] = Stopped(event.refusal, len(job.prompt), event.completion_tokens)

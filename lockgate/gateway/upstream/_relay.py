@@ -134,7 +134,7 @@ class Relay:
             return self.flush()
         choice = event.choice
         self._finished.add(choice)
-        if event.decision == "cancelled":
+        if event.given_up:
             self._drop(choice)
             self.failure = self.failure or self._fault or cancelled(event)
             return b""
