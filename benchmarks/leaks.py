@@ -21,7 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "gateway_leaks.json"
 GATEWAY = "lockgate/gateway"
-RELAY, CHAT = f"{GATEWAY}/upstream/_relay.py", f"{GATEWAY}/upstream/_chat.py"
+UPSTREAM = f"{GATEWAY}/upstream"
+RELAY, CHAT = f"{UPSTREAM}/_relay.py", f"{UPSTREAM}/_chat.py"
+RESPONSES, MESSAGES = f"{UPSTREAM}/_responses_answer.py", f"{UPSTREAM}/_messages.py"
+ODD = ("test_odd_fields.py",)
 TESTS = ("test_relay.py", "test_relay_leaks.py", "test_given.py", "test_intake.py", "test_upstream_faults.py")
 
 
@@ -70,6 +73,17 @@ MUTANTS = (
         ("test_engine.py",),
     ),
     Mutant("a flag is lost if its answer is given up", f"{GATEWAY}/_records.py", "if stream.flagged_at is not None and job.enforced:", "if False:", ("test_given_up.py",)),
+    Mutant("a message beside a delta is not scored", CHAT, "{*_CHOICE_FIELDS, own}", '{*_CHOICE_FIELDS, "delta", "message"}', ODD),
+    Mutant("what a tool call holds beside its function is not scored", CHAT, "arguments += text_beside(call,", "text_beside(call,", ODD),
+    Mutant("what log-probabilities hold beside their tokens is not scored", CHAT, "set(entry) - _ENTRY_FIELDS or ", "", ODD),
+    Mutant("texts beside the choices are left in a stopped answer", CHAT, "for key in whole if key in _CHUNK_FIELDS", "for key in whole", ODD),
+    Mutant("the input of a whole custom tool call is not scored", RESPONSES, "(requested and place == response)", "requested", ODD),
+    Mutant("texts beside the output are left in a stopped response", RESPONSES, "for key in body if not any(", "for key in body or any(", ODD),
+    Mutant("what a message's event holds beside its part is not scored", MESSAGES, "text += self._more(body, _EVENTS)", "pass", ODD),
+    Mutant("what a message's block holds beside its text is not scored", MESSAGES, "return text + self._more(block, _BLOCKS)", "return text", ODD),
+    Mutant("texts beside the content are left in a stopped message", MESSAGES, "for key in whole if key in _BODY_FIELDS", "for key in whole", ODD),
+    Mutant("long names of fields are not scored", f"{UPSTREAM}/_script.py", '(name if len(name) > LONGEST_NAME else "") + ', "", ODD),
+    Mutant("a field that is named twice leaves twice", f"{UPSTREAM}/_answer.py", "if names_twice(raw)", "if False", ODD),
     Mutant("an answer that breaks off looks whole", RELAY, "if event.given_up:", 'if event.decision == "cancelled":', ("test_given_up.py",)),
 )  # fmt: skip
 

@@ -103,7 +103,7 @@ def _outcome(job: Job, stream: Stream, ending: Ending) -> tuple[DecisionKind, bo
     """Return the decision, and whether it changes the answer that the client gets."""
     broken = None if stream.lane is None else stream.lane.gate.broken
     flag: DecisionKind = "block" if stream.flagged_at == 0 else "halt"
-    # Another thread may give the stream up or find it late before its flag has ended it. A flag holds then too.
+    # Another thread may give the stream up, or find it late, before its flag has ended it. The flag holds.
     if stream.flagged_at is not None and job.enforced:
         return flag, True
     if ending.error is not None:

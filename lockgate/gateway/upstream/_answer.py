@@ -20,7 +20,7 @@ from lockgate.gateway._options import EngineDown, QueueFull
 from lockgate.gateway.upstream._client import UpstreamClient, UpstreamError, upstream_faults
 from lockgate.gateway.upstream._dialect import Asked, Dialect, Stopped, Transcript
 from lockgate.gateway.upstream._relay import Relay, cancelled
-from lockgate.gateway.upstream._wrong import PassedError, decoded
+from lockgate.gateway.upstream._wrong import PassedError, decoded, names_twice
 
 # A client that waits for a stream gets a status after this time, even if the upstream has not answered. Later
 # errors are events of the stream then.
@@ -190,7 +190,7 @@ class RelayedAnswer(Response):
             if event.refusal is not None:
                 stopped[event.choice] = Stopped(event.refusal, len(job.prompt), event.completion_tokens)
         if not stopped:
-            return Response(raw, media_type="application/json")
+            return json_response(body) if names_twice(raw) else Response(raw, media_type="application/json")
         return json_response(self._transcript.stop_whole(body, stopped))
 
     async def _finished(self) -> Finished:
