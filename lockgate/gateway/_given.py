@@ -126,7 +126,12 @@ class GivenStepper(PackedStepper):
         for (job, stream, _), share in zip(busy, shares, strict=True):
             if share:
                 portions.append(self._bulk_portion(job, stream, share))
-        return [*portions, *(self._arrived(job, stream) for job, stream, left in bulk if not left)]
+        for job, stream in [(job, stream) for job, stream, left in bulk if not left]:
+            try:
+                portions.append(self._arrived(job, stream))
+            except Exception as error:  # any fault must close the stream, and no other one
+                self._fail(job, stream, error, whole=False)
+        return portions
 
     def _bulk_portion(self, job: Job, stream: Stream, share: int) -> GivenPortion:
         """Return a portion of the prompt, or of what a new window must read again."""
