@@ -79,6 +79,8 @@ class GivenStepper(PackedStepper):
             return
         if self._scoring is None:
             raise RuntimeError("without a guard there is nothing to read an answer for")
+        if job.capacity <= len(job.prefix):
+            raise RuntimeError("there is no memory behind the template's prefix")
         first = job.streams[0]
         text = GivenText()
         gate = job.gate(self._scoring.stages.new_state(job.regions, job.lowered), text)
@@ -157,13 +159,13 @@ class GivenStepper(PackedStepper):
     def _room(self, lane: GivenLane) -> int:
         """Return how many tokens the session can read. If there are none, begin a new window.
 
-        It keeps the template's prefix, and the newest half of the memory is read again.
+        It keeps the template's prefix, and half of the memory behind it is read again.
         """
         session, progress = lane.session, lane.progress
         if session.length == session.capacity:
             start = lane.conversation.chat.prefix_length
             session.truncate(start)
-            progress.again = min(progress.position - start, session.capacity // 2)
+            progress.again = min(progress.position - start, (session.capacity - start) // 2)
             return 0
         return session.capacity - session.length
 

@@ -162,6 +162,16 @@ def test_a_prompt_longer_than_its_memory_is_read_in_windows(calm) -> None:
     assert run.finish().text() == "so"
 
 
+@pytest.mark.parametrize("spare", [0, 1, 2, 3, 4])
+def test_a_memory_that_holds_little_more_than_the_prefix_is_enough(calm, spare) -> None:
+    run = given_run(BACKBONE, "why so")
+    run.job.memory = len(run.job.prefix) + spare
+    start(calm, run)
+    give(calm, run, [" the lock", " holds"])
+    run.finish()
+    assert (run.end.decision, run.text()) == (("pass", " the lock holds") if spare else ("error", ""))
+
+
 def test_choices_share_the_prompt_and_nothing_else(calm) -> None:
     run = start(calm, given_run(BACKBONE, "why", n=3))
     for choice, text in enumerate(["first one", "second one, longer", ""]):
