@@ -24,6 +24,7 @@ GATEWAY = "lockgate/gateway"
 UPSTREAM = f"{GATEWAY}/upstream"
 RELAY, CHAT = f"{UPSTREAM}/_relay.py", f"{UPSTREAM}/_chat.py"
 RESPONSES, MESSAGES = f"{UPSTREAM}/_responses_answer.py", f"{UPSTREAM}/_messages.py"
+LITELLM = ("checks/test_litellm.py",)
 ODD = ("test_odd_fields.py",)
 TESTS = ("test_relay.py", "test_relay_leaks.py", "test_given.py", "test_intake.py", "test_upstream_faults.py")
 
@@ -73,6 +74,8 @@ MUTANTS = (
         ("test_engine.py",),
     ),
     Mutant("a flag is lost if its answer is given up", f"{GATEWAY}/_records.py", "if stream.flagged_at is not None and job.enforced:", "if False:", ("test_given_up.py",)),
+    Mutant("held text is told for another choice", f"{GATEWAY}/checks/_litellm.py", "[next(read) if text else Outcome(None) for text in shown.texts]", "list(read)", LITELLM),
+    Mutant("a tool call of another shape is not read", f"{GATEWAY}/checks/_litellm.py", "return _plain(call)", 'return ""', LITELLM),
     Mutant("a message beside a delta is not scored", CHAT, "{*_CHOICE_FIELDS, own}", '{*_CHOICE_FIELDS, "delta", "message"}', ODD),
     Mutant("what a tool call holds beside its function is not scored", CHAT, "arguments += text_beside(call,", "text_beside(call,", ODD),
     Mutant("what log-probabilities hold beside their tokens is not scored", CHAT, "set(entry) - _ENTRY_FIELDS or ", "", ODD),
