@@ -79,6 +79,7 @@ MUTANTS = (
     Mutant("a message beside a delta is not scored", CHAT, "{*_CHOICE_FIELDS, own}", '{*_CHOICE_FIELDS, "delta", "message"}', ODD),
     Mutant("what a tool call holds beside its function is not scored", CHAT, "arguments += text_beside(call,", "text_beside(call,", ODD),
     Mutant("what log-probabilities hold beside their tokens is not scored", CHAT, "set(entry) - _ENTRY_FIELDS or ", "", ODD),
+    Mutant("the bytes of log-probabilities are not compared", CHAT, 'if entry.get("bytes") not in (None, list(text_of(entry.get("token")).encode())):', "if False:", ODD),
     Mutant("texts beside the choices are left in a stopped answer", CHAT, "for key in whole if key in _CHUNK_FIELDS", "for key in whole", ODD),
     Mutant("the input of a whole custom tool call is not scored", RESPONSES, "(requested and place == response)", "requested", ODD),
     Mutant("texts beside the output are left in a stopped response", RESPONSES, "for key in body if not any(", "for key in body or any(", ODD),

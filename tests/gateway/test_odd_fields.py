@@ -1,5 +1,6 @@
 """Every text of an answer is scored, in whatever field of whatever event it stands."""
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ STOPPED = Stopped("The gates stay shut.", 1, 1)
 # Fields that hold no text by definition.
 NO_TEXT = {
     *("id", "object", "created", "created_at", "model", "role", "type", "status", "usage", "sequence_number"),
-    *("call_id", "item_id", "stop_sequence", "bytes", "system_fingerprint", "signature", "data"),
+    *("call_id", "item_id", "stop_sequence", "system_fingerprint", "signature", "data"),
     *("instructions", "tools"),
 }
 
@@ -185,6 +186,37 @@ def test_each_text_of_a_body_is_read_and_none_is_left_in_a_stopped_one(name) -> 
         except UpstreamError:
             continue
         assert MARK not in json.dumps(transcript.stop_whole(odd, {0: STOPPED})), json.dumps(odd)
+
+
+def replaced(value: Any, found: Any = None) -> Iterator[Any]:
+    """Each copy of an event in which one value is of another kind."""
+    found = value if found is None else found
+    for key in list(found) if isinstance(found, dict) else range(len(found)):
+        item = found[key]
+        if isinstance(item, dict | list):
+            yield from replaced(value, item)
+        for odd in (None, True, -1, 1.5, "x", [], [1], [[]], {}, {"a": 1}, [None], [{}]):
+            found[key] = odd
+            yield copy.deepcopy(value)
+        found[key] = item
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_answer_of_any_shape_is_read_or_is_the_upstreams_fault(name) -> None:
+    dialect, events = STREAMS[name]
+    asked = dialect.read_request(ASKED[name], "refuse", 1)
+    for event in events:
+        for odd in replaced(json.loads(json.dumps(event))):
+            transcript = dialect.open(asked)
+            with contextlib.suppress(UpstreamError):
+                for piece in transcript.read("", json.dumps(odd)):
+                    transcript.left(piece)
+            transcript.halt(0, STOPPED)
+    for odd in replaced(json.loads(json.dumps(WHOLE[name][1]))):
+        transcript = dialect.open(asked)
+        with contextlib.suppress(UpstreamError):
+            transcript.read_whole(odd)
+            transcript.stop_whole(odd, {0: STOPPED})
 
 
 @pytest.mark.anyio

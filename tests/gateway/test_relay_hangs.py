@@ -1,9 +1,12 @@
 """A guard that holds text until it has read more never waits for a relay that waits for the guard."""
 
 import asyncio
+import json
 import math
+from types import SimpleNamespace
 
 import pytest
+from given import given_run
 from relaying import relayed, told_by, transported
 from scripted_upstream import DONE, Reply, delta, event
 from serving import CHAT, ask, decisions_of, events_of, eventually, scoring_for, text_of
@@ -11,6 +14,8 @@ from staging import staged
 from test_given import BACKBONE, HEAD, smoothed
 
 from lockgate.cascade import Cascade
+from lockgate.gateway.upstream._chat import ChatDialect
+from lockgate.gateway.upstream._relay import Relay
 
 pytestmark = pytest.mark.anyio
 # One block that no answer here fills, so nothing leaves before the end.
@@ -73,6 +78,35 @@ async def test_an_answer_begins_before_its_first_text(make_gateway) -> None:
     gateway = make_gateway(BACKBONE, scoring_for(BACKBONE, HEAD))
     async with told_by(gateway, Reply([event(delta(role="assistant")), 30.0])) as (told, _):
         await eventually(lambda: "assistant" in told.text)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [delta(content=" lock"), delta(content=" lock" * 400), delta(content=""), {**delta(), "choices": []}],
+    ids=["words", "long texts", "no text", "no choice"],
+)
+async def test_a_client_that_takes_nothing_stops_the_pump(chunk) -> None:
+    """Nobody takes pieces out of the relay, although the guard has read all text."""
+    job = given_run(BACKBONE, "why").job
+    read = 0
+
+    async def endless():
+        nonlocal read
+        while read < 5_000:
+            read += 1
+            yield SimpleNamespace(event="", data=json.dumps(chunk))
+
+    def told(_, choice, text):
+        characters.append(text)
+        job.caught_up(choice, sum(map(len, characters)))
+
+    characters: list[str] = []
+    transcript = ChatDialect().open(ChatDialect().read_request(ask(), "refuse", 1))
+    pump = asyncio.ensure_future(Relay(SimpleNamespace(give=told), job, transcript).pump(endless()))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    pump.cancel()
+    assert 0 < read <= 256
 
 
 async def test_events_without_text_can_not_fill_the_memory(make_gateway, monkeypatch) -> None:

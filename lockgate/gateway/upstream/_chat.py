@@ -256,8 +256,8 @@ def _repeats(logprobs: object, content: object) -> bool:
     """Tell whether log-probabilities hold no other text than the content that they belong to."""
     if not isinstance(logprobs, dict) or set(logprobs) - {"content", "refusal"} or logprobs.get("refusal"):
         return False
-    entries = logprobs.get("content") or ()
-    if not all(map(_is_plain_entry, entries)):
+    entries = logprobs.get("content") or []
+    if not isinstance(entries, list) or not all(map(_is_plain_entry, entries)):
         return False
     return "".join(text_of(entry.get("token")) for entry in entries) == (content or "")
 
@@ -265,6 +265,8 @@ def _repeats(logprobs: object, content: object) -> bool:
 def _is_plain_entry(entry: object) -> bool:
     """Tell whether an entry of log-probabilities holds no text but its token."""
     if not isinstance(entry, dict) or set(entry) - _ENTRY_FIELDS or entry.get("top_logprobs"):
+        return False
+    if entry.get("bytes") not in (None, list(text_of(entry.get("token")).encode())):
         return False
     return not any(isinstance(entry.get(key), str | list | dict) for key in ("logprob", "id"))
 

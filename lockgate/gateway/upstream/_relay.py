@@ -114,6 +114,7 @@ class Relay:
         if choice is None:
             self._queue.append(Queued(piece, 0))
             self._notify()
+            self._make_room()
             return
         if choice in self._finished and choice not in self._passed:
             return  # it was stopped
