@@ -107,7 +107,7 @@ def _outcome(job: Job, stream: Stream, ending: Ending) -> tuple[DecisionKind, bo
     if stream.flagged_at is not None and job.enforced:
         return flag, True
     if ending.error is not None:
-        return "error", not job.opens
+        return "error", not job.goes_on
     if stream.flagged_at is not None:
         return flag, False
     if broken is not None:

@@ -4,16 +4,19 @@ import math
 
 import pytest
 from relaying import relayed
-from scripted_upstream import Reply, chat_stream, delta, event
+from scripted_upstream import STREAM, Reply, chat_body, chat_stream, delta, event
 from serving import CHAT, REFUSAL, ask, client_for, decisions_of, eventually, scoring_for
 from taps import BrokenTap
 from test_given import BACKBONE, HEAD
 
+from lockgate.gateway._given import GivenStepper
+from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Stream
 from lockgate.gateway._policies import Change, Policies
 from lockgate.gateway._records import Ending
 
 pytestmark = pytest.mark.anyio
+WHOLE = "The lock holds the water back."
 OPEN = Policies(routes={CHAT: Change(on_failure="open")})
 ENDED = {
     "stops": lambda engine: engine.end_open(),
@@ -60,6 +63,26 @@ async def test_an_answer_that_breaks_off_never_looks_whole(make_gateway, mode):
     async with relayed(gateway, Reply([*said, lambda: eventually(noted)])) as (client, _):
         response = await client.post(CHAT, json=ask(stream=True))
     assert '"code":"upstream_ended"' in response.text
+
+
+@pytest.mark.parametrize("when", ["prompt", "answer"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_fault_in_shadow_mode_changes_no_answer(make_gateway, monkeypatch, stream, when):
+    """Also one that the gate can't note, such as a text that can't be tokenised or a model that fails."""
+
+    def fails(*_):
+        raise ValueError("no tokens")
+
+    if when == "answer":
+        monkeypatch.setattr(Intake, "take", fails)
+    else:
+        monkeypatch.setattr(GivenStepper, "_take_given_prompt", fails)
+    gateway = make_gateway(BACKBONE, scoring_for(BACKBONE, HEAD), mode="shadow")
+    reply = chat_stream([WHOLE]) if stream else chat_body(WHOLE)
+    async with relayed(gateway, Reply([reply], kind=STREAM if stream else "application/json")) as (client, _):
+        response = await client.post(CHAT, json=ask(stream=stream))
+    assert WHOLE in response.text
+    assert [(line["decision"], line["enforced"]) for line in decisions_of(gateway)] == [("error", False)]
 
 
 async def test_a_check_that_was_flagged_in_shadow_mode_and_is_given_up_is_no_answer(make_gateway):

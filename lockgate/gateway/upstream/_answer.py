@@ -110,9 +110,9 @@ class RelayedAnswer(Response):
 
     def _leaves_unguarded(self, event: Event) -> bool:
         """Tell whether a choice goes on although the guard has failed, and remember to tell the client."""
-        if isinstance(event, Finished) and event.decision == "error" and not event.enforced:
-            self._unguarded = self._unguarded or self._job.opens
-        return self._unguarded
+        fails = isinstance(event, Finished) and event.decision == "error" and not event.enforced
+        self._unguarded = self._unguarded or (fails and self._job.opens)
+        return fails
 
     def _told(self) -> list[tuple[bytes, bytes]]:
         """Return the header that says that nothing guards the answer, if so."""
