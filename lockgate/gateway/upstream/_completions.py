@@ -9,9 +9,9 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, text_of
+from lockgate.gateway.upstream._script import AnswerScript, text_beside, text_of
 from lockgate.gateway.upstream._texts import flag, refuse_fields, whole_number
-from lockgate.gateway.upstream._wrong import LONGEST_REASON, decoded, malformed, upstream_fault
+from lockgate.gateway.upstream._wrong import checked_reason, decoded, malformed, upstream_fault
 
 REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "logprobs": ("alternatives to the chosen tokens would leave unscored", (None, 0)),
@@ -92,9 +92,7 @@ class CompletionsTranscript:
         return pieces
 
     def _piece(self, body: dict[str, Any], item: dict[str, Any], number: int) -> Piece:
-        reason = item.get("finish_reason")
-        if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
-            raise malformed()
+        reason = checked_reason(item.get("finish_reason"))
         if reason is not None:
             self._ended.add(number)
         whole = {**item, "index": number, "text": item.get("text") or ""}
@@ -126,6 +124,8 @@ class CompletionsTranscript:
         if not choices:
             raise malformed()
         beyond = _beyond(body)
+        for item in choices:
+            checked_reason(item.get("finish_reason"))
         texts = [(self._number(item), self._text(self._number(item), item) + beyond) for item in choices]
         if len({number for number, _ in texts}) < len(texts):
             raise malformed()
@@ -139,7 +139,8 @@ class CompletionsTranscript:
             _emptied(number) if number in stopped else found[number] for number in sorted({*found, *stopped})
         ]
         use = wire.usage(first.prompt_tokens, first.completion_tokens)
-        return {**(body or {**self._base, "usage": use}), "choices": choices}
+        whole = body or {**self._base, "usage": use}
+        return {**{key: whole[key] for key in whole if key in _BODY_FIELDS}, "choices": choices}
 
     def _choices_of(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         if body.get("error") is not None:
@@ -157,7 +158,7 @@ class CompletionsTranscript:
 
     def _text(self, number: int, item: Mapping[str, Any]) -> str:
         script = self._scripts[number]
-        more = "".join(text_of(item[key]) for key in item if key not in _CHOICE_FIELDS)
+        more = text_beside(item, _CHOICE_FIELDS)
         return script.text("text", text_of(item.get("text"))) + script.text("more", more)
 
 
@@ -174,7 +175,7 @@ def _prompt(value: object) -> str:
 
 
 def _beyond(body: Mapping[str, Any]) -> str:
-    return "".join(text_of(body[key]) for key in body if key not in _BODY_FIELDS)
+    return text_beside(body, _BODY_FIELDS)
 
 
 def _emptied(number: int) -> dict[str, Any]:

@@ -5,9 +5,12 @@ empty line. Tool calls are read as JSON, in the form in which `lockgate.backbone
 """
 
 import json
+from collections.abc import Collection, Mapping
 from typing import Any
 
 _CONTENT = "content"
+# A longer name of a field is text.
+LONGEST_NAME = 64
 
 
 class AnswerScript:
@@ -63,6 +66,16 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - any JSON value
     if value is None or value == [] or value == {}:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def named_text(name: str, value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the text of a field that no rule knows, and its name if that is too long to be one."""
+    return (name if len(name) > LONGEST_NAME else "") + text_of(value)
+
+
+def text_beside(fields: Mapping[str, Any], known: Collection[str]) -> str:
+    """Return the text of all fields that are not `known`."""
+    return "".join(named_text(name, value) for name, value in fields.items() if name not in known)
 
 
 def _escape(text: str) -> str:
