@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "gateway_leaks.json"
 GATEWAY = "lockgate/gateway"
 RELAY, CHAT = f"{GATEWAY}/upstream/_relay.py", f"{GATEWAY}/upstream/_chat.py"
+RESPONSES, MESSAGES = f"{GATEWAY}/upstream/_responses_answer.py", f"{GATEWAY}/upstream/_messages.py"
+COVERAGE = ("test_upstream_coverage.py",)
 TESTS = ("test_relay.py", "test_relay_leaks.py", "test_given.py", "test_intake.py", "test_upstream_faults.py")
 
 
@@ -51,7 +53,10 @@ MUTANTS = (
     Mutant("arguments of tools are not scored", CHAT, 'if key == "tool_calls":', 'if key == "tool_calls" and False:\n                pass\n            elif key == "tool_calls":\n                continue\n            elif False:'),
     Mutant("unknown fields are not scored", CHAT, "elif key not in _PLAIN:", 'elif key == "content":'),
     Mutant("log-probabilities are not scored", CHAT, "not _repeats(logprobs, content)", "False"),
-    Mutant("unknown fields beside the choices are not scored", CHAT, "for key in chunk if key not in _CHUNK_FIELDS", "for key in ()"),
+    Mutant("unknown fields beside the choices are not scored", CHAT, "around = beyond(chunk, _CHUNK_FIELDS)", 'around = ""'),
+    Mutant("a halted body keeps unknown fields", CHAT, "without_text(body or {}, _CHUNK_FIELDS)", "dict(body or {})", COVERAGE),
+    Mutant("inputs of custom tools are not scored", RESPONSES, '("obfuscation", "encrypted_content")', '("obfuscation", "encrypted_content", "input")', COVERAGE),
+    Mutant("unknown fields of an event are not scored", MESSAGES, "beyond(body, _EVENT_FIELDS[kind])", '""', COVERAGE),
     Mutant("a body leaves in spite of a flag", f"{GATEWAY}/upstream/_answer.py", "if not stopped:", "if True:"),
     Mutant("the upstream is asked in spite of a flagged prompt", f"{GATEWAY}/upstream/_answer.py", "if first is not None:", "if False:"),
     Mutant("holds are ignored", f"{GATEWAY}/_given.py", "if _receives(stream) and self._is_due(stream):", "if False:"),
@@ -99,7 +104,7 @@ def main() -> None:
 def package_copy() -> Iterator[Path]:
     """Yield a folder with a copy of the package and its tests."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("lockgate", "tests"):
+        for name in ("lockgate", "tests", "docs"):
             shutil.copytree(ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         yield Path(folder)

@@ -9,7 +9,7 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, text_of
+from lockgate.gateway.upstream._script import AnswerScript, beyond, repeats, text_of, without_text
 from lockgate.gateway.upstream._texts import (
     TextReader,
     calls_of,
@@ -118,13 +118,15 @@ class ChatTranscript:
         if not isinstance(choices, list) or not all(isinstance(item, dict) for item in choices):
             raise malformed()
         self._base.update({key: chunk[key] for key in self._base if chunk.get(key) is not None})
-        beyond = "".join(text_of(chunk[key]) for key in chunk if key not in _CHUNK_FIELDS)
+        if not choices and len(self._ended) == self._choices:  # no text can follow
+            chunk = without_text(chunk, _CHUNK_FIELDS)
+        around = beyond(chunk, _CHUNK_FIELDS)
         if not choices:
             mark = "usage" if chunk.get("usage") is not None else ""
-            return (Piece(0 if beyond else None, beyond, wire.sse({**chunk, "choices": []}), None, mark),)
-        return list(self._pieces(chunk, choices, beyond))
+            return (Piece(0 if around else None, around, wire.sse({**chunk, "choices": []}), None, mark),)
+        return list(self._pieces(chunk, choices, around))
 
-    def _pieces(self, chunk: dict[str, Any], choices: list[dict[str, Any]], beyond: str) -> Iterator[Piece]:
+    def _pieces(self, chunk: dict[str, Any], choices: list[dict[str, Any]], around: str) -> Iterator[Piece]:
         for item in choices:
             number = self._number(item)
             if number in self._ended:
@@ -133,7 +135,7 @@ class ChatTranscript:
             # Clients fail at a choice without these.
             whole = {**item, "index": number, "delta": delta}
             text = self._delta_text(number, delta)
-            text += self._around(number, item, delta) + self._text(number, "more", beyond)
+            text += self._around(number, item, delta) + self._text(number, "more", around)
             reason = item.get("finish_reason")
             if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
                 raise malformed()
@@ -154,7 +156,7 @@ class ChatTranscript:
         text = ""
         for key, value in delta.items():
             if key == "tool_calls":
-                text += "".join(_call_text(script, call, place) for place, call in enumerate(value or ()))
+                text += _calls_text(script, value)
             elif key == "function_call" and isinstance(value, dict):
                 text += script.call("function_call", "", *_name_and_arguments(value))
             elif key not in _PLAIN:
@@ -163,7 +165,7 @@ class ChatTranscript:
 
     def _around(self, choice: int, item: Mapping[str, Any], delta: object) -> str:
         """Return the text beside a delta: unknown fields, and log-probabilities that tell more than it."""
-        text = self._text(choice, "more", "".join(text_of(item[k]) for k in item if k not in _CHOICE_FIELDS))
+        text = self._text(choice, "more", beyond(item, _CHOICE_FIELDS))
         content = delta.get("content") if isinstance(delta, dict) else None
         if (logprobs := item.get("logprobs")) is not None and not _repeats(logprobs, content):
             text += self._text(choice, "logprobs", text_of(logprobs))
@@ -223,8 +225,8 @@ class ChatTranscript:
             texts.append((number, text + self._around(number, item, item.get("message"))))
         if len({number for number, _ in texts}) < len(texts):
             raise malformed()
-        beyond = "".join(text_of(body[key]) for key in body if key not in _CHUNK_FIELDS)
-        return [(number, text + self._text(number, "more", beyond)) for number, text in texts]
+        around = beyond(body, _CHUNK_FIELDS)
+        return [(number, text + self._text(number, "more", around)) for number, text in texts]
 
     def stop_whole(self, body: dict[str, Any] | None, stopped: dict[int, Stopped]) -> dict[str, Any]:
         """See `Transcript.stop_whole`."""
@@ -234,7 +236,8 @@ class ChatTranscript:
             _emptied(number, stopped[number]) if number in stopped else found[number]
             for number in sorted({*found, *stopped})
         ]
-        whole = body or {
+        # An unknown field may hold the text that was flagged.
+        whole = without_text(body or {}, _CHUNK_FIELDS) or {
             **self._base,
             "object": "chat.completion",
             "usage": wire.usage(first.prompt_tokens, first.completion_tokens),
@@ -246,12 +249,10 @@ def _repeats(logprobs: object, content: object) -> bool:
     """Tell whether log-probabilities hold no other text than the content that they belong to."""
     if not isinstance(logprobs, dict) or set(logprobs) - {"content", "refusal"} or logprobs.get("refusal"):
         return False
-    entries = logprobs.get("content") or ()
-    if not all(isinstance(entry, dict) and not entry.get("top_logprobs") for entry in entries):
-        return False
-    return "".join(text_of(entry.get("token")) for entry in entries) == (content or "")
+    return repeats(logprobs.get("content") or [], content)
 
 
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "refusal")
 _CHUNK_FIELDS = frozenset(
     {
         *("id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices"),
@@ -276,9 +277,8 @@ def _message(value: object, where: str, reader: TextReader) -> Message:
         raise invalid(f"{where}.role", f"expected one of {', '.join(_ROLES)}")
     text = reader.content(value.get("content"), f"{where}.content")
     if role == "assistant":
-        thoughts = [value.get(key) for key in ("reasoning_content", "reasoning", "refusal")]
-        parts = [*(thought for thought in thoughts if isinstance(thought, str) and thought), text]
-        text = "\n\n".join(part for part in parts if part)
+        thoughts = [text_of(value.get(key)) for key in _THOUGHTS]
+        text = "\n\n".join(part for part in (*thoughts, text) if part)
         if value.get("audio") is not None:
             reader.skip_media(f"{where}.audio")
     calls = calls_of(value.get("tool_calls"), f"{where}.tool_calls")
@@ -294,22 +294,29 @@ def _prediction(value: object, reader: TextReader) -> Message:
     return Message("user", reader.content(value.get("content"), "prediction.content"))
 
 
-def _call_text(script: AnswerScript, call: object, place: int) -> str:
-    if not isinstance(call, dict):
+def _calls_text(script: AnswerScript, calls: object) -> str:
+    if calls is None:
+        return ""
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise malformed()
+    return "".join(_call_text(script, call, place) for place, call in enumerate(calls))
+
+
+def _call_text(script: AnswerScript, call: Mapping[str, Any], place: int) -> str:
     function = call.get("function")
-    if not isinstance(function, dict):
-        # A custom tool's call has its input in another field.
-        function = {
-            "name": "",
-            "arguments": text_of({k: v for k, v in call.items() if k not in _CALL_FIELDS}),
-        }
-    number = call.get("index", place)
-    return script.call(number, text_of(call.get("id")), *_name_and_arguments(function))
+    known = function if isinstance(function, dict) else {}
+    name, arguments = _name_and_arguments(known)
+    # A custom tool's call has its input in another field.
+    rest = {key: item for key, item in call.items() if key not in _CALL_FIELDS and text_of(item)}
+    if known:
+        rest.pop("function")
+    return script.call(call.get("index", place), text_of(call.get("id")), name, arguments + text_of(rest))
 
 
 _CALL_FIELDS = frozenset({"id", "index", "type"})
 
 
 def _name_and_arguments(function: Mapping[str, Any]) -> tuple[str, str]:
-    return text_of(function.get("name")), text_of(function.get("arguments"))
+    """Return a function's name, and its arguments with whatever else is told about the call."""
+    known = ("name", "arguments")
+    return text_of(function.get("name")), text_of(function.get("arguments")) + beyond(function, known)

@@ -9,7 +9,7 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, text_of
+from lockgate.gateway.upstream._script import AnswerScript, beyond, holds_text, text_of, without_text
 from lockgate.gateway.upstream._texts import flag, refuse_fields, whole_number
 from lockgate.gateway.upstream._wrong import LONGEST_REASON, decoded, malformed, upstream_fault
 
@@ -21,7 +21,7 @@ REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
 _BODY_FIELDS = frozenset(
     {"id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices", "timings"}
 )
-_CHOICE_FIELDS = frozenset({"index", "text", "finish_reason", "stop_reason"})
+_CHOICE_FIELDS = frozenset({"index", "text", "finish_reason", "stop_reason", "logprobs"})
 
 
 class CompletionsDialect:
@@ -82,8 +82,10 @@ class CompletionsTranscript:
         choices = self._choices_of(body)
         self._base.update({key: body[key] for key in self._base if body.get(key) is not None})
         if not choices:
-            beyond = _beyond(body)
-            return (Piece(0 if beyond else None, beyond, wire.sse({**body, "choices": []})),)
+            if len(self._ended) == self._choices:  # no text can follow
+                body = without_text(body, _BODY_FIELDS)
+            around = beyond(body, _BODY_FIELDS)
+            return (Piece(0 if around else None, around, wire.sse({**body, "choices": []})),)
         pieces = []
         for item in choices:
             number = self._number(item)
@@ -98,7 +100,7 @@ class CompletionsTranscript:
         if reason is not None:
             self._ended.add(number)
         whole = {**item, "index": number, "text": item.get("text") or ""}
-        text = self._text(number, item) + self._scripts[number].text("more", _beyond(body))
+        text = self._text(number, item) + self._scripts[number].text("more", beyond(body, _BODY_FIELDS))
         return Piece(number, text, wire.sse({**body, "choices": [whole]}), reason)
 
     def left(self, piece: Piece) -> None:
@@ -125,8 +127,8 @@ class CompletionsTranscript:
         choices = self._choices_of(body)
         if not choices:
             raise malformed()
-        beyond = _beyond(body)
-        texts = [(self._number(item), self._text(self._number(item), item) + beyond) for item in choices]
+        around = beyond(body, _BODY_FIELDS)
+        texts = [(self._number(item), self._text(self._number(item), item) + around) for item in choices]
         if len({number for number, _ in texts}) < len(texts):
             raise malformed()
         return texts
@@ -139,7 +141,9 @@ class CompletionsTranscript:
             _emptied(number) if number in stopped else found[number] for number in sorted({*found, *stopped})
         ]
         use = wire.usage(first.prompt_tokens, first.completion_tokens)
-        return {**(body or {**self._base, "usage": use}), "choices": choices}
+        # An unknown field may hold the text that was flagged.
+        whole = without_text(body or {}, _BODY_FIELDS) or {**self._base, "usage": use}
+        return {**whole, "choices": choices}
 
     def _choices_of(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         if body.get("error") is not None:
@@ -157,8 +161,10 @@ class CompletionsTranscript:
 
     def _text(self, number: int, item: Mapping[str, Any]) -> str:
         script = self._scripts[number]
-        more = "".join(text_of(item[key]) for key in item if key not in _CHOICE_FIELDS)
-        return script.text("text", text_of(item.get("text"))) + script.text("more", more)
+        text = script.text("text", text_of(item.get("text")))
+        if not _repeats(item.get("logprobs"), item.get("text")):
+            text += script.text("logprobs", text_of(item.get("logprobs")))
+        return text + script.text("more", beyond(item, _CHOICE_FIELDS))
 
 
 def _prompt(value: object) -> str:
@@ -173,8 +179,20 @@ def _prompt(value: object) -> str:
     )
 
 
-def _beyond(body: Mapping[str, Any]) -> str:
-    return "".join(text_of(body[key]) for key in body if key not in _BODY_FIELDS)
+def _repeats(logprobs: object, text: object) -> bool:
+    """Tell whether log-probabilities hold no other text than the choice that they belong to."""
+    if not isinstance(logprobs, dict):
+        return False
+    tokens = logprobs.get("tokens") or []
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        return False
+    rest = {key: value for key, value in logprobs.items() if key != "tokens"}
+    # Alternatives are objects whose keys are the texts. The chosen token may be the only one.
+    tops = logprobs.get("top_logprobs") or []
+    if not isinstance(tops, list) or len(tops) > len(tokens):
+        return False
+    chosen = all(set(top or ()) <= {token} for top, token in zip(tops, tokens, strict=False))
+    return "".join(tokens) == (text or "") and chosen and not holds_text(rest)
 
 
 def _emptied(number: int) -> dict[str, Any]:

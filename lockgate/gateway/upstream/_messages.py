@@ -9,7 +9,7 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, text_of
+from lockgate.gateway.upstream._script import AnswerScript, beyond, text_of, without_text
 from lockgate.gateway.upstream._texts import TextReader, flag, listed, whole_number, with_tools
 from lockgate.gateway.upstream._wrong import LONGEST_REASON, PassedError, decoded, malformed, upstream_fault
 
@@ -22,8 +22,25 @@ _KINDS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-# Parts of a message that hold no text: sealed thoughts, and marks for a cache.
-_SEALED = frozenset({"redacted_thinking", "compaction"})
+_SEALED = "redacted_thinking"
+# Fields of events that hold no text of the answer, or one that is read by itself.
+_EVENT_FIELDS = {
+    "message_start": frozenset({"type", "message"}),
+    "content_block_start": frozenset({"type", "index", "content_block"}),
+    "content_block_delta": frozenset({"type", "index", "delta"}),
+    "content_block_stop": frozenset({"type", "index"}),
+    "message_delta": frozenset({"type", "delta", "usage"}),
+}
+_ENDING_FIELDS = frozenset({"stop_reason", "stop_sequence", "container"})
+# Kinds of blocks and deltas: the field with the text, whose text it is, and fields that hold none.
+_PARTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "text": ("text", "content", ("type",)),
+    "text_delta": ("text", "content", ("type",)),
+    "thinking": ("thinking", "thinking", ("type", "signature")),  # a seal, made for the upstream alone
+    "thinking_delta": ("thinking", "thinking", ("type",)),
+    "signature_delta": ("", "thinking", ("type", "signature")),
+    _SEALED: ("", "thinking", ("type", "data")),
+}
 _BODY_FIELDS = frozenset(
     {"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage", "container"}
 )
@@ -92,15 +109,15 @@ class MessagesTranscript:
             case "content_block_stop":
                 mark = "close"
             case "message_delta":
-                ended = self._reason(body.get("delta"))
-            case "message_stop":
-                self.over = True
-            case "ping":
-                pass
+                text, ended = self._ending(body.get("delta"))
+            case "message_stop" | "ping":
+                self.over = kind == "message_stop"
+                # It belongs to no text, so it leaves without any.
+                return (Piece(None, "", _sse(kind, without_text(body, ("type",)))),)
             case _:
-                text = self._script.text("more", text_of(body))
-        choice = None if kind in ("ping", "message_stop") else 0
-        return (Piece(choice, text, _sse(str(kind), body), ended, mark),)
+                return (Piece(0, self._script.text("more", text_of(body)), _sse(str(kind), body)),)
+        text += self._script.text("more", beyond(body, _EVENT_FIELDS[kind]))
+        return (Piece(0, text, _sse(kind, body), ended, mark),)
 
     def left(self, piece: Piece) -> None:
         """See `Transcript.left`."""
@@ -149,7 +166,8 @@ class MessagesTranscript:
         """See `Transcript.stop_whole`."""
         why = stopped[0]
         use = {"input_tokens": why.prompt_tokens, "output_tokens": why.completion_tokens}
-        whole = body or {**self._base, "usage": use}
+        # An unknown field may hold the text that was flagged.
+        whole = without_text(body or {}, _BODY_FIELDS) or {**self._base, "usage": use}
         return {**whole, "content": [], "stop_reason": "refusal", "stop_sequence": None}
 
     def _message_text(self, message: object) -> str:
@@ -160,48 +178,46 @@ class MessagesTranscript:
         if not isinstance(blocks, list):
             raise malformed()
         text = "".join(self._block(block, index) for index, block in enumerate(blocks))
-        more = "".join(text_of(message[key]) for key in message if key not in _BODY_FIELDS)
-        return text + self._script.text("more", more)
+        return text + self._script.text("more", beyond(message, _BODY_FIELDS))
 
     def _block(self, block: object, index: object) -> str:
         """Return the text of a content block, as it begins or as a whole."""
         if not isinstance(block, dict):
             raise malformed()
-        match block.get("type"):
-            case "text":
-                rest = {key: block[key] for key in block if key not in ("type", "text")}
-                text = self._script.text("content", text_of(block.get("text")))
-                return text + self._script.text("more", "".join(map(text_of, rest.values())))
-            case "thinking":
-                return self._script.text("thinking", text_of(block.get("thinking")))
-            case "tool_use":
-                given = text_of(block.get("input"))
-                return self._script.call(index, text_of(block.get("id")), text_of(block.get("name")), given)
-            case "redacted_thinking":
-                return ""
-        return self._script.text("more", text_of(block))
+        if block.get("type") == "tool_use":
+            name, given = text_of(block.get("name")), text_of(block.get("input"))
+            given += beyond(block, ("type", "id", "name", "input"))
+            return self._script.call(index, text_of(block.get("id")), name, given)
+        return self._part(block)
 
     def _delta(self, delta: object, index: object) -> str:
         if not isinstance(delta, dict):
             raise malformed()
-        match delta.get("type"):
-            case "text_delta":
-                return self._script.text("content", text_of(delta.get("text")))
-            case "thinking_delta":
-                return self._script.text("thinking", text_of(delta.get("thinking")))
-            case "input_json_delta":
-                return self._script.call(index, arguments=text_of(delta.get("partial_json")))
-            case "signature_delta":
-                return ""  # a seal, made for the upstream alone
-        return self._script.text("more", text_of(delta))
+        if delta.get("type") == "input_json_delta":
+            given = text_of(delta.get("partial_json")) + beyond(delta, ("type", "partial_json"))
+            return self._script.call(index, arguments=given)
+        return self._part(delta)
 
-    def _reason(self, delta: object) -> str | None:
+    def _part(self, part: Mapping[str, Any]) -> str:
+        kind = part.get("type")
+        if not isinstance(kind, str) or kind not in _PARTS:
+            return self._script.text("more", text_of(part))
+        field, channel, plain = _PARTS[kind]
+        text = self._script.text(channel, text_of(part.get(field)))
+        return text + self._script.text("more", beyond(part, (field, *plain)))
+
+    def _ending(self, delta: object) -> tuple[str, str | None]:
+        """Return the text beside the reason for the end, and the reason."""
         if not isinstance(delta, dict):
             raise malformed()
-        reason = delta.get("stop_reason")
-        if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
-            raise malformed()
-        return reason
+        return self._script.text("more", beyond(delta, _ENDING_FIELDS)), _reason(delta)
+
+
+def _reason(delta: Mapping[str, Any]) -> str | None:
+    reason = delta.get("stop_reason")
+    if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
+        raise malformed()
+    return reason
 
 
 def _place(body: Mapping[str, Any]) -> int:
@@ -239,7 +255,9 @@ def _turn(turn: object, where: str, reader: TextReader) -> list[Message]:
             calls.append({"id": text_of(block.get("id")), "type": "function", "function": function})
         elif kind == "document" and (source := _plain_source(block)) is not None:
             text += source
-        elif kind not in _SEALED:
+        elif kind == "compaction":
+            text += text_of(block.get("content"))
+        elif kind != _SEALED:
             text += reader.part(block, place)
     if text or calls or not messages:
         messages.append(Message(str(role), text, tool_calls=tuple(calls) or None))

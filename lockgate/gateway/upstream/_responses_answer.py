@@ -14,18 +14,26 @@ from typing import Any
 from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway.upstream._dialect import Piece, Stopped
-from lockgate.gateway.upstream._script import AnswerScript, text_of
+from lockgate.gateway.upstream._script import AnswerScript, repeats, text_of, without_text
 from lockgate.gateway.upstream._wrong import decoded, malformed, upstream_fault
 
 _ENDS = {"response.completed": "stop", "response.incomplete": "length"}
 _DELTAS = ("response.function_call_arguments.delta", "response.custom_tool_call_input.delta")
-# Fields that hold no text of the answer: names, numbers, and what the request itself has said.
+_CALLS = ("function_call", "custom_tool_call")
+# Fields that hold no text of the answer, wherever they are: names and seals.
 _PLAIN = frozenset(
     {
-        *("type", "id", "object", "status", "role", "model", "call_id", "item_id", "service_tier", "user"),
+        *("type", "id", "object", "status", "role", "model", "call_id", "item_id"),
+        *("obfuscation", "encrypted_content"),
+    }
+)
+_RESPONSE = ".response"
+# The same in the response itself: what the request has said, numbers and settings.
+_ECHOED = frozenset(
+    {
         *("instructions", "metadata", "tools", "tool_choice", "truncation", "previous_response_id", "usage"),
-        *("safety_identifier", "prompt_cache_key", "incomplete_details", "obfuscation", "encrypted_content"),
-        *("reasoning", "prompt_cache_retention", "input", "conversation", "prompt", "detail"),
+        *("safety_identifier", "prompt_cache_key", "incomplete_details", "service_tier", "user"),
+        *("reasoning", "prompt_cache_retention", "conversation", "prompt"),
     }
 )
 
@@ -95,18 +103,22 @@ class ResponsesTranscript:
             raise upstream_fault()
         if not isinstance(body.get("output"), list):
             raise malformed()
-        return [(0, self._rest(body))]
+        calls = [{"item": item, "output_index": place} for place, item in enumerate(body["output"])]
+        return [(0, "".join(map(self._begun_call, calls)) + self._rest({"response": body}))]
 
     def stop_whole(self, body: dict[str, Any] | None, stopped: dict[int, Stopped]) -> dict[str, Any]:
         """See `Transcript.stop_whole`."""
         whole = self._stopped(stopped[0], _refusal(stopped[0].refusal))
         changed = ("status", "incomplete_details", "output")
-        return whole if body is None else {**body, **{key: whole[key] for key in changed}}
+        if body is None:
+            return whole
+        # An unknown field may hold the text that was flagged.
+        return {**without_text(body, _PLAIN | _ECHOED), **{key: whole[key] for key in changed}}
 
     def _begun_call(self, body: Mapping[str, Any]) -> str:
         """Return the head of a tool call, in the form in which files hold it."""
         item = body.get("item")
-        if not isinstance(item, dict) or item.get("type") not in ("function_call", "custom_tool_call"):
+        if not isinstance(item, dict) or item.get("type") not in _CALLS:
             return ""
         name, given = text_of(item.get("name")), text_of(item.get("arguments") or item.get("input"))
         self._said[f"name {len(self._said)}"] = name
@@ -120,7 +132,8 @@ class ResponsesTranscript:
         place = [str(body.get(key)) for key in ("output_index", "content_index", "summary_index")]
         name = " ".join([kind, *place])
         self._said[name] = self._said.get(name, "") + delta
-        rest = self._rest({key: value for key, value in body.items() if key != "delta"})
+        told = ("delta", "logprobs") if repeats(body.get("logprobs"), delta) else ("delta",)
+        rest = self._rest({key: value for key, value in body.items() if key not in told})
         if kind in _DELTAS:
             return self._script.call(body.get("output_index"), arguments=delta) + rest
         channel = "content" if kind == "response.output_text.delta" else kind
@@ -191,8 +204,9 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401
             yield place, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            # `response.text` holds the request's settings, `part.text` holds the answer's words.
-            if key not in _PLAIN and not (key == "text" and isinstance(item, dict)):
+            if place == _RESPONSE and (key in _ECHOED or (key == "text" and isinstance(item, dict))):
+                continue
+            if key not in _PLAIN and not (key == "logprobs" and repeats(item, value.get("text"))):
                 yield from _texts(item, f"{place}.{key}")
     elif isinstance(value, list):
         for item in value:

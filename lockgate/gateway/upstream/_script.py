@@ -5,6 +5,7 @@ empty line. Tool calls are read as JSON, in the form in which `lockgate.backbone
 """
 
 import json
+from collections.abc import Collection, Mapping
 from typing import Any
 
 _CONTENT = "content"
@@ -63,6 +64,40 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - any JSON value
     if value is None or value == [] or value == {}:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def beyond(value: Mapping[str, Any], known: Collection[str]) -> str:
+    """Return the text of the fields that are not `known`."""
+    return "".join(text_of(value[key]) for key in value if key not in known)
+
+
+def holds_text(value: object) -> bool:
+    """Tell whether there is any text in a JSON value."""
+    if isinstance(value, dict):
+        return any(map(holds_text, value.values()))
+    return any(map(holds_text, value)) if isinstance(value, list) else isinstance(value, str) and value != ""
+
+
+def without_text(value: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return the fields that are `known` or hold no text."""
+    return {key: item for key, item in value.items() if key in known or not holds_text(item)}
+
+
+def repeats(entries: object, text: object) -> bool:
+    """Tell whether the entries of log-probabilities hold no other text than the one that they belong to."""
+    if not isinstance(entries, list) or not all(map(_is_chosen, entries)):
+        return False
+    return "".join(entry["token"] for entry in entries) == (text or "")
+
+
+def _is_chosen(entry: object) -> bool:
+    """Tell whether an entry holds its token and numbers, and no alternatives."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        return False
+    rest = {key: value for key, value in entry.items() if key not in ("token", "bytes")}
+    # The bytes could spell another text.
+    spelled = entry.get("bytes") in (None, list(entry["token"].encode()))
+    return spelled and not entry.get("top_logprobs") and not holds_text(rest)
 
 
 def _escape(text: str) -> str:
