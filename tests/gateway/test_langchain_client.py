@@ -1,4 +1,4 @@
-"""LangChain's real client against real servers: in front of a scripted upstream, and Lockgate's own engine."""
+"""LangChain's real client: in front of a scripted upstream, and Lockgate's own engine."""
 
 import os
 from collections.abc import AsyncIterator

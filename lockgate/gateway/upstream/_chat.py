@@ -22,7 +22,7 @@ from lockgate.gateway.upstream._texts import (
 )
 from lockgate.gateway.upstream._wrong import LONGEST_REASON, decoded, malformed, upstream_fault
 
-_ROLES = {
+ROLES = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -273,8 +273,8 @@ def _message(value: object, where: str, reader: TextReader) -> Message:
     if not isinstance(value, dict):
         raise invalid(where, f"expected an object with role and content, found {json_type(value)}")
     role = value.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise invalid(f"{where}.role", f"expected one of {', '.join(_ROLES)}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise invalid(f"{where}.role", f"expected one of {', '.join(ROLES)}")
     text = reader.content(value.get("content"), f"{where}.content")
     if role == "assistant":
         thoughts = [text_of(value.get(key)) for key in _THOUGHTS]
@@ -284,7 +284,7 @@ def _message(value: object, where: str, reader: TextReader) -> Message:
     calls = calls_of(value.get("tool_calls"), f"{where}.tool_calls")
     if isinstance(old := value.get("function_call"), dict):
         calls = (*calls, {"type": "function", "function": old})
-    return Message(_ROLES[role], text, name_of(value, where), calls or None)
+    return Message(ROLES[role], text, name_of(value, where), calls or None)
 
 
 def _prediction(value: object, reader: TextReader) -> Message:

@@ -22,6 +22,7 @@ _KINDS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+ROLES = ("user", "assistant", "system")
 _SEALED = "redacted_thinking"
 # Fields of events that hold no text of the answer, or one that is read by itself.
 _EVENT_FIELDS = {
@@ -238,7 +239,7 @@ def _turn(turn: object, where: str, reader: TextReader) -> list[Message]:
     if not isinstance(turn, dict):
         raise invalid(where, f"expected an object with role and content, found {json_type(turn)}")
     role, content = turn.get("role"), turn.get("content")
-    if role not in ("user", "assistant", "system"):
+    if role not in ROLES:
         raise invalid(f"{where}.role", "expected user or assistant")
     if not isinstance(content, list):
         return [Message(str(role), reader.content(content, f"{where}.content"))]
