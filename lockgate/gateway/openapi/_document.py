@@ -36,7 +36,7 @@ def openapi_route(routes: Iterable[BaseRoute], kind: Kind) -> Route:
 
 
 def describe(paths: Iterable[str], kind: Kind) -> dict[str, Any]:
-    """Return the document for the routes with these paths. Raises KeyError: one is not known."""
+    """Return the document for the routes with these paths."""
     operations = _operations(kind)
     return {
         "openapi": "3.1.0",
@@ -45,7 +45,7 @@ def describe(paths: Iterable[str], kind: Kind) -> dict[str, Any]:
             "version": __version__,
             "description": "A guarded, OpenAI-compatible server.",
         },
-        "paths": {path: operations[path] for path in paths},
+        "paths": {path: operations[path] for path in paths if path in operations},
         "components": {
             "schemas": {**bodies.PARTS, **answers.SCHEMAS},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
