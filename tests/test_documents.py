@@ -11,6 +11,7 @@ import yaml
 
 from lockgate.calibration import required_n
 from lockgate.constitution import lint_text
+from lockgate.gateway.config import apply_config, read_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -139,6 +140,17 @@ def test_each_row_of_the_faults_has_a_test() -> None:
     )
     assert len(rows) >= 20
     for file, name in rows:
-        assert re.search(
-            rf"^(async )?def {name}\(", (ROOT / "tests" / "gateway" / file).read_text(), re.MULTILINE
-        )
+        (path,) = (ROOT / "tests" / "gateway").rglob(file)
+        assert re.search(rf"^(async )?def {name}\(", path.read_text(), re.MULTILINE)
+
+
+def test_the_config_file_of_the_documents_is_valid(tmp_path, monkeypatch) -> None:
+    text = (ROOT / "docs" / "config.md").read_text()
+    (example,) = blocks(text, "yaml")
+    for name in re.findall(r"\b[A-Z]+_KEY\b", example):
+        monkeypatch.setenv(name, f"sk-{name}")
+    path = tmp_path / "lockgate.yaml"
+    path.write_text(example)
+    applied = apply_config(read_config(path), path)
+    assert applied.policies is not None
+    assert applied.policies.open_routes == ["/v1/messages"]

@@ -6,6 +6,8 @@ streams join or leave. Streams that share memory and read equally many tokens, s
 written, are read in one call with a mask. All others are read one by one.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -48,16 +50,20 @@ class Slab:
         """
         buffers = self._layers.get(index)
         if buffers is None:
-            # Attention multiplies what a mask hides by zero, so shared memory must hold numbers everywhere.
-            make = torch.empty if self.slots == 1 else torch.zeros
-            keys, values = (
-                make(
-                    self.slots, one.shape[1], self.capacity, one.shape[-1], dtype=one.dtype, device=one.device
-                )
-                for one in (key, value)
-            )
-            buffers = self._layers[index] = (keys, values)
+            buffers = self._layers[index] = (self._make(key), self._make(value))
         return buffers
+
+    def _make(self, like: Tensor) -> Tensor:
+        shape = (self.slots, like.shape[1], self.capacity, like.shape[-1])
+        if self.slots == 1:
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
+        # Attention multiplies what a mask hides by zero, so shared memory must hold numbers everywhere.
+        if like.device.type != "cpu":
+            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        # The system gives pages of zeros once they are written. To write all of them for the first of many
+        # streams would keep it waiting for seconds.
+        pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
+        return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
     @torch.inference_mode()
     def release(self, slot: int, length: int) -> None:

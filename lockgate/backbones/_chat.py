@@ -191,22 +191,22 @@ class ChatRenderer:
         return marked
 
     def _template(self, marked: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        try:
-            return self.template.render(marked, add_generation_prompt=add_generation_prompt)
-        except TemplateRefusal as refusal:
-            fault = refusal
-        if marked[0]["role"] == "system" and len(marked) > 1 and marked[1]["role"] == "user":
-            # A template without a system role gets the system's text at the start of the first user turn.
-            merged = {**marked[1], "content": f"{marked[0]['content']}\n\n{marked[1]['content']}"}
+        # A template without a system or tool role, or one that wants turns to alternate, gets what it takes.
+        written, fault = None, None
+        for turns in (marked, _with_system_in_user(marked), _alternating(marked)):
             try:
-                return self.template.render(
-                    [merged, *marked[2:]], add_generation_prompt=add_generation_prompt
-                )
+                found = self.template.render(turns, add_generation_prompt=add_generation_prompt)
             except TemplateRefusal as refusal:
                 fault = refusal
-        raise BackboneError(
-            f"messages: the model's chat template refuses this order of roles ({fault})"
-        ) from fault
+                continue
+            if all(found.count(turn["content"]) == 1 for turn in marked):
+                return found
+            written = written or found
+        if written is None:
+            raise BackboneError(
+                f"messages: the model's chat template refuses this order of roles ({fault})"
+            ) from fault
+        return written
 
     def _assemble(
         self, pieces: list[str], texts: list[str], messages: Sequence[Message], *, answered: bool
@@ -276,6 +276,35 @@ class ChatRenderer:
         rendered = self.render(turns)
         following = rendered.token_ids[rendered.spans[-1].end : rendered.spans[-1].end + 1]
         return frozenset(following) & self.control_ids
+
+
+def _with_system_in_user(marked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the first system turn at the start of the user turn behind it."""
+    if len(marked) < 2 or [turn["role"] for turn in marked[:2]] != ["system", "user"]:
+        return list(marked)
+    return [_joined(marked[0], marked[1], "user"), *marked[2:]]
+
+
+def _alternating(marked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the conversation as turns of a user and an assistant that alternate, each text in its place.
+
+    What systems and tools say stands in the user's turns, and calls of tools are text.
+    """
+    turns: list[dict[str, Any]] = []
+    for turn in marked:
+        role = "assistant" if turn["role"] == "assistant" else "user"
+        texts = [turn["content"], json.dumps(turn["tool_calls"]) if turn.get("tool_calls") else ""]
+        found = {"role": role, "content": "\n".join(text for text in texts if text)}
+        if not turns and role == "assistant":
+            turns.append({"role": "user", "content": ""})
+        if turns and turns[-1]["role"] == role:
+            found = _joined(turns.pop(), found, role)
+        turns.append(found)
+    return turns
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any], role: str) -> dict[str, Any]:
+    return {**second, "role": role, "content": f"{first['content']}\n\n{second['content']}"}
 
 
 _TOOL_KEYS = frozenset({"id", "type", "function", "name", "arguments"})

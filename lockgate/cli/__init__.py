@@ -38,6 +38,7 @@ _COMMANDS = (
     "_score",
     "_replay",
     "_mine",
+    "_memory",
     "_select",
     "_label",
     "_evaluate",

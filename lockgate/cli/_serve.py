@@ -143,7 +143,10 @@ def serve(
             "itself. Needs a loopback --host and no key. Default: with the playground.",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads for the model.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processor threads for the model. Default: the fastest number, by trial."),
+    ] = None,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Download the embedded backbone first if it is missing.")
     ] = False,

@@ -15,6 +15,7 @@ from lockgate.errors import ConfigError
 if TYPE_CHECKING:
     from lockgate.gateway import Gateway, GatewayOptions, Keyring
     from lockgate.gateway.upstream import Upstreams, UpstreamTable
+    from lockgate.guards import Guard
 
 ENGINES = ("lockgate", "vllm")
 
@@ -115,7 +116,7 @@ def _run_guarded(
     from lockgate.gateway.upstream import Upstreams
 
     url = url_of(bound)
-    gateway = _load(settings, options, extra, reads_only=table is not None)
+    gateway = _load(settings, options, extra, loaded, reads_only=table is not None)
     try:
         upstreams = None if table is None else Upstreams(table)
         follow = _follower(loaded, gateway, upstreams, gateway.keyring)
@@ -222,11 +223,17 @@ def _engine_arguments(engine: str, words: list[str]) -> dict[str, Any]:
 
 
 def _load(
-    settings: Settings, options: "GatewayOptions", extra: dict[str, Any], *, reads_only: bool = False
+    settings: Settings,
+    options: "GatewayOptions",
+    extra: dict[str, Any],
+    loaded_file: Loaded | None = None,
+    *,
+    reads_only: bool = False,
 ) -> "Gateway":
     import torch
 
     from lockgate.backbones import Backbone
+    from lockgate.backbones.threads import choose_threads
     from lockgate.cli._scoring import load_guard
     from lockgate.gateway import Gateway
 
@@ -241,12 +248,18 @@ def _load(
         # vLLM has the device. What stays in this process is on the processor, unless the option says more.
         place = ("cpu" if place[0] == "auto" else place[0], place[1])
         made = load_guard(guard, backbone, *place)
+        options = _remembering(options, made, loaded_file)
         gateway = vllm_gateway(made, guard, options, name=Path(guard).name, extra=extra)
     elif options.engine.mode == "off":
         loaded = Backbone.load(backbone, device=place[0], dtype=place[1])
+        if settings.threads is None:
+            choose_threads(loaded)
         gateway = Gateway(loaded, None, options)
     else:
         made = load_guard(guard, backbone, *place)
+        options = _remembering(options, made, loaded_file)
+        if settings.threads is None:
+            choose_threads(made.backbone)
         gateway = Gateway.from_guard(made, options, name=Path(guard).name, reads_only=reads_only)
     try:
         gateway.warm()
@@ -254,6 +267,19 @@ def _load(
         gateway.close()
         raise
     return gateway
+
+
+def _remembering(options: "GatewayOptions", guard: "Guard", loaded: Loaded | None) -> "GatewayOptions":
+    """Add the memory of conversations that the config file asks for. Raises ConfigError: it does not fit."""
+    wanted = None if loaded is None else loaded.applied.config.conversations
+    if loaded is None or wanted is None:
+        return options
+    from lockgate.gateway import Conversations
+    from lockgate.guards.memory import read_memory
+
+    record = read_memory(loaded.path.parent / wanted.memory, guard.record)
+    remembered = Conversations(record.memory, life=wanted.life, most=wanted.most)
+    return replace(options, conversations=remembered)
 
 
 def _read_key(path: Path | None) -> str | None:

@@ -3,6 +3,7 @@
 from lockgate.gateway._app import create_app, create_passing_app
 from lockgate.gateway._breaker import BreakerOptions
 from lockgate.gateway._connections import ConnectionLimits
+from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._decisions import Decision, DecisionLog, Scores
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
@@ -18,6 +19,7 @@ __all__ = [
     "BreakerOptions",
     "CheckOptions",
     "ConnectionLimits",
+    "Conversations",
     "Decision",
     "DecisionLog",
     "Engine",

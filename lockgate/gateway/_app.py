@@ -156,6 +156,7 @@ async def _chat_completions(request: Request) -> Response:
     queue: asyncio.Queue[Event] = asyncio.Queue()
     policy = gateway.policies.of("/v1/chat/completions", key_of(request))
     job = await gateway.prepare(chat, deliver_to(queue), client_of(request.scope), policy)
+    gateway.follow(job, request)
     wanted = request.headers.get("x-lockgate-risk") == "1"
     risk = wanted and gateway.options.sends_risk and not was_forwarded(request.scope)
     # The job has the prompt as tokens. Its text is not kept while the answer is written.

@@ -51,6 +51,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         reason: what failed, if `decision` is `error`.
         fault: where it failed: `scoring` means stage 1 or the engine, `second stage` means stage 2.
         unguarded: whether the answer left without a check, because the guard failed and its route fails open.
+        lowered: by how much the conversation's past had lowered the threshold that flags.
         measure: hash of what gives the scores. While it stays the same, they may be compared with other
             thresholds (`lockgate replay`).
     """
@@ -77,6 +78,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: int = 0
     measure: str | None = None
     unguarded: bool = False
+    lowered: float = 0.0
 
 
 def timestamp() -> str:

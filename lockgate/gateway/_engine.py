@@ -391,6 +391,8 @@ class Engine:
             record = decision_record(job, stream, ending, event, self.scoring)
             self.decisions.write(record)
             self._note(record)
+            if self.scoring is not None and stream.state is not None:
+                job.remember(self.scoring.stages.margin(stream.state))
             if job.started is not None:
                 self._service_time += 0.2 * (time.monotonic() - job.started - self._service_time)
             job.deliver(event)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
+from starlette.requests import Request
 
 from lockgate.backbones import Backbone, RenderedChat, front
 from lockgate.classifiers import ProbeTap
@@ -18,6 +19,7 @@ from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
 from lockgate.gateway._admission import most_tokens
 from lockgate.gateway._bodies import BodyRoom, decode_body
+from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._decisions import DecisionLog
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
@@ -54,6 +56,7 @@ class GatewayOptions:
         api_key: bearer token that clients must send; None asks for none.
         keys: further such tokens, by name.
         policies: what a decision and a failure mean. None does as `engine.mode` says.
+        conversations: what is remembered of conversations. None remembers nothing.
         loopback: whether only this machine can reach the server. If so, other host names are refused.
         allowed_hosts: host names that the server answers to, beside the names of this machine. If empty, a
             server that other machines can reach checks no names.
@@ -72,6 +75,7 @@ class GatewayOptions:
     api_key: str | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
     policies: Policies | None = None
+    conversations: Conversations | None = None
     loopback: bool = True
     allowed_hosts: tuple[str, ...] = ()
     risk_events: bool = False
@@ -301,6 +305,11 @@ class Gateway:
             memory=min(wanted, most, self.backbone.context_length),
             begin=begin,
         )
+
+    def follow(self, job: Job, request: Request) -> None:
+        """Judge a job in the light of its conversation, if the server remembers conversations."""
+        if self.options.conversations is not None and self.options.engine.mode != "off":
+            self.options.conversations.follow(job, request)
 
     async def count_answer(self, text: str) -> int:
         """Count the tokens of a whole answer that was written elsewhere.

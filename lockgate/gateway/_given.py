@@ -81,7 +81,7 @@ class GivenStepper(PackedStepper):
             raise RuntimeError("without a guard there is nothing to read an answer for")
         first = job.streams[0]
         text = GivenText()
-        gate = job.gate(self._scoring.stages.new_state(job.regions), text)
+        gate = job.gate(self._scoring.stages.new_state(job.regions, job.lowered), text)
         session = self._pool.open(job.capacity, job.prefix)
         first.lane = GivenLane(
             gate, _conversation(job), session, job.intakes[0], text, Progress(len(job.prefix))

@@ -82,6 +82,8 @@ class Job:
         turn: number of its streams' newest turn.
         mode: whether flags stop its answers. None takes the engine's mode.
         fails_open: whether an answer that is written elsewhere goes on when the guard fails.
+        lowered: by how much its conversation has lowered the threshold that flags.
+        remember: called with the margin of each of its choices at the end; see `Memory`.
     """
 
     id: str
@@ -105,6 +107,8 @@ class Job:
     turn: int = 0
     mode: Mode | None = None
     fails_open: bool = False
+    lowered: float = 0.0
+    remember: Callable[[float], None] = lambda margin: None
     streams: list[Stream] = field(default_factory=list)
 
     def __post_init__(self) -> None:

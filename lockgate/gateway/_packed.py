@@ -109,7 +109,7 @@ class PackedStepper(Stepper[PackedPortion]):
 
     def open(self, job: Job) -> None:
         """Reserve memory and set up the first choice. Raises PoolFull."""
-        state = None if self._scoring is None else self._scoring.stages.new_state(job.regions)
+        state = None if self._scoring is None else self._scoring.stages.new_state(job.regions, job.lowered)
         first = job.streams[0]
         gate = job.gate(state, self._text(job))
         self._equip(job, first, gate, lambda: self._pool.open(job.capacity, job.prefix))

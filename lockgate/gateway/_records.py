@@ -89,6 +89,7 @@ def decision_record(
         total_ms=_milliseconds(now - job.arrived),
         reason=reason,
         fault=fault if event.decision == "error" else None,
+        lowered=job.lowered,
         unguarded=event.decision == "error" and not event.enforced and job.opens,
     )
 

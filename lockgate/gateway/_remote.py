@@ -254,7 +254,9 @@ class RemoteStepper(Stepper[Open]):
         if self._reserved + job.n * job.capacity > self.kv_tokens:
             raise PoolFull(f"{self._reserved} of {self.kv_tokens} key-value tokens are in use")
         for stream in job.streams:
-            state = None if self._scoring is None else self._scoring.stages.new_state(job.regions)
+            state = (
+                None if self._scoring is None else self._scoring.stages.new_state(job.regions, job.lowered)
+            )
             gate = job.gate(state, self._text(job))
             conversation = Conversation(job.rendered, job.capacity)
             name = f"{job.id}-{stream.choice}"

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lockgate.cascade import Cascade, CascadeState, ExchangeState, Regions, StreamState, Thresholds
 from lockgate.classifiers import BlockScores, ProbeHead
@@ -82,14 +82,24 @@ class Stages:
         """Number of exchanges of a file that are judged together. With one stage it has no limit."""
         return sys.maxsize if self.second is None else GROUP
 
-    def new_state(self, regions: Regions) -> ExchangeState:
-        """Make the state machine of one exchange."""
-        head, limits = self.head, self.thresholds
-        if self.cascade is None:
+    def new_state(self, regions: Regions, lowered: float = 0.0) -> ExchangeState:
+        """Make the state machine of one exchange.
+
+        Args:
+            lowered: by how much the threshold that flags lies lower for it; see `Memory`.
+        """
+        head, limits, cascade = self.head, self.thresholds, self.cascade
+        if cascade is None:
+            limits = replace(limits, flag=limits.flag - lowered)
             return StreamState(limits, head.gamma, regions, head.category_ids, correct=self._correct)
         # The probe alone never flags here.
         alone = Thresholds(math.inf, min_tokens=limits.min_tokens, flag_on=limits.flag_on)
-        return CascadeState(self.cascade, StreamState(alone, head.gamma, regions, head.category_ids))
+        stream = StreamState(alone, head.gamma, regions, head.category_ids)
+        return CascadeState(replace(cascade, flag=cascade.flag - lowered), stream)
+
+    def margin(self, state: ExchangeState) -> float:
+        """Return by how much an exchange's score lies above the threshold that flags; see `Memory`."""
+        return state.mixed_max - (self.decides - self.tolerance)
 
     @property
     def _correct(self) -> Callable[[float, int], float] | None:

@@ -7,6 +7,7 @@ from lockgate.traffic._evidence import Evidence, describe_traffic, gather_eviden
 from lockgate.traffic._files import score_file, score_row
 from lockgate.traffic._judge_report import Arrangement, Correlation, JudgeReport
 from lockgate.traffic._judged import check_judged, judge_exchanges
+from lockgate.traffic._memory import MemoryPlan, calibrate_memory, choose_memory, exchanges_of
 from lockgate.traffic._mine import mine
 from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
 from lockgate.traffic._plan import CalibrationPlan, MiningPlan, ScreenPlan, SecondStagePlan, SelectionPlan
@@ -34,6 +35,7 @@ __all__ = [
     "Counts",
     "Evidence",
     "JudgeReport",
+    "MemoryPlan",
     "Mined",
     "MiningPlan",
     "Recall",
@@ -54,9 +56,12 @@ __all__ = [
     "Transfer",
     "add_mined",
     "calibrate",
+    "calibrate_memory",
     "check_judged",
+    "choose_memory",
     "compare_precisions",
     "describe_traffic",
+    "exchanges_of",
     "gather_evidence",
     "judge_exchanges",
     "kind_of",

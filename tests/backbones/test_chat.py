@@ -212,10 +212,11 @@ def test_regions_of_prompt_and_answer(renderer) -> None:
 ROLES = st.lists(st.sampled_from(["user", "assistant", "system"]), min_size=1, max_size=6)
 
 
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer, gemma_tokenizer])
 @given(roles=ROLES)
-def test_in_front_of_a_generation_prompt_nothing_is_answer(roles) -> None:
+def test_in_front_of_a_generation_prompt_nothing_is_answer(tokenizer, roles) -> None:
     """Whoever spoke last, and however often: a client can't pass anything off as the model's own words."""
-    renderer = ChatRenderer(tiny_tokenizer())
+    renderer = ChatRenderer(tokenizer())
     turns = [Message(role, f"words of turn {turn}") for turn, role in enumerate(roles)]
     request = renderer.render(turns, add_generation_prompt=True)
     assert request.answer_start == request.answer_end == len(request.token_ids)
@@ -254,13 +255,32 @@ def test_without_a_system_role_its_text_joins_the_first_user_turn() -> None:
     assert developer.token_ids == rendered.token_ids
 
 
-@pytest.mark.parametrize(
-    "roles",
-    [["assistant"], ["user", "user"], ["system"], ["system", "assistant"]],
-)
-def test_an_order_that_the_template_refuses_is_an_error(roles) -> None:
+CALL = {"id": "c1", "type": "function", "function": {"name": "open_lock", "arguments": '{"lock": 3}'}}
+
+
+@given(roles=ROLES, data=st.data())
+def test_where_turns_must_alternate_every_conversation_is_read_in_its_order(roles, data) -> None:
+    tokenizer = gemma_tokenizer()
+    calls = [(CALL,) if role == "assistant" and data.draw(st.booleans()) else None for role in roles]
+    turns = [Message(role, f"words{turn}", tool_calls=calls[turn]) for turn, role in enumerate(roles)]
+    rendered = ChatRenderer(tokenizer).render(turns)
+    assert [span.role for span in rendered.spans] == roles
+    said = [tokenizer.decode(rendered.token_ids[span.start : span.end]).strip() for span in rendered.spans]
+    assert said == [f"words{turn}" for turn in range(len(roles))]
+    assert [span.start for span in rendered.spans] == sorted(span.start for span in rendered.spans)
+    text = tokenizer.decode(rendered.token_ids)
+    assert text.count("open_lock") == sum(bool(turn.tool_calls) for turn in turns)
+
+
+def test_an_order_that_the_template_refuses_is_an_error() -> None:
+    template = CHATML.replace(
+        "{%", "{% if messages | length > 3 %}{{ raise_exception('long') }}{% endif %}{%", 1
+    )
+    renderer = ChatRenderer(
+        train_tokenizer(["<|im_start|>", "<|im_end|>"], {"eos_token": "<|im_end|>"}, template)
+    )
     with pytest.raises(BackboneError, match="refuses this order of roles") as caught:
-        ChatRenderer(gemma_tokenizer()).render([Message(role, "private words") for role in roles])
+        renderer.render([Message(role, "private words") for role in ["user", "assistant"] * 2])
     assert "private" not in str(caught.value)
 
 

@@ -1,5 +1,7 @@
 """Streams that are read in one call of attention have the numbers of a plain pass, whoever else is read."""
 
+import mmap
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -11,6 +13,7 @@ from test_sessions import ARCHITECTURES, LENGTH, TOLERANCE, Recorder, streams_of
 
 from lockgate.backbones import Feed, PackedStep, Segment, Session, SessionPool
 from lockgate.backbones import _attention as attention
+from lockgate.backbones._attention import Slab
 
 # Who is fed in a round, and how many tokens each.
 ROUND = st.tuples(st.sets(st.integers(0, 2), min_size=1), st.sampled_from([1, 1, 1, 2, 5]))
@@ -118,3 +121,20 @@ def test_on_a_processor_padding_must_pay() -> None:
         assert together([10] * 7 + [450]) == 0
         # On a GPU the number of calls decides. The meta device stands for it, because it computes nothing.
         assert together([10] * 7 + [450], "meta") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not say what is resident")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_of_streams_that_may_come_is_not_written_before_they_do(dtype) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    slab, one = Slab(64, 4096), torch.ones(1, 4, 1, 64, dtype=dtype)
+    before = resident()
+    keys, values = slab.layer(0, one, one)
+    assert keys.shape == values.shape == (64, 4, 4096, 64)
+    assert (keys.dtype, values.dtype) == (dtype, dtype)
+    assert keys.data_ptr() != values.data_ptr()
+    keys[7, :, :2] = 1.0
+    assert resident() - before < keys.nbytes / 8
+    assert float(keys[6:9].sum()) == 2 * 4 * 64

@@ -8,7 +8,9 @@ from models import tiny_backbone
 from lockgate.gateway._intake import Intake
 
 BACKBONE = tiny_backbone("llama")
-WORDS = st.lists(st.sampled_from(["the", " lock", " don't", "\n", "é", "你好", " 🙂"]), max_size=4).map("".join)
+WORDS = st.lists(st.sampled_from(["the", " lock", " don't", "\n", "é", "你好", " 🙂"]), max_size=4).map(
+    "".join
+)
 STEPS = st.lists(WORDS | st.integers(1, 3), max_size=12)
 
 

@@ -1,6 +1,7 @@
 """What `make serve`, `lockgate.load` and `lockgate doctor` do with an embedded guard of two stages."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from classifying import random_classifier
@@ -12,7 +13,7 @@ from lockgate import guards
 from lockgate.backbones import Backbone, embedded_identity, embedded_path
 from lockgate.cascade import Cascade, Thresholds
 from lockgate.cli import main
-from lockgate.cli._serve import _load
+from lockgate.cli._serve_run import _load
 from lockgate.constitution import constitution_path, load_constitution
 from lockgate.gateway import EngineOptions, GatewayOptions
 from lockgate.guards import Guard, _guard
@@ -59,7 +60,10 @@ def test_the_doctor_names_its_stages_and_asks_both(embedded, capsys) -> None:
 @pytest.mark.anyio
 async def test_serving_starts_warm_and_asks_the_second_stage(embedded, tmp_path) -> None:
     options = GatewayOptions(tmp_path / "decisions.jsonl", EngineOptions(max_streams=2, verdict_timeout=600))
-    gateway = _load("embedded", "embedded", options, None, ("auto", "auto"), "lockgate", {})
+    settings = SimpleNamespace(
+        guard="embedded", backbone="embedded", device="auto", dtype="auto", threads=None, engine="lockgate"
+    )
+    gateway = _load(settings, options, {})
     assert gateway.problems() == []
     assert gateway.about_guard["stages"] == 2
     async with client_for(gateway) as client:

@@ -38,6 +38,10 @@ def test_what_a_language_model_gains_follows_from_the_traces(check) -> None:
     check("recipes.embedded_guard.language_figures")
 
 
+def test_what_a_memory_of_conversations_catches_follows_from_the_tables(check) -> None:
+    check("recipes.embedded_guard.conversation_memory")
+
+
 def test_the_ablation_follows_from_its_scores_tables(check) -> None:
     # --out is not read: the tables hold all that the figures need.
     check("recipes.embedded_guard.ablate", "--out", "unused")

@@ -17,7 +17,17 @@ from lockgate.gateway.upstream import GUARDED_ROUTES, UpstreamOptions, Upstreams
 
 OWN_ROUTES = ("/v1/chat/completions",)
 # Keys whose changes a running server can't follow.
-RESTART = ("guard", "backbone", "device", "dtype", "threads", "decisions", "listen", "limits")
+RESTART = (
+    "guard",
+    "backbone",
+    "device",
+    "dtype",
+    "threads",
+    "decisions",
+    "conversations",
+    "listen",
+    "limits",
+)
 
 
 @dataclass(frozen=True, slots=True)

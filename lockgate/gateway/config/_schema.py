@@ -81,6 +81,18 @@ class RouteConfig(_Modal):
     )
 
 
+class ConversationsConfig(_Strict):
+    """What is remembered of conversations. Changes need a restart."""
+
+    memory: str = Field(
+        description="File of `lockgate memory`, made for the guard. Relative to the config file."
+    )
+    life: Seconds = Field(
+        default=3600.0, description="Seconds after its newest exchange until one is forgotten."
+    )
+    most: Count = Field(default=100_000, description="Conversations that are remembered.")
+
+
 class ListenConfig(_Strict):
     """Where the server listens. Changes need a restart."""
 
@@ -132,7 +144,7 @@ class Config(_Strict):
     device: str = Field(default="auto", description="Device that computes. Needs a restart.")
     dtype: str = Field(default="auto", description="Precision. Needs a restart.")
     threads: Count | None = Field(
-        default=None, description="Processor threads for the model. Needs a restart."
+        default=None, description="Processor threads for the model, by trial if left out. Needs a restart."
     )
     decisions: str | None = Field(default=None, description="File of the decision log. Needs a restart.")
     mode: Literal["enforce", "shadow", "canary", "off"] = Field(
@@ -153,6 +165,10 @@ class Config(_Strict):
     keys: dict[Name, KeyConfig] = Field(default={}, description="Keys that clients may send, by name.")
     routes: dict[str, RouteConfig] = Field(
         default={}, description="Policies of routes, such as /v1/messages."
+    )
+    conversations: ConversationsConfig | None = Field(
+        default=None,
+        description="Lets exchanges of a conversation add up, for requests with X-Lockgate-Conversation.",
     )
     listen: ListenConfig = Field(default=ListenConfig(), description="Where the server listens.")
     limits: LimitsConfig = Field(default=LimitsConfig(), description="Limits of the engine.")
@@ -178,8 +194,10 @@ class Config(_Strict):
         return self
 
     def _check_off(self) -> None:
-        if self.routes or any(key.mode is not None for key in self.keys.values()):
-            raise ValueError("mode: off leaves nothing to enforce; leave out routes and the modes of keys")
+        if self.routes or self.conversations or any(key.mode is not None for key in self.keys.values()):
+            raise ValueError(
+                "mode: off leaves nothing to enforce; leave out routes, conversations and the modes of keys"
+            )
 
 
 def config_schema() -> dict[str, Any]:

@@ -74,6 +74,7 @@ async def _answer(gateway: Gateway, upstreams: Upstreams, dialect: Dialect, requ
         begin=lambda: deliver(None),
         policy=gateway.policies.of(f"/v1{dialect.path}", key_of(request)),
     )
+    gateway.follow(job, request)
     headers = client.headers_for(request.headers, own_key=bool(gateway.keyring))
     return RelayedAnswer(Call(gateway, client, dialect, asked, headers), job, queue)
 
