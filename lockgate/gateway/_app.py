@@ -31,6 +31,7 @@ from lockgate.gateway._gateway import Gateway, GatewayOptions, deliver_to
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
 from lockgate.gateway._keyring import KeyCheck, Keyring, key_of
 from lockgate.gateway.checks import CHECK_ROUTES, Checks
+from lockgate.gateway.openapi import openapi_route
 from lockgate.gateway.upstream import UpstreamClient, Upstreams, passing_routes, upstream_routes
 
 PLAYGROUND = "lockgate.gateway.playground"
@@ -55,8 +56,9 @@ def create_app(gateway: Gateway, upstream: UpstreamClient | Upstreams | None = N
         Route("/healthz", _health, methods=["GET"]),
         Route("/readyz", _readyz, methods=["GET"]),
         *CHECK_ROUTES,
-        *playground_routes(),
     ]
+    described = openapi_route(routes, "engine" if upstreams is None else "relay")
+    routes += [described, *playground_routes()]
     app = _framed(routes, gateway.options, gateway.keyring, _lifespan(gateway, upstreams))
     app.state.gateway = gateway
     app.state.upstreams = upstreams
@@ -96,6 +98,7 @@ def create_passing_app(
         Route("/healthz", health, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
     ]
+    routes.append(openapi_route(routes, "pass"))
     return _framed(routes, options, keys, lifespan)
 
 

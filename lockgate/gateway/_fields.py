@@ -9,22 +9,39 @@ from typing import Any
 
 from lockgate.gateway._messages import unsupported
 
-HONOURED = frozenset(
-    {
-        *(
-            "messages",
-            "model",
-            "n",
-            "max_tokens",
-            "max_completion_tokens",
-            "stop",
-            "stream",
-            "stream_options",
-        ),
-        *("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
-        "logprobs",
-    }
-)
+MAX_STOPS = 4
+LONGEST_STOP = 1_000
+LONGEST_MODEL_NAME = 256
+MAX_SEED = 2**63 - 1
+MAX_BIAS = 100
+# Numbers: the value without the field, the least and the most.
+NUMBERS: Mapping[str, tuple[float, float, float]] = {
+    "temperature": (1.0, 0, 2),
+    "top_p": (1.0, 0, 1),
+    "presence_penalty": (0.0, -2, 2),
+    "frequency_penalty": (0.0, -2, 2),
+}
+_STOP = {"type": "string", "minLength": 1, "maxLength": LONGEST_STOP}
+_FLAG = {"type": ["boolean", "null"]}
+_COUNT = {"type": ["integer", "null"], "minimum": 1}
+_BIASES = {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS}
+# The fields that are honoured, as JSON schemas for the description of the API.
+SCHEMAS: Mapping[str, Mapping[str, Any]] = {
+    "messages": {"$ref": "#/components/schemas/Messages"},
+    "model": {"type": ["string", "null"], "maxLength": LONGEST_MODEL_NAME},
+    **dict.fromkeys(("n", "max_tokens", "max_completion_tokens"), _COUNT),
+    "stop": {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}, {"type": "null"}]},
+    **dict.fromkeys(("stream", "logprobs"), _FLAG),
+    "stream_options": {"type": ["object", "null"], "properties": {"include_usage": _FLAG}},
+    **{
+        name: {"type": ["number", "null"], "minimum": least, "maximum": most}
+        for name, (_, least, most) in NUMBERS.items()
+    },
+    "top_k": {"type": ["integer", "null"], "minimum": -1},
+    "seed": {"type": ["integer", "null"], "minimum": -MAX_SEED - 1, "maximum": MAX_SEED},
+    "logit_bias": {"type": ["object", "null"], "additionalProperties": _BIASES},
+}
+HONOURED = frozenset(SCHEMAS)
 # Names, bookkeeping and speed. The answer is the same with and without them.
 IGNORED = frozenset(
     {

@@ -12,6 +12,8 @@ from lockgate.gateway._errors import ApiError, error_response
 # Name of the key that has none of its own.
 UNNAMED = ""
 _NAME = "lockgate.key"
+# Beginnings of the paths that need a key.
+_KEPT = ("/v1/", "/beta/", "/openapi.json")
 
 
 class Keyring:
@@ -49,7 +51,7 @@ class KeyCheck:
         self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(("/v1/", "/beta/")):
+        if scope["type"] == "http" and scope["path"].startswith(_KEPT):
             name = self._keyring.find(_given(scope))
             if name is None:
                 error = ApiError(

@@ -16,14 +16,18 @@ import msgspec
 
 from lockgate.exchanges import Message, json_type
 from lockgate.gateway._errors import invalid
-from lockgate.gateway._fields import HONOURED, check_fields
+from lockgate.gateway._fields import (
+    HONOURED,
+    LONGEST_MODEL_NAME,
+    LONGEST_STOP,
+    MAX_BIAS,
+    MAX_SEED,
+    MAX_STOPS,
+    NUMBERS,
+    check_fields,
+)
 from lockgate.gateway._messages import parse_messages
 from lockgate.gateway._sampling import SamplingParams
-
-MAX_STOPS = 4
-LONGEST_STOP = 1_000
-LONGEST_MODEL_NAME = 256
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ def parse_chat_request(payload: dict[str, Any], *, vocabulary_size: int, max_cho
     messages = parse_messages(payload.get("messages"))
     check_fields(payload)
     # One model is served, under any name, so that clients with a fixed model name work too.
-    model = payload.get("model", "")
+    model = payload.get("model")
+    model = "" if model is None else model
     if not isinstance(model, str):
         raise invalid("model", f"expected text, found {json_type(model)}")
     if len(model) > LONGEST_MODEL_NAME:
@@ -69,12 +74,12 @@ def parse_chat_request(payload: dict[str, Any], *, vocabulary_size: int, max_cho
 
 def _sampling(payload: Mapping[str, Any], vocabulary_size: int) -> SamplingParams:
     return SamplingParams(
-        temperature=_number(payload, "temperature", 1.0, 0, 2),
-        top_p=_number(payload, "top_p", 1.0, 0, 1),
+        temperature=_number(payload, "temperature"),
+        top_p=_number(payload, "top_p"),
         top_k=max(0, _integer(payload, "top_k", 0, low=-1, high=vocabulary_size) or 0),
         seed=_integer(payload, "seed", None, low=-MAX_SEED - 1, high=MAX_SEED),
-        presence_penalty=_number(payload, "presence_penalty", 0.0, -2, 2),
-        frequency_penalty=_number(payload, "frequency_penalty", 0.0, -2, 2),
+        presence_penalty=_number(payload, "presence_penalty"),
+        frequency_penalty=_number(payload, "frequency_penalty"),
         logit_bias=_logit_bias(payload.get("logit_bias"), vocabulary_size),
         logprobs=_boolean(payload, "logprobs"),
     )
@@ -126,13 +131,14 @@ def _logit_bias(value: object, vocabulary_size: int) -> dict[int, float]:
     for key, bias in value.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocabulary_size):
             raise invalid("logit_bias", f"keys must be token ids from 0 to {vocabulary_size - 1}")
-        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
-            raise invalid("logit_bias", "values must be numbers from -100 to 100")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise invalid("logit_bias", f"values must be numbers from {-MAX_BIAS} to {MAX_BIAS}")
         biases[int(key)] = float(bias)
     return biases
 
 
-def _number(payload: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+def _number(payload: Mapping[str, Any], name: str) -> float:
+    default, low, high = NUMBERS[name]
     value = payload.get(name)
     if value is None:
         return default

@@ -29,8 +29,26 @@ _KINDS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-# Parts of a message that hold no text: sealed thoughts, and marks for a cache.
-_SEALED = frozenset({"redacted_thinking", "compaction"})
+ROLES = ("user", "assistant", "system")
+_SEALED = "redacted_thinking"
+# Fields of events that hold no text of the answer, or one that is read by itself.
+_EVENT_FIELDS = {
+    "message_start": frozenset({"type", "message"}),
+    "content_block_start": frozenset({"type", "index", "content_block"}),
+    "content_block_delta": frozenset({"type", "index", "delta"}),
+    "content_block_stop": frozenset({"type", "index"}),
+    "message_delta": frozenset({"type", "delta", "usage"}),
+}
+_ENDING_FIELDS = frozenset({"stop_reason", "stop_sequence", "container"})
+# Kinds of blocks and deltas: the field with the text, whose text it is, and fields that hold none.
+_PARTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "text": ("text", "content", ("type",)),
+    "text_delta": ("text", "content", ("type",)),
+    "thinking": ("thinking", "thinking", ("type", "signature")),  # a seal, made for the upstream alone
+    "thinking_delta": ("thinking", "thinking", ("type",)),
+    "signature_delta": ("", "thinking", ("type", "signature")),
+    _SEALED: ("", "thinking", ("type", "data")),
+}
 _BODY_FIELDS = frozenset(
     {"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage", "container"}
 )
@@ -257,7 +275,7 @@ def _turn(turn: object, where: str, reader: TextReader) -> list[Message]:
     if not isinstance(turn, dict):
         raise invalid(where, f"expected an object with role and content, found {json_type(turn)}")
     role, content = turn.get("role"), turn.get("content")
-    if role not in ("user", "assistant", "system"):
+    if role not in ROLES:
         raise invalid(f"{where}.role", "expected user or assistant")
     if not isinstance(content, list):
         return [Message(str(role), reader.content(content, f"{where}.content"))]
@@ -274,7 +292,9 @@ def _turn(turn: object, where: str, reader: TextReader) -> list[Message]:
             calls.append({"id": text_of(block.get("id")), "type": "function", "function": function})
         elif kind == "document" and (source := _plain_source(block)) is not None:
             text += source
-        elif kind not in _SEALED:
+        elif kind == "compaction":
+            text += text_of(block.get("content"))
+        elif kind != _SEALED:
             text += reader.part(block, place)
     if text or calls or not messages:
         messages.append(Message(str(role), text, tool_calls=tuple(calls) or None))

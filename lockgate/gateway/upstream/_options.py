@@ -25,7 +25,7 @@ class UpstreamOptions:
         idle_timeout: seconds without a byte after which a stream counts as dead.
         retries: further attempts while no byte of the answer has arrived.
         media: what happens to images, audio and files in a request. The guard reads text only, so `refuse`
-            answers 400, and `pass` sends them on unread and says so in the decision log.
+            answers 400, and `pass` sends them on unread.
         max_answer_bytes: longest answer that is not streamed.
         max_event_bytes: longest event of a stream.
         breaker: when the upstream counts as down, and for how long.

@@ -17,7 +17,10 @@ MEDIA_PARTS = frozenset(
     }
 )
 TEXT_PARTS = frozenset(
-    {"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "summary_text"}
+    {
+        *("text", "input_text", "output_text", "refusal", "thinking", "reasoning", "summary_text"),
+        "reasoning_text",
+    }
 )
 
 
