@@ -119,7 +119,7 @@ def main() -> None:
 def package_copy() -> Iterator[Path]:
     """Yield a folder with a copy of the package and its tests."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("lockgate", "tests", "docs"):
+        for name in ("lockgate", "tests"):
             shutil.copytree(ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         yield Path(folder)

@@ -127,10 +127,10 @@ class ChatTranscript:
         beyond = text_beside(chunk, _CHUNK_FIELDS)
         if not choices:
             mark = "usage" if chunk.get("usage") is not None else ""
-            return (Piece(0 if around else None, around, wire.sse({**chunk, "choices": []}), None, mark),)
-        return list(self._pieces(chunk, choices, around))
+            return (Piece(0 if beyond else None, beyond, wire.sse({**chunk, "choices": []}), None, mark),)
+        return list(self._pieces(chunk, choices, beyond))
 
-    def _pieces(self, chunk: dict[str, Any], choices: list[dict[str, Any]], around: str) -> Iterator[Piece]:
+    def _pieces(self, chunk: dict[str, Any], choices: list[dict[str, Any]], beyond: str) -> Iterator[Piece]:
         for item in choices:
             number = self._number(item)
             if number in self._ended:
@@ -244,8 +244,7 @@ class ChatTranscript:
             _emptied(number, stopped[number]) if number in stopped else found[number]
             for number in sorted({*found, *stopped})
         ]
-        # An unknown field may hold the text that was flagged.
-        whole = without_text(body or {}, _CHUNK_FIELDS) or {
+        whole = body or {
             **self._base,
             "object": "chat.completion",
             "usage": wire.usage(first.prompt_tokens, first.completion_tokens),
@@ -295,8 +294,9 @@ def _message(value: object, where: str, reader: TextReader) -> Message:
         raise invalid(f"{where}.role", f"expected one of {', '.join(ROLES)}")
     text = reader.content(value.get("content"), f"{where}.content")
     if role == "assistant":
-        thoughts = [text_of(value.get(key)) for key in _THOUGHTS]
-        text = "\n\n".join(part for part in (*thoughts, text) if part)
+        thoughts = [value.get(key) for key in ("reasoning_content", "reasoning", "refusal")]
+        parts = [*(thought for thought in thoughts if isinstance(thought, str) and thought), text]
+        text = "\n\n".join(part for part in parts if part)
         if value.get("audio") is not None:
             reader.skip_media(f"{where}.audio")
     calls = calls_of(value.get("tool_calls"), f"{where}.tool_calls")
@@ -321,10 +321,6 @@ def _calls(value: object) -> list[Any]:
 def _call_text(script: AnswerScript, call: object, place: int) -> str:
     if not isinstance(call, dict):
         raise malformed()
-    return "".join(_call_text(script, call, place) for place, call in enumerate(calls))
-
-
-def _call_text(script: AnswerScript, call: Mapping[str, Any], place: int) -> str:
     function = call.get("function")
     number = checked_place(call.get("index", place))
     if isinstance(function, dict):

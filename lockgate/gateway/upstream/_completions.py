@@ -21,7 +21,7 @@ REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
 _BODY_FIELDS = frozenset(
     {"id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices", "timings"}
 )
-_CHOICE_FIELDS = frozenset({"index", "text", "finish_reason", "stop_reason", "logprobs"})
+_CHOICE_FIELDS = frozenset({"index", "text", "finish_reason", "stop_reason"})
 
 
 class CompletionsDialect:
@@ -82,10 +82,8 @@ class CompletionsTranscript:
         choices = self._choices_of(body)
         self._base.update({key: body[key] for key in self._base if body.get(key) is not None})
         if not choices:
-            if len(self._ended) == self._choices:  # no text can follow
-                body = without_text(body, _BODY_FIELDS)
-            around = beyond(body, _BODY_FIELDS)
-            return (Piece(0 if around else None, around, wire.sse({**body, "choices": []})),)
+            beyond = _beyond(body)
+            return (Piece(0 if beyond else None, beyond, wire.sse({**body, "choices": []})),)
         pieces = []
         for item in choices:
             number = self._number(item)
@@ -98,7 +96,7 @@ class CompletionsTranscript:
         if reason is not None:
             self._ended.add(number)
         whole = {**item, "index": number, "text": item.get("text") or ""}
-        text = self._text(number, item) + self._scripts[number].text("more", beyond(body, _BODY_FIELDS))
+        text = self._text(number, item) + self._scripts[number].text("more", _beyond(body))
         return Piece(number, text, wire.sse({**body, "choices": [whole]}), reason)
 
     def left(self, piece: Piece) -> None:

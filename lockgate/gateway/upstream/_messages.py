@@ -20,6 +20,7 @@ from lockgate.gateway.upstream._wrong import (
     upstream_fault,
 )
 
+ROLES = ("user", "assistant", "system")
 _KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -29,26 +30,8 @@ _KINDS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-ROLES = ("user", "assistant", "system")
-_SEALED = "redacted_thinking"
-# Fields of events that hold no text of the answer, or one that is read by itself.
-_EVENT_FIELDS = {
-    "message_start": frozenset({"type", "message"}),
-    "content_block_start": frozenset({"type", "index", "content_block"}),
-    "content_block_delta": frozenset({"type", "index", "delta"}),
-    "content_block_stop": frozenset({"type", "index"}),
-    "message_delta": frozenset({"type", "delta", "usage"}),
-}
-_ENDING_FIELDS = frozenset({"stop_reason", "stop_sequence", "container"})
-# Kinds of blocks and deltas: the field with the text, whose text it is, and fields that hold none.
-_PARTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
-    "text": ("text", "content", ("type",)),
-    "text_delta": ("text", "content", ("type",)),
-    "thinking": ("thinking", "thinking", ("type", "signature")),  # a seal, made for the upstream alone
-    "thinking_delta": ("thinking", "thinking", ("type",)),
-    "signature_delta": ("", "thinking", ("type", "signature")),
-    _SEALED: ("", "thinking", ("type", "data")),
-}
+# Parts of a message that hold no text: sealed thoughts, and marks for a cache.
+_SEALED = frozenset({"redacted_thinking", "compaction"})
 _BODY_FIELDS = frozenset(
     {"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage", "container"}
 )
@@ -292,9 +275,7 @@ def _turn(turn: object, where: str, reader: TextReader) -> list[Message]:
             calls.append({"id": text_of(block.get("id")), "type": "function", "function": function})
         elif kind == "document" and (source := _plain_source(block)) is not None:
             text += source
-        elif kind == "compaction":
-            text += text_of(block.get("content"))
-        elif kind != _SEALED:
+        elif kind not in _SEALED:
             text += reader.part(block, place)
     if text or calls or not messages:
         messages.append(Message(str(role), text, tool_calls=tuple(calls) or None))

@@ -116,7 +116,7 @@ class ResponsesTranscript:
     def _begun_call(self, body: Mapping[str, Any]) -> str:
         """Return the head of a tool call, in the form in which files hold it."""
         item = body.get("item")
-        if not isinstance(item, dict) or item.get("type") not in _CALLS:
+        if not isinstance(item, dict) or item.get("type") not in ("function_call", "custom_tool_call"):
             return ""
         name, given = text_of(item.get("name")), text_of(item.get("arguments") or item.get("input"))
         self._said[f"name {len(self._said)}"] = name
@@ -130,8 +130,7 @@ class ResponsesTranscript:
         place = [str(body.get(key)) for key in ("output_index", "content_index", "summary_index")]
         name = " ".join([kind, *place])
         self._said[name] = self._said.get(name, "") + delta
-        told = ("delta", "logprobs") if repeats(body.get("logprobs"), delta) else ("delta",)
-        rest = self._rest({key: value for key, value in body.items() if key not in told})
+        rest = self._rest({key: value for key, value in body.items() if key != "delta"})
         if kind in _DELTAS:
             return self._script.call(body.get("output_index"), arguments=delta) + rest
         channel = "content" if kind == "response.output_text.delta" else kind
