@@ -9,7 +9,14 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, named_text, text_beside, text_of
+from lockgate.gateway.upstream._script import (
+    AnswerScript,
+    named_text,
+    repeats,
+    text_beside,
+    text_of,
+    without_text,
+)
 from lockgate.gateway.upstream._texts import (
     TextReader,
     calls_of,
@@ -124,6 +131,8 @@ class ChatTranscript:
         if not isinstance(choices, list) or not all(isinstance(item, dict) for item in choices):
             raise malformed()
         self._base.update({key: chunk[key] for key in self._base if chunk.get(key) is not None})
+        if not choices and len(self._ended) == self._choices:  # no text can follow
+            chunk = without_text(chunk, _CHUNK_FIELDS)
         beyond = text_beside(chunk, _CHUNK_FIELDS)
         if not choices:
             mark = "usage" if chunk.get("usage") is not None else ""
@@ -256,22 +265,10 @@ def _repeats(logprobs: object, content: object) -> bool:
     """Tell whether log-probabilities hold no other text than the content that they belong to."""
     if not isinstance(logprobs, dict) or set(logprobs) - {"content", "refusal"} or logprobs.get("refusal"):
         return False
-    entries = logprobs.get("content") or []
-    if not isinstance(entries, list) or not all(map(_is_plain_entry, entries)):
-        return False
-    return "".join(text_of(entry.get("token")) for entry in entries) == (content or "")
+    return repeats(logprobs.get("content") or [], content)
 
 
-def _is_plain_entry(entry: object) -> bool:
-    """Tell whether an entry of log-probabilities holds no text but its token."""
-    if not isinstance(entry, dict) or set(entry) - _ENTRY_FIELDS or entry.get("top_logprobs"):
-        return False
-    if entry.get("bytes") not in (None, list(text_of(entry.get("token")).encode())):
-        return False
-    return not any(isinstance(entry.get(key), str | list | dict) for key in ("logprob", "id"))
-
-
-_ENTRY_FIELDS = frozenset({"token", "logprob", "bytes", "top_logprobs", "id"})
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "refusal")
 _CHUNK_FIELDS = frozenset(
     {
         *("id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices"),
@@ -294,9 +291,8 @@ def _message(value: object, where: str, reader: TextReader) -> Message:
         raise invalid(f"{where}.role", f"expected one of {', '.join(ROLES)}")
     text = reader.content(value.get("content"), f"{where}.content")
     if role == "assistant":
-        thoughts = [value.get(key) for key in ("reasoning_content", "reasoning", "refusal")]
-        parts = [*(thought for thought in thoughts if isinstance(thought, str) and thought), text]
-        text = "\n\n".join(part for part in parts if part)
+        thoughts = [text_of(value.get(key)) for key in _THOUGHTS]
+        text = "\n\n".join(part for part in (*thoughts, text) if part)
         if value.get("audio") is not None:
             reader.skip_media(f"{where}.audio")
     calls = calls_of(value.get("tool_calls"), f"{where}.tool_calls")

@@ -9,7 +9,7 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, text_beside, text_of
+from lockgate.gateway.upstream._script import AnswerScript, holds_text, text_beside, text_of, without_text
 from lockgate.gateway.upstream._texts import flag, refuse_fields, whole_number
 from lockgate.gateway.upstream._wrong import checked_reason, decoded, malformed, upstream_fault
 
@@ -21,7 +21,7 @@ REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
 _BODY_FIELDS = frozenset(
     {"id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices", "timings"}
 )
-_CHOICE_FIELDS = frozenset({"index", "text", "finish_reason", "stop_reason"})
+_CHOICE_FIELDS = frozenset({"index", "text", "finish_reason", "stop_reason", "logprobs"})
 
 
 class CompletionsDialect:
@@ -82,6 +82,8 @@ class CompletionsTranscript:
         choices = self._choices_of(body)
         self._base.update({key: body[key] for key in self._base if body.get(key) is not None})
         if not choices:
+            if len(self._ended) == self._choices:  # no text can follow
+                body = without_text(body, _BODY_FIELDS)
             beyond = _beyond(body)
             return (Piece(0 if beyond else None, beyond, wire.sse({**body, "choices": []})),)
         pieces = []
@@ -158,8 +160,10 @@ class CompletionsTranscript:
 
     def _text(self, number: int, item: Mapping[str, Any]) -> str:
         script = self._scripts[number]
-        more = text_beside(item, _CHOICE_FIELDS)
-        return script.text("text", text_of(item.get("text"))) + script.text("more", more)
+        text = script.text("text", text_of(item.get("text")))
+        if not _repeats(item.get("logprobs"), item.get("text")):
+            text += script.text("logprobs", text_of(item.get("logprobs")))
+        return text + script.text("more", text_beside(item, _CHOICE_FIELDS))
 
 
 def _prompt(value: object) -> str:
@@ -172,6 +176,33 @@ def _prompt(value: object) -> str:
         "expected one text; the guard reads neither token ids nor several prompts in one request",
         "unsupported_value",
     )
+
+
+def _repeats(logprobs: object, text: object) -> bool:
+    """Tell whether log-probabilities hold no other text than the choice that they belong to."""
+    if not isinstance(logprobs, dict):
+        return False
+    tokens = logprobs.get("tokens") or []
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        return False
+    # Alternatives are objects whose keys are the texts. The chosen token may be the only one.
+    tops = logprobs.get("top_logprobs") or []
+    if not isinstance(tops, list) or len(tops) > len(tokens):
+        return False
+    if not all(_is_chosen(top, token) for top, token in zip(tops, tokens, strict=False)):
+        return False
+    rest = {key: value for key, value in logprobs.items() if key not in ("tokens", "top_logprobs")}
+    return "".join(tokens) == (text or "") and set(rest) <= _LOGPROBS and not holds_text(rest)
+
+
+_LOGPROBS = frozenset({"token_logprobs", "text_offset"})
+
+
+def _is_chosen(top: object, token: str) -> bool:
+    """Tell whether a token's alternatives are none, or the token alone with its number."""
+    if top is None:
+        return True
+    return isinstance(top, dict) and set(top) <= {token} and not any(map(holds_text, top.values()))
 
 
 def _beyond(body: Mapping[str, Any]) -> str:

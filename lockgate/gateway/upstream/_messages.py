@@ -31,7 +31,7 @@ _KINDS = {
     503: "overloaded_error",
 }
 # Parts of a message that hold no text: sealed thoughts, and marks for a cache.
-_SEALED = frozenset({"redacted_thinking", "compaction"})
+_SEALED = "redacted_thinking"
 _BODY_FIELDS = frozenset(
     {"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage", "container"}
 )
@@ -275,7 +275,9 @@ def _turn(turn: object, where: str, reader: TextReader) -> list[Message]:
             calls.append({"id": text_of(block.get("id")), "type": "function", "function": function})
         elif kind == "document" and (source := _plain_source(block)) is not None:
             text += source
-        elif kind not in _SEALED:
+        elif kind == "compaction":
+            text += text_of(block.get("content"))
+        elif kind != _SEALED:
             text += reader.part(block, place)
     if text or calls or not messages:
         messages.append(Message(str(role), text, tool_calls=tuple(calls) or None))

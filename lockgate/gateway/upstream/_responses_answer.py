@@ -14,7 +14,7 @@ from typing import Any
 from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway.upstream._dialect import Piece, Stopped
-from lockgate.gateway.upstream._script import LONGEST_NAME, AnswerScript, text_of
+from lockgate.gateway.upstream._script import LONGEST_NAME, AnswerScript, repeats, text_of
 from lockgate.gateway.upstream._wrong import decoded, malformed, upstream_fault
 
 _ENDS = {"response.completed": "stop", "response.incomplete": "length"}
@@ -103,7 +103,8 @@ class ResponsesTranscript:
             raise upstream_fault()
         if not isinstance(body.get("output"), list):
             raise malformed()
-        return [(0, self._rest(body, _BODY))]
+        calls = [{"item": item, "output_index": place} for place, item in enumerate(body["output"])]
+        return [(0, "".join(map(self._begun_call, calls)) + self._rest(body, _BODY))]
 
     def stop_whole(self, body: dict[str, Any] | None, stopped: dict[int, Stopped]) -> dict[str, Any]:
         """See `Transcript.stop_whole`."""
@@ -130,7 +131,8 @@ class ResponsesTranscript:
         place = [str(body.get(key)) for key in ("output_index", "content_index", "summary_index")]
         name = " ".join([kind, *place])
         self._said[name] = self._said.get(name, "") + delta
-        rest = self._rest({key: value for key, value in body.items() if key != "delta"})
+        told = ("delta", "logprobs") if repeats(body.get("logprobs"), delta) else ("delta",)
+        rest = self._rest({key: value for key, value in body.items() if key not in told})
         if kind in _DELTAS:
             return self._script.call(body.get("output_index"), arguments=delta) + rest
         channel = "content" if kind == "response.output_text.delta" else kind
@@ -213,7 +215,9 @@ def _texts(value: Any, place: str, response: str) -> Iterator[tuple[str, str]]: 
                 yield place, key
             # `response.text` holds the request's settings, `part.text` holds the answer's words.
             requested = key in _REQUESTED or (key == "text" and isinstance(item, dict))
-            if key not in _PLAIN and not (requested and place == response):
+            requested = requested and place == response
+            said = key == "logprobs" and repeats(item, value.get("text"))
+            if key not in _PLAIN and not (requested or said):
                 yield from _texts(item, f"{place}.{key}", response)
     elif isinstance(value, list):
         for item in value:

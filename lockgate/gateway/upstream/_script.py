@@ -78,6 +78,41 @@ def text_beside(fields: Mapping[str, Any], known: Collection[str]) -> str:
     return "".join(named_text(name, value) for name, value in fields.items() if name not in known)
 
 
+def holds_text(value: object) -> bool:
+    """Tell whether there is any text in a JSON value: also a name that is too long to be one."""
+    if isinstance(value, dict):
+        return any(len(name) > LONGEST_NAME or holds_text(item) for name, item in value.items())
+    return any(map(holds_text, value)) if isinstance(value, list) else isinstance(value, str) and value != ""
+
+
+def without_text(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return the fields that are `known` or hold no text."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if name in known or not (len(name) > LONGEST_NAME or holds_text(value))
+    }
+
+
+def repeats(entries: object, text: object) -> bool:
+    """Tell whether the entries of log-probabilities hold no other text than the one that they belong to."""
+    if not isinstance(entries, list) or not all(map(_is_plain_entry, entries)):
+        return False
+    return "".join(text_of(entry.get("token")) for entry in entries) == (text or "")
+
+
+def _is_plain_entry(entry: object) -> bool:
+    """Tell whether an entry of log-probabilities holds no text but its token."""
+    if not isinstance(entry, dict) or set(entry) - _ENTRY_FIELDS or entry.get("top_logprobs"):
+        return False
+    if entry.get("bytes") not in (None, list(text_of(entry.get("token")).encode())):
+        return False
+    return not any(isinstance(entry.get(key), str | list | dict) for key in ("logprob", "id"))
+
+
+_ENTRY_FIELDS = frozenset({"token", "logprob", "bytes", "top_logprobs", "id"})
+
+
 def _escape(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
