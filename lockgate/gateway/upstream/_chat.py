@@ -11,6 +11,7 @@ from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
 from lockgate.gateway.upstream._script import AnswerScript, text_of
 from lockgate.gateway.upstream._texts import (
+    IDS_REFUSED,
     TextReader,
     calls_of,
     flag,
@@ -32,6 +33,7 @@ _ROLES = {
 }
 # Alternatives to the chosen tokens would leave unscored.
 REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
+    **IDS_REFUSED,
     "top_logprobs": ("alternatives to the chosen tokens would leave unscored", (None, 0)),
     "prompt_logprobs": ("alternatives to the prompt's tokens would leave unscored", (None, 0)),
     "audio": ("audio answers can't be scored", (None,)),
