@@ -1,10 +1,11 @@
-"""What the gateway adds to an upstream: latency and throughput, without a guard and with it, beside LiteLLM's proxy.
+"""What the gateway adds to an upstream: latency and throughput, without a guard and with it, beside two other servers.
 
-    python -m benchmarks.gateway [--litellm PATH] [--quick]
+    python -m benchmarks.gateway [--litellm PATH] [--nemo PATH] [--quick]
 
 The upstream is `benchmarks.fast_upstream` on this machine. Every server gets the same load in turn, round by round, so
-that a busy machine slows all of them. LiteLLM runs in an environment of its own: `--litellm` names its command. Writes
-results/gateway_bench.json.
+that a busy machine slows all of them. LiteLLM's proxy and NeMo Guardrails' server run in environments of their own:
+`--litellm` and `--nemo` name their commands. NeMo passes answers through without rails. Its command logs every event of
+a request, which nothing turns off; the log goes to a file. Writes results/gateway_bench.json.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import platform
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,8 @@ TARGET = ROOT / "results" / "gateway_bench.json"
 LEAKS = ROOT / "results" / "gateway_leaks.json"
 STREAMS = (1, 16, 64)
 READY_SECONDS = 120
+# The servers that are measured beside Lockgate.
+OTHERS = ("litellm", "nemo")
 # LiteLLM's proxy does not start without one.
 KEY = f"sk-{secrets.token_hex(32)}"
 
@@ -55,6 +59,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--litellm", type=Path, help="LiteLLM's command, in its own environment")
+    parser.add_argument("--nemo", type=Path, help="NeMo Guardrails' command, in its own environment")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each load")
     parser.add_argument("--quick", action="store_true", help="one short round; writes nothing")
     parser.add_argument("--output", type=Path, default=TARGET, help="result file")
@@ -65,6 +70,8 @@ def main() -> None:
         servers = {"direct": fast, "lockgate_off": stack.enter_context(lockgate(fast, "off"))}
         if arguments.litellm:
             servers["litellm"] = stack.enter_context(litellm(arguments.litellm, fast))
+        if arguments.nemo:
+            servers["nemo"] = stack.enter_context(nemo(arguments.nemo, fast))
         passing = compare(servers, rounds)
     with ExitStack() as stack:
         slow = stack.enter_context(upstream(20.0, 40 if arguments.quick else 200))
@@ -84,6 +91,9 @@ def main() -> None:
 def compare(servers: dict[str, str], rounds: int) -> list[dict[str, Any]]:
     """Load each server with each number of streams, in turn, and describe what it took."""
     found = []
+    for url in servers.values():
+        # Some servers load what they serve with at their first request.
+        asyncio.run(load(url, 1, requests=1))
     for streams in STREAMS:
         seen: dict[str, list[Measured]] = {name: [] for name in servers}
         for _ in range(rounds):
@@ -112,6 +122,7 @@ def describe(name: str, streams: int, rounds: Sequence[Measured]) -> dict[str, A
         "server": name,
         "streams": streams,
         "requests": len(requests),
+        "tokens_per_request": round(sum(one.tokens for one in rounds) / len(requests), 2),
         "tokens_per_s": round(median(one.tokens / one.seconds for one in rounds), 1),
         "tokens_per_s_rounds": [round(one.tokens / one.seconds, 1) for one in rounds],
         "requests_per_s": round(median(len(one.requests) / one.seconds for one in rounds), 2),
@@ -123,6 +134,9 @@ def describe(name: str, streams: int, rounds: Sequence[Measured]) -> dict[str, A
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the median and the 99th percentile in milliseconds: nothing for a server that drops the chunks' stamps."""
+    if not seconds:
+        return {}
     return {f"p{q}": round(1000 * float(np.quantile(seconds, q / 100)), 3) for q in (50, 99)}
 
 
@@ -131,13 +145,14 @@ def summary(passing: Sequence[dict[str, Any]], held: Sequence[dict[str, Any]]) -
     at = {(row["server"], row["streams"]): row for row in passing}
     off, direct = at["lockgate_off", 1], at["direct", 1]
     ratios = {}
-    if ("litellm", 64) in at:
-        pairs = zip(
-            at["lockgate_off", 64]["tokens_per_s_rounds"],
-            at["litellm", 64]["tokens_per_s_rounds"],
-            strict=True,
-        )
-        ratios["litellm"] = round(median(one / other for one, other in pairs), 2)
+    for name in OTHERS:
+        if (name, 64) in at:
+            pairs = zip(
+                at["lockgate_off", 64]["tokens_per_s_rounds"],
+                at[name, 64]["tokens_per_s_rounds"],
+                strict=True,
+            )
+            ratios[name] = round(median(one / other for one, other in pairs), 2)
     guarded = {row["streams"]: row for row in held if row["server"] == "lockgate_on"}
     plain = {row["streams"]: row for row in held if row["server"] == "direct"}
     keeps = [n for n in guarded if guarded[n]["slowest_pace"] >= 0.95 * plain[n]["slowest_pace"]]
@@ -192,6 +207,8 @@ async def client(url: str, requests: int, measured: Measured) -> None:
                 if sent := chunk.get("system_fingerprint"):
                     measured.chunks.append(now - int(sent) / 1e9)
         writer.close()
+        if not count:
+            raise RuntimeError(f"{url} sent no text")
         measured.requests.append(time.monotonic() - begun)
         measured.pace.append((count - 1) / (latest - started))
         measured.tokens += count
@@ -200,19 +217,25 @@ async def client(url: str, requests: int, measured: Measured) -> None:
 @contextmanager
 def running(command: Sequence[str], ready: str = "", **environment: str) -> Iterator[str]:
     """Run a server and yield its first line, or `ready` once that address answers."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment}
-    )
-    try:
+    with ExitStack() as stack:
+        # Nobody reads on after the first line, and a full pipe would stop the server.
+        log = stack.enter_context(tempfile.TemporaryFile()) if ready else None
+        process = subprocess.Popen(
+            command,
+            stdout=log or subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+        stack.callback(process.wait, 30)
+        stack.callback(process.terminate)
         if ready:
             wait_for(ready)
             yield ready
         else:
             assert process.stdout is not None  # noqa: S101 - asked for above
             yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def wait_for(url: str) -> None:
@@ -261,7 +284,7 @@ def lockgate(fast: str, mode: str) -> Iterator[str]:
 
 @contextmanager
 def litellm(command: Path, fast: str) -> Iterator[str]:
-    port = 4123
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
         model = {"model": "openai/fast", "api_base": fast, "api_key": "none"}
@@ -275,6 +298,33 @@ def litellm(command: Path, fast: str) -> Iterator[str]:
             LITELLM_LOG="ERROR",
         ) as url:
             yield url
+
+
+@contextmanager
+def nemo(command: Path, fast: str) -> Iterator[str]:
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "pass" / "config.yml"
+        config.parent.mkdir()
+        parameters = {"base_url": fast, "api_key": "none"}
+        model = {"type": "main", "engine": "openai", "model": "fast", "parameters": parameters}
+        config.write_text(json.dumps({"models": [model], "passthrough": True}))
+        # With a default configuration it takes the same requests as the others.
+        arguments = [str(command), "server", "--config", folder, "--default-config-id", "pass"]
+        arguments += ["--port", str(port), "--disable-chat-ui"]
+        with running(
+            arguments,
+            f"http://127.0.0.1:{port}/v1",
+            NEMO_GUARDRAILS_NO_USAGE_STATS="1",
+            DO_NOT_TRACK="1",
+        ) as url:
+            yield url
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -1,27 +1,21 @@
 """vLLM's own server with the guard inside, over HTTP: one start for all of its tests."""
 
-import os
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 import openai
 import psutil
 import pytest
 from conftest import CONTEXT, MODEL, save_guard
 from driver import asked, reference
+from served_vllm import VllmServer
 
 from lockgate.backbones import Feed, SessionPool
 from lockgate.cascade import Regions, StreamState, Thresholds
-from lockgate.vllm import ENVIRONMENT, command_line, engine_arguments
+from lockgate.vllm import engine_arguments
 
-ROOT = Path(__file__).parents[1]
 TEXT = "Tell me a story about a lock keeper."
 CALM = "What is seven times eight?"
 LENGTH = 40
@@ -59,40 +53,13 @@ def server(backbone, plan, tmp_path_factory) -> Iterator[tuple[openai.OpenAI, su
     folder = tmp_path_factory.mktemp("server")
     thresholds = Thresholds(flag=plan["flag"], min_tokens=1, flag_on="answer")
     guard = save_guard(folder / "guard", backbone, thresholds)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
     arguments = engine_arguments(guard, MODEL, release="cleared", context=CONTEXT, cache_bytes=96 * 2**20)
-    options = ["--host", "127.0.0.1", "--port", str(port)]
-    environment = {
-        **os.environ,
-        **ENVIRONMENT,
-        "PYTHONPATH": str(ROOT),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-    }
-    log = (folder / "log").open("w")
-    command = command_line(arguments, python=sys.executable, options=options)
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    started = VllmServer(arguments, folder)
     try:
-        deadline = time.monotonic() + 500
-        while not ready(port):
-            assert process.poll() is None, (folder / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(1)
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-        yield client, process
+        started.wait()
+        yield openai.OpenAI(base_url=started.url, api_key="none", max_retries=0), started.process
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-            child.kill()
-        process.kill()
-        process.wait()
-
-
-def ready(port: int) -> bool:
-    try:
-        return httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200
-    except httpx2.HTTPError:
-        return False
+        started.close()
 
 
 def chat(client: openai.OpenAI, text: str, **options: Any) -> Any:

@@ -23,6 +23,7 @@ class Reply:
     Attributes:
         parts: bytes to send, seconds to wait, or something to await.
         whole: whether the body ends as HTTP wants it. Otherwise the connection breaks off.
+        silence: seconds before the first byte of the head.
     """
 
     parts: Sequence[bytes | float | Callable[[], Awaitable[Any]]] = ()
@@ -30,6 +31,7 @@ class Reply:
     kind: str = STREAM
     headers: str = ""
     whole: bool = True
+    silence: float = 0.0
 
 
 @dataclass
@@ -64,6 +66,8 @@ class Scripted:
         self.headers.append(headers)
         self.requests.append(json.loads(body) if body else {})
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if reply.silence:
+            await _pause(reader, reply.silence)
         more = reply.headers
         writer.write(HEAD.format(status=reply.status, kind=reply.kind, more=more).encode())
         for part in reply.parts:

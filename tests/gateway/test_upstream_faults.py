@@ -193,3 +193,29 @@ async def test_an_upstream_that_never_answers(gateway) -> None:
         response = await client.post(CHAT, json=ask())
     assert response.status_code == 504
     assert json.loads(response.content)["error"]["code"] in ("upstream_stalled", "upstream_timeout")
+
+
+async def test_a_whole_answer_is_waited_for(gateway) -> None:
+    slow = Reply([chat_body(WHOLE)], 200, "application/json", silence=1.0)
+    async with relayed(gateway, slow, first_timeout=20.0, idle_timeout=0.2) as (client, upstream):
+        response = await client.post(CHAT, json=ask())
+    assert response.json()["choices"][0]["message"]["content"] == WHOLE
+    assert len(upstream.requests) == 1, "it was written more than once"
+
+
+async def test_an_answer_that_does_not_begin_is_given_up(gateway) -> None:
+    never = Reply([STREAM], silence=30.0)
+    async with relayed(gateway, never, first_timeout=0.3) as (client, upstream):
+        response = await client.post(CHAT, json=ask(stream=True))
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+@pytest.mark.parametrize("field", ["return_token_ids", "return_tokens_as_token_ids"])
+async def test_ids_of_unread_tokens_are_refused(gateway, path, field) -> None:
+    asked = {**ask(), "prompt": "why", field: True}
+    async with relayed(gateway, Reply([chat_body(WHOLE)], 200, "application/json")) as (client, upstream):
+        response = await client.post(path, json=asked)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, field)
+    assert not upstream.requests

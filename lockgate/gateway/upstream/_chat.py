@@ -18,6 +18,7 @@ from lockgate.gateway.upstream._script import (
     without_text,
 )
 from lockgate.gateway.upstream._texts import (
+    IDS_REFUSED,
     TextReader,
     calls_of,
     flag,
@@ -45,6 +46,7 @@ ROLES = {
 }
 # Alternatives to the chosen tokens would leave unscored.
 REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
+    **IDS_REFUSED,
     "top_logprobs": ("alternatives to the chosen tokens would leave unscored", (None, 0)),
     "prompt_logprobs": ("alternatives to the prompt's tokens would leave unscored", (None, 0)),
     "audio": ("audio answers can't be scored", (None,)),

@@ -162,9 +162,12 @@ class UpstreamClient:
             last = attempt == self.options.retries
             try:
                 async with asyncio.timeout(self.options.first_timeout):
-                    response = await self._client.send(
-                        self._request(method, path, headers, body), stream=True
-                    )
+                    request = self._request(method, path, headers, body)
+                    # A whole answer begins once it is written: until then, silence is no sign of a fault.
+                    waits = request.extensions["timeout"]
+                    waits["read"] = None
+                    response = await self._client.send(request, stream=True)
+                    waits["read"] = self.options.idle_timeout
             except TimeoutError:
                 raise UpstreamError(504, "upstream_timeout", "The upstream does not answer.") from None
             except httpx2.TimeoutException:

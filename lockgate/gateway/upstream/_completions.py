@@ -10,10 +10,11 @@ from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
 from lockgate.gateway.upstream._script import AnswerScript, holds_text, text_beside, text_of, without_text
-from lockgate.gateway.upstream._texts import flag, refuse_fields, whole_number
+from lockgate.gateway.upstream._texts import IDS_REFUSED, flag, refuse_fields, whole_number
 from lockgate.gateway.upstream._wrong import checked_reason, decoded, malformed, upstream_fault
 
 REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
+    **IDS_REFUSED,
     "logprobs": ("alternatives to the chosen tokens would leave unscored", (None, 0)),
     "prompt_logprobs": ("alternatives to the prompt's tokens would leave unscored", (None, 0)),
     "best_of": ("the best of several answers can't be streamed through the guard", (None, 1)),

@@ -23,6 +23,14 @@ TEXT_PARTS = frozenset(
     }
 )
 
+# Fields of a request that ask for an answer's token ids. Ids are numbers, which nobody scores, and vLLM sends
+# those of text that it holds back itself: the answer would leave before the guard has read it.
+_IDS = ("token ids would leave before their text is read", (None, False))
+IDS_REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
+    "return_token_ids": _IDS,
+    "return_tokens_as_token_ids": _IDS,
+}
+
 
 class TextReader:
     """Collects the texts of a request, and counts the media among them.
