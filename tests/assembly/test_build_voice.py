@@ -82,7 +82,7 @@ def test_report_and_bundle_say_what_was_chosen_and_why(kept) -> None:
     folder, result = kept
     fit = result.report["fit"]
     assert fit["reason"] is None
-    assert [one["name"] for one in fit["tried"]][0] == "layers 0 to 1, weight decay 1"
+    assert next(one["name"] for one in fit["tried"]) == "layers 0 to 1, weight decay 1"
     record = read_bundle(folder / "guard").record.training
     assert record.config["choice"]["chosen"] == record.config["probe"]["name"] == fit["chosen"]
     lines = summarise_build(result.report)

@@ -22,7 +22,7 @@ from recipes.policy_portability.small_sets import SCHEMA
 
 
 def scripted(flags: dict[str, np.ndarray], n: int = 6) -> pa.Table:
-    """Pairs with one harmful and one harmless side under each constitution; `flags` by system `[2 * n * 2]`."""
+    """Pairs with a harmful and a harmless side under each constitution; `flags` by system `[4 * n]`."""
     lines = []
     for system, verdicts in flags.items():
         place = iter(verdicts.tolist())
