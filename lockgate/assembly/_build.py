@@ -41,7 +41,7 @@ from lockgate.synthesis.factory import SynthesisResult, synthesize
 from lockgate.tables import ScoresTable
 
 HELD_OUT_NAME = "held-out synthetic exchanges"
-DATA, CANDIDATE, GUARD = "data", "candidate", "guard"
+DATA, CANDIDATE, READY, GUARD = "data", "candidate", "ready", "guard"
 _JUDGED = ("held_out", "provisional", "calibration")
 _PARTS = ("training", "held_out", "provisional", "calibration", "reviews", "dropped")
 
@@ -249,7 +249,8 @@ class _Build:
 
         def bind(found: dict[str, Any]) -> Guard:
             notes = [describe_fit(seen["choice"]), describe_voice(found)]
-            return bind_guard(folder, inputs, rows.training, seen, notes)
+            # Only a saved guard knows the hash of its probe, which an update compares.
+            return bind_guard(folder, inputs, rows.training, seen, notes).save(folder.path / READY)
 
         if voice["kept"] and rows.budget is not None:
             text = TextBaseline.load(folder.path / VOICE)

@@ -117,11 +117,14 @@ class _Counts:
 
     def both_right(self, sums: Numbers | None = None) -> Numbers:
         used = self.total() if sums is None else sums
-        return np.asarray(used[:, 4] / used[:, 5])
+        with np.errstate(invalid="ignore"):
+            # Few pairs: a resample may hold no flipped one.
+            return np.asarray(used[:, 4] / used[:, 5])
 
     def balanced(self, sums: Numbers | None = None) -> Numbers:
         used = self.total() if sums is None else sums
-        return np.asarray((used[:, 0] / used[:, 1] + used[:, 2] / used[:, 3]) / 2)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((used[:, 0] / used[:, 1] + used[:, 2] / used[:, 3]) / 2)
 
 
 def _difference(

@@ -1,6 +1,7 @@
 """A build chooses its fit, tries a text voice, and calibrates both stages together if it keeps it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_report_and_bundle_say_what_was_chosen_and_why(kept) -> None:
     folder, result = kept
     fit = result.report["fit"]
     assert fit["reason"] is None
-    assert next(one["name"] for one in fit["tried"]) == "layers 0 to 1, weight decay 1"
+    assert next(one["name"] for one in fit["tried"]) == "layers 1 to 2, weight decay 1"
     record = read_bundle(folder / "guard").record.training
     assert record.config["choice"]["chosen"] == record.config["probe"]["name"] == fit["chosen"]
     lines = summarise_build(result.report)
@@ -113,9 +114,17 @@ def test_a_build_that_is_whole_tries_nothing_again(kept, backbone, sources, monk
     assert hash_path(folder / "guard") == before
 
 
-def test_a_voice_that_pays_by_chance_only_is_left_out(tmp_path, backbone, sources, monkeypatch) -> None:
+def again(kept, tmp_path: Path, *steps: str) -> Path:
+    """Copy the build's folder without the marks of some steps, so that only these run again."""
+    shutil.copytree(kept[0] / "guard.build", tmp_path / "guard.build")
+    for step in steps:
+        (tmp_path / "guard.build" / "steps" / f"{step}.json").unlink()
+    return tmp_path
+
+
+def test_a_voice_that_pays_by_chance_only_is_left_out(kept, tmp_path, backbone, sources, monkeypatch) -> None:
     monkeypatch.setattr(voice_module, "pays", lambda gain: False)
-    result = build(tmp_path, backbone, PLAN, **sources)
+    result = build(again(kept, tmp_path, "voice"), backbone, PLAN, **sources)
     guard = Guard.load(tmp_path / "guard", backbone=backbone)
     assert guard.cascade is None
     assert not result.report["voice"]["kept"]
@@ -123,13 +132,14 @@ def test_a_voice_that_pays_by_chance_only_is_left_out(tmp_path, backbone, source
     assert any("text voice: left out" in note for note in guard.record.training.notes)
 
 
-def test_a_voice_that_cannot_be_calibrated_is_left_out(tmp_path, backbone, sources, monkeypatch) -> None:
+def test_a_voice_that_cannot_be_calibrated_is_left_out(
+    kept, tmp_path, backbone, sources, monkeypatch
+) -> None:
     def refuse(*arguments):
         raise CalibrationError("the second stage decides nothing")
 
-    monkeypatch.setattr(voice_module, "pays", lambda gain: True)
     monkeypatch.setattr("lockgate.assembly._build.set_stages", refuse)
-    result = build(tmp_path, backbone, PLAN, **sources)
+    result = build(again(kept, tmp_path), backbone, PLAN, **sources)
     assert "decides nothing" in result.report["voice"]["reason"]
     table = ScoresTable.read(tmp_path / "guard.build" / "scores" / "calibration.parquet")
     guard = Guard.load(tmp_path / "guard", backbone=backbone)
@@ -137,33 +147,38 @@ def test_a_voice_that_cannot_be_calibrated_is_left_out(tmp_path, backbone, sourc
     assert (table.floats("mixed_max") > cut).sum() == guard.calibration.flagged
 
 
-def test_without_traffic_or_folds_nothing_is_tried(tmp_path, backbone, sources) -> None:
-    result = build(tmp_path / "alone", backbone, PLAN, data=sources["data"])
+def test_without_traffic_no_voice_is_tried(kept, tmp_path, backbone, sources) -> None:
+    result = build(
+        again(kept, tmp_path), backbone, PLAN, data=sources["data"], evaluation=sources["evaluation"]
+    )
     assert result.report["voice"] == {
         "kept": False,
         "reason": "a guard of two stages needs traffic that supports a budget",
     }
     assert result.report["fit"]["tried"]
-    result = build(tmp_path / "plain", backbone, replace(PLAN, folds=0), **sources)
-    assert "no cross-validation" in result.report["fit"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"), [({"folds": 0}, "no cross-validation"), ({"choose_below": 20}, "more than 20")]
+)
+def test_without_folds_nothing_is_chosen(kept, tmp_path, backbone, sources, changes, reason) -> None:
+    result = build(again(kept, tmp_path), backbone, replace(PLAN, **changes), **sources)
+    assert reason in result.report["fit"]["reason"]
+    assert result.report["fit"]["chosen"] == "layers 1 to 2, weight decay 1"
     assert "not tried" in describe_voice(result.report["voice"])
-    result = build(tmp_path / "many", backbone, replace(PLAN, choose_below=20), **sources)
-    assert "more than 20" in result.report["fit"]["reason"]
 
 
 def test_an_update_without_new_rows_is_not_scored_again(kept, backbone, sources, tmp_path) -> None:
     folder, _ = kept
     steps = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(voice_module, "pays", lambda gain: True)
-        result = build(
-            folder,
-            backbone,
-            PLAN,
-            update=folder / "guard",
-            watch=lambda state: steps.append(state.step),
-            **sources,
-        )
+    result = build(
+        folder,
+        backbone,
+        PLAN,
+        update=folder / "guard",
+        watch=lambda state: steps.append(state.step),
+        **sources,
+    )
     assert result.report["update"]["verdict"] == "no worse"
     assert not [step for step in steps if step.startswith(("score", "fit", "choose"))]
 

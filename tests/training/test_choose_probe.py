@@ -16,8 +16,8 @@ from lockgate.training import (
     window_scores,
 )
 
-N, HIDDEN = 90, 40
-STANDARD = ProbeConfig("standard", (0, 1), epochs=4, batch=16, lr=0.02, weight_decay=0.0)
+N, HIDDEN = 90, 8
+STANDARD = ProbeConfig("standard", (0,), epochs=4, batch=16, lr=0.02, weight_decay=0.0)
 CONFIGS = (
     STANDARD,
     replace(STANDARD, name="layer 1", layers=(1,)),
@@ -32,7 +32,7 @@ def made_rows(signal: float = 1.0) -> list[tuple]:
     for number in range(N):
         windows = rng.normal(size=(1 + number % 3, 2, HIDDEN))
         windows[:, 0] *= 3
-        windows[:, 1, 0] += signal * 3 * (number % 3 == 0)
+        windows[:, 1, 0] += signal * 4 * (number % 3 == 0)
         rows.append((float(number % 3 == 0), None, windows, 0))
     return rows
 
