@@ -206,8 +206,8 @@ def build(
 
     wanted, policy = read_plan(plan, preset, generator), load_constitution(constitution)
     settings = {"epochs": epochs, "folds": folds, "max_rows": max_rows, "max_tokens": max_tokens}
-    settings["mine_top"] = mine_top
-    training = _training(preset, generator, {**settings, "budget": budget, "benign_share": benign_share})
+    shares = {"mine_top": mine_top, "budget": budget, "benign_share": benign_share}
+    training = _training(preset, generator, {**settings, **shares})
     prices = read_prices(price_prompt, price_completion)
     check_target(out)
     if dry_run:

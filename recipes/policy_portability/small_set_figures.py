@@ -110,7 +110,7 @@ class _Counts:
         return np.asarray(times @ self.sums)
 
     def total(self) -> Numbers:
-        return self.sums.sum(axis=0, keepdims=True)
+        return np.asarray(self.sums.sum(axis=0, keepdims=True))
 
     def rate(self, column: int) -> float:
         return float(self.total()[0, column] / self.total()[0, column + 1])
