@@ -9,12 +9,15 @@ training rows that a fit has not seen. They say nothing about the pairs, on whic
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lockgate.constitution import Constitution
 from lockgate.durable import file_sha256, open_atomic
-from recipes.policy_portability.policy_pairs import POLICIES, RESULTS
+from lockgate.exchanges import read_exchanges
+from recipes.policy_portability.policy_pairs import POLICIES, RESULTS, load_policies
 from recipes.steps import step_parser
 
 SUMMARY = RESULTS / "small_fit.json"
@@ -29,13 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, _, folder = value.partition("=")
         if name not in POLICIES or not folder:
             sys.exit(f"--build: expected NAME=DIR with a name of {', '.join(POLICIES)}")
-        found[name] = read_steps(Path(folder))
+        found[name] = read_steps(Path(folder), load_policies()[name])
     content = {"command": "python -m recipes.policy_portability.small_fit", "builds": found}
     with open_atomic(options.summary) as file:
         file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_steps(folder: Path) -> dict[str, Any]:
+def read_steps(folder: Path, policy: Constitution) -> dict[str, Any]:
     """Return what the steps of a build say about its fit and its voice. Ends the program if one is missing."""
     steps = {}
     for name in ("rows", "train", "voice"):
@@ -47,6 +50,7 @@ def read_steps(folder: Path) -> dict[str, Any]:
     contents = {name: step.get("content", step) for name, step in steps.items()}
     return {
         "rows": {name: contents["rows"]["counts"][name] for name in _COUNTS},
+        "training_roles": _roles(folder / "training.jsonl", policy),
         "most_answers": card["plan"]["answers"]["most"],
         "generator": card["generator"],
         "training_sha256": file_sha256(folder / "training.jsonl"),
@@ -54,6 +58,16 @@ def read_steps(folder: Path) -> dict[str, Any]:
         "voice": contents["voice"],
         "seconds": {name: step.get("seconds") for name, step in steps.items()},
     }
+
+
+def _roles(path: Path, policy: Constitution) -> dict[str, int]:
+    """Count training rows by role, and harmless ones also by the bucket of their entry."""
+    bucket = {entry.id: name for name, entries in policy.buckets.items() for entry in entries}
+    roles: Counter[str] = Counter()
+    for row in read_exchanges(path):
+        role, place = str(row.meta.get("role", "not synthetic")), bucket.get(str(row.category))
+        roles[role if place is None else f"{role}/{place}"] += 1
+    return dict(sorted(roles.items()))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
