@@ -1,6 +1,7 @@
 """The settings of the probe's fit: chosen by cross-validation within the training rows, if they are few."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from lockgate.assembly._inputs import BuildInputs, BuildProgress
 from lockgate.assembly._rows import part_of, row_keys
 from lockgate.errors import TrainingError
 from lockgate.exchanges import Exchange
-from lockgate.training import LOW_RATES, LowRateRecall, WindowCache, choose_probe, grouped_folds
+from lockgate.training import LOW_RATES, LowRateRecall, ProbeChoice, WindowCache, choose_probe, grouped_folds
 
 _CHOICE = "choice"
 
@@ -52,20 +53,8 @@ def choose_fit(
         work=folder.path / windows / _CHOICE,
         report=lambda done, total: inputs.watch(BuildProgress("choose the fit", done, total, "fits")),
     )
-    return {
-        "config": made.config,
-        "choice": {
-            "chosen": made.config.name,
-            "reason": None,
-            "folds": plan.folds,
-            "rates": list(LOW_RATES),
-            "tried": [
-                {"name": one.name, "value": one.value, "gain": one.gain, "error": one.error}
-                for one in made.tried
-            ],
-        },
-        "held_out": {"folds": folds.tolist(), "groups": groups, "scores": made.scores.tolist()},
-    }
+    held_out = {"folds": folds.tolist(), "groups": groups, "scores": made.scores.tolist()}
+    return {"config": made.config, "choice": _facts(made, plan.folds), "held_out": held_out}
 
 
 def is_harmful(rows: Sequence[Exchange]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -91,6 +80,16 @@ def describe_fit(choice: Mapping[str, Any]) -> str:
     if found["name"] == first["name"]:
         return f"{said}; no other settings are better by more than their standard error"
     return f"{said}, the standard settings {first['value']:.1%}"
+
+
+def _facts(made: ProbeChoice, folds: int) -> dict[str, Any]:
+    return {
+        "chosen": made.config.name,
+        "reason": None,
+        "folds": folds,
+        "rates": list(LOW_RATES),
+        "tried": [asdict(one) for one in made.tried],
+    }
 
 
 def _standard(inputs: BuildInputs, reason: str) -> dict[str, Any]:
