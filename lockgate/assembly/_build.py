@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lockgate._extras import need
+from lockgate.assembly._fit import describe_fit
 from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs, BuildProgress, file_hashes
 from lockgate.assembly._measure import (
     answered,
     leave_out,
     measure,
-    score_part,
     summarise,
     summarise_refusals,
     with_baseline,
@@ -23,12 +23,16 @@ from lockgate.assembly._report import write_measured, write_reports
 from lockgate.assembly._reviews import place_proposal
 from lockgate.assembly._rows import PARTING, BuildRows, gather_rows
 from lockgate.assembly._second import check_second_stage, train_second_stage
+from lockgate.assembly._staged import PartReader, set_stages
 from lockgate.assembly._threshold import describe_claim, set_threshold, with_flags
 from lockgate.assembly._top import read_top
 from lockgate.assembly._training import bind_guard, train_head
 from lockgate.assembly._update import Update, compare_with_previous, keep_previous
+from lockgate.assembly._voice import VOICE, choose_voice, describe_voice
 from lockgate.assembly._words import describe_generator, list_changes, list_limits, list_steps
+from lockgate.classifiers.text import TextBaseline
 from lockgate.durable import hash_json, hash_path
+from lockgate.errors import CalibrationError
 from lockgate.evaluation import EvaluationResult, check_report, collect_provenance, write_report
 from lockgate.exchanges import read_exchanges, write_exchanges
 from lockgate.guards import Guard, check_target
@@ -37,7 +41,8 @@ from lockgate.synthesis.factory import SynthesisResult, synthesize
 from lockgate.tables import ScoresTable
 
 HELD_OUT_NAME = "held-out synthetic exchanges"
-DATA, CANDIDATE, GUARD = "data", "candidate", "guard"
+DATA, CANDIDATE, READY, GUARD = "data", "candidate", "ready", "guard"
+_JUDGED = ("held_out", "provisional", "calibration")
 _PARTS = ("training", "held_out", "provisional", "calibration", "reviews", "dropped")
 
 
@@ -106,19 +111,24 @@ class _Build:
         check_second_stage(inputs, folder)
         seen = train_head(folder, inputs, rows.training)
         candidate = bind_guard(folder, inputs, rows.training, seen).save(folder.path / CANDIDATE)
-        tables = {name: self._score(candidate, name) for name in ("held_out", "provisional", "calibration")}
-        guard = set_threshold(candidate, rows, tables, provisional_fpr=inputs.training.provisional_fpr)
+        voice = choose_voice(folder, inputs, rows, seen)
+        reader, guard, voice = self._decide(candidate, rows, seen, voice)
+        tables = {name: reader.table(self._path(name), name, guard) for name in _JUDGED}
         decided = {name: with_flags(table, guard) for name, table in tables.items()}
-        top = read_top(folder, guard, rows, tables["calibration"], self._judged(candidate, tables))
+        top = read_top(folder, guard, rows, tables["calibration"], self._judged(reader, guard, tables))
         decided["calibration"] = leave_out(decided["calibration"], rows.excluded)
         picture = draw_picture(guard, decided)
-        own, results = self._measure(candidate, guard, rows, decided)
-        update = self._compare(candidate, guard, rows, decided)
+        own, results = self._measure(reader, guard, rows, decided)
+        update = self._compare(reader, guard, rows, decided)
         measured = None if own is None else summarise(own)
         if measured is not None:
             measured["refusals"] = summarise_refusals(decided["held_out"])
         second = train_second_stage(folder, inputs, candidate)
-        content = self._describe(data, rows, guard, (measured, results), (update, second, top))
+        if second is not None and voice["kept"]:
+            second["beside"] = str(folder.path / VOICE)
+        chosen = {"fit": seen["choice"], "voice": voice}
+        content = self._describe(data, rows, guard, (measured, results), (update, second, top)) | chosen
+        content |= {"limits": list_limits(content), "next": list_steps(content)}
         saved = guard.save(folder.path / GUARD, measured=write_measured(content))
         refused = update.verdict.reasons if update and update.verdict.worse and not inputs.accept else ()
         if not refused:
@@ -231,19 +241,42 @@ class _Build:
         sources: dict[str, Any] = {**parts, **found, "proposal": placed}
         return BuildRows(**sources)
 
-    def _score(self, candidate: Guard, name: str) -> ScoresTable:
-        return score_part(self.folder, candidate, self._path(name), name, self.inputs)
+    def _decide(
+        self, candidate: Guard, rows: BuildRows, seen: dict[str, Any], voice: dict[str, Any]
+    ) -> tuple[PartReader, Guard, dict[str, Any]]:
+        """Set the threshold, of both stages if the voice was kept. Return the reader that scores alike."""
+        folder, inputs = self.folder, self.inputs
 
-    def _judged(self, candidate: Guard, tables: dict[str, ScoresTable]) -> dict[str, ScoresTable]:
+        def bind(found: dict[str, Any]) -> Guard:
+            notes = [describe_fit(seen["choice"]), describe_voice(found)]
+            # Only a saved guard knows the hash of its probe, which an update compares.
+            return bind_guard(folder, inputs, rows.training, seen, notes).save(folder.path / READY)
+
+        if voice["kept"] and rows.budget is not None:
+            text = TextBaseline.load(folder.path / VOICE)
+            reader = PartReader(folder, inputs, candidate, text)
+            traffic = reader.staged(self._path("calibration"), "calibration")
+            try:
+                return reader, set_stages(bind(voice), text, rows, traffic, voice, rows.budget), voice
+            except CalibrationError as error:
+                voice = {**voice, "kept": False, "reason": str(error)}
+        reader = PartReader(folder, inputs, candidate)
+        tables = {name: reader.staged(self._path(name), name).table for name in _JUDGED}
+        fpr = inputs.training.provisional_fpr
+        return reader, set_threshold(bind(voice), rows, tables, provisional_fpr=fpr), voice
+
+    def _judged(
+        self, reader: PartReader, guard: Guard, tables: dict[str, ScoresTable]
+    ) -> dict[str, ScoresTable]:
         """Return the scores of labelled rows that neither trained nor calibrate, by name."""
         judged = {HELD_OUT_NAME: tables["held_out"]}
         for number, path in enumerate(self.inputs.evaluation):
             name = str(path) if path.name in judged else path.name
-            judged[name] = score_part(self.folder, candidate, path, f"evaluation_{number}", self.inputs)
+            judged[name] = reader.table(path, f"evaluation_{number}", guard)
         return judged
 
     def _measure(
-        self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
+        self, reader: PartReader, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
     ) -> tuple[EvaluationResult | None, list[EvaluationResult]]:
         """Measure the held-out rows and each labelled evaluation file. Write full reports to the folder."""
         benign_part = "calibration" if rows.budget is not None else "provisional"
@@ -258,7 +291,7 @@ class _Build:
         first = measure(held_out, benign, name=HELD_OUT_NAME, provenance=provenance)
         results = []
         for number, path in enumerate(self.inputs.evaluation):
-            table = score_part(self.folder, candidate, path, f"evaluation_{number}", self.inputs)
+            table = reader.table(path, f"evaluation_{number}", guard)
             ordinary = without_refusals(tables[benign_part])
             results.append(measure(with_flags(table, guard), ordinary, name=path.name, provenance=provenance))
         found = [result for result in results if result is not None]
@@ -267,7 +300,7 @@ class _Build:
         return first, found
 
     def _compare(
-        self, candidate: Guard, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
+        self, reader: PartReader, guard: Guard, rows: BuildRows, tables: dict[str, ScoresTable]
     ) -> Update | None:
         inputs = self.inputs
         if inputs.update is None:
@@ -277,11 +310,11 @@ class _Build:
         sources = {"held_out": self._path("held_out"), "benign": self._path(benign_part)}
         for number, path in enumerate(inputs.evaluation):
             name = f"evaluation_{number}"
-            table = with_flags(score_part(self.folder, candidate, path, name, inputs), guard)
+            table = with_flags(reader.table(path, name, guard), guard)
             compared[name] = table.select(answered(table))
             sources[name] = path
         if rows.reviews:
-            compared["reviews"] = with_flags(self._score(candidate, "reviews"), guard)
+            compared["reviews"] = with_flags(reader.table(self._path("reviews"), "reviews", guard), guard)
             sources["reviews"] = self._path("reviews")
         return compare_with_previous(self.folder, inputs, guard, compared, sources, rows.excluded)
 
@@ -305,7 +338,7 @@ class _Build:
             },
             "calibrated": guard.calibration is not None,
             "claim": describe_claim(guard, rows, inputs.training.budget),
-            "threshold": guard.thresholds.flag,
+            "threshold": guard.record.decides.flag,
             "rows": dict(rows.counts),
             "proposal": rows.proposal,
             "held_out": results[0],
@@ -319,9 +352,7 @@ class _Build:
             "lost_attempts": self.folder.lost_attempts(),
             "provenance": self._provenance(),
         }
-        content["limits"] = list_limits(content)
         content["changes"] = list_changes(content["generator"])
-        content["next"] = list_steps(content)
         return content
 
     def _provenance(self) -> dict[str, Any]:

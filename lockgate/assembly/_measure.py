@@ -28,12 +28,16 @@ _FEW = 10
 
 
 def score_part(
-    folder: BuildFolder, guard: Guard, source: Path, name: str, inputs: BuildInputs
+    folder: BuildFolder, guard: Guard, source: Path, name: str, inputs: BuildInputs, *, blocks: bool = False
 ) -> ScoresTable:
-    """Score a file with a guard, or take the scores from the folder if they are there."""
+    """Score a file with a guard, or take the scores from the folder if they are there.
+
+    With `blocks` the second stage judges every block, and the trace lies beside the table.
+    """
     (folder.path / SCORES).mkdir(exist_ok=True)
     target = f"{SCORES}/{name}.parquet"
-    key = {"guard": guard.sha256, "source": hash_path(source)}
+    trace = trace_of(name)
+    key = {"guard": guard.sha256, "source": hash_path(source), **({"blocks": True} if blocks else {})}
     total = sum(1 for _ in read_exchanges(source))
     if not total:
         # Processes would load a model to score nothing.
@@ -45,14 +49,21 @@ def score_part(
             source,
             folder.path / target,
             workers=inputs.workers,
+            blocks=folder.path / trace if blocks else None,
+            all_blocks=blocks,
             report=lambda done: inputs.watch(
                 BuildProgress(f"score {name}", min(done, total), total, "exchanges")
             ),
         )
         return {"rows": total}
 
-    folder.step(f"score-{name}", key, [target], score)
+    folder.step(f"score-{name}", key, [target, trace] if blocks else [target], score)
     return ScoresTable.read(folder.path / target)
+
+
+def trace_of(name: str) -> str:
+    """Return the file of a part's block trace, relative to the build's folder."""
+    return f"{SCORES}/{name}.blocks.parquet"
 
 
 def with_baseline(

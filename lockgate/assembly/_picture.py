@@ -9,6 +9,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from lockgate.assembly._measure import answered, without_refusals
+from lockgate.assembly._threshold import cut_of
 from lockgate.calibration import budget_table
 from lockgate.evaluation import BudgetPoint, inline_svg, recall_plot, score_lines_plot
 from lockgate.guards import Guard
@@ -51,11 +52,13 @@ def draw_picture(guard: Guard, tables: Mapping[str, ScoresTable]) -> Picture:
         "harmful, held out": scores[harmful],
         name: setting.floats("mixed_max"),
     }
-    cut = guard.thresholds.flag - guard.thresholds.tolerance
+    cut = cut_of(guard)
     label = "provisional" if found is None else f"budget {100 * found.budget:g} %"
     points = [] if found is None else _points(tables["calibration"], scores[harmful])
     drawn = recall_plot(points, None if found is None else found.budget)
-    lines = score_lines_plot(parts, cut, label)
+    # What the second stage was never asked about has no score to draw.
+    drawn_parts = {name: own[np.isfinite(own)] for name, own in parts.items()}
+    lines = score_lines_plot(drawn_parts, cut, label)
     return Picture(inline_svg(lines), inline_svg(drawn), [point._asdict() for point in points])
 
 
@@ -68,7 +71,8 @@ def _points(traffic: ScoresTable, harmful: NDArray[np.float64]) -> list[BudgetPo
     """Return the recall at the cut of each budget that the traffic supports."""
     if not len(harmful):
         return []
-    table = budget_table(traffic.floats("mixed_max"), groups=traffic.groups)
+    scores = traffic.floats("mixed_max")
+    table = budget_table(scores, groups=traffic.groups, unjudged=bool(np.isneginf(scores).any()))
     return [
         BudgetPoint(row.budget, row.cut, float((harmful > row.cut).mean()))
         for row in table

@@ -1,6 +1,6 @@
 """The training plan: how a build trains and calibrates a guard."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,6 +22,13 @@ class TrainingPlan:
     Attributes:
         layers: 0-based layers that the probe reads; None takes a band of middle layers.
         epochs, learning_rate, weight_decay, seed: settings of the fit.
+        folds: folds of the cross-validation that chooses the fit's settings and tries a text voice. 0 takes
+            the settings as they are, and no voice.
+        choose_below: training rows up to which the settings are chosen. More rows need no choice, and each
+            candidate costs a fit.
+        decays: weight decays to try beside the standard one.
+        voice_weights: shares of the probe to try in a mixture with the text voice.
+        escalations: shares of the traffic that the text voice may be asked about, to try.
         max_tokens: longest training exchange. A longer one keeps the template's prefix and its last tokens.
         max_rows: most training rows. Rows of the user's labelled files are dropped first.
         least_rows: fewest rows of each label. With fewer nothing is trained.
@@ -40,6 +47,11 @@ class TrainingPlan:
     learning_rate: float = 3e-4
     weight_decay: float = 1.0
     seed: int = 0
+    folds: int = 0
+    choose_below: int = 6000
+    decays: tuple[float, ...] = (30.0, 100.0, 300.0)
+    voice_weights: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+    escalations: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)
     max_tokens: int = 384
     max_rows: int = 4500
     least_rows: int = 30
@@ -62,6 +74,11 @@ class TrainingPlan:
         for name in ("epochs", "max_tokens", "max_rows", "least_rows"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1")
+        if self.folds < 0 or self.folds == 1:
+            raise ConfigError("folds: expected 0, or at least 2")
+        for name in ("voice_weights", "escalations"):
+            if not getattr(self, name) or not all(0 < share < 1 for share in getattr(self, name)):
+                raise ConfigError(f"{name}: expected shares between 0 and 1")
         if not 0 < self.mine_top <= 1:
             raise ConfigError("mine_top: expected a share above 0 and at most 1")
         if self.reading not in ("auto", "float32", "bfloat16"):
@@ -93,6 +110,24 @@ class TrainingPlan:
             seed=self.seed,
         )
 
+    def candidates(self, n_layers: int) -> tuple[ProbeConfig, ...]:
+        """Return the settings to choose from, the standard ones first.
+
+        They differ in weight decay and in layers: the whole band, its lower and its upper half. Weights of a
+        small set need more decay than the standard, which hardly shrinks them in so few steps.
+        """
+        standard = self.probe(n_layers)
+        bands = [standard.layers]
+        if self.layers is None and len(standard.layers) > 1:
+            half = len(standard.layers) // 2
+            bands += [standard.layers[:half], standard.layers[half:]]
+        found = [
+            replace(standard, layers=layers, weight_decay=decay, name=_name(layers, decay))
+            for layers in bands
+            for decay in dict.fromkeys((self.weight_decay, *self.decays))
+        ]
+        return tuple(found)
+
     def mining(self, held_out: tuple[Path, ...] = (), workers: int = 1) -> MiningPlan:
         """Return the settings of mining. Exchanges without a label count as harmless, as in traffic."""
         return MiningPlan(
@@ -110,6 +145,10 @@ class TrainingPlan:
         if (placement.kind, placement.dtype) != ("cpu", "float32"):
             return placement.dtype
         return "bfloat16" if _computes_in_bfloat16() else "float32"
+
+
+def _name(layers: tuple[int, ...], decay: float) -> str:
+    return f"layers {layers[0]} to {layers[-1]}, weight decay {decay:g}"
 
 
 def _computes_in_bfloat16() -> bool:

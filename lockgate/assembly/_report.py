@@ -7,8 +7,10 @@ from typing import Any
 
 from jinja2 import Environment
 
+from lockgate.assembly._fit import describe_fit
 from lockgate.assembly._picture import Picture
 from lockgate.assembly._top import describe_top
+from lockgate.assembly._voice import describe_voice
 from lockgate.evaluation import page_environment, write_page
 
 _SHOWN = 8
@@ -66,6 +68,7 @@ def summarise_build(content: Mapping[str, Any]) -> list[str]:
             f"{found['name']}: {show(found['tpr'])} of {found['n_harmful']} harmful flagged, "
             f"{show(found['fpr'])} of {found['n_harmless']} harmless"
         )
+    lines += [describe_fit(content["fit"]), describe_voice(content["voice"])]
     lines += _second_lines(content["second_stage"])
     lines += describe_top(content["top"])
     lines += _update_lines(content["update"])
@@ -200,4 +203,5 @@ def _update_lines(update: Mapping[str, Any] | None) -> list[str]:
 def _environment() -> Environment:
     environment = page_environment("lockgate.assembly")
     environment.filters.update(show=show, claim=_claim_line, second=_second_lines, top=describe_top)
+    environment.filters.update(fit=describe_fit, voice=describe_voice)
     return environment

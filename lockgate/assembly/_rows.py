@@ -19,12 +19,14 @@ from lockgate.synthesis.augmentations import exchange_families
 from lockgate.synthesis.factory import REFUSED, SynthesisResult
 
 # Raise it when the division changes, so that an older build's folder is divided again.
-PARTING = 5
+PARTING = 6
 TRAIN = "train"
 PLAIN, DISGUISED, HELD_OUT_DISGUISE = "plain", "disguised as in training", "held-out disguise"
 # Template refusals are alike and easy: among ordinary harmless rows they would make any rate look better.
 REFUSAL = "synthetic refusal from a template"
 TRAFFIC = "traffic"
+# Field of `meta` of the traffic that trains.
+ORIGIN = "build_origin"
 # Why an exchange of the traffic is not in the sample.
 HARMFUL = "reviewed: breaks the policy"
 
@@ -165,7 +167,8 @@ def _part_traffic(traffic: Sequence[Exchange], plan: TrainingPlan) -> tuple[list
     first: dict[str, Exchange] = {}
     for row, group in zip(traffic, groups, strict=True):
         if group in chosen:
-            first.setdefault(group, replace(row, label=0.0, source=row.source or TRAFFIC))
+            marked = {**row.meta, ORIGIN: TRAFFIC}
+            first.setdefault(group, replace(row, label=0.0, source=row.source or TRAFFIC, meta=marked))
     return list(first.values()), [
         row for row, group in zip(traffic, groups, strict=True) if group not in chosen
     ]
@@ -210,8 +213,15 @@ def _reviewed(rows: Sequence[Exchange], retraining: Retraining) -> list[str | No
 def _related(rows: Sequence[Exchange], retraining: Retraining) -> list[str | None]:
     """Return the reason to drop each held-out row that was reviewed, or belongs to a reviewed row's group."""
     reviewed = [row for row in retraining.rows if FEEDBACK in row.meta]
-    known = {key for row in (*reviewed, *retraining.held_out) for key in _keys(row)}
-    return [None if known.isdisjoint(_keys(row)) else "related_to_review" for row in rows]
+    known = {key for row in (*reviewed, *retraining.held_out) for key in row_keys(row)}
+    return [None if known.isdisjoint(row_keys(row)) else "related_to_review" for row in rows]
+
+
+def part_of(row: Exchange) -> str:
+    """Return the part of the harmless training rows that a row counts in; empty for template refusals."""
+    if row.meta.get("role") == REFUSED:
+        return ""
+    return TRAFFIC if row.meta.get(ORIGIN) == TRAFFIC else "written"
 
 
 def _left_to_judge(
@@ -249,7 +259,7 @@ def _halves(rows: Sequence[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
     Raises:
         TrainingError: The second half has no harmless row.
     """
-    parts = grouped_split([_keys(row) for row in rows], {"judge": 0.5, "threshold": 0.5})
+    parts = grouped_split([row_keys(row) for row in rows], {"judge": 0.5, "threshold": 0.5})
     halves = (
         [row for row, part in zip(rows, parts, strict=True) if part == "judge"],
         [row for row, part in zip(rows, parts, strict=True) if part == "threshold"],
@@ -262,7 +272,8 @@ def _halves(rows: Sequence[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
     return halves
 
 
-def _keys(row: Exchange) -> list[str]:
+def row_keys(row: Exchange) -> list[str]:
+    """Return the keys of a row. Rows that share one must not be in two parts of the data."""
     keys = [f"prompt/{prompt_group(row)}", f"exchange/{row.meta.get('original', row.id)}"]
     if "pair" in row.meta:
         keys.append(f"pair/{str(row.meta['pair']).partition('/')[0]}")

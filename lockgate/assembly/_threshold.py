@@ -54,7 +54,7 @@ def set_threshold(
         plan = CalibrationPlan(budget=rows.budget, tolerance=tolerance, exclusions=exclusions_of(rows))
         with gather_evidence(guard, tables["calibration"], plan) as evidence:
             calibration = evidence.choose()
-        return guard.with_calibration(calibration, claim=_claim(calibration, guard, rows))
+        return guard.with_calibration(calibration, claim=describe_traffic_of(calibration, guard, rows))
     table = without_refusals(tables["provisional"])
     scores = table.floats("mixed_max")[~(table.labels >= 0.5)]
     cut = plain_quantile_threshold(scores, provisional_fpr)
@@ -74,9 +74,15 @@ def with_flags(table: ScoresTable, guard: Guard) -> ScoresTable:
 
     The place of the flagged token stays empty.
     """
-    cut = guard.thresholds.flag - guard.thresholds.tolerance
+    cut = cut_of(guard)
     answered = ~np.isnan(table.floats("max_answer"))
     return table.with_column("flagged", (table.floats("mixed_max") > cut) & answered)
+
+
+def cut_of(guard: Guard) -> float:
+    """Return the score above which the guard flags, of the probe alone or of both stages."""
+    deciding = guard.record.decides
+    return float(deciding.flag) - float(deciding.tolerance)
 
 
 def describe_claim(guard: Guard, rows: BuildRows, wished: float) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def describe_excluded(count: int, threshold: float) -> str:
     )
 
 
-def _claim(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[str]:
+def describe_traffic_of(calibration: Calibration, guard: Guard, rows: BuildRows) -> Sequence[str]:
     """Describe the calibration traffic for the model card."""
     known = 0 if guard.training_prompts is None else len(guard.training_prompts)
     left_out = int(rows.counts["calibration_reviewed"])

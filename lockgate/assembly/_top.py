@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._rows import BuildRows
-from lockgate.assembly._threshold import exclusions_of
+from lockgate.assembly._threshold import cut_of, exclusions_of
 from lockgate.calibration import Calibration, Exclusion, choose_threshold
 from lockgate.errors import CalibrationError
 from lockgate.exchanges import write_exchanges
@@ -61,7 +61,7 @@ def read_top(
         return None
     ranked = _rank(rows, table)
     scores, categories = table.floats("mixed_max"), table.texts("verdict_category")
-    cut = guard.thresholds.flag - guard.thresholds.tolerance
+    cut = cut_of(guard)
     # The calibration rows and their table have one order.
     chosen = ranked.rows[:_SHOWN].tolist()
     named = [
@@ -100,6 +100,9 @@ def _rank(rows: BuildRows, table: ScoresTable) -> _Ranked:
     ids = table.ids
     places = np.array([place for place in first.values() if ids[place] not in reviewed], dtype=np.int64)
     scores = table.floats("mixed_max")[places]
+    # The second stage may never have been asked about a row: it has no score then.
+    known = np.isfinite(scores)
+    places, scores = places[known], scores[known]
     return _Ranked(places[np.argsort(-scores, kind="stable")], table)
 
 
@@ -140,6 +143,7 @@ def _cut(calibration: Calibration, rows: BuildRows, ranked: _Ranked, count: int)
             exclusions=(*exclusions_of(rows), *left_out),
             confidence=calibration.confidence,
             ids=table.ids,
+            unjudged=bool(np.isneginf(table.floats("mixed_max")).any()),
         )
     except CalibrationError:
         return None

@@ -1,9 +1,13 @@
-"""Training of the probe, and the guard around it. Its threshold is infinite, so it flags nothing yet."""
+"""Training of the probe, and the guard around it. Its threshold is infinite, so it flags nothing yet.
+
+With a small set the settings of the fit are chosen first, on rows that a fit has not seen (`choose_probe`).
+"""
 
 import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from lockgate.assembly._fit import choose_fit
 from lockgate.assembly._folder import BuildFolder
 from lockgate.assembly._inputs import BuildInputs, BuildProgress
 from lockgate.assembly._reading import Reading, read_windows
@@ -21,9 +25,13 @@ HEAD, WINDOWS, FIT = "probe.safetensors", "windows", "fit.safetensors"
 
 
 def train_head(folder: BuildFolder, inputs: BuildInputs, training: Sequence[Exchange]) -> dict[str, Any]:
-    """Train the probe and save it in the folder. Return tokens seen and precision.
+    """Train the probe and save it in the folder.
 
     The activations are removed afterwards.
+
+    Returns:
+        Tokens seen, precision, the settings of the fit and why they were chosen. `held_out` has the folds and
+        the scores of rows that a fit has not seen; it is None if nothing was chosen.
     """
     backbone, plan = inputs.backbone, inputs.training
     config = plan.probe(backbone.n_layers)
@@ -32,18 +40,18 @@ def train_head(folder: BuildFolder, inputs: BuildInputs, training: Sequence[Exch
         "backbone": backbone.identity.hashes,
         "training": hash_path(folder.path / "training.jsonl"),
         "categories": inputs.constitution.category_ids,
-        "config": config_dict(config),
+        "configs": [config_dict(one) for one in plan.candidates(backbone.n_layers)],
+        "folds": [plan.folds, plan.choose_below],
         "reading": [reading.max_tokens, reading.dtype],
         "one_process": inputs.workers == 1,
     }
-    return folder.step("train", key, [HEAD], lambda: _train(folder, inputs, training, config, reading))
+    return folder.step("train", key, [HEAD], lambda: _train(folder, inputs, training, reading))
 
 
 def _train(
     folder: BuildFolder,
     inputs: BuildInputs,
     training: Sequence[Exchange],
-    config: ProbeConfig,
     reading: Reading,
 ) -> dict[str, Any]:
     # Windows of other rows or settings have a folder of another name. An earlier build's folders are removed.
@@ -64,6 +72,8 @@ def _train(
             workers=inputs.workers,
             report=advance,
         )
+        chosen = choose_fit(folder, inputs, training, cache, own)
+        config: ProbeConfig = chosen.pop("config")
         named = {row.category for row in training if (row.label or 0.0) >= 0.5}
         head = fit_probes(
             cache,
@@ -78,11 +88,15 @@ def _train(
     del cache
     folder.remove(own)
     (folder.path / FIT).unlink(missing_ok=True)
-    return {"tokens": tokens, "dtype": reading.dtype}
+    return {"tokens": tokens, "dtype": reading.dtype, "probe": config_dict(config), **chosen}
 
 
 def bind_guard(
-    folder: BuildFolder, inputs: BuildInputs, rows: Sequence[Exchange], seen: dict[str, Any]
+    folder: BuildFolder,
+    inputs: BuildInputs,
+    rows: Sequence[Exchange],
+    seen: dict[str, Any],
+    notes: Sequence[str] = (),
 ) -> Guard:
     """Create a guard from the trained probe, with an infinite threshold.
 
@@ -91,9 +105,9 @@ def bind_guard(
         inputs: the build's inputs.
         rows: the training rows.
         seen: what `train_head` returned.
+        notes: further sentences for the record.
     """
     policy, plan = inputs.constitution, inputs.training
-    config = plan.probe(inputs.backbone.n_layers)
     return Guard.create(
         name=f"{policy.name} on {inputs.backbone.name}",
         backbone=inputs.backbone,
@@ -104,7 +118,8 @@ def bind_guard(
         training=TrainingRecord(
             recipe="lockgate build",
             config={
-                "probe": config_dict(config),
+                "probe": seen["probe"],
+                "choice": seen["choice"],
                 "site": "residual",
                 "max_tokens": plan.max_tokens,
                 "dtype": seen["dtype"],
@@ -114,9 +129,10 @@ def bind_guard(
             exchanges=training_counts(rows),
             tokens_seen=int(seen["tokens"]),
             data_sha256=hash_path(folder.path / "training.jsonl") or "",
-            seeds=[inputs.factory.seed, config.seed],
+            seeds=[inputs.factory.seed, plan.seed],
             notes=[
-                f"Synthetic exchanges were written by {inputs.generator.name}; they train, they never judge."
+                f"Synthetic exchanges were written by {inputs.generator.name}; they train, they never judge.",
+                *notes,
             ],
         ),
         training_prompts=PromptPrints.of(rows),

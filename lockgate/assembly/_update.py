@@ -149,10 +149,10 @@ def compare_with_previous(
 
 
 def _scores_alike(old: Guard, new: Guard) -> bool:
-    """Whether two guards of one stage give the same scores, so that only their thresholds may differ."""
+    """Whether two guards give the same scores, so that only their thresholds may differ."""
     first, second = old.record, new.record
     if first.stages != 1 or second.stages != 1:
-        return False
+        return first.measure == second.measure
     parts = [(found.probe_sha256, found.backbone, found.gamma, found.window) for found in (first, second)]
     limits = [(found.thresholds.min_tokens, found.thresholds.flag_on) for found in (first, second)]
     return parts[0] == parts[1] and limits[0] == limits[1]

@@ -149,10 +149,11 @@ def list_steps(content: Mapping[str, Any]) -> list[str]:
             "prompts."
         )
     if (second := content["second_stage"]) is not None:
+        beside = f"--text {second['beside']} " if second.get("beside") else ""
         steps.append(
             "Add the second stage, with labelled exchanges that neither trained nor are traffic: lockgate "
-            f"calibrate {guard} --input FILE --classifier {second['path']} --development LABELLED --output "
-            f"{guard}"
+            f"calibrate {guard} --input FILE --classifier {second['path']} {beside}--development LABELLED "
+            f"--output {guard}"
         )
     if generator["refused_categories"] or generator["thin_categories"]:
         names = sorted({*generator["refused_categories"], *generator["thin_categories"]})

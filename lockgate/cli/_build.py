@@ -159,6 +159,14 @@ def build(
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of the probe's training. Default: the preset's.", min=1)
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Folds of the cross-validation that chooses the settings of the fit and tries a text voice. "
+            "Default: 0, neither.",
+            min=0,
+        ),
+    ] = None,
     max_rows: Annotated[
         int | None,
         typer.Option(help="Largest number of training exchanges. Default: the preset's.", min=1),
@@ -197,8 +205,9 @@ def build(
     from lockgate.guards import check_target
 
     wanted, policy = read_plan(plan, preset, generator), load_constitution(constitution)
-    settings = {"epochs": epochs, "max_rows": max_rows, "max_tokens": max_tokens, "mine_top": mine_top}
-    training = _training(preset, generator, {**settings, "budget": budget, "benign_share": benign_share})
+    settings = {"epochs": epochs, "folds": folds, "max_rows": max_rows, "max_tokens": max_tokens}
+    shares = {"mine_top": mine_top, "budget": budget, "benign_share": benign_share}
+    training = _training(preset, generator, {**settings, **shares})
     prices = read_prices(price_prompt, price_completion)
     check_target(out)
     if dry_run:

@@ -9,14 +9,17 @@ ends. The first case has no moment and tells how many renames there are.
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from build_runs import build, labelled_row, traffic_row, write_rows
+from build_runs import QUICK, build, labelled_row, traffic_row, write_rows
 from factory_runs import tiny_plan
 from fault_runner import in_child
 
+# With a choice of the fit and a text voice.
+TRAINING = replace(QUICK, folds=2, decays=(30.0,))
 PLAN = tiny_plan(queries={"harmful_per_category": 5, "near_domain": 7, "everyday": 1, "out_of_scope": 1})
 
 
@@ -43,7 +46,7 @@ def attempt(folder: Path, backbone: Path, moment: int | str | None) -> None:
             os._exit(9)
 
     sys.addaudithook(hear)
-    build(folder, backbone, factory=PLAN, watch=watch, **sources(folder))
+    build(folder, backbone, TRAINING, factory=PLAN, watch=watch, **sources(folder))
     (folder / "renames.txt").write_text(str(renames))
 
 

@@ -22,6 +22,7 @@ QUICK = TrainingPlan(
     learning_rate=0.01,
     least_rows=10,
     reading="float32",
+    folds=0,
     baseline=TextBaselineConfig(bits=12, cs=(3.0,), folds=2),
 )
 _SYLLABLES = ("ka", "lo", "mi", "bru", "or", "te", "sha", "wen")

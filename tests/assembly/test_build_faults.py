@@ -15,7 +15,8 @@ def test_a_killed_build_ends_with_the_guard_of_an_undisturbed_one(
     cases: dict[str, list[Any]] = {
         "whole": [],
         "step by step": [
-            *("synthesize: answers", "read training rows", "fit the probe", "score calibration", "guard"),
+            *("synthesize: answers", "read training rows", "choose the fit", "fit the probe"),
+            *("try a text voice", "score calibration", "guard"),
         ],
         "anywhere": [random.Random(20261122).uniform(0.01, 0.99)],
     }

@@ -37,7 +37,7 @@ def run(capsys, tmp_path, saved_backbone):
         given: list[Any] = [command]
         if policy:
             given += [tmp_path / "policy.yaml", "--out", tmp_path / "guard", "--plan", tmp_path / "plan.yaml"]
-            given += ["--backbone", saved_backbone("llama"), "--workers", 1, "--epochs", 2]
+            given += ["--backbone", saved_backbone("llama"), "--workers", 1, "--epochs", 2, "--folds", 0]
         with pytest.raises(SystemExit) as ended:
             main([str(part) for part in (*given, *arguments)])
         out, err = capsys.readouterr()
