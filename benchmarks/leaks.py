@@ -21,9 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "gateway_leaks.json"
 GATEWAY = "lockgate/gateway"
-RELAY, CHAT = f"{GATEWAY}/upstream/_relay.py", f"{GATEWAY}/upstream/_chat.py"
-RESPONSES, MESSAGES = f"{GATEWAY}/upstream/_responses_answer.py", f"{GATEWAY}/upstream/_messages.py"
-COVERAGE = ("test_upstream_coverage.py",)
+UPSTREAM = f"{GATEWAY}/upstream"
+RELAY, CHAT = f"{UPSTREAM}/_relay.py", f"{UPSTREAM}/_chat.py"
+RESPONSES, MESSAGES = f"{UPSTREAM}/_responses_answer.py", f"{UPSTREAM}/_messages.py"
+LITELLM = ("checks/test_litellm.py",)
+ODD = ("test_odd_fields.py",)
 TESTS = ("test_relay.py", "test_relay_leaks.py", "test_given.py", "test_intake.py", "test_upstream_faults.py")
 
 
@@ -48,17 +50,14 @@ MUTANTS = (
     ),
     Mutant("pieces leave after a halt", RELAY, "if queued.piece.choice != choice)", ")"),
     Mutant("the wrong choice is scored", RELAY, "self._engine.give(self._job, choice, text)", "self._engine.give(self._job, 0, text)"),
-    Mutant("an answer that was given up counts as cleared", RELAY, 'if event.decision == "cancelled":', "if False:"),
+    Mutant("an answer that was given up counts as cleared", RELAY, "if event.given_up:", "if False:"),
     Mutant("what closes a text is not scored", RELAY, "self._give(choice, self._transcript.leave(choice))", "pass"),
     Mutant("arguments of tools are not scored", CHAT, 'if key == "tool_calls":', 'if key == "tool_calls" and False:\n                pass\n            elif key == "tool_calls":\n                continue\n            elif False:'),
     Mutant("unknown fields are not scored", CHAT, "elif key not in _PLAIN:", 'elif key == "content":'),
     Mutant("log-probabilities are not scored", CHAT, "not _repeats(logprobs, content)", "False"),
-    Mutant("unknown fields beside the choices are not scored", CHAT, "around = beyond(chunk, _CHUNK_FIELDS)", 'around = ""'),
-    Mutant("a halted body keeps unknown fields", CHAT, "without_text(body or {}, _CHUNK_FIELDS)", "dict(body or {})", COVERAGE),
-    Mutant("inputs of custom tools are not scored", RESPONSES, '("obfuscation", "encrypted_content")', '("obfuscation", "encrypted_content", "input")', COVERAGE),
-    Mutant("unknown fields of an event are not scored", MESSAGES, "beyond(body, _EVENT_FIELDS[kind])", '""', COVERAGE),
+    Mutant("unknown fields beside the choices are not scored", CHAT, "text_beside(chunk, _CHUNK_FIELDS)", '""'),
     Mutant("a body leaves in spite of a flag", f"{GATEWAY}/upstream/_answer.py", "if not stopped:", "if True:"),
-    Mutant("the upstream is asked in spite of a flagged prompt", f"{GATEWAY}/upstream/_answer.py", "if first is not None:", "if False:"),
+    Mutant("the upstream is asked in spite of a flagged prompt", f"{GATEWAY}/upstream/_answer.py", "if first is not None and not self._leaves_unguarded(first):", "if False:"),
     Mutant("holds are ignored", f"{GATEWAY}/_given.py", "if _receives(stream) and self._is_due(stream):", "if False:"),
     Mutant("the tail leaves unseen", f"{GATEWAY}/_given.py", "lane.gate.would_clear(rows)", "True"),
     Mutant("the tail's flag is ignored", f"{GATEWAY}/_stream.py", "return not state.flagged and state.due is None and", "return state.flagged or state.due is None and"),
@@ -74,6 +73,22 @@ MUTANTS = (
         "if True:",
         ("test_engine.py",),
     ),
+    Mutant("a flag is lost if its answer is given up", f"{GATEWAY}/_records.py", "if stream.flagged_at is not None and job.enforced:", "if False:", ("test_given_up.py",)),
+    Mutant("held text is told for another choice", f"{GATEWAY}/checks/_litellm.py", "[next(read) if text else Outcome(None) for text in shown.texts]", "list(read)", LITELLM),
+    Mutant("a tool call of another shape is not read", f"{GATEWAY}/checks/_litellm.py", "return _plain(call)", 'return ""', LITELLM),
+    Mutant("a message beside a delta is not scored", CHAT, "{*_CHOICE_FIELDS, own}", '{*_CHOICE_FIELDS, "delta", "message"}', ODD),
+    Mutant("what a tool call holds beside its function is not scored", CHAT, "arguments += text_beside(call,", "text_beside(call,", ODD),
+    Mutant("what log-probabilities hold beside their tokens is not scored", CHAT, "set(entry) - _ENTRY_FIELDS or ", "", ODD),
+    Mutant("the bytes of log-probabilities are not compared", CHAT, 'if entry.get("bytes") not in (None, list(text_of(entry.get("token")).encode())):', "if False:", ODD),
+    Mutant("texts beside the choices are left in a stopped answer", CHAT, "for key in whole if key in _CHUNK_FIELDS", "for key in whole", ODD),
+    Mutant("the input of a whole custom tool call is not scored", RESPONSES, "(requested and place == response)", "requested", ODD),
+    Mutant("texts beside the output are left in a stopped response", RESPONSES, "for key in body if not any(", "for key in body or any(", ODD),
+    Mutant("what a message's event holds beside its part is not scored", MESSAGES, "text += self._more(body, _EVENTS)", "pass", ODD),
+    Mutant("what a message's block holds beside its text is not scored", MESSAGES, "return text + self._more(block, _BLOCKS)", "return text", ODD),
+    Mutant("texts beside the content are left in a stopped message", MESSAGES, "for key in whole if key in _BODY_FIELDS", "for key in whole", ODD),
+    Mutant("long names of fields are not scored", f"{UPSTREAM}/_script.py", '(name if len(name) > LONGEST_NAME else "") + ', "", ODD),
+    Mutant("a field that is named twice leaves twice", f"{UPSTREAM}/_answer.py", "if names_twice(raw)", "if False", ODD),
+    Mutant("an answer that breaks off looks whole", RELAY, "if event.given_up:", 'if event.decision == "cancelled":', ("test_given_up.py",)),
 )  # fmt: skip
 
 

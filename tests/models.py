@@ -35,6 +35,12 @@ GEMMA = (
     "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+# It refuses an empty turn too, so a conversation that the model begins can't be put in order.
+WARY_GEMMA = (
+    "{% for message in messages %}"
+    "{% if not message['content'] %}{{ raise_exception('empty turn') }}{% endif %}"
+    "{% endfor %}" + GEMMA
+)
 CORPUS = (
     "the lock holds the water back between two gates and lets the boat through",
     "a canal runs past the mill, the bridge and the orchard; naïve café 水門 🚤",
@@ -60,9 +66,19 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 @cache
 def gemma_tokenizer() -> PreTrainedTokenizerFast:
     """The same with Gemma's control tokens and a template that has no system role."""
+    return _gemma(GEMMA)
+
+
+@cache
+def wary_gemma_tokenizer() -> PreTrainedTokenizerFast:
+    """The same with a template that refuses empty turns too."""
+    return _gemma(WARY_GEMMA)
+
+
+def _gemma(template: str) -> PreTrainedTokenizerFast:
     control = {"eos_token": "<eos>", "pad_token": "<pad>", "bos_token": "<bos>"}
     special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<unused0>"]
-    return train_tokenizer(special, control, GEMMA)
+    return train_tokenizer(special, control, template)
 
 
 def train_tokenizer(
@@ -85,7 +101,7 @@ def train_tokenizer(
 
 def tokenizer_for(architecture: str) -> PreTrainedTokenizerFast:
     return (
-        gemma_tokenizer()
+        wary_gemma_tokenizer()
         if architecture.startswith("gemma") and architecture != "gemma"
         else tiny_tokenizer()
     )

@@ -13,6 +13,8 @@ import torch
 from lockgate.backbones._backbone import Backbone
 from lockgate.backbones._sessions import Feed, SessionPool
 
+__all__ = ["choose_threads"]
+
 # New tokens of one step, as when a few answers are read at a time.
 _TOKENS = 4
 _TRIALS = 7

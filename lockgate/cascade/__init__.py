@@ -1,7 +1,6 @@
 """The cascade: state machines that turn logits into flags. They are pure, without a model or I/O."""
 
 from lockgate.cascade._cascade import Cascade, CascadeOutcome, CascadeState, simulate
-from lockgate.cascade._memory import Memory
 from lockgate.cascade._state import ExchangeState
 from lockgate.cascade._stream import Block, FlagOn, Regions, StreamState, Thresholds, Verdict
 
@@ -12,7 +11,6 @@ __all__ = [
     "CascadeState",
     "ExchangeState",
     "FlagOn",
-    "Memory",
     "Regions",
     "StreamState",
     "Thresholds",

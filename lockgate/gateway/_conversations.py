@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from lockgate.cascade import Memory
+from lockgate.cascade.memory import Memory
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._keyring import key_of
 

@@ -59,5 +59,10 @@ class Finished:
     threshold: float | None
     unserved: Unserved | None = None
 
+    @property
+    def given_up(self) -> bool:
+        """Whether the server gave the choice up and no flag stopped it, so that it is not whole."""
+        return self.refusal is None and (self.unserved is not None or self.decision == "cancelled")
+
 
 Event = Released | Finished

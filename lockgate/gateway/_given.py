@@ -79,6 +79,8 @@ class GivenStepper(PackedStepper):
             return
         if self._scoring is None:
             raise RuntimeError("without a guard there is nothing to read an answer for")
+        if job.capacity <= len(job.prefix):
+            raise RuntimeError("there is no memory behind the template's prefix")
         first = job.streams[0]
         text = GivenText()
         gate = job.gate(self._scoring.stages.new_state(job.regions, job.lowered), text)
@@ -126,7 +128,12 @@ class GivenStepper(PackedStepper):
         for (job, stream, _), share in zip(busy, shares, strict=True):
             if share:
                 portions.append(self._bulk_portion(job, stream, share))
-        return [*portions, *(self._arrived(job, stream) for job, stream, left in bulk if not left)]
+        for job, stream in [(job, stream) for job, stream, left in bulk if not left]:
+            try:
+                portions.append(self._arrived(job, stream))
+            except Exception as error:  # any fault must close the stream, and no other one
+                self._fail(job, stream, error, whole=False)
+        return portions
 
     def _bulk_portion(self, job: Job, stream: Stream, share: int) -> GivenPortion:
         """Return a portion of the prompt, or of what a new window must read again."""
@@ -152,13 +159,13 @@ class GivenStepper(PackedStepper):
     def _room(self, lane: GivenLane) -> int:
         """Return how many tokens the session can read. If there are none, begin a new window.
 
-        It keeps the template's prefix, and the newest half of the memory is read again.
+        It keeps the template's prefix, and half of the memory behind it is read again.
         """
         session, progress = lane.session, lane.progress
         if session.length == session.capacity:
             start = lane.conversation.chat.prefix_length
             session.truncate(start)
-            progress.again = min(progress.position - start, session.capacity // 2)
+            progress.again = min(progress.position - start, (session.capacity - start) // 2)
             return 0
         return session.capacity - session.length
 

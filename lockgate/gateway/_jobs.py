@@ -125,6 +125,11 @@ class Job:
         return self.fails_open and self.enforced and bool(self.intakes)
 
     @property
+    def goes_on(self) -> bool:
+        """Whether its answers leave although the guard has failed. In shadow mode nothing stops them."""
+        return bool(self.intakes) and (self.fails_open or not self.enforced)
+
+    @property
     def broken(self) -> bool:
         """Whether the guard has failed for one of its open streams, which goes on."""
         lanes = [stream.lane for stream in self.streams]

@@ -102,10 +102,14 @@ def _reason(ending: Ending) -> str:
 def _outcome(job: Job, stream: Stream, ending: Ending) -> tuple[DecisionKind, bool]:
     """Return the decision, and whether it changes the answer that the client gets."""
     broken = None if stream.lane is None else stream.lane.gate.broken
+    flag: DecisionKind = "block" if stream.flagged_at == 0 else "halt"
+    # Another thread may give the stream up, or find it late, before its flag has ended it. The flag holds.
+    if stream.flagged_at is not None and job.enforced:
+        return flag, True
     if ending.error is not None:
-        return "error", not job.opens
+        return "error", not job.goes_on
     if stream.flagged_at is not None:
-        return ("block" if stream.flagged_at == 0 else "halt"), job.enforced and not ending.cancelled
+        return flag, False
     if broken is not None:
         return "error", False
     return ("cancelled", False) if ending.cancelled else ("pass", False)

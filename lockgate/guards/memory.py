@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lockgate.cascade import Memory
+from lockgate.cascade.memory import Memory
 from lockgate.durable import open_atomic
 from lockgate.errors import ConfigError
 from lockgate.guards._record import GuardRecord
+
+__all__ = ["MemoryRecord", "read_memory", "write_memory"]
 
 
 class MemoryRecord(BaseModel):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lockgate.calibration import choose_threshold
-from lockgate.cascade import Memory
+from lockgate.cascade.memory import Memory
 from lockgate.durable import scratch_folder
 from lockgate.errors import CalibrationError, ConfigError
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges, write_exchanges

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lockgate.calibration import clopper_pearson
-from lockgate.cascade import Memory
+from lockgate.cascade.memory import Memory
 from lockgate.guards import EMBEDDED, read_bundle
 from lockgate.traffic import MemoryPlan, choose_memory
 from recipes.embedded_guard import two_stages

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lockgate.cascade import Memory
+from lockgate.cascade.memory import Memory
 from lockgate.errors import ConfigError
 
 UNIT = st.floats(0.01, 10)

@@ -23,10 +23,10 @@ class CalmForSome(Stages):
 
     calm: tuple = ()
 
-    def new_state(self, regions):
+    def new_state(self, regions, lowered=0.0):
         if regions in self.calm:
-            return Stages(self.head, self.thresholds, CALM, self.second).new_state(regions)
-        return Stages(self.head, self.thresholds, self.cascade, self.second).new_state(regions)
+            return Stages(self.head, self.thresholds, CALM, self.second).new_state(regions, lowered)
+        return Stages(self.head, self.thresholds, self.cascade, self.second).new_state(regions, lowered)
 
 
 @dataclass(frozen=True, eq=False)

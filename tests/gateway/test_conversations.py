@@ -8,7 +8,7 @@ from scripted_upstream import Reply, chat_stream
 from serving import CHAT, ask, client_for, decisions_of, events_of, scoring_for, text_of
 from test_given import BACKBONE, HEAD, smoothed
 
-from lockgate.cascade import Memory
+from lockgate.cascade.memory import Memory
 from lockgate.gateway import Conversations
 from lockgate.gateway._conversations import HEADER, conversation_id
 

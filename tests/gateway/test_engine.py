@@ -216,7 +216,7 @@ def test_a_scorer_that_fails_for_one_stream_halts_that_stream_alone(tmp_path, ba
             return super().consume(logits)
 
     class BrokenForOne(Stages):
-        def new_state(self, regions):
+        def new_state(self, regions, lowered=0.0):
             kind = BrokenState if regions == victim.job.regions else StreamState
             return kind(self.thresholds, self.head.gamma, regions, self.head.category_ids)
 

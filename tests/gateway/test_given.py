@@ -112,6 +112,29 @@ def test_the_last_word_is_judged_if_the_end_comes_while_it_is_read(tmp_path, ans
         assert run.end.completion_tokens == len(BACKBONE.chat.vocabulary.encode_answer(answer))
 
 
+class Unreadable(Intake):
+    """An intake whose text can't be tokenised."""
+
+    def take(self, most: int) -> Taken:
+        raise ValueError("no tokens")
+
+
+def test_a_text_that_can_not_be_read_ends_only_its_own_answer(tmp_path) -> None:
+    with running_engine(BACKBONE, scoring_for(BACKBONE, HEAD), tmp_path) as engine:
+        good, bad = given_run(BACKBONE, "why so"), given_run(BACKBONE, "why so")
+        begun: queue.Queue[None] = queue.Queue()
+        good.job.begin = lambda: begun.put(None)
+        bad.job.intakes[0] = Unreadable(BACKBONE.tokenise_answer())
+        start(engine, good)
+        begun.get(timeout=30)
+        engine.give(bad.job, 0, "lock")
+        start(engine, bad).finish()
+        give(engine, good, ["the lock holds"])
+        good.finish()
+    assert (bad.end.decision, bad.text()) == ("error", "")
+    assert (good.end.decision, good.text()) == ("pass", "the lock holds")
+
+
 def test_each_piece_leaves_before_the_next_arrives(calm) -> None:
     run = start(calm, given_run(BACKBONE, "why"))
     for piece in ["The", " lo", "ck", " is", " sh", "ut", "."]:
@@ -137,6 +160,16 @@ def test_a_prompt_longer_than_its_memory_is_read_in_windows(calm) -> None:
     begun.get(timeout=30)
     give(calm, run, ["so"])
     assert run.finish().text() == "so"
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2, 3, 4])
+def test_a_memory_that_holds_little_more_than_the_prefix_is_enough(calm, spare) -> None:
+    run = given_run(BACKBONE, "why so")
+    run.job.memory = len(run.job.prefix) + spare
+    start(calm, run)
+    give(calm, run, [" the lock", " holds"])
+    run.finish()
+    assert (run.end.decision, run.text()) == (("pass", " the lock holds") if spare else ("error", ""))
 
 
 def test_choices_share_the_prompt_and_nothing_else(calm) -> None:

@@ -135,7 +135,7 @@ def test_the_server_asks_the_one_scheduler(tmp_path, backbone, head, monkeypatch
 
 def test_a_guard_that_fails_before_it_reads_holds_no_memory(tmp_path, backbone, head):
     class Stateless(Stages):
-        def new_state(self, regions):
+        def new_state(self, regions, lowered=0.0):
             raise RuntimeError("no state")
 
     good = scoring_for(backbone, head)

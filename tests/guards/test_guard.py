@@ -243,8 +243,8 @@ def test_turns_that_a_template_does_not_take_are_read_in_their_order() -> None:
 
 
 def test_a_bad_exchange_is_named_by_its_place() -> None:
-    guard = make_guard()
-    rows = [make_exchange(0), Exchange((Message("user", "private"), Message("critic", "private")))]
+    guard = make_guard(tiny_backbone("gemma2"))
+    rows = [make_exchange(0), Exchange((Message("assistant", "private"),))]
     with pytest.raises(ExchangeError, match=r"exchange 101 \([0-9a-f]{16}\)") as caught:
         list(score_exchanges(guard.backbone, [guard.stages], rows, first_number=100))
     assert "private" not in str(caught.value)

@@ -150,7 +150,7 @@ def test_too_many_tokens_and_other_bad_input_are_refused() -> None:
         list(stage().read_blocks([], stride=0))
     rows = [
         Exchange((Message("user", "fine"),)),
-        Exchange((Message("user", "private"), Message("user", "private"))),
+        Exchange((Message("assistant", "private"), Message("user", "private"))),
     ]
     with pytest.raises(ExchangeError, match=r"exchange 1 \([0-9a-f]{16}\)") as caught:
         list(stage("gemma2").read_blocks(rows, stride=8))

@@ -10,7 +10,7 @@ from models import save_tiny
 from parts import WORDS, make_guard
 
 from lockgate.calibration import choose_threshold
-from lockgate.cascade import Memory
+from lockgate.cascade.memory import Memory
 from lockgate.cli import main
 from lockgate.errors import CalibrationError, ConfigError
 from lockgate.exchanges import Exchange, Message, write_exchanges

@@ -122,7 +122,7 @@ class Check:
         except TimeoutError:
             self.give_up("check_timeout", _LATE)
             raise given_up(Unserved(503, "check_timeout", _LATE, RETRY_SECONDS)) from None
-        if self.finished is not None and self.finished.decision == "cancelled":
+        if self.finished is not None and self.finished.given_up:
             raise given_up(self.finished.unserved or Unserved(503, "unavailable", _STOPPED, RETRY_SECONDS))
 
     def _post(self, change: Callable[[], None]) -> None:

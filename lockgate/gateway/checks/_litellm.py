@@ -5,6 +5,7 @@ same `litellm_call_id`. Fields that it sends beside those that are read here cha
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,11 @@ async def _judge(gateway: Gateway, shown: Shown, request: Request) -> Response:
         return _answer([await rounds.judge_prompt(shown.messages, client, deadline)])
     if not shown.call:
         # Nothing says to which prompt and earlier rounds these texts belong.
-        return _answer(await rounds.judge_answers("", [*shown.texts, *shown.whole], client, deadline))
-    outcomes = await rounds.read(call, shown.texts, client, deadline)
+        texts = [text for text in (*shown.texts, *shown.whole) if text]
+        return _answer(await rounds.judge_answers("", texts, client, deadline))
+    read = iter(await rounds.read(call, [text for text in shown.texts if text], client, deadline))
+    # LiteLLM finds a choice's number by its place, also behind choices that have no text yet.
+    outcomes = [next(read) if text else Outcome(None) for text in shown.texts]
     return _answer(outcomes, await rounds.judge_answers(call, shown.whole, client, deadline))
 
 
@@ -98,7 +102,7 @@ def _parse(payload: dict[str, Any]) -> Shown:
     tool_calls = _list(payload, "tool_calls", MAX_MESSAGES if kind == "request" else MAX_TEXTS)
     if kind == "response":
         whole = tuple(filter(None, map(_tool_text, tool_calls)))
-        return Shown(call or "", (), tuple(filter(None, texts)), whole, unreadable)
+        return Shown(call or "", (), tuple(texts), whole, unreadable)
     rows = _list(payload, "structured_messages", MAX_MESSAGES)
     messages, odd = _messages(rows) if rows else (tuple(Message("user", text) for text in texts), False)
     return Shown(call or "", messages, unreadable=unreadable or odd)
@@ -160,8 +164,13 @@ def _is_text(part: object) -> bool:
 
 
 def _tool_text(call: object) -> str:
-    """Return the name and the arguments of a tool call."""
+    """Return the name and the arguments of a tool call, or all of one that has none."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
-        return ""
-    return " ".join(part for key in ("name", "arguments") if isinstance(part := function.get(key), str))
+        return _plain(call)
+    return " ".join(_plain(function[key]) for key in ("name", "arguments") if function.get(key) is not None)
+
+
+def _plain(value: object) -> str:
+    """Return text as it is, and anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

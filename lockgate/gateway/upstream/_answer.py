@@ -20,7 +20,7 @@ from lockgate.gateway._options import EngineDown, QueueFull
 from lockgate.gateway.upstream._client import UpstreamClient, UpstreamError, upstream_faults
 from lockgate.gateway.upstream._dialect import Asked, Dialect, Stopped, Transcript
 from lockgate.gateway.upstream._relay import Relay, cancelled
-from lockgate.gateway.upstream._wrong import PassedError, decoded
+from lockgate.gateway.upstream._wrong import PassedError, decoded, names_twice
 
 # A client that waits for a stream gets a status after this time, even if the upstream has not answered. Later
 # errors are events of the stream then.
@@ -110,9 +110,9 @@ class RelayedAnswer(Response):
 
     def _leaves_unguarded(self, event: Event) -> bool:
         """Tell whether a choice goes on although the guard has failed, and remember to tell the client."""
-        if isinstance(event, Finished) and event.decision == "error" and not event.enforced:
-            self._unguarded = self._unguarded or self._job.opens
-        return self._unguarded
+        fails = isinstance(event, Finished) and event.decision == "error" and not event.enforced
+        self._unguarded = self._unguarded or (fails and self._job.opens)
+        return fails
 
     def _told(self) -> list[tuple[bytes, bytes]]:
         """Return the header that says that nothing guards the answer, if so."""
@@ -185,12 +185,12 @@ class RelayedAnswer(Response):
         for _ in range(job.n):
             event = await self._finished()
             self._leaves_unguarded(event)
-            if event.unserved is not None or event.decision == "cancelled":
+            if event.given_up:
                 raise cancelled(event)
             if event.refusal is not None:
                 stopped[event.choice] = Stopped(event.refusal, len(job.prompt), event.completion_tokens)
         if not stopped:
-            return Response(raw, media_type="application/json")
+            return json_response(body) if names_twice(raw) else Response(raw, media_type="application/json")
         return json_response(self._transcript.stop_whole(body, stopped))
 
     async def _finished(self) -> Finished:

@@ -9,7 +9,7 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, beyond, repeats, text_of, without_text
+from lockgate.gateway.upstream._script import AnswerScript, named_text, text_beside, text_of, without_text
 from lockgate.gateway.upstream._texts import (
     TextReader,
     calls_of,
@@ -20,7 +20,13 @@ from lockgate.gateway.upstream._texts import (
     whole_number,
     with_tools,
 )
-from lockgate.gateway.upstream._wrong import LONGEST_REASON, decoded, malformed, upstream_fault
+from lockgate.gateway.upstream._wrong import (
+    checked_place,
+    checked_reason,
+    decoded,
+    malformed,
+    upstream_fault,
+)
 
 ROLES = {
     "system": "system",
@@ -120,13 +126,13 @@ class ChatTranscript:
         self._base.update({key: chunk[key] for key in self._base if chunk.get(key) is not None})
         if not choices and len(self._ended) == self._choices:  # no text can follow
             chunk = without_text(chunk, _CHUNK_FIELDS)
-        around = beyond(chunk, _CHUNK_FIELDS)
+        beyond = text_beside(chunk, _CHUNK_FIELDS)
         if not choices:
             mark = "usage" if chunk.get("usage") is not None else ""
-            return (Piece(0 if around else None, around, wire.sse({**chunk, "choices": []}), None, mark),)
-        return list(self._pieces(chunk, choices, around))
+            return (Piece(0 if beyond else None, beyond, wire.sse({**chunk, "choices": []}), None, mark),)
+        return list(self._pieces(chunk, choices, beyond))
 
-    def _pieces(self, chunk: dict[str, Any], choices: list[dict[str, Any]], around: str) -> Iterator[Piece]:
+    def _pieces(self, chunk: dict[str, Any], choices: list[dict[str, Any]], beyond: str) -> Iterator[Piece]:
         for item in choices:
             number = self._number(item)
             if number in self._ended:
@@ -135,10 +141,8 @@ class ChatTranscript:
             # Clients fail at a choice without these.
             whole = {**item, "index": number, "delta": delta}
             text = self._delta_text(number, delta)
-            text += self._around(number, item, delta) + self._text(number, "more", around)
-            reason = item.get("finish_reason")
-            if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
-                raise malformed()
+            text += self._around(number, item, "delta") + self._text(number, "more", beyond)
+            reason = checked_reason(item.get("finish_reason"))
             if reason is not None:
                 self._ended.add(number)
             yield Piece(number, text, wire.sse({**chunk, "choices": [whole]}), reason)
@@ -156,16 +160,21 @@ class ChatTranscript:
         text = ""
         for key, value in delta.items():
             if key == "tool_calls":
-                text += _calls_text(script, value)
+                text += "".join(_call_text(script, call, place) for place, call in enumerate(_calls(value)))
             elif key == "function_call" and isinstance(value, dict):
                 text += script.call("function_call", "", *_name_and_arguments(value))
             elif key not in _PLAIN:
-                text += script.text(key, text_of(value))
+                text += script.text(key, named_text(key, value))
         return text
 
-    def _around(self, choice: int, item: Mapping[str, Any], delta: object) -> str:
-        """Return the text beside a delta: unknown fields, and log-probabilities that tell more than it."""
-        text = self._text(choice, "more", beyond(item, _CHOICE_FIELDS))
+    def _around(self, choice: int, item: Mapping[str, Any], own: str) -> str:
+        """Return the text beside a delta or message: unknown fields, and log-probabilities that tell more.
+
+        Args:
+            own: the field with the delta or message. Some upstreams send both.
+        """
+        text = self._text(choice, "more", text_beside(item, {*_CHOICE_FIELDS, own}))
+        delta = item.get(own)
         content = delta.get("content") if isinstance(delta, dict) else None
         if (logprobs := item.get("logprobs")) is not None and not _repeats(logprobs, content):
             text += self._text(choice, "logprobs", text_of(logprobs))
@@ -221,12 +230,13 @@ class ChatTranscript:
             if not isinstance(item, dict):
                 raise malformed()
             number = self._number(item)
+            checked_reason(item.get("finish_reason"))
             text = self._delta_text(number, item.get("message") or {})
-            texts.append((number, text + self._around(number, item, item.get("message"))))
+            texts.append((number, text + self._around(number, item, "message")))
         if len({number for number, _ in texts}) < len(texts):
             raise malformed()
-        around = beyond(body, _CHUNK_FIELDS)
-        return [(number, text + self._text(number, "more", around)) for number, text in texts]
+        beyond = text_beside(body, _CHUNK_FIELDS)
+        return [(number, text + self._text(number, "more", beyond)) for number, text in texts]
 
     def stop_whole(self, body: dict[str, Any] | None, stopped: dict[int, Stopped]) -> dict[str, Any]:
         """See `Transcript.stop_whole`."""
@@ -236,37 +246,49 @@ class ChatTranscript:
             _emptied(number, stopped[number]) if number in stopped else found[number]
             for number in sorted({*found, *stopped})
         ]
-        # An unknown field may hold the text that was flagged.
-        whole = without_text(body or {}, _CHUNK_FIELDS) or {
+        whole = body or {
             **self._base,
             "object": "chat.completion",
             "usage": wire.usage(first.prompt_tokens, first.completion_tokens),
         }
-        return {**whole, "choices": choices}
+        return {**{key: whole[key] for key in whole if key in _CHUNK_FIELDS}, "choices": choices}
 
 
 def _repeats(logprobs: object, content: object) -> bool:
     """Tell whether log-probabilities hold no other text than the content that they belong to."""
     if not isinstance(logprobs, dict) or set(logprobs) - {"content", "refusal"} or logprobs.get("refusal"):
         return False
-    return repeats(logprobs.get("content") or [], content)
+    entries = logprobs.get("content") or []
+    if not isinstance(entries, list) or not all(map(_is_plain_entry, entries)):
+        return False
+    return "".join(text_of(entry.get("token")) for entry in entries) == (content or "")
 
 
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "refusal")
+def _is_plain_entry(entry: object) -> bool:
+    """Tell whether an entry of log-probabilities holds no text but its token."""
+    if not isinstance(entry, dict) or set(entry) - _ENTRY_FIELDS or entry.get("top_logprobs"):
+        return False
+    if entry.get("bytes") not in (None, list(text_of(entry.get("token")).encode())):
+        return False
+    return not any(isinstance(entry.get(key), str | list | dict) for key in ("logprob", "id"))
+
+
+_ENTRY_FIELDS = frozenset({"token", "logprob", "bytes", "top_logprobs", "id"})
 _CHUNK_FIELDS = frozenset(
     {
         *("id", "object", "created", "model", "system_fingerprint", "service_tier", "usage", "choices"),
         *("timings", "kv_transfer_params", "prompt_token_ids", "provider"),
     }
 )
-_CHOICE_FIELDS = frozenset(
-    {"index", "delta", "message", "finish_reason", "logprobs", "stop_reason", "token_ids"}
-)
+_CHOICE_FIELDS = frozenset({"index", "finish_reason", "logprobs", "stop_reason", "token_ids"})
 
 
 def _emptied(number: int, stopped: Stopped) -> dict[str, Any]:
     message = {"role": "assistant", "content": None, "refusal": stopped.refusal}
     return {"index": number, "message": message, "logprobs": None, "finish_reason": "content_filter"}
+
+
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "refusal")
 
 
 def _message(value: object, where: str, reader: TextReader) -> Message:
@@ -294,29 +316,30 @@ def _prediction(value: object, reader: TextReader) -> Message:
     return Message("user", reader.content(value.get("content"), "prediction.content"))
 
 
-def _calls_text(script: AnswerScript, calls: object) -> str:
-    if calls is None:
-        return ""
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+def _calls(value: object) -> list[Any]:
+    if value is not None and not isinstance(value, list):
         raise malformed()
-    return "".join(_call_text(script, call, place) for place, call in enumerate(calls))
+    return value or []
 
 
-def _call_text(script: AnswerScript, call: Mapping[str, Any], place: int) -> str:
+def _call_text(script: AnswerScript, call: object, place: int) -> str:
+    if not isinstance(call, dict):
+        raise malformed()
     function = call.get("function")
-    known = function if isinstance(function, dict) else {}
-    name, arguments = _name_and_arguments(known)
-    # A custom tool's call has its input in another field.
-    rest = {key: item for key, item in call.items() if key not in _CALL_FIELDS and text_of(item)}
-    if known:
-        rest.pop("function")
-    return script.call(call.get("index", place), text_of(call.get("id")), name, arguments + text_of(rest))
+    number = checked_place(call.get("index", place))
+    if isinstance(function, dict):
+        name, arguments = _name_and_arguments(function)
+        arguments += text_beside(call, {*_CALL_FIELDS, "function"})
+    else:
+        # A custom tool's call has its input in another field.
+        name, arguments = "", text_of({k: v for k, v in call.items() if k not in _CALL_FIELDS})
+    return script.call(number, text_of(call.get("id")), name, arguments)
 
 
 _CALL_FIELDS = frozenset({"id", "index", "type"})
 
 
 def _name_and_arguments(function: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a function's name, and its arguments with whatever else is told about the call."""
-    known = ("name", "arguments")
-    return text_of(function.get("name")), text_of(function.get("arguments")) + beyond(function, known)
+    """Return a function's name, and its arguments with whatever else it holds."""
+    more = text_beside(function, ("name", "arguments"))
+    return text_of(function.get("name")), text_of(function.get("arguments")) + more

@@ -9,9 +9,9 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, beyond, holds_text, text_of, without_text
+from lockgate.gateway.upstream._script import AnswerScript, holds_text, text_beside, text_of, without_text
 from lockgate.gateway.upstream._texts import flag, refuse_fields, whole_number
-from lockgate.gateway.upstream._wrong import LONGEST_REASON, decoded, malformed, upstream_fault
+from lockgate.gateway.upstream._wrong import checked_reason, decoded, malformed, upstream_fault
 
 REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "logprobs": ("alternatives to the chosen tokens would leave unscored", (None, 0)),
@@ -84,8 +84,8 @@ class CompletionsTranscript:
         if not choices:
             if len(self._ended) == self._choices:  # no text can follow
                 body = without_text(body, _BODY_FIELDS)
-            around = beyond(body, _BODY_FIELDS)
-            return (Piece(0 if around else None, around, wire.sse({**body, "choices": []})),)
+            beyond = _beyond(body)
+            return (Piece(0 if beyond else None, beyond, wire.sse({**body, "choices": []})),)
         pieces = []
         for item in choices:
             number = self._number(item)
@@ -94,13 +94,11 @@ class CompletionsTranscript:
         return pieces
 
     def _piece(self, body: dict[str, Any], item: dict[str, Any], number: int) -> Piece:
-        reason = item.get("finish_reason")
-        if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
-            raise malformed()
+        reason = checked_reason(item.get("finish_reason"))
         if reason is not None:
             self._ended.add(number)
         whole = {**item, "index": number, "text": item.get("text") or ""}
-        text = self._text(number, item) + self._scripts[number].text("more", beyond(body, _BODY_FIELDS))
+        text = self._text(number, item) + self._scripts[number].text("more", _beyond(body))
         return Piece(number, text, wire.sse({**body, "choices": [whole]}), reason)
 
     def left(self, piece: Piece) -> None:
@@ -127,8 +125,10 @@ class CompletionsTranscript:
         choices = self._choices_of(body)
         if not choices:
             raise malformed()
-        around = beyond(body, _BODY_FIELDS)
-        texts = [(self._number(item), self._text(self._number(item), item) + around) for item in choices]
+        beyond = _beyond(body)
+        for item in choices:
+            checked_reason(item.get("finish_reason"))
+        texts = [(self._number(item), self._text(self._number(item), item) + beyond) for item in choices]
         if len({number for number, _ in texts}) < len(texts):
             raise malformed()
         return texts
@@ -141,9 +141,8 @@ class CompletionsTranscript:
             _emptied(number) if number in stopped else found[number] for number in sorted({*found, *stopped})
         ]
         use = wire.usage(first.prompt_tokens, first.completion_tokens)
-        # An unknown field may hold the text that was flagged.
-        whole = without_text(body or {}, _BODY_FIELDS) or {**self._base, "usage": use}
-        return {**whole, "choices": choices}
+        whole = body or {**self._base, "usage": use}
+        return {**{key: whole[key] for key in whole if key in _BODY_FIELDS}, "choices": choices}
 
     def _choices_of(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         if body.get("error") is not None:
@@ -164,7 +163,7 @@ class CompletionsTranscript:
         text = script.text("text", text_of(item.get("text")))
         if not _repeats(item.get("logprobs"), item.get("text")):
             text += script.text("logprobs", text_of(item.get("logprobs")))
-        return text + script.text("more", beyond(item, _CHOICE_FIELDS))
+        return text + script.text("more", text_beside(item, _CHOICE_FIELDS))
 
 
 def _prompt(value: object) -> str:
@@ -177,6 +176,10 @@ def _prompt(value: object) -> str:
         "expected one text; the guard reads neither token ids nor several prompts in one request",
         "unsupported_value",
     )
+
+
+def _beyond(body: Mapping[str, Any]) -> str:
+    return text_beside(body, _BODY_FIELDS)
 
 
 def _repeats(logprobs: object, text: object) -> bool:

@@ -1,7 +1,7 @@
 """The dialect of Anthropic's `/v1/messages`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lockgate.exchanges import Message, json_type
@@ -9,10 +9,18 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
-from lockgate.gateway.upstream._script import AnswerScript, beyond, text_of, without_text
+from lockgate.gateway.upstream._script import AnswerScript, text_beside, text_of
 from lockgate.gateway.upstream._texts import TextReader, flag, listed, whole_number, with_tools
-from lockgate.gateway.upstream._wrong import LONGEST_REASON, PassedError, decoded, malformed, upstream_fault
+from lockgate.gateway.upstream._wrong import (
+    PassedError,
+    checked_place,
+    checked_reason,
+    decoded,
+    malformed,
+    upstream_fault,
+)
 
+ROLES = ("user", "assistant", "system")
 _KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -22,29 +30,36 @@ _KINDS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-ROLES = ("user", "assistant", "system")
+# Parts of a message that hold no text: sealed thoughts, and marks for a cache.
 _SEALED = "redacted_thinking"
-# Fields of events that hold no text of the answer, or one that is read by itself.
-_EVENT_FIELDS = {
-    "message_start": frozenset({"type", "message"}),
-    "content_block_start": frozenset({"type", "index", "content_block"}),
-    "content_block_delta": frozenset({"type", "index", "delta"}),
-    "content_block_stop": frozenset({"type", "index"}),
-    "message_delta": frozenset({"type", "delta", "usage"}),
-}
-_ENDING_FIELDS = frozenset({"stop_reason", "stop_sequence", "container"})
-# Kinds of blocks and deltas: the field with the text, whose text it is, and fields that hold none.
-_PARTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
-    "text": ("text", "content", ("type",)),
-    "text_delta": ("text", "content", ("type",)),
-    "thinking": ("thinking", "thinking", ("type", "signature")),  # a seal, made for the upstream alone
-    "thinking_delta": ("thinking", "thinking", ("type",)),
-    "signature_delta": ("", "thinking", ("type", "signature")),
-    _SEALED: ("", "thinking", ("type", "data")),
-}
 _BODY_FIELDS = frozenset(
     {"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage", "container"}
 )
+
+
+# The known fields of each kind of event, block and delta. The text of all others is read beside them.
+_EVENTS: Mapping[object, Collection[str]] = {
+    "message_start": ("type", "message"),
+    "content_block_start": ("type", "index", "content_block"),
+    "content_block_delta": ("type", "index", "delta"),
+    "content_block_stop": ("type", "index"),
+    "message_delta": ("type", "delta", "usage"),
+    "message_stop": ("type",),
+    "ping": ("type",),
+}
+_BLOCKS: Mapping[object, Collection[str]] = {
+    "text": ("type", "text"),
+    "thinking": ("type", "thinking", "signature"),
+    "tool_use": ("type", "id", "name", "input"),
+    "redacted_thinking": ("type", "data"),
+}
+_DELTAS: Mapping[object, Collection[str]] = {
+    "text_delta": ("type", "text"),
+    "thinking_delta": ("type", "thinking"),
+    "input_json_delta": ("type", "partial_json"),
+    "signature_delta": ("type", "signature"),  # a seal, made for the upstream alone
+}
+_ENDING = ("stop_reason", "stop_sequence", "container")
 
 
 class MessagesDialect:
@@ -98,6 +113,9 @@ class MessagesTranscript:
         """See `Transcript.read`."""
         body = decoded(data)
         kind, text, mark, ended = body.get("type"), "", "", None
+        if not isinstance(kind, str):
+            raise malformed()
+        checked_place(body.get("index"))
         match kind:
             case "error":
                 raise upstream_fault()
@@ -111,14 +129,12 @@ class MessagesTranscript:
                 mark = "close"
             case "message_delta":
                 text, ended = self._ending(body.get("delta"))
-            case "message_stop" | "ping":
-                self.over = kind == "message_stop"
-                # It belongs to no text, so it leaves without any.
-                return (Piece(None, "", _sse(kind, without_text(body, ("type",)))),)
-            case _:
-                return (Piece(0, self._script.text("more", text_of(body)), _sse(str(kind), body)),)
-        text += self._script.text("more", beyond(body, _EVENT_FIELDS[kind]))
-        return (Piece(0, text, _sse(kind, body), ended, mark),)
+            case "message_stop":
+                # What else it holds comes after the end of all text.
+                self.over, body = True, {"type": kind}
+        text += self._more(body, _EVENTS)
+        choice = 0 if text or kind not in ("ping", "message_stop") else None
+        return (Piece(choice, text, _sse(kind, body), ended, mark),)
 
     def left(self, piece: Piece) -> None:
         """See `Transcript.left`."""
@@ -167,58 +183,61 @@ class MessagesTranscript:
         """See `Transcript.stop_whole`."""
         why = stopped[0]
         use = {"input_tokens": why.prompt_tokens, "output_tokens": why.completion_tokens}
-        # An unknown field may hold the text that was flagged.
-        whole = without_text(body or {}, _BODY_FIELDS) or {**self._base, "usage": use}
+        whole = body or {**self._base, "usage": use}
+        whole = {key: whole[key] for key in whole if key in _BODY_FIELDS}
         return {**whole, "content": [], "stop_reason": "refusal", "stop_sequence": None}
 
     def _message_text(self, message: object) -> str:
         if not isinstance(message, dict):
             raise malformed()
         self._base.update({key: message[key] for key in ("id", "model") if isinstance(message.get(key), str)})
+        checked_reason(message.get("stop_reason"))
         blocks = message.get("content") or []
         if not isinstance(blocks, list):
             raise malformed()
         text = "".join(self._block(block, index) for index, block in enumerate(blocks))
-        return text + self._script.text("more", beyond(message, _BODY_FIELDS))
+        return text + self._script.text("more", text_beside(message, _BODY_FIELDS))
 
     def _block(self, block: object, index: object) -> str:
         """Return the text of a content block, as it begins or as a whole."""
         if not isinstance(block, dict):
             raise malformed()
-        if block.get("type") == "tool_use":
-            name, given = text_of(block.get("name")), text_of(block.get("input"))
-            given += beyond(block, ("type", "id", "name", "input"))
-            return self._script.call(index, text_of(block.get("id")), name, given)
-        return self._part(block)
+        text = ""
+        match block.get("type"):
+            case "text":
+                text = self._script.text("content", text_of(block.get("text")))
+            case "thinking":
+                text = self._script.text("thinking", text_of(block.get("thinking")))
+            case "tool_use":
+                given = text_of(block.get("input"))
+                text = self._script.call(index, text_of(block.get("id")), text_of(block.get("name")), given)
+        return text + self._more(block, _BLOCKS)
 
     def _delta(self, delta: object, index: object) -> str:
         if not isinstance(delta, dict):
             raise malformed()
-        if delta.get("type") == "input_json_delta":
-            given = text_of(delta.get("partial_json")) + beyond(delta, ("type", "partial_json"))
-            return self._script.call(index, arguments=given)
-        return self._part(delta)
+        text = ""
+        match delta.get("type"):
+            case "text_delta":
+                text = self._script.text("content", text_of(delta.get("text")))
+            case "thinking_delta":
+                text = self._script.text("thinking", text_of(delta.get("thinking")))
+            case "input_json_delta":
+                text = self._script.call(index, arguments=text_of(delta.get("partial_json")))
+        return text + self._more(delta, _DELTAS)
 
-    def _part(self, part: Mapping[str, Any]) -> str:
-        kind = part.get("type")
-        if not isinstance(kind, str) or kind not in _PARTS:
-            return self._script.text("more", text_of(part))
-        field, channel, plain = _PARTS[kind]
-        text = self._script.text(channel, text_of(part.get(field)))
-        return text + self._script.text("more", beyond(part, (field, *plain)))
+    def _more(self, fields: Mapping[str, Any], known: Mapping[object, Collection[str]]) -> str:
+        """Return the text of the fields that are not known of their kind; of all, if it is not known."""
+        kind = fields.get("type")
+        names = known.get(kind) if isinstance(kind, str) else None
+        return self._script.text("more", text_of(fields) if names is None else text_beside(fields, names))
 
     def _ending(self, delta: object) -> tuple[str, str | None]:
         """Return the text beside the reason for the end, and the reason."""
         if not isinstance(delta, dict):
             raise malformed()
-        return self._script.text("more", beyond(delta, _ENDING_FIELDS)), _reason(delta)
-
-
-def _reason(delta: Mapping[str, Any]) -> str | None:
-    reason = delta.get("stop_reason")
-    if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
-        raise malformed()
-    return reason
+        more = self._script.text("more", text_beside(delta, _ENDING))
+        return more, checked_reason(delta.get("stop_reason"))
 
 
 def _place(body: Mapping[str, Any]) -> int:

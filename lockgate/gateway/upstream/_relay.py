@@ -3,10 +3,12 @@
 Two tasks share a `Relay`. The *pump* reads the upstream's events, gives their text to the engine and queues
 them. The other one takes the engine's events and lets queued pieces leave: a piece leaves when all of its
 text is cleared and the pieces of its choice before it have left. While too much waits, the pump stops
-reading, so that the upstream feels it.
+reading, so that the upstream feels it. But the guard may need more text before it clears what it has read,
+so the pump reads on then.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from lockgate.gateway.upstream._dialect import Piece, Stopped, Transcript
 # Pieces, and characters of their text, that wait for the guard before the upstream is read further.
 MOST_PIECES = 256
 MOST_CHARACTERS = 8_192
+# Pieces that wait at most while the guard needs more text.
+MOST_HELD = 65_536
 
 
 @dataclass(slots=True)
@@ -56,6 +60,10 @@ class Relay:
         self._queue: deque[Queued] = deque()
         self._given = [0] * job.n
         self._cleared = [0] * job.n
+        self._caught_up = [0] * job.n  # characters that the guard has read, while no verdict is due
+        self._read = [0] * job.n  # the same, as far as the engine's events before it are taken
+        loop = asyncio.get_running_loop()
+        job.caught_up = lambda *read: _post(loop, lambda: self._catch_up(*read))
         self._ended: set[int] = set()  # choices whose text is whole
         self._finished: set[int] = set()  # choices that the guard is done with
         self._passed: set[int] = set()  # of these: judged as a whole, or unguarded as their route fails open
@@ -101,8 +109,12 @@ class Relay:
 
     def _take(self, piece: Piece) -> None:
         choice = piece.choice
+        if len(self._queue) >= MOST_HELD:
+            raise UpstreamError(502, "upstream_malformed", "The upstream sends too many events without text.")
         if choice is None:
             self._queue.append(Queued(piece, 0))
+            self._notify()
+            self._make_room()
             return
         if choice in self._finished and choice not in self._passed:
             return  # it was stopped
@@ -112,7 +124,7 @@ class Relay:
         self._queue.append(Queued(piece, self._given[choice]))
         if piece.ended is not None:
             self._end(choice, piece.ended)
-        if choice in self._passed:
+        if not piece.text or choice in self._passed:
             self._notify()
         self._make_room()
 
@@ -134,7 +146,7 @@ class Relay:
             return self.flush()
         choice = event.choice
         self._finished.add(choice)
-        if event.decision == "cancelled":
+        if event.given_up:
             self._drop(choice)
             self.failure = self.failure or self._fault or cancelled(event)
             return b""
@@ -154,6 +166,7 @@ class Relay:
 
     def flush(self) -> bytes:
         """Take the pieces that may leave out of the queue, and return their bytes."""
+        self._read[:] = self._caught_up
         leaving: list[bytes] = []
         waiting: deque[Queued] = deque()
         held: set[int] = set()
@@ -178,12 +191,24 @@ class Relay:
     def _make_room(self) -> None:
         open_choices = [choice for choice in range(self._job.n) if choice not in self._finished]
         waiting = sum(self._given[choice] - self._cleared[choice] for choice in open_choices)
-        if len(self._stopped) == self._job.n or (
-            len(self._queue) < MOST_PIECES and waiting < MOST_CHARACTERS
+        unread = sum(self._given[choice] - self._read[choice] for choice in open_choices)
+        if (
+            len(self._stopped) == self._job.n
+            or (len(self._queue) < MOST_PIECES and waiting < MOST_CHARACTERS)
+            or (unread < MOST_CHARACTERS and any(self._needs_more(choice) for choice in open_choices))
         ):
             self._room.set()
         else:
             self._room.clear()
+
+    def _needs_more(self, choice: int) -> bool:
+        """Tell whether the guard has read all of a choice, and clears no more of it before more comes."""
+        given = self._given[choice]
+        return choice not in self._ended and self._read[choice] == given > self._cleared[choice]
+
+    def _catch_up(self, choice: int, characters: int) -> None:
+        self._caught_up[choice] = characters
+        self._notify()
 
     def break_off(self, error: UpstreamError) -> None:
         """End the answer, because the upstream can't go on. If nothing more was to come, do nothing."""
@@ -200,6 +225,12 @@ class Relay:
         """Return the events that end the stream."""
         stopped = next(iter(self._stopped.values()), None)
         return self._transcript.close(stopped)
+
+
+def _post(loop: asyncio.AbstractEventLoop, change: Callable[[], None]) -> None:
+    # The loop may be closed; then nobody waits for the news.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(change)
 
 
 def cancelled(event: Finished) -> ApiError:

@@ -14,28 +14,28 @@ from typing import Any
 from lockgate.gateway import _wire as wire
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway.upstream._dialect import Piece, Stopped
-from lockgate.gateway.upstream._script import AnswerScript, repeats, text_of, without_text
+from lockgate.gateway.upstream._script import LONGEST_NAME, AnswerScript, repeats, text_of
 from lockgate.gateway.upstream._wrong import decoded, malformed, upstream_fault
 
 _ENDS = {"response.completed": "stop", "response.incomplete": "length"}
 _DELTAS = ("response.function_call_arguments.delta", "response.custom_tool_call_input.delta")
-_CALLS = ("function_call", "custom_tool_call")
-# Fields that hold no text of the answer, wherever they are: names and seals.
+# Fields that hold no text: names, and what is sealed.
 _PLAIN = frozenset(
     {
-        *("type", "id", "object", "status", "role", "model", "call_id", "item_id"),
+        *("type", "id", "object", "status", "role", "model", "call_id", "item_id", "detail"),
         *("obfuscation", "encrypted_content"),
     }
 )
-_RESPONSE = ".response"
-# The same in the response itself: what the request has said, numbers and settings.
-_ECHOED = frozenset(
+# Fields of a response that repeat what the request has said. Elsewhere they may hold the answer's text.
+_REQUESTED = frozenset(
     {
         *("instructions", "metadata", "tools", "tool_choice", "truncation", "previous_response_id", "usage"),
-        *("safety_identifier", "prompt_cache_key", "incomplete_details", "service_tier", "user"),
-        *("reasoning", "prompt_cache_retention", "conversation", "prompt"),
+        *("safety_identifier", "prompt_cache_key", "incomplete_details", "service_tier", "user", "reasoning"),
+        *("prompt_cache_retention", "input", "conversation", "prompt"),
     }
 )
+# Where an event holds a response. A body that is not streamed is one.
+_RESPONSE, _BODY = ".response", ""
 
 
 class ResponsesTranscript:
@@ -104,21 +104,20 @@ class ResponsesTranscript:
         if not isinstance(body.get("output"), list):
             raise malformed()
         calls = [{"item": item, "output_index": place} for place, item in enumerate(body["output"])]
-        return [(0, "".join(map(self._begun_call, calls)) + self._rest({"response": body}))]
+        return [(0, "".join(map(self._begun_call, calls)) + self._rest(body, _BODY))]
 
     def stop_whole(self, body: dict[str, Any] | None, stopped: dict[int, Stopped]) -> dict[str, Any]:
         """See `Transcript.stop_whole`."""
         whole = self._stopped(stopped[0], _refusal(stopped[0].refusal))
-        changed = ("status", "incomplete_details", "output")
         if body is None:
             return whole
-        # An unknown field may hold the text that was flagged.
-        return {**without_text(body, _PLAIN | _ECHOED), **{key: whole[key] for key in changed}}
+        kept = {key: body[key] for key in body if not any(_texts({key: body[key]}, "", _BODY))}
+        return {**kept, **{key: whole[key] for key in ("status", "incomplete_details", "output")}}
 
     def _begun_call(self, body: Mapping[str, Any]) -> str:
         """Return the head of a tool call, in the form in which files hold it."""
         item = body.get("item")
-        if not isinstance(item, dict) or item.get("type") not in _CALLS:
+        if not isinstance(item, dict) or item.get("type") not in ("function_call", "custom_tool_call"):
             return ""
         name, given = text_of(item.get("name")), text_of(item.get("arguments") or item.get("input"))
         self._said[f"name {len(self._said)}"] = name
@@ -139,11 +138,15 @@ class ResponsesTranscript:
         channel = "content" if kind == "response.output_text.delta" else kind
         return self._script.text(channel, delta) + rest
 
-    def _rest(self, body: Mapping[str, Any]) -> str:
-        """Return the text of an event or body that was not said before."""
+    def _rest(self, body: Mapping[str, Any], response: str = _RESPONSE) -> str:
+        """Return the text of an event or body that was not said before.
+
+        Args:
+            response: the path of the response in it.
+        """
         known = set(self._said.values())
         made = ""
-        for place, text in _texts(body, ""):
+        for place, text in _texts(body, "", response):
             if text not in known:
                 known.add(text)
                 self._said[f"said {place} {len(self._said)}"] = text
@@ -197,20 +200,27 @@ def _refusal(text: str) -> dict[str, Any]:
     return {"id": name, "type": "message", "role": "assistant", "status": "incomplete", "content": [part]}
 
 
-def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any JSON value
-    """Yield each text of an event that may be part of the answer, and the path of its field."""
+def _texts(value: Any, place: str, response: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any JSON value
+    """Yield each text of an event that may be part of the answer, and the path of its field.
+
+    Args:
+        response: the path of the response.
+    """
     if isinstance(value, str):
         if value:
             yield place, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            if place == _RESPONSE and (key in _ECHOED or (key == "text" and isinstance(item, dict))):
-                continue
-            if key not in _PLAIN and not (key == "logprobs" and repeats(item, value.get("text"))):
-                yield from _texts(item, f"{place}.{key}")
+            if len(key) > LONGEST_NAME:
+                yield place, key
+            # `response.text` holds the request's settings, `part.text` holds the answer's words.
+            requested = key in _REQUESTED or (key == "text" and isinstance(item, dict))
+            repeated = key == "logprobs" and repeats(item, value.get("text"))
+            if key not in _PLAIN and not repeated and not (requested and place == response):
+                yield from _texts(item, f"{place}.{key}", response)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item, place)
+            yield from _texts(item, f"{place}[]", response)
 
 
 def _sse(name: str, body: Mapping[str, Any]) -> bytes:

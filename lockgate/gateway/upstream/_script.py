@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 _CONTENT = "content"
+# A longer name of a field is text.
+LONGEST_NAME = 64
 
 
 class AnswerScript:
@@ -66,21 +68,26 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - any JSON value
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def beyond(value: Mapping[str, Any], known: Collection[str]) -> str:
-    """Return the text of the fields that are not `known`."""
-    return "".join(text_of(value[key]) for key in value if key not in known)
+def named_text(name: str, value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the text of a field that no rule knows, and its name if that is too long to be one."""
+    return (name if len(name) > LONGEST_NAME else "") + text_of(value)
+
+
+def text_beside(fields: Mapping[str, Any], known: Collection[str]) -> str:
+    """Return the text of all fields that are not `known`."""
+    return "".join(named_text(name, value) for name, value in fields.items() if name not in known)
 
 
 def holds_text(value: object) -> bool:
     """Tell whether there is any text in a JSON value."""
     if isinstance(value, dict):
-        return any(map(holds_text, value.values()))
+        return any(len(name) > LONGEST_NAME or holds_text(item) for name, item in value.items())
     return any(map(holds_text, value)) if isinstance(value, list) else isinstance(value, str) and value != ""
 
 
 def without_text(value: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Return the fields that are `known` or hold no text."""
-    return {key: item for key, item in value.items() if key in known or not holds_text(item)}
+    return {key: item for key, item in value.items() if key in known or not holds_text({key: item})}
 
 
 def repeats(entries: object, text: object) -> bool:

@@ -1,5 +1,6 @@
 """What an upstream can get wrong, as errors for the client."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,34 @@ def decoded(data: str | bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise malformed()
     return found
+
+
+def names_twice(data: bytes) -> bool:
+    """Tell whether an object in a JSON text has two fields of one name. `decoded` gives only the last one."""
+    try:
+        json.loads(data, object_pairs_hook=_named_once)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _named_once(fields: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in fields}) < len(fields):
+        raise ValueError("two fields have one name")
+
+
+def checked_reason(reason: object) -> str | None:
+    """Return why a choice ended. Raises UpstreamError: it is a text, and not the name of a reason."""
+    if reason is not None and not (isinstance(reason, str) and len(reason) <= LONGEST_REASON):
+        raise malformed()
+    return reason
+
+
+def checked_place(index: object) -> int | None:
+    """Return the place of a part of an answer, None without one. Raises UpstreamError: it is no number."""
+    if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
+        raise malformed()
+    return index
 
 
 def malformed() -> UpstreamError:

@@ -306,6 +306,31 @@ async def test_an_answer_that_is_held_makes_room_for_its_own_judgement(make_gate
         assert (await post(client, about_answer(ANSWER + " and more")))["action"] == "BLOCKED"
 
 
+async def test_held_text_is_told_for_the_choice_that_holds_it(make_gateway):
+    """LiteLLM reads the numbers by place. A choice that has no text yet has a place too."""
+    always = Cascade(escalate=-NEVER, flag=0.0, weight=0.0, stride=64)
+    scoring, made = staged(BACKBONE, HEAD, always)
+    gateway = make_gateway(BACKBONE, scoring)
+    async with client_for(gateway) as client:
+        made[0].constant = -1.0
+        found = await post(client, about_answer("", ANSWER, ""))
+    assert found == {**NONE, "stream_holdback_chars": [0, len(ANSWER), 0]}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"type": "custom", "custom": {"name": "shell", "input": ANSWER}},
+        {"type": "function", "function": ANSWER},
+        {"type": "function", "function": {"name": "open", "arguments": {"gate": ANSWER}}},
+        ANSWER,
+    ],
+)
+async def test_a_tool_call_of_any_shape_is_read(make, call):
+    async with client_for(make(-NEVER)) as client:
+        assert (await post(client, about_answer(tool_calls=[call])))["action"] == "BLOCKED"
+
+
 async def test_an_answer_that_was_stopped_aside_stays_blocked(make_gateway):
     """Its own check has flagged nothing, and the next verdict would be calm."""
     always = Cascade(escalate=-NEVER, flag=0.0, weight=0.0, stride=64)

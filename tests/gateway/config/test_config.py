@@ -145,7 +145,7 @@ def test_what_is_wrong_is_said_with_file_and_key_and_without_values(places, tmp_
         ("a.yaml", b"\xff\xfe\x00", "not valid UTF-8"),
         ("a.yaml", b"#" * (1 << 21), "larger than 1 MiB"),
         ("a.yaml", b"[" * 5000, "no YAML"),
-        ("a.yaml", b"? [a]\n: 1\n", ""),
+        ("a.yaml", b"? [a]\n: 1\n", "unhashable key"),
     ],
 )
 def test_files_that_are_no_config(tmp_path, name, content, said) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from lockgate.errors import ConfigError
 
+__all__ = ["Memory"]
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
