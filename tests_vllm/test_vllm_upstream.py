@@ -261,4 +261,7 @@ def test_a_stopped_vllm_ends_in_errors(vllm, gateways) -> None:
         vllm.close()
         ends.append(list(first)[-1])
     for end in ends:
-        assert end.get("error", {}).get("code", "").startswith("upstream_"), end
+        broke_off = end.get("error", {}).get("code", "").startswith("upstream_")
+        # vLLM may find the time to say that it gives the answer up.
+        given_up = [choice["finish_reason"] for choice in end.get("choices", ())] == ["abort"]
+        assert broke_off or given_up, end

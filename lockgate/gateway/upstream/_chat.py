@@ -285,9 +285,6 @@ def _emptied(number: int, stopped: Stopped) -> dict[str, Any]:
     return {"index": number, "message": message, "logprobs": None, "finish_reason": "content_filter"}
 
 
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "refusal")
-
-
 def _message(value: object, where: str, reader: TextReader) -> Message:
     if not isinstance(value, dict):
         raise invalid(where, f"expected an object with role and content, found {json_type(value)}")
