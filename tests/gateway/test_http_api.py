@@ -393,7 +393,7 @@ async def test_a_failing_probe_is_a_refusal_and_a_degraded_state(make_gateway, b
     assert degraded["status"] == "degraded"
     assert degraded["problems"] == ["scoring: RuntimeError"]
     assert healed["status"] == "ready"
-    assert healed["faults"] == {"total": 1, "second_stage": 0, "last": "RuntimeError"}
+    assert healed["faults"] == {"total": 1, "unguarded": 0, "second_stage": 0, "last": "RuntimeError"}
 
 
 async def test_a_log_that_cannot_be_written_is_seen_and_stops_no_answer(make_gateway, backbone, head):
