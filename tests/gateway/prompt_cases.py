@@ -202,14 +202,27 @@ PROMPT_CASES: Cases = {
         RESPONSES: [],
         MESSAGES: [],
     },
-    "`top_logprobs` and its relatives, answers in audio or in the background": {
+    "`documents`, a `chat_template` in the request": {
+        CHAT: [{"documents": [{"title": "lock", "text": "MARK"}]}, {"chat_template": "MARK {{ messages }}"}],
+        COMPLETIONS: [],
+        RESPONSES: [],
+        MESSAGES: [],
+    },
+    "`top_logprobs` and its relatives, token ids of the answer, answers in audio or in the background": {
         CHAT: [
+            {"return_token_ids": True},
+            {"return_tokens_as_token_ids": True},
             {"logprobs": True, "top_logprobs": 2},
             {"prompt_logprobs": 1},
             {"audio": {"voice": "x", "format": "wav"}},
             {"modalities": ["text", "audio"]},
         ],
-        COMPLETIONS: [{"logprobs": 3}, {"prompt_logprobs": 1}, {"best_of": 2}],
+        COMPLETIONS: [
+            {"logprobs": 3},
+            {"prompt_logprobs": 1},
+            {"best_of": 2},
+            {"return_token_ids": True},
+        ],
         RESPONSES: [{"top_logprobs": 2}, {"background": True}],
         MESSAGES: [],
     },

@@ -31,6 +31,7 @@ REFUSED = {
     "refused: the guard can't see what is kept elsewhere",
     "refused",
     "refused: they would leave unscored",
+    "refused: the model would read what the guard does not",
 }
 SCORED = {"scored", "scored, as JSON", "scored. What stands behind the answer's end is left out"}
 PASSED = {"pass", "pass if they repeat the content, scored otherwise", "scored by itself"}

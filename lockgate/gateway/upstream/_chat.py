@@ -50,6 +50,8 @@ REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "top_logprobs": ("alternatives to the chosen tokens would leave unscored", (None, 0)),
     "prompt_logprobs": ("alternatives to the prompt's tokens would leave unscored", (None, 0)),
     "audio": ("audio answers can't be scored", (None,)),
+    "chat_template": ("the model would read another conversation than the guard", (None,)),
+    "documents": ("the guard does not read them here; put their text into a message", (None, [])),
     "modalities": ("answers other than text can't be scored", (None, ["text"])),
 }
 # Fields of a message or delta that hold no text of the answer.
