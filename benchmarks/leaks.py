@@ -1,6 +1,6 @@
 """Break the gateway in ways that would leak text, and see whether the tests notice each.
 
-    python -m benchmarks.leaks [--only NAME]
+    python -m benchmarks.leaks [--only NAME] [--jobs N]
 
 Every mutant is one change of one file, in a copy of the package. The tests of the gateway must fail on it. Writes the
 mutants, and which of them were killed, to `results/gateway_leaks.json`.
@@ -9,12 +9,14 @@ mutants, and which of them were killed, to `results/gateway_leaks.json`.
 import argparse
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,8 @@ RELAY, CHAT = f"{UPSTREAM}/_relay.py", f"{UPSTREAM}/_chat.py"
 RESPONSES, MESSAGES = f"{UPSTREAM}/_responses_answer.py", f"{UPSTREAM}/_messages.py"
 LITELLM = ("checks/test_litellm.py",)
 ODD = ("test_odd_fields.py",)
+# Seconds of the tests of one mutant. Without one they take a minute.
+LONGEST = 300
 TESTS = ("test_relay.py", "test_relay_leaks.py", "test_given.py", "test_intake.py", "test_upstream_faults.py")
 
 
@@ -97,20 +101,35 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", help="try this mutant alone, and write nothing")
-    only = parser.parse_args().only
-    tried = [mutant for mutant in MUTANTS if only in (None, mutant.name)]
+    parser.add_argument("--jobs", type=int, default=1, help="mutants that are tried at a time")
+    arguments = parser.parse_args()
+    tried = [mutant for mutant in MUTANTS if arguments.only in (None, mutant.name)]
     if not tried:
-        sys.exit(f"--only {only}: expected one of {', '.join(mutant.name for mutant in MUTANTS)}")
-    with package_copy() as copy:
-        if not passes(copy, tuple(sorted({test for mutant in tried for test in mutant.tests}))):
+        sys.exit(f"--only {arguments.only}: expected one of {', '.join(mutant.name for mutant in MUTANTS)}")
+    with ExitStack() as stack:
+        copies: queue.Queue[Path] = queue.Queue()
+        for _ in range(arguments.jobs):
+            copies.put(stack.enter_context(package_copy()))
+        if (
+            run_tests(copies.queue[0], tuple(sorted({test for mutant in tried for test in mutant.tests})))
+            != "pass"
+        ):
             sys.exit("the tests fail without any mutant; mend that first")
-        found = [(mutant, not survives(mutant, copy)) for mutant in tried]
-    killed = sum(dead for _, dead in found)
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            found = list(pool.map(lambda mutant: try_mutant(mutant, copies), tried))
+    killed = sum(end != "pass" for end in found)
     print(f"{killed} of {len(found)} killed")
-    if only is None:
-        rows = [{"name": mutant.name, "file": mutant.file, "killed": dead} for mutant, dead in found]
-        summary = {"tried": len(found), "killed": killed, "mutants": rows}
-        content = {"command": "python -m benchmarks.leaks", **summary}
+    if arguments.only is None:
+        rows = [
+            {"name": mutant.name, "file": mutant.file, "tests": end}
+            for mutant, end in zip(tried, found, strict=True)
+        ]
+        content = {
+            "command": "python -m benchmarks.leaks",
+            "tried": len(found),
+            "killed": killed,
+            "mutants": rows,
+        }
         RESULT.write_text(json.dumps(content, indent=1) + "\n")
     sys.exit(killed < len(found))
 
@@ -125,31 +144,33 @@ def package_copy() -> Iterator[Path]:
         yield Path(folder)
 
 
-def survives(mutant: Mutant, copy: Path) -> bool:
-    """Apply a mutant to the copy, run its tests, and take it back. Tell whether they still pass."""
+def try_mutant(mutant: Mutant, copies: "queue.Queue[Path]") -> str:
+    """Apply a mutant to a copy, run its tests, and take it back. Return how they end."""
+    copy = copies.get()
     path = copy / mutant.file
     original = path.read_text()
     if mutant.old not in original:
         sys.exit(f"{mutant.name}: {mutant.file} does not hold the text to change; update the mutant")
     path.write_text(original.replace(mutant.old, mutant.new))
     try:
-        alive = passes(copy, mutant.tests)
+        end = run_tests(copy, mutant.tests)
     finally:
         path.write_text(original)
-    print(f"{'ALIVE ' if alive else 'killed'} {mutant.name}", flush=True)
-    return alive
+        copies.put(copy)
+    print(f"{'ALIVE ' if end == 'pass' else end:5} {mutant.name}", flush=True)
+    return end
 
 
-def passes(copy: Path, tests: tuple[str, ...]) -> bool:
-    """Run tests of the gateway against the copy. One that hangs fails."""
+def run_tests(copy: Path, tests: tuple[str, ...]) -> str:
+    """Run tests of the gateway against a copy. Return how they end: "pass", "fail" or "hang"."""
     paths = [f"tests/gateway/{test}" for test in tests]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *paths]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=300)
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=LONGEST)
     except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+        return "hang"
+    return "fail" if done.returncode else "pass"
 
 
 if __name__ == "__main__":
