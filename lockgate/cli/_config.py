@@ -48,8 +48,9 @@ def show(
 
 
 @commands.command()
-def schema() -> None:
-    """Print the JSON Schema of config files."""
+def schema(json: JsonFlag = False) -> None:
+    """Print the JSON Schema of config files. It is JSON also without --json."""
+    _ = json
     from lockgate.gateway.config import config_schema
 
     print_json(config_schema())
