@@ -76,7 +76,7 @@ def main() -> None:
     with ExitStack() as stack:
         slow = stack.enter_context(upstream(20.0, 40 if arguments.quick else 200))
         guarded = {"direct": slow, "lockgate_on": stack.enter_context(lockgate(slow, "enforce"))}
-        held = capacity(guarded, (1, 2) if arguments.quick else (1, 2, 4, 8, 12, 16, 24, 32))
+        held = capacity(guarded, (1, 2) if arguments.quick else (1, 2, 4, 8, 12, 16))
     content = {"passing": passing, "guarded": held, **summary(passing, held)}
     print(json.dumps(summary(passing, held), indent=1))
     if not arguments.quick:

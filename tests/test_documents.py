@@ -144,6 +144,20 @@ def test_each_row_of_the_faults_has_a_test() -> None:
         assert re.search(rf"^(async )?def {name}\(", path.read_text(), re.MULTILINE)
 
 
+def test_the_speed_of_upstream_mode_is_what_was_measured() -> None:
+    text, found = (ROOT / "docs" / "upstream.md").read_text(), results("gateway_bench")
+    ratio, held = found["throughput_ratio"], found["guarded_streams_at_20_tokens_s"]
+    lag = {number: found["guarded_chunk_ms"][str(number)]["p50"] / 1000 for number in (1, held)}
+    for told in (
+        f"{ratio['litellm']:.1f} times the tokens",
+        f"{ratio['nemo']:.1f} times those",
+        f"{found['added_ms']['chunk_p50']:.1f} ms later",
+        f"{held} streams of 20 tokens",
+        f"{lag[held]:.2f} s later then, and {lag[1]:.2f} s later with one",
+    ):
+        assert told in text, told
+
+
 def test_the_config_file_of_the_documents_is_valid(tmp_path, monkeypatch) -> None:
     text = (ROOT / "docs" / "config.md").read_text()
     (example,) = blocks(text, "yaml")
