@@ -59,7 +59,7 @@ MUTANTS = (
     Mutant("arguments of tools are not scored", CHAT, 'if key == "tool_calls":', 'if key == "tool_calls" and False:\n                pass\n            elif key == "tool_calls":\n                continue\n            elif False:'),
     Mutant("unknown fields are not scored", CHAT, "elif key not in _PLAIN:", 'elif key == "content":'),
     Mutant("log-probabilities are not scored", CHAT, "not _repeats(logprobs, content)", "False"),
-    Mutant("unknown fields beside the choices are not scored", CHAT, "text_beside(chunk, _CHUNK_FIELDS)", '""'),
+    Mutant("unknown fields beside the choices are not scored", CHAT, "text_beside(chunk, _CHUNK_FIELDS)", '""', ODD),
     Mutant("a body leaves in spite of a flag", f"{GATEWAY}/upstream/_answer.py", "if not stopped:", "if True:"),
     Mutant("the upstream is asked in spite of a flagged prompt", f"{GATEWAY}/upstream/_answer.py", "if first is not None and not self._leaves_unguarded(first):", "if False:"),
     Mutant("holds are ignored", f"{GATEWAY}/_given.py", "if _receives(stream) and self._is_due(stream):", "if False:"),

@@ -366,7 +366,12 @@ class Engine:
                     lane.close()
                     self.verdicts.forget(lane.conversation)
         with self._lock:
-            self._active = [job for job in self._active if not job.done]
+            # Another thread may have ended a job just now. It stays until its memory is free.
+            self._active = [
+                job
+                for job in self._active
+                if not job.done or any(stream.lane is not None for stream in job.streams)
+            ]
         self._count_promised()
 
     def _abandon(self, jobs: list[Job], ending: Ending) -> None:
