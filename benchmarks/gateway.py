@@ -34,6 +34,8 @@ from lockgate.evaluation import collect_provenance
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "results" / "gateway_bench.json"
 LEAKS = ROOT / "results" / "gateway_leaks.json"
+SOAK = ROOT / "results" / "gateway_soak.json"
+CONVERSATIONS = ROOT / "results" / "conversation_memory.json"
 STREAMS = (1, 16, 64)
 READY_SECONDS = 120
 # The servers that are measured beside Lockgate.
@@ -63,7 +65,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each load")
     parser.add_argument("--quick", action="store_true", help="one short round; writes nothing")
     parser.add_argument("--output", type=Path, default=TARGET, help="result file")
+    parser.add_argument(
+        "--gather", action="store_true", help="measure nothing: take over what others have measured since"
+    )
     arguments = parser.parse_args()
+    if arguments.gather:
+        content = json.loads(arguments.output.read_text())
+        arguments.output.write_text(json.dumps(gathered(content), indent=1) + "\n")
+        return
     rounds = 1 if arguments.quick else arguments.rounds
     with ExitStack() as stack:
         fast = stack.enter_context(upstream(1000.0, 50 if arguments.quick else 200))
@@ -156,7 +165,6 @@ def summary(passing: Sequence[dict[str, Any]], held: Sequence[dict[str, Any]]) -
     guarded = {row["streams"]: row for row in held if row["server"] == "lockgate_on"}
     plain = {row["streams"]: row for row in held if row["server"] == "direct"}
     keeps = [n for n in guarded if guarded[n]["slowest_pace"] >= 0.95 * plain[n]["slowest_pace"]]
-    leaks = json.loads(LEAKS.read_text()) if LEAKS.exists() else {}
     return {
         "throughput_ratio": ratios,
         "added_ms": {
@@ -166,8 +174,42 @@ def summary(passing: Sequence[dict[str, Any]], held: Sequence[dict[str, Any]]) -
         },
         "guarded_streams_at_20_tokens_s": max(keeps, default=0),
         "guarded_chunk_ms": {str(n): row["chunk_ms"] for n, row in guarded.items()},
-        "mutants": {key: leaks.get(key) for key in ("tried", "killed")},
+        **by_others(),
     }
+
+
+def gathered(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a result with the newest figures that other scripts have measured."""
+    return {**content, **summary(content["passing"], content["guarded"])}
+
+
+def by_others() -> dict[str, Any]:
+    """Return the figures of the mutants, of the soak and of the memory of conversations, where there are any."""
+    leaks, soak, talks = (
+        json.loads(path.read_text()) if path.exists() else None for path in (LEAKS, SOAK, CONVERSATIONS)
+    )
+    found: dict[str, Any] = {}
+    if leaks is not None:
+        found["mutants"] = {key: leaks[key] for key in ("tried", "killed")}
+    if soak is not None:
+        found["soak"] = {
+            "hours": round(soak["minutes"] / 60, 3),
+            "records": sum(soak["decisions"]["found"].values()),
+            "lost": soak["decisions"]["lost"],
+            "rss_growth_mb": round(soak["rss_mb"]["last"] - soak["rss_mb"]["first"], 2),
+        }
+    if talks is not None:
+        kinds = talks["conversations"]
+        # Of the exchanges of attack after attack, and of the benign conversations.
+        found["multi_turn"] = {
+            f"{name}_{state}": kinds[kind][state][unit]["k"]
+            for name, kind, unit in (
+                ("harmful_found", "attacks", "exchanges"),
+                ("benign_flagged", "benign", "conversations"),
+            )
+            for state in ("off", "on")
+        }
+    return found
 
 
 async def load(url: str, streams: int, requests: int) -> Measured:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import gateway
 from lockgate.calibration import required_n
 from lockgate.constitution import lint_text
 from lockgate.gateway.config import apply_config, read_config
@@ -142,6 +143,11 @@ def test_each_row_of_the_faults_has_a_test() -> None:
     for file, name in rows:
         (path,) = (ROOT / "tests" / "gateway").rglob(file)
         assert re.search(rf"^(async )?def {name}\(", path.read_text(), re.MULTILINE)
+
+
+def test_the_benchmark_holds_what_other_scripts_have_measured() -> None:
+    found = results("gateway_bench")
+    assert gateway.gathered(found) == found, "run python -m benchmarks.gateway --gather"
 
 
 def test_the_speed_of_upstream_mode_is_what_was_measured() -> None:

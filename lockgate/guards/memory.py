@@ -48,8 +48,11 @@ def write_memory(path: Path, record: MemoryRecord) -> None:
         file.write((record.model_dump_json(indent=1) + "\n").encode())
 
 
-def read_memory(path: Path, guard: GuardRecord) -> MemoryRecord:
+def read_memory(path: Path, guard: GuardRecord | None = None) -> MemoryRecord:
     """Read the memory file of a guard.
+
+    Args:
+        guard: the guard that it must have been made for. None checks the file alone.
 
     Raises:
         ConfigError: it can't be read, is malformed, or was made for another guard or another threshold.
@@ -61,7 +64,7 @@ def read_memory(path: Path, guard: GuardRecord) -> MemoryRecord:
         raise ConfigError(f"{path}: {error.strerror or 'not readable'}") from error
     except (ValidationError, ValueError, ConfigError) as error:
         raise ConfigError(f"{path}: is no memory file; `lockgate memory` writes one") from error
-    if (found.guard, found.flag) != (guard.measure, guard.decides.flag):
+    if guard is not None and (found.guard, found.flag) != (guard.measure, guard.decides.flag):
         raise ConfigError(
             f"{path}: was made for another guard or threshold than {guard.name}; run `lockgate memory` again"
         )

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lockgate.calibration import choose_threshold
+from lockgate.calibration import check_sample, choose_threshold, refuse_training_prompts
 from lockgate.cascade.memory import Memory
 from lockgate.durable import scratch_folder
 from lockgate.errors import CalibrationError, ConfigError
-from lockgate.exchanges import Exchange, prompt_group, read_exchanges, write_exchanges
+from lockgate.exchanges import Exchange, prompt_group, prompt_text, read_exchanges, write_exchanges
 from lockgate.guards import Guard, GuardRecord
 from lockgate.guards.memory import MemoryRecord, write_memory
 from lockgate.tables import ScoresTable
@@ -81,7 +81,7 @@ def calibrate_memory(
 
     Raises:
         CalibrationError: the guard has no threshold of its own yet, or the conversations are too few for the
-            budget or hold no evidence at all.
+            budget, begin with prompts that the guard was trained on, or hold no evidence at all.
         ConfigError, ExchangeError: the input can't be read.
     """
     plan = plan or MemoryPlan()
@@ -94,6 +94,12 @@ def calibrate_memory(
         if exchanges_of(conversation)
     ]
     listed = [exchanges_of(conversation) for conversation in conversations]
+    groups = [prompt_group(exchanges[0]) for exchanges in listed]
+    # What can be known before the long work is said before it.
+    check_sample(len(set(groups)), plan.budget)
+    if guard.training_prompts is not None:
+        prompts = [prompt_text(exchanges[0]) for exchanges in listed]
+        refuse_training_prompts(guard.training_prompts.find(prompts), [one.id for one in conversations])
     with scratch_folder(output.with_name(output.name + ".state"), "lockgate memory") as state:
         turns = state / "exchanges.jsonl"
         write_exchanges(turns, (exchange for exchanges in listed for exchange in exchanges))
@@ -104,13 +110,10 @@ def calibrate_memory(
             workers=plan.workers,
             report=lambda done: report(turns, done),
         )
-    record = choose_memory(
-        guard.record,
-        _split(margins_of(table, guard), [len(exchanges) for exchanges in listed]),
-        [prompt_group(exchanges[0]) for exchanges in listed],
-        plan,
-    )
-    write_memory(output, record)
+        # Within the block: if this fails, the scores stay for the next try.
+        margins = _split(margins_of(table, guard), [len(exchanges) for exchanges in listed])
+        record = choose_memory(guard.record, margins, groups, plan)
+        write_memory(output, record)
     return record
 
 

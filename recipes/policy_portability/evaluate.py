@@ -38,7 +38,7 @@ from recipes.policy_portability.policy_pairs import (
     load_policies,
     read_pairs,
 )
-from recipes.steps import step_parser
+from recipes.steps import check_figures, step_parser
 
 METADATA = b"lockgate"
 Columns = dict[str, NDArray[Any]]
@@ -47,7 +47,7 @@ Columns = dict[str, NDArray[Any]]
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     if options.check:
-        check(options.table, options.summary)
+        check_figures(compute(options.table), options.summary)
         return
     guards, train = _named(options.guard, "--guard"), _named(options.train, "--train")
     if set(guards) != set(POLICIES):
@@ -60,15 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pq.write_table(table, file, compression="zstd")
     with open_atomic(options.summary) as file:
         file.write((json.dumps(compute(options.table), indent=1) + "\n").encode())
-
-
-def check(table: Path, summary: Path) -> None:
-    """End with an error if the figures don't follow from the table."""
-    found, kept = compute(table), json.loads(summary.read_text())
-    differing = sorted(key for key in found.keys() | kept.keys() if found.get(key) != kept.get(key))
-    if differing:
-        sys.exit(f"{summary.name} differs from the table: {', '.join(differing)}")
-    print("every figure follows from the table")
 
 
 def compute(table: Path) -> dict[str, Any]:

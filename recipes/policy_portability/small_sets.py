@@ -38,7 +38,7 @@ from recipes.policy_portability.policy_pairs import (
     read_pairs,
 )
 from recipes.policy_portability.small_set_figures import SYSTEMS, figures
-from recipes.steps import step_parser
+from recipes.steps import check_figures, step_parser
 
 TABLE, SUMMARY = RESULTS / "small_sets.parquet", RESULTS.parent / "policy.json"
 METADATA = b"lockgate"
@@ -58,7 +58,7 @@ Rows = Iterator[dict[str, Any]]
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     if options.check:
-        check(options.table, options.summary)
+        check_figures(compute(options.table), options.summary)
         return
     try:
         table = score(read_pairs(options.pairs), options)
@@ -68,14 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pq.write_table(table, file, compression="zstd")
     with open_atomic(options.summary) as file:
         file.write((json.dumps(compute(options.table), indent=1) + "\n").encode())
-
-
-def check(table: Path, summary: Path) -> None:
-    """End with an error if the figures don't follow from the table."""
-    found, kept = compute(table), json.loads(summary.read_text())
-    if differing := sorted(key for key in found.keys() | kept.keys() if found.get(key) != kept.get(key)):
-        sys.exit(f"{summary.name} differs from the table: {', '.join(differing)}")
-    print("every figure follows from the table")
 
 
 def compute(table: Path) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from lockgate.calibration import choose_threshold
 from lockgate.cascade.memory import Memory
 from lockgate.cli import main
 from lockgate.errors import CalibrationError, ConfigError
-from lockgate.exchanges import Exchange, Message, write_exchanges
+from lockgate.exchanges import Exchange, Message, PromptPrints, write_exchanges
 from lockgate.guards import Guard
 from lockgate.guards.memory import read_memory
-from lockgate.traffic import MemoryPlan, calibrate_memory, choose_memory, exchanges_of
+from lockgate.traffic import MemoryPlan, _memory, calibrate_memory, choose_memory, exchanges_of
 
 
 def conversation(number: int, turns: int) -> Exchange:
@@ -100,10 +100,20 @@ def test_the_command_scores_turns_as_exchanges_and_binds_the_file(guard, tmp_pat
         read_memory(output, guard.record)
 
 
-def test_what_cannot_be_calibrated_says_why(guard, tmp_path) -> None:
-    write_exchanges(tmp_path / "talk.jsonl", [conversation(number, 2) for number in range(5)])
+def test_what_is_wrong_is_said_before_anything_is_scored(guard, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(_memory, "score_file", lambda *given, **options: pytest.fail("it was scored"))
+    rows = [conversation(number, 2) for number in range(130)]
+    write_exchanges(tmp_path / "few.jsonl", rows[:5])
     with pytest.raises(CalibrationError, match="distinct"):
-        calibrate_memory(guard, [tmp_path / "talk.jsonl"], tmp_path / "m.json", MemoryPlan(budget=0.05))
+        calibrate_memory(guard, [tmp_path / "few.jsonl"], tmp_path / "m.json", MemoryPlan(budget=0.05))
+    write_exchanges(tmp_path / "talk.jsonl", rows)
+    known = guard.with_training_prompts(PromptPrints.of_texts([rows[7].messages[0].content]))
+    with pytest.raises(CalibrationError, match=f"trained on .*{rows[7].id}"):
+        calibrate_memory(known, [tmp_path / "talk.jsonl"], tmp_path / "m.json", MemoryPlan(budget=0.05))
+    assert not list(tmp_path.glob("m.json*"))
+
+
+def test_what_cannot_be_calibrated_says_why(guard, tmp_path) -> None:
     with pytest.raises(CalibrationError, match="is not calibrated"):
         calibrate_memory(make_guard(), [tmp_path / "talk.jsonl"], tmp_path / "m.json")
     with pytest.raises(CalibrationError, match="no exchange"):

@@ -14,6 +14,7 @@ from lockgate.gateway._policies import Change, Policies, Policy
 from lockgate.gateway.config._file import read_config
 from lockgate.gateway.config._schema import Config, UpstreamConfig
 from lockgate.gateway.upstream import GUARDED_ROUTES, UpstreamOptions, Upstreams, UpstreamTable
+from lockgate.guards.memory import read_memory
 
 OWN_ROUTES = ("/v1/chat/completions",)
 # Keys whose changes a running server can't follow.
@@ -54,12 +55,18 @@ def apply_config(config: Config, path: Path) -> Applied:
         path: the config's file, which messages name and from whose folder files of keys are taken.
 
     Raises:
-        ConfigError: a key's variable or file is not there, or an address or a route is not valid.
+        ConfigError: a key's variable or file or the memory of conversations is not there or not valid, or an
+            address or a route is not valid.
     """
     known = GUARDED_ROUTES if config.upstreams else OWN_ROUTES
     for route in config.routes:
         if route not in known:
             raise ConfigError(f"{path}: routes.{route}: expected one of {', '.join(known)}")
+    if config.conversations is not None:
+        try:
+            read_memory(path.parent / config.conversations.memory)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: conversations.memory: {error}") from None
     return Applied(config, _table(config, path), _policies(config), _keys(config, path))
 
 

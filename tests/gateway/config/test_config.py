@@ -207,3 +207,12 @@ def test_the_schema_is_published_and_refuses_what_the_code_refuses(capsys) -> No
     assert all(found["additionalProperties"] is False for found in definitions)
     with pytest.raises(ValidationError):
         Config.model_validate({"unheard_of": 1})
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), ("{}", "is no memory file")])
+def test_check_finds_a_memory_that_is_not_there(tmp_path, content, said) -> None:
+    if content is not None:
+        (tmp_path / "memory.json").write_text(content)
+    path = written(tmp_path, UP + "conversations: {memory: memory.json}\n")
+    with pytest.raises(ConfigError, match=f"conversations.memory: .*{said}"):
+        apply_config(read_config(path), path)

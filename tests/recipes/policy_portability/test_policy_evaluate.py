@@ -19,6 +19,7 @@ from lockgate.guards import Guard
 from recipes.policy_portability import evaluate
 from recipes.policy_portability.policy_figures import ANY_WORD, SCHEMA, SCORERS, figures
 from recipes.policy_portability.policy_pairs import HERE, PAIRS, POLICIES, load_policies, read_pairs
+from recipes.steps import check_figures
 
 # (labels under both constitutions of side a, of side b)
 KINDS = [((1, 0), (0, 1)), ((1, 0), (0, 0)), ((0, 1), (1, 1)), ((1, 1), (0, 0))]
@@ -212,7 +213,7 @@ def test_training_rows_that_meet_the_pairs_are_refused(made, tmp_path) -> None:
 
 @pytest.mark.skipif(not (evaluate.RESULTS / "policy.json").exists(), reason="not measured yet")
 def test_committed_figures_follow_from_the_committed_table() -> None:
-    evaluate.check(evaluate.RESULTS / "policy.parquet", evaluate.RESULTS / "policy.json")
+    check_figures(evaluate.compute(evaluate.RESULTS / "policy.parquet"), evaluate.RESULTS / "policy.json")
     table = pq.read_table(evaluate.RESULTS / "policy.parquet")
     ids = [row.exchange.id for row in read_pairs()]
     assert table["id"].to_pylist() == ids * 2

@@ -19,6 +19,7 @@ from recipes.policy_portability import small_sets
 from recipes.policy_portability.policy_pairs import PAIRS, POLICIES, load_policies
 from recipes.policy_portability.small_set_figures import figures
 from recipes.policy_portability.small_sets import SCHEMA
+from recipes.steps import check_figures
 
 
 def scripted(flags: dict[str, np.ndarray], n: int = 6) -> pa.Table:
@@ -143,4 +144,4 @@ def test_wrong_names_are_refused(options, message, tmp_path) -> None:
 
 @pytest.mark.skipif(not small_sets.SUMMARY.exists(), reason="not measured yet")
 def test_committed_figures_follow_from_the_committed_table() -> None:
-    small_sets.check(small_sets.TABLE, small_sets.SUMMARY)
+    check_figures(small_sets.compute(small_sets.TABLE), small_sets.SUMMARY)
