@@ -171,6 +171,19 @@ def serve(
             min=1, help="Connections at a time. A newcomer takes the place of the one that has idled longest."
         ),
     ] = 1024,
+    hold_tokens: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Read and release an upstream's answers in steps of at least so many tokens. A flag keeps "
+            "back its whole step.",
+        ),
+    ] = 1,
+    hold_ms: Annotated[
+        float,
+        typer.Option(help="Milliseconds that text waits at most for the further tokens of its step."),
+    ] = 250.0,
     moderation_name: Annotated[
         list[str] | None,
         typer.Option(

@@ -25,7 +25,7 @@ FILE_KEYS = {
         name: f"limits.{name}"
         for name in (
             *("max_streams", "max_queue", "kv_tokens", "default_max_tokens", "block_input_status"),
-            *("step_timeout", "verdict_timeout", "queue_timeout"),
+            *("step_timeout", "verdict_timeout", "queue_timeout", "hold_tokens", "hold_ms"),
         )
     },
 }
@@ -78,6 +78,8 @@ class Settings:
     queue_timeout: float
     drain_timeout: float
     max_connections: int
+    hold_tokens: int
+    hold_ms: float
     moderation_name: list[str] | None
     json: bool
 

@@ -9,7 +9,7 @@ from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
 from lockgate.gateway._keyring import Keyring
-from lockgate.gateway._options import MODES, CheckOptions, EngineDown, EngineOptions, Mode, QueueFull
+from lockgate.gateway._options import MODES, CheckOptions, EngineDown, EngineOptions, Hold, Mode, QueueFull
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
 
@@ -27,6 +27,7 @@ __all__ = [
     "EngineOptions",
     "Gateway",
     "GatewayOptions",
+    "Hold",
     "Keyring",
     "Mode",
     "QueueFull",

@@ -296,6 +296,8 @@ class Engine:
         deadlines = [self.verdicts.deadline(ticket) for ticket in self._tickets()]
         if any(job.intakes and not job.done for job in self._active):
             deadlines.append(time.monotonic() + LONGEST_SLEEP)
+            if (due_at := self._stepper.due_at(self._active)) is not None:
+                deadlines.append(due_at)
         return min(deadlines, default=None)
 
     def _settle_verdicts(self) -> None:

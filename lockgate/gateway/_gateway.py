@@ -28,7 +28,7 @@ from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._keyring import UNNAMED, Keyring
-from lockgate.gateway._options import CheckOptions, EngineOptions
+from lockgate.gateway._options import NO_HOLD, CheckOptions, EngineOptions, Hold
 from lockgate.gateway._policies import Policies, Policy, policy_of
 from lockgate.gateway._requests import ChatRequest, parse_chat_request
 from lockgate.gateway._sampling import SamplingParams
@@ -51,6 +51,7 @@ class GatewayOptions:
         decisions: file of the decision log.
         default_max_tokens: longest answer, in tokens, if the request gives no limit.
         longest_prompt: tokens of the longest prompt that the guard reads for another model.
+        hold: how much of an upstream's answer is read, and so released, in one step.
         block_input_status: HTTP status for a flagged prompt. 200 sends the refusal in the shape of a halted
             answer, 400 sends an error body.
         api_key: bearer token that clients must send; None asks for none.
@@ -71,6 +72,7 @@ class GatewayOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     default_max_tokens: int = 1024
     longest_prompt: int = 32_768
+    hold: Hold = NO_HOLD
     block_input_status: int = 200
     api_key: str | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -262,6 +264,7 @@ class Gateway:
         max_tokens: int | None = None,
         begin: Callable[[], None] = lambda: None,
         policy: Policy | None = None,
+        hold: Hold = NO_HOLD,
     ) -> Job:
         """Make a job for answers that are written elsewhere, to `messages`.
 
@@ -272,6 +275,7 @@ class Gateway:
             max_tokens: length of an answer as far as it is known, to reserve memory for it.
             begin: called on the engine's thread when the prompt is cleared.
             policy: what a decision and a failure mean. None takes the general one.
+            hold: how much of an answer is read in one step.
 
         Raises:
             ApiError: the server has no guard (400), the prompt is too long (400), or roles are out of order.
@@ -301,7 +305,7 @@ class Gateway:
             seed_basis="",
             deliver=deliver,
             client=client,
-            intakes=[Intake(self.backbone.tokenise_answer()) for _ in range(n)],
+            intakes=[Intake(self.backbone.tokenise_answer(), hold) for _ in range(n)],
             memory=min(wanted, most, self.backbone.context_length),
             begin=begin,
         )

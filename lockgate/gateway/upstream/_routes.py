@@ -73,6 +73,7 @@ async def _answer(gateway: Gateway, upstreams: Upstreams, dialect: Dialect, requ
         max_tokens=asked.max_tokens,
         begin=lambda: deliver(None),
         policy=gateway.policies.of(f"/v1{dialect.path}", key_of(request)),
+        hold=gateway.options.hold,
     )
     gateway.follow(job, request)
     headers = client.headers_for(request.headers, own_key=bool(gateway.keyring))
