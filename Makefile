@@ -32,5 +32,5 @@ check:  ## Check lint, formatting, types and the measures of the package
 docs:  ## Build the documentation site into site/html
 	@scripts/docs
 
-bench:  ## Measure the probe's cost per token and the speed of making data
+bench:  ## Measure the probe's cost, the speed of making data, and what the gateway adds to an upstream
 	@scripts/bench $(ARGS)

@@ -17,6 +17,7 @@ from lockgate.gateway._desk import VerdictDesk
 from lockgate.gateway._events import Released, Unserved
 from lockgate.gateway._given import GivenStepper
 from lockgate.gateway._jobs import Job, Stream
+from lockgate.gateway._metrics import Metrics
 from lockgate.gateway._options import (
     RESTART_SECONDS,
     EngineDown,
@@ -50,6 +51,7 @@ class Engine:
         scoring: the guard; None exactly when the mode is `off`.
         decisions: log that gets one line for each choice, before the closing event is delivered.
         make_stepper: makes what runs the model, if it is not to run in this process.
+        metrics: what is counted. None makes new ones.
 
     Attributes:
         kv_tokens: key-value tokens for all open streams together.
@@ -63,6 +65,7 @@ class Engine:
         decisions: DecisionLog,
         options: EngineOptions,
         make_stepper: MakeStepper | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         if (scoring is None) != (options.mode == "off"):
             raise ConfigError(f"mode {options.mode}: needs {'no' if options.mode == 'off' else 'a'} guard")
@@ -71,6 +74,7 @@ class Engine:
         self.scoring = scoring
         self.decisions = decisions
         self.faults = Faults()
+        self.metrics = Metrics() if metrics is None else metrics
         wiring = Wiring(self._emit, self._end, self._ask)
         self._stepper: Stepper[Any]
         if make_stepper is None:
@@ -84,7 +88,12 @@ class Engine:
         tokens = options.verdict_kv_tokens or self.kv_tokens
         source = None if scoring is None else scoring.stages.open_verdicts(tokens)
         self.verdicts = VerdictDesk(
-            source, options.verdict_timeout, self.faults, self._tell, options.verdict_breaker
+            source,
+            options.verdict_timeout,
+            self.faults,
+            self._tell,
+            options.verdict_breaker,
+            self.metrics.judged,
         )
         self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()
@@ -273,6 +282,7 @@ class Engine:
         try:
             self._stepper.run(portions)
         finally:
+            self.metrics.stepped(time.monotonic() - self._step_started)
             self._step, self._step_started = (), None
             self.faults.open.pop("step", None)
 
@@ -398,8 +408,11 @@ class Engine:
             record = decision_record(job, stream, ending, event, self.scoring)
             self.decisions.write(record)
             self._note(record)
+            margin = None
             if self.scoring is not None and stream.state is not None:
-                job.remember(self.scoring.stages.margin(stream.state))
+                margin = self.scoring.stages.margin(stream.state)
+                job.remember(margin)
+            self.metrics.ended(record, job.route, margin)
             if job.started is not None:
                 self._service_time += 0.2 * (time.monotonic() - job.started - self._service_time)
             job.deliver(event)

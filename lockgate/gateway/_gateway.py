@@ -28,6 +28,7 @@ from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._keyring import UNNAMED, Keyring
+from lockgate.gateway._metrics import Metrics
 from lockgate.gateway._options import NO_HOLD, CheckOptions, EngineOptions, Hold
 from lockgate.gateway._policies import Policies, Policy, policy_of
 from lockgate.gateway._requests import ChatRequest, parse_chat_request
@@ -143,7 +144,8 @@ class Gateway:
         self.model_id = backbone.name
         self.created = int(time.time())
         self.decisions = DecisionLog(options.decisions)
-        self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper)
+        self.metrics = Metrics()
+        self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper, self.metrics)
         self.vocabulary_size = backbone.vocab_size
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
         self.bodies = BodyRoom()
