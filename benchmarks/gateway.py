@@ -319,7 +319,7 @@ def lockgate(fast: str, mode: str) -> Iterator[str]:
             "0",
             "--json",
         ]
-        command += ["--max-streams", "64", "--max-queue", "256", "--decisions", f"{folder}/decisions.jsonl"]
+        command += ["--max-streams", "64", "--max-queue", "256", "--decisions", f"{folder}/decisions.db"]
         with running(command) as line:
             yield json.loads(line)["url"] + "/v1"
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lockgate.decisions import Decision, DecisionLog, LogOptions, Report, Scores, Started, open_log, timestamp
 
 
@@ -76,3 +78,9 @@ def decision(number: int = 0, **fields: Any) -> Decision:
 
 def numbers_in(where: Path | str) -> list[int]:
     return [int(found["id"].rpartition("-")[2]) for found in decisions_in(where)]
+
+
+def write_lines(path: Path, decisions: list[Decision]) -> Path:
+    """A file of JSON lines, as `lockgate log export` makes it."""
+    path.write_bytes(b"".join(msgspec.json.encode(decision) + b"\n" for decision in decisions))
+    return path

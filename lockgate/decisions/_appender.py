@@ -120,6 +120,7 @@ class Appender:
 
     def _check_place(self) -> None:
         if self.database.moved:
+            self.database.settle_moved()
             raise DecisionLogError(f"decision log {self.database.place}: {MOVED}")
 
     def _begin(self, connection: Connection, before: Tip | None, *, moved: bool) -> Tip:

@@ -3,7 +3,8 @@
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -49,6 +50,7 @@ class Database:
             if create:
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
+                    _check_leftovers(path)
                     # SQLite gives its other files the mode of this one.
                     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 except OSError as error:
@@ -88,12 +90,23 @@ class Database:
         """Whether the file at the path is no longer the one that is open."""
         return self._identity is not None and self._found() != self._identity
 
+    def settle_moved(self) -> None:
+        """Complete a file that was moved away: its newest records are in another file of SQLite until then.
+
+        Without that, SQLite would also add them to a file that is put in its place.
+        """
+        with suppress(SQLAlchemyError), self._open_engine().connect() as connection:
+            free = connection.execution_options(isolation_level="AUTOCOMMIT", lockgate_begin="")
+            free.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @property
     def is_open(self) -> bool:
         return self._engine is not None
 
     def close(self) -> None:
         """Close all connections. The database can be opened again."""
+        if self._engine is not None and self.moved:
+            self.settle_moved()
         engine, self._engine, self._identity = self._engine, None, None
         if engine is not None:
             engine.dispose()
@@ -166,6 +179,20 @@ class Database:
             raise DecisionLogError(f"decision log {self.place}: {_reason(error)}") from None
         except SQLAlchemyError as error:
             raise DecisionLogError(f"decision log {self.place}: {type(error).__name__}") from None
+
+
+def _check_leftovers(path: Path) -> None:
+    """Refuse to make a database beside the write-ahead log of one that is gone. It would take that log."""
+    if path.exists():
+        return
+    for ending in ("-wal", "-shm"):
+        left = path.with_name(path.name + ending)
+        if ending == "-wal" and left.exists() and left.stat().st_size:
+            raise DecisionLogError(
+                f"decision log {path}: is gone, but {left.name} still has records of it; move that file to "
+                "where the database is now, under its name and -wal"
+            )
+        left.unlink(missing_ok=True)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:  # noqa: ANN401 - SQLAlchemy's record

@@ -60,4 +60,6 @@ class Place:
     def __str__(self) -> str:
         if self.path is not None:
             return str(self.path)
-        return self.url.set(drivername="postgresql", password=None, query={}).render_as_string()
+        url = self.url
+        plain = URL.create("postgresql", url.username, host=url.host, port=url.port, database=url.database)
+        return plain.render_as_string()

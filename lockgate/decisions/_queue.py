@@ -57,6 +57,7 @@ class Queue:
         # Those whose `then` still waits, and some that no longer do.
         self._fresh: deque[Waiting] = deque()
         self._keeper = keeper
+        self._writing = 0  # as many of the oldest are being written
         self._preparing = threading.Lock()
 
     def __len__(self) -> int:
@@ -67,13 +68,16 @@ class Queue:
         self._fresh.append(item)
 
     def first(self, most: int) -> list[Waiting]:
-        """Return the oldest records. They stay."""
-        return list(islice(self._items, most))
+        """Return the oldest records, to be written. They stay."""
+        found = list(islice(self._items, most))
+        self._writing = len(found)
+        return found
 
     def drop(self, done: list[Waiting]) -> list[Then]:
         """Remove the oldest records, which are `done`. Return what waited for them."""
         for _ in done:
             self._items.popleft()
+        self._writing = 0
         then = self.tell(done)
         while self._fresh and self._fresh[0].told:
             self._fresh.popleft()
@@ -108,7 +112,7 @@ class Queue:
                 break
             stay += 1
         found = []
-        while len(self._items) > stay and self._items[-1].told:
+        while len(self._items) > max(stay, self._writing) and self._items[-1].told:
             found.append(self._items.pop())
         return found
 

@@ -59,7 +59,7 @@ _RULES: tuple[tuple[re.Pattern[str], _Replace], ...] = (
         re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^-]{0,20000}(?:-----END [A-Z ]{0,40}-----)?"),
         "[key]",
     ),
-    (re.compile(r"[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"), "[email]"),
+    (re.compile(r"(?<![\w.+%-])[\w.+%-]{1,254}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"), "[email]"),
     (re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.?[\w-]*"), "[key]"),
     (re.compile(r"\b(?:sk|pk|rk|gh[pousr]|github_pat|glpat|xox[abeprs]|hf|lgkey)[-_][\w-]{12,}"), "[key]"),
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{30,}"), "[key]"),
@@ -73,7 +73,10 @@ _RULES: tuple[tuple[re.Pattern[str], _Replace], ...] = (
     ),
     (re.compile(r"\b[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){3,7}(?: ?[0-9A-Z]{1,3})?\b"), "[iban]"),
     (re.compile(r"[A-Za-z0-9+/_=-]{24,}"), _mixed),
-    (re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)"), _card),
+    (
+        re.compile(r"(?<!\d)(?:\d{13,19}|\d{4}(?:[ -]\d{4}){2}[ -]\d{1,7}|\d{4}[ -]\d{6}[ -]\d{4,5})(?!\d)"),
+        _card,
+    ),
     (
         re.compile(r"(?<![\d.])(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?:25[0-5]|2[0-4]\d|1?\d?\d)){3}(?![\d.])"),
         "[ip]",

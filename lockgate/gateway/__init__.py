@@ -4,12 +4,11 @@ from lockgate.gateway._app import create_app, create_passing_app
 from lockgate.gateway._breaker import BreakerOptions
 from lockgate.gateway._connections import ConnectionLimits
 from lockgate.gateway._conversations import Conversations
-from lockgate.gateway._decisions import Decision, DecisionLog, Scores
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
 from lockgate.gateway._keyring import Keyring
-from lockgate.gateway._options import MODES, CheckOptions, EngineDown, EngineOptions, Mode, QueueFull
+from lockgate.gateway._options import MODES, CheckOptions, EngineDown, EngineOptions, LogDown, Mode, QueueFull
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
 
@@ -20,17 +19,15 @@ __all__ = [
     "CheckOptions",
     "ConnectionLimits",
     "Conversations",
-    "Decision",
-    "DecisionLog",
     "Engine",
     "EngineDown",
     "EngineOptions",
     "Gateway",
     "GatewayOptions",
     "Keyring",
+    "LogDown",
     "Mode",
     "QueueFull",
-    "Scores",
     "Scoring",
     "bind",
     "check_exposure",
