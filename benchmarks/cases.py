@@ -19,6 +19,7 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from benchmarks.engines import TARGET, write_part
+from lockgate.decisions import LogOptions, read_decisions
 from lockgate.gateway import EngineOptions, Gateway, GatewayOptions, create_app
 from lockgate.guards import Guard
 
@@ -71,15 +72,15 @@ def passes(case: Path) -> bool:
 def answers(request: object) -> bool:
     """Send a request to the embedded guard's server."""
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "decisions.jsonl"
-        options = GatewayOptions(decisions=log, engine=EngineOptions(kv_tokens=2048))
+        log = Path(folder) / "decisions.db"
+        options = GatewayOptions(LogOptions(log), engine=EngineOptions(kv_tokens=2048))
         with TestClient(
             create_app(Gateway.from_guard(Guard.load(), options)), base_url="http://localhost"
         ) as client:
             answer = client.post("/v1/chat/completions", json=request)
             ready = client.get("/readyz").json()["status"] == "ready"
-        lines = log.read_text(encoding="utf-8").splitlines()
-    faults = [line for line in lines if json.loads(line)["decision"] == "error"]
+        decisions = read_decisions(log)
+    faults = [found for found in decisions if found.decision == "error"]
     return answer.status_code in (200, 400) and ready and not faults
 
 

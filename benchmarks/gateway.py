@@ -378,7 +378,7 @@ def lockgate(fast: str, mode: str, hold: int = 1) -> Iterator[str]:
             "--json",
         ]
         command += ["--hold-tokens", str(hold), "--hold-ms", "1000"]
-        command += ["--max-streams", "64", "--max-queue", "256", "--decisions", f"{folder}/decisions.jsonl"]
+        command += ["--max-streams", "64", "--max-queue", "256", "--decisions", f"{folder}/decisions.db"]
         with running(command) as line:
             yield json.loads(line)["url"] + "/v1"
 

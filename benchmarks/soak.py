@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 
 from benchmarks.idle import report, serving
 from benchmarks.memory import growth_mb_per_hour, rss_mb
 from benchmarks.soak_upstream import scripted_upstream
 from benchmarks.tiny import MARK, save_marking_guard
+from lockgate.decisions import read_decisions
 
 CLIENTS = 6
 STUCK_SECONDS = 60.0
@@ -75,7 +77,7 @@ def main() -> None:
 
 async def soak(folder: Path, seconds: float, draw: random.Random) -> dict[str, Any]:
     guard, model = save_marking_guard(folder)
-    log = folder / "decisions.jsonl"
+    log = folder / "decisions.db"
     options = ["--guard", str(guard), "--backbone", str(model), "--decisions", str(log), "--threads", "1"]
     async with scripted_upstream() as upstream:
         with serving([*options, "--upstream", upstream]) as (process, url):
@@ -87,7 +89,7 @@ async def soak(folder: Path, seconds: float, draw: random.Random) -> dict[str, A
                 sampling.cancel()
                 left_open = await open_at_the_end(client)
         # The server has stopped, so the log is whole.
-        decisions = compare(seen, [json.loads(line) for line in log.read_text().splitlines()])
+        decisions = compare(seen, [msgspec.to_builtins(found) for found in read_decisions(log)])
     sizes = [size for _, size in samples]
     return {
         "requests": seen.requests,

@@ -9,7 +9,6 @@ policy `stage-magic`, which keeps methods secret. Everyday answers calibrate it.
 questions. That is good enough for a picture, and not the way to make a guard.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from lockgate.backbones import Backbone
 from lockgate.backbones.generation import generate_answers
+from lockgate.decisions import read_decisions
 from lockgate.exchanges import Exchange, Message, write_exchanges
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +93,7 @@ def run_lockgate(*arguments: object) -> None:
 def serving(guard: Path) -> Iterator[str]:
     """The URL of a running `lockgate serve`."""
     command = [sys.executable, "-m", "lockgate", "serve", "--guard", str(guard), "--port", "0"]
-    log = ["--decisions", str(WORK / "decisions.jsonl")]
+    log = ["--decisions", str(WORK / "decisions.db")]
     process = subprocess.Popen([*command, *log], cwd=ROOT, text=True, stdout=subprocess.PIPE)
     try:
         line = process.stdout.readline() if process.stdout else ""
@@ -112,8 +112,8 @@ def take_picture(url: str) -> None:
         ask(page, QUESTION, temperature=0.0)
         page.screenshot(path=IMAGE)
         browser.close()
-    decision = json.loads((WORK / "decisions.jsonl").read_text().splitlines()[-1])
-    print(f"{IMAGE.relative_to(ROOT)}: {decision['decision']} at answer token {decision['token_index']}")
+    decision = read_decisions(WORK / "decisions.db")[-1]
+    print(f"{IMAGE.relative_to(ROOT)}: {decision.decision} at answer token {decision.token_index}")
 
 
 def ask(page: Page, question: str, *, temperature: float) -> None:

@@ -15,6 +15,7 @@ LockgateError
 ├── SynthesisError         a run that makes data and cannot continue; finished work is kept
 │   ├── GeneratorError     a generator that cannot answer: wrong address, key or model, or it is down
 │   └── BudgetExhausted    no tokens or money are left for the run
+├── DecisionLogError       a decision log that can't be opened, written or read
 └── MissingExtra           an optional dependency that is not installed
 """
 
@@ -84,6 +85,10 @@ class GeneratorError(SynthesisError):
 
 class BudgetExhausted(SynthesisError):
     """A run has used all of its tokens or money."""
+
+
+class DecisionLogError(LockgateError):
+    """A decision log can't be opened, written or read, or records of it are lost."""
 
 
 class MissingExtra(LockgateError):

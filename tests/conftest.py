@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,19 @@ def preloaded() -> Iterator[Any]:
     process = Preloaded()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server of our own, started when the first test asks for it."""
+    from postgres import Postgres, binaries
+
+    if binaries() is None:
+        assert not os.environ.get("LOCKGATE_REQUIRE_POSTGRES"), "PostgreSQL is not installed"
+        pytest.skip("PostgreSQL is not installed")
+    server = Postgres()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ _COMMANDS = (
     "_evaluate",
     "_serve",
     "_config",
+    "_log",
 )
 
 _EXIT_CODES = (

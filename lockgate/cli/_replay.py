@@ -44,7 +44,7 @@ def replay(
         list[Path],
         typer.Option(
             help="Recorded traffic: exchanges (.jsonl[.gz|.zst] or .parquet), or the server's decision logs "
-            "without any text. May be repeated."
+            "without any text (a database of SQLite, or lines of `lockgate log export`). May be repeated."
         ),
     ],
     kind: Annotated[

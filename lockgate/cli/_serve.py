@@ -107,11 +107,11 @@ def serve(
         ),
     ] = 200,
     decisions: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE",
-            help="Decision log. If the file is moved away, the log continues in a new file. SIGHUP makes it "
-            "do so at once. Default: LOCKGATE_HOME/decisions.jsonl.",
+            metavar="LOG",
+            help="Decision log: a file of SQLite, or postgresql://USER@HOST/DATABASE with the password in "
+            "LOCKGATE_LOG_PASSWORD. Default: LOCKGATE_HOME/decisions.db.",
         ),
     ] = None,
     allowed_host: Annotated[

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lockgate.cli._serve_settings import API_KEY_VARIABLE, Loaded, Settings
-from lockgate.errors import ConfigError
+from lockgate.errors import ConfigError, DecisionLogError
 
 if TYPE_CHECKING:
+    from lockgate.decisions import LogOptions
     from lockgate.gateway import Gateway, GatewayOptions, Keyring
     from lockgate.gateway.upstream import Upstreams, UpstreamTable
     from lockgate.guards import Guard
@@ -49,7 +50,6 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
 
 
 def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "GatewayOptions":
-    from lockgate.durable import home
     from lockgate.gateway import (
         BreakerOptions,
         CheckOptions,
@@ -77,7 +77,7 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         policies, keys = loaded.applied.policies, loaded.applied.keys
         more = {"policies": policies, "keys": keys, "longest_prompt": limits.longest_prompt}
     return GatewayOptions(
-        decisions=settings.decisions or home() / "decisions.jsonl",
+        log=_log(settings, loaded),
         engine=engine,
         default_max_tokens=settings.default_max_tokens,
         hold=Hold(settings.hold_tokens, settings.hold_ms / 1000),
@@ -91,6 +91,14 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         checks=CheckOptions(moderation_names=_moderation_names(settings.moderation_name or [])),
         **more,
     )
+
+
+def _log(settings: Settings, loaded: Loaded | None) -> "LogOptions":
+    from lockgate.decisions import LogOptions
+    from lockgate.durable import home
+
+    named = None if loaded is None else loaded.applied.log
+    return named or LogOptions(settings.decisions or home() / "decisions.db")
 
 
 def _run_passing(
@@ -122,9 +130,12 @@ def _run_guarded(
     bound: socket.socket,
     extra: dict[str, Any],
 ) -> None:
+    from lockgate.decisions import check_log
     from lockgate.gateway import ConnectionLimits, create_app, run_server, url_of
     from lockgate.gateway.upstream import Upstreams
 
+    # Before the model is loaded, which may take minutes.
+    check_log(options.log.where, options.log.password_env)
     url = url_of(bound)
     gateway = _load(settings, options, extra, loaded, reads_only=table is not None)
     try:
@@ -145,7 +156,11 @@ def _run_guarded(
             end_open=gateway.engine.end_open,
         )
     finally:
-        gateway.close()
+        left = gateway.close()
+        if left.lost:
+            raise DecisionLogError(
+                f"decision log {gateway.decisions.place}: {left.lost} decision(s) are lost"
+            )
 
 
 def _follower(
@@ -315,7 +330,7 @@ def _announce(
             "mode": gateway.mode,
             "model": gateway.model_id,
             "guard": gateway.about_guard,
-            "decisions": str(gateway.decisions.path),
+            "decisions": str(gateway.decisions.place),
         }
         line = json.dumps(told if table is None else {**told, **_told_of(table)})
     else:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 API_KEY_VARIABLE = "LOCKGATE_API_KEY"
 # The key of a config file for each option that it can replace.
 FILE_KEYS = {
-    **{name: name for name in ("guard", "backbone", "device", "dtype", "threads", "decisions")},
+    **{name: name for name in ("guard", "backbone", "device", "dtype", "threads")},
     "host": "listen.host",
     "port": "listen.port",
     "allowed_host": "listen.allowed_hosts",
@@ -40,7 +40,7 @@ FILES_OWN = {
     "engine": "guard",
     "engine_arg": "guard",
 }
-_PATHS = ("guard", "backbone", "decisions")
+_PATHS = ("guard", "backbone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Settings:
     kv_tokens: int | None
     default_max_tokens: int
     block_input_status: int
-    decisions: Path | None
+    decisions: str | None
     allowed_host: list[str] | None
     api_key_file: Path | None
     insecure: bool
@@ -105,6 +105,8 @@ def load_file(path: Path, settings: Settings, given: Collection[str]) -> tuple[S
 
     config = read_config(path)
     found = {name: _value(config, key) for name, key in FILE_KEYS.items() if _is_set(config, key)}
+    if "decisions" in given and "log" in config.model_fields_set:
+        raise ConfigError(f"--decisions: with --config, `log` in {path} says this; leave the option out")
     for name in given:
         key = FILE_KEYS[name] if name in found else FILES_OWN.get(name)
         if key is not None:
@@ -118,8 +120,6 @@ def load_file(path: Path, settings: Settings, given: Collection[str]) -> tuple[S
     for name in _PATHS:
         if name in found and found[name] not in (None, "embedded"):
             found[name] = str(path.parent / found[name])
-    if found.get("decisions") is not None:
-        found["decisions"] = Path(found["decisions"])
     mode = "enforce" if config.mode == "canary" else config.mode
     return replace(settings, **found, mode=mode), Loaded(path, apply_config(config, path))
 

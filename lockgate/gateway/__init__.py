@@ -4,12 +4,20 @@ from lockgate.gateway._app import create_app, create_passing_app
 from lockgate.gateway._breaker import BreakerOptions
 from lockgate.gateway._connections import ConnectionLimits
 from lockgate.gateway._conversations import Conversations
-from lockgate.gateway._decisions import Decision, DecisionLog, Scores
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
 from lockgate.gateway._keyring import Keyring
-from lockgate.gateway._options import MODES, CheckOptions, EngineDown, EngineOptions, Hold, Mode, QueueFull
+from lockgate.gateway._options import (
+    MODES,
+    CheckOptions,
+    EngineDown,
+    EngineOptions,
+    Hold,
+    LogDown,
+    Mode,
+    QueueFull,
+)
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
 
@@ -20,8 +28,6 @@ __all__ = [
     "CheckOptions",
     "ConnectionLimits",
     "Conversations",
-    "Decision",
-    "DecisionLog",
     "Engine",
     "EngineDown",
     "EngineOptions",
@@ -29,9 +35,9 @@ __all__ = [
     "GatewayOptions",
     "Hold",
     "Keyring",
+    "LogDown",
     "Mode",
     "QueueFull",
-    "Scores",
     "Scoring",
     "bind",
     "check_exposure",

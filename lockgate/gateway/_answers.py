@@ -14,7 +14,7 @@ from lockgate.gateway._errors import ApiError, error_response, json_response
 from lockgate.gateway._events import Event, Finished, Released, ReleasedToken, Unserved
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway._jobs import Job
-from lockgate.gateway._options import RESTART_SECONDS, EngineDown, QueueFull
+from lockgate.gateway._options import RESTART_SECONDS, EngineDown, LogDown, QueueFull
 from lockgate.gateway._requests import ChatRequest
 
 # Proxies and clients close a stream that stays silent, and nothing can be sent while a long prompt is read.
@@ -196,9 +196,10 @@ def refused(error: QueueFull | EngineDown) -> ApiError:
             code="rate_limit_exceeded",
             headers={"Retry-After": str(error.retry_after)},
         )
+    why = ", because it can't record them" if isinstance(error, LogDown) else ""
     return ApiError(
         503,
-        "The server takes no requests now.",
+        f"The server takes no requests now{why}.",
         kind="server_error",
         code="unavailable",
         headers={"Retry-After": str(RESTART_SECONDS)},

@@ -213,7 +213,7 @@ async def _readyz(request: Request) -> Response:
     engine, log = gateway.engine, gateway.decisions
     upstreams: Upstreams | None = request.app.state.upstreams
     problems = gateway.problems() + ([] if upstreams is None else upstreams.problems())
-    ready = engine.alive and not engine.stalled
+    ready = engine.alive and not engine.stalled and log.admits
     status = ("degraded" if problems else "ready") if ready else "unavailable"
     body: dict[str, Any] = {
         "status": status,
@@ -233,7 +233,12 @@ async def _readyz(request: Request) -> Response:
             "alive": engine.verdicts.alive,
         },
         "kv_tokens": {"used": engine.kv_used_tokens, "limit": engine.kv_tokens},
-        "decisions": {"written": log.written, "unwritten": log.unwritten, "lost": log.lost},
+        "decisions": {
+            "written": log.written,
+            "unwritten": log.unwritten,
+            "spilled": log.spilled,
+            "lost": log.lost,
+        },
     }
     if upstreams is not None:
         body["upstreams"] = upstreams.describe()

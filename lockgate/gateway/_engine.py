@@ -4,17 +4,18 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from lockgate.backbones import Backbone, SessionPool
+from lockgate.decisions import Decision, DecisionLog
 from lockgate.errors import ConfigError, ContextOverflow, PoolFull
 from lockgate.exchanges import Message
 from lockgate.gateway._admission import PLACES_PER_STREAM, Line, Load, most_tokens
-from lockgate.gateway._decisions import Decision, DecisionLog
 from lockgate.gateway._desk import VerdictDesk
-from lockgate.gateway._events import Released, Unserved
+from lockgate.gateway._events import Finished, Released, Unserved
 from lockgate.gateway._given import GivenStepper
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._metrics import Metrics
@@ -23,11 +24,19 @@ from lockgate.gateway._options import (
     EngineDown,
     EngineOptions,
     Faults,
+    LogDown,
     QueueFull,
     default_kv_tokens,
 )
 from lockgate.gateway._phases import ticket_of
-from lockgate.gateway._records import Ending, decision_record, finished_event
+from lockgate.gateway._records import (
+    Ending,
+    content_of,
+    decision_record,
+    finished_event,
+    started_record,
+    unrecorded,
+)
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import MakeStepper, ModelGone, Portion, Stepper, Wiring
 from lockgate.gateway._stream import Outflow
@@ -49,7 +58,7 @@ class Engine:
 
     Args:
         scoring: the guard; None exactly when the mode is `off`.
-        decisions: log that gets one line for each choice, before the closing event is delivered.
+        decisions: log that gets a record for each choice, before the closing event is delivered.
         make_stepper: makes what runs the model, if it is not to run in this process.
         metrics: what is counted. None makes new ones.
 
@@ -73,6 +82,7 @@ class Engine:
         self.backbone = backbone
         self.scoring = scoring
         self.decisions = decisions
+        decisions.on_block = self.halt_open
         self.faults = Faults()
         self.metrics = Metrics() if metrics is None else metrics
         wiring = Wiring(self._emit, self._end, self._ask)
@@ -131,6 +141,7 @@ class Engine:
             ContextOverflow: the job can never fit into the key-value memory.
             QueueFull: too many requests are waiting.
             EngineDown: the engine is stopping or stuck.
+            LogDown: the decision log can't be written, and its policy is to take no requests then.
         """
         job.mode = "off" if self.scoring is None else job.mode or self.options.mode
         most = most_tokens(self.kv_tokens, job.n)
@@ -139,6 +150,8 @@ class Engine:
                 f"{job.n} answers of up to {job.capacity} tokens are more than the server's {most}"
             )
         with self._wake:
+            if not self.decisions.admits:
+                raise LogDown("the decision log can't be written")
             if self._closing or not self.alive or self.stalled:
                 raise EngineDown("the server takes no requests now")
             free = max(0, self.options.max_streams - self.active_streams)
@@ -148,6 +161,7 @@ class Engine:
                     raise QueueFull(self._retry_after())
                 self._give_up_waiting([last], _DISPLACED)
             self._waiting.add(job)
+            self.decisions.begin(started_record(job, self.scoring))
             self._tell()
 
     def cancel(self, job: Job) -> None:
@@ -176,6 +190,14 @@ class Engine:
         """End a job that was not submitted and fails open, because the engine is stuck."""
         with self._wake:
             self._abandon([job], Ending("stop", error="the guard takes no requests"))
+
+    def halt_open(self) -> None:
+        """Halt the open jobs, because the decision log can't be written. Any thread may call this."""
+        with self._wake:
+            ending = Ending("content_filter", error="the decision log can't be written", fault="log")
+            self._abandon([*self._active, *self._waiting], ending)
+            self._waiting.drop_done()
+            self._tell()
 
     def end_open(self) -> None:
         """Take no more jobs, and end the open ones as given up. Any thread may call this."""
@@ -396,17 +418,18 @@ class Engine:
     def _emit(self, job: Job, stream: Stream, out: Outflow) -> None:
         with self._lock:
             if not (stream.done or job.cancelled):
+                if job.messages:
+                    stream.said.append(out.text)
                 job.deliver(Released(stream.choice, out.text, out.tokens))
 
     def _end(self, job: Job, stream: Stream, ending: Ending) -> None:
-        """Close a stream, once. Write the decision line first, then deliver the event."""
+        """Close a stream, once. Its record goes to the log, whose writer then delivers the event."""
         with self._lock:
             if stream.done:
                 return
             stream.done = True
             event = finished_event(job, stream, ending, self.scoring)
             record = decision_record(job, stream, ending, event, self.scoring)
-            self.decisions.write(record)
             self._note(record)
             margin = None
             if self.scoring is not None and stream.state is not None:
@@ -415,7 +438,7 @@ class Engine:
             self.metrics.ended(record, job.route, margin)
             if job.started is not None:
                 self._service_time += 0.2 * (time.monotonic() - job.started - self._service_time)
-            job.deliver(event)
+            self.decisions.write(record, content_of(job, stream), partial(_deliver, job, event))
 
     def _note(self, record: Decision) -> None:
         if record.decision != "error":
@@ -424,6 +447,8 @@ class Engine:
         self.faults.total += 1
         self.faults.unguarded += record.unguarded
         self.faults.last = record.reason or "the guard failed"
+        if record.fault == "log":
+            return  # the log says itself what is wrong
         if record.fault == "second stage":
             # Its own verdicts say what is wrong now (see `VerdictDesk`).
             self.faults.second_stage += 1
@@ -475,3 +500,8 @@ class Engine:
                     self.faults.open["step"] = "a step has not come back in time"
                     self._abandon(late, Ending("content_filter", error="time-out"))
                     self._waiting.drop_done()
+
+
+def _deliver(job: Job, event: Finished, kept: bool) -> None:
+    """Deliver a closing event. The decision log calls this when it has the record."""
+    job.deliver(event if kept else unrecorded(event))

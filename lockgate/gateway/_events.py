@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lockgate.gateway._decisions import DecisionKind
+from lockgate.decisions import DecisionKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Unserved:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of one choice. Its decision line is written before this event is delivered.
+    """The end of one choice. Its decision is in the log before this event is delivered.
 
     `refusal` is set exactly when the answer was stopped; `reason` is then `content_filter`. `unserved` is set
     exactly when the server gave up the request.

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -15,12 +14,12 @@ from starlette.requests import Request
 
 from lockgate.backbones import Backbone, RenderedChat, front
 from lockgate.classifiers import ProbeTap
+from lockgate.decisions import DecisionLog, Left, LogOptions
 from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
 from lockgate.gateway._admission import most_tokens
 from lockgate.gateway._bodies import BodyRoom, decode_body
 from lockgate.gateway._conversations import Conversations
-from lockgate.gateway._decisions import DecisionLog
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway._events import Event
@@ -49,7 +48,7 @@ class GatewayOptions:
     """How the server behaves towards clients.
 
     Attributes:
-        decisions: file of the decision log.
+        log: where and how decisions are recorded.
         default_max_tokens: longest answer, in tokens, if the request gives no limit.
         longest_prompt: tokens of the longest prompt that the guard reads for another model.
         hold: how much of an upstream's answer is read, and so released, in one step.
@@ -69,7 +68,7 @@ class GatewayOptions:
         model_names: names under which `/v1/models/NAME` knows the model, beside that of the backbone.
     """
 
-    decisions: Path
+    log: LogOptions
     engine: EngineOptions = field(default_factory=EngineOptions)
     default_max_tokens: int = 1024
     longest_prompt: int = 32_768
@@ -143,7 +142,7 @@ class Gateway:
         self.about_guard = about_guard
         self.model_id = backbone.name
         self.created = int(time.time())
-        self.decisions = DecisionLog(options.decisions)
+        self.decisions = DecisionLog(options.log)
         self.metrics = Metrics()
         self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper, self.metrics)
         self.vocabulary_size = backbone.vocab_size
@@ -176,23 +175,18 @@ class Gateway:
         return mode if mode == "off" else self.policies.general.mode
 
     def start(self) -> None:
-        """Open the decision log and start the engine. Raises ConfigError if the log can't be written."""
-        try:
-            self.decisions.open()
-        except OSError as error:
-            raise ConfigError(
-                f"decision log {self.decisions.path}: {error.strerror}; choose another file with --decisions"
-            ) from error
+        """Open the decision log and start the engine. Raises DecisionLogError: the log can't be written."""
+        self.decisions.open()
         self.engine.start()
 
     def warm(self) -> None:
         """Take one step of each stage before the engine starts, because the first step is slow."""
         self.engine.warm()
 
-    def close(self, timeout: float = 10.0) -> None:
-        """End open streams, write their decisions and stop the engine."""
+    def close(self, timeout: float = 10.0) -> Left:
+        """End open streams, write their decisions and stop the engine. Return what was not written."""
         self.engine.close(timeout)
-        self.decisions.close()
+        return self.decisions.close(timeout)
 
     async def parse(self, body: bytes) -> ChatRequest:
         """Decode and check a body beside the event loop, one body at a time. Raises ApiError (400)."""
@@ -254,6 +248,7 @@ class Gateway:
             seed_basis=request.seed_basis,
             deliver=deliver,
             client=client,
+            messages=self._kept(request.messages),
         )
 
     async def prepare_given(
@@ -310,7 +305,12 @@ class Gateway:
             intakes=[Intake(self.backbone.tokenise_answer(), hold) for _ in range(n)],
             memory=min(wanted, most, self.backbone.context_length),
             begin=begin,
+            messages=self._kept(messages),
         )
+
+    def _kept(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the messages that a job keeps for the decision log."""
+        return tuple(messages) if self.options.log.keeps_content else ()
 
     def follow(self, job: Job, request: Request) -> None:
         """Judge a job in the light of its conversation, if the server remembers conversations."""
@@ -345,7 +345,7 @@ class Gateway:
         if self.engine.alive and self.engine.verdicts.alive is False:
             found.append("second stage: its thread has ended; streams that need a verdict are halted")
         if self.decisions.failure is not None:
-            found.append(f"decision log: {self.decisions.failure}, {self.decisions.unwritten} lines wait")
+            found.append(f"{self.decisions.failure}; {self.decisions.unwritten} decisions wait")
         return found
 
     async def _tokenised(self, messages: Sequence[Message]) -> RenderedChat:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from lockgate.backbones import RenderedChat
 from lockgate.cascade import ExchangeState, Regions
+from lockgate.exchanges import Message
 from lockgate.gateway._events import Event
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._options import Mode
@@ -42,6 +43,7 @@ class Stream:
         flagged_at: value of `answered` when the stream was flagged.
         done: whether the stream is over.
         turn: number of the stream's newest turn in a step.
+        said: the text that was released, if the job keeps texts for the decision log.
     """
 
     choice: int
@@ -53,6 +55,7 @@ class Stream:
     flagged_at: int | None = None
     done: bool = False
     turn: int = 0
+    said: list[str] = field(default_factory=list)
 
     @property
     def opened(self) -> Lane:
@@ -85,6 +88,7 @@ class Job:
         fails_open: whether an answer that is written elsewhere goes on when the guard fails.
         lowered: by how much its conversation has lowered the threshold that flags.
         remember: called with the margin of each of its choices at the end; see `Memory`.
+        messages: the prompt's text, if the decision log keeps texts. Otherwise empty.
     """
 
     id: str
@@ -111,6 +115,7 @@ class Job:
     fails_open: bool = False
     lowered: float = 0.0
     remember: Callable[[float], None] = lambda margin: None
+    messages: Sequence[Message] = ()
     streams: list[Stream] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from lockgate.gateway._decisions import Decision
+from lockgate.decisions import Decision
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # The route of exchanges that only check what clients send.

@@ -34,6 +34,10 @@ def default_kv_tokens(context_length: int, max_streams: int) -> int:
     return max(2 * context_length, 2048 * max_streams)
 
 
+class LogDown(EngineDown):
+    """The engine takes no requests, because the decision log can't be written."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Limits of the engine.

@@ -1,16 +1,17 @@
-"""Records of the end of a stream: the closing event for the client and the line of the decision log."""
+"""Records of a stream: the closing event for the client, and what the decision log gets."""
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lockgate.cascade import ExchangeState
-from lockgate.gateway._decisions import Decision, DecisionKind, Fault, Scores, timestamp
+from lockgate.decisions import Content, Decision, DecisionKind, Fault, Scores, Started, Turn, timestamp
 from lockgate.gateway._events import Finished, Unserved
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._scoring import Scoring
 
 UNCHECKED = "This answer was stopped because it could not be checked."
+UNRECORDED = "This answer was stopped because it could not be recorded."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,39 @@ def finished_event(job: Job, stream: Stream, ending: Ending, scoring: Scoring | 
     )
 
 
+def unrecorded(event: Finished) -> Finished:
+    """Return the closing event of a stream whose record can't be written, if that stops answers."""
+    if event.refusal is not None:
+        return event
+    return replace(
+        event, reason="content_filter", decision="error", enforced=True, refusal=UNRECORDED, unserved=None
+    )
+
+
+def started_record(job: Job, scoring: Scoring | None) -> Started:
+    """Make the record of the begin of a request."""
+    return Started(
+        id=job.id,
+        time=timestamp(),
+        mode=job.mode or "enforce",
+        guard=None if scoring is None else scoring.guard,
+        choices=job.n,
+        prompt_tokens=len(job.prompt),
+    )
+
+
+def content_of(job: Job, stream: Stream) -> Content | None:
+    """Return the text of an exchange, if the job keeps it for the log."""
+    if not job.messages:
+        return None
+    asked = (Turn(message.role, message.content) for message in job.messages)
+    return Content((*asked, Turn("assistant", "".join(stream.said))))
+
+
 def decision_record(
     job: Job, stream: Stream, ending: Ending, event: Finished, scoring: Scoring | None
 ) -> Decision:
-    """Make the line of the decision log for the closing event `event`."""
+    """Make the record of the decision for the closing event `event`."""
     now = time.monotonic()
     started = now if job.started is None else job.started
     gate = None if stream.lane is None else stream.lane.gate

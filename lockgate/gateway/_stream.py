@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lockgate.backbones import Detokeniser
 from lockgate.cascade import ExchangeState
-from lockgate.gateway._decisions import Fault
+from lockgate.decisions import Fault
 from lockgate.gateway._events import ReleasedToken
 from lockgate.gateway._text import StopMatcher
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from lockgate.decisions import is_database, open_log
 from lockgate.errors import ExchangeError
 from lockgate.exchanges import InvalidCounter, json_records, suffix_of
 
@@ -55,8 +56,8 @@ def read_decisions(path: Path, invalid: InvalidCounter) -> Iterator[tuple[int, R
     """Yield the line numbers and the lines of a decision log.
 
     Args:
-        path: a file .jsonl[.gz|.zst].
-        invalid: counts lines that can't be read. A full disk may leave a part of a line.
+        path: the server's database of SQLite, or a file .jsonl[.gz|.zst] with its lines.
+        invalid: counts lines that can't be read.
 
     Raises:
         ExchangeError: the file can't be read.
@@ -109,4 +110,13 @@ def _kind(path: Path) -> Kind:
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     if not path.is_file():
         raise ExchangeError(f"{path}: no such file")
-    yield from json_records(path)
+    if is_database(path):
+        yield from _stored(path)
+    else:
+        yield from json_records(path)
+
+
+def _stored(path: Path) -> Iterator[tuple[int, Any]]:
+    with open_log(path) as log:
+        for number, stored in enumerate(log.records(), start=1):
+            yield number, lambda record=stored.record: record

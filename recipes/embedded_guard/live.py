@@ -1,6 +1,6 @@
 """Step 7: the live server with the embedded guard and the embedded model.
 
-    lockgate serve --port 8000 --decisions runs/embedded/decisions.jsonl &
+    lockgate serve --port 8000 --decisions runs/embedded/decisions.db &
     python -m recipes.embedded_guard.live --data DIR --out runs/embedded --mode enforce
 
 Repeat both with `--mode shadow` to get whole answers, which readers then label.
@@ -18,8 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from openai import OpenAI
 
+from lockgate.decisions import read_decisions
 from recipes.embedded_guard.sources import OWN_SGBENCH_ROWS, fresh_sgbench
 from recipes.embedded_guard.train import RESULTS
 from recipes.steps import step_parser
@@ -37,7 +39,7 @@ def main() -> None:
         "--mode", choices=("enforce", "shadow"), required=True, help="mode of the running server"
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="address of the server")
-    parser.add_argument("--decisions", type=Path, help="the server's decision log [OUT/decisions.jsonl]")
+    parser.add_argument("--decisions", type=Path, help="the server's decision log [OUT/decisions.db]")
     arguments = parser.parse_args()
     client = OpenAI(base_url=arguments.url, api_key="none")
     asked = prompts(arguments.data)
@@ -51,7 +53,7 @@ def main() -> None:
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     )
     if arguments.mode == "enforce":
-        publish(rows, arguments.decisions or arguments.out / "decisions.jsonl")
+        publish(rows, arguments.decisions or arguments.out / "decisions.db")
 
 
 def prompts(data: Path) -> list[tuple[str, str]]:
@@ -81,7 +83,7 @@ def ask(client: OpenAI, text: str) -> dict[str, Any]:
 
 def publish(rows: list[dict[str, Any]], decisions: Path) -> None:
     """Join the answers with the decision log."""
-    logged = {line["id"]: line for line in map(json.loads, decisions.read_text().splitlines())}
+    logged = {found.id: msgspec.to_builtins(found) for found in read_decisions(decisions)}
     found = []
     for row in rows:
         decision = logged[row["id"]]

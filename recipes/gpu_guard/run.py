@@ -158,7 +158,7 @@ class Run:
         given = self.arguments
         return command(
             *("serve", "--guard", given.output / "guard", "--port", 0, "--max-streams", max(given.streams)),
-            *("--decisions", given.output / "decisions.jsonl", *place),
+            *("--decisions", given.output / "decisions.db", *place),
         )
 
     def _bench(self, place: list[str]) -> dict[str, Any]:

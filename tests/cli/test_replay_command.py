@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from logs import write_lines, write_log
 from parts import make_exchange, make_guard
 
 from lockgate.backbones import Backbone
 from lockgate.cli import main
+from lockgate.decisions import Decision, Scores
 from lockgate.durable import home
 from lockgate.exchanges import read_exchanges, write_exchanges
-from lockgate.gateway import Decision, DecisionLog, Scores
 from lockgate.guards import Guard
 from lockgate.traffic import ReplayPlan, replay, replay_decisions
 
@@ -29,9 +30,9 @@ def folder(saved_backbone, tmp_path_factory) -> Path:
         make_guard(backbone, seed=seed, flag=(scores[N // 2] + scores[N // 2 + 1]) / 2).save(folder / name)
     write_exchanges(folder / "traffic.jsonl", rows)
     guard = Guard.load(folder / "first", backbone=backbone)
-    log = DecisionLog(folder / "decisions.jsonl")
+    lines = []
     for number, score in enumerate(guard.score_many(rows)):
-        log.write(
+        lines.append(
             Decision(
                 id=f"chatcmpl-{number}", choice=0, time="", mode="shadow", guard=guard.sha256,
                 measure=guard.record.measure, decision="halt" if score.flagged else "pass", enforced=False,
@@ -40,7 +41,8 @@ def folder(saved_backbone, tmp_path_factory) -> Path:
                 completion_tokens=1, queue_ms=0.0, first_token_ms=None, total_ms=0.0,
             )
         )  # fmt: skip
-    log.close()
+    write_lines(folder / "decisions.jsonl", lines)
+    write_log(folder / "decisions.db", lines)
     return folder
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from logs import decisions_in
 from processes import Command
 
 import lockgate
@@ -72,7 +73,7 @@ def serving(preloaded, tmp_path):
     @contextmanager
     def serve(guard: object) -> Iterator[str]:
         words = ["serve", "--port", 0, "--threads", 1, "--guard", guard]
-        words += ["--decisions", tmp_path / "decisions.jsonl"]
+        words += ["--decisions", tmp_path / "decisions.db"]
         server = Command("lockgate", *words, cwd=tmp_path, preloaded=preloaded)
         try:
             line = server.first_line()
@@ -118,7 +119,7 @@ def test_chat_client_prints_a_whole_answer(run, serving, tmp_path) -> None:
         said, code = run("chat_client.py", PROMPT, "--url", f"{url}/v1", "--max-tokens", 30)
     assert code == 0
     assert len(said.split()) > 10
-    decision = json.loads((tmp_path / "decisions.jsonl").read_text())
+    [decision] = decisions_in(tmp_path / "decisions.db")
     assert (decision["decision"], decision["completion_tokens"]) == ("pass", 30)
 
 
@@ -127,7 +128,7 @@ def test_chat_client_tells_a_halt_from_an_end(run, serving, halting, tmp_path) -
         said, code = run("chat_client.py", PROMPT, "--url", f"{url}/v1", "--max-tokens", 60)
     assert code == 3
     assert said.splitlines()[-1] == f"[halted] {load_constitution('general-harms').refusal_message}"
-    assert json.loads((tmp_path / "decisions.jsonl").read_text())["decision"] == "halt"
+    assert decisions_in(tmp_path / "decisions.db")[0]["decision"] == "halt"
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from logs import opened_log
 from remote_model import LocalModel, remote_stepper
 
 from lockgate.backbones import Backbone, Feed, SessionPool, banned_ids
 from lockgate.cascade import Regions
 from lockgate.classifiers import ProbeHead, ProbeTap
 from lockgate.exchanges import Message
-from lockgate.gateway import DecisionLog, Engine, EngineOptions, Scoring
+from lockgate.gateway import Engine, EngineOptions, Scoring
 from lockgate.gateway._events import Event, Finished, Released
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._sampling import SamplingParams
@@ -56,7 +57,7 @@ def running_engine(
     """An engine that runs. With a `model`, tokens and scores come from there."""
     if scoring is None:
         options["mode"] = "off"
-    log = DecisionLog(folder / "decisions.jsonl")
+    log = opened_log(folder / "decisions.db")
     stepper = None if model is None else remote_stepper(backbone, scoring, model)
     engine = Engine(backbone, scoring, log, EngineOptions(**options), stepper)
     engine.start()

@@ -35,7 +35,7 @@ def save_guard(root: Path) -> Path:
 def options(folders, *arguments):
     return [
         *("serve", "--guard", str(folders / "guard"), "--backbone", str(folders / "model")),
-        *("--decisions", str(folders / "decisions.jsonl"), *arguments),
+        *("--decisions", str(folders / "decisions.db"), *arguments),
     ]
 
 

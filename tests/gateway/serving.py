@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from logs import decisions_in
 
 from lockgate.backbones import Backbone
 from lockgate.cascade import FlagOn, Thresholds
 from lockgate.classifiers import ProbeHead, ProbeTap
+from lockgate.decisions import LogOptions
 from lockgate.gateway import EngineOptions, Gateway, GatewayOptions, Scoring, create_app
 from lockgate.guards import Stages
 
@@ -63,13 +65,19 @@ class GatewayFactory:
         }
         if scoring is None:
             engine["mode"] = "off"
-        path = self._folder / f"decisions-{next(self._numbers)}.jsonl"
-        options.setdefault("decisions", path)
+        path = self._folder / f"decisions-{next(self._numbers)}.db"
+        options.setdefault("log", LogOptions(path))
         return Gateway(backbone, scoring, GatewayOptions(engine=EngineOptions(**engine), **options))
 
 
+def path_of(gateway: Gateway) -> Path:
+    path = gateway.decisions.place.path
+    assert path is not None
+    return path
+
+
 def decisions_of(gateway: Gateway) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in gateway.decisions.path.read_text().splitlines() if line]
+    return decisions_in(path_of(gateway))
 
 
 @asynccontextmanager

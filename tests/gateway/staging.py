@@ -1,6 +1,5 @@
 """An engine with a guard of two stages, and its decisions."""
 
-import json
 import math
 import os
 import time
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from classifying import FaultyVerdicts, tiny_classifier
+from logs import decisions_in
 from serving import scoring_for
 
 from lockgate.cascade import Cascade, Thresholds
@@ -57,7 +57,7 @@ def staged(
 
 
 def decisions(folder):
-    return [json.loads(line) for line in (Path(folder) / "decisions.jsonl").read_text().splitlines()]
+    return decisions_in(Path(folder) / "decisions.db")
 
 
 def until(condition) -> None:

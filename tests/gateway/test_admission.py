@@ -1,7 +1,6 @@
 """Fair shares: no request and no client keeps the others waiting."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from engine_runs import new_run, running_engine, start
 from hypothesis import given
 from hypothesis import strategies as st
 from live import Valve
+from logs import decisions_in
 from serving import CHAT, ask, client_for, decisions_of, events_of, eventually, scoring_for
 from taps import StuckTap
 
@@ -241,7 +241,7 @@ def test_a_wait_is_bounded_and_told(backbone, head, tmp_path):
         assert engine.waiting == 0
         tap.go.set()
         assert running.finish().end.unserved is None
-    lines = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
+    lines = decisions_in(tmp_path / "decisions.db")
     assert [(line["decision"], line["reason"]) for line in lines] == [
         ("cancelled", "overloaded"),
         ("pass", None),

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from relaying import relayed
 from scripted_upstream import Reply, chat_stream
-from serving import CHAT, ask, client_for, decisions_of, events_of, scoring_for, text_of
+from serving import CHAT, ask, client_for, decisions_of, events_of, path_of, scoring_for, text_of
 from test_given import BACKBONE, HEAD, smoothed
 
 from lockgate.cascade.memory import Memory
@@ -74,7 +74,7 @@ async def test_attempts_below_the_threshold_add_up_over_regenerated_turns(make_g
     )
 
     async def decisions(client, given: str | None, times: int) -> list[str]:
-        before = len(decisions_of(gateway)) if gateway.decisions.path.exists() else 0
+        before = len(decisions_of(gateway)) if path_of(gateway).exists() else 0
         headers = {} if given is None else {HEADER: given}
         texts = [
             text_of(events_of(await client.post(CHAT, json=body, headers=headers))) for _ in range(times)

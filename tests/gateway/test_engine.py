@@ -1,6 +1,5 @@
 """The engine against a slow oracle, under load, and with parts that fail."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from engine_runs import new_run, oracle_answer, oracle_scores, running_engine, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import decisions_in
 from models import random_head, tiny_backbone
 from serving import REFUSAL, scoring_for
 from taps import BrokenTap, CountingTap, StuckTap
@@ -34,7 +34,7 @@ TEXTS = (
 
 
 def decisions(folder):
-    return [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
+    return decisions_in(folder / "decisions.db")
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,6 +8,7 @@ import pytest
 from scripted_upstream import DONE, Reply, chat_body, chat_stream, delta, event, scripted_upstream
 from serving import CHAT, ask, eventually
 
+from lockgate.decisions import LogOptions
 from lockgate.gateway import GatewayOptions, create_passing_app
 from lockgate.gateway.upstream import UpstreamClient, UpstreamOptions
 
@@ -18,7 +19,7 @@ ODD = b'data: {"anything": [1, {}]}\n\n: a comment\n\nevent: x\ndata: no JSON at
 @asynccontextmanager
 async def passing(tmp_path, *replies, api_key=None, **options):
     async with scripted_upstream(*replies) as upstream:
-        own = GatewayOptions(tmp_path / "decisions.jsonl", api_key=api_key)
+        own = GatewayOptions(LogOptions(tmp_path / "decisions.db"), api_key=api_key)
         app = create_passing_app(own, UpstreamClient(UpstreamOptions(upstream.url, **options)))
         async with app.router.lifespan_context(app):
             transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
@@ -32,7 +33,7 @@ async def test_bytes_pass_without_being_read(tmp_path) -> None:
         assert response.content == ODD
         assert response.headers["content-type"] == "text/event-stream"
     assert upstream.requests == [{"whatever": 1}]
-    assert not (tmp_path / "decisions.jsonl").exists()
+    assert not (tmp_path / "decisions.db").exists()
 
 
 async def test_compressed_bytes_pass_if_the_client_reads_them(tmp_path) -> None:

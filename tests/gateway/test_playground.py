@@ -8,6 +8,7 @@ from serving import CHAT, ask, client_for, events_of, scoring_for
 from staging import CALM, staged
 
 from lockgate.constitution import load_constitution
+from lockgate.decisions import LogOptions
 from lockgate.gateway import EngineOptions, Gateway, GatewayOptions, playground
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +29,7 @@ def make_page(tmp_path, backbone, head):
     """The page's text, from a gateway with some options and something known of its guard."""
 
     async def make(about=ABOUT, *, scoring=True, **options):
-        options = {"decisions": tmp_path / "log.jsonl", "risk_events": True, **options}
+        options = {"log": LogOptions(tmp_path / "log.db"), "risk_events": True, **options}
         gateway = Gateway(
             backbone, scoring_for(backbone, head) if scoring else None, GatewayOptions(**options), about
         )

@@ -1,6 +1,5 @@
 """Streams whose tokens another process makes: what leaves, what a lost row does, what a dead process does."""
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +10,22 @@ import pytest
 from engine_runs import new_run, oracle_answer, oracle_scores, running_engine, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import decisions_in
 from models import random_head, tiny_backbone
 from remote_model import LocalModel, remote_stepper
 from serving import REFUSAL, scoring_for
 
 from lockgate.backbones import Feed
+from lockgate.decisions import DecisionLog, LogOptions
 from lockgate.errors import BackboneMismatch
-from lockgate.gateway import DecisionLog, Engine, EngineDown, EngineOptions
+from lockgate.gateway import Engine, EngineDown, EngineOptions
 from lockgate.gateway._remote import GAP
 
 TEXTS = ("why does the lock hold", "the mill and the orchard", "what now " * 40)
 
 
 def decisions(folder):
-    return [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
+    return decisions_in(folder / "decisions.db")
 
 
 @settings(max_examples=40, deadline=None)
@@ -225,7 +226,7 @@ def stepper_with(backbone, head, model, expected):
 def test_a_model_that_computes_something_else_is_refused(tmp_path, backbone, head, other):
     wrong = random_head(backbone, 77) if other else head
     model = LocalModel(backbone, wrong)
-    log = DecisionLog(tmp_path / "decisions.jsonl")
+    log = DecisionLog(LogOptions(tmp_path / "decisions.db"))
 
     def expected(chat):
         own = LocalModel(backbone, head)

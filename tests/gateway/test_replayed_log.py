@@ -4,7 +4,7 @@ import math
 
 import pytest
 from parts import make_guard
-from serving import CHAT, ask, client_for, decisions_of
+from serving import CHAT, ask, client_for, decisions_of, path_of
 
 from lockgate.backbones import Backbone
 from lockgate.calibration import choose_threshold
@@ -28,7 +28,7 @@ async def test_the_counts_are_those_of_a_server_with_the_new_threshold(
         async with client_for(gateway) as client:
             for question in QUESTIONS:
                 assert (await client.post(CHAT, json=ask(question, max_tokens=12))).status_code == 200
-        return gateway.decisions.path, decisions_of(gateway)
+        return path_of(gateway), decisions_of(gateway)
 
     calm = made.save(tmp_path / "calm")
     log, lines = await serve(calm)

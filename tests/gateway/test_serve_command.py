@@ -1,15 +1,16 @@
 """`lockgate serve` as a process: the ready line, exposure, ports, shutdown."""
 
-import json
 import re
 import signal
-import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import httpx2
 import pytest
+from logs import checked, decisions_in
 from served import options, serving
 from serving import CHAT, ask
+from staging import until
 
 from lockgate.cli import main
 from lockgate.errors import ConfigError
@@ -39,15 +40,15 @@ def test_it_says_when_it_is_ready_and_drains_at_sigterm(folders, preloaded):
                 rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         process.wait(timeout=30)
-    line = json.loads((folders / "decisions.jsonl").read_text().splitlines()[-1])
+    line = decisions_in(folders / "decisions.db")[-1]
     assert (line["decision"], line["mode"]) == ("pass", "shadow")
     assert (
         line["guard"] == about["guard"]["sha256"] == sha256((guard / "guard.yaml").read_bytes()).hexdigest()
     )
 
 
-def test_hangup_makes_a_new_decision_log_and_serving_goes_on(folders, preloaded):
-    log, old = folders / "rotated.jsonl", folders / "rotated.1"
+def test_hangup_begins_a_new_database_if_the_old_one_was_moved(folders, preloaded):
+    log, old = folders / "moved.db", folders / "moved.old"
     arguments = ("--port", "0", "--decisions", str(log), "--allowed-host", "chat.example.org")
     with serving(preloaded, folders, *arguments) as (process, line):
         url = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
@@ -55,15 +56,59 @@ def test_hangup_makes_a_new_decision_log_and_serving_goes_on(folders, preloaded)
             assert client.get("/v1/models", headers={"host": "chat.example.org"}).status_code == 200
             assert client.post(CHAT, json=ask(max_tokens=2)).status_code == 200
             log.rename(old)
+            until(lambda: client.get("/readyz").status_code == 503)
+            refused = client.post(CHAT, json=ask(max_tokens=2))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+            assert int(refused.headers["retry-after"]) > 0
+            assert "moved or removed" in client.get("/readyz").json()["problems"][0]
             process.send_signal(signal.SIGHUP)
-            for _ in range(300):
-                if log.exists():
-                    break
-                time.sleep(0.1)
-            assert log.read_bytes() == b""
+            until(lambda: client.get("/readyz").status_code == 200)
             assert client.post(CHAT, json=ask(max_tokens=2)).status_code == 200
         assert process.poll() is None
-        assert [len(path.read_text().splitlines()) for path in (old, log)] == [1, 1]
+    assert [len(decisions_in(path)) for path in (old, log)] == [1, 1]
+    checked(old)
+    checked(log)
+
+
+def test_hangup_with_open_requests_ends_none_of_them(folders, preloaded):
+    log = folders / "hangup.db"
+    with serving(preloaded, folders, "--port", "0", "--decisions", str(log)) as (process, line):
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
+
+        def answer(_: int) -> str:
+            with httpx2.Client(base_url=url, timeout=60) as client:
+                body = client.post(CHAT, json=ask(max_tokens=60)).json()
+            return body["choices"][0]["finish_reason"]
+
+        with ThreadPoolExecutor(12) as pool:
+            running = [pool.submit(answer, number) for number in range(12)]
+            with httpx2.Client(base_url=url, timeout=30) as client:
+                until(lambda: client.get("/readyz").json()["streams"]["active"] > 0)
+                process.send_signal(signal.SIGHUP)
+            assert {one.result() for one in running} <= {"length", "stop"}
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+    assert len(decisions_in(log)) == 12
+    assert checked(log).unfinished == 0
+
+
+@pytest.mark.parametrize("bad", ["a folder", "no SQLite", "below a file", "a password"])
+def test_a_log_that_can_not_be_written_is_one_error_before_the_model_loads(folders, capsys, tmp_path, bad):
+    (tmp_path / "old.jsonl").write_text('{"decision": "pass"}\n' * 200)
+    places = {
+        "a folder": tmp_path,
+        "no SQLite": tmp_path / "old.jsonl",
+        "below a file": tmp_path / "old.jsonl" / "decisions.db",
+        "a password": "postgresql://me:sesame@localhost/log",
+    }
+    with pytest.raises(SystemExit) as caught:
+        # There is no such guard, so an error about the log has come first.
+        main(["serve", "--guard", str(tmp_path / "none"), "--port", "0", "--decisions", str(places[bad])])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert error.startswith("error: decision log")
+    assert (error.count("\n"), "sesame" in error) == (1, False)
 
 
 def test_a_port_in_use_is_said_clearly(folders, capsys):

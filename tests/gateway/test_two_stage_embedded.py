@@ -15,6 +15,7 @@ from lockgate.cascade import Cascade, Thresholds
 from lockgate.cli import main
 from lockgate.cli._serve_run import _load
 from lockgate.constitution import constitution_path, load_constitution
+from lockgate.decisions import LogOptions
 from lockgate.gateway import EngineOptions, GatewayOptions
 from lockgate.guards import Guard, _guard
 
@@ -59,7 +60,9 @@ def test_the_doctor_names_its_stages_and_asks_both(embedded, capsys) -> None:
 
 @pytest.mark.anyio
 async def test_serving_starts_warm_and_asks_the_second_stage(embedded, tmp_path) -> None:
-    options = GatewayOptions(tmp_path / "decisions.jsonl", EngineOptions(max_streams=2, verdict_timeout=600))
+    options = GatewayOptions(
+        LogOptions(tmp_path / "decisions.db"), EngineOptions(max_streams=2, verdict_timeout=600)
+    )
     settings = SimpleNamespace(
         guard="embedded", backbone="embedded", device="auto", dtype="auto", threads=None, engine="lockgate"
     )

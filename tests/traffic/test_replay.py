@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from classifying import tiny_classifier
+from logs import write_lines
 from parts import make_exchange, make_guard
 
 from lockgate.backbones import Backbone
 from lockgate.cascade import Cascade
+from lockgate.decisions import Decision, Scores
 from lockgate.errors import ConfigError, ExchangeError
 from lockgate.exchanges import Exchange, Message, read_exchanges, write_exchanges
-from lockgate.gateway import Decision, DecisionLog, Scores
 from lockgate.guards import Guard
 from lockgate.traffic import Counts, Replay, ReplayPlan, _files, replay, write_changes
 
@@ -122,9 +123,9 @@ def test_thresholds_count_what_the_guard_would_flag_there(guards, traffic) -> No
 
 
 def write_log(path: Path, decisions: list[tuple[str, int, str, bool]]) -> Path:
-    log = DecisionLog(path)
+    lines = []
     for identity, choice, decision, enforced in decisions:
-        log.write(
+        lines.append(
             Decision(
                 id=identity, choice=choice, time="", mode="enforce", guard="0", decision=decision,
                 enforced=enforced, finish_reason=None, category="spoilers" if decision == "halt" else None,
@@ -132,8 +133,7 @@ def write_log(path: Path, decisions: list[tuple[str, int, str, bool]]) -> Path:
                 queue_ms=0.0, first_token_ms=None, total_ms=0.0,
             )
         )  # fmt: skip
-    log.close()
-    return path
+    return write_lines(path, lines)
 
 
 def test_the_log_says_what_was_decided(guards, traffic, tmp_path) -> None:

@@ -8,13 +8,14 @@ import pytest
 from classifying import tiny_classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import write_lines
 from models import tiny_backbone
 from parts import make_guard
 
 from lockgate.calibration import choose_threshold
 from lockgate.cascade import Cascade
+from lockgate.decisions import Decision, Scores
 from lockgate.errors import ConfigError, ExchangeError
-from lockgate.gateway import Decision, DecisionLog, Scores
 from lockgate.guards import Guard
 from lockgate.traffic import Counts, ReplayPlan, kind_of, replay_decisions, write_changes
 
@@ -31,15 +32,6 @@ def line(number: int, by: Guard, scores: Scores, decision: str = "pass", **field
         token_index=None, scores=scores, prompt_tokens=1, completion_tokens=1, queue_ms=0.0,
         first_token_ms=None, total_ms=0.0, **known,
     )  # fmt: skip
-
-
-def write(path: Path, lines: list[Decision]) -> Path:
-    path.unlink(missing_ok=True)
-    log = DecisionLog(path)
-    for one in lines:
-        log.write(one)
-    log.close()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +63,7 @@ def test_counts_are_what_the_server_would_decide(guards, tmp_path_factory, name,
         line(i, guard, Scores(prompt, answer, 1.0, mixed), "halt" if before[i] else "pass")
         for i, (prompt, answer, mixed) in enumerate(rows)
     ]
-    path = write(tmp_path_factory.mktemp("log") / "log.jsonl", lines)
+    path = write_lines(tmp_path_factory.mktemp("log") / "log.jsonl", lines)
     found = replay_decisions(guard.path, path, ReplayPlan(thresholds=(threshold,)))
     after = [flagged(row, threshold) for row in rows]
     pairs = list(zip(before, after, strict=True))
@@ -86,7 +78,7 @@ def test_a_failed_reading_flags_at_any_threshold(guards, tmp_path) -> None:
     guard = guards["both"]
     nothing = Scores(None, None, 1.0)
     lines = [line(0, guard, nothing, "halt"), line(1, guard, nothing), line(2, guard, nothing, "cancelled")]
-    path = write(tmp_path / "log.jsonl", lines)
+    path = write_lines(tmp_path / "log.jsonl", lines)
     for threshold in (-1e9, 1e9):
         found = replay_decisions(guard.path, path, ReplayPlan(thresholds=(threshold,)))
         assert found.counts == Counts(0, 0, 1, 2)
@@ -103,7 +95,7 @@ def test_what_is_not_compared_is_counted(guards, tmp_path) -> None:
         line(3, guard, scores, guard=None, measure=None),
         line(4, other, scores),
     ]
-    path = write(tmp_path / "log.jsonl", lines)
+    path = write_lines(tmp_path / "log.jsonl", lines)
     path.write_text(path.read_text() + '{"id": "c", "dec\n')
     found = replay_decisions(guard.path, path, ReplayPlan(thresholds=(3.0,)))
     assert found.counts == Counts(0, 2, 0, 0)
@@ -135,12 +127,12 @@ def test_a_new_threshold_of_the_same_scores_may_be_compared(guards, tmp_path, na
     new = recalibrated(old, tmp_path / "new", 5.0)
     assert new.sha256 != old.sha256
     assert new.record.measure == old.record.measure
-    path = write(tmp_path / "log.jsonl", [line(0, old, Scores(None, 2.0, 1.0, 2.0), "halt")])
+    path = write_lines(tmp_path / "log.jsonl", [line(0, old, Scores(None, 2.0, 1.0, 2.0), "halt")])
     found = replay_decisions(new.path, path)
     assert found.threshold == new.record.decides.flag
     assert found.counts == Counts(0, 1, 0, 0)
     # A log of an older version names the bundle only.
-    write(path, [line(0, old, Scores(None, 2.0, 1.0, 2.0), "halt", measure=None)])
+    write_lines(path, [line(0, old, Scores(None, 2.0, 1.0, 2.0), "halt", measure=None)])
     with pytest.raises(ExchangeError, match="no line has scores of guard tiny"):
         replay_decisions(new.path, path)
     assert replay_decisions(new.path, path, recorded_by=old.path).counts == found.counts
@@ -149,7 +141,7 @@ def test_a_new_threshold_of_the_same_scores_may_be_compared(guards, tmp_path, na
 
 
 def test_scores_of_another_kind_need_the_text(guards, tmp_path) -> None:
-    path = write(tmp_path / "log.jsonl", [line(0, guards["two"], Scores(None, 2.0, 1.0))])
+    path = write_lines(tmp_path / "log.jsonl", [line(0, guards["two"], Scores(None, 2.0, 1.0))])
     with pytest.raises(ExchangeError, match=r"1 lines were written by another guard.*with their text"):
         replay_decisions(guards["both"].path, path)
     with pytest.raises(ConfigError, match="decisions: leave them out"):
@@ -168,7 +160,7 @@ def test_what_gives_the_scores_is_in_the_measure(guards, tmp_path) -> None:
 
 
 def test_files_are_told_apart_by_their_content(guards, tmp_path) -> None:
-    decisions = write(tmp_path / "d.jsonl", [line(0, guards["both"], Scores(None, 2.0, 1.0))])
+    decisions = write_lines(tmp_path / "d.jsonl", [line(0, guards["both"], Scores(None, 2.0, 1.0))])
     traffic = tmp_path / "t.jsonl"
     traffic.write_text('\n{"broken\n{"messages": []}\n')
     assert (kind_of([decisions]), kind_of([traffic])) == ("decisions", "traffic")

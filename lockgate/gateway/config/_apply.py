@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lockgate.decisions import LogOptions
+from lockgate.durable import home
 from lockgate.errors import ConfigError
 from lockgate.gateway._breaker import BreakerOptions
 from lockgate.gateway._gateway import Gateway
@@ -24,7 +26,7 @@ RESTART = (
     "device",
     "dtype",
     "threads",
-    "decisions",
+    "log",
     "conversations",
     "listen",
     "limits",
@@ -40,12 +42,14 @@ class Applied:
         table: the upstreams. None lets the guard's own model write the answers.
         policies: what decisions and failures mean. None in mode `off`.
         keys: the clients' keys, by name.
+        log: where and how decisions are recorded. None: the file does not say.
     """
 
     config: Config
     table: UpstreamTable | None
     policies: Policies | None
     keys: Mapping[str, str]
+    log: LogOptions | None = None
 
 
 def apply_config(config: Config, path: Path) -> Applied:
@@ -56,7 +60,8 @@ def apply_config(config: Config, path: Path) -> Applied:
 
     Raises:
         ConfigError: a key's variable or file or the memory of conversations is not there or not valid, or an
-            address or a route is not valid.
+            address, a route or the decision log's section is not valid.
+        MissingExtra: what the section asks for is not installed.
     """
     known = GUARDED_ROUTES if config.upstreams else OWN_ROUTES
     for route in config.routes:
@@ -67,7 +72,7 @@ def apply_config(config: Config, path: Path) -> Applied:
             read_memory(path.parent / config.conversations.memory)
         except ConfigError as error:
             raise ConfigError(f"{path}: conversations.memory: {error}") from None
-    return Applied(config, _table(config, path), _policies(config), _keys(config, path))
+    return Applied(config, _table(config, path), _policies(config), _keys(config, path), _log(config, path))
 
 
 def reload_config(
@@ -138,6 +143,25 @@ def _policies(config: Config) -> Policies | None:
         },
         {name: Change(found.mode, found.canary_percent) for name, found in config.keys.items()},
     )
+
+
+def _log(config: Config, path: Path) -> LogOptions | None:
+    found = config.log
+    if "log" not in config.model_fields_set:
+        return None
+    own = home() / "decisions.db" if found.path is None else path.parent / found.path
+    try:
+        return LogOptions(
+            own if found.url is None else found.url,
+            content=found.content,
+            public_key=found.public_key,
+            retention_days=found.retention_days,
+            when_unwritable=found.when_unwritable,
+            writer=found.writer or "",
+            password_env=found.password_env,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{path}: log: {error}") from None
 
 
 def _keys(config: Config, path: Path) -> dict[str, str]:

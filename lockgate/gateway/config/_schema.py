@@ -93,6 +93,46 @@ class ConversationsConfig(_Strict):
     most: Count = Field(default=100_000, description="Conversations that are remembered.")
 
 
+class LogConfig(_Strict):
+    """Where and how decisions are recorded. Changes need a restart."""
+
+    path: str | None = Field(
+        default=None,
+        description="File of the log, a database of SQLite. Relative to the config file. Without path and "
+        "url: LOCKGATE_HOME/decisions.db.",
+    )
+    url: str | None = Field(
+        default=None,
+        description="Database of PostgreSQL, as postgresql://USER@HOST/DATABASE without password.",
+    )
+    password_env: str = Field(
+        default="LOCKGATE_LOG_PASSWORD", description="Environment variable with the database's password."
+    )
+    writer: str | None = Field(
+        default=None, description="Name of this server in the log. Without it, the machine's name."
+    )
+    content: Literal["none", "redacted", "encrypted", "full"] = Field(
+        default="none", description="What is kept of the text of exchanges."
+    )
+    public_key: str | None = Field(
+        default=None, description="Public key of `lockgate log keygen`, for `content: encrypted`."
+    )
+    retention_days: Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)] | None = Field(
+        default=None, description="Age in days at which records are removed. Without it they stay."
+    )
+    when_unwritable: Literal["stop_admission", "degrade", "block"] = Field(
+        default="stop_admission",
+        description="What happens while no record can be written. stop_admission: no new requests. degrade: "
+        "all goes on. block: open answers are halted too.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if self.path is not None and self.url is not None:
+            raise ValueError("expected either `path` or `url`")
+        return self
+
+
 class ListenConfig(_Strict):
     """Where the server listens. Changes need a restart."""
 
@@ -157,7 +197,7 @@ class Config(_Strict):
     threads: Count | None = Field(
         default=None, description="Processor threads for the model, by trial if left out. Needs a restart."
     )
-    decisions: str | None = Field(default=None, description="File of the decision log. Needs a restart.")
+    log: LogConfig = Field(default=LogConfig(), description="The decision log. Needs a restart.")
     mode: Literal["enforce", "shadow", "canary", "off"] = Field(
         default="enforce",
         description="What a flag does. off: no guard. A change to or from `off` needs a restart.",

@@ -16,7 +16,7 @@ from lockgate.gateway._errors import ApiError, json_response
 from lockgate.gateway._events import Event, Finished
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway._jobs import Job
-from lockgate.gateway._options import EngineDown, QueueFull
+from lockgate.gateway._options import EngineDown, LogDown, QueueFull
 from lockgate.gateway.upstream._client import UpstreamClient, UpstreamError, upstream_faults
 from lockgate.gateway.upstream._dialect import Asked, Dialect, Stopped, Transcript
 from lockgate.gateway.upstream._relay import Relay, cancelled
@@ -74,7 +74,9 @@ class RelayedAnswer(Response):
         try:
             engine.submit(self._job)
         except (QueueFull, EngineDown) as error:
-            if isinstance(error, QueueFull) or engine.stopping or not self._job.opens:
+            # What can't be recorded does not leave, whatever the route says about the guard.
+            unseen = isinstance(error, QueueFull | LogDown)
+            if unseen or engine.stopping or not self._job.opens:
                 await self._refuse(refused(error), send)
                 return
             engine.leave_unread(self._job)

@@ -9,6 +9,8 @@ from checking import ANSWER, BACKBONE, HEAD, PROMPT, offline
 from serving import NEVER, REFUSAL, scoring_for
 from test_openai_client import live
 
+from lockgate.decisions import LogOptions
+
 PAGE = Path(__file__).parents[3] / "docs" / "checks.md"
 PIECES = [f"{word} " for word in ANSWER.split()]
 
@@ -58,7 +60,7 @@ def test_the_page_names_the_limits_of_the_code():
     assert f"| a call waits for the guard | {options.wait_timeout:g} s," in page
     assert f"| an open check rests | {options.idle_timeout:g} s," in page
     assert f"| open checks of a client | {options.open_per_client}," in page
-    longest = GatewayOptions(decisions=Path("none")).longest_prompt
+    longest = GatewayOptions(LogOptions(Path("none"))).longest_prompt
     assert f"| prompt, or answer that comes whole | {longest:,} tokens," in page
     assert f"up to {LONGEST_TEXT:,} characters" in page
     assert f"up to {MAX_INPUTS} texts" in page

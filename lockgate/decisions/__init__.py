@@ -1,0 +1,60 @@
+"""The decision log: what was decided about every exchange, in a database, chained by hashes."""
+
+from lockgate.decisions._chain import Break, Tip
+from lockgate.decisions._content import (
+    CONTENT_MODES,
+    Content,
+    ContentKeeper,
+    ContentMode,
+    ContentReader,
+    Turn,
+    make_keys,
+)
+from lockgate.decisions._log import DecisionLog, Left, print_failure
+from lockgate.decisions._options import POLICIES, LogOptions, WhenUnwritable
+from lockgate.decisions._place import PASSWORD_VARIABLE, Place
+from lockgate.decisions._reading import (
+    LogReader,
+    Report,
+    Stored,
+    check_log,
+    is_database,
+    open_log,
+    purge_log,
+    read_decisions,
+)
+from lockgate.decisions._record import Decision, DecisionKind, Fault, Scores, Started, timestamp
+
+__all__ = [
+    "CONTENT_MODES",
+    "PASSWORD_VARIABLE",
+    "POLICIES",
+    "Break",
+    "Content",
+    "ContentKeeper",
+    "ContentMode",
+    "ContentReader",
+    "Decision",
+    "DecisionKind",
+    "DecisionLog",
+    "Fault",
+    "Left",
+    "LogOptions",
+    "LogReader",
+    "Place",
+    "Report",
+    "Scores",
+    "Started",
+    "Stored",
+    "Tip",
+    "Turn",
+    "WhenUnwritable",
+    "check_log",
+    "is_database",
+    "make_keys",
+    "open_log",
+    "print_failure",
+    "purge_log",
+    "read_decisions",
+    "timestamp",
+]

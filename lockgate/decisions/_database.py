@@ -1,0 +1,227 @@
+"""Connections to the database of a decision log."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from lockgate import _extras
+from lockgate.decisions._migrate import check_schema, migrate
+from lockgate.decisions._place import Place
+from lockgate.errors import DecisionLogError
+
+# Seconds that a statement waits for a lock or a server before it fails. The writer tries again.
+WAIT_SECONDS = 5.0
+
+
+class Database:
+    """A database with a decision log. Connections are made when they are needed.
+
+    All errors are `DecisionLogError`. Their text has a reason, and neither a statement nor its values.
+
+    Args:
+        wait: seconds that a statement may wait for a lock or for the server.
+    """
+
+    def __init__(self, place: Place, *, wait: float = WAIT_SECONDS) -> None:
+        self.place = place
+        self._wait = wait
+        self._engine: Engine | None = None
+        self._identity: tuple[int, int] | None = None
+
+    def open(self, *, create: bool = True) -> None:
+        """Connect, and bring the schema to this version.
+
+        Args:
+            create: whether to make the database's file and its tables, or to bring them to this version.
+                Otherwise they must be there as this version needs them.
+
+        Raises:
+            DecisionLogError: the database can't be used. The message says why.
+        """
+        path = self.place.path
+        if path is not None:
+            if create:
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    _check_leftovers(path)
+                    # SQLite gives its other files the mode of this one.
+                    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                except OSError as error:
+                    raise DecisionLogError(f"decision log {path}: {error.strerror}") from error
+            elif not path.is_file():
+                raise DecisionLogError(f"decision log {path}: no such file")
+        self._engine = self._connect()
+        try:
+            with self.writing() if create else self.reading() as connection:
+                prepare = migrate if create else check_schema
+                prepare(connection, str(self.place))
+        except BaseException:
+            self.close()
+            raise
+        self._identity = self._found()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection in a transaction that is committed at the end of the block."""
+        with self._translated(), self._open_engine().connect() as connection:
+            if self.place.path is not None:
+                connection = connection.execution_options(lockgate_begin="BEGIN IMMEDIATE")
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection that sees one state of the database."""
+        with self._translated(), self._open_engine().connect() as connection:
+            if self.place.path is None:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
+
+    @property
+    def moved(self) -> bool:
+        """Whether the file at the path is no longer the one that is open."""
+        return self._identity is not None and self._found() != self._identity
+
+    def settle_moved(self) -> None:
+        """Complete a file that was moved away: its newest records are in another file of SQLite until then.
+
+        Without that, SQLite would also add them to a file that is put in its place.
+        """
+        with suppress(SQLAlchemyError), self._open_engine().connect() as connection:
+            free = connection.execution_options(isolation_level="AUTOCOMMIT", lockgate_begin="")
+            free.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @property
+    def is_open(self) -> bool:
+        return self._engine is not None
+
+    def close(self) -> None:
+        """Close all connections. The database can be opened again."""
+        if self._engine is not None and self.moved:
+            self.settle_moved()
+        engine, self._engine, self._identity = self._engine, None, None
+        if engine is not None:
+            engine.dispose()
+
+    def shrink(self) -> None:
+        """Give the room of removed entries back to the file system, as far as the database can."""
+        with self._translated(), self._open_engine().connect() as connection:
+            free = connection.execution_options(isolation_level="AUTOCOMMIT", lockgate_begin="")
+            if self.place.path is None:
+                free.exec_driver_sql("VACUUM entries")
+            else:
+                free.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                free.exec_driver_sql("VACUUM")
+
+    def _found(self) -> tuple[int, int] | None:
+        if self.place.path is None:
+            return None
+        try:
+            found = self.place.path.stat()
+        except OSError:
+            return (0, 0)
+        return found.st_dev, found.st_ino
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            raise DecisionLogError(f"decision log {self.place}: not open")
+        return self._engine
+
+    def _connect(self) -> Engine:
+        if self.place.path is None:
+            return self._connect_server()
+        # The file may vanish, and must not come back empty behind the writer's back.
+        database = f"file:{_quoted(str(self.place.path.absolute()))}?mode=rw"
+        engine = sqlalchemy.create_engine(
+            "sqlite+pysqlite://",
+            creator=lambda: sqlite3.connect(
+                database, uri=True, timeout=self._wait, check_same_thread=False, isolation_level=None
+            ),
+            poolclass=sqlalchemy.QueuePool,
+            hide_parameters=True,
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _connect_server(self) -> Engine:
+        _extras.need("psycopg", extra="postgres", feature="a decision log in PostgreSQL")
+        wait = round(1000 * self._wait)
+        # A server that is gone without a word must not hold the writer for the kernel's quarter of an hour.
+        options = {
+            "connect_timeout": max(2, round(self._wait)),
+            "application_name": "lockgate",
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": max(10_000, 2 * wait),
+            "options": f"-c statement_timeout={60 * wait} -c lock_timeout={wait} -c TimeZone=UTC",
+        }
+        given = dict(self.place.url.query)
+        options = {name: value for name, value in options.items() if name not in given}
+        return sqlalchemy.create_engine(
+            self.place.url, connect_args=options, hide_parameters=True, pool_pre_ping=True
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise DecisionLogError(f"decision log {self.place}: {_reason(error)}") from None
+        except SQLAlchemyError as error:
+            raise DecisionLogError(f"decision log {self.place}: {type(error).__name__}") from None
+
+
+def _check_leftovers(path: Path) -> None:
+    """Refuse to make a database beside the write-ahead log of one that is gone. It would take that log."""
+    if path.exists():
+        return
+    for ending in ("-wal", "-shm"):
+        left = path.with_name(path.name + ending)
+        if ending == "-wal" and left.exists() and left.stat().st_size:
+            raise DecisionLogError(
+                f"decision log {path}: is gone, but {left.name} still has records of it; move that file to "
+                "where the database is now, under its name and -wal"
+            )
+        left.unlink(missing_ok=True)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:  # noqa: ANN401 - SQLAlchemy's record
+    cursor = connection.cursor()
+    # A commit is on the disk when it returns, also if the machine loses power.
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    # What a purge removes is overwritten.
+    cursor.execute("PRAGMA secure_delete=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # Python's own module would begin late, with a lock that can't be raised later.
+    begin = connection.get_execution_options().get("lockgate_begin", "BEGIN")
+    if begin:
+        connection.exec_driver_sql(begin)
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _reason(error: DBAPIError) -> str:
+    """Return the first line of the database's own message. Further lines of PostgreSQL may hold values."""
+    lines = str(error.orig).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if "not a database" in reason:
+        reason += (
+            "; for a new decision log give a path where no file is (lockgate replay reads old JSON lines)"
+        )
+    return reason

@@ -1,0 +1,96 @@
+"""Databases go forward from every released schema, and never back."""
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from logs import checked, decision, numbers_in, opened_log
+from sqlalchemy import text
+
+from lockgate.decisions import check_log, open_log
+from lockgate.decisions._database import Database
+from lockgate.decisions._migrate import VERSION_TABLE, migrate
+from lockgate.decisions._place import Place
+from lockgate.decisions._schema import METADATA
+from lockgate.errors import DecisionLogError
+
+
+@pytest.fixture
+def database(place):
+    made = Database(Place.of(place))
+    made.open()
+    yield made
+    made.close()
+
+
+def test_migrations_make_the_tables_that_the_code_uses(database):
+    with database.writing() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_migrating_again_does_nothing(database, place):
+    database.close()
+    check_log(place)
+    check_log(place)
+    log = opened_log(place)
+    log.write(decision(3))
+    log.close()
+    check_log(place)
+    assert numbers_in(place) == [3]
+
+
+def test_a_newer_schema_is_refused_with_words(database, place):
+    with database.writing() as connection:
+        connection.execute(text("UPDATE lockgate_log_version SET version_num = '9999'"))
+    database.close()
+    with pytest.raises(DecisionLogError, match="9999 is of a newer Lockgate, and there is no way back"):
+        check_log(place)
+    with pytest.raises(DecisionLogError, match="newer Lockgate"), open_log(place):
+        pass
+
+
+def test_readers_leave_an_empty_database_as_it_is(place, tmp_path):
+    if not isinstance(place, str):
+        with pytest.raises(DecisionLogError, match="no such file"), open_log(place):
+            pass
+        assert not place.exists()
+        place.touch()
+    with pytest.raises(DecisionLogError, match="there is no decision log in it"), open_log(place):
+        pass
+
+
+def test_servers_that_start_together_migrate_once(place):
+    import threading
+
+    logs, faults = [], []
+
+    def start():
+        try:
+            logs.append(opened_log(place))
+        except DecisionLogError as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    for log in logs:
+        log.close()
+    assert len(checked(place).heads) == 4
+
+
+def test_a_failed_migration_leaves_nothing_behind(place, monkeypatch):
+    made = Database(Place.of(place))
+
+    def fail(connection, name):
+        migrate(connection, name)
+        raise DecisionLogError("on purpose")
+
+    monkeypatch.setattr("lockgate.decisions._database.migrate", fail)
+    with pytest.raises(DecisionLogError, match="on purpose"):
+        made.open()
+    monkeypatch.undo()
+    with pytest.raises(DecisionLogError, match="there is no decision log in it"), open_log(place):
+        pass
