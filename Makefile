@@ -14,7 +14,7 @@ setup:  ## Make .venv with pinned packages and fetch the embedded model's weight
 serve:  ## Serve the embedded guard and print its URL
 	@scripts/serve $(ARGS)
 
-test:  ## Run the tests (browser tests need Chromium)
+test:  ## Run the package's tests (browser tests need Chromium)
 	@scripts/test $(ARGS)
 
 test-vllm:  ## Run the tests of the probe inside vLLM, in .venv-vllm (3.5 GB; VLLM_VENV names another)

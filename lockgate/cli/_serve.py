@@ -171,6 +171,14 @@ def serve(
             min=1, help="Connections at a time. A newcomer takes the place of the one that has idled longest."
         ),
     ] = 1024,
+    metrics_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VAR",
+            help="Environment variable with the key for /metrics. Default: only this machine may read them, "
+            "and only if clients need no key.",
+        ),
+    ] = None,
     hold_tokens: Annotated[
         int,
         typer.Option(

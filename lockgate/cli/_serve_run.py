@@ -80,6 +80,7 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         log=_log(settings, loaded),
         engine=engine,
         default_max_tokens=settings.default_max_tokens,
+        metrics_key=_metrics_key(settings.metrics_key_env),
         hold=Hold(settings.hold_tokens, settings.hold_ms / 1000),
         block_input_status=settings.block_input_status,
         loopback=local,
@@ -210,6 +211,15 @@ def _mode(name: str) -> Any:  # noqa: ANN401 - a literal type, checked here
     if name not in MODES:
         raise ConfigError(f"--mode {name}: expected one of {', '.join(MODES)}")
     return name
+
+
+def _metrics_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"metrics_key_env: the environment variable {variable} is not set")
+    return key
 
 
 def _moderation_names(words: list[str]) -> dict[str, str]:

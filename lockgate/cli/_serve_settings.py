@@ -21,6 +21,7 @@ FILE_KEYS = {
     "insecure": "listen.insecure",
     "max_connections": "listen.max_connections",
     "drain_timeout": "listen.drain_timeout",
+    "metrics_key_env": "listen.metrics_key_env",
     **{
         name: f"limits.{name}"
         for name in (
@@ -78,6 +79,7 @@ class Settings:
     queue_timeout: float
     drain_timeout: float
     max_connections: int
+    metrics_key_env: str | None
     hold_tokens: int
     hold_ms: float
     moderation_name: list[str] | None

@@ -57,7 +57,7 @@ def create_app(gateway: Gateway, upstream: UpstreamClient | Upstreams | None = N
         Route("/health", _health, methods=["GET"]),
         Route("/healthz", _health, methods=["GET"]),
         Route("/readyz", _readyz, methods=["GET"]),
-        metrics_route(gateway.metrics),
+        metrics_route(gateway.metrics, gateway.options),
         *CHECK_ROUTES,
     ]
     described = openapi_route(routes, "engine" if upstreams is None else "relay")
@@ -103,7 +103,7 @@ def create_passing_app(
         Route("/health", health, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
-        metrics_route(metrics),
+        metrics_route(metrics, options),
     ]
     routes.append(openapi_route(routes, "pass"))
     return _framed(routes, options, keys, lifespan, metrics)

@@ -56,6 +56,8 @@ class GatewayOptions:
             answer, 400 sends an error body.
         api_key: bearer token that clients must send; None asks for none.
         keys: further such tokens, by name.
+        metrics_key: bearer token for `/metrics`. Without one, only this machine may read them, and only if
+            clients need no key: numbers that change with a request would tell its client how close it was.
         policies: what a decision and a failure mean. None does as `engine.mode` says.
         conversations: what is remembered of conversations. None remembers nothing.
         loopback: whether only this machine can reach the server. If so, other host names are refused.
@@ -76,6 +78,7 @@ class GatewayOptions:
     block_input_status: int = 200
     api_key: str | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
+    metrics_key: str | None = field(default=None, repr=False)
     policies: Policies | None = None
     conversations: Conversations | None = None
     loopback: bool = True
@@ -92,7 +95,9 @@ class GatewayOptions:
             raise ConfigError("default_max_tokens and longest_prompt: expected at least 1")
         if not all(key.strip() for key in self.all_keys.values()):
             raise ConfigError("api_key: is empty; leave it out or give a key")
-        if self.risk_header and not self._keeps_scores_here:
+        if self.metrics_key is not None and self.metrics_key in ("", *self.all_keys.values()):
+            raise ConfigError("metrics_key: expected a key that no client has")
+        if self.risk_header and not self.keeps_scores_here:
             raise ConfigError(
                 "--risk-header: scores help attackers; it needs a loopback --host and no API key"
             )
@@ -102,10 +107,11 @@ class GatewayOptions:
     def sends_risk(self) -> bool:
         """Whether scores of tokens leave at all."""
         wanted = self.risk_events if self.risk_header is None else self.risk_header
-        return wanted and self._keeps_scores_here
+        return wanted and self.keeps_scores_here
 
     @property
-    def _keeps_scores_here(self) -> bool:
+    def keeps_scores_here(self) -> bool:
+        """Whether only this machine reaches the server, and clients need no key."""
         return self.loopback and not self.all_keys
 
     @property

@@ -13,7 +13,7 @@ from lockgate.gateway._errors import ApiError, error_response
 UNNAMED = ""
 _NAME = "lockgate.key"
 # Beginnings of the paths that need a key.
-_KEPT = ("/v1/", "/beta/", "/openapi.json", "/metrics")
+_KEPT = ("/v1/", "/beta/", "/openapi.json")
 
 
 class Keyring:

@@ -8,20 +8,45 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lockgate._version import __version__
-from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._errors import ApiError
+from lockgate.gateway._gateway import Gateway, GatewayOptions
+from lockgate.gateway._hosts import was_forwarded
+from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._metrics import CONTENT_TYPE, Gauge, Metrics
 from lockgate.gateway.upstream import Upstreams
 
 
-def metrics_route(metrics: Metrics) -> Route:
-    """Return the route that Prometheus reads."""
+def metrics_route(metrics: Metrics, options: GatewayOptions) -> Route:
+    """Return the route that Prometheus reads. Clients may not: it would tell them how close they came."""
 
-    async def page(_: Request) -> Response:
+    async def page(request: Request) -> Response:
+        _check(request, options)
         # It grows with the number of routes and categories; a thread keeps it off the event loop.
         content = await anyio.to_thread.run_sync(metrics.page)
         return Response(content, headers={"content-type": CONTENT_TYPE})
 
     return Route("/metrics", page, methods=["GET"])
+
+
+def _check(request: Request, options: GatewayOptions) -> None:
+    """Refuse whoever may not read the metrics. Raises ApiError (401, 403)."""
+    if options.metrics_key is not None:
+        keys = Keyring({"metrics": options.metrics_key})
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or keys.find([given.strip()]) is None:
+            raise ApiError(
+                401,
+                "The metrics have a key of their own: send it as `Authorization: Bearer KEY`.",
+                kind="authentication_error",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+    elif not options.keeps_scores_here or was_forwarded(request.scope):
+        raise ApiError(
+            403,
+            "The metrics are not for clients. Give them a key of their own: --metrics-key-env.",
+            code="metrics_closed",
+        )
 
 
 def server_state(gateway: Gateway, upstreams: Upstreams | None) -> Iterable[Gauge]:

@@ -9,6 +9,9 @@ from scripted_upstream import Reply, chat_stream
 from serving import CHAT, NEVER, ask, client_for, decisions_of, scoring_for
 from test_given import BACKBONE, HEAD, smoothed
 
+from lockgate.errors import ConfigError
+from lockgate.gateway import GatewayOptions
+
 pytestmark = pytest.mark.anyio
 PROMPT, ANSWER = "why does the lock hold", "The lock holds the water back."
 
@@ -67,13 +70,36 @@ async def test_counts_are_those_of_the_decision_log(make_gateway) -> None:
         assert secret not in page.text
 
 
-async def test_without_the_key_nobody_reads_it(make_gateway) -> None:
-    gateway = make_gateway(BACKBONE, scoring_for(BACKBONE, HEAD), api_key="sk-right")
+RIGHT = {"authorization": "Bearer sk-metrics"}
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "status"),
+    [
+        ({}, {}, 200),
+        ({}, {"x-forwarded-for": "192.0.2.1"}, 403),
+        ({"loopback": False}, {}, 403),
+        ({"api_key": "sk-client"}, {"authorization": "Bearer sk-client"}, 403),
+        ({"metrics_key": "sk-metrics"}, {}, 401),
+        ({"metrics_key": "sk-metrics"}, {"authorization": "Basic sk-metrics"}, 401),
+        ({"metrics_key": "sk-metrics", "api_key": "sk-client"}, {"authorization": "Bearer sk-client"}, 401),
+        ({"metrics_key": "sk-metrics", "api_key": "sk-client", "loopback": False}, RIGHT, 200),
+    ],
+)
+async def test_clients_may_not_read_it(make_gateway, options, headers, status) -> None:
+    """A count that changes with a client's own request would tell it how close it was."""
+    gateway = make_gateway(BACKBONE, scoring_for(BACKBONE, HEAD), **options)
     async with client_for(gateway) as client:
-        assert (await client.get("/metrics")).status_code == 401
-        found = await client.get("/metrics", headers={"authorization": "Bearer sk-right"})
-    assert found.status_code == 200
-    assert "sk-right" not in found.text
+        found = await client.get("/metrics", headers=headers)
+    assert found.status_code == status
+    assert ("lockgate_margin" in found.text) == (status == 200)
+    assert "sk-" not in found.text
+
+
+def test_a_key_of_a_client_is_none_for_the_metrics(tmp_path) -> None:
+    for key in ("sk-client", ""):
+        with pytest.raises(ConfigError, match="metrics_key"):
+            GatewayOptions(tmp_path / "log", api_key="sk-client", metrics_key=key)
 
 
 async def test_the_request_id_reaches_the_upstream_and_the_client(make_gateway) -> None:

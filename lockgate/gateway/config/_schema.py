@@ -144,6 +144,11 @@ class ListenConfig(_Strict):
     drain_timeout: Seconds = Field(
         default=30.0, description="Seconds that open answers have to end at shutdown."
     )
+    metrics_key_env: str | None = Field(
+        default=None,
+        description="Environment variable with the key for /metrics. Without it, only this machine may read "
+        "them, and only if clients need no key.",
+    )
 
 
 class LimitsConfig(_Strict):
