@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx2
+import msgspec
 import openai
 import pytest
 from starlette.testclient import TestClient
 
+from lockgate.decisions import LogOptions, read_decisions
 from lockgate.gateway import EngineOptions, Gateway, GatewayOptions, create_app
 from lockgate.guards import Guard
 
@@ -45,8 +47,8 @@ def collected(stream):
 
 def own_answers(guard: Guard, folder: Path) -> dict[str, tuple[str, dict]]:
     """The text and the decision line of each prompt, from Lockgate's own engine."""
-    log = folder / "own.jsonl"
-    gateway = Gateway.from_guard(guard, GatewayOptions(decisions=log, engine=EngineOptions(kv_tokens=4096)))
+    log = folder / "own.db"
+    gateway = Gateway.from_guard(guard, GatewayOptions(LogOptions(log), engine=EngineOptions(kv_tokens=4096)))
     gateway.warm()
     found = {}
     with TestClient(create_app(gateway), base_url="http://127.0.0.1") as client:
@@ -55,7 +57,7 @@ def own_answers(guard: Guard, folder: Path) -> dict[str, tuple[str, dict]]:
             answer = client.post("/v1/chat/completions", json={**body, "temperature": 0, "stream": True})
             chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
             deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
-            line = json.loads(log.read_text().splitlines()[-1])
+            line = decisions_in(log)[-1]
             found[prompt] = ("".join(delta.get("content") or "" for delta in deltas), line)
     return found
 
@@ -79,7 +81,7 @@ def guard(tmp_path_factory) -> Guard:
 @pytest.fixture(scope="module")
 def server(guard, tmp_path_factory):
     """The URL, the process and the decision log of the server."""
-    log = tmp_path_factory.mktemp("log") / "decisions.jsonl"
+    log = tmp_path_factory.mktemp("log") / "decisions.db"
     command = [sys.executable, "-m", "lockgate", "serve", "--engine", "vllm", "--guard", str(guard.path)]
     command += ["--port", "0", "--kv-tokens", "8192", "--decisions", str(log), "--max-streams", "4"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -103,15 +105,19 @@ def client(server):
     return openai.OpenAI(base_url=server[0] + "/v1", api_key="none", max_retries=0, timeout=120)
 
 
+def decisions_in(log: Path) -> list[dict]:
+    return [msgspec.to_builtins(found) for found in read_decisions(log)]
+
+
 def last_line(log: Path, count: int) -> dict:
-    lines = log.read_text().splitlines()
+    lines = decisions_in(log)
     assert len(lines) == count
-    return json.loads(lines[-1])
+    return lines[-1]
 
 
 def test_it_decides_as_lockgates_own_engine_does(guard, server, client, tmp_path):
     log = server[2]
-    before = len(log.read_text().splitlines()) if log.exists() else 0
+    before = len(decisions_in(log))
     own = own_answers(guard, tmp_path)
     decisions = set()
     for number, prompt in enumerate(PROMPTS, 1):
@@ -144,7 +150,7 @@ def test_logprobs_are_refused_in_words(client):
 
 def test_a_client_that_leaves_frees_its_memory(server, client):
     url, _, log = server
-    before = len(log.read_text().splitlines())
+    before = len(decisions_in(log))
     stream = chat(client, PROMPTS[3], stream=True, max_tokens=1500)
     next(iter(stream))
     stream.close()
@@ -173,7 +179,7 @@ def engine_processes(parent: int) -> list[int]:
 
 def test_a_killed_engine_closes_streams_and_is_said(server, client):
     url, process, log = server
-    before = len(log.read_text().splitlines())
+    before = len(decisions_in(log))
     stream = chat(client, PROMPTS[3], stream=True, max_tokens=1500)
     next(iter(stream))
     for pid in engine_processes(process.pid):

@@ -97,8 +97,8 @@ def gateways(starting, backbone, tmp_path_factory) -> Iterator[tuple[str, str]]:
         "limits": {"kv_tokens": 4096},
     }
     (folder / "lockgate.yaml").write_text(json.dumps(config))
-    plain = ("--upstream", starting.url, "--port", "0", "--kv-tokens", "8192", "--decisions", "plain.jsonl")
-    strict = ("--config", "lockgate.yaml", "--decisions", "strict.jsonl")
+    plain = ("--upstream", starting.url, "--port", "0", "--kv-tokens", "8192", "--decisions", "plain.db")
+    strict = ("--config", "lockgate.yaml", "--decisions", "strict.db")
     with gateway(folder, *plain) as first, gateway(folder, *strict) as second:
         lines = [command.first_line() for command in (first, second)]
         starting.wait()

@@ -56,6 +56,7 @@ class ContentKeeper:
         """Return the bytes that the log keeps of a text, and the name of their form."""
         if self.mode == "none":
             return None, None
+        content = Content(tuple(Turn(turn.role, _encodable(turn.content)) for turn in content.messages))
         if self.mode == "redacted":
             turns = tuple(Turn(turn.role, redact(turn.content)) for turn in content.messages)
             return msgspec.json.encode(Content(turns)), self.mode
@@ -106,6 +107,11 @@ def make_keys() -> tuple[str, str]:
     """Return a new public key and its private key. Raises MissingExtra."""
     private = _nacl().PrivateKey.generate()
     return _PUBLIC + _text(bytes(private.public_key)), _PRIVATE + _text(bytes(private))
+
+
+def _encodable(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _nacl() -> Any:  # noqa: ANN401 - a module

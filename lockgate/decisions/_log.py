@@ -202,16 +202,18 @@ class DecisionLog:
 
     def _write_all(self) -> None:
         """Write what waits, until the log is closed. The writer's thread runs this."""
-        pause = _FIRST_PAUSE
+        pause, reopening = _FIRST_PAUSE, False
         while True:
             with self._lock:
                 while not self._is_due():
                     self._work.wait(1.0)
                 batch = self._queue.first(_MOST_AT_ONCE)
-                closing, reopening, self._reopening = self._closing, self._reopening, False
+                closing, asked, self._reopening = self._closing, self._reopening, False
+            reopening = reopening or asked  # until it has worked
             try:
                 if reopening:
                     self._open_again()
+                    reopening = False
                 self._appender.append(self._queue.prepared(batch))
                 self._succeeded(batch)
                 pause = _FIRST_PAUSE
@@ -290,10 +292,14 @@ class DecisionLog:
         if count < _PURGED_AT_ONCE:
             self._next_purge = time.monotonic() + _PURGE_SECONDS
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str, still: Callable[[], bool] = lambda: True) -> None:
+        """Count the database as unwritable, if `still` says so under the lock."""
         with self._lock:
+            if not still():
+                return
             was, self.failure = self.failure, reason
             self._watch.notify()
+            self._work.notify()
         if was is None:
             print_failure(f"{reason}; {_MEANING[self.options.when_unwritable]}")
             if self.options.when_unwritable == "block":
@@ -301,27 +307,36 @@ class DecisionLog:
 
     def _keep_watch(self) -> None:
         """Look after records that wait for too long. The keeper's thread runs this."""
-        patience = self.options.patience
         while True:
             with self._lock:
                 if self._stopped:
                     return
-                self._watch.wait(patience / 4)
-                oldest, failing = self._queue.oldest(), self.failure is not None
-            late = oldest is not None and time.monotonic() - oldest > patience
-            if late and not failing:
-                self._failed(f"decision log {self.place}: has not answered for {patience:g} s")
-            elif not failing and self._appender.database.moved and not self._reopening:
-                self._failed(f"decision log {self.place}: {MOVED}")
-            if self.failure is None:
-                continue
-            with self._lock:
-                fresh = self._queue.take_fresh()
-            self._keep(fresh)
-            with self._lock:
-                for item in self._queue.trim(self.options.most_waiting):
-                    self._overflow += item.counts and item.spilled
-                    self.lost += item.counts and not item.spilled
+                self._watch.wait(self.options.patience / 4)
+                late = self.failure is None and self._is_late()
+            try:
+                self._look_after(late)
+            except Exception as error:  # the keeper must outlive any fault
+                logger.error("the decision log's keeper failed (%s)", type(error).__name__)
+
+    def _look_after(self, late: bool) -> None:
+        if late:
+            words = f"has not answered for {self.options.patience:g} s"
+            self._failed(f"decision log {self.place}: {words}", self._is_late)
+        elif self.failure is None and self._appender.database.moved and not self._reopening:
+            self._failed(f"decision log {self.place}: {MOVED}")
+        if self.failure is None:
+            return
+        with self._lock:
+            fresh = self._queue.take_fresh()
+        self._keep(fresh)
+        with self._lock:
+            for item in self._queue.trim(self.options.most_waiting):
+                self._overflow += item.counts and item.spilled
+                self.lost += item.counts and not item.spilled
+
+    def _is_late(self) -> bool:
+        oldest = self._queue.oldest()
+        return oldest is not None and time.monotonic() - oldest > self.options.patience
 
     def _keep(self, items: list[Waiting]) -> None:
         """Put records into the spill file if possible, and let go on what waits for them."""

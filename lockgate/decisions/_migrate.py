@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from lockgate.errors import DecisionLogError
 
 VERSION_TABLE = "lockgate_log_version"
-_FOLDER = Path(__file__).parent / "migrations"
+FOLDER = Path(__file__).parent / "migrations"
 # Servers that start together migrate one after the other.
 _LOCK = 0x10C6A7E
 
@@ -32,7 +32,7 @@ def migrate(connection: Connection, name: str, target: str = "head") -> None:
     if _place_of(connection, name) == "newest":
         return
     config = Config()
-    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes.update(connection=connection, version_table=VERSION_TABLE)
     command.upgrade(config, target)
 
@@ -55,7 +55,7 @@ def check_schema(connection: Connection, name: str) -> None:
 
 def _place_of(connection: Connection, name: str) -> Literal["none", "older", "newest"]:
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    current, script = context.get_current_revision(), ScriptDirectory(str(_FOLDER))
+    current, script = context.get_current_revision(), ScriptDirectory(str(FOLDER))
     if current is None:
         return "none"
     if current == script.get_current_head():

@@ -7,11 +7,11 @@ did it: it names the last removed entry of each chain with its hash, and the cha
 import json
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, select
+from sqlalchemy import Connection, and_, delete, select
 
 from lockgate.decisions._chain import Draft, Entry, Tip, extend
 from lockgate.decisions._schema import CHAINS, ENTRIES
-from lockgate.decisions._store import add_entries, read_entries
+from lockgate.decisions._store import add_entries, chains, first_of, read_entries, tip_of
 
 _COLUMNS = ENTRIES.c
 
@@ -41,9 +41,9 @@ def purge(
     for chain, seq in gone.items():
         old = and_(_COLUMNS.chain == chain, _COLUMNS.seq <= seq)
         count += connection.execute(delete(ENTRIES).where(old)).rowcount
-    going_on = [named["chain"] for named in removed if not named["ended"]]
-    left = select(_COLUMNS.chain).distinct()
-    connection.execute(delete(CHAINS).where(CHAINS.c.chain.not_in(left), CHAINS.c.chain.not_in(going_on)))
+    over = [named["chain"] for named in removed if named["ended"] and named["chain"] in gone]
+    if over:
+        connection.execute(delete(CHAINS).where(CHAINS.c.chain.in_(over)))
     body = {"before": before, "entries": count, "reason": reason, "removed": removed}
     [entry] = extend(tip, [Draft("purge", at, json.dumps(body))])
     add_entries(connection, [entry])
@@ -56,17 +56,19 @@ def purged_up_to(connection: Connection, chain: str) -> int:
 
 
 def _oldest(connection: Connection, before: str, most: int | None) -> dict[str, int]:
-    """Return the last entry to remove of each chain that has one."""
-    staying = func.min(case((_COLUMNS.at >= before, _COLUMNS.seq)))
-    ranges = select(_COLUMNS.chain, func.min(_COLUMNS.seq), func.max(_COLUMNS.seq), staying)
+    """Return the last entry to remove of each chain that has one. Only old entries are looked at."""
     found: dict[str, int] = {}
-    for chain, first, end, stays in connection.execute(ranges.group_by(_COLUMNS.chain)).all():
-        last = end if stays is None else stays - 1
+    for chain in chains(connection):
+        first, last = first_of(connection, chain), tip_of(connection, chain)
+        if first is None or last is None or first.draft.at >= before or most == 0:
+            continue
+        stays = and_(_COLUMNS.chain == chain, _COLUMNS.at >= before)
+        kept = connection.execute(select(_COLUMNS.seq).where(stays).order_by(_COLUMNS.seq).limit(1)).scalar()
+        end = last.seq if kept is None else kept - 1
         if most is not None:
-            last = min(last, first + most - 1)
-            most -= max(0, last - first + 1)
-        if last >= first:
-            found[chain] = last
+            end = min(end, first.seq + most - 1)
+            most -= end - first.seq + 1
+        found[chain] = end
     return found
 
 
@@ -87,7 +89,7 @@ def _still_needed(connection: Connection, gone: set[str]) -> list[dict[str, Any]
             newest[tip["chain"]] = tip
     geneses = [json.loads(entry.draft.body) for entry in read_entries(connection, kinds=["genesis"])]
     named = {body["previous"]["chain"] for body in geneses if body["previous"] is not None}
-    there = set(connection.execute(select(_COLUMNS.chain).distinct()).scalars())
+    there = {chain for chain in chains(connection) if tip_of(connection, chain) is not None}
     # The writer of a chain without an end may be quiet, and go on some day.
     return [
         tip

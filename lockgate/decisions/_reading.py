@@ -14,7 +14,7 @@ from lockgate.decisions._chain import Break, Checker, Entry, Kind, Tip
 from lockgate.decisions._database import Database
 from lockgate.decisions._place import PASSWORD_VARIABLE, Place
 from lockgate.decisions._record import Decision
-from lockgate.decisions._store import last_entries, read_behind, read_entries, writers
+from lockgate.decisions._store import last_entries, newest, read_behind, read_entries, writers
 
 _SQLITE = b"SQLite format 3\x00"
 
@@ -101,11 +101,8 @@ class LogReader:
 
     def tips(self) -> dict[str, int]:
         """Return the number of the newest entry of each chain. Raises DecisionLogError."""
-        found: dict[str, int] = {}
         with self._database.reading() as connection:
-            for entry in read_behind(connection, found):
-                found[entry.chain] = max(entry.seq, found.get(entry.chain, -1))
-        return found
+            return newest(connection)
 
     def new(self, seen: dict[str, int], kinds: Sequence[Kind] = ("decision",)) -> list[Stored]:
         """Return records that came since the last call. Raises DecisionLogError.

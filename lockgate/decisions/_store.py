@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, or_, select
+from sqlalchemy import Connection, Row, Select, and_, insert, or_, select
 
 from lockgate.decisions._chain import Draft, Entry, Kind, Tip
 from lockgate.decisions._schema import CHAINS, ENTRIES
@@ -47,11 +47,15 @@ def tip_of(connection: Connection, chain: str) -> Tip | None:
     return None if found is None else Tip(chain, found.seq, found.hash)
 
 
-def hash_at(connection: Connection, chain: str, seq: int) -> str | None:
-    """Return the hash of one entry; None if it is not there."""
-    place = and_(_COLUMNS.chain == chain, _COLUMNS.seq == seq)
-    found: str | None = connection.execute(select(_COLUMNS.hash).where(place)).scalar()
-    return found
+def first_of(connection: Connection, chain: str) -> Entry | None:
+    """Return the oldest entry of a chain."""
+    wanted = select(ENTRIES).where(_COLUMNS.chain == chain).order_by(_COLUMNS.seq).limit(1)
+    return next(iter(list(_entries(connection, wanted))), None)
+
+
+def chains(connection: Connection) -> list[str]:
+    """Return the names of all chains that are there or may go on."""
+    return list(connection.execute(select(CHAINS.c.chain).order_by(CHAINS.c.chain)).scalars())
 
 
 def writers(connection: Connection) -> dict[str, str]:
@@ -92,13 +96,18 @@ def read_behind(connection: Connection, seen: dict[str, int]) -> list[Entry]:
     Args:
         seen: number of the newest entry that was seen, by chain.
     """
-    tips = connection.execute(select(_COLUMNS.chain, func.max(_COLUMNS.seq)).group_by(_COLUMNS.chain))
-    grown = [chain for chain, seq in tips if seq > seen.get(chain, -1)]
+    grown = [chain for chain, seq in newest(connection).items() if seq > seen.get(chain, -1)]
     if not grown:
         return []
     behind = or_(*(and_(_COLUMNS.chain == chain, _COLUMNS.seq > seen.get(chain, -1)) for chain in grown))
     order = (_COLUMNS.at, _COLUMNS.chain, _COLUMNS.seq)
     return list(_entries(connection, select(ENTRIES).where(behind).order_by(*order)))
+
+
+def newest(connection: Connection) -> dict[str, int]:
+    """Return the number of the newest entry of each chain."""
+    tips = (tip_of(connection, chain) for chain in chains(connection))
+    return {tip.chain: tip.seq for tip in tips if tip is not None}
 
 
 def last_entries(connection: Connection, count: int, kinds: Sequence[Kind]) -> list[Entry]:

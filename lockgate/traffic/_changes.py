@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lockgate.durable import open_atomic
-from lockgate.exchanges import json_records, read_exchanges
+from lockgate.exchanges import read_exchanges
+from lockgate.traffic._recorded import lines_of
 from lockgate.traffic._replayed import Replay, describe_change
 
 
@@ -41,7 +42,7 @@ def write_changes(found: Replay, output: Path) -> int:
 
 def _records_of(found: Replay, path: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
     if found.kind == "decisions":
-        yield from json_records(path)
+        yield from lines_of(path)
         return
     for row, exchange in enumerate(read_exchanges(path, skip_invalid=found.skip_invalid), 1):
         yield row, exchange.to_dict

@@ -1,6 +1,6 @@
 """Recorded traffic: the lines of decision logs, and which kind of record a file holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,7 @@ def read_decisions(path: Path, invalid: InvalidCounter) -> Iterator[tuple[int, R
     Raises:
         ExchangeError: the file can't be read.
     """
-    for number, decode in _records(path):
+    for number, decode in lines_of(path):
         try:
             value = decode()
             yield number, msgspec.convert(value, RecordedDecision)
@@ -89,9 +89,11 @@ def kind_of(paths: Sequence[Path]) -> Kind:
 
 
 def _kind(path: Path) -> Kind:
+    if is_database(path):
+        return "decisions"
     if suffix_of(path) == ".parquet":
         return "traffic"
-    for tried, (_, decode) in enumerate(_records(path)):
+    for tried, (_, decode) in enumerate(lines_of(path)):
         try:
             value: Any = decode()
         except ExchangeError:
@@ -107,7 +109,13 @@ def _kind(path: Path) -> Kind:
     )
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
+def lines_of(path: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+    """Yield the numbers of the lines of a file or the records of a database, and what reads them.
+
+    Raises:
+        ExchangeError: there is no such file, or it can't be read.
+        DecisionLogError: the database can't be read.
+    """
     if not path.is_file():
         raise ExchangeError(f"{path}: no such file")
     if is_database(path):

@@ -108,6 +108,18 @@ def test_thresholds_are_counted_from_the_log_alone(run, folder, tmp_path) -> Non
     assert "canal" not in (tmp_path / "r.jsonl").read_text()
 
 
+def test_the_database_gives_the_counts_of_its_exported_lines(run, tmp_path) -> None:
+    found = []
+    for name in ("decisions.jsonl", "decisions.db"):
+        rows = tmp_path / f"{name}.rows"
+        words = ("--log", name, "--threshold", "-1000000", "--rows", rows, "--json")
+        code, out, err = run("first", *words)
+        assert code == 0, err
+        document = json.loads(out.replace(name, "LOG"))
+        found.append((document, rows.read_text().replace(name, "LOG")))
+    assert found[0] == found[1]
+
+
 def test_text_gives_the_counts_and_says_what_is_unknown(run, folder) -> None:
     code, out, err = run("first", "--log", "decisions.jsonl", "--threshold", "-1000000")
     assert code == 0, err

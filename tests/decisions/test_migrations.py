@@ -1,14 +1,17 @@
 """Databases go forward from every released schema, and never back."""
 
+from functools import partial
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from logs import checked, decision, numbers_in, opened_log
 from sqlalchemy import text
 
 from lockgate.decisions import check_log, open_log
 from lockgate.decisions._database import Database
-from lockgate.decisions._migrate import VERSION_TABLE, migrate
+from lockgate.decisions._migrate import FOLDER, VERSION_TABLE, migrate
 from lockgate.decisions._place import Place
 from lockgate.decisions._schema import METADATA
 from lockgate.errors import DecisionLogError
@@ -37,6 +40,25 @@ def test_migrating_again_does_nothing(database, place):
     log.close()
     check_log(place)
     assert numbers_in(place) == [3]
+
+
+REVISIONS = [found.revision for found in ScriptDirectory(str(FOLDER)).walk_revisions()]
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_every_released_schema_goes_forward(place, revision):
+    made = Database(Place.of(place))
+    with pytest.MonkeyPatch.context() as patch:
+        older = partial(migrate, target=revision)
+        patch.setattr("lockgate.decisions._database.migrate", older)
+        made.open()
+    with made.writing() as connection:
+        values = {"chain": "old", "writer": "me", "begun": "2020-01-01T00:00:00.000Z"}
+        connection.execute(text("INSERT INTO chains VALUES (:chain, :writer, :begun)"), values)
+    made.close()
+    check_log(place)
+    with open_log(place) as opened:
+        assert opened.verify().ok
 
 
 def test_a_newer_schema_is_refused_with_words(database, place):

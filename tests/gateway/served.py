@@ -32,10 +32,10 @@ def save_guard(root: Path) -> Path:
     return root
 
 
-def options(folders, *arguments):
+def options(folders, *arguments, log=None):
     return [
         *("serve", "--guard", str(folders / "guard"), "--backbone", str(folders / "model")),
-        *("--decisions", str(folders / "decisions.db"), *arguments),
+        *("--decisions", str(log or folders / "decisions.db"), *arguments),
     ]
 
 

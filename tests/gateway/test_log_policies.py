@@ -5,7 +5,8 @@ import sqlite3
 from contextlib import contextmanager
 
 import pytest
-from logs import checked, text_of_log
+from engine_runs import new_run, running_engine, start
+from logs import checked, decisions_in, text_of_log
 from relaying import relayed
 from scripted_upstream import Reply
 from serving import (
@@ -23,6 +24,7 @@ from serving import (
 from taps import StuckTap
 
 from lockgate.decisions import ContentReader, LogOptions, make_keys, open_log
+from lockgate.gateway._events import Finished
 from lockgate.gateway._records import UNRECORDED
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +45,26 @@ def locked(gateway):
 
 def log_in(folder, **options):
     return LogOptions(folder / "decisions.db", patience=PATIENCE, **options)
+
+
+def test_the_record_is_there_when_the_end_is_delivered(backbone, head, tmp_path):
+    """The end is a choice's last event, and comes after its record."""
+    recorded, order = {}, []
+    with running_engine(backbone, scoring_for(backbone, head), tmp_path, max_streams=3) as engine:
+        run = new_run(backbone, "why does the lock hold", 6, n=3)
+
+        def deliver(event):
+            order.append((event.choice, isinstance(event, Finished)))
+            if isinstance(event, Finished):
+                recorded[event.choice] = {line["choice"] for line in decisions_in(tmp_path / "decisions.db")}
+            run.events.put(event)
+
+        run.job.deliver = deliver
+        start(engine, run).finish()
+    assert all(choice in found for choice, found in recorded.items())
+    for choice in range(3):
+        ends = [end for number, end in order if number == choice]
+        assert ends == [False] * (len(ends) - 1) + [True]
 
 
 async def test_no_new_requests_while_nothing_can_be_recorded(make_gateway, backbone, head, tmp_path):

@@ -2,12 +2,15 @@
 
 import re
 import signal
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import httpx2
+import psycopg
 import pytest
 from logs import checked, decisions_in
+from processes import Command
 from served import options, serving
 from serving import CHAT, ask
 from staging import until
@@ -91,6 +94,52 @@ def test_hangup_with_open_requests_ends_none_of_them(folders, preloaded):
         process.wait(timeout=30)
     assert len(decisions_in(log)) == 12
     assert checked(log).unfinished == 0
+
+
+def test_what_is_not_written_at_the_end_waits_for_the_next_start(folders, preloaded):
+    log = folders / "late.db"
+    with serving(preloaded, folders, "--port", "0", "--decisions", str(log)) as (process, line):
+        other = sqlite3.connect(log, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with httpx2.Client(base_url=line.split()[3], timeout=60) as client:
+            assert client.post(CHAT, json=ask(max_tokens=2)).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=60)
+        other.execute("ROLLBACK")
+        other.close()
+    assert code != 2
+    assert decisions_in(log) == []
+    [left] = folders.glob("late.db.spill.*")
+    with serving(preloaded, folders, "--port", "0", "--decisions", str(log)) as (process, line):
+        assert len(decisions_in(log)) == 1
+        assert not left.exists()
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+    assert checked(log).unfinished == 0
+
+
+def test_records_that_are_lost_make_the_exit_code(folders, preloaded, postgres, tmp_path):
+    log = postgres.database()
+    (tmp_path / "home").touch()
+    command = Command(
+        *("lockgate", *options(folders, "--threads", "1", "--port", "0", log=log)),
+        cwd=tmp_path,
+        preloaded=preloaded,
+        variables={"LOCKGATE_HOME": str(tmp_path / "home")},
+    )
+    try:
+        url = command.first_line().split()[3]
+        with psycopg.connect(log) as other:
+            other.execute("LOCK TABLE entries IN ACCESS EXCLUSIVE MODE")
+            with httpx2.Client(base_url=url, timeout=60) as client:
+                assert client.post(CHAT, json=ask(max_tokens=2)).status_code == 200
+            command.process.send_signal(signal.SIGTERM)
+            assert command.process.wait(60) == 2
+        said = command.errors.read_text()
+        assert "1 decision(s) are not in the database; 1 are lost" in said
+        assert "Traceback" not in said
+    finally:
+        command.close()
 
 
 @pytest.mark.parametrize("bad", ["a folder", "no SQLite", "below a file", "a password"])

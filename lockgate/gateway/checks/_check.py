@@ -16,6 +16,8 @@ from lockgate.gateway._jobs import Job
 from lockgate.gateway._options import EngineDown, QueueFull
 
 RETRY_SECONDS = 1
+# Seconds that the end of a check may wait for its record. The log itself gives up earlier.
+LONGEST_RECORDING = 5.0
 _LATE = "The guard has not read the text in time. Nothing of it is cleared."
 _STOPPED = "The check was stopped."
 
@@ -121,6 +123,12 @@ class Check:
                     await self._news.wait()
         except TimeoutError:
             self.give_up("check_timeout", _LATE)
+            # The record comes first, as for any end.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_RECORDING):
+                    while self.finished is None:
+                        self._news.clear()
+                        await self._news.wait()
             raise given_up(Unserved(503, "check_timeout", _LATE, RETRY_SECONDS)) from None
         if self.finished is not None and self.finished.given_up:
             raise given_up(self.finished.unserved or Unserved(503, "unavailable", _STOPPED, RETRY_SECONDS))

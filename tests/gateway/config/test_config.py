@@ -216,3 +216,52 @@ def test_check_finds_a_memory_that_is_not_there(tmp_path, content, said) -> None
     path = written(tmp_path, UP + "conversations: {memory: memory.json}\n")
     with pytest.raises(ConfigError, match=f"conversations.memory: .*{said}"):
         apply_config(read_config(path), path)
+
+
+LOG = """
+log:
+  url: postgresql://me@db.internal/log
+  password_env: LOG_PASSWORD
+  writer: east-1
+  content: redacted
+  retention_days: 30.5
+  when_unwritable: block
+"""
+
+
+def test_the_log_section_says_where_and_how(tmp_path, monkeypatch):
+    path = tmp_path / "lockgate.yaml"
+    path.write_text(LOG)
+    monkeypatch.setenv("LOG_PASSWORD", SECRET)
+    log = apply_config(read_config(path), path).log
+    assert (log.where, log.writer, log.content) == ("postgresql://me@db.internal/log", "east-1", "redacted")
+    assert (log.retention_days, log.when_unwritable) == (30.5, "block")
+    assert log.place.url.password == SECRET
+    path.write_text("log: {path: logs/decisions.db}\n")
+    log = apply_config(read_config(path), path).log
+    assert (log.where, log.when_unwritable) == (tmp_path / "logs" / "decisions.db", "stop_admission")
+    path.write_text("mode: shadow\n")
+    assert apply_config(read_config(path), path).log is None
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("{path: a.db, url: postgresql://h/d}", "log: expected either `path` or `url`"),
+        ("{url: mysql://h/d}", "log: decision log: mysql:// is not supported"),
+        (f"{{url: 'postgresql://me:{SECRET}@h/d'}}", "log: decision log: the address holds a password"),
+        ("{content: encrypted}", "log: public_key: `content: encrypted` and a public key need each other"),
+        ("{content: some}", "log.content"),
+        ("{when_unwritable: never}", "log.when_unwritable"),
+        ("{retention_days: 0}", "log.retention_days"),
+        ("{file: a.db}", "log.file: is not a known key"),
+    ],
+)
+def test_a_wrong_log_section_is_said_clearly(tmp_path, section, message):
+    path = tmp_path / "lockgate.yaml"
+    path.write_text(f"log: {section}\n")
+    with pytest.raises(ConfigError) as caught:
+        apply_config(read_config(path), path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert SECRET not in str(caught.value)
