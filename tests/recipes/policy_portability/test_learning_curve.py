@@ -1,8 +1,8 @@
 """The learning curve: figures on scripted verdicts, and the whole way from a finished build to the picture."""
 
 import json
-from dataclasses import replace
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
