@@ -1,4 +1,4 @@
-"""The report of a second stage that reads all blocks of the traffic: a classifier, a text baseline, or both."""
+"""The report of a second stage that reads all of the traffic: a classifier, a text baseline, or both."""
 
 from collections.abc import Sequence
 from typing import Any
