@@ -23,8 +23,8 @@ def print_judge(found: "JudgeReport") -> None:
     for gain in found.gains:
         between = f"from {gain.interval.lower:+.1%} to {gain.interval.upper:+.1%}"
         typer.echo(
-            f"Behind the probe it finds {gain.share:+.1%} beyond the {gain.over} ({between}): {gain.gained} more "
-            f"and {gain.lost} fewer of {gain.n} harmful prompts."
+            f"Behind the probe it finds {gain.share:+.1%} beyond the {gain.over} ({between}): "
+            f"{gain.gained} more and {gain.lost} fewer of {gain.n} harmful prompts."
         )
     pearson, spearman = found.correlation.pearson, found.correlation.spearman
     if pearson is None or spearman is None:

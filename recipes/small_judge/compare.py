@@ -132,14 +132,18 @@ def measure(options: argparse.Namespace) -> pa.Table:
         prompts = guard.thresholds.flag_on == "both"
         probe = _probe(read.floats("max_prompt"), read.floats("max_answer"), prompts)
         found_harmful = list(ready.score_many(harmful))
-        heard = [
+        prompt, answer = (
             np.array([getattr(one, name) for one in found_harmful], float)
             for name in ("max_prompt", "max_answer")
-        ]
+        )
         rows = [
             *_rows("traffic", read_exchanges(traffic), probe, scores, behind),
             *_rows(
-                "harmful", harmful, _probe(*heard, prompts), alone, [one.mixed_max for one in found_harmful]
+                "harmful",
+                harmful,
+                _probe(prompt, answer, prompts),
+                alone,
+                [one.mixed_max for one in found_harmful],
             ),
         ]
     facts = {

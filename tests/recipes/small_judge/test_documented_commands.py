@@ -13,7 +13,7 @@ from lockgate.guards import read_bundle
 from lockgate.traffic import ScoreThreshold
 
 PAGE = ROOT / "docs" / "own-judge.md"
-FEWER = {"--traffic": "30", "--development": "8"}
+FEWER = {"--traffic": "30", "--development": "12"}
 
 
 def commands() -> list[tuple[list[str], bool]]:
@@ -30,7 +30,7 @@ def runnable(words: list[str], port: int) -> list[str]:
         words = [*words, *(part for pair in FEWER.items() for part in pair)]
     if "embedded" in words:
         # Of so few exchanges 2.5 % are too few to choose a weight with.
-        words = [*words, "--escalation", "0.4"]
+        words = [*words, "--escalation", "0.9"]
     if "serve" in words and "--port" not in words:
         words = [*words, "--port", "8100"]
     changed = {"0.001": "0.1", "8100": str(port)}
