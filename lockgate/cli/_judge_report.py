@@ -21,17 +21,18 @@ def print_judge(found: "JudgeReport") -> None:
         [_row(row, money=money) for row in found.arrangements],
     )
     for gain in found.gains:
+        between = f"from {gain.interval.lower:+.1%} to {gain.interval.upper:+.1%}"
         typer.echo(
-            f"Behind the probe it finds {gain.share:+.1%} beyond the {gain.over} (from {gain.interval.lower:+.1%} "
-            f"to {gain.interval.upper:+.1%}): {gain.gained} more and {gain.lost} fewer of {gain.n} harmful prompts."
+            f"Behind the probe it finds {gain.share:+.1%} beyond the {gain.over} ({between}): "
+            f"{gain.gained} more and {gain.lost} fewer of {gain.n} harmful prompts."
         )
     pearson, spearman = found.correlation.pearson, found.correlation.spearman
     if pearson is None or spearman is None:
         typer.echo(f"Its correlation with the probe is not known: {found.correlation.n} exchanges.")
         return
     typer.echo(
-        f"It goes with the probe by a correlation of {pearson:.2f} (of ranks {spearman:.2f}{_between(found)}), "
-        f"over {found.correlation.n} exchanges: {found.correlation.over}."
+        f"It goes with the probe by a correlation of {pearson:.2f} (of ranks {spearman:.2f}"
+        f"{_between(found)}), over {found.correlation.n} exchanges: {found.correlation.over}."
     )
     for name, own in found.voices.items():
         if own.spearman is not None:

@@ -18,11 +18,12 @@ class FeedbackRule:
     """How reviews enter the training data.
 
     Attributes:
-        copies: most copies of each reviewed exchange. Copies act as a weight, because training has no weights.
+        copies: most copies of each reviewed exchange. Copies act as a weight, because training has none.
             A few reviews among thousands of written rows would change nothing with a single one.
         max_share: largest share of the training rows. Above it there are fewer copies, but always one.
         hold_out: share of the reviews' prompts held out of training, for the comparison with the old guard.
-        least_held_out: if fewer reviews than this would be held out, all of them train: so few compare nothing.
+        least_held_out: if fewer reviews than this would be held out, all of them train. So few compare
+            nothing.
         seed: decides which prompts are held out.
     """
 

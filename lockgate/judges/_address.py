@@ -20,8 +20,8 @@ _PLACES = re.compile(r"\{(conversation|prompt|answer)\}")
 class JudgeAddress:
     """An OpenAI-compatible endpoint as a judge, without a judge's file.
 
-    A guard model that is known by its name is asked in its own layout. Another model is asked whether the last
-    answer breaks a rule, and answers Yes or No.
+    A guard model that is known by its name is asked in its own layout. Another model is asked whether the
+    last answer breaks a rule, and answers Yes or No.
 
     Attributes:
         url: address up to and including `/v1`.
@@ -48,8 +48,8 @@ class JudgeAddress:
         layout = layout_of(self.model)
         if layout is not None and self.rule is not None:
             raise JudgeError(
-                f"--judge-rule: {layout} has a policy of its own; leave the rule out, or write a judge's file "
-                "(YAML) with a template"
+                f"--judge-rule: {layout} has a policy of its own; leave the rule out, or write a judge's "
+                "file (YAML) with a template"
             )
         rule = self.rule or policy or DEFAULT_RULE
         if layout is None and (found := _PLACES.search(rule)):

@@ -168,7 +168,9 @@ class BehindReader:
             "confidence": self.plan.confidence,
             "exclusions": self.plan.exclusions,
         }
-        comparer = Comparer(self.judge.file.price, benign.table, None if loud is None else loud.table, settings)
+        comparer = Comparer(
+            self.judge.file.price, benign.table, None if loud is None else loud.table, settings
+        )
         probe = probe_scores(benign.table, flag_on)
         rows = [
             comparer.alone(

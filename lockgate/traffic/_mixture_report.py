@@ -1,4 +1,4 @@
-"""The report of a second stage that reads all blocks of the traffic: a classifier, a text baseline, or both."""
+"""The report of a second stage that reads all of the traffic: a classifier, a text baseline, or both."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -78,7 +78,7 @@ def _highest(verdicts: NDArray[np.float64], flag_on: str) -> float:
 
 def _cost(scores: StagedScores, asked: NDArray[np.bool_]) -> JudgeCost:
     table = scores.table
-    verdicts = sum(len(scores.traces[row].classifier) for row in np.flatnonzero(asked).tolist())
+    verdicts = sum(np.size(scores.traces[row].classifier) for row in np.flatnonzero(asked).tolist())
     return JudgeCost(
         verdicts=verdicts,
         seconds=float(table.floats("cpu_s_stage2")[asked].sum()),

@@ -38,8 +38,9 @@ class SecondStagePlan:
         drift: logits by which the probe's readings are lowered each time the answer doubles, so that long
             answers are not escalated more often; see `Cascade`. None (`--drift auto`) chooses it on the
             traffic.
-        judge: a judge of text, its file (YAML), its folder or its address. It is asked alone, without classifier and text
-            baseline, and reads only what the probe escalates. So `lost` is not used, and `drift` is given.
+        judge: a judge of text, its file (YAML), its folder or its address. It is asked alone, without
+            classifier and text baseline, and reads only what the probe escalates. So `lost` is not used, and
+            `drift` is given.
         judge_alone: also let the judge read all of the traffic by itself, for its report.
 
     Raises:

@@ -45,7 +45,9 @@ def figures(table: pa.Table) -> dict[str, Any]:
         "n_flipped": len(flipped),
         "systems": systems,
         "minus_keywords": {size: difference(own[size], own[keyword], flipped) for size in sizes},
-        "minus_none": {size: difference(own[size], own["0"], flipped) for size in sizes if size != "0" and "0" in own},
+        "minus_none": {
+            size: difference(own[size], own["0"], flipped) for size in sizes if size != "0" and "0" in own
+        },
     }
     return {"policy": policy, "curve": curve}
 
@@ -55,7 +57,12 @@ def draw(curve: Mapping[str, Any], keyword: str, place: Path) -> None:
     systems = curve["systems"]
     sizes = sorted((name for name in systems if name.isdecimal()), key=int)
     with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "learning-curve", "font.family": "sans-serif", "font.size": 9}
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "learning-curve",
+            "font.family": "sans-serif",
+            "font.size": 9,
+        }
     ):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained", facecolor="white")
         names = [name for name in POLICIES if name in systems[sizes[0]]]
@@ -65,9 +72,19 @@ def draw(curve: Mapping[str, Any], keyword: str, place: Path) -> None:
             values = [one["value"] for one in found]
             below = [max(0.0, one["value"] - one["ci"][0]) for one in found]
             above = [max(0.0, one["ci"][1] - one["value"]) for one in found]
-            axes.errorbar(range(len(sizes)), values, yerr=[below, above], marker="o", capsize=3, color=colour, label="guard")
+            axes.errorbar(
+                range(len(sizes)),
+                values,
+                yerr=[below, above],
+                marker="o",
+                capsize=3,
+                color=colour,
+                label="guard",
+            )
             for other, style, label in ((keyword, "--", "keyword list"), (NOTHING, ":", "pass everything")):
-                axes.axhline(systems[other][name]["both_right"]["value"], color="#555555", linestyle=style, label=label)
+                axes.axhline(
+                    systems[other][name]["both_right"]["value"], color="#555555", linestyle=style, label=label
+                )
             axes.set(title=name, ylim=(0, 1), xlabel="labelled exchanges", xticks=range(len(sizes)))
             axes.set_xticklabels(sizes)
             axes.grid(alpha=0.2)

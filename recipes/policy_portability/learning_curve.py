@@ -78,11 +78,17 @@ def compute(table: Path) -> dict[str, Any]:
     content = pq.read_table(table)
     made = json.loads((content.schema.metadata or {}).get(METADATA, b"{}"))
     found = figures(content)
-    told = {"command": "python -m recipes.policy_portability.learning_curve", **found["curve"], "made_from": made}
+    told = {
+        "command": "python -m recipes.policy_portability.learning_curve",
+        **found["curve"],
+        "made_from": made,
+    }
     return {"policy": found["policy"], "curve": told}
 
 
-def grow(name: str, finished: Path, size: int, out: Path, options: argparse.Namespace, backbone: Backbone) -> Path:
+def grow(
+    name: str, finished: Path, size: int, out: Path, options: argparse.Namespace, backbone: Backbone
+) -> Path:
     """Build a guard with the first `size` labelled exchanges, from the data of a finished build.
 
     Args:
@@ -103,7 +109,11 @@ def grow(name: str, finished: Path, size: int, out: Path, options: argparse.Name
     reviews = out.with_name(f"{out.name}-reviews.jsonl")
     write_reviews(read_labelled(options.labelled)[:size], name, reviews)
     training = TrainingPlan.preset(
-        "small", folds=options.folds, budget=options.budget, feedback=FeedbackRule(hold_out=0.0), **options.settings
+        "small",
+        folds=options.folds,
+        budget=options.budget,
+        feedback=FeedbackRule(hold_out=0.0),
+        **options.settings,
     )
     files = [hash_path(path) for path in (reviews, options.pairs, *options.benign)]
     key = hash_json([policy.sha256, card, repr(training), files, backbone.identity.hashes])
@@ -126,14 +136,18 @@ def grow(name: str, finished: Path, size: int, out: Path, options: argparse.Name
     )
     result = build_guard(inputs, out, work=work)
     rows = result.report["rows"]
-    done.write_text(json.dumps({"key": key, "rows": {part: rows[part] for part in ("training", "feedback")}}) + "\n")
+    done.write_text(
+        json.dumps({"key": key, "rows": {part: rows[part] for part in ("training", "feedback")}}) + "\n"
+    )
     return out
 
 
 def _measure(options: argparse.Namespace) -> pa.Table:
     builds, guards = _named(options.build, "--build"), _named(options.guard, "--guard")
     if not builds or builds.keys() != guards.keys() or not options.benign:
-        sys.exit("expected --build and --guard for the same constitutions, and the traffic of the builds (--benign)")
+        sys.exit(
+            "expected --build and --guard for the same constitutions, and the traffic of the builds (--benign)"
+        )
     backbone = Backbone.load("embedded" if options.backbone is None else str(options.backbone))
     options.out.mkdir(parents=True, exist_ok=True)
     places: Places = {(name, "0"): place for name, place in guards.items()}
@@ -146,7 +160,11 @@ def _measure(options: argparse.Namespace) -> pa.Table:
 
 
 def _score(
-    rows: Sequence[PairedExchange], places: Places, builds: dict[str, Path], backbone: Backbone, options: argparse.Namespace
+    rows: Sequence[PairedExchange],
+    places: Places,
+    builds: dict[str, Path],
+    backbone: Backbone,
+    options: argparse.Namespace,
 ) -> pa.Table:
     guards = {key: Guard.load(path, backbone=backbone) for key, path in places.items()}
     policies = load_policies()
@@ -155,7 +173,9 @@ def _score(
             sys.exit(f"{guard.path}: this guard was not built from the constitution {name} as it stands here")
     lines = [*_guard_lines(rows, guards, backbone), *_other_lines(rows, builds)]
     flipped = flipped_pairs(rows)
-    table = pa.Table.from_pylist([{**line, "flipped": line["pair"] in flipped} for line in lines], schema=SCHEMA)
+    table = pa.Table.from_pylist(
+        [{**line, "flipped": line["pair"] in flipped} for line in lines], schema=SCHEMA
+    )
     made = {
         "pairs_sha256": file_sha256(options.pairs),
         "labelled_sha256": file_sha256(options.labelled),
@@ -164,9 +184,13 @@ def _score(
     return table.replace_schema_metadata({METADATA: json.dumps(made)})
 
 
-def _guard_lines(rows: Sequence[PairedExchange], guards: dict[tuple[str, str], Guard], backbone: Backbone) -> Iterator[dict[str, Any]]:
+def _guard_lines(
+    rows: Sequence[PairedExchange], guards: dict[tuple[str, str], Guard], backbone: Backbone
+) -> Iterator[dict[str, Any]]:
     report = reporter("pairs")
-    read = score_exchanges(backbone, [guard.stages for guard in guards.values()], [row.exchange for row in rows])
+    read = score_exchanges(
+        backbone, [guard.stages for guard in guards.values()], [row.exchange for row in rows]
+    )
     for number, (row, found) in enumerate(zip(rows, read, strict=True), 1):
         for (name, size), one in zip(guards, found, strict=True):
             yield _line(size, name, row, one.mixed_max, one.flagged)
@@ -182,7 +206,9 @@ def _other_lines(rows: Sequence[PairedExchange], builds: dict[str, Path]) -> Ite
         labels = np.array([float(row.label or 0.0) >= 0.5 for row in learned])
         for view in VIEWS:
             cut = best_cut(keyword_scores(learned, policy, view), labels)
-            for row, own in zip(rows, keyword_scores([one.exchange for one in rows], policy, view).tolist(), strict=True):
+            for row, own in zip(
+                rows, keyword_scores([one.exchange for one in rows], policy, view).tolist(), strict=True
+            ):
                 yield _line(f"keyword_{view}", name, row, own, own > cut)
         for row in rows:
             yield _line(NOTHING, name, row, 0.0, False)
@@ -210,10 +236,14 @@ def _card(finished: Path, policy: Constitution, pairs: Path) -> dict[str, Any]:
     """Read the data card of a finished build. Raises ConfigError if it does not fit."""
     source = finished / "data" / "card.json"
     if not source.is_file() or not (finished / "training.jsonl").is_file():
-        raise ConfigError(f"{finished}: no finished build there; expected the folder in which `lockgate build` worked, GUARD.build")
+        raise ConfigError(
+            f"{finished}: no finished build there; expected the folder in which `lockgate build` worked, GUARD.build"
+        )
     card: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     if card["constitution"]["sha256"] != policy.sha256:
-        raise ConfigError(f"{source}: built from another policy than {policy.name} as it stands here; build again")
+        raise ConfigError(
+            f"{source}: built from another policy than {policy.name} as it stands here; build again"
+        )
     if [one["name"] for one in card["evaluation"]] != [pairs.name] or card["seeds"] or card["judge"]:
         raise ConfigError(
             f"{source}: expected a build with --evaluation {pairs} and without --prompts and --judge, so that its data can "
@@ -272,11 +302,16 @@ def _named(values: Sequence[str], option: str) -> dict[str, Path]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = step_parser(__doc__)
-    for option, told in (("--build", "working folder of a finished build"), ("--guard", "the guard that it made")):
+    for option, told in (
+        ("--build", "working folder of a finished build"),
+        ("--guard", "the guard that it made"),
+    ):
         parser.add_argument(option, action="append", default=[], metavar="NAME=DIR", help=told)
     parser.add_argument("--benign", action="append", type=Path, default=[], help="traffic of the builds")
     parser.add_argument("--out", type=Path, default=Path("runs/policy/curve"), help="folder for the guards")
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="numbers of labelled exchanges")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=list(SIZES), help="numbers of labelled exchanges"
+    )
     parser.add_argument("--backbone", type=Path, help="the guards' backbone, if it is not the embedded one")
     parser.add_argument("--workers", type=int, default=1, help="processes that read")
     parser.add_argument("--folds", type=int, default=0, help="--folds of the builds")

@@ -55,7 +55,10 @@ def write_reviews(rows: Sequence[LabelledExchange], policy: str, path: Path) -> 
     """Write rows as reviews under one policy, as `lockgate label` does, for `lockgate build --feedback`."""
     lines = [
         {
-            "exchange": {"messages": [message.to_dict() for message in row.exchange.messages], "source": "reviewed"},
+            "exchange": {
+                "messages": [message.to_dict() for message in row.exchange.messages],
+                "source": "reviewed",
+            },
             "verdict": "harmful" if row.labels[policy] else "harmless",
             "category": row.categories[policy],
         }

@@ -125,16 +125,26 @@ def measure(options: argparse.Namespace) -> pa.Table:
         with gather_evidence(guard, [traffic], plan) as evidence:
             ready, found = evidence.guard, evidence.judged
             behind, read = evidence.table.floats("mixed_max"), evidence.scored
-        assert ready is not None and found is not None
+        assert ready is not None
+        assert found is not None
         report("calibrated behind the probe")
         cost["behind_probe"] = _cost(next(row.cost for row in found.arrangements if "behind" in row.name))
         prompts = guard.thresholds.flag_on == "both"
         probe = _probe(read.floats("max_prompt"), read.floats("max_answer"), prompts)
         found_harmful = list(ready.score_many(harmful))
-        heard = [np.array([getattr(one, name) for one in found_harmful], float) for name in ("max_prompt", "max_answer")]
+        prompt, answer = (
+            np.array([getattr(one, name) for one in found_harmful], float)
+            for name in ("max_prompt", "max_answer")
+        )
         rows = [
             *_rows("traffic", read_exchanges(traffic), probe, scores, behind),
-            *_rows("harmful", harmful, _probe(*heard, prompts), alone, [one.mixed_max for one in found_harmful]),
+            *_rows(
+                "harmful",
+                harmful,
+                _probe(prompt, answer, prompts),
+                alone,
+                [one.mixed_max for one in found_harmful],
+            ),
         ]
     facts = {
         "budget": options.budget,
@@ -182,7 +192,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--guard", default="embedded", help="the guard whose probe screens")
     parser.add_argument("--backbone", default="embedded", help="the guard's backbone")
     parser.add_argument("--budget", type=float, default=0.005, help="refusal budget")
-    parser.add_argument("--escalation", type=float, default=0.025, help="largest share that the judge is asked about")
+    parser.add_argument(
+        "--escalation", type=float, default=0.025, help="largest share that the judge is asked about"
+    )
     parser.add_argument("--stride", type=int, default=32, help="answer tokens of a block")
     parser.add_argument("--table", type=Path, default=TABLE, help="table to write or check")
     parser.add_argument("--summary", type=Path, default=SUMMARY, help="result file to write or check")

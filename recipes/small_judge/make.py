@@ -117,6 +117,9 @@ def endpoint_settings() -> dict[str, object]:
         "url": "http://127.0.0.1:8100/v1",
         "model": "embedded",
         "template": {"prompt": prompt, **words},
+        # The server's model runs on the same cores.
+        "concurrency": 2,
+        "timeout_s": 60,
         "token_ids": {side: [encode(word)[0] for word in own] for side, own in words.items()},
     }
 

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -217,11 +218,15 @@ def test_copies_keep_to_the_share_and_nothing_leaks(reviewed, others, copies, sh
 
 def test_a_prompt_that_is_trained_on_is_never_held_out() -> None:
     training = [Exchange((made(n).messages[0], Message("assistant", "other")), 0.0) for n in range(20)]
-    found = apply_feedback(reviews(*[review(n) for n in range(20)]), training, FeedbackRule(hold_out=0.9, least_held_out=0))
+    found = apply_feedback(
+        reviews(*[review(n) for n in range(20)]), training, FeedbackRule(hold_out=0.9, least_held_out=0)
+    )
     assert found.held_out == ()
 
 
-@pytest.mark.parametrize("wrong", [{"copies": 0}, {"least_held_out": -1}, {"max_share": 0}, {"max_share": 1}, {"hold_out": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"copies": 0}, {"least_held_out": -1}, {"max_share": 0}, {"max_share": 1}, {"hold_out": 1}]
+)
 def test_rules_check_themselves(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         FeedbackRule(**wrong)
@@ -335,6 +340,9 @@ def test_a_few_reviews_weigh_something_and_all_of_them_train() -> None:
     many = apply_feedback(reviews(*[review(n) for n in range(200)]), training)
     assert 30 <= len(many.held_out) <= 70
     # More reviews never weigh less, and never more than the rows of the policy.
-    shares = [apply_feedback(reviews(*[review(n) for n in range(size)]), training).share for size in (10, 50, 120, 200)]
-    assert all(low < high + 0.02 for low, high in zip(shares, shares[1:], strict=False))
+    shares = [
+        apply_feedback(reviews(*[review(n) for n in range(size)]), training).share
+        for size in (10, 50, 120, 200)
+    ]
+    assert all(low < high + 0.02 for low, high in pairwise(shares))
     assert max(shares) <= 0.5

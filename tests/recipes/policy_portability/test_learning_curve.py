@@ -1,4 +1,4 @@
-"""The learning curve: figures on scripted verdicts, and the whole way from a finished build to the picture."""
+"""The learning curve: figures on scripted verdicts, and the way from a finished build to the picture."""
 
 import json
 import sys
@@ -41,7 +41,8 @@ def scripted(shares: dict[str, float], n: int = 12) -> pa.Table:
                     label = int((side == "a") == (name == NAME))
                     flagged = bool(label) if pair < share * n else False
                     lines.append(
-                        {"system": system, "constitution": name, "pair": f"p{pair}", "side": side, "id": f"{pair}{side}",
+                        {"system": system, "constitution": name, "pair": f"p{pair}",
+                         "side": side, "id": f"{pair}{side}",
                          "label": label, "score": 0.0, "flagged": flagged, "flipped": True}
                     )  # fmt: skip
     return pa.Table.from_pylist(lines, schema=SCHEMA)
@@ -51,7 +52,11 @@ def test_figures_are_by_number_of_labelled_exchanges() -> None:
     shares = {"0": 0.25, "10": 0.5, "200": 1.0, "keyword_answer": 0.5, "keyword_exchange": 0.25, NOTHING: 0.0}
     found = figures(scripted(shares))
     policy, curve = found["policy"], found["curve"]
-    assert {size: one["value"] for size, one in policy["both_right"].items()} == {"0": 0.25, "10": 0.5, "200": 1.0}
+    assert {size: one["value"] for size, one in policy["both_right"].items()} == {
+        "0": 0.25,
+        "10": 0.5,
+        "200": 1.0,
+    }
     assert policy["keywords"]["list"] == "keyword_answer"
     assert policy[NOTHING]["both_right"]["value"] == 0.0
     assert policy["balanced_accuracy"]["0"]["value"] == 0.625
@@ -69,7 +74,8 @@ def test_steps_share_a_result_file(tmp_path) -> None:
     update_summary(first, summary)
     update_summary(second, summary)
     assert json.loads(summary.read_text()) == {
-        "policy": {"both_right": {"0": 1, "10": 2}, "keywords": {"list": "a"}}, "systems": {"x": 1}, "curve": {"n": 3},
+        "policy": {"both_right": {"0": 1, "10": 2}, "keywords": {"list": "a"}},
+        "systems": {"x": 1}, "curve": {"n": 3},
     }  # fmt: skip
     check_part(first, summary)
     check_part(second, summary)
@@ -102,7 +108,11 @@ def finished(tmp_path_factory, saved_backbone):
 
 def run(finished, tmp_path, *more: str, build: str = "guard.build", monkeypatch) -> None:
     folder, backbone = finished
-    words = [f"--build={NAME}={folder / build}", f"--guard={NAME}={folder / 'guard'}", f"--backbone={backbone}"]
+    words = [
+        f"--build={NAME}={folder / build}",
+        f"--guard={NAME}={folder / 'guard'}",
+        f"--backbone={backbone}",
+    ]
     words += [f"--benign={folder / 'traffic.jsonl'}", f"--out={tmp_path / 'curve'}", "--sizes", "12"]
     words += [f"--pairs={folder / 'pairs.jsonl'}", f"--labelled={folder / 'labelled.jsonl'}", "--budget=0.05"]
     parse = learning_curve._parse
@@ -117,7 +127,11 @@ def _with(options, settings):
 
 
 def _files(tmp_path) -> list[str]:
-    return [f"--table={tmp_path / 'curve.parquet'}", f"--summary={tmp_path / 'policy.json'}", f"--picture={tmp_path / 'curve.svg'}"]
+    return [
+        f"--table={tmp_path / 'curve.parquet'}",
+        f"--summary={tmp_path / 'policy.json'}",
+        f"--picture={tmp_path / 'curve.svg'}",
+    ]
 
 
 def test_from_a_finished_build_to_the_picture_and_back(finished, tmp_path, monkeypatch, capsys) -> None:
@@ -133,7 +147,9 @@ def test_from_a_finished_build_to_the_picture_and_back(finished, tmp_path, monke
     guard = Guard.load(tmp_path / "curve" / f"{NAME}-12", backbone=backbone)
     wanted = list(guard.score_many([row.exchange for row in read_pairs(folder / "pairs.jsonl")]))
     own = [row for row in pq.read_table(tmp_path / "curve.parquet").to_pylist() if row["system"] == "12"]
-    np.testing.assert_allclose([row["score"] for row in own], [score.mixed_max for score in wanted], atol=1e-4)
+    np.testing.assert_allclose(
+        [row["score"] for row in own], [score.mixed_max for score in wanted], atol=1e-4
+    )
     assert [row["flagged"] for row in own] == [score.flagged for score in wanted]
     drawing = (tmp_path / "curve.svg").read_text()
     assert all(word in drawing for word in (NAME, "keyword list", "pass everything", "labelled exchanges"))

@@ -97,7 +97,11 @@ def test_they_are_reviews_that_a_build_reads(tmp_path, name) -> None:
 
 def test_a_line_without_labels_is_named(tmp_path) -> None:
     line = json.loads(LABELLED.read_text(encoding="utf-8").splitlines()[0])
-    for key, value in (("labels", {"stage-magic": 1}), ("categories", None), ("messages", line["messages"][:1])):
+    for key, value in (
+        ("labels", {"stage-magic": 1}),
+        ("categories", None),
+        ("messages", line["messages"][:1]),
+    ):
         path = tmp_path / "rows.jsonl"
         path.write_text(json.dumps({**line, key: value}) + "\n")
         with pytest.raises(ExchangeError, match=r"rows\.jsonl: exchange 1: expected an answer, and labels"):

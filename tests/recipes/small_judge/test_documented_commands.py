@@ -13,11 +13,11 @@ from lockgate.guards import read_bundle
 from lockgate.traffic import ScoreThreshold
 
 PAGE = ROOT / "docs" / "own-judge.md"
-FEWER = {"--traffic": "60", "--development": "12"}
+FEWER = {"--traffic": "30", "--development": "12"}
 
 
 def commands() -> list[tuple[list[str], bool]]:
-    """The commands of the console blocks, split as a shell would, and whether each runs beside the next ones."""
+    """The commands of the console blocks, as a shell splits them, and whether each runs beside the next."""
     found = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     text = "".join(found).replace("\\\n", " ")
     lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
@@ -30,10 +30,10 @@ def runnable(words: list[str], port: int) -> list[str]:
         words = [*words, *(part for pair in FEWER.items() for part in pair)]
     if "embedded" in words:
         # Of so few exchanges 2.5 % are too few to choose a weight with.
-        words = [*words, "--escalation", "0.4"]
+        words = [*words, "--escalation", "0.9"]
     if "serve" in words and "--port" not in words:
         words = [*words, "--port", "8100"]
-    changed = {"0.001": "0.05", "8100": str(port)}
+    changed = {"0.001": "0.1", "8100": str(port)}
     words = [changed.get(word, word) for word in words]
     return words[1:] if words[0] == "python" else ["-m", "lockgate", *words[1:]]
 
@@ -73,6 +73,8 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     finally:
         for command in beside:
             command.close()
-    local, endpoint = (ScoreThreshold.read(tmp_path / "demo" / name) for name in ("judge.json", "endpoint.json"))
-    assert (local.n, endpoint.n) == (60, 60)
+    local, endpoint = (
+        ScoreThreshold.read(tmp_path / "demo" / name) for name in ("judge.json", "endpoint.json")
+    )
+    assert (local.n, endpoint.n) == (30, 30)
     assert read_bundle(tmp_path / "demo" / "guard").record.judges == ("judge",)

@@ -56,7 +56,9 @@ def test_the_table_gives_the_figures_of_both_ways(demo, tmp_path, saved_backbone
     judge = open_judge(find_judge(folder / "judge"))
     logits = sorted(reading.logit for reading in judge.judge([row.messages for row in traffic]))
     own = [reading.logit for reading in judge.judge([row.messages for row in harmful])]
-    np.testing.assert_allclose(sorted(row["judge"] for row in rows if row["part"] == "traffic"), logits, atol=1e-5)
+    np.testing.assert_allclose(
+        sorted(row["judge"] for row in rows if row["part"] == "traffic"), logits, atol=1e-5
+    )
     flagged = found["alone"]["flagged"]
     caught = sum(logit > logits[-1 - flagged] for logit in own)
     assert found["alone"]["tpr"]["value"] == pytest.approx(caught / len(harmful), abs=1e-4)
