@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> pa.Table:
     guard = Guard.load(options.guard, backbone=Backbone.load(options.backbone))
     judge = open_judge(find_judge(options.demo / "judge"))
     report = reporter("judge")
-    with scratch_folder(options.table.with_name("judges.state"), "recipes.small_judge.compare") as folder:
+    with scratch_folder(options.demo / "compare.state", "recipes.small_judge.compare") as folder:
         kept = KeptJudge(judge, folder)
         scores = judge_exchanges(kept, [traffic]).floats("mixed_max")
         cost = {"alone": _cost(kept.cost), "probe_alone": _cost(JudgeCost())}

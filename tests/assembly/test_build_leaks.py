@@ -49,8 +49,8 @@ def gather(folder: Path, synthetic: list[Exchange], **options: Any) -> BuildRows
 
 def test_reviewed_traffic_does_not_set_the_threshold(tmp_path) -> None:
     synthetic = [synthetic_row(i, "train" if i < 40 else "test") for i in range(60)]
-    traffic = [traffic_row(i) for i in range(150)]
-    verdicts = {row.id: "harmful" if i % 2 else "harmless" for i, row in enumerate(traffic[:40])}
+    traffic = [traffic_row(i) for i in range(200)]
+    verdicts = {row.id: "harmful" if i % 2 else "harmless" for i, row in enumerate(traffic[:80])}
     reviews = write_reviews(tmp_path, verdicts)
     rows = gather(
         tmp_path, synthetic, feedback=reviews, benign=(write_rows(tmp_path / "traffic.jsonl", traffic),)
@@ -59,7 +59,7 @@ def test_reviewed_traffic_does_not_set_the_threshold(tmp_path) -> None:
     assert rows.reviews
     assert not {row.id for row in rows.calibration} & set(verdicts)
     assert rows.counts["dropped"]["benign/reviewed"] == len(rows.reviews)
-    # Reviewers had judged 40 prompts; a fifth of all was drawn to train anyway, by hash and not by them.
+    # Reviewers had judged 80 prompts; a fifth of all was drawn to train anyway, by hash and not by them.
     drawn = {row.id for row in rows.training if row.source == "shop"}
     calibrated = {row.id for row in rows.calibration}
     without = gather(tmp_path, synthetic, benign=(tmp_path / "traffic.jsonl",))

@@ -20,6 +20,7 @@ from lockgate.calibration import clopper_pearson_upper
 from lockgate.durable import hash_json, hash_path
 from lockgate.errors import GuardError
 from lockgate.exchanges import read_exchanges
+from lockgate.feedback import FeedbackRule
 from lockgate.guards import Guard
 from lockgate.synthesis import GeneratorSource, ScriptedGenerator
 
@@ -70,7 +71,9 @@ def update(before, folder: Path, backbone: Path, training=QUICK, **options):
 
 
 def test_reviews_train_and_each_category_is_compared(before, tmp_path, backbone) -> None:
-    result = update(before, tmp_path, backbone, feedback=before["reviews"], accept=True)
+    # Fewer reviews than forty would all train.
+    training = replace(QUICK, feedback=FeedbackRule(least_held_out=0))
+    result = update(before, tmp_path, backbone, training, feedback=before["reviews"], accept=True)
     assert result.guard == tmp_path / "new"
     counts = result.report["rows"]["feedback"]
     assert counts["relabelled"] == 1

@@ -1,23 +1,21 @@
 """The learning curve: figures on scripted verdicts, and the way from a finished build to the picture."""
 
 import json
-import sys
-from dataclasses import replace
-from pathlib import Path
+import random
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "assembly"))
-
-from build_runs import QUICK, traffic_row, write_rows
-from factory_runs import scripted_source, tiny_plan
-
-from lockgate.assembly import BuildInputs, build_guard
+from lockgate.assembly import BuildInputs, TrainingPlan, build_guard
 from lockgate.backbones import Backbone
+from lockgate.classifiers.text import TextBaselineConfig
+from lockgate.exchanges import Exchange, Message, write_exchanges
 from lockgate.guards import Guard
+from lockgate.synthesis import GeneratorSource, ScriptedGenerator
+from lockgate.synthesis.factory import FactoryPlan
+from lockgate.synthesis.factory._estimate import write_stand_in
 from recipes.policy_portability import learning_curve
 from recipes.policy_portability.curve_figures import NOTHING, figures
 from recipes.policy_portability.policy_labelled import LABELLED
@@ -27,8 +25,35 @@ from recipes.steps import check_part, update_summary
 
 NAME = "stage-magic"
 # What both a build and its further builds are made with here, in place of a build's own settings.
-TINY = {"epochs": QUICK.epochs, "learning_rate": QUICK.learning_rate, "least_rows": QUICK.least_rows,
-        "reading": QUICK.reading, "baseline": QUICK.baseline}  # fmt: skip
+TINY = {
+    "epochs": 3,
+    "learning_rate": 0.01,
+    "least_rows": 10,
+    "reading": "float32",
+    "baseline": TextBaselineConfig(bits=12, cs=(3.0,), folds=2),
+}
+PLAN = {
+    "queries": {
+        "harmful_per_category": 4,
+        "near_domain": 14,
+        "out_of_scope": 4,
+        "everyday": 3,
+        "per_request": 3,
+    },
+    "answers": {"permitted_share": 0.4, "refused_share": 0.5},
+    "pairs": {"share": 0.6},
+    "augmentation": {"share": 0.4, "max_characters": 4000},
+    "split": {"train": 0.7, "test": 0.3},
+    "batch_rows": 16,
+}
+
+
+def traffic_row(number: int) -> Exchange:
+    """An exchange about nothing, with a prompt of its own."""
+    draw = random.Random(number)
+    words = ["".join(draw.sample(("ka", "lo", "mi", "bru", "or", "te", "sha", "wen"), 3)) for _ in range(16)]
+    asked, said = f"How does {' '.join(words[:7])} work at {number}?", " ".join(words[7:])
+    return Exchange((Message("user", asked), Message("assistant", said)), None, None, "shop")
 
 
 def scripted(shares: dict[str, float], n: int = 12) -> pa.Table:
@@ -92,13 +117,14 @@ def finished(tmp_path_factory, saved_backbone):
     (folder / "pairs.jsonl").write_text("".join(lines), encoding="utf-8")
     lines = LABELLED.read_text(encoding="utf-8").splitlines(keepends=True)[:12]
     (folder / "labelled.jsonl").write_text("".join(lines), encoding="utf-8")
-    traffic = write_rows(folder / "traffic.jsonl", [traffic_row(number) for number in range(90)])
+    traffic = folder / "traffic.jsonl"
+    write_exchanges(traffic, [traffic_row(number) for number in range(90)])
     inputs = BuildInputs(
         constitution=load_policies()[NAME],
-        generator=scripted_source(),
+        generator=GeneratorSource("scripted", lambda: ScriptedGenerator(write_stand_in)),
         backbone=Backbone.load(saved_backbone("llama")),
-        factory=tiny_plan(),
-        training=replace(QUICK, budget=0.05),
+        factory=FactoryPlan(**PLAN),
+        training=TrainingPlan(budget=0.05, **TINY),
         benign=(traffic,),
         evaluation=(folder / "pairs.jsonl",),
     )

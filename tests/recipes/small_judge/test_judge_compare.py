@@ -72,7 +72,7 @@ def test_the_table_gives_the_figures_of_both_ways(demo, tmp_path, saved_backbone
     found["alone"]["flagged"] += 1
     with pytest.raises(SystemExit, match=r"policy\.json differs from the table: judges"):
         check_part({"judges": {compare.NAME: found}}, tmp_path / "policy.json")
-    assert not (tmp_path / "judges.state").exists()
+    assert not (folder / "compare.state").exists()
 
 
 def test_what_lacks_is_told() -> None:
