@@ -5,7 +5,7 @@ import resource
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 import pytest
@@ -369,3 +369,28 @@ def test_closing_twice_says_the_same(tmp_path):
     log = opened_log(tmp_path / "decisions.db")
     log.write(decision())
     assert log.close() == log.close()
+
+
+def open_files():
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return found
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are listed by Linux alone")
+def test_a_closed_log_leaves_no_thread_and_no_descriptor(tmp_path):
+    path = tmp_path / "decisions.db"
+    log = opened_log(path, patience=PATIENCE)
+    told = Told(log)
+    told.write(0)
+    told.wait(0)
+    with locked(path):
+        told.write(1)
+        told.wait(1)
+    wait_written(log, 2)
+    log.close()
+    assert not any(thread.name.startswith("lockgate-log") for thread in threading.enumerate())
+    assert not [name for name in open_files() if str(tmp_path) in name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["decisions.db"]
