@@ -287,10 +287,15 @@ class DecisionLog:
         days = self.options.retention_days
         if days is None or time.monotonic() < self._next_purge:
             return
+        self._next_purge = time.monotonic() + _PURGE_SECONDS
         before = datetime.now(UTC) - timedelta(days=days)
-        count = self._appender.purge(_time(before), "retention", _PURGED_AT_ONCE)
-        if count < _PURGED_AT_ONCE:
-            self._next_purge = time.monotonic() + _PURGE_SECONDS
+        try:
+            count = self._appender.purge(_time(before), "retention", _PURGED_AT_ONCE)
+        except Exception as error:  # records can be written all the same
+            print_failure(f"{_words(error, self.options)}; old records stay for another hour")
+            return
+        if count == _PURGED_AT_ONCE:
+            self._next_purge = time.monotonic()
 
     def _failed(self, reason: str, still: Callable[[], bool] = lambda: True) -> None:
         """Count the database as unwritable, if `still` says so under the lock."""
