@@ -196,6 +196,7 @@ def test_at_the_end_the_spill_file_has_what_the_database_lacks(tmp_path, capsys)
 
 def test_what_can_be_kept_nowhere_is_counted_as_lost(tmp_path, capsys):
     path, nowhere = tmp_path / "decisions.db", tmp_path / "nowhere"
+    nowhere.touch()
     log = opened_log(path, patience=PATIENCE, spill=nowhere)
     told = Told(log)
     told.write(0)
@@ -205,12 +206,15 @@ def test_what_can_be_kept_nowhere_is_counted_as_lost(tmp_path, capsys):
         told.wait(1)
         left = log.close(timeout=5)
         assert (left.unwritten, left.spilled, left.lost, left.spill) == (1, 0, 1, None)
-    assert "1 are lost" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 are lost" in said
+    assert said.count("records wait in memory alone") == 1
 
 
 @pytest.mark.parametrize("spills", [True, False])
 def test_memory_for_waiting_records_is_bounded(place, tmp_path, spills):
-    spill = tmp_path if spills else tmp_path / "nowhere"
+    (tmp_path / "nowhere").touch()
+    spill = tmp_path / "made" if spills else tmp_path / "nowhere"
     log = opened_log(place, patience=PATIENCE, when_unwritable="degrade", most_waiting=5, spill=spill)
     told = Told(log)
     with locked(place):
@@ -227,7 +231,7 @@ def test_memory_for_waiting_records_is_bounded(place, tmp_path, spills):
     assert sorted(numbers_in(place)) == list(range(20 if spills else 5))
     report = checked(place)
     assert report.lost == (0 if spills else 15)
-    assert list(tmp_path.glob("*.spill.*")) == []
+    assert list(tmp_path.rglob("*.spill.*")) == []
 
 
 def test_a_server_that_is_gone_and_comes_back(postgres, capsys):
