@@ -3,10 +3,10 @@
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-vllm coverage check docs bench
+.PHONY: help setup serve test test-vllm test-clients coverage check docs bench
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Make .venv with pinned packages and fetch the embedded model's weights
 	@scripts/fetch
@@ -14,11 +14,14 @@ setup:  ## Make .venv with pinned packages and fetch the embedded model's weight
 serve:  ## Serve the embedded guard and print its URL
 	@scripts/serve $(ARGS)
 
-test:  ## Run the tests (browser tests need Chromium)
+test:  ## Run the package's tests (browser tests need Chromium)
 	@scripts/test $(ARGS)
 
 test-vllm:  ## Run the tests of the probe inside vLLM, in .venv-vllm (3.5 GB; VLLM_VENV names another)
 	@scripts/test-vllm $(ARGS)
+
+test-clients:  ## Run the tests with LangChain's client and LiteLLM's proxy, in environments of their own
+	@scripts/test-clients $(ARGS)
 
 coverage:  ## Run the tests and fail if they cover too little
 	@scripts/coverage $(ARGS)
@@ -29,5 +32,5 @@ check:  ## Check lint, formatting, types and the measures of the package
 docs:  ## Build the documentation site into site/html
 	@scripts/docs
 
-bench:  ## Measure the probe's cost per token and the speed of making data
+bench:  ## Measure the probe's cost, the speed of making data, and what the gateway adds to an upstream
 	@scripts/bench $(ARGS)

@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 
 from lockgate.evaluation import collect_provenance
 
@@ -38,6 +39,8 @@ SOAK = ROOT / "results" / "gateway_soak.json"
 CONVERSATIONS = ROOT / "results" / "conversation_memory.json"
 STREAMS = (1, 16, 64)
 READY_SECONDS = 120
+# Tokens of a step of the server that reads answers in larger steps.
+HOLD = 8
 # The servers that are measured beside Lockgate.
 OTHERS = ("litellm", "nemo")
 # LiteLLM's proxy does not start without one.
@@ -84,8 +87,12 @@ def main() -> None:
         passing = compare(servers, rounds)
     with ExitStack() as stack:
         slow = stack.enter_context(upstream(20.0, 40 if arguments.quick else 200))
-        guarded = {"direct": slow, "lockgate_on": stack.enter_context(lockgate(slow, "enforce"))}
-        held = capacity(guarded, (1, 2) if arguments.quick else (1, 2, 4, 8, 12, 16))
+        guarded = {
+            "direct": slow,
+            "lockgate_on": stack.enter_context(lockgate(slow, "enforce")),
+            "lockgate_held": stack.enter_context(lockgate(slow, "enforce", hold=HOLD)),
+        }
+        held = capacity(guarded, "lockgate_on", (1, 2) if arguments.quick else (1, 2, 4, 8, 12, 16, 24))
     content = {"passing": passing, "guarded": held, **summary(passing, held)}
     print(json.dumps(summary(passing, held), indent=1))
     if not arguments.quick:
@@ -113,14 +120,45 @@ def compare(servers: dict[str, str], rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def capacity(servers: dict[str, str], numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """Raise the number of streams at 20 tokens/s each, until the guard does not keep pace any more."""
+def capacity(servers: dict[str, str], watched: str, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Raise the number of streams at 20 tokens/s each, until the guard does not keep pace any more.
+
+    Of the `watched` server, the processor time of its event loop is told beside that of all its threads.
+    """
     found = []
+    process = listener(servers[watched])
     for streams in numbers:
         for name, url in servers.items():
+            before = processor_seconds(process)
             found.append(describe(name, streams, [asyncio.run(load(url, streams, requests=1))]))
-        print(json.dumps(found[-2:]), flush=True)
+            if name == watched:
+                loop, whole = (
+                    now - then for now, then in zip(processor_seconds(process), before, strict=True)
+                )
+                found[-1]["processor_s"] = {"event_loop": round(loop, 2), "all": round(whole, 2)}
+        print(json.dumps(found[-len(servers) :]), flush=True)
     return found
+
+
+def listener(url: str) -> int:
+    """Return the process that listens at an address of this machine."""
+    port = urlsplit(url).port
+    found = [
+        one.pid
+        for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid is not None
+    ]
+    if len(found) != 1:
+        raise RuntimeError(f"{len(found)} processes listen at {url}")
+    return int(found[0])
+
+
+def processor_seconds(process: int) -> tuple[float, float]:
+    """Return the processor time of a process's main thread, which runs its event loop, and of all its threads."""
+    one = psutil.Process(process)
+    main = next(thread for thread in one.threads() if thread.id == process)
+    whole = one.cpu_times()
+    return main.user_time + main.system_time, whole.user + whole.system
 
 
 def describe(name: str, streams: int, rounds: Sequence[Measured]) -> dict[str, Any]:
@@ -163,8 +201,6 @@ def summary(passing: Sequence[dict[str, Any]], held: Sequence[dict[str, Any]]) -
             )
             ratios[name] = round(median(one / other for one, other in pairs), 2)
     guarded = {row["streams"]: row for row in held if row["server"] == "lockgate_on"}
-    plain = {row["streams"]: row for row in held if row["server"] == "direct"}
-    keeps = [n for n in guarded if guarded[n]["slowest_pace"] >= 0.95 * plain[n]["slowest_pace"]]
     return {
         "throughput_ratio": ratios,
         "added_ms": {
@@ -172,10 +208,32 @@ def summary(passing: Sequence[dict[str, Any]], held: Sequence[dict[str, Any]]) -
             for kind in ("request", "chunk")
             for q in ("p50", "p99")
         },
-        "guarded_streams_at_20_tokens_s": max(keeps, default=0),
+        "guarded_streams_at_20_tokens_s": keeping(held, "lockgate_on"),
+        "event_loop_share": loop_share(held),
         "guarded_chunk_ms": {str(n): row["chunk_ms"] for n, row in guarded.items()},
+        "held": {
+            "tokens": HOLD,
+            "streams_at_20_tokens_s": keeping(held, "lockgate_held"),
+            "chunk_ms": {
+                str(row["streams"]): row["chunk_ms"] for row in held if row["server"] == "lockgate_held"
+            },
+        },
         **by_others(),
     }
+
+
+def loop_share(held: Sequence[dict[str, Any]]) -> float | None:
+    """Return the event loop's share of a guarded server's processor time, over all numbers of streams."""
+    spent = [row["processor_s"] for row in held if "processor_s" in row]
+    whole = sum(one["all"] for one in spent)
+    return round(sum(one["event_loop"] for one in spent) / whole, 3) if whole else None
+
+
+def keeping(held: Sequence[dict[str, Any]], server: str) -> int:
+    """Return how many streams a server carries at once without falling behind the upstream by 5 %."""
+    pace = {(row["server"], row["streams"]): row["slowest_pace"] for row in held}
+    numbers = [streams for name, streams in pace if name == server]
+    return max((n for n in numbers if pace[server, n] >= 0.95 * pace["direct", n]), default=0)
 
 
 def gathered(content: dict[str, Any]) -> dict[str, Any]:
@@ -304,7 +362,7 @@ def upstream(rate: float, tokens: int) -> Iterator[str]:
 
 
 @contextmanager
-def lockgate(fast: str, mode: str) -> Iterator[str]:
+def lockgate(fast: str, mode: str, hold: int = 1) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -319,6 +377,7 @@ def lockgate(fast: str, mode: str) -> Iterator[str]:
             "0",
             "--json",
         ]
+        command += ["--hold-tokens", str(hold), "--hold-ms", "1000"]
         command += ["--max-streams", "64", "--max-queue", "256", "--decisions", f"{folder}/decisions.db"]
         with running(command) as line:
             yield json.loads(line)["url"] + "/v1"

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_figures", "reporter", "step_parser"]
+from lockgate.durable import open_atomic
+
+__all__ = ["check_figures", "check_part", "reporter", "step_parser", "update_summary"]
 
 
 def step_parser(description: str | None) -> argparse.ArgumentParser:
@@ -24,6 +26,36 @@ def check_figures(found: Mapping[str, Any], summary: Path) -> None:
     if differing:
         sys.exit(f"{summary.name} differs from the table: {', '.join(differing)}")
     print("every figure follows from the table")
+
+
+def update_summary(found: Mapping[str, Any], summary: Path) -> None:
+    """Put a step's figures into a result file that several steps share. Figures of the others stay."""
+    kept = json.loads(summary.read_text()) if summary.exists() else {}
+    with open_atomic(summary) as file:
+        file.write((json.dumps(_merged(kept, found), indent=1) + "\n").encode())
+
+
+def check_part(found: Mapping[str, Any], summary: Path) -> None:
+    """End with an error if a shared result file has other figures than a step's own."""
+    kept = json.loads(summary.read_text())
+    differing = sorted(key for key in found if _merged(kept, {key: found[key]}) != kept)
+    if differing:
+        sys.exit(f"{summary.name} differs from the table: {', '.join(differing)}")
+    print("every figure follows from the table")
+
+
+def _merged(kept: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both, with the found values where both have one. Only `policy` and `judges` are shared inside."""
+    made = {**kept, **found}
+    for key in ("policy", "judges"):
+        old, new = kept.get(key), found.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = {**old, **new}
+            for name in old.keys() & new.keys():
+                if isinstance(old[name], Mapping) and isinstance(new[name], Mapping) and name != "keywords":
+                    inner[name] = {**old[name], **new[name]}
+            made[key] = inner
+    return made
 
 
 def reporter(name: str) -> Callable[[object], None]:

@@ -212,7 +212,9 @@ class _Build:
             "benign": file_hashes(inputs.benign),
             "data": file_hashes(inputs.data),
             "evaluation": file_hashes(inputs.evaluation),
-            "feedback": None if inputs.feedback is None else hash_path(inputs.feedback),
+            "feedback": None
+            if inputs.feedback is None
+            else [hash_path(inputs.feedback), repr(plan.feedback)],
             "train_on_top": inputs.train_on_top,
             "constitution": inputs.constitution.sha256,
             "hold_out": list(inputs.factory.augmentation.hold_out),

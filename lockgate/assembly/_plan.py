@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from lockgate.backbones import Placement
 from lockgate.classifiers.text import TextBaselineConfig
 from lockgate.errors import ConfigError
+from lockgate.feedback import FeedbackRule
 from lockgate.traffic import MiningPlan
 from lockgate.training import ClassifierConfig, ProbeConfig
 
@@ -39,6 +40,7 @@ class TrainingPlan:
         provisional_fpr: share of held-out harmless rows above the threshold of a guard without traffic.
         mine_top: share of a pool's harmless exchanges that are mined to train a second stage.
         classifier: settings of this second stage.
+        feedback: how reviews enter the training rows.
         baseline: settings of the text baseline, which the report compares with the probe.
     """
 
@@ -61,6 +63,7 @@ class TrainingPlan:
     budget: float = 0.0005
     provisional_fpr: float = 0.01
     mine_top: float = 0.05
+    feedback: FeedbackRule = FeedbackRule()  # noqa: RUF009 - frozen
     classifier: ClassifierConfig = ClassifierConfig(max_tokens=384)  # noqa: RUF009 - frozen
     baseline: TextBaselineConfig = TextBaselineConfig(cs=(3.0, 30.0), folds=3)  # noqa: RUF009 - frozen
 

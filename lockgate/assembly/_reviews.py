@@ -75,7 +75,7 @@ def lay_reviews(
         return None
     feedback = _read(inputs, inputs.feedback, synthetic, index, dropped)
     left, top = _part_top(feedback, calibration, train=inputs.train_on_top)
-    retraining = apply_feedback(left, training)
+    retraining = apply_feedback(left, training, inputs.training.feedback)
     for row in retraining.withdrawn:
         dropped.add(row, "training", "related_to_review")
     counts = _describe(feedback, retraining) | {

@@ -55,23 +55,25 @@ def _train(
     reading: Reading,
 ) -> dict[str, Any]:
     # Windows of other rows or settings have a folder of another name. An earlier build's folders are removed.
-    own = _windows_name(training, inputs.backbone, reading, inputs.workers)
+    distinct, places = distinct_rows(training)
+    own = _windows_name(distinct, inputs.backbone, reading, inputs.workers)
     for stale in folder.path.glob(f"{WINDOWS}-*"):
         if stale.name != own:
             folder.remove(stale.name)
 
     def advance(done: int) -> None:
-        inputs.watch(BuildProgress("read training rows", done, len(training), "exchanges"))
+        inputs.watch(BuildProgress("read training rows", done, len(distinct), "exchanges"))
 
     with room_on(folder.path):
         cache = read_windows(
             inputs.backbone,
-            training,
+            distinct,
             folder.path / own,
             reading,
             workers=inputs.workers,
             report=advance,
         )
+        cache.exchanges = [cache.exchanges[place] for place in places]
         chosen = choose_fit(folder, inputs, training, cache, own)
         config: ProbeConfig = chosen.pop("config")
         named = {row.category for row in training if (row.label or 0.0) >= 0.5}
@@ -89,6 +91,20 @@ def _train(
     folder.remove(own)
     (folder.path / FIT).unlink(missing_ok=True)
     return {"tokens": tokens, "dtype": reading.dtype, "probe": config_dict(config), **chosen}
+
+
+def distinct_rows(rows: Sequence[Exchange]) -> tuple[list[Exchange], list[int]]:
+    """Return each row once, and for every row its place among them. Copies are read only once."""
+    place: dict[tuple[object, ...], int] = {}
+    distinct: list[Exchange] = []
+    places = []
+    for row in rows:
+        key = (row.id, row.label, row.category, row.source)
+        if key not in place:
+            place[key] = len(distinct)
+            distinct.append(row)
+        places.append(place[key])
+    return distinct, places
 
 
 def bind_guard(

@@ -50,6 +50,7 @@ from lockgate.cli._factory import (
 if TYPE_CHECKING:
     from lockgate.assembly import BuildEstimate, BuildResult, TrainingPlan
     from lockgate.backbones import Backbone
+    from lockgate.feedback import FeedbackRule
     from lockgate.synthesis import Prices
 
 # Each process holds the weights. More processes than this gain little.
@@ -104,6 +105,15 @@ def build(
             "Training and scoring then run again. Default: they are left out of the sample.",
         ),
     ] = False,
+    hold_out_reviews: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the reviews of --feedback that only compare the new guard with the old one. "
+            "Default: 0.25, and 0 below 40 reviews.",
+            min=0,
+            max=0.9,
+        ),
+    ] = None,
     accept: Annotated[
         bool, typer.Option("--accept", help="Replace the guard of --update even if the new one is worse.")
     ] = False,
@@ -206,7 +216,8 @@ def build(
 
     wanted, policy = read_plan(plan, preset, generator), load_constitution(constitution)
     settings = {"epochs": epochs, "folds": folds, "max_rows": max_rows, "max_tokens": max_tokens}
-    shares = {"mine_top": mine_top, "budget": budget, "benign_share": benign_share}
+    shares: dict[str, Any] = {"mine_top": mine_top, "budget": budget, "benign_share": benign_share}
+    shares |= {"feedback": _feedback(hold_out_reviews)}
     training = _training(preset, generator, {**settings, **shares})
     prices = read_prices(price_prompt, price_completion)
     check_target(out)
@@ -263,6 +274,12 @@ def _training(preset: str | None, generator: str, changes: dict[str, Any]) -> "T
 
     name: Any = preset_for(preset, generator)
     return TrainingPlan.preset(name, **{key: value for key, value in changes.items() if value is not None})
+
+
+def _feedback(hold_out: float | None) -> "FeedbackRule | None":
+    from lockgate.feedback import FeedbackRule
+
+    return None if hold_out is None else FeedbackRule(hold_out=hold_out, least_held_out=0)
 
 
 def _load(source: str, device: str, dtype: str) -> "Backbone":

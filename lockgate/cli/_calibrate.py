@@ -33,12 +33,16 @@ from lockgate.cli._second_stage import (
     DriftOption,
     EscalationOption,
     JudgeAloneOption,
+    JudgeKeyOption,
+    JudgeModelOption,
     JudgeOption,
+    JudgeRuleOption,
     LostOption,
     StrideOption,
     TextOption,
     WeightOption,
     describe_stages,
+    name_judge,
     print_stages,
     read_second_stage,
 )
@@ -128,6 +132,9 @@ def calibrate(
     classifier: ClassifierOption = None,
     text: TextOption = None,
     judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
+    judge_key_env: JudgeKeyOption = None,
+    judge_rule: JudgeRuleOption = None,
     judge_alone: JudgeAloneOption = False,
     development: DevelopmentOption = None,
     escalation: EscalationOption = None,
@@ -183,6 +190,7 @@ def calibrate(
         "label": label_column, "source": source_column, "language": language_column,
         "length": length_column, "turns": turns_column,
     }  # fmt: skip
+    named = name_judge(judge, judge_model, judge_key_env, judge_rule)
     if guard is None:
         needs_guard: dict[str, object] = {
             "--classifier": classifier, "--text": text,
@@ -190,11 +198,11 @@ def calibrate(
             "--drift": drift, "--transfer": transfer, "--backbone": backbone, "--recalibrate": recalibrate,
             "--judge-alone": judge_alone,
         }  # fmt: skip
-        if judge is not None:
+        if named is not None:
             refuse_columns(columns, lower_is_harmful, labelled)
             calibrate_judge(
                 JudgeOptions(
-                    judge, inputs or (), development or (), scores or (), output, save_scores, budget,
+                    named, inputs or (), development or (), scores or (), output, save_scores, budget,
                     exclude, training or (), tolerance, json,
                 ),
                 needs_guard,
@@ -228,7 +236,7 @@ def calibrate(
     }  # fmt: skip
     refused = {"--scores": scores, "--tolerance": tolerance, "--save-scores": save_scores}
     with names_of_options(_OPTIONS):
-        stage = read_second_stage(classifier, text, judge, options, refused, output)
+        stage = read_second_stage(classifier, text, named, options, refused, output)
         needed = bool(inputs) or output is not None or tolerance is None
         loaded = load_guard(guard, backbone, device, dtype) if needed else None
         plan = _plan(budget, exclude, training, tolerance, stage, workers, output or save_scores)

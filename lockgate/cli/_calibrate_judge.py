@@ -13,7 +13,7 @@ from lockgate.cli._scoring import watch_files
 from lockgate.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lockgate.judges import Judge, KeptJudge
+    from lockgate.judges import Judge, JudgeAddress, KeptJudge
     from lockgate.tables import ScoresTable
     from lockgate.traffic import CalibrationPlan
 
@@ -25,7 +25,7 @@ COLUMN = "logit"
 class JudgeOptions:
     """The options of the command that go with a judge and without a guard."""
 
-    judge: str
+    judge: "JudgeAddress | str"
     inputs: Sequence[Path]
     development: Sequence[Path]
     scores: Sequence[Path]
@@ -65,10 +65,11 @@ def calibrate_judge(options: JudgeOptions, needs_guard: Mapping[str, object]) ->
 
 def _calibrate(options: JudgeOptions, output: Path) -> None:
     from lockgate.durable import scratch_folder
-    from lockgate.judges import KeptJudge, find_judge, open_judge
+    from lockgate.judges import JudgeAddress, KeptJudge, find_judge, open_judge
     from lockgate.traffic import check_judged
 
-    judge = open_judge(find_judge(options.judge))
+    named = options.judge
+    judge = open_judge(named.file() if isinstance(named, JudgeAddress) else find_judge(named))
     try:
         judge.check()
         plan = _plan(options)

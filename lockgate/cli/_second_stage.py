@@ -12,6 +12,7 @@ from lockgate.cli._judge_report import print_judge
 
 if TYPE_CHECKING:
     from lockgate.calibration import CascadeCalibration
+    from lockgate.judges import JudgeAddress
     from lockgate.traffic import Evidence, SecondStagePlan
 
 ClassifierOption = Annotated[
@@ -28,8 +29,33 @@ TextOption = Annotated[
 JudgeOption = Annotated[
     str | None,
     typer.Option(
-        help="Judge of text as the second stage, asked alone: a judge's file (YAML), or the folder of a "
-        "sequence classifier. Without GUARD: the judge to calibrate by itself."
+        help="Judge of text as the second stage, asked alone: a judge's file (YAML), the folder of a "
+        "sequence classifier or guard model, or the address of an endpoint (with --judge-model). Without "
+        "GUARD: the judge to calibrate by itself."
+    ),
+]
+JudgeModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-model",
+        help="With an address as --judge: the model's name at the endpoint. Guard models such as Llama Guard "
+        "are known by it; another model is asked to answer Yes or No.",
+    ),
+]
+JudgeKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-key-env",
+        metavar="VARIABLE",
+        help="With an address as --judge: the environment variable that holds the endpoint's key.",
+    ),
+]
+JudgeRuleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-rule",
+        help="With an address as --judge: the rule that the judge is asked about, in words. Default: the "
+        "guard's policy; without GUARD, no harmful or unsafe content.",
     ),
 ]
 JudgeAloneOption = Annotated[
@@ -94,7 +120,7 @@ _REFUSED = {
 def read_second_stage(
     classifier: Path | None,
     text: Path | None,
-    judge: str | None,
+    judge: "JudgeAddress | str | None",
     options: Mapping[str, Any],
     refused: Mapping[str, Any],
     output: Path | None,
@@ -103,7 +129,7 @@ def read_second_stage(
 
     Args:
         classifier, text: folders of the judges.
-        judge: a judge of text, by its file or folder.
+        judge: a judge of text, by its file, folder or address.
         options: options of a second stage, by name.
         refused: options that a second stage excludes, by name.
 
@@ -141,6 +167,36 @@ def read_second_stage(
     if "development" in fields:
         fields["development"] = tuple(fields["development"])
     return SecondStagePlan(classifier, text=text, judge=judge, **fields)
+
+
+def name_judge(
+    source: str | None, model: str | None, key_env: str | None, rule: str | None
+) -> "JudgeAddress | str | None":
+    """Return the judge that the options name: an address with its model, or the file or folder as given.
+
+    Raises:
+        ConfigError: an option belongs to an address, and there is none.
+        JudgeError: an address lacks its model, or is malformed.
+    """
+    from lockgate.errors import ConfigError, JudgeError
+    from lockgate.judges import JudgeAddress, is_address
+
+    if source is None or not is_address(source):
+        given = {"--judge-model": model, "--judge-key-env": key_env, "--judge-rule": rule}
+        if lone := [name for name, value in given.items() if value is not None]:
+            raise ConfigError(
+                f"{lone[0]} goes with an address as --judge (http://... or https://...); a judge's file has "
+                "keys of its own for this"
+            )
+        return source
+    if model is None:
+        raise JudgeError(
+            "--judge: an address alone does not say which model is asked; name it with --judge-model, or "
+            "give a judge's file (YAML)"
+        )
+    named = JudgeAddress(source, model, key_env, rule)
+    named.file()
+    return named
 
 
 def _is_given(value: object) -> bool:
@@ -182,6 +238,7 @@ def describe_stages(found: "CascadeCalibration", evidence: "Evidence") -> dict[s
         ],
         "selection_fpr": found.selection_fpr,
         "judge": None if evidence.judged is None else evidence.judged.to_dict(),
+        "mixture": None if evidence.mixture is None else evidence.mixture.to_dict(),
         **{name: None if math.isnan(value) else value for name, value in shares.items()},
     }
 
@@ -203,8 +260,8 @@ def print_stages(found: "CascadeCalibration", evidence: "Evidence") -> None:
             ("answer tokens up to", "exchanges", "asked about"),
             [(str(row.tokens), str(row.n), f"{row.share:.2%}") for row in found.escalated_by_length],
         )
-    if evidence.judged is not None:
-        print_judge(evidence.judged)
+    if (told := evidence.judged or evidence.mixture) is not None:
+        print_judge(told)
     if math.isnan(found.caught):
         return
     if evidence.judged is not None:

@@ -171,6 +171,27 @@ def serve(
             min=1, help="Connections at a time. A newcomer takes the place of the one that has idled longest."
         ),
     ] = 1024,
+    metrics_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VAR",
+            help="Environment variable with the key for /metrics. Default: only this machine may read them, "
+            "and only if clients need no key.",
+        ),
+    ] = None,
+    hold_tokens: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Read and release an upstream's answers in steps of at least so many tokens. A flag keeps "
+            "back its whole step.",
+        ),
+    ] = 1,
+    hold_ms: Annotated[
+        float,
+        typer.Option(help="Milliseconds that text waits at most for the further tokens of its step."),
+    ] = 250.0,
     moderation_name: Annotated[
         list[str] | None,
         typer.Option(

@@ -33,6 +33,8 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
     table = _table(settings) if loaded is None else loaded.applied.table
     if table is not None:
         _check_upstream_mode(settings)
+    elif settings.hold_tokens > 1:
+        raise ConfigError("hold_tokens: only answers of an upstream are read in larger steps; leave it out")
     options = _options(settings, loaded, relays=table is not None)
     check_exposure(settings.host, has_key=bool(options.all_keys), insecure=settings.insecure)
     # The port is bound before the model is loaded, so a port in use is an error at once.
@@ -48,7 +50,14 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
 
 
 def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "GatewayOptions":
-    from lockgate.gateway import BreakerOptions, CheckOptions, EngineOptions, GatewayOptions, is_loopback
+    from lockgate.gateway import (
+        BreakerOptions,
+        CheckOptions,
+        EngineOptions,
+        GatewayOptions,
+        Hold,
+        is_loopback,
+    )
 
     local = is_loopback(settings.host)
     engine = EngineOptions(
@@ -71,6 +80,8 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         log=_log(settings, loaded),
         engine=engine,
         default_max_tokens=settings.default_max_tokens,
+        metrics_key=_metrics_key(settings.metrics_key_env),
+        hold=Hold(settings.hold_tokens, settings.hold_ms / 1000),
         block_input_status=settings.block_input_status,
         loopback=local,
         allowed_hosts=tuple(settings.allowed_host or ()),
@@ -200,6 +211,15 @@ def _mode(name: str) -> Any:  # noqa: ANN401 - a literal type, checked here
     if name not in MODES:
         raise ConfigError(f"--mode {name}: expected one of {', '.join(MODES)}")
     return name
+
+
+def _metrics_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"metrics_key_env: the environment variable {variable} is not set")
+    return key
 
 
 def _moderation_names(words: list[str]) -> dict[str, str]:

@@ -21,11 +21,12 @@ FILE_KEYS = {
     "insecure": "listen.insecure",
     "max_connections": "listen.max_connections",
     "drain_timeout": "listen.drain_timeout",
+    "metrics_key_env": "listen.metrics_key_env",
     **{
         name: f"limits.{name}"
         for name in (
             *("max_streams", "max_queue", "kv_tokens", "default_max_tokens", "block_input_status"),
-            *("step_timeout", "verdict_timeout", "queue_timeout"),
+            *("step_timeout", "verdict_timeout", "queue_timeout", "hold_tokens", "hold_ms"),
         )
     },
 }
@@ -78,6 +79,9 @@ class Settings:
     queue_timeout: float
     drain_timeout: float
     max_connections: int
+    metrics_key_env: str | None
+    hold_tokens: int
+    hold_ms: float
     moderation_name: list[str] | None
     json: bool
 

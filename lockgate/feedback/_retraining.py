@@ -18,15 +18,19 @@ class FeedbackRule:
     """How reviews enter the training data.
 
     Attributes:
-        copies: copies of each reviewed exchange. Copies act as a weight, because training has no weights.
+        copies: most copies of each reviewed exchange. Copies act as a weight, because training has none.
+            A few reviews among thousands of written rows would change nothing with a single one.
         max_share: largest share of the training rows. Above it there are fewer copies, but always one.
         hold_out: share of the reviews' prompts held out of training, for the comparison with the old guard.
+        least_held_out: if fewer reviews than this would be held out, all of them train. So few compare
+            nothing.
         seed: decides which prompts are held out.
     """
 
-    copies: int = 4
-    max_share: float = 0.1
+    copies: int = 16
+    max_share: float = 0.5
     hold_out: float = 0.25
+    least_held_out: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -35,8 +39,8 @@ class FeedbackRule:
         Raises:
             ConfigError: a value lies outside its range.
         """
-        if self.copies < 1:
-            raise ConfigError("copies: expected at least 1")
+        if self.copies < 1 or self.least_held_out < 0:
+            raise ConfigError("copies and least_held_out: expected at least 1, and at least 0")
         if not 0 < self.max_share < 1 or not 0 <= self.hold_out < 1:
             raise ConfigError("max_share and hold_out: expected shares between 0 and 1")
 
@@ -165,6 +169,8 @@ def _split(
     free: list[Review] = []
     for review in reviews:
         (free if trained.isdisjoint(_keys(review.exchange)) else train).append(review)
+    if len(free) * rule.hold_out < rule.least_held_out:
+        return [*train, *free], []
     keys = [_keys(review.exchange) for review in free]
     shares = {"train": 1 - rule.hold_out, "held_out": rule.hold_out}
     parts = grouped_split(keys, shares, seed=rule.seed)

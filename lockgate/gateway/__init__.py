@@ -8,7 +8,16 @@ from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
 from lockgate.gateway._keyring import Keyring
-from lockgate.gateway._options import MODES, CheckOptions, EngineDown, EngineOptions, LogDown, Mode, QueueFull
+from lockgate.gateway._options import (
+    MODES,
+    CheckOptions,
+    EngineDown,
+    EngineOptions,
+    Hold,
+    LogDown,
+    Mode,
+    QueueFull,
+)
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
 
@@ -24,6 +33,7 @@ __all__ = [
     "EngineOptions",
     "Gateway",
     "GatewayOptions",
+    "Hold",
     "Keyring",
     "LogDown",
     "Mode",

@@ -30,6 +30,8 @@ from lockgate.gateway._exchange import ExchangeFrame
 from lockgate.gateway._gateway import Gateway, GatewayOptions, deliver_to
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
 from lockgate.gateway._keyring import KeyCheck, Keyring, key_of
+from lockgate.gateway._metrics import Metrics
+from lockgate.gateway._state import metrics_route, server_state, upstream_state
 from lockgate.gateway.checks import CHECK_ROUTES, Checks
 from lockgate.gateway.openapi import openapi_route
 from lockgate.gateway.upstream import UpstreamClient, Upstreams, passing_routes, upstream_routes
@@ -55,11 +57,13 @@ def create_app(gateway: Gateway, upstream: UpstreamClient | Upstreams | None = N
         Route("/health", _health, methods=["GET"]),
         Route("/healthz", _health, methods=["GET"]),
         Route("/readyz", _readyz, methods=["GET"]),
+        metrics_route(gateway.metrics, gateway.options),
         *CHECK_ROUTES,
     ]
     described = openapi_route(routes, "engine" if upstreams is None else "relay")
     routes += [described, *playground_routes()]
-    app = _framed(routes, gateway.options, gateway.keyring, _lifespan(gateway, upstreams))
+    gateway.metrics.state = lambda: server_state(gateway, upstreams)
+    app = _framed(routes, gateway.options, gateway.keyring, _lifespan(gateway, upstreams), gateway.metrics)
     app.state.gateway = gateway
     app.state.upstreams = upstreams
     app.state.checks = Checks(gateway)
@@ -76,6 +80,8 @@ def create_passing_app(
     """
     upstreams = Upstreams.of(upstream) if isinstance(upstream, UpstreamClient) else upstream
     keys = Keyring(options.all_keys) if keyring is None else keyring
+    metrics = Metrics()
+    metrics.state = lambda: upstream_state(upstreams)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -97,9 +103,10 @@ def create_passing_app(
         Route("/health", health, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
+        metrics_route(metrics, options),
     ]
     routes.append(openapi_route(routes, "pass"))
-    return _framed(routes, options, keys, lifespan)
+    return _framed(routes, options, keys, lifespan, metrics)
 
 
 def _framed(
@@ -107,9 +114,10 @@ def _framed(
     options: GatewayOptions,
     keyring: Keyring,
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
+    metrics: Metrics,
 ) -> Starlette:
     """Put what every server has around routes: checks of host and key, and the shape of errors."""
-    middleware = [Middleware(ExchangeFrame)]
+    middleware = [Middleware(ExchangeFrame, metrics=metrics)]
     if options.loopback or options.allowed_hosts:
         # Another site can point its own name at this machine (DNS rebinding). The Host header shows the name.
         names = (*LOOPBACK_NAMES, *options.allowed_hosts)
@@ -156,6 +164,7 @@ async def _chat_completions(request: Request) -> Response:
     queue: asyncio.Queue[Event] = asyncio.Queue()
     policy = gateway.policies.of("/v1/chat/completions", key_of(request))
     job = await gateway.prepare(chat, deliver_to(queue), client_of(request.scope), policy)
+    job.route = "/v1/chat/completions"
     gateway.follow(job, request)
     wanted = request.headers.get("x-lockgate-risk") == "1"
     risk = wanted and gateway.options.sends_risk and not was_forwarded(request.scope)

@@ -35,10 +35,12 @@ class VerdictDesk:
         faults: Faults,
         tell: Callable[[], None],
         breaker: BreakerOptions | None = None,
+        judged: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.timeout = timeout
         self._faults = faults
         self._tell = tell
+        self._judged = judged
         self._arrived: deque[Ticket] = deque()
         self._breaker = Breaker(breaker or BreakerOptions())
         self._probe: Conversation | None = None
@@ -99,6 +101,7 @@ class VerdictDesk:
         for ticket in over:
             if ticket.error != DOWN:
                 self._note_health(ticket)
+                self._judged(now - ticket.asked)
         return over
 
     def deadline(self, ticket: Ticket) -> float:

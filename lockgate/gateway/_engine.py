@@ -18,6 +18,7 @@ from lockgate.gateway._desk import VerdictDesk
 from lockgate.gateway._events import Finished, Released, Unserved
 from lockgate.gateway._given import GivenStepper
 from lockgate.gateway._jobs import Job, Stream
+from lockgate.gateway._metrics import Metrics
 from lockgate.gateway._options import (
     RESTART_SECONDS,
     EngineDown,
@@ -59,6 +60,7 @@ class Engine:
         scoring: the guard; None exactly when the mode is `off`.
         decisions: log that gets a record for each choice, before the closing event is delivered.
         make_stepper: makes what runs the model, if it is not to run in this process.
+        metrics: what is counted. None makes new ones.
 
     Attributes:
         kv_tokens: key-value tokens for all open streams together.
@@ -72,6 +74,7 @@ class Engine:
         decisions: DecisionLog,
         options: EngineOptions,
         make_stepper: MakeStepper | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         if (scoring is None) != (options.mode == "off"):
             raise ConfigError(f"mode {options.mode}: needs {'no' if options.mode == 'off' else 'a'} guard")
@@ -81,6 +84,7 @@ class Engine:
         self.decisions = decisions
         decisions.on_block = self.halt_open
         self.faults = Faults()
+        self.metrics = Metrics() if metrics is None else metrics
         wiring = Wiring(self._emit, self._end, self._ask)
         self._stepper: Stepper[Any]
         if make_stepper is None:
@@ -94,7 +98,12 @@ class Engine:
         tokens = options.verdict_kv_tokens or self.kv_tokens
         source = None if scoring is None else scoring.stages.open_verdicts(tokens)
         self.verdicts = VerdictDesk(
-            source, options.verdict_timeout, self.faults, self._tell, options.verdict_breaker
+            source,
+            options.verdict_timeout,
+            self.faults,
+            self._tell,
+            options.verdict_breaker,
+            self.metrics.judged,
         )
         self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()
@@ -295,6 +304,7 @@ class Engine:
         try:
             self._stepper.run(portions)
         finally:
+            self.metrics.stepped(time.monotonic() - self._step_started)
             self._step, self._step_started = (), None
             self.faults.open.pop("step", None)
 
@@ -318,6 +328,8 @@ class Engine:
         deadlines = [self.verdicts.deadline(ticket) for ticket in self._tickets()]
         if any(job.intakes and not job.done for job in self._active):
             deadlines.append(time.monotonic() + LONGEST_SLEEP)
+            if (due_at := self._stepper.due_at(self._active)) is not None:
+                deadlines.append(due_at)
         return min(deadlines, default=None)
 
     def _settle_verdicts(self) -> None:
@@ -419,8 +431,11 @@ class Engine:
             event = finished_event(job, stream, ending, self.scoring)
             record = decision_record(job, stream, ending, event, self.scoring)
             self._note(record)
+            margin = None
             if self.scoring is not None and stream.state is not None:
-                job.remember(self.scoring.stages.margin(stream.state))
+                margin = self.scoring.stages.margin(stream.state)
+                job.remember(margin)
+            self.metrics.ended(record, job.route, margin)
             if job.started is not None:
                 self._service_time += 0.2 * (time.monotonic() - job.started - self._service_time)
             self.decisions.write(record, content_of(job, stream), partial(_deliver, job, event))

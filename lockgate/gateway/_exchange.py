@@ -7,14 +7,17 @@ import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lockgate.gateway._errors import ApiError, error_response
+from lockgate.gateway._metrics import Metrics
 from lockgate.gateway._options import RESTART_SECONDS
 
 logger = logging.getLogger("lockgate.access")
 
 _TOKEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ID = "lockgate.request_id"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -24,16 +27,18 @@ def request_id(given: str | None) -> str:
 
 
 class ExchangeFrame:
-    """Middleware around all others. It logs errors without text of the request: no path, no query."""
+    """Middleware around all others. It counts requests, and logs errors without their path or query."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         begun, name = time.monotonic(), request_id(Headers(scope=scope).get("x-request-id"))
+        scope[_ID] = name
         status = 0
 
         async def send_framed(message: Message) -> None:
@@ -54,13 +59,20 @@ class ExchangeFrame:
                 raise
             await error_response(_stopping())(scope, receive, send_framed)
         finally:
+            # The template of a route is the server's own text, its path is the client's.
+            route = getattr(scope.get("route"), "path", "-")
+            if status:
+                self._metrics.answered(route, status)
             if status >= 400:
-                _log(scope, status, begun, name)
+                _log(scope, route, status, begun, name)
 
 
-def _log(scope: Scope, status: int, begun: float, name: str) -> None:
-    # The template of a route is the server's own text, its path is the client's.
-    route = getattr(scope.get("route"), "path", "-")
+def id_of(request: Request) -> str:
+    """Return the id of a request, which its answer carries and an upstream gets."""
+    return str(request.scope[_ID])
+
+
+def _log(scope: Scope, route: str, status: int, begun: float, name: str) -> None:
     method = scope["method"] if scope["method"] in _METHODS else "-"
     logger.warning("%s %s %d %.0f ms %s", method, route, status, 1000 * (time.monotonic() - begun), name)
 

@@ -27,7 +27,8 @@ from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._keyring import UNNAMED, Keyring
-from lockgate.gateway._options import CheckOptions, EngineOptions
+from lockgate.gateway._metrics import Metrics
+from lockgate.gateway._options import NO_HOLD, CheckOptions, EngineOptions, Hold
 from lockgate.gateway._policies import Policies, Policy, policy_of
 from lockgate.gateway._requests import ChatRequest, parse_chat_request
 from lockgate.gateway._sampling import SamplingParams
@@ -50,10 +51,13 @@ class GatewayOptions:
         log: where and how decisions are recorded.
         default_max_tokens: longest answer, in tokens, if the request gives no limit.
         longest_prompt: tokens of the longest prompt that the guard reads for another model.
+        hold: how much of an upstream's answer is read, and so released, in one step.
         block_input_status: HTTP status for a flagged prompt. 200 sends the refusal in the shape of a halted
             answer, 400 sends an error body.
         api_key: bearer token that clients must send; None asks for none.
         keys: further such tokens, by name.
+        metrics_key: bearer token for `/metrics`. Without one, only this machine may read them, and only if
+            clients need no key: numbers that change with a request would tell its client how close it was.
         policies: what a decision and a failure mean. None does as `engine.mode` says.
         conversations: what is remembered of conversations. None remembers nothing.
         loopback: whether only this machine can reach the server. If so, other host names are refused.
@@ -70,9 +74,11 @@ class GatewayOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     default_max_tokens: int = 1024
     longest_prompt: int = 32_768
+    hold: Hold = NO_HOLD
     block_input_status: int = 200
     api_key: str | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
+    metrics_key: str | None = field(default=None, repr=False)
     policies: Policies | None = None
     conversations: Conversations | None = None
     loopback: bool = True
@@ -89,7 +95,9 @@ class GatewayOptions:
             raise ConfigError("default_max_tokens and longest_prompt: expected at least 1")
         if not all(key.strip() for key in self.all_keys.values()):
             raise ConfigError("api_key: is empty; leave it out or give a key")
-        if self.risk_header and not self._keeps_scores_here:
+        if self.metrics_key is not None and self.metrics_key in ("", *self.all_keys.values()):
+            raise ConfigError("metrics_key: expected a key that no client has")
+        if self.risk_header and not self.keeps_scores_here:
             raise ConfigError(
                 "--risk-header: scores help attackers; it needs a loopback --host and no API key"
             )
@@ -99,10 +107,11 @@ class GatewayOptions:
     def sends_risk(self) -> bool:
         """Whether scores of tokens leave at all."""
         wanted = self.risk_events if self.risk_header is None else self.risk_header
-        return wanted and self._keeps_scores_here
+        return wanted and self.keeps_scores_here
 
     @property
-    def _keeps_scores_here(self) -> bool:
+    def keeps_scores_here(self) -> bool:
+        """Whether only this machine reaches the server, and clients need no key."""
         return self.loopback and not self.all_keys
 
     @property
@@ -140,7 +149,8 @@ class Gateway:
         self.model_id = backbone.name
         self.created = int(time.time())
         self.decisions = DecisionLog(options.log)
-        self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper)
+        self.metrics = Metrics()
+        self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper, self.metrics)
         self.vocabulary_size = backbone.vocab_size
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
         self.bodies = BodyRoom()
@@ -257,6 +267,7 @@ class Gateway:
         max_tokens: int | None = None,
         begin: Callable[[], None] = lambda: None,
         policy: Policy | None = None,
+        hold: Hold = NO_HOLD,
     ) -> Job:
         """Make a job for answers that are written elsewhere, to `messages`.
 
@@ -267,6 +278,7 @@ class Gateway:
             max_tokens: length of an answer as far as it is known, to reserve memory for it.
             begin: called on the engine's thread when the prompt is cleared.
             policy: what a decision and a failure mean. None takes the general one.
+            hold: how much of an answer is read in one step.
 
         Raises:
             ApiError: the server has no guard (400), the prompt is too long (400), or roles are out of order.
@@ -296,7 +308,7 @@ class Gateway:
             seed_basis="",
             deliver=deliver,
             client=client,
-            intakes=[Intake(self.backbone.tokenise_answer()) for _ in range(n)],
+            intakes=[Intake(self.backbone.tokenise_answer(), hold) for _ in range(n)],
             memory=min(wanted, most, self.backbone.context_length),
             begin=begin,
             messages=self._kept(messages),

@@ -23,6 +23,7 @@ from lockgate.gateway._packed import Found, PackedPortion, PackedStepper, Sessio
 from lockgate.gateway._phases import Held, ReadingPrompt, Receiving
 from lockgate.gateway._scheduler import PREFILL_BUDGET, share_between_clients
 from lockgate.gateway._stepper import ScoringFault
+from lockgate.gateway._stream import Outflow
 from lockgate.guards import Conversation
 
 # Settled tokens of one stream in one step. More would delay the other streams of the step.
@@ -39,11 +40,13 @@ class Progress:
         position: conversation tokens that have been read and are settled.
         again: of these, how many the session has still to read again in its new window.
         scored: settled tokens of the answer with their rows `[1, outputs]`, which wait for a verdict.
+        cleared: with a hold, what leaves when all of these are cleared too.
     """
 
     position: int
     again: int = 0
     scored: deque[tuple[TextToken, NDArray[np.float32] | None]] = field(default_factory=deque)
+    cleared: list[Outflow] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,8 +113,13 @@ class GivenStepper(PackedStepper):
             case ReadingPrompt():
                 return True
             case Receiving():
-                return lane.intake.is_waiting or lane.progress.again > 0
+                return lane.intake.is_due or lane.progress.again > 0
         return False
+
+    def due_at(self, active: Sequence[Job]) -> float | None:
+        streams = [stream for job in active if job.intakes for stream in job.streams if _receives(stream)]
+        times = [_lane(stream).intake.due_at for stream in streams]
+        return min((at for at in times if at is not None), default=None)
 
     def _portions(self, chosen: Sequence[tuple[Job, Stream]]) -> list[PackedPortion]:
         own = [(job, stream) for job, stream in chosen if not job.intakes]
@@ -257,6 +265,19 @@ class GivenStepper(PackedStepper):
                 stream.phase = Held(self._ask_for(stream), in_prompt=False)
         if _receives(stream) and (ended := lane.intake.ended) is not None:
             self._close(job, stream, ended)
+
+    def _let_out(self, job: Job, stream: Stream, out: Outflow) -> None:
+        """Let text out. With a hold a step leaves as a whole, and nothing of it if a token is flagged."""
+        lane = stream.lane
+        if isinstance(lane, GivenLane) and lane.intake.holds:
+            progress = lane.progress
+            progress.cleared.append(out)
+            if progress.scored:
+                return
+            text = "".join(one.text for one in progress.cleared)
+            out = Outflow(text, tuple(token for one in progress.cleared for token in one.tokens), out.stopped)
+            progress.cleared.clear()
+        super()._let_out(job, stream, out)
 
     def _continue(self, job: Job, stream: Stream, phase: Any) -> None:  # noqa: ANN401 - as declared above it
         match phase:

@@ -1,12 +1,14 @@
 """The text of an answer that is written elsewhere, on its way from the event loop to the engine's thread."""
 
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lockgate.backbones import AnswerTokeniser, TextToken
 from lockgate.gateway._events import ReleasedToken
+from lockgate.gateway._options import NO_HOLD, Hold
 from lockgate.gateway._stream import NOTHING, Outflow
 
 
@@ -24,16 +26,28 @@ class Taken:
 
 
 class Intake:
-    """The text of one choice. One thread gives it, the engine's thread takes its tokens."""
+    """The text of one choice. One thread gives it, the engine's thread takes its tokens.
 
-    def __init__(self, tokeniser: AnswerTokeniser) -> None:
+    Args:
+        hold: how much of it is taken at a time.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, tokeniser: AnswerTokeniser, hold: Hold = NO_HOLD, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._tokeniser = tokeniser
+        self._hold = hold
+        self._clock = clock
+        self._since: float | None = None  # when the oldest text that waits has arrived
         self._lock = threading.Lock()
         self._arrived: list[str] = []
         self._ended: str | None = None
         self._settled: list[TextToken] = []  # only the engine's thread uses these
         self._tail: list[TextToken] = []
         self._tail_read = True
+        self._tail_tokens: int | None = 0  # None: not counted
+        self._tried = 0  # tokens that were only read as a tail, and are read again
         self.characters = 0  # characters that the engine's thread has taken
 
     def give(self, text: str) -> None:
@@ -46,6 +60,8 @@ class Intake:
             if self._ended is not None:
                 raise RuntimeError("text arrived after the end of its answer")
             self._arrived.append(text)
+            if self._since is None:
+                self._since = self._clock()
 
     def end(self, reason: str) -> None:
         """The answer is whole. `reason` says why it ended, as in `finish_reason`."""
@@ -68,24 +84,62 @@ class Intake:
             news = bool(self._arrived) or self._ended is not None
         return news or bool(self._settled) or not self._tail_read
 
+    @property
+    def holds(self) -> bool:
+        """Whether more than a token is read at a time, as far as there is time."""
+        return self._hold.tokens > 1
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what is waiting should be read now: it is enough, has waited for long, or is the last."""
+        if not self.is_waiting:
+            return False
+        due_at = self.due_at
+        if not self.holds or due_at is None or due_at <= self._clock():
+            return True
+        self._collect(self._hold.tokens + self._tried)
+        if self._tail_tokens is None:
+            self._tail_tokens = len(self._tokeniser.tail())
+        return len(self._settled) + self._tail_tokens - self._tried >= self._hold.tokens
+
+    @property
+    def due_at(self) -> float | None:
+        """When the text that waits is due, if nothing more arrives; None without such text or at the end."""
+        with self._lock:
+            if self._since is None or self._ended is not None:
+                return None
+            return self._since + self._hold.seconds
+
     def take(self, most: int) -> Taken:
         """Take up to `most` settled tokens. The tail comes with them, if it stands directly behind."""
+        self._collect(most)
+        settled, self._settled = self._settled[:most], self._settled[most:]
+        if settled:
+            self._tried = 0
+        if self._settled or self._tokeniser.unsettled or self._tail_read:
+            return Taken(settled)
+        self._tail_read, self._tail_tokens = True, 0
+        with self._lock:
+            if not self._arrived:
+                self._since = None
+        tail = self._tokeniser.tail()
+        self._tried = len(tail)
+        return Taken(settled, tail)
+
+    def _collect(self, most: int) -> None:
+        """Tokenise what has arrived, until `most` tokens are settled."""
         with self._lock:
             arrived, self._arrived = self._arrived, []
             ended = self._ended is not None
         for text in arrived:
             self.characters += len(text)
             self._tokeniser.push(text)
-            self._tail_read = False
+            self._tail_read, self._tail_tokens = False, None
         if ended:
             self._tokeniser.end()
         while len(self._settled) < most and self._tokeniser.unsettled:
             self._settled += self._tokeniser.settle()
-        settled, self._settled = self._settled[:most], self._settled[most:]
-        if self._settled or self._tokeniser.unsettled or self._tail_read:
-            return Taken(settled)
-        self._tail_read = True
-        return Taken(settled, self._tokeniser.tail())
+            self._tail_tokens = None
 
 
 class GivenText:

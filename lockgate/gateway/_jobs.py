@@ -83,6 +83,7 @@ class Job:
             the end.
         client: whom the request is counted for when clients share the engine.
         turn: number of its streams' newest turn.
+        route: the server's route by which it came; "" for a check.
         mode: whether flags stop its answers. None takes the engine's mode.
         fails_open: whether an answer that is written elsewhere goes on when the guard fails.
         lowered: by how much its conversation has lowered the threshold that flags.
@@ -109,6 +110,7 @@ class Job:
     cancelled: bool = False
     client: str = ""
     turn: int = 0
+    route: str = ""
     mode: Mode | None = None
     fails_open: bool = False
     lowered: float = 0.0

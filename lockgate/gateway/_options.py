@@ -10,6 +10,9 @@ from lockgate.gateway._breaker import BreakerOptions
 Mode = Literal["enforce", "shadow", "off"]
 # When a client should try again after the server has stopped or its model hangs.
 RESTART_SECONDS = 10
+# A step reads no more tokens of one answer, so a larger hold would change nothing.
+MOST_HELD_TOKENS = 64
+MOST_HELD_SECONDS = 60.0
 MODES: tuple[Mode, ...] = ("enforce", "shadow", "off")
 
 
@@ -71,6 +74,31 @@ class EngineOptions:
             raise ConfigError("expected max_streams >= 1, max_queue >= 0 and a step time-out above 0")
         if not (self.verdict_timeout > 0 and self.queue_timeout > 0):
             raise ConfigError("expected a verdict time-out and a queue time-out above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """How much of an upstream's answer is read, and so released, in one step.
+
+    A flag keeps back the whole step in which it falls. Text waits longer for larger steps.
+
+    Attributes:
+        tokens: a step reads at least so many new tokens of an answer, unless the answer has ended.
+        seconds: text waits at most so long for further tokens of its step. With one token it never waits.
+    """
+
+    tokens: int = 1
+    seconds: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tokens <= MOST_HELD_TOKENS or not 0 < self.seconds <= MOST_HELD_SECONDS:
+            raise ConfigError(
+                f"hold: expected 1 to {MOST_HELD_TOKENS} tokens, and more than 0 and at most "
+                f"{MOST_HELD_SECONDS:.0f} seconds"
+            )
+
+
+NO_HOLD = Hold()
 
 
 @dataclass(frozen=True, slots=True)

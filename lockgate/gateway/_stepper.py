@@ -119,6 +119,10 @@ class Stepper(ABC, Generic[_P]):
     def plan(self, active: Sequence[Job]) -> list[_P]:
         """Choose what the next step advances. If nothing is chosen, no step is taken."""
 
+    def due_at(self, active: Sequence[Job]) -> float | None:
+        """Return when text that waits for more must be read, on the monotonic clock; None without such."""
+        return None
+
     @abstractmethod
     def run(self, portions: Sequence[_P]) -> None:
         """Take one step. A portion that fails ends only its own stream."""

@@ -1,5 +1,6 @@
 """Judges: guard models, classifiers and endpoints that read text and give a logit of harm."""
 
+from lockgate.judges._address import DEFAULT_RULE, JudgeAddress, is_address, layout_of
 from lockgate.judges._file import (
     LAYOUTS,
     ClassifierFile,
@@ -20,11 +21,13 @@ from lockgate.judges._open import find_judge, open_judge
 from lockgate.judges._stage import JudgeStage, no_verdict
 
 __all__ = [
+    "DEFAULT_RULE",
     "LAYOUTS",
     "ClassifierFile",
     "EndpointFile",
     "GuardModelFile",
     "Judge",
+    "JudgeAddress",
     "JudgeCost",
     "JudgeFile",
     "JudgeReading",
@@ -37,6 +40,8 @@ __all__ = [
     "Template",
     "TokenIds",
     "find_judge",
+    "is_address",
+    "layout_of",
     "no_verdict",
     "open_judge",
     "read_judge_file",

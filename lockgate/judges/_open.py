@@ -1,8 +1,10 @@
 """Opening of judges: from a file, a folder or a bundle's record."""
 
 from pathlib import Path
+from typing import Any
 
 from lockgate.errors import JudgeError
+from lockgate.judges._address import is_address, layout_of
 from lockgate.judges._file import (
     ClassifierFile,
     GuardModelFile,
@@ -20,16 +22,19 @@ _LAYOUT_HINT = (
 
 
 def find_judge(source: str | Path) -> JudgeFile:
-    """Return the settings that a user means: a YAML file, a folder with a model, or an address.
+    """Return the settings that a user means: a YAML file, or a folder with a model.
+
+    A folder of a guard model is known by its name, such as `Llama-Guard-3-1B`. For an address see
+    `JudgeAddress`.
 
     Raises:
         JudgeError: there is nothing, or it does not say how the judge is asked.
     """
-    text = str(source)
-    if text.startswith(("http://", "https://")):
+    if is_address(source):
         raise JudgeError(
-            "an address alone does not say which model is asked, and with which words; write a judge's file "
-            f"(YAML): kind: endpoint, url: {text}, model, and template with prompt, harmful and harmless"
+            "an address alone does not say which model is asked; name it with --judge-model, or write a "
+            "judge's file (YAML) with kind: endpoint, url, model, and template with prompt, harmful and "
+            "harmless"
         )
     path = Path(source)
     if path.is_file():
@@ -44,6 +49,9 @@ def find_judge(source: str | Path) -> JudgeFile:
     made_for = [str(name) for name in read_config(path).get("architectures") or ()]
     if any(name.endswith("ForSequenceClassification") for name in made_for):
         return SequenceFile(path=str(path.absolute()))
+    layout: Any = layout_of(path.name)
+    if layout is not None and any(name.endswith("ForCausalLM") for name in made_for):
+        return GuardModelFile(path=str(path.absolute()), template=layout)
     raise JudgeError(
         f"{path}: {', '.join(made_for) or 'a model'} does not say its verdict words; {_LAYOUT_HINT}"
     )

@@ -12,9 +12,16 @@ from lockgate.calibration import CascadeCalibration, calibrate_cascade
 from lockgate.cascade import Cascade
 from lockgate.errors import JudgeError
 from lockgate.guards import Guard
-from lockgate.judges import Judge, JudgeCost, KeptJudge, find_judge, open_judge
+from lockgate.judges import Judge, JudgeAddress, JudgeCost, KeptJudge, find_judge, open_judge
 from lockgate.tables import ScoresTable
-from lockgate.traffic._judge_report import Arrangement, Comparer, Correlation, JudgeReport
+from lockgate.traffic._judge_report import (
+    BEHIND,
+    Arrangement,
+    Comparer,
+    Correlation,
+    JudgeReport,
+    probe_scores,
+)
 from lockgate.traffic._judged import Screening, judge_exchanges, judged_maxima
 from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
 from lockgate.traffic._staging import StagedScores
@@ -38,14 +45,14 @@ class Behind(NamedTuple):
     report: JudgeReport
 
 
-def load_judge(given: Judge | Path | str, guard: Guard) -> Judge:
+def load_judge(given: Judge | JudgeAddress | Path | str, guard: Guard) -> Judge:
     """Open a judge and check that it works and fits the guard, before the long reading.
 
     Raises:
         JudgeError: it can't be used, or gives no verdict on a sample.
         GuardError: it was made for another policy.
     """
-    judge = open_judge(find_judge(given)) if isinstance(given, str | Path) else given
+    judge = _open(given, guard)
     try:
         guard.with_cascade(None, Cascade(0.0, 1e9, 0.5), judge=judge)
         judge.check()
@@ -53,6 +60,18 @@ def load_judge(given: Judge | Path | str, guard: Guard) -> Judge:
         judge.close()
         raise
     return judge
+
+
+def _open(given: Judge | JudgeAddress | Path | str, guard: Guard) -> Judge:
+    if isinstance(given, JudgeAddress):
+        return open_judge(given.file(_policy(guard)))
+    return open_judge(find_judge(given)) if isinstance(given, str | Path) else given
+
+
+def _policy(guard: Guard) -> str:
+    """Say in words what a guard's policy forbids, for the question to a judge."""
+    entries = [f"- {entry.title}: {entry.description.strip()}" for entry in guard.constitution.harmful]
+    return "\n".join(["the answer must hold none of these.", *entries])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +168,20 @@ class BehindReader:
             "confidence": self.plan.confidence,
             "exclusions": self.plan.exclusions,
         }
-        comparer = Comparer(self.judge, benign.table, None if loud is None else loud.table, settings)
-        probe = _probe_scores(benign.table, flag_on)
+        comparer = Comparer(
+            self.judge.file.price, benign.table, None if loud is None else loud.table, settings
+        )
+        probe = probe_scores(benign.table, flag_on)
         rows = [
             comparer.alone(
                 "probe alone",
                 probe,
-                None if loud is None else _probe_scores(loud.table, flag_on),
+                None if loud is None else probe_scores(loud.table, flag_on),
                 JudgeCost(),
                 0.0,
             ),
             comparer.arranged(
-                "judge behind the probe",
+                BEHIND,
                 found.calibration,
                 None if loud is None else loud.mixed_by(found.cascade, flag_on),
                 cost,
@@ -204,12 +225,6 @@ class BehindReader:
             known = judge_exchanges(kept, self.stage.development)
             caught = known.select(known.labels >= 0.5).floats("mixed_max")
         return comparer.alone("judge alone", scores, caught, cost, 1.0), scores
-
-
-def _probe_scores(table: ScoresTable, flag_on: str) -> NDArray[np.float64]:
-    """Return the probe's largest logit of each exchange [N] in the regions that may flag."""
-    answer, prompt = table.floats("max_answer"), table.floats("max_prompt")
-    return answer if flag_on == "answer" else np.asarray(np.fmax(answer, prompt))
 
 
 def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

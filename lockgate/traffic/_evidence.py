@@ -31,6 +31,7 @@ from lockgate.tables import ScoresTable
 from lockgate.traffic._behind import BehindReader, load_judge
 from lockgate.traffic._checks import benign_rows, check_development, check_traffic, split_labels
 from lockgate.traffic._judge_report import JudgeReport, recall_of
+from lockgate.traffic._mixture_report import report_mixture
 from lockgate.traffic._overlap import describe_overlap, known_prompts, refuse_known_groups
 from lockgate.traffic._plan import CalibrationPlan, SecondStagePlan
 from lockgate.traffic._recall import Recall
@@ -59,6 +60,7 @@ class Evidence:
         stages: the way the two stages were put together; None if no second stage was added.
         shares: with two judges, what each share of the text baseline in the second stage catches.
         judged: with a judge of text, its report.
+        mixture: with another second stage, the report on it.
         harmful: scores of rows that are labelled harmful, if the plan sets them aside. They set no threshold.
         read_here: whether the guard has read the traffic itself. Then its record gets the precision and the
             kind of device that it computes in. Tables do not say how they were made.
@@ -75,6 +77,7 @@ class Evidence:
     shares: tuple[ShareRow, ...] = ()
     harmful: ScoresTable | None = None
     judged: JudgeReport | None = None
+    mixture: JudgeReport | None = None
 
     @property
     def tolerance(self) -> float:
@@ -314,7 +317,7 @@ def _of_stages(
         "confidence": plan.confidence,
         **_description(benign.table),
     }
-    chosen = ChosenVoices((), ())
+    chosen, loud = ChosenVoices((), ()), None
     if tried is None:
         weights = (stage.weight or 0.0,)
         found = calibrate_cascade(benign.traces, benign.table.groups, weights=weights, **settings)
@@ -339,7 +342,11 @@ def _of_stages(
     mixed = benign.mixed_by(found.cascade, guard.thresholds.flag_on)
     table = benign.table.with_column("mixed_max", mixed)
     unanswered = len(read.table) - len(table)
-    return Evidence(ready, plan, read.table, table, unanswered, overlap, found, True, chosen.shares)
+    limits = {name: settings[name] for name in ("budget", "confidence", "exclusions")}
+    report = report_mixture(ready.record.judges, benign, loud, found, limits)
+    return Evidence(
+        ready, plan, read.table, table, unanswered, overlap, found, True, chosen.shares, mixture=report
+    )
 
 
 def _of_judge(

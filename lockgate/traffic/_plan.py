@@ -9,7 +9,7 @@ from lockgate.classifiers import ExchangeClassifier
 from lockgate.classifiers.text import TextBaseline
 from lockgate.errors import ConfigError
 from lockgate.exchanges import PromptPrints
-from lockgate.judges import Judge
+from lockgate.judges import Judge, JudgeAddress
 
 STAGES = (1, 2)
 _RANGES = {
@@ -38,8 +38,9 @@ class SecondStagePlan:
         drift: logits by which the probe's readings are lowered each time the answer doubles, so that long
             answers are not escalated more often; see `Cascade`. None (`--drift auto`) chooses it on the
             traffic.
-        judge: a judge of text, its file (YAML) or its folder. It is asked alone, without classifier and text
-            baseline, and reads only what the probe escalates. So `lost` is not used, and `drift` is given.
+        judge: a judge of text, its file (YAML), its folder or its address. It is asked alone, without
+            classifier and text baseline, and reads only what the probe escalates. So `lost` is not used, and
+            `drift` is given.
         judge_alone: also let the judge read all of the traffic by itself, for its report.
 
     Raises:
@@ -55,7 +56,7 @@ class SecondStagePlan:
     stride: int = 8
     text: TextBaseline | Path | None = None
     drift: float | None = 0.0
-    judge: Judge | Path | str | None = None
+    judge: Judge | JudgeAddress | Path | str | None = None
     judge_alone: bool = False
 
     def __post_init__(self) -> None:

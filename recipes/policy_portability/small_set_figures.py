@@ -1,4 +1,4 @@
-"""Figures of `small_sets`, from its table alone. Intervals come from whole pairs, drawn again and again."""
+"""Figures of `small_sets` and `learning_curve`, from their tables alone. Intervals come from whole pairs, drawn again and again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,10 +30,10 @@ def figures(table: pa.Table, kept: Mapping[str, str]) -> dict[str, Any]:
     systems: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(line["system"] for line in lines):
         own = [line for line in lines if line["system"] == name]
-        systems[name] = _of_system(own, flipped)
+        systems[name] = measure_system(own, flipped)
     built = [line for line in lines if kept.get(line["constitution"]) == line["system"]]
     if built:
-        systems[BUILD] = _of_system(built, flipped)
+        systems[BUILD] = measure_system(built, flipped)
     keyword = max(
         (name for name in systems if name.startswith("keyword")),
         key=lambda name: systems[name]["together"]["balanced_accuracy"]["value"],
@@ -43,11 +43,11 @@ def figures(table: pa.Table, kept: Mapping[str, str]) -> dict[str, Any]:
     found["policy"] = _summary(systems, keyword)
     if built and keyword is not None:
         listed = [line for line in lines if line["system"] == keyword and line["constitution"] in kept]
-        found["build_minus_keywords"] = _difference(built, listed, flipped)
+        found["build_minus_keywords"] = difference(built, listed, flipped)
     for system in SYSTEMS:
         older = [line for line in lines if line["system"] == system and line["constitution"] in kept]
         if built and older:
-            found[f"build_minus_{system}"] = _difference(built, older, flipped)
+            found[f"build_minus_{system}"] = difference(built, older, flipped)
     return {**found, "systems": systems}
 
 
@@ -62,7 +62,8 @@ def _summary(systems: Mapping[str, Any], keyword: str | None) -> dict[str, Any]:
     }
 
 
-def _of_system(lines: list[dict[str, Any]], flipped: set[str]) -> dict[str, Any]:
+def measure_system(lines: list[dict[str, Any]], flipped: set[str]) -> dict[str, Any]:
+    """Return the figures of one system under each constitution, and under all together."""
     names = [name for name in POLICIES if any(line["constitution"] == name for line in lines)]
     parts = {name: [line for line in lines if line["constitution"] == name] for name in names}
     return {
@@ -127,9 +128,10 @@ class _Counts:
             return np.asarray((used[:, 0] / used[:, 1] + used[:, 2] / used[:, 3]) / 2)
 
 
-def _difference(
+def difference(
     first: list[dict[str, Any]], second: list[dict[str, Any]], flipped: set[str]
 ) -> dict[str, Any]:
+    """Return what the first system gains over the second, over the same resampled pairs."""
     one, two = _Counts(first, flipped), _Counts(second, flipped)
     drawn = one.draw(), two.draw()
     return {

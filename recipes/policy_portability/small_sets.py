@@ -38,7 +38,7 @@ from recipes.policy_portability.policy_pairs import (
     read_pairs,
 )
 from recipes.policy_portability.small_set_figures import SYSTEMS, figures
-from recipes.steps import check_figures, step_parser
+from recipes.steps import check_part, step_parser, update_summary
 
 TABLE, SUMMARY = RESULTS / "small_sets.parquet", RESULTS.parent / "policy.json"
 METADATA = b"lockgate"
@@ -58,7 +58,7 @@ Rows = Iterator[dict[str, Any]]
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     if options.check:
-        check_figures(compute(options.table), options.summary)
+        check_part(compute(options.table), options.summary)
         return
     try:
         table = score(read_pairs(options.pairs), options)
@@ -66,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     with open_atomic(options.table) as file:
         pq.write_table(table, file, compression="zstd")
-    with open_atomic(options.summary) as file:
-        file.write((json.dumps(compute(options.table), indent=1) + "\n").encode())
+    update_summary(compute(options.table), options.summary)
 
 
 def compute(table: Path) -> dict[str, Any]:

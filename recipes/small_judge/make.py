@@ -37,6 +37,7 @@ TOLD = (
     "Behind the {} there is a {} that nobody sees, and that makes it {}.",
 )
 DOES = ("vanish", "float", "turn", "split", "mend", "glow", "jump", "melt")
+TRAINED = 800
 SIDES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -116,6 +117,9 @@ def endpoint_settings() -> dict[str, object]:
         "url": "http://127.0.0.1:8100/v1",
         "model": "embedded",
         "template": {"prompt": prompt, **words},
+        # The server's model runs on the same cores.
+        "concurrency": 2,
+        "timeout_s": 60,
         "token_ids": {side: [encode(word)[0] for word in own] for side, own in words.items()},
     }
 
@@ -124,15 +128,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--traffic", type=int, default=3000, help="number of harmless exchanges")
+    parser.add_argument("--development", type=int, default=400, help="number of labelled exchanges")
     options = parser.parse_args()
     options.out.mkdir(parents=True)
     draw = random.Random(0)
     # Labels and numbers by chance: nothing in a prompt may tell a label, or the traffic from the rest.
-    numbers = draw.sample(range(100_000), 1200 + options.traffic)
-    rows = [make_exchange(number, draw.random() < 0.5, draw) for number in numbers[:1200]]
-    train_judge(rows[:800], options.out / "judge")
-    write_exchanges(options.out / "development.jsonl", rows[800:])
-    traffic = [make_exchange(number, False, draw) for number in numbers[1200:]]
+    numbers = draw.sample(range(100_000), TRAINED + options.development + options.traffic)
+    labelled = TRAINED + options.development
+    rows = [make_exchange(number, draw.random() < 0.5, draw) for number in numbers[:labelled]]
+    train_judge(rows[:TRAINED], options.out / "judge")
+    write_exchanges(options.out / "development.jsonl", rows[TRAINED:])
+    traffic = [make_exchange(number, False, draw) for number in numbers[labelled:]]
     write_exchanges(options.out / "traffic.jsonl", traffic)
     (options.out / "endpoint.yaml").write_text(yaml.safe_dump(endpoint_settings(), sort_keys=False))
 

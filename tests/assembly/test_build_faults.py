@@ -14,11 +14,11 @@ def test_a_killed_build_ends_with_the_guard_of_an_undisturbed_one(
 ) -> None:
     cases: dict[str, list[Any]] = {
         "whole": [],
-        "step by step": [
-            *("synthesize: answers", "read training rows", "choose the fit", "fit the probe"),
+        "killed": [
+            random.Random(20261122).uniform(0.01, 0.3),
+            *("read training rows", "choose the fit", "fit the probe"),
             *("try a text voice", "score calibration", "guard"),
         ],
-        "anywhere": [random.Random(20261122).uniform(0.01, 0.99)],
     }
     task = {"folder": str(tmp_path), "backbone": str(saved_backbone("llama")), "cases": cases}
     command = Command("build_fault_runner", json.dumps(task), cwd=tmp_path, preloaded=preloaded)

@@ -122,6 +122,12 @@ def test_the_report_compares_the_judge_alone_and_behind_the_probe(run, parts, sa
     wanted = np.corrcoef(highest, [reading.logit for reading in readings])[0, 1]
     assert correlation["pearson"] == pytest.approx(wanted, abs=1e-4)
     assert correlation["n"] == N
+    assert correlation["spearman_interval"][0] <= correlation["spearman"]
+    gains = {gain["over"]: gain for gain in report["gains"]}
+    assert set(gains) == {"probe alone", "judge alone"}
+    for over, gain in gains.items():
+        difference = behind["recall"]["flagged"] - rows[over]["recall"]["flagged"]
+        assert gain["gained"] - gain["lost"] == difference
 
 
 def test_text_shows_one_table_with_costs(run, parts):
@@ -243,3 +249,47 @@ def test_an_endpoint_that_is_wrong_costs_one_request(run, parts):
             code, _, err = run(*(() if options else ("--weight", "0.5")), judge="endpoint.yaml", **options)
             assert (code, "none of the verdict words" in err) == (2, True)
     assert len(scripted.bodies) == 2
+
+
+@pytest.fixture
+def direct(monkeypatch):
+    """No proxy stands between the command and a server of this machine."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def test_an_address_with_its_model_is_a_judge(run, parts, direct, saved_backbone, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "k9-open")
+    write_exchanges(parts / "traffic.jsonl", [marked(number) for number in range(N)])
+    with serving_judge() as scripted:
+        address = ("--judge", scripted.url, "--judge-model", "m", "--judge-key-env", "MY_KEY")
+        code, out, err = run("--json", *address, "--judge-rule", "no boats", guard=False, output="judge.json")
+        assert code == 0, err
+        assert json.loads(out)["judge"]["kind"] == "endpoint"
+        asked = scripted.bodies[-1]["messages"][0]["content"]
+        assert ("Rule: no boats" in asked, scripted.headers[-1]["authorization"]) == (True, "Bearer k9-open")
+        # Behind a guard its policy is the rule, and the guard loads again.
+        code, out, err = run(*address, "--weight", "0", "--escalation", "0.3")
+        assert code == 0, err
+        guard = Guard.load(parts / "two", backbone=saved_backbone("llama"))
+        guard.judge.close()
+    asked = scripted.bodies[-1]["messages"][0]["content"]
+    assert all(entry.title in asked for entry in guard.constitution.harmful)
+    assert "k9-open" not in (parts / "two" / "judge.yaml").read_text()
+
+
+def test_an_address_without_what_it_takes_is_told_at_once(run, parts):
+    address, model = ("--judge", "http://127.0.0.1:9/v1"), ("--judge-model", "m")
+    cases = [
+        (address, "name it with --judge-model"),
+        (model, "--judge-model goes with an address"),
+        (("--judge-rule", "no boats"), "--judge-rule goes with an address"),
+        ((*address, *model, "--judge-key-env", "NOT_SET"), "NOT_SET is not set"),
+        ((*address, "--judge-model", "Llama-Guard-3-1B", "--judge-rule", "x"), "has a policy of its own"),
+    ]
+    for more, message in cases:
+        for guard in (True, False):
+            code, _, err = run(*more, *(("--weight", "0.5") if guard else ()), guard=guard, output="none")
+            assert (code, message in err) == (2, True), (more, err)
+            assert not (parts / "none").exists()

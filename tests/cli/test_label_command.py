@@ -1,5 +1,6 @@
 """`lockgate label` at a terminal and without one: keys, escapes, and a file that is whole."""
 
+import fcntl
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -146,6 +148,13 @@ def test_nothing_that_a_terminal_obeys_is_left(text) -> None:
         assert shown == text
 
 
+def _take_terminal() -> None:
+    # The terminal becomes the one that controls the session, so that Ctrl-C is a signal. Tests that a shell
+    # runs in the background inherit that it is ignored.
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Terminal:
     """A command at a terminal of its own."""
 
@@ -160,8 +169,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            # The terminal becomes the one that controls the session, so that Ctrl-C is a signal.
-            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+            preexec_fn=_take_terminal,
         )
         os.close(slave)
 

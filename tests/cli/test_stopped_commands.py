@@ -1,6 +1,7 @@
 """Stopped commands leave no process behind, and the same command continues to the same result."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from judges import planted
 from parts import make_exchange, make_guard
 from safetensors import safe_open
-from stopping import CODES, Finished, run_here, stop
+from stopping import Finished, run_here, stop
 
 sys.path.append(str(Path(__file__).parents[1] / "assembly"))
 
@@ -34,7 +35,7 @@ def test_scoring_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, 
     run_here(tmp_path, monkeypatch, [*words, "whole.parquet"])
     expected = ScoresTable.read(tmp_path / "whole.parquet")
     finished = Finished(tmp_path / "out.parquet.parts", "*.jsonl")
-    for number, workers in zip(CODES, (2, 0, 2), strict=True):
+    for number, workers in ((signal.SIGTERM, 2), (signal.SIGKILL, 2)):
         command = start(tmp_path, *words, "out.parquet", "--workers", max(1, workers))
         finished.stop_at_next(command, number, workers)
     assert len(finished.stamps) < PARTS
@@ -53,7 +54,7 @@ def test_calibration_leaves_no_process_and_goes_on(start, tmp_path, saved_backbo
     run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
     finished = Finished(tmp_path / "out.state", "*.parts/*.jsonl")
     # Both kinds of work: in the command's own process and in others.
-    for number, workers in zip(CODES, (0, 2, 0), strict=True):
+    for number, workers in ((signal.SIGKILL, 0), (signal.SIGINT, 2)):
         command = start(tmp_path, *words, "--output", "out", "--workers", max(1, workers))
         finished.stop_at_next(command, number, workers)
     assert len(finished.stamps) < PARTS
@@ -68,7 +69,7 @@ def test_training_a_probe_leaves_no_process_and_goes_on(start, tmp_path, saved_b
     words = ["train", "probe", "--input", "train.jsonl", "--backbone", saved_backbone("llama"), "--epochs", 2]
     run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
     finished = Finished(tmp_path / "guard.work", "windows/*.json")
-    for number in CODES:
+    for number in (signal.SIGTERM, signal.SIGKILL):
         finished.stop_at_next(start(tmp_path, *words, "--output", "guard"), number)
     run_here(tmp_path, monkeypatch, [*words, "--output", "guard"])
     assert hash_path(tmp_path / "guard") == hash_path(tmp_path / "whole")
@@ -84,7 +85,7 @@ def test_training_a_classifier_leaves_no_process_and_goes_on(
     words += ["--tokens-per-step", 200, "--tokens", 24_000]
     run_here(tmp_path, monkeypatch, [*words, "--output", "whole"])
     done = 0
-    for number in CODES:
+    for number in (signal.SIGINT, signal.SIGKILL):
         command = start(tmp_path, *words, "--output", "judge")
         command.wait_until(lambda done=done: steps_done(tmp_path / "judge.state") > done)
         stop(command, number)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from starlette.responses import Response
-from stopping import CODES, Finished, run_here, stop
+from stopping import Finished, run_here, stop
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("assembly", "synthesis")]
 
@@ -74,7 +74,8 @@ def test_synthesis_leaves_no_process_and_goes_on(start, folders, monkeypatch) ->
         endpoint.attempts.clear()
         # Every step but the first one, `source`, which is written anew in each run.
         finished = Finished(stopped / "out" / "work" / "steps", "[!s]*/*.done")
-        for number in CODES:
+        numbers = (signal.SIGINT, signal.SIGKILL)
+        for number in numbers:
             writer.allow(asked // 5)
             command = start(stopped, *words, endpoint.url)
             command.wait_until(writer.holds.is_set)
@@ -85,7 +86,7 @@ def test_synthesis_leaves_no_process_and_goes_on(start, folders, monkeypatch) ->
         finished.look()
         assert len(endpoint.attempts) == asked
         # What was asked when the command was stopped had no answer yet.
-        assert endpoint.repeated("writer") == len(CODES)
+        assert endpoint.repeated("writer") == len(numbers)
     assert data_of(stopped / "out") == data_of(whole / "out")
 
 
@@ -107,8 +108,7 @@ def test_a_build_leaves_no_process_and_goes_on(start, folders, saved_backbone, m
         stop(command, signal.SIGTERM)
         writer.allow(math.inf)
         finished = Finished(stopped / "guard.build", "windows-*/*/*.json")
-        for number in (signal.SIGINT, signal.SIGKILL):
-            finished.stop_at_next(start(stopped, *words, 2), number, workers=2)
+        finished.stop_at_next(start(stopped, *words, 2), signal.SIGKILL, workers=2)
         assert not (stopped / "guard").exists()
         run_here(stopped, monkeypatch, [*words, 2])
         assert endpoint.repeated("writer") == 1

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,7 @@ def test_disguised_copies_follow_the_review_of_their_original() -> None:
     given = reviews(review(0, "harmless", "card-methods"), Review(agreed, "harmless", None, (), (2,)))
     # The original of the first needn't train itself: a row that was surplus was reviewed all the same.
     for training in ([row, agreed, *copies, *others], [*copies, *others]):
-        found = apply_feedback(given, training, FeedbackRule(copies=1, hold_out=0.99))
+        found = apply_feedback(given, training, FeedbackRule(copies=1, hold_out=0.99, least_held_out=0))
         followed = [row for row in found.rows if "follows_review" in row.meta]
         assert [(row.id, row.label, row.category) for row in followed] == [
             (copy.id, 0.0, "card-methods") for copy in copies
@@ -203,7 +204,7 @@ def test_rows_that_only_a_disguise_speaks_against_train_no_more() -> None:
 
 @given(st.integers(1, 30), st.integers(0, 200), st.integers(1, 8), st.floats(0.01, 0.5), st.floats(0, 0.9))
 def test_copies_keep_to_the_share_and_nothing_leaks(reviewed, others, copies, share, hold_out) -> None:
-    rule = FeedbackRule(copies=copies, max_share=share, hold_out=hold_out)
+    rule = FeedbackRule(copies=copies, max_share=share, hold_out=hold_out, least_held_out=0)
     training = [made(n, 0.0) for n in range(1000, 1000 + others)]
     found = apply_feedback(reviews(*[review(n) for n in range(reviewed)]), training, rule)
     assert found.reviewed + len(found.held_out) == reviewed
@@ -217,11 +218,15 @@ def test_copies_keep_to_the_share_and_nothing_leaks(reviewed, others, copies, sh
 
 def test_a_prompt_that_is_trained_on_is_never_held_out() -> None:
     training = [Exchange((made(n).messages[0], Message("assistant", "other")), 0.0) for n in range(20)]
-    found = apply_feedback(reviews(*[review(n) for n in range(20)]), training, FeedbackRule(hold_out=0.9))
+    found = apply_feedback(
+        reviews(*[review(n) for n in range(20)]), training, FeedbackRule(hold_out=0.9, least_held_out=0)
+    )
     assert found.held_out == ()
 
 
-@pytest.mark.parametrize("wrong", [{"copies": 0}, {"max_share": 0}, {"max_share": 1}, {"hold_out": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"copies": 0}, {"least_held_out": -1}, {"max_share": 0}, {"max_share": 1}, {"hold_out": 1}]
+)
 def test_rules_check_themselves(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         FeedbackRule(**wrong)
@@ -325,3 +330,19 @@ def test_whatever_reviewers_say_the_proposal_passes(name, items) -> None:
     proposal = propose_constitution(constitution, reviews(*found))
     assert not any(finding.level == "error" for finding in proposal.findings)
     assert {entry.id for entry in constitution.categories} <= {e.id for e in proposal.constitution.categories}
+
+
+def test_a_few_reviews_weigh_something_and_all_of_them_train() -> None:
+    training = [made(n, 0.0) for n in range(1000, 3000)]
+    few = apply_feedback(reviews(*[review(n) for n in range(10)]), training)
+    assert (few.reviewed, few.held_out) == (10, ())
+    assert few.share == pytest.approx(160 / 2160)
+    many = apply_feedback(reviews(*[review(n) for n in range(200)]), training)
+    assert 30 <= len(many.held_out) <= 70
+    # More reviews never weigh less, and never more than the rows of the policy.
+    shares = [
+        apply_feedback(reviews(*[review(n) for n in range(size)]), training).share
+        for size in (10, 50, 120, 200)
+    ]
+    assert all(low < high + 0.02 for low, high in pairwise(shares))
+    assert max(shares) <= 0.5

@@ -7,10 +7,11 @@ from engine_runs import Run
 
 from lockgate.backbones import Backbone
 from lockgate.exchanges import Message
-from lockgate.gateway import Engine
+from lockgate.gateway import Engine, Hold
 from lockgate.gateway._events import Event
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
+from lockgate.gateway._options import NO_HOLD
 from lockgate.gateway._sampling import SamplingParams
 from lockgate.guards import regions_of
 
@@ -22,6 +23,7 @@ def given_run(
     n: int = 1,
     memory: int | None = None,
     client: str = "",
+    hold: Hold = NO_HOLD,
 ) -> Run:
     """A run whose answers the test gives."""
     messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
@@ -38,7 +40,7 @@ def given_run(
         seed_basis="",
         deliver=events.put,
         chat=chat,
-        intakes=[Intake(backbone.tokenise_answer()) for _ in range(n)],
+        intakes=[Intake(backbone.tokenise_answer(), hold) for _ in range(n)],
         memory=memory or min(backbone.context_length, len(chat.token_ids) + 400),
         client=client,
     )

@@ -50,6 +50,7 @@ def answered(**fields: Any) -> Fields:
 
 
 _TOOL = {"name": "f", "description": "MARK"}
+_SCHEMA = {"type": "object", "properties": {"gate": {"type": "string", "description": "MARK"}}}
 _PLAIN_FILE = {"type": "text", "data": "MARK"}
 _IMAGE = {"type": "image_url", "image_url": {"url": "data:MARK"}}
 _AUDIO = {"type": "input_audio", "input_audio": {"data": "MARK", "format": "wav"}}
@@ -88,6 +89,26 @@ PROMPT_CASES: Cases = {
         COMPLETIONS: [],
         RESPONSES: [{"tools": [{"type": "function", **_TOOL}]}],
         MESSAGES: [{"tools": [_TOOL]}, {"system": "be brief", "tools": [_TOOL]}],
+    },
+    "the form of the answer: `response_format`, `text.format`, `guided_json` and its relatives, grammars": {
+        CHAT: [
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "f", "schema": _SCHEMA}}},
+            {**turns(said("system"), ASKED), "guided_json": _SCHEMA},
+            {"guided_choice": ["yes", "MARK"]},
+            {"guided_regex": "MARK+"},
+            {"structured_outputs": {"json": _SCHEMA}},
+            {"grammar": 'root ::= "MARK"'},
+            {"json_schema": _SCHEMA},
+            {"format": _SCHEMA},
+        ],
+        COMPLETIONS: [{"guided_json": _SCHEMA}, {"response_format": {"type": "regex", "pattern": "MARK"}}],
+        RESPONSES: [
+            {"text": {"format": {"type": "json_schema", "name": "f", "schema": _SCHEMA}, "verbosity": "low"}}
+        ],
+        MESSAGES: [
+            {"output_format": {"type": "json_schema", "schema": _SCHEMA}},
+            {"output_config": {"effort": "low", "format": {"type": "json_schema", "schema": _SCHEMA}}},
+        ],
     },
     "`user` turns, `input`, `prompt`, `suffix`, a `prediction`": {
         CHAT: [

@@ -96,3 +96,28 @@ async def test_attempts_below_the_threshold_add_up_over_regenerated_turns(make_g
     assert lowered[:2] == [0.0, 0.0]
     assert lowered[expected - 1] > 0.45
     assert lowered[expected + 1 :] == [0.0] * 5
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("opened", [False, True])
+async def test_checks_of_a_conversation_add_up(make_gateway, opened) -> None:
+    top = max(smoothed(PROMPT, ANSWER))
+    gateway = make_gateway(
+        BACKBONE, scoring_for(BACKBONE, HEAD, top + 0.45), conversations=Conversations(MEMORY)
+    )
+    asked = {"messages": ask(PROMPT)["messages"]}
+
+    async def judged(client, given: str) -> str:
+        headers = {HEADER: given}
+        if opened:
+            made = (await client.post("/v1/decisions", json={**asked, "open": True}, headers=headers)).json()
+            body = {"id": made["id"], "text": ANSWER, "end": True}
+        else:
+            body = {"messages": [*asked["messages"], {"role": "assistant", "content": ANSWER}]}
+        return (await client.post("/v1/decisions", json=body, headers=headers)).json()["decision"]
+
+    expected = attempts_until_stopped(-0.45)
+    async with client_for(gateway) as client:
+        found = [await judged(client, "mine") for _ in range(expected + 1)]
+        assert found == ["pass"] * (expected - 1) + ["halt"] * 2
+        assert await judged(client, "yours") == "pass"

@@ -14,6 +14,7 @@ from staging import staged, until
 
 from lockgate.cascade import Cascade
 from lockgate.exchanges import Message
+from lockgate.gateway import Hold
 from lockgate.gateway._events import Finished, Released, Unserved
 from lockgate.gateway._intake import Intake, Taken
 from lockgate.guards import regions_of
@@ -49,10 +50,13 @@ def calm(tmp_path_factory):
         yield engine
 
 
-@given(parts=split_text())
-@settings(max_examples=30)
-def test_text_leaves_as_it_arrived_with_the_scores_of_the_finished_answer(calm, parts) -> None:
-    run = start(calm, given_run(BACKBONE, "why so"))
+HOLDS = st.sampled_from([Hold(), Hold(3, 0.005), Hold(20, 0.005)])
+
+
+@given(parts=split_text(), hold=HOLDS)
+@settings(max_examples=40)
+def test_text_leaves_as_it_arrived_with_the_scores_of_the_finished_answer(calm, parts, hold) -> None:
+    run = start(calm, given_run(BACKBONE, "why so", hold=hold))
     give(calm, run, parts)
     run.finish()
     answer = "".join(parts)
@@ -64,16 +68,16 @@ def test_text_leaves_as_it_arrived_with_the_scores_of_the_finished_answer(calm, 
     assert run.end.completion_tokens == len(expected)
 
 
-@given(parts=split_text(), quantile=st.floats(0, 1))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_flag_stops_the_text_at_the_token_that_files_flag(tmp_path, parts, quantile) -> None:
+@given(parts=split_text(), quantile=st.floats(0, 1), hold=HOLDS)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_flag_stops_the_text_at_the_token_that_files_flag(tmp_path, parts, quantile, hold) -> None:
     answer = "".join(parts)
     expected = smoothed("why so", answer)
     if len(expected) < 5:
         return
     line = sorted(expected)[min(len(expected) - 1, int(quantile * len(expected)))] - 1e-3
     with running_engine(BACKBONE, scoring_for(BACKBONE, HEAD, line), tmp_path) as engine:
-        run = start(engine, given_run(BACKBONE, "why so"))
+        run = start(engine, given_run(BACKBONE, "why so", hold=hold))
         give(engine, run, parts)
         run.finish()
     # The prompt's scored tokens count for min_tokens too, so any answer token may flag.

@@ -181,6 +181,8 @@ def test_a_port_in_use_is_said_clearly(folders, capsys):
         (("--moderation-name", "weapons"), "expected CATEGORY=NAME"),
         (("--moderation-name", "weapons=a", "--moderation-name", "weapons=b"), "has a name already"),
         (("--moderation-name", "nothing=illicit", "--port", "0"), "the guard has no such category; it has"),
+        (("--metrics-key-env", "NO_SUCH_KEY", "--port", "0"), "variable NO_SUCH_KEY is not set"),
+        (("--hold-tokens", "8", "--port", "0"), "only answers of an upstream"),
         (("--engine", "other"), "expected one of lockgate, vllm"),
         (("--engine-arg", "seed=1"), "only --engine vllm takes arguments"),
         (("--engine", "vllm", "--engine-arg", "seed"), "expected NAME=VALUE"),

@@ -52,14 +52,16 @@ CLIENT = {"authorization": "Bearer mine", "x-api-key": "mine", "traceparent": "0
 )
 async def test_whose_key_the_upstream_gets(key, own_key, expected) -> None:
     client = UpstreamClient(UpstreamOptions(URL, key=key))
-    headers = client.headers_for(CLIENT, own_key=own_key)
-    assert headers == {"traceparent": "00-1", "content-type": "application/json", **expected}
+    headers = client.headers_for(CLIENT, own_key=own_key, name="req_1")
+    sent = {"traceparent": "00-1", "content-type": "application/json", "x-request-id": "req_1"}
+    assert headers == {**sent, **expected}
     await client.close()
 
 
 async def test_anthropic_clients_get_the_key_in_their_header() -> None:
     client = UpstreamClient(UpstreamOptions(URL, key="sk-secret"))
-    headers = client.headers_for({"anthropic-version": "2023-06-01", "x-api-key": "mine"}, own_key=False)
+    given = {"anthropic-version": "2023-06-01", "x-api-key": "mine"}
+    headers = client.headers_for(given, own_key=False, name="req_1")
     assert headers["x-api-key"] == "sk-secret"
     await client.close()
 

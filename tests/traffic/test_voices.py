@@ -77,6 +77,20 @@ def test_the_guard_does_on_its_traffic_what_was_calibrated(guard, files, judges)
         [score.mixed_max for score in scored], evidence.table.floats("mixed_max"), atol=1e-3
     )
     assert np.mean([score.stage == 2 for score in scored]) == evidence.stages.escalated
+    told = evidence.mixture
+    rows = {row.name: row for row in told.arrangements}
+    assert list(rows) == ["probe alone", "second stage behind the probe", "second stage alone"]
+    harmful = [row for row in read_exchanges(files / "dev.jsonl") if row.label]
+    caught = sum(score.flagged for score in made.score_many(harmful))
+    behind = rows["second stage behind the probe"]
+    assert (behind.recall.flagged, behind.recall.n) == (caught, len(harmful))
+    assert behind.flagged == made.calibration.flagged
+    assert 0 < behind.cost.verdicts < rows["second stage alone"].cost.verdicts
+    assert (rows["probe alone"].cost.verdicts, rows["probe alone"].k) == (0, behind.k)
+    assert set(told.voices) == (set(judges) if len(judges) > 1 else set())
+    assert told.correlation.n == N
+    assert [gain.over for gain in told.gains] == ["probe alone", "second stage alone"]
+    assert all(gain.n == len(harmful) for gain in told.gains)
     if len(judges) > 1:
         chosen = {voice.kind: voice.weight for voice in made.record.voices}
         best = max(share.tpr for share in evidence.shares)

@@ -177,6 +177,10 @@ async def no_room(_: Check) -> None:
     """Make no room for a check that waits."""
 
 
+def alone(_: Job) -> None:
+    """Judge a job without regard to other exchanges."""
+
+
 async def judge(
     gateway: Gateway,
     messages: Sequence[Message],
@@ -184,18 +188,21 @@ async def judge(
     client: str,
     deadline: float,
     make_room: Callable[[Check], Awaitable[None]] = no_room,
+    follow: Callable[[Job], None] = alone,
 ) -> Check:
     """Let the guard judge a whole exchange. An empty answer leaves the prompt alone to judge.
 
     Args:
         deadline: when the decision must be there, in the loop's time.
         make_room: called with the check while the engine may have no room for it.
+        follow: called with the job before it is submitted, to judge it in the light of its conversation.
 
     Raises:
         ApiError: the exchange can't be read (400), or the guard can't judge it in time (429, 503).
     """
     tokens = await gateway.count_answer(answer)
     check, job = await new_check(gateway, messages, client, answer_tokens=tokens + 1)
+    follow(job)
     check.submit(job)
     try:
         check.give(answer)

@@ -48,7 +48,15 @@ async def decisions(request: Request) -> Response:
         return await while_connected(request, _open(gateway, checks, call, request))
     prompt, answer = _split(call.messages)
     check = await while_connected(
-        request, judge(gateway, prompt, answer, client_of(request.scope), deadline_of(gateway))
+        request,
+        judge(
+            gateway,
+            prompt,
+            answer,
+            client_of(request.scope),
+            deadline_of(gateway),
+            follow=lambda job: gateway.follow(job, request),
+        ),
     )
     return json_response({"id": check.id, "object": "decision", **describe(check, gateway.mode)})
 
@@ -56,6 +64,7 @@ async def decisions(request: Request) -> Response:
 async def _open(gateway: Gateway, checks: OpenChecks, call: Call, request: Request) -> Response:
     owner, deadline = owner_of(request), deadline_of(gateway)
     check, job = await new_check(gateway, call.messages, client_of(request.scope))
+    gateway.follow(job, request)
     checks.require_room(owner)
     check.submit(job)
     one = checks.add(owner, check)

@@ -144,6 +144,11 @@ class ListenConfig(_Strict):
     drain_timeout: Seconds = Field(
         default=30.0, description="Seconds that open answers have to end at shutdown."
     )
+    metrics_key_env: str | None = Field(
+        default=None,
+        description="Environment variable with the key for /metrics. Without it, only this machine may read "
+        "them, and only if clients need no key.",
+    )
 
 
 class LimitsConfig(_Strict):
@@ -160,6 +165,17 @@ class LimitsConfig(_Strict):
     )
     longest_prompt: Count = Field(
         default=32_768, description="Longest prompt for an upstream, in the guard's tokens."
+    )
+    hold_tokens: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Read and release an upstream's answers in steps of at least so many tokens. A flag "
+        "keeps back its whole step.",
+    )
+    hold_ms: Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False)] = Field(
+        default=250.0,
+        description="Milliseconds that text waits at most for the further tokens of its step.",
     )
     block_input_status: Literal[200, 400] = Field(
         default=200, description="HTTP status for a flagged prompt."

@@ -74,6 +74,7 @@ def _operations(kind: Kind) -> dict[str, dict[str, Any]]:
         "/health": health,
         "/healthz": health,
         "/readyz": {"get": _operation("Whether the server can answer.", "Ready", kind, down=True)},
+        "/metrics": {"get": _plain(_operation("Metrics for Prometheus.", "Anything", kind))},
         PATH: {"get": _operation("This description.", "Anything", kind)},
     }
 
@@ -104,6 +105,12 @@ def _operation(summary: str, answer: str, kind: Kind, *, down: bool = False) -> 
     if down:
         responses["503"] = _response("The server can't answer.", answer)
     return {"summary": summary, "responses": responses}
+
+
+def _plain(operation: dict[str, Any]) -> dict[str, Any]:
+    """Return an operation that answers with plain text instead of JSON."""
+    answer = {"description": "The answer.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {**operation, "responses": {**operation["responses"], "200": answer}}
 
 
 def _response(words: str, schema: str) -> dict[str, Any]:

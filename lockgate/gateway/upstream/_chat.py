@@ -26,7 +26,7 @@ from lockgate.gateway.upstream._texts import (
     name_of,
     refuse_fields,
     whole_number,
-    with_tools,
+    with_setup,
 )
 from lockgate.gateway.upstream._wrong import (
     checked_place,
@@ -79,7 +79,7 @@ class ChatDialect:
         limits = [whole_number(payload, name, 1) for name in ("max_completion_tokens", "max_tokens")]
         known = [limit for limit in limits if limit is not None]
         return Asked(
-            messages=with_tools(messages, tools),
+            messages=with_setup(messages, payload, tools),
             payload=payload,
             stream=flag(payload, "stream"),
             choices=whole_number(payload, "n", 1, most_choices) or 1,

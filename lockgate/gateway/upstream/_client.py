@@ -90,15 +90,16 @@ class UpstreamClient:
         if not self._open_answers:
             await self.close()
 
-    def headers_for(self, client: Mapping[str, str], *, own_key: bool) -> dict[str, str]:
+    def headers_for(self, client: Mapping[str, str], *, own_key: bool, name: str) -> dict[str, str]:
         """Return the headers of a request on behalf of a client.
 
         Args:
             client: headers of the client's request, in small letters.
             own_key: whether this server has a key of its own, so that the client's is not the upstream's.
+            name: id of the request, under which both servers know it.
         """
         found = {name: client[name] for name in (*_PASSED_ON, *_ANTHROPIC) if name in client}
-        found["content-type"] = "application/json"
+        found.update({"content-type": "application/json", "x-request-id": name})
         if self.options.key is not None:
             found["authorization"] = f"Bearer {self.options.key}"
             if "anthropic-version" in client:

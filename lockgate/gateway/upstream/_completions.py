@@ -10,7 +10,7 @@ from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
 from lockgate.gateway.upstream._script import AnswerScript, holds_text, text_beside, text_of, without_text
-from lockgate.gateway.upstream._texts import IDS_REFUSED, flag, refuse_fields, whole_number
+from lockgate.gateway.upstream._texts import IDS_REFUSED, flag, refuse_fields, whole_number, with_setup
 from lockgate.gateway.upstream._wrong import checked_reason, decoded, malformed, upstream_fault
 
 REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
@@ -40,7 +40,7 @@ class CompletionsDialect:
                 raise invalid("suffix", f"expected text, found {json_type(suffix)}")
             messages.append(Message("user", suffix))
         return Asked(
-            messages=tuple(messages),
+            messages=with_setup(messages, payload),
             payload=payload,
             stream=flag(payload, "stream"),
             choices=whole_number(payload, "n", 1, most_choices) or 1,

@@ -10,7 +10,7 @@ from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway.upstream._dialect import Asked, Piece, Stopped
 from lockgate.gateway.upstream._options import Media
 from lockgate.gateway.upstream._script import AnswerScript, text_beside, text_of
-from lockgate.gateway.upstream._texts import TextReader, flag, listed, whole_number, with_tools
+from lockgate.gateway.upstream._texts import TextReader, flag, listed, whole_number, with_setup
 from lockgate.gateway.upstream._wrong import (
     PassedError,
     checked_place,
@@ -79,7 +79,7 @@ class MessagesDialect:
         for index, turn in enumerate(turns):
             messages += _turn(turn, f"messages[{index}]", reader)
         return Asked(
-            messages=with_tools(messages, listed(payload, "tools")),
+            messages=with_setup(messages, payload, listed(payload, "tools")),
             payload=payload,
             stream=flag(payload, "stream"),
             max_tokens=whole_number(payload, "max_tokens", 1),

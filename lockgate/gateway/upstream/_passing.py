@@ -14,6 +14,7 @@ from lockgate.gateway import _wire as wire
 from lockgate.gateway._answers import cancel_on_disconnect
 from lockgate.gateway._bodies import BodyRoom, decode_body, read_body
 from lockgate.gateway._errors import error_response
+from lockgate.gateway._exchange import id_of
 from lockgate.gateway._keyring import Keyring
 from lockgate.gateway.upstream._client import UpstreamClient, UpstreamError
 from lockgate.gateway.upstream._routes import DIALECTS, model_routes
@@ -102,6 +103,6 @@ def _passed(upstreams: Upstreams, path: str, room: BodyRoom, keyring: Keyring) -
 
 def _headers(client: UpstreamClient, request: Request, *, own_key: bool) -> dict[str, str]:
     """Return the upstream's headers for an answer that is not read here, in the client's own compression."""
-    headers = client.headers_for(request.headers, own_key=own_key)
+    headers = client.headers_for(request.headers, own_key=own_key, name=id_of(request))
     headers["accept-encoding"] = request.headers.get("accept-encoding", "identity")
     return headers

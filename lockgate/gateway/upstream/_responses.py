@@ -15,7 +15,7 @@ from lockgate.gateway.upstream._texts import (
     listed,
     refuse_fields,
     whole_number,
-    with_tools,
+    with_setup,
 )
 
 _UNSEEN = "the guard can't see what is kept elsewhere; send the whole conversation as input"
@@ -52,7 +52,7 @@ class ResponsesDialect:
                 raise invalid("input", "expected text or a list of items")
             messages += [_item(item, f"input[{index}]", reader) for index, item in enumerate(items)]
         return Asked(
-            messages=with_tools(messages, listed(payload, "tools")),
+            messages=with_setup(messages, payload, listed(payload, "tools")),
             payload=payload,
             stream=flag(payload, "stream"),
             max_tokens=whole_number(payload, "max_output_tokens", 1),

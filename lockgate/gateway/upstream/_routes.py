@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from lockgate.gateway._bodies import decode_body, read_body
 from lockgate.gateway._errors import ApiError, json_response, no_such_model
 from lockgate.gateway._events import Event
+from lockgate.gateway._exchange import id_of
 from lockgate.gateway._gateway import Gateway, deliver_to
 from lockgate.gateway._hosts import client_of
 from lockgate.gateway._keyring import Keyring, key_of
@@ -73,9 +74,11 @@ async def _answer(gateway: Gateway, upstreams: Upstreams, dialect: Dialect, requ
         max_tokens=asked.max_tokens,
         begin=lambda: deliver(None),
         policy=gateway.policies.of(f"/v1{dialect.path}", key_of(request)),
+        hold=gateway.options.hold,
     )
+    job.route = f"/v1{dialect.path}"
     gateway.follow(job, request)
-    headers = client.headers_for(request.headers, own_key=bool(gateway.keyring))
+    headers = client.headers_for(request.headers, own_key=bool(gateway.keyring), name=id_of(request))
     return RelayedAnswer(Call(gateway, client, dialect, asked, headers), job, queue)
 
 
@@ -98,7 +101,7 @@ def model_routes(upstreams: Upstreams, keyring: Keyring) -> list[BaseRoute]:
         if upstreams.reads_model:
             return msgspec.json.encode(_listed(upstreams.table))
         client = upstreams.find({})
-        headers = client.headers_for(request.headers, own_key=bool(keyring))
+        headers = client.headers_for(request.headers, own_key=bool(keyring), name=id_of(request))
         async with client.send("GET", "/models", headers) as response:
             if response.status_code != 200:
                 raise await error_of(client, response)

@@ -31,6 +31,16 @@ IDS_REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "return_tokens_as_token_ids": _IDS,
 }
 
+# Fields that say which form an answer must have. Their words, such as a description, reach the model.
+FORMS = (
+    *("response_format", "format", "text", "output_format", "output_config", "structured_outputs"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+    *("grammar", "json_schema", "regex", "ebnf"),
+)
+# Fields of a form that name a kind, and how long such a name is at most.
+KINDS = ("type", "verbosity", "effort")
+LONGEST_KIND = 32
+
 
 class TextReader:
     """Collects the texts of a request, and counts the media among them.
@@ -130,15 +140,34 @@ def tools_as_text(tools: Sequence[Any]) -> str:
     return "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
 
 
-def with_tools(messages: Sequence[Message], tools: Sequence[Any]) -> tuple[Message, ...]:
-    """Add the tools of a request to the system's text at its start."""
-    if not tools:
+def with_setup(
+    messages: Sequence[Message], payload: Mapping[str, Any], tools: Sequence[Any] = ()
+) -> tuple[Message, ...]:
+    """Add the tools of a request, and the form that its answer must have, to the system's text."""
+    parts = [f"Tools:\n{tools_as_text(tools)}"] if tools else []
+    forms = {name: payload[name] for name in FORMS if name in payload and _tells(payload[name])}
+    if forms:
+        parts.append(f"Form of the answer:\n{json.dumps(forms, ensure_ascii=False)}")
+    if not parts:
         return tuple(messages)
-    told = f"Tools:\n{tools_as_text(tools)}"
+    told = "\n\n".join(parts)
     if messages and messages[0].role == "system":
         first = Message("system", f"{messages[0].content}\n\n{told}" if messages[0].content else told)
         return (first, *messages[1:])
     return (Message("system", told), *messages)
+
+
+def _tells(form: object) -> bool:
+    """Tell whether a form holds words of its author, and not only the name of a kind (`json_object`)."""
+    if isinstance(form, dict):
+        return not all(_is_kind(name, value) for name, value in form.items())
+    return bool(form) and form != "json"
+
+
+def _is_kind(name: str, value: object) -> bool:
+    if name == "format" and isinstance(value, dict):
+        return not _tells(value)
+    return value is None or (name in KINDS and isinstance(value, str) and len(value) <= LONGEST_KIND)
 
 
 def calls_of(value: object, where: str) -> tuple[dict[str, Any], ...]:
