@@ -97,7 +97,7 @@ async def keep_asking(url: str, number: int, ended: set[str], first: asyncio.Eve
             body = {
                 "model": "any",
                 "messages": [{"role": "user", "content": f"why {number} {turn}"}],
-                "max_tokens": 1 + (turn + 3 * number) % 12,
+                "max_tokens": 1 + (turn + 3 * number) % 40,
                 "stream": number % 2 == 0,
             }
             try:

@@ -103,6 +103,11 @@ def replay(
     """
     from lockgate.traffic import ReplayPlan, kind_of, replay_decisions, write_changes
 
+    for option, paths in (("--log", log), ("--decisions", decisions or [])):
+        if any(path.parts[0] in ("postgresql:", "postgres:") for path in paths if path.parts):
+            raise ConfigError(
+                f"{option}: takes files; `lockgate log export` writes one from a database of PostgreSQL"
+            )
     if rows is not None and not rows.parent.is_dir():
         raise ConfigError(f"--rows: the folder {rows.parent} does not exist; make it first")
     with names_of_options(_OPTIONS):

@@ -5,8 +5,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -87,6 +86,7 @@ class DecisionLog:
         self._appender = Appender(Database(self.place), options.writer)
         self._spill_lock = threading.Lock()
         self._spill: Spill | None = None
+        self._spill_failure: str | None = None
         self._overflow = 0  # decisions that are in the spill file alone
         self._noted_lost = 0
         self._noted_rewound = 0
@@ -287,10 +287,15 @@ class DecisionLog:
         days = self.options.retention_days
         if days is None or time.monotonic() < self._next_purge:
             return
+        self._next_purge = time.monotonic() + _PURGE_SECONDS
         before = datetime.now(UTC) - timedelta(days=days)
-        count = self._appender.purge(_time(before), "retention", _PURGED_AT_ONCE)
-        if count < _PURGED_AT_ONCE:
-            self._next_purge = time.monotonic() + _PURGE_SECONDS
+        try:
+            count = self._appender.purge(_time(before), "retention", _PURGED_AT_ONCE)
+        except Exception as error:  # records can be written all the same
+            print_failure(f"{_words(error, self.options)}; old records stay for another hour")
+            return
+        if count == _PURGED_AT_ONCE:
+            self._next_purge = time.monotonic()
 
     def _failed(self, reason: str, still: Callable[[], bool] = lambda: True) -> None:
         """Count the database as unwritable, if `still` says so under the lock."""
@@ -344,16 +349,27 @@ class DecisionLog:
             return
         drafts = self._queue.prepared(items)
         with self._spill_lock:
-            spilled = False
-            with suppress(OSError):
-                if self._spill is not None:
-                    self._spill.add(drafts)
-                    spilled = True
+            spilled = self._try_spill(drafts)
             with self._lock:
                 for item in items:
                     item.spilled = item.spilled or spilled
                 then = self._queue.tell(items)
         _call(then, self.options.when_unwritable != "block")
+
+    def _try_spill(self, drafts: Sequence[Draft]) -> bool:
+        """Put records into the spill file, and say once if that is not possible."""
+        if self._spill is None:
+            return False
+        try:
+            self._spill.add(drafts)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            if self._spill_failure != reason:
+                print_failure(f"decision log: {self._spill.path}: {reason}; records wait in memory alone")
+            self._spill_failure = reason
+            return False
+        self._spill_failure = None
+        return True
 
 
 _MEANING = {

@@ -13,7 +13,6 @@ from lockgate.errors import DecisionLogError
 
 VERSION_TABLE = "lockgate_log_version"
 FOLDER = Path(__file__).parent / "migrations"
-# Servers that start together migrate one after the other.
 _LOCK = 0x10C6A7E
 
 
@@ -27,14 +26,19 @@ def migrate(connection: Connection, name: str, target: str = "head") -> None:
     Raises:
         DecisionLogError: a newer version of Lockgate made the database.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    take_turn(connection)
     if _place_of(connection, name) == "newest":
         return
     config = Config()
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes.update(connection=connection, version_table=VERSION_TABLE)
     command.upgrade(config, target)
+
+
+def take_turn(connection: Connection) -> None:
+    """Let no other server migrate or purge before this transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
 def check_schema(connection: Connection, name: str) -> None:

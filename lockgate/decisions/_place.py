@@ -33,10 +33,15 @@ class Place:
             password_env: environment variable that may hold the password.
 
         Raises:
-            ConfigError: the address is not of a known kind, or holds a password.
+            ConfigError: the address is of no known kind or holds a password, or the name is that of lines.
         """
         if isinstance(where, Path) or "://" not in where:
             path = Path(where)
+            if path.suffix == ".jsonl":
+                raise ConfigError(
+                    f"decision log {path}: the log is a database now; give a name such as decisions.db "
+                    "(`lockgate log export` writes JSON lines)"
+                )
             return cls(path, URL.create("sqlite+pysqlite", database=str(path)))
         try:
             url = make_url(where)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, select
 
 from lockgate.decisions._chain import Draft, Entry, Tip, extend
+from lockgate.decisions._migrate import take_turn
 from lockgate.decisions._schema import CHAINS, ENTRIES
 from lockgate.decisions._store import add_entries, chains, first_of, read_entries, tip_of
 
@@ -33,6 +34,7 @@ def purge(
     Returns:
         The number of removed entries, and the record; None if nothing was to be removed.
     """
+    take_turn(connection)
     gone = _oldest(connection, before, most)
     if not gone:
         return 0, None
@@ -87,7 +89,7 @@ def _still_needed(connection: Connection, gone: set[str]) -> list[dict[str, Any]
     for tip in _removed_so_far(connection):
         if tip["chain"] not in newest or newest[tip["chain"]]["seq"] < tip["seq"]:
             newest[tip["chain"]] = tip
-    geneses = [json.loads(entry.draft.body) for entry in read_entries(connection, kinds=["genesis"])]
+    geneses = [json.loads(entry.draft.body) for entry in list(read_entries(connection, kinds=["genesis"]))]
     named = {body["previous"]["chain"] for body in geneses if body["previous"] is not None}
     there = {chain for chain in chains(connection) if tip_of(connection, chain) is not None}
     # The writer of a chain without an end may be quiet, and go on some day.
@@ -99,5 +101,5 @@ def _still_needed(connection: Connection, gone: set[str]) -> list[dict[str, Any]
 
 
 def _removed_so_far(connection: Connection) -> list[dict[str, Any]]:
-    purges = read_entries(connection, kinds=["purge"])
+    purges = list(read_entries(connection, kinds=["purge"]))
     return [tip for entry in purges for tip in json.loads(entry.draft.body)["removed"]]

@@ -31,6 +31,7 @@ class Spill:
     def add(self, drafts: Sequence[Draft]) -> None:
         """Append records. On return they are on the disk. Raises OSError."""
         if self._descriptor is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(
                 self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
             )

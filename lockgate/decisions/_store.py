@@ -132,8 +132,9 @@ def missing(connection: Connection, drafts: Sequence[Draft]) -> list[Draft]:
 
 
 def _entries(connection: Connection, wanted: Select[Any]) -> Iterator[Entry]:
-    for row in connection.execute(wanted, execution_options={"yield_per": _PAGE}):
-        yield _entry(row)
+    with connection.execute(wanted, execution_options={"yield_per": _PAGE}) as rows:
+        for row in rows:
+            yield _entry(row)
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def test_tail_follows(tmp_path, preloaded):
     ("words", "message"),
     [
         (("verify", "none.db"), "no such file"),
-        (("verify", "lines.jsonl"), "file is not a database"),
+        (("verify", "lines.txt"), "file is not a database"),
         (("verify", "postgresql://me:sesame@host/log"), "LOCKGATE_LOG_PASSWORD"),
         (("export", "log.db", "--output", "out.csv"), "ends with .jsonl or .parquet"),
         (("export", "log.db", "--output", "no/out.jsonl"), "does not exist"),
@@ -175,6 +175,6 @@ def test_tail_follows(tmp_path, preloaded):
 def test_errors_are_one_line(run, log, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     log.rename("log.db")
-    Path("lines.jsonl").write_text('{"decision": "pass"}\n' * 100)
+    Path("lines.txt").write_text('{"decision": "pass"}\n' * 100)
     code, _, err = run(*words)
     assert (code, err.count("\n"), message in err, "sesame" in err) == (2, 1, True, False), err

@@ -147,6 +147,7 @@ def test_scores_of_another_probe_need_the_text(run) -> None:
     ("words", "message"),
     [
         (("--log", "no.jsonl"), "no.jsonl: no such file"),
+        (("--log", "postgresql://me@host/log"), "`lockgate log export` writes one"),
         (("--log", "traffic.jsonl", "--log", "decisions.jsonl"), "--log: decisions.jsonl holds decisions"),
         (("--log", "decisions.jsonl", "--state", "s"), "--state: decision logs hold no text"),
         (("--log", "decisions.jsonl", "--decisions", "decisions.jsonl"), "--decisions: leave them out"),

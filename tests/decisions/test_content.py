@@ -109,6 +109,7 @@ def test_bad_options_are_errors(tmp_path, options, message):
     ("where", "message"),
     [
         ("mysql://me@host/log", "mysql:// is not supported"),
+        ("logs/decisions.jsonl", "give a name such as decisions.db"),
         ("sqlite:///log.db", "give the path"),
         ("postgresql://me:sesame@host/log", "LOCKGATE_LOG_PASSWORD"),
         ("postgresql://host/log?password=sesame", "LOCKGATE_LOG_PASSWORD"),

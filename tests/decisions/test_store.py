@@ -176,6 +176,25 @@ def test_retention_purges_by_itself(place):
     checked(place)
 
 
+def test_a_purge_that_fails_stops_no_record(place, capsys):
+    log = opened_log(place, writer="me")
+    log.write(decision(0))
+    log.close()
+    age(place, checked(place).heads[0].chain, 1, "2020-01-01T00:00:00.000Z")
+    assert purge_log(place, "2021-01-01T00:00:00.000Z", "operator") == 2
+    change(place, "UPDATE entries SET body = '[]' WHERE kind = 'purge'")
+    opened_log(place, writer="me").close()
+    age_all = "UPDATE entries SET at = '2020-01-01T00:00:00.000Z'"
+    change(place, age_all)
+    log = opened_log(place, writer="me", retention_days=30)
+    done = threading.Event()
+    log.write(decision(7), then=lambda kept: done.set())
+    assert done.wait(30)
+    assert log.close().unwritten == 0
+    assert numbers_in(place)[-1] == 7
+    assert "old records stay for another hour" in capsys.readouterr().err
+
+
 def test_new_records_are_seen_as_they_come(place):
     log = opened_log(place)
     log.write(decision(0))

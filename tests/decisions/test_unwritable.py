@@ -5,7 +5,7 @@ import resource
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 import pytest
@@ -196,6 +196,7 @@ def test_at_the_end_the_spill_file_has_what_the_database_lacks(tmp_path, capsys)
 
 def test_what_can_be_kept_nowhere_is_counted_as_lost(tmp_path, capsys):
     path, nowhere = tmp_path / "decisions.db", tmp_path / "nowhere"
+    nowhere.touch()
     log = opened_log(path, patience=PATIENCE, spill=nowhere)
     told = Told(log)
     told.write(0)
@@ -205,12 +206,15 @@ def test_what_can_be_kept_nowhere_is_counted_as_lost(tmp_path, capsys):
         told.wait(1)
         left = log.close(timeout=5)
         assert (left.unwritten, left.spilled, left.lost, left.spill) == (1, 0, 1, None)
-    assert "1 are lost" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 are lost" in said
+    assert said.count("records wait in memory alone") == 1
 
 
 @pytest.mark.parametrize("spills", [True, False])
 def test_memory_for_waiting_records_is_bounded(place, tmp_path, spills):
-    spill = tmp_path if spills else tmp_path / "nowhere"
+    (tmp_path / "nowhere").touch()
+    spill = tmp_path / "made" if spills else tmp_path / "nowhere"
     log = opened_log(place, patience=PATIENCE, when_unwritable="degrade", most_waiting=5, spill=spill)
     told = Told(log)
     with locked(place):
@@ -227,7 +231,7 @@ def test_memory_for_waiting_records_is_bounded(place, tmp_path, spills):
     assert sorted(numbers_in(place)) == list(range(20 if spills else 5))
     report = checked(place)
     assert report.lost == (0 if spills else 15)
-    assert list(tmp_path.glob("*.spill.*")) == []
+    assert list(tmp_path.rglob("*.spill.*")) == []
 
 
 def test_a_server_that_is_gone_and_comes_back(postgres, capsys):
@@ -369,3 +373,28 @@ def test_closing_twice_says_the_same(tmp_path):
     log = opened_log(tmp_path / "decisions.db")
     log.write(decision())
     assert log.close() == log.close()
+
+
+def open_files():
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return found
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are listed by Linux alone")
+def test_a_closed_log_leaves_no_thread_and_no_descriptor(tmp_path):
+    path = tmp_path / "decisions.db"
+    log = opened_log(path, patience=PATIENCE)
+    told = Told(log)
+    told.write(0)
+    told.wait(0)
+    with locked(path):
+        told.write(1)
+        told.wait(1)
+    wait_written(log, 2)
+    log.close()
+    assert not any(thread.name.startswith("lockgate-log") for thread in threading.enumerate())
+    assert not [name for name in open_files() if str(tmp_path) in name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["decisions.db"]

@@ -144,11 +144,11 @@ def test_records_that_are_lost_make_the_exit_code(folders, preloaded, postgres, 
 
 @pytest.mark.parametrize("bad", ["a folder", "no SQLite", "below a file", "a password"])
 def test_a_log_that_can_not_be_written_is_one_error_before_the_model_loads(folders, capsys, tmp_path, bad):
-    (tmp_path / "old.jsonl").write_text('{"decision": "pass"}\n' * 200)
+    (tmp_path / "old.lines").write_text('{"decision": "pass"}\n' * 200)
     places = {
         "a folder": tmp_path,
-        "no SQLite": tmp_path / "old.jsonl",
-        "below a file": tmp_path / "old.jsonl" / "decisions.db",
+        "no SQLite": tmp_path / "old.lines",
+        "below a file": tmp_path / "old.lines" / "decisions.db",
         "a password": "postgresql://me:sesame@localhost/log",
     }
     with pytest.raises(SystemExit) as caught:
