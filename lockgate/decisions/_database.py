@@ -2,10 +2,10 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
@@ -148,7 +148,7 @@ class Database:
             poolclass=sqlalchemy.QueuePool,
             hide_parameters=True,
         )
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, self._wait))
         event.listen(engine, "begin", _begin_sqlite)
         return engine
 
@@ -195,14 +195,27 @@ def _check_leftovers(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:  # noqa: ANN401 - SQLAlchemy's record
+def _prepare_sqlite(connection: sqlite3.Connection, wait: float) -> None:
     cursor = connection.cursor()
+    _use_wal(cursor, wait)
     # A commit is on the disk when it returns, also if the machine loses power.
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     # What a purge removes is overwritten.
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
+
+
+def _use_wal(cursor: sqlite3.Cursor, wait: float) -> None:
+    """Let a database keep a write-ahead log. While others open it, SQLite refuses that without waiting."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:

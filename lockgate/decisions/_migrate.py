@@ -1,5 +1,6 @@
 """Bringing a database to the schema of this version."""
 
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ from lockgate.errors import DecisionLogError
 VERSION_TABLE = "lockgate_log_version"
 FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 0x10C6A7E
+# Alembic keeps the migration that runs in variables of its modules, so a process can run only one.
+_RUNNING = threading.Lock()
 
 
 def migrate(connection: Connection, name: str, target: str = "head") -> None:
@@ -32,7 +35,8 @@ def migrate(connection: Connection, name: str, target: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes.update(connection=connection, version_table=VERSION_TABLE)
-    command.upgrade(config, target)
+    with _RUNNING:
+        command.upgrade(config, target)
 
 
 def take_turn(connection: Connection) -> None:

@@ -1,13 +1,15 @@
 """Databases go forward from every released schema, and never back."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Barrier
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from logs import checked, decision, numbers_in, opened_log
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from lockgate.decisions import check_log, open_log
 from lockgate.decisions._database import Database
@@ -116,3 +118,21 @@ def test_a_failed_migration_leaves_nothing_behind(place, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(DecisionLogError, match="there is no decision log in it"), open_log(place):
         pass
+
+
+def test_databases_that_one_process_opens_at_the_same_time_are_all_whole(tmp_path):
+    """Alembic runs one migration at a time in a process; the tests' own servers start together."""
+    places = [Place.of(tmp_path / f"{number}.db") for number in range(8)]
+    together = Barrier(len(places))
+
+    def open_one(place):
+        found = Database(place)
+        together.wait(30)
+        found.open(create=True)
+        with found.reading() as connection:
+            tables = set(inspect(connection).get_table_names())
+        found.close()
+        return tables
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        assert all(set(METADATA.tables) <= tables for tables in pool.map(open_one, places))

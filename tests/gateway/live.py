@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 from playwright.sync_api import Locator, Page, expect
+from staging import until
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ProbeHead, ProbeTap
@@ -68,6 +69,9 @@ def serving(gateway: Gateway, upstream: UpstreamClient | None = None) -> Iterato
         bound.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
+        # Clients of a server that could not start would wait for ever.
+        until(lambda: server.started or not thread.is_alive())
+        assert server.started
         try:
             yield url_of(bound)
         finally:
