@@ -8,6 +8,7 @@ from parts import make_exchange, make_guard
 from lockgate.backbones import Backbone
 from lockgate.calibration import required_n
 from lockgate.cli._serve_run import _announce
+from lockgate.decisions import LogOptions
 from lockgate.errors import PrecisionWarning
 from lockgate.exchanges import write_exchanges
 from lockgate.gateway import EngineOptions, Gateway, GatewayOptions
@@ -35,7 +36,9 @@ def test_the_claim_is_shown_for_its_precision_only(bundle, saved_backbone, tmp_p
     else:
         with pytest.warns(PrecisionWarning, match=WHY):
             guard = Guard.load(bundle, **options)
-    gateway = Gateway.from_guard(guard, GatewayOptions(tmp_path / "d.jsonl", EngineOptions("enforce")))
+    gateway = Gateway.from_guard(
+        guard, GatewayOptions(LogOptions(tmp_path / "d.db"), EngineOptions("enforce"))
+    )
     same = dtype == "float32"
     about = gateway.about_guard or {}
     assert about["precision"] == f"{dtype} on cpu"

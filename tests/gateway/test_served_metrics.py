@@ -9,6 +9,7 @@ from scripted_upstream import Reply, chat_stream
 from serving import CHAT, NEVER, ask, client_for, decisions_of, scoring_for
 from test_given import BACKBONE, HEAD, smoothed
 
+from lockgate.decisions import LogOptions
 from lockgate.errors import ConfigError
 from lockgate.gateway import GatewayOptions
 
@@ -99,7 +100,7 @@ async def test_clients_may_not_read_it(make_gateway, options, headers, status) -
 def test_a_key_of_a_client_is_none_for_the_metrics(tmp_path) -> None:
     for key in ("sk-client", ""):
         with pytest.raises(ConfigError, match="metrics_key"):
-            GatewayOptions(tmp_path / "log", api_key="sk-client", metrics_key=key)
+            GatewayOptions(LogOptions(tmp_path / "log"), api_key="sk-client", metrics_key=key)
 
 
 async def test_the_request_id_reaches_the_upstream_and_the_client(make_gateway) -> None:
