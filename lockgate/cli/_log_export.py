@@ -33,7 +33,7 @@ def export_log(
         raise ConfigError("--key: needs --content")
     reader = ContentReader(None if key is None else _read_key(key)) if content else None
     count = 0
-    with open_log(log) as opened, _writing(output) as write:
+    with open_log(log) as opened, _writing(output, content=content) as write:
         for stored in opened.records(since=times[0], until=times[1]):
             write(_row(stored, reader))
             count += 1
@@ -77,17 +77,15 @@ def _row(stored: Stored, reader: ContentReader | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _writing(output: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _writing(output: str, *, content: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Give a function that writes a row. A file is there as a whole at the end, or not at all."""
     from lockgate.durable import atomic_path, open_atomic
 
     if output == "-":
         yield lambda row: typer.echo(json.dumps(row, ensure_ascii=False))
     elif output.endswith(".parquet"):
-        with atomic_path(output) as part:
-            rows: list[dict[str, Any]] = []
-            yield rows.append
-            _write_parquet(rows, part)
+        with atomic_path(output) as part, _parquet(part, content=content) as write:
+            yield write
     elif output.endswith(".jsonl"):
         with open_atomic(output) as file:
             yield lambda row: _write_line(file, row)
@@ -99,8 +97,9 @@ def _write_line(file: Any, row: dict[str, Any]) -> None:  # noqa: ANN401 - a bin
     file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
-def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows with the fields of a decision, whatever the rows at hand leave out."""
+@contextmanager
+def _parquet(path: Path, *, content: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Give a function that writes a row with the fields of a decision, whatever the row leaves out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -114,13 +113,24 @@ def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
         *(("total_ms", number), ("reason", text), ("fault", text), ("stage", count)),
         *(("verdicts", count), ("measure", text), ("unguarded", flag), ("lowered", number)),
     ]
-    if any("content" in row for row in rows):
+    if content:
         turn = pa.struct([("role", text), ("content", text)])
         fields += [("content", text), ("messages", pa.list_(turn))]
     schema = pa.schema(fields)
+    rows: list[dict[str, Any]] = []
     with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, len(rows), _ROWS):
-            writer.write_table(pa.Table.from_pylist(rows[start : start + _ROWS], schema=schema))
+
+        def flush() -> None:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            rows.clear()
+
+        def write(row: dict[str, Any]) -> None:
+            rows.append(row)
+            if len(rows) == _ROWS:
+                flush()
+
+        yield write
+        flush()
 
 
 def _read_key(path: Path) -> str:

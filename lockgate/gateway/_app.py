@@ -213,7 +213,7 @@ async def _readyz(request: Request) -> Response:
     engine, log = gateway.engine, gateway.decisions
     upstreams: Upstreams | None = request.app.state.upstreams
     problems = gateway.problems() + ([] if upstreams is None else upstreams.problems())
-    ready = engine.alive and not engine.stalled and log.admits
+    ready = gateway.ready
     status = ("degraded" if problems else "ready") if ready else "unavailable"
     body: dict[str, Any] = {
         "status": status,

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from lockgate.backbones import Backbone, SessionPool
-from lockgate.decisions import Decision, DecisionLog
+from lockgate.decisions import DecisionLog
 from lockgate.errors import ConfigError, ContextOverflow, PoolFull
 from lockgate.exchanges import Message
 from lockgate.gateway._admission import PLACES_PER_STREAM, Line, Load, most_tokens
 from lockgate.gateway._desk import VerdictDesk
-from lockgate.gateway._events import Finished, Released, Unserved
+from lockgate.gateway._events import Released, Unserved
 from lockgate.gateway._given import GivenStepper
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._metrics import Metrics
@@ -33,9 +33,9 @@ from lockgate.gateway._records import (
     Ending,
     content_of,
     decision_record,
+    deliver,
     finished_event,
     started_record,
-    unrecorded,
 )
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import MakeStepper, ModelGone, Portion, Stepper, Wiring
@@ -430,7 +430,7 @@ class Engine:
             stream.done = True
             event = finished_event(job, stream, ending, self.scoring)
             record = decision_record(job, stream, ending, event, self.scoring)
-            self._note(record)
+            self.faults.note(record)
             margin = None
             if self.scoring is not None and stream.state is not None:
                 margin = self.scoring.stages.margin(stream.state)
@@ -438,22 +438,7 @@ class Engine:
             self.metrics.ended(record, job.route, margin)
             if job.started is not None:
                 self._service_time += 0.2 * (time.monotonic() - job.started - self._service_time)
-            self.decisions.write(record, content_of(job, stream), partial(_deliver, job, event))
-
-    def _note(self, record: Decision) -> None:
-        if record.decision != "error":
-            self.faults.open.pop("scoring", None)
-            return
-        self.faults.total += 1
-        self.faults.unguarded += record.unguarded
-        self.faults.last = record.reason or "the guard failed"
-        if record.fault == "log":
-            return  # the log says itself what is wrong
-        if record.fault == "second stage":
-            # Its own verdicts say what is wrong now (see `VerdictDesk`).
-            self.faults.second_stage += 1
-        else:
-            self.faults.open["scoring"] = self.faults.last
+            self.decisions.write(record, content_of(job, stream), partial(deliver, job, event))
 
     def _give_up(self) -> None:
         """Close all streams for good, because the model's process has ended. Any thread may call this."""
@@ -500,8 +485,3 @@ class Engine:
                     self.faults.open["step"] = "a step has not come back in time"
                     self._abandon(late, Ending("content_filter", error="time-out"))
                     self._waiting.drop_done()
-
-
-def _deliver(job: Job, event: Finished, kept: bool) -> None:
-    """Deliver a closing event. The decision log calls this when it has the record."""
-    job.deliver(event if kept else unrecorded(event))

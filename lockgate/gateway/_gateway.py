@@ -345,6 +345,11 @@ class Gateway:
             tokens += len(tokeniser.settle())
         return tokens
 
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are taken."""
+        return self.engine.alive and not self.engine.stalled and self.decisions.admits
+
     def problems(self) -> list[str]:
         """List the faults that are open now. The list is empty when there are none."""
         found = [f"{where}: {what}" for where, what in sorted(self.engine.faults.open.items())]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lockgate.decisions import Decision
 from lockgate.errors import ConfigError, LockgateError
 from lockgate.gateway._breaker import BreakerOptions
 
@@ -94,7 +95,7 @@ class Hold:
         if not 1 <= self.tokens <= MOST_HELD_TOKENS or not 0 < self.seconds <= MOST_HELD_SECONDS:
             raise ConfigError(
                 f"hold: expected 1 to {MOST_HELD_TOKENS} tokens, and more than 0 and at most "
-                f"{MOST_HELD_SECONDS:.0f} seconds"
+                f"{1000 * MOST_HELD_SECONDS:.0f} ms"
             )
 
 
@@ -139,3 +140,17 @@ class Faults:
     unguarded: int = 0
     last: str | None = None
     open: dict[str, str] = field(default_factory=dict)
+
+    def note(self, record: Decision) -> None:
+        """Note the fault of an exchange that is over, or that it had none."""
+        if record.decision != "error":
+            self.open.pop("scoring", None)
+            return
+        self.total += 1
+        self.unguarded += record.unguarded
+        self.last = record.reason or "the guard failed"
+        if record.fault == "second stage":
+            # Its own verdicts say what is wrong now (see `VerdictDesk`).
+            self.second_stage += 1
+        elif record.fault != "log":  # the log says itself what is wrong
+            self.open["scoring"] = self.last

@@ -61,6 +61,11 @@ def unrecorded(event: Finished) -> Finished:
     )
 
 
+def deliver(job: Job, event: Finished, kept: bool) -> None:
+    """Deliver a closing event. The decision log calls this once, and tells whether the record is kept."""
+    job.deliver(event if kept else unrecorded(event))
+
+
 def started_record(job: Job, scoring: Scoring | None) -> Started:
     """Make the record of the begin of a request."""
     return Started(

@@ -55,8 +55,9 @@ def server_state(gateway: Gateway, upstreams: Upstreams | None) -> Iterable[Gaug
     about = gateway.about_guard or {}
     who = (__version__, gateway.mode, str(about.get("sha256") or ""))
     yield Gauge("info", "What serves.", {who: 1.0}, ("version", "mode", "guard"))
-    yield single("ready", "Whether requests are taken.", engine.alive and not engine.stalled)
-    yield single("problems", "Faults that are open now.", len(gateway.problems()))
+    yield single("ready", "Whether requests are taken.", gateway.ready)
+    problems = gateway.problems() + ([] if upstreams is None else upstreams.problems())
+    yield single("problems", "Faults that are open now.", len(problems))
     streams = {"active": engine.active_streams, "waiting": engine.waiting}
     yield by_state("streams", "Choices that are written or read, and requests that wait.", streams)
     memory = {"used": engine.kv_used_tokens, "limit": engine.kv_tokens}

@@ -10,7 +10,7 @@ import pytest
 from logs import checked, decision, decisions_in, opened_log, started, write_log
 from processes import Command
 
-from lockgate.cli import main
+from lockgate.cli import _log_export, main
 from lockgate.decisions import Content, Turn, make_keys
 from lockgate.exchanges import InvalidCounter, read_exchanges
 from lockgate.traffic import kind_of, read_decisions
@@ -79,11 +79,16 @@ def test_export_writes_the_lines_that_replay_reads(run, log, tmp_path):
     assert run("export", log)[1] == lines.read_text()
 
 
-def test_export_writes_parquet_with_all_columns(run, log, tmp_path):
+@pytest.mark.parametrize("rows", [1, 2, 5, 1000])
+def test_export_writes_parquet_with_all_columns(run, log, tmp_path, monkeypatch, rows):
+    # Rows are written group by group, so that a long log needs little memory.
+    monkeypatch.setattr(_log_export, "_ROWS", rows)
     file = tmp_path / "out.parquet"
     code, out, _ = run("export", log, "--output", file, "--json")
     assert (code, json.loads(out)["records"]) == (0, 5)
+    assert pq.read_metadata(file).row_group(0).num_rows == min(rows, 5)
     rows = pq.read_table(file).to_pylist()
+    assert len(rows) == 5
     fields = set(msgspec.to_builtins(decision()))
     assert fields <= set(rows[0])
     assert rows[3]["id"] == "chatcmpl-3"

@@ -76,7 +76,9 @@ async def test_no_new_requests_while_nothing_can_be_recorded(make_gateway, backb
             assert events_of(first)[-1]["choices"][0]["finish_reason"] == "length"
             refused = await client.post(CHAT, json=ask(max_tokens=3))
             ready = await client.get("/readyz")
+            told = (await client.get("/metrics")).text.splitlines()
         assert refused.status_code == 503
+        assert {"lockgate_ready 0.0", "lockgate_problems 1.0"} <= set(told)
         assert "can't record" in refused.json()["error"]["message"]
         assert int(refused.headers["retry-after"]) > 0
         assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
