@@ -7,9 +7,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lockgate.durable import open_atomic
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-__all__ = ["check_figures", "check_part", "reporter", "step_parser", "update_summary"]
+from lockgate.durable import open_atomic
+from lockgate.errors import LockgateError
+
+__all__ = [
+    "METADATA",
+    "check_figures",
+    "check_part",
+    "facts_of",
+    "figures_of_table",
+    "reporter",
+    "step_parser",
+    "update_summary",
+]
+
+# The key of a table's metadata that holds facts about how it was made.
+METADATA = b"lockgate"
 
 
 def step_parser(description: str | None) -> argparse.ArgumentParser:
@@ -56,6 +72,39 @@ def _merged(kept: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]
                     inner[name] = {**old[name], **new[name]}
             made[key] = inner
     return made
+
+
+def figures_of_table(
+    options: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], pa.Table],
+    compute: Callable[[Path], dict[str, Any]],
+) -> dict[str, Any] | None:
+    """Make the table of a step and put its figures into the result file that it shares with others.
+
+    Args:
+        options: has `check`, `table` and `summary`. With `check` nothing is measured, only compared.
+
+    Returns:
+        The figures; None with `check`.
+    """
+    if options.check:
+        check_part(compute(options.table), options.summary)
+        return None
+    try:
+        table = measure(options)
+    except LockgateError as error:
+        sys.exit(str(error))
+    with open_atomic(options.table) as file:
+        pq.write_table(table, file, compression="zstd")
+    found = compute(options.table)
+    update_summary(found, options.summary)
+    return found
+
+
+def facts_of(table: pa.Table) -> dict[str, Any]:
+    """Return what a table's metadata says about how it was made."""
+    found: dict[str, Any] = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
+    return found
 
 
 def reporter(name: str) -> Callable[[object], None]:

@@ -38,9 +38,8 @@ from recipes.policy_portability.policy_pairs import (
     load_policies,
     read_pairs,
 )
-from recipes.steps import check_figures, step_parser
+from recipes.steps import METADATA, check_figures, facts_of, step_parser
 
-METADATA = b"lockgate"
 Columns = dict[str, NDArray[Any]]
 
 
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compute(table: Path) -> dict[str, Any]:
     """Compute all figures of a table, with the facts about its guards and files."""
     content = pq.read_table(table)
-    made = json.loads((content.schema.metadata or {}).get(METADATA, b"{}"))
+    made = facts_of(content)
     return {"command": "python -m recipes.policy_portability.evaluate", **figures(content), "made_from": made}
 
 

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from lockgate.assembly import BuildInputs, BuildProgress, TrainingPlan, build_guard
 from lockgate.backbones import Backbone
 from lockgate.constitution import Constitution
-from lockgate.durable import file_sha256, hash_json, hash_path, open_atomic
-from lockgate.errors import ConfigError, LockgateError
+from lockgate.durable import file_sha256, hash_json, hash_path
+from lockgate.errors import ConfigError
 from lockgate.exchanges import read_exchanges
 from lockgate.feedback import FeedbackRule
 from lockgate.guards import Guard, score_exchanges
@@ -49,8 +49,8 @@ from recipes.policy_portability.policy_pairs import (
     load_policies,
     read_pairs,
 )
-from recipes.policy_portability.small_sets import METADATA, SCHEMA
-from recipes.steps import check_part, reporter, step_parser, update_summary
+from recipes.policy_portability.small_sets import SCHEMA
+from recipes.steps import METADATA, facts_of, figures_of_table, reporter, step_parser
 
 TABLE, SUMMARY = RESULTS / "learning_curve.parquet", RESULTS.parent / "policy.json"
 PICTURE = RESULTS.parents[1] / "docs" / "images" / "learning-curve.svg"
@@ -59,24 +59,15 @@ Places = dict[tuple[str, str], Path]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    if options.check:
-        check_part(compute(options.table), options.summary)
-        return
-    try:
-        table = _measure(options)
-    except LockgateError as error:
-        sys.exit(str(error))
-    with open_atomic(options.table) as file:
-        pq.write_table(table, file, compression="zstd")
-    found = compute(options.table)
-    update_summary(found, options.summary)
-    draw(found["curve"], found["policy"]["keywords"]["list"], options.picture)
+    found = figures_of_table(options, _measure, compute)
+    if found is not None:
+        draw(found["curve"], found["policy"]["keywords"]["list"], options.picture)
 
 
 def compute(table: Path) -> dict[str, Any]:
     """Compute all figures of a table, with the facts about its guards and files."""
     content = pq.read_table(table)
-    made = json.loads((content.schema.metadata or {}).get(METADATA, b"{}"))
+    made = facts_of(content)
     found = figures(content)
     told = {
         "command": "python -m recipes.policy_portability.learning_curve",

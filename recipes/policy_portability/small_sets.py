@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lockgate.backbones import Backbone
-from lockgate.durable import file_sha256, open_atomic
-from lockgate.errors import LockgateError
+from lockgate.durable import file_sha256
 from lockgate.exchanges import read_exchanges
 from lockgate.guards import Guard, score_exchanges
 from recipes.policy_portability.policy_keywords import VIEWS, best_cut, keyword_scores
@@ -38,10 +37,9 @@ from recipes.policy_portability.policy_pairs import (
     read_pairs,
 )
 from recipes.policy_portability.small_set_figures import SYSTEMS, figures
-from recipes.steps import check_part, step_parser, update_summary
+from recipes.steps import METADATA, facts_of, figures_of_table, step_parser
 
 TABLE, SUMMARY = RESULTS / "small_sets.parquet", RESULTS.parent / "policy.json"
-METADATA = b"lockgate"
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("system", "constitution", "pair", "side", "id")),
@@ -57,22 +55,13 @@ Rows = Iterator[dict[str, Any]]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    if options.check:
-        check_part(compute(options.table), options.summary)
-        return
-    try:
-        table = score(read_pairs(options.pairs), options)
-    except LockgateError as error:
-        sys.exit(str(error))
-    with open_atomic(options.table) as file:
-        pq.write_table(table, file, compression="zstd")
-    update_summary(compute(options.table), options.summary)
+    figures_of_table(options, lambda own: score(read_pairs(own.pairs), own), compute)
 
 
 def compute(table: Path) -> dict[str, Any]:
     """Compute all figures of a table, with the facts about its guards and files."""
     content = pq.read_table(table)
-    made = json.loads((content.schema.metadata or {}).get(METADATA, b"{}"))
+    made = facts_of(content)
     found = figures(content, made["kept"])
     return {"command": "python -m recipes.policy_portability.small_sets", **found, "made_from": made}
 

@@ -23,19 +23,17 @@ import pyarrow.parquet as pq
 
 from lockgate.backbones import Backbone
 from lockgate.calibration import choose_threshold, clopper_pearson
-from lockgate.durable import open_atomic, scratch_folder
-from lockgate.errors import LockgateError
+from lockgate.durable import scratch_folder
 from lockgate.exchanges import Exchange, prompt_group, read_exchanges
 from lockgate.guards import Guard
 from lockgate.judges import JudgeCost, KeptJudge, find_judge, open_judge
 from lockgate.traffic import CalibrationPlan, SecondStagePlan, gather_evidence, judge_exchanges
-from recipes.steps import check_part, reporter, step_parser, update_summary
+from recipes.steps import METADATA, facts_of, figures_of_table, reporter, step_parser
 
 RESULTS = Path(__file__).parents[2] / "results"
 TABLE, SUMMARY = RESULTS / "judges.parquet", RESULTS / "policy.json"
 NAME = "small-sequence-classifier"
 WAYS = {"alone": "judge", "behind_probe": "behind", "probe_alone": "probe"}
-METADATA = b"lockgate"
 SCHEMA = pa.schema(
     [
         ("part", pa.string()),
@@ -51,24 +49,15 @@ SCHEMA = pa.schema(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    if options.check:
-        check_part(compute(options.table), options.summary)
-        return
-    if options.demo is None:
+    if options.demo is None and not options.check:
         sys.exit("expected the folder that `python -m recipes.small_judge.make` has made, or --check")
-    try:
-        table = measure(options)
-    except LockgateError as error:
-        sys.exit(str(error))
-    with open_atomic(options.table) as file:
-        pq.write_table(table, file, compression="zstd")
-    update_summary(compute(options.table), options.summary)
+    figures_of_table(options, measure, compute)
 
 
 def compute(table: Path) -> dict[str, Any]:
     """Return the figures of a table: thresholds by the rule of every calibration, and what they find."""
     content = pq.read_table(table)
-    made = json.loads((content.schema.metadata or {}).get(METADATA, b"{}"))
+    made = facts_of(content)
     parts = {name: content.filter(pa.compute.equal(content["part"], name)) for name in ("traffic", "harmful")}
     ways = {way: _way(parts["traffic"], parts["harmful"], column, made, way) for way, column in WAYS.items()}
     told = {key: value for key, value in made.items() if key != "cost"}
