@@ -160,6 +160,7 @@ def test_the_speed_of_upstream_mode_is_what_was_measured() -> None:
         f"{found['added_ms']['chunk_p50']:.1f} ms later",
         f"{held} streams of 20 tokens",
         f"{lag[held]:.2f} s later then, and {lag[1]:.2f} s later with one",
+        f"takes {100 * found['event_loop_share']:.0f} % of the processor time",
     ):
         assert told in text, told
 
