@@ -12,7 +12,6 @@ from lockgate.decisions._content import (
 )
 from lockgate.decisions._log import DecisionLog, Left, print_failure
 from lockgate.decisions._options import POLICIES, LogOptions, WhenUnwritable
-from lockgate.decisions._place import PASSWORD_VARIABLE, Place
 from lockgate.decisions._reading import (
     LogReader,
     Report,
@@ -24,6 +23,7 @@ from lockgate.decisions._reading import (
     read_decisions,
 )
 from lockgate.decisions._record import Decision, DecisionKind, Fault, Scores, Started, timestamp
+from lockgate.decisions._schema import PASSWORD_VARIABLE
 
 __all__ = [
     "CONTENT_MODES",
@@ -41,7 +41,6 @@ __all__ = [
     "Left",
     "LogOptions",
     "LogReader",
-    "Place",
     "Report",
     "Scores",
     "Started",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from lockgate._version import __version__
+from lockgate.databases import Database
 from lockgate.decisions._chain import Draft, Tip, begin, extend, new_chain
-from lockgate.decisions._database import Database
 from lockgate.decisions._purge import purge, purged_up_to
 from lockgate.decisions._record import timestamp
 from lockgate.decisions._store import add_chain, add_entries, missing, newest_chain, tip_of

@@ -74,7 +74,7 @@ def link(previous: str, chain: str, seq: int, draft: Draft) -> str:
         "" if draft.exchange is None else f"={draft.exchange}",
         "" if draft.choice is None else str(draft.choice),
         hashlib.sha256(draft.body.encode()).hexdigest(),
-        draft.content_mode or "",
+        "" if draft.content_mode is None else f"={draft.content_mode}",
         "" if draft.content is None else hashlib.sha256(draft.content).hexdigest(),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lockgate.databases import Place
 from lockgate.decisions._content import ContentKeeper, ContentMode
-from lockgate.decisions._place import PASSWORD_VARIABLE, Place
+from lockgate.decisions._schema import PASSWORD_VARIABLE, place_of
 from lockgate.errors import ConfigError
 
 WhenUnwritable = Literal["stop_admission", "degrade", "block"]
@@ -56,14 +57,14 @@ class LogOptions:
         if not self.patience > 0 or self.most_waiting < 1:
             raise ConfigError("patience and most_waiting: expected more than 0")
         ContentKeeper(self.content, self.public_key)
-        Place.of(self.where, self.password_env)
+        place_of(self.where, self.password_env)
         if not self.writer:
             object.__setattr__(self, "writer", socket.gethostname())
 
     @property
     def place(self) -> Place:
         """Where the log is, with the password from the environment."""
-        return Place.of(self.where, self.password_env)
+        return place_of(self.where, self.password_env)
 
     @property
     def keeps_content(self) -> bool:

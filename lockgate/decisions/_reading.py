@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
+from lockgate.databases import Database
 from lockgate.decisions._appender import Appender
 from lockgate.decisions._chain import Break, Checker, Entry, Kind, Tip
-from lockgate.decisions._database import Database
-from lockgate.decisions._place import PASSWORD_VARIABLE, Place
 from lockgate.decisions._record import Decision
+from lockgate.decisions._schema import PASSWORD_VARIABLE, SCHEMA, place_of
 from lockgate.decisions._store import last_entries, newest, read_behind, read_entries, writers
 
 _SQLITE = b"SQLite format 3\x00"
@@ -180,7 +180,7 @@ def open_log(where: str | Path, password_env: str = PASSWORD_VARIABLE) -> Iterat
         ConfigError: `where` is no path or known address.
         DecisionLogError: there is no decision log, or it is of another version.
     """
-    database = Database(Place.of(where, password_env))
+    database = Database(place_of(where, password_env), SCHEMA)
     database.open(create=False)
     try:
         yield LogReader(database)
@@ -213,14 +213,14 @@ def purge_log(
         ConfigError: `where` is no path or known address.
         DecisionLogError: nothing is removed, or the room is not given back.
     """
-    database = Database(Place.of(where, password_env))
+    database = Database(place_of(where, password_env), SCHEMA)
     appender = Appender(database, writer)
     try:
         appender.open(create=False)
         count = appender.purge(before, "command")
         appender.end()
         if shrink:
-            database.shrink()
+            database.shrink("entries")
     finally:
         database.close()
     return count
@@ -242,8 +242,8 @@ def check_log(where: str | Path, password_env: str = PASSWORD_VARIABLE) -> None:
         ConfigError: `where` is no path or known address.
         DecisionLogError: it can't be written.
     """
-    place = Place.of(where, password_env)
-    database = Database(place)
+    place = place_of(where, password_env)
+    database = Database(place, SCHEMA)
     try:
         database.open()
     finally:

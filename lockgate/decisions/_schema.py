@@ -1,6 +1,37 @@
-"""The tables of the decision log. `migrations` makes them in a database; a test compares both."""
+"""Where a decision log is, and its tables. `migrations` makes them in a database; a test compares both."""
+
+from pathlib import Path
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+from lockgate.databases import Place, Schema
+from lockgate.errors import ConfigError, DecisionLogError
+
+PASSWORD_VARIABLE = "LOCKGATE_LOG_PASSWORD"  # noqa: S105 - a name, no password
+SCHEMA = Schema(
+    what="decision log",
+    error=DecisionLogError,
+    migrations=Path(__file__).parent / "migrations",
+    version_table="lockgate_log_version",
+    lock=0x10C6A7E,
+    not_a_database="for a new decision log give a path where no file is (lockgate replay reads old JSON "
+    "lines)",
+)
+
+
+def place_of(where: str | Path, password_env: str = PASSWORD_VARIABLE) -> Place:
+    """Read where a log is: a path, or an address of PostgreSQL.
+
+    Raises:
+        ConfigError: the address is of no known kind or holds a password, or the name is that of lines.
+    """
+    if Path(where).suffix == ".jsonl":
+        raise ConfigError(
+            f"decision log {where}: the log is a database now; give a name such as decisions.db "
+            "(`lockgate log export` writes JSON lines)"
+        )
+    return Place.of(where, SCHEMA.what, password_env)
+
 
 METADATA = MetaData()
 

@@ -71,6 +71,18 @@ def test_an_edit_of_any_column_is_found(parts, data):
     assert found.seq <= old.seq
 
 
+def test_no_two_drafts_share_a_hash():
+    """What is missing and what is empty are different things."""
+    plain = Draft("decision", "now", "{}")
+    others = [
+        replace(plain, exchange=""),
+        replace(plain, choice=0),
+        replace(plain, content=b""),
+        replace(plain, content_mode=""),
+    ]
+    assert len({link(NOTHING, "chain", 1, draft) for draft in [plain, *others]}) == 5
+
+
 @given(made, st.data())
 def test_a_rewritten_entry_with_a_fitting_hash_breaks_the_next(parts, data):
     entries, writers = chains_of(parts)

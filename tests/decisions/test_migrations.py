@@ -11,17 +11,15 @@ from alembic.script import ScriptDirectory
 from logs import checked, decision, numbers_in, opened_log
 from sqlalchemy import inspect, text
 
+from lockgate.databases import Database, migrate
 from lockgate.decisions import check_log, open_log
-from lockgate.decisions._database import Database
-from lockgate.decisions._migrate import FOLDER, VERSION_TABLE, migrate
-from lockgate.decisions._place import Place
-from lockgate.decisions._schema import METADATA
+from lockgate.decisions._schema import METADATA, SCHEMA, place_of
 from lockgate.errors import DecisionLogError
 
 
 @pytest.fixture
 def database(place):
-    made = Database(Place.of(place))
+    made = Database(place_of(place), SCHEMA)
     made.open()
     yield made
     made.close()
@@ -29,7 +27,7 @@ def database(place):
 
 def test_migrations_make_the_tables_that_the_code_uses(database):
     with database.writing() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        context = MigrationContext.configure(connection, opts={"version_table": SCHEMA.version_table})
         assert compare_metadata(context, METADATA) == []
 
 
@@ -44,15 +42,15 @@ def test_migrating_again_does_nothing(database, place):
     assert numbers_in(place) == [3]
 
 
-REVISIONS = [found.revision for found in ScriptDirectory(str(FOLDER)).walk_revisions()]
+REVISIONS = [found.revision for found in ScriptDirectory(str(SCHEMA.migrations)).walk_revisions()]
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_every_released_schema_goes_forward(place, revision):
-    made = Database(Place.of(place))
+    made = Database(place_of(place), SCHEMA)
     with pytest.MonkeyPatch.context() as patch:
         older = partial(migrate, target=revision)
-        patch.setattr("lockgate.decisions._database.migrate", older)
+        patch.setattr("lockgate.databases._database.migrate", older)
         made.open()
     with made.writing() as connection:
         values = {"chain": "old", "writer": "me", "begun": "2020-01-01T00:00:00.000Z"}
@@ -106,13 +104,13 @@ def test_servers_that_start_together_migrate_once(place):
 
 
 def test_a_failed_migration_leaves_nothing_behind(place, monkeypatch):
-    made = Database(Place.of(place))
+    made = Database(place_of(place), SCHEMA)
 
-    def fail(connection, name):
-        migrate(connection, name)
+    def fail(connection, schema, name):
+        migrate(connection, schema, name)
         raise DecisionLogError("on purpose")
 
-    monkeypatch.setattr("lockgate.decisions._database.migrate", fail)
+    monkeypatch.setattr("lockgate.databases._database.migrate", fail)
     with pytest.raises(DecisionLogError, match="on purpose"):
         made.open()
     monkeypatch.undo()
@@ -122,11 +120,11 @@ def test_a_failed_migration_leaves_nothing_behind(place, monkeypatch):
 
 def test_databases_that_one_process_opens_at_the_same_time_are_all_whole(tmp_path):
     """Alembic runs one migration at a time in a process; the tests' own servers start together."""
-    places = [Place.of(tmp_path / f"{number}.db") for number in range(8)]
+    places = [place_of(tmp_path / f"{number}.db") for number in range(8)]
     together = Barrier(len(places))
 
     def open_one(place):
-        found = Database(place)
+        found = Database(place, SCHEMA)
         together.wait(30)
         found.open(create=True)
         with found.reading() as connection:

@@ -9,14 +9,14 @@ import pytest
 from logs import checked, decision, decisions_in, numbers_in, opened_log, started
 from sqlalchemy import text
 
+from lockgate.databases import Database
 from lockgate.decisions import Scores, Tip, open_log, purge_log
-from lockgate.decisions._database import Database
-from lockgate.decisions._place import Place
+from lockgate.decisions._schema import SCHEMA, place_of
 
 
 def change(where, statement, **values):
     """Change the database behind the log's back."""
-    database = Database(Place.of(where))
+    database = Database(place_of(where), SCHEMA)
     database.open(create=False)
     with database.writing() as connection:
         connection.execute(text(statement), values)
@@ -102,7 +102,7 @@ def age(place, chain, upto, at):
     from lockgate.decisions._chain import NOTHING, link
     from lockgate.decisions._store import read_entries
 
-    database = Database(Place.of(place))
+    database = Database(place_of(place), SCHEMA)
     database.open(create=False)
     with database.writing() as connection:
         previous = NOTHING

@@ -1,4 +1,4 @@
-"""What Alembic runs for a migration: it takes the connection that `_migrate` has opened."""
+"""What Alembic runs for a migration: it takes the connection that `databases` has opened."""
 
 from alembic import context
 

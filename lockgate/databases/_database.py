@@ -1,4 +1,4 @@
-"""Connections to the database of a decision log."""
+"""Connections to a database."""
 
 import os
 import sqlite3
@@ -12,25 +12,28 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lockgate import _extras
-from lockgate.decisions._migrate import check_schema, migrate
-from lockgate.decisions._place import Place
-from lockgate.errors import DecisionLogError
+from lockgate.databases._migrate import check_schema, migrate
+from lockgate.databases._place import Place
+from lockgate.databases._schema import Schema
+from lockgate.errors import LockgateError
 
 # Seconds that a statement waits for a lock or a server before it fails. The writer tries again.
 WAIT_SECONDS = 5.0
 
 
 class Database:
-    """A database with a decision log. Connections are made when they are needed.
+    """A database with a schema. Connections are made when they are needed.
 
-    All errors are `DecisionLogError`. Their text has a reason, and neither a statement nor its values.
+    All faults are raised as the schema's own error. Their text has a reason, and neither a statement nor its
+    values.
 
     Args:
         wait: seconds that a statement may wait for a lock or for the server.
     """
 
-    def __init__(self, place: Place, *, wait: float = WAIT_SECONDS) -> None:
+    def __init__(self, place: Place, schema: Schema, *, wait: float = WAIT_SECONDS) -> None:
         self.place = place
+        self.schema = schema
         self._wait = wait
         self._engine: Engine | None = None
         self._identity: tuple[int, int] | None = None
@@ -43,25 +46,25 @@ class Database:
                 Otherwise they must be there as this version needs them.
 
         Raises:
-            DecisionLogError: the database can't be used. The message says why.
+            LockgateError: the database can't be used. It is the schema's own error and says why.
         """
         path = self.place.path
         if path is not None:
             if create:
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    _check_leftovers(path)
+                    _check_leftovers(path, self.schema)
                     # SQLite gives its other files the mode of this one.
                     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 except OSError as error:
-                    raise DecisionLogError(f"decision log {path}: {error.strerror}") from error
+                    raise self._fault(error.strerror or "not writable") from error
             elif not path.is_file():
-                raise DecisionLogError(f"decision log {path}: no such file")
+                raise self._fault("no such file")
         self._engine = self._connect()
         try:
             with self.writing() if create else self.reading() as connection:
                 prepare = migrate if create else check_schema
-                prepare(connection, str(self.place))
+                prepare(connection, self.schema, str(self.place))
         except BaseException:
             self.close()
             raise
@@ -111,12 +114,16 @@ class Database:
         if engine is not None:
             engine.dispose()
 
-    def shrink(self) -> None:
-        """Give the room of removed entries back to the file system, as far as the database can."""
+    def shrink(self, table: str) -> None:
+        """Give the room of removed rows back to the file system, as far as the database can.
+
+        Args:
+            table: what a database on a server cleans up.
+        """
         with self._translated(), self._open_engine().connect() as connection:
             free = connection.execution_options(isolation_level="AUTOCOMMIT", lockgate_begin="")
             if self.place.path is None:
-                free.exec_driver_sql("VACUUM entries")
+                free.exec_driver_sql(f"VACUUM {table}")
             else:
                 free.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
                 free.exec_driver_sql("VACUUM")
@@ -132,7 +139,7 @@ class Database:
 
     def _open_engine(self) -> Engine:
         if self._engine is None:
-            raise DecisionLogError(f"decision log {self.place}: not open")
+            raise self._fault("not open")
         return self._engine
 
     def _connect(self) -> Engine:
@@ -153,7 +160,7 @@ class Database:
         return engine
 
     def _connect_server(self) -> Engine:
-        _extras.need("psycopg", extra="postgres", feature="a decision log in PostgreSQL")
+        _extras.need("psycopg", extra="postgres", feature="a database of PostgreSQL")
         wait = round(1000 * self._wait)
         # A server that is gone without a word must not hold the writer for the kernel's quarter of an hour.
         options = {
@@ -176,20 +183,29 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            raise DecisionLogError(f"decision log {self.place}: {_reason(error)}") from None
+            raise self._fault(self._reason(error)) from None
         except SQLAlchemyError as error:
-            raise DecisionLogError(f"decision log {self.place}: {type(error).__name__}") from None
+            raise self._fault(type(error).__name__) from None
+
+    def _fault(self, reason: str) -> LockgateError:
+        return self.schema.error(f"{self.schema.what} {self.place}: {reason}")
+
+    def _reason(self, error: DBAPIError) -> str:
+        """Return the first line of the database's message. Further lines of PostgreSQL may hold values."""
+        lines = str(error.orig).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        return f"{reason}; {self.schema.not_a_database}" if "not a database" in reason else reason
 
 
-def _check_leftovers(path: Path) -> None:
+def _check_leftovers(path: Path, schema: Schema) -> None:
     """Refuse to make a database beside the write-ahead log of one that is gone. It would take that log."""
     if path.exists():
         return
     for ending in ("-wal", "-shm"):
         left = path.with_name(path.name + ending)
         if ending == "-wal" and left.exists() and left.stat().st_size:
-            raise DecisionLogError(
-                f"decision log {path}: is gone, but {left.name} still has records of it; move that file to "
+            raise schema.error(
+                f"{schema.what} {path}: is gone, but {left.name} still has records of it; move that file to "
                 "where the database is now, under its name and -wal"
             )
         left.unlink(missing_ok=True)
@@ -227,14 +243,3 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _quoted(path: str) -> str:
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def _reason(error: DBAPIError) -> str:
-    """Return the first line of the database's own message. Further lines of PostgreSQL may hold values."""
-    lines = str(error.orig).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
-    if "not a database" in reason:
-        reason += (
-            "; for a new decision log give a path where no file is (lockgate replay reads old JSON lines)"
-        )
-    return reason

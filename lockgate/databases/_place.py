@@ -1,4 +1,4 @@
-"""Where a decision log is: a file of SQLite or a database of PostgreSQL."""
+"""Where a database is: a file of SQLite or a database on a server of PostgreSQL."""
 
 import os
 from dataclasses import dataclass, field
@@ -10,12 +10,10 @@ from sqlalchemy.exc import ArgumentError
 
 from lockgate.errors import ConfigError
 
-PASSWORD_VARIABLE = "LOCKGATE_LOG_PASSWORD"  # noqa: S105 - a name, no password
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a decision log is. As text it never holds a password.
+    """Where a database is. As text it never holds a password.
 
     Attributes:
         path: the file; None for a database on a server.
@@ -26,38 +24,34 @@ class Place:
     url: URL = field(repr=False)
 
     @classmethod
-    def of(cls, where: str | Path, password_env: str = PASSWORD_VARIABLE) -> Self:
+    def of(cls, where: str | Path, what: str, password_env: str) -> Self:
         """Read a path, or an address such as postgresql://user@host/database.
 
         Args:
+            what: what the database is, for errors.
             password_env: environment variable that may hold the password.
 
         Raises:
-            ConfigError: the address is of no known kind or holds a password, or the name is that of lines.
+            ConfigError: the address is of no known kind or holds a password.
         """
         if isinstance(where, Path) or "://" not in where:
             path = Path(where)
-            if path.suffix == ".jsonl":
-                raise ConfigError(
-                    f"decision log {path}: the log is a database now; give a name such as decisions.db "
-                    "(`lockgate log export` writes JSON lines)"
-                )
             return cls(path, URL.create("sqlite+pysqlite", database=str(path)))
         try:
             url = make_url(where)
         except (ArgumentError, ValueError):
-            raise ConfigError("decision log: expected a path, or postgresql://USER@HOST/DATABASE") from None
+            raise ConfigError(f"{what}: expected a path, or postgresql://USER@HOST/DATABASE") from None
         kind = url.drivername.partition("+")[0]
         if kind == "sqlite":
-            raise ConfigError("decision log: for SQLite give the path of the file, without sqlite://")
+            raise ConfigError(f"{what}: for SQLite give the path of the file, without sqlite://")
         if kind not in ("postgresql", "postgres"):
             raise ConfigError(
-                f"decision log: {kind}:// is not supported; give a path, or postgresql://USER@HOST/DATABASE"
+                f"{what}: {kind}:// is not supported; give a path, or postgresql://USER@HOST/DATABASE"
             )
         # Other users of a machine see command lines, and config files are copied about.
         if url.password is not None or "password" in url.query:
             raise ConfigError(
-                f"decision log: the address holds a password; put it into the variable {password_env}"
+                f"{what}: the address holds a password; put it into the variable {password_env}"
             )
         password = os.environ.get(password_env) or None
         return cls(None, url.set(drivername="postgresql+psycopg", password=password))
