@@ -20,6 +20,7 @@ from lockgate.calibration import clopper_pearson, watch_rate
 RESULT = Path(__file__).parents[1] / "results" / "operate.json"
 BUDGET = 0.0005
 HORIZON = 1_000_000
+AFTER = 300_000
 CALM = 100_000
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
@@ -51,7 +52,8 @@ def main() -> None:
 def flags(rng: np.random.Generator, rate: float, n: int) -> NDArray[np.int64]:
     """Numbers of the flagged ones of `n` exchanges, from 1."""
     places: NDArray[np.int64] = np.cumsum(rng.geometric(rate, size=int(2 * rate * n + 100)))
-    assert places[-1] > n, "too few were drawn"
+    if places[-1] <= n:
+        raise RuntimeError("too few were drawn")
     return places[places <= n]
 
 
@@ -76,8 +78,8 @@ def delay(rng: np.random.Generator, runs: int, times: float, calm: int) -> dict[
     delays, early, never = [], 0, 0
     for _ in range(runs):
         before = flags(rng, BUDGET, calm).tolist() if calm else []
-        after = (calm + flags(rng, times * BUDGET, HORIZON)).tolist()
-        found = watch_rate(calm + HORIZON, [*before, *after], BUDGET).left_at
+        after = (calm + flags(rng, times * BUDGET, AFTER)).tolist()
+        found = watch_rate(calm + AFTER, [*before, *after], BUDGET).left_at
         if found is None:
             never += 1
         elif found <= calm:

@@ -159,11 +159,12 @@ class _Mixture:
             return 0.0
         hits = (flags - self._before)[:, None]
         misses = (n - self._begin)[:, None] - hits
-        ratios = hits * self._flag + misses * self._pass
-        terms = np.logaddexp.reduce(ratios, axis=1) - math.log(len(_MULTIPLES)) + self._weight
+        terms = hits * self._flag + misses * self._pass + self._weight[:, None]
+        highest = max(0.0, float(terms.max()))
+        mean = float(np.exp(terms - highest).sum()) / len(_MULTIPLES)
         # Beginnings to come still stand at 1.
-        rest = -math.log(self._known + 1)
-        return float(np.logaddexp(np.logaddexp.reduce(terms), rest))
+        rest = math.exp(-highest) / (self._known + 1)
+        return highest + math.log(mean + rest)
 
     def _begin_until(self, place: int, count: int) -> None:
         """Begin anew in each stretch up to `place` exchanges, all of them before the next flag."""
