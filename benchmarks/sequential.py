@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.calibration import clopper_pearson, watch_rate
+from lockgate.calibration import clopper_pearson
+from lockgate.calibration.sequential import watch_rate
 
 RESULT = Path(__file__).parents[1] / "results" / "operate.json"
 BUDGET = 0.0005

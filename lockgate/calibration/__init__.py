@@ -22,7 +22,6 @@ from lockgate.calibration._escalation import (
     escalation_threshold,
     split_by_length,
 )
-from lockgate.calibration._sequential import RateTest, anytime_interval, n_to_claim, watch_rate
 from lockgate.calibration._threshold import (
     DEFAULT_BUDGETS,
     BudgetRow,
@@ -47,11 +46,9 @@ __all__ = [
     "Exclusion",
     "Interval",
     "LengthRow",
-    "RateTest",
     "Trace",
     "WeightRow",
     "allowed_flags",
-    "anytime_interval",
     "budget_table",
     "calibrate_cascade",
     "calibrate_sparingly",
@@ -62,11 +59,9 @@ __all__ = [
     "clopper_pearson_upper",
     "escalation_threshold",
     "first_of_each_group",
-    "n_to_claim",
     "plain_quantile_threshold",
     "refuse_training_prompts",
     "required_n",
     "split_by_length",
     "stored_threshold",
-    "watch_rate",
 ]

@@ -13,7 +13,7 @@ from lockgate.cli._common import EXIT_CHECK_FAILED, JsonFlag, names_of_options, 
 from lockgate.cli._scoring import BackboneOption, load_guard
 
 if TYPE_CHECKING:
-    from lockgate.calibration import RateTest
+    from lockgate.calibration.sequential import RateTest
     from lockgate.traffic import LoggedTraffic
 
 GuardArgument = Annotated[str, typer.Argument(help="The guard's folder, or `embedded`.")]
@@ -167,7 +167,7 @@ def _budget_of(guard: str) -> float:
 
 
 def _needed(found: "RateTest") -> list[tuple[float, int | None]]:
-    from lockgate.calibration import n_to_claim
+    from lockgate.calibration.sequential import n_to_claim
 
     budgets = [part * found.budget for part in _PARTS]
     return [(wanted, n_to_claim(wanted, found.flags, found.n, found.confidence)) for wanted in budgets]

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from lockgate.calibration import Exclusion, RateTest, watch_rate
+from lockgate.calibration import Exclusion
+from lockgate.calibration.sequential import RateTest, watch_rate
 from lockgate.decisions import ContentReader, Stored, open_log
 from lockgate.errors import CalibrationError, ExchangeError
 from lockgate.exchanges import Exchange, exchange_from_dict, prompt_group

@@ -8,13 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lockgate.calibration import (
-    allowed_flags,
-    anytime_interval,
-    clopper_pearson_upper,
-    n_to_claim,
-    watch_rate,
-)
+from lockgate.calibration import allowed_flags, clopper_pearson_upper
+from lockgate.calibration.sequential import anytime_interval, n_to_claim, watch_rate
 from lockgate.errors import CalibrationError
 
 # Long enough for several beginnings, which come every 1/budget exchanges.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from logs import decision, opened_log
 from parts import make_guard
 
-from lockgate.calibration import watch_rate
+from lockgate.calibration.sequential import watch_rate
 from lockgate.decisions import Content, Scores, Turn, make_keys
 from lockgate.errors import CalibrationError, ExchangeError
 from lockgate.exchanges import Exchange, Message

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from lockgate.calibration._bounds import Interval, clopper_pearson_upper, required_n
 from lockgate.errors import CalibrationError
 
+__all__ = ["RateTest", "anytime_interval", "n_to_claim", "watch_rate"]
+
 # Rates that the mixture tries, as multiples of the budget's odds.
 _MULTIPLES = np.geomspace(1.25, 64.0, 24)
 # Beginnings that are followed at a time: the first one and the newest. Leaving some out keeps the test valid.
