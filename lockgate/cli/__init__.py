@@ -35,6 +35,7 @@ _COMMANDS = (
     "_build",
     "_train",
     "_calibrate",
+    "_recalibrate",
     "_score",
     "_replay",
     "_mine",
