@@ -91,6 +91,10 @@ class DecisionLogError(LockgateError):
     """A decision log can't be opened, written or read, or records of it are lost."""
 
 
+class BackupError(LockgateError):
+    """A database can't be copied, or the copy is damaged."""
+
+
 class MissingExtra(LockgateError):
     """An optional dependency is not installed. The message names the extra to install."""
 

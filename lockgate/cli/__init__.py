@@ -46,6 +46,7 @@ _COMMANDS = (
     "_serve",
     "_config",
     "_log",
+    "_backup",
 )
 
 _EXIT_CODES = (
