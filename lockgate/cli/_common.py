@@ -71,8 +71,8 @@ def print_error(message: str) -> None:
 
 
 @contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Print warnings about a guard's precision as lines on standard error."""
+def warnings_as_lines(tell: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Tell warnings about a guard's precision, by default as lines on standard error."""
     import warnings
 
     from lockgate.errors import PrecisionWarning
@@ -82,7 +82,10 @@ def warnings_as_lines() -> Iterator[None]:
         yield
     for warning in caught:
         if issubclass(warning.category, PrecisionWarning):
-            typer.echo(f"warning: {warning.message}", err=True)
+            if tell is None:
+                typer.echo(f"warning: {warning.message}", err=True)
+            else:
+                tell(str(warning.message))
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 

@@ -26,15 +26,24 @@ WorkersOption = Annotated[
 ]
 
 
-def load_guard(guard: str, backbone: str | None, device: str = "auto", dtype: str = "auto") -> "Guard":
-    """Load the guard that an option names. A change of precision is a line on standard error.
+def load_guard(
+    guard: str,
+    backbone: str | None,
+    device: str = "auto",
+    dtype: str = "auto",
+    tell: Callable[[str], None] | None = None,
+) -> "Guard":
+    """Load the guard that an option names.
+
+    Args:
+        tell: takes a warning that the precision has changed. By default it is a line on standard error.
 
     Raises:
         GuardError, BackboneError, ConfigError: as `Guard.load` does.
     """
     from lockgate.guards import Guard
 
-    with warnings_as_lines():
+    with warnings_as_lines(tell):
         return Guard.load(guard, backbone=backbone, device=device, dtype=dtype)
 
 

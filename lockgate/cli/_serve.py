@@ -179,6 +179,9 @@ def serve(
             "and only if clients need no key.",
         ),
     ] = None,
+    log_format: Annotated[
+        str, typer.Option(help="Form of the lines on standard error: text, or json with an object on each.")
+    ] = "text",
     hold_tokens: Annotated[
         int,
         typer.Option(

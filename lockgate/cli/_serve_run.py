@@ -1,5 +1,6 @@
 """What `lockgate serve` does: it checks the settings, binds the port, loads the guard and runs the server."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lockgate.cli._common import EXIT_INTERNAL, EXIT_USAGE
 from lockgate.cli._serve_settings import API_KEY_VARIABLE, Loaded, Settings
-from lockgate.errors import ConfigError, DecisionLogError
+from lockgate.errors import ConfigError, DecisionLogError, LockgateError
+
+logger = logging.getLogger("lockgate.serve")
 
 if TYPE_CHECKING:
     from lockgate.decisions import LogOptions
@@ -26,7 +30,33 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
 
     Raises:
         LockgateError: a setting is not valid, or the guard can't be loaded.
+        typer.Exit: the same, if lines are JSON. The reason is one of them then.
     """
+    from lockgate.gateway import set_up_logs
+
+    set_up_logs(_log_format(settings.log_format))
+    try:
+        _serve(settings, loaded)
+    except typer.Exit:
+        raise
+    except (LockgateError, OSError) as error:
+        if settings.log_format == "text":
+            raise
+        words = str(error) if isinstance(error, LockgateError) else error.strerror or type(error).__name__
+        logger.critical("%s", words)
+        raise typer.Exit(EXIT_USAGE) from None
+    except Exception:
+        if settings.log_format == "text":
+            raise
+        logger.critical("this is a bug in Lockgate; please report this line", exc_info=True)
+        raise typer.Exit(EXIT_INTERNAL) from None
+
+
+def _log_format(name: str) -> Any:  # noqa: ANN401 - a literal type, which `set_up_logs` checks
+    return name
+
+
+def _serve(settings: Settings, loaded: Loaded | None) -> None:
     from lockgate.gateway import bind, check_exposure
 
     extra = _engine_arguments(settings.engine, settings.engine_arg or [])
@@ -42,7 +72,7 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
         if settings.fetch and settings.backbone == "embedded":
             from lockgate.backbones import fetch_embedded
 
-            fetch_embedded(report=lambda line: typer.echo(f"fetch: {line}", err=True))
+            fetch_embedded(report=lambda line: logger.info("fetch: %s", line))
         if table is not None and settings.mode == "off":
             _run_passing(settings, options, table, loaded, bound)
         else:
@@ -172,10 +202,7 @@ def _follower(
         return lambda: None
     from lockgate.gateway.config import Follower
 
-    def tell(line: str) -> None:
-        typer.echo(f"lockgate: {line}", err=True)
-
-    return Follower(loaded.path, loaded.applied, gateway, upstreams, keyring, tell)
+    return Follower(loaded.path, loaded.applied, gateway, upstreams, keyring, logger.info)
 
 
 def _table(settings: Settings) -> "UpstreamTable | None":
@@ -282,7 +309,7 @@ def _load(
         check_vllm(options)  # before the model is loaded, which may take minutes
         # vLLM has the device. What stays in this process is on the processor, unless the option says more.
         place = ("cpu" if place[0] == "auto" else place[0], place[1])
-        made = load_guard(guard, backbone, *place)
+        made = load_guard(guard, backbone, *place, logger.warning)
         options = _remembering(options, made, loaded_file)
         gateway = vllm_gateway(made, guard, options, name=Path(guard).name, extra=extra)
     elif options.engine.mode == "off":
@@ -291,7 +318,7 @@ def _load(
             choose_threads(loaded)
         gateway = Gateway(loaded, None, options)
     else:
-        made = load_guard(guard, backbone, *place)
+        made = load_guard(guard, backbone, *place, logger.warning)
         options = _remembering(options, made, loaded_file)
         if settings.threads is None:
             choose_threads(made.backbone)

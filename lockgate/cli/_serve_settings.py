@@ -22,6 +22,7 @@ FILE_KEYS = {
     "max_connections": "listen.max_connections",
     "drain_timeout": "listen.drain_timeout",
     "metrics_key_env": "listen.metrics_key_env",
+    "log_format": "listen.log_format",
     **{
         name: f"limits.{name}"
         for name in (
@@ -80,6 +81,7 @@ class Settings:
     drain_timeout: float
     max_connections: int
     metrics_key_env: str | None
+    log_format: str
     hold_tokens: int
     hold_ms: float
     moderation_name: list[str] | None

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -381,10 +380,8 @@ _MEANING = {
 
 
 def print_failure(message: str, *, error: bool = True) -> None:
-    """Log a message and print it on stderr, so that an operator sees it under any logging setup."""
+    """Log a message for the operator. Without any set-up, Python's logging prints it on standard error."""
     logger.log(logging.ERROR if error else logging.WARNING, message)
-    sys.stderr.write(f"lockgate: {message}\n")
-    sys.stderr.flush()
 
 
 def _draft(kind: str, record: Started | Decision, exchange: str, choice: int | None) -> Draft:

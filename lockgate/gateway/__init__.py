@@ -8,6 +8,7 @@ from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
 from lockgate.gateway._keyring import Keyring
+from lockgate.gateway._logs import LOG_FORMATS, LogFormat, set_up_logs
 from lockgate.gateway._options import (
     MODES,
     CheckOptions,
@@ -22,6 +23,7 @@ from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
 
 __all__ = [
+    "LOG_FORMATS",
     "MODES",
     "ApiError",
     "BreakerOptions",
@@ -36,6 +38,7 @@ __all__ = [
     "Hold",
     "Keyring",
     "LogDown",
+    "LogFormat",
     "Mode",
     "QueueFull",
     "Scoring",
@@ -45,5 +48,6 @@ __all__ = [
     "create_passing_app",
     "is_loopback",
     "run_server",
+    "set_up_logs",
     "url_of",
 ]

@@ -20,8 +20,10 @@ from uvicorn.server import ServerState
 from lockgate.errors import ConfigError
 from lockgate.gateway._errors import ApiError, error_response
 from lockgate.gateway._exchange import request_id
+from lockgate.gateway._logs import fields
 
 logger = logging.getLogger("lockgate.gateway")
+access = logging.getLogger("lockgate.access")
 
 MAX_CONNECTIONS = 1024
 # Descriptors that are kept free for the log and for connections that are only accepted to be refused.
@@ -266,7 +268,7 @@ class GuardedProtocol(H11Protocol):
                 self.cycle is None or self.cycle.response_complete
             ):
                 self.transport.write(_whole_answer(error))
-                logger.warning("- - %d", error.status)
+                access.warning("- - %d", error.status, extra=fields(status=error.status))
             self.transport.close()
 
 

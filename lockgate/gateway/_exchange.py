@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lockgate.gateway._errors import ApiError, error_response
+from lockgate.gateway._logs import fields
 from lockgate.gateway._metrics import Metrics
 from lockgate.gateway._options import RESTART_SECONDS
 
@@ -74,7 +75,9 @@ def id_of(request: Request) -> str:
 
 def _log(scope: Scope, route: str, status: int, begun: float, name: str) -> None:
     method = scope["method"] if scope["method"] in _METHODS else "-"
-    logger.warning("%s %s %d %.0f ms %s", method, route, status, 1000 * (time.monotonic() - begun), name)
+    took = 1000 * (time.monotonic() - begun)
+    told = fields(method=method, route=route, status=status, duration_ms=round(took, 1), request_id=name)
+    logger.warning("%s %s %d %.0f ms %s", method, route, status, took, name, extra=told)
 
 
 def _stopping() -> ApiError:

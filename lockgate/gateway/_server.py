@@ -136,6 +136,8 @@ def make_server(
     config = uvicorn.Config(
         app,
         http="h11",
+        # The loggers of this process are set up already (`set_up_logs`).
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -176,7 +176,7 @@ def test_retention_purges_by_itself(place):
     checked(place)
 
 
-def test_a_purge_that_fails_stops_no_record(place, capsys):
+def test_a_purge_that_fails_stops_no_record(place, caplog):
     log = opened_log(place, writer="me")
     log.write(decision(0))
     log.close()
@@ -192,7 +192,7 @@ def test_a_purge_that_fails_stops_no_record(place, capsys):
     assert done.wait(30)
     assert log.close().unwritten == 0
     assert numbers_in(place)[-1] == 7
-    assert "old records stay for another hour" in capsys.readouterr().err
+    assert "old records stay for another hour" in caplog.text
 
 
 def test_new_records_are_seen_as_they_come(place):

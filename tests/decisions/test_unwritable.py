@@ -61,7 +61,7 @@ def locked(place):
 
 
 @pytest.mark.parametrize("policy", ["stop_admission", "degrade"])
-def test_a_locked_database_stops_admission_and_holds_no_stream(place, policy, capsys):
+def test_a_locked_database_stops_admission_and_holds_no_stream(place, policy, caplog):
     log = opened_log(place, patience=PATIENCE, when_unwritable=policy)
     told = Told(log)
     told.write(0)
@@ -82,7 +82,7 @@ def test_a_locked_database_stops_admission_and_holds_no_stream(place, policy, ca
     assert log.close().unwritten == 0
     assert (numbers_in(place), told.kept) == ([0, 1, 2], {0: [True], 1: [True], 2: [True]})
     assert checked(place).unfinished == 0
-    said = capsys.readouterr().err
+    said = caplog.text
     assert said.count("\n") == 2
     assert "can be written again" in said
 
@@ -149,7 +149,7 @@ def full(path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_keeps_records_until_there_is_room(tmp_path, capsys):
+def test_a_full_disk_keeps_records_until_there_is_room(tmp_path, caplog):
     path = tmp_path / "decisions.db"
     log = opened_log(path, patience=PATIENCE)
     told = Told(log)
@@ -165,10 +165,10 @@ def test_a_full_disk_keeps_records_until_there_is_room(tmp_path, capsys):
     assert log.close().unwritten == 0
     assert numbers_in(path) == list(range(6))
     checked(path)
-    assert "disk" in capsys.readouterr().err
+    assert "disk" in caplog.text
 
 
-def test_at_the_end_the_spill_file_has_what_the_database_lacks(tmp_path, capsys):
+def test_at_the_end_the_spill_file_has_what_the_database_lacks(tmp_path, caplog):
     path = tmp_path / "decisions.db"
     log = opened_log(path, patience=PATIENCE)
     told = Told(log)
@@ -181,7 +181,7 @@ def test_at_the_end_the_spill_file_has_what_the_database_lacks(tmp_path, capsys)
     assert (left.unwritten, left.spilled, left.lost) == (1, 1, 0)
     assert left.spill is not None
     assert left.spill.stat().st_mode & 0o777 == 0o600
-    assert "1 decision(s) are not in the database" in capsys.readouterr().err
+    assert "1 decision(s) are not in the database" in caplog.text
     # A kill may cut the last line.
     with left.spill.open("ab") as file:
         file.write(b'{"kind": "decision", "at"')
@@ -190,11 +190,11 @@ def test_at_the_end_the_spill_file_has_what_the_database_lacks(tmp_path, capsys)
     assert log.close().unwritten == 0
     assert sorted(numbers_in(path)) == [0, 1, 2]
     assert not left.spill.exists()
-    assert "1 line(s) were not whole" in capsys.readouterr().err
+    assert "1 line(s) were not whole" in caplog.text
     checked(path)
 
 
-def test_what_can_be_kept_nowhere_is_counted_as_lost(tmp_path, capsys):
+def test_what_can_be_kept_nowhere_is_counted_as_lost(tmp_path, caplog):
     path, nowhere = tmp_path / "decisions.db", tmp_path / "nowhere"
     nowhere.touch()
     log = opened_log(path, patience=PATIENCE, spill=nowhere)
@@ -206,7 +206,7 @@ def test_what_can_be_kept_nowhere_is_counted_as_lost(tmp_path, capsys):
         told.wait(1)
         left = log.close(timeout=5)
         assert (left.unwritten, left.spilled, left.lost, left.spill) == (1, 0, 1, None)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "1 are lost" in said
     assert said.count("records wait in memory alone") == 1
 
@@ -234,7 +234,7 @@ def test_memory_for_waiting_records_is_bounded(place, tmp_path, spills):
     assert list(tmp_path.rglob("*.spill.*")) == []
 
 
-def test_a_server_that_is_gone_and_comes_back(postgres, capsys):
+def test_a_server_that_is_gone_and_comes_back(postgres, caplog):
     place = postgres.database()
     log = opened_log(place, patience=PATIENCE)
     told = Told(log)
@@ -251,7 +251,7 @@ def test_a_server_that_is_gone_and_comes_back(postgres, capsys):
     assert log.close().unwritten == 0
     assert numbers_in(place) == [0, 1]
     checked(place)
-    assert "lockgate@" not in capsys.readouterr().err.replace(str(log.place), "")
+    assert "lockgate@" not in caplog.text.replace(str(log.place), "")
 
 
 def test_a_file_that_was_removed_is_seen_without_a_request(tmp_path):
@@ -295,7 +295,7 @@ def test_a_new_file_begins_with_a_word_about_the_old_one(tmp_path):
     assert genesis.record["previous"]["chain"] == checked(old).heads[0].chain
 
 
-def test_an_old_backup_in_place_of_the_database_is_found(tmp_path, capsys):
+def test_an_old_backup_in_place_of_the_database_is_found(tmp_path, caplog):
     path, backup = tmp_path / "decisions.db", tmp_path / "backup.db"
     log = opened_log(path, patience=PATIENCE, writer="me")
     told = Told(log)
@@ -318,7 +318,7 @@ def test_an_old_backup_in_place_of_the_database_is_found(tmp_path, capsys):
     with open_log(path) as opened:
         [found] = opened.verify().breaks
     assert "is missing" in found.what
-    assert "has lost records" in capsys.readouterr().err
+    assert "has lost records" in caplog.text
 
 
 def test_a_commit_whose_answer_was_lost_is_not_repeated(place, monkeypatch):

@@ -149,6 +149,9 @@ class ListenConfig(_Strict):
         description="Environment variable with the key for /metrics. Without it, only this machine may read "
         "them, and only if clients need no key.",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the lines on standard error. json: an object on each line."
+    )
 
 
 class LimitsConfig(_Strict):
