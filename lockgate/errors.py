@@ -16,6 +16,7 @@ LockgateError
 │   ├── GeneratorError     a generator that cannot answer: wrong address, key or model, or it is down
 │   └── BudgetExhausted    no tokens or money are left for the run
 ├── DecisionLogError       a decision log that can't be opened, written or read
+├── ReviewError            reviews that can't be opened, written or read, or a review that is not valid
 └── MissingExtra           an optional dependency that is not installed
 """
 
@@ -89,6 +90,10 @@ class BudgetExhausted(SynthesisError):
 
 class DecisionLogError(LockgateError):
     """A decision log can't be opened, written or read, or records of it are lost."""
+
+
+class ReviewError(LockgateError):
+    """Reviews can't be opened, written or read, or a review is not valid."""
 
 
 class MissingExtra(LockgateError):

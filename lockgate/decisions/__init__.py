@@ -11,6 +11,7 @@ from lockgate.decisions._content import (
     make_keys,
 )
 from lockgate.decisions._log import DecisionLog, Left, print_failure
+from lockgate.decisions._newest import MOST_READ, Found, Line
 from lockgate.decisions._options import POLICIES, LogOptions, WhenUnwritable
 from lockgate.decisions._reading import (
     LogReader,
@@ -22,11 +23,20 @@ from lockgate.decisions._reading import (
     purge_log,
     read_decisions,
 )
-from lockgate.decisions._record import Decision, DecisionKind, Fault, Scores, Started, timestamp
+from lockgate.decisions._record import (
+    Decision,
+    DecisionKind,
+    Fault,
+    Scores,
+    Started,
+    deciding_score,
+    timestamp,
+)
 from lockgate.decisions._schema import PASSWORD_VARIABLE
 
 __all__ = [
     "CONTENT_MODES",
+    "MOST_READ",
     "PASSWORD_VARIABLE",
     "POLICIES",
     "Break",
@@ -38,7 +48,9 @@ __all__ = [
     "DecisionKind",
     "DecisionLog",
     "Fault",
+    "Found",
     "Left",
+    "Line",
     "LogOptions",
     "LogReader",
     "Report",
@@ -49,6 +61,7 @@ __all__ = [
     "Turn",
     "WhenUnwritable",
     "check_log",
+    "deciding_score",
     "is_database",
     "make_keys",
     "open_log",

@@ -1,7 +1,8 @@
 """Records of the decision log: that an exchange has begun, and what was decided about it. No text."""
 
+import math
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -25,6 +26,19 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
     max_answer: float | None
     threshold: float | None
     mixed: float | None = None
+
+
+class ScoresRead(Protocol):
+    """Scores as any reader of a log has them."""
+
+    @property
+    def max_prompt(self) -> float | None: ...
+
+    @property
+    def max_answer(self) -> float | None: ...
+
+    @property
+    def mixed(self) -> float | None: ...
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +99,38 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     measure: str | None = None
     unguarded: bool = False
     lowered: float = 0.0
+    tenant: str = ""
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the guard flagged the exchange, also if that was only noted."""
+        return self.decision in ("halt", "block")
+
+
+def deciding_score(
+    scores: ScoresRead, *, two_stages: bool, flag_on: Literal["answer", "both"], flagged: bool
+) -> float:
+    """Return the recorded score that decides, for comparison with other thresholds.
+
+    Args:
+        two_stages: whether the guard that recorded it has two stages. The mixed score then decides.
+        flag_on: what a guard with one stage flags.
+        flagged: whether the guard flagged the exchange.
+
+    Returns:
+        Infinity if there is no number although the guard flagged: a failed reading flags at any threshold.
+        Minus infinity if nothing was read.
+    """
+    if two_stages:
+        found = [scores.mixed]
+    elif flag_on == "both":
+        found = [scores.max_prompt, scores.max_answer]
+    else:
+        found = [scores.max_answer]
+    known = [score for score in found if score is not None]
+    if known:
+        return max(known)
+    return math.inf if flagged else -math.inf
 
 
 def timestamp() -> str:
