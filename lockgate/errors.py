@@ -16,6 +16,7 @@ LockgateError
 │   ├── GeneratorError     a generator that cannot answer: wrong address, key or model, or it is down
 │   └── BudgetExhausted    no tokens or money are left for the run
 ├── DecisionLogError       a decision log that can't be opened, written or read
+├── OperationsError        an operations database (tenants and keys) that can't be opened, written or read
 └── MissingExtra           an optional dependency that is not installed
 """
 
@@ -89,6 +90,10 @@ class BudgetExhausted(SynthesisError):
 
 class DecisionLogError(LockgateError):
     """A decision log can't be opened, written or read, or records of it are lost."""
+
+
+class OperationsError(LockgateError):
+    """An operations database, which holds tenants and keys, can't be opened, written or read."""
 
 
 class MissingExtra(LockgateError):
