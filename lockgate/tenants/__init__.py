@@ -1,0 +1,21 @@
+"""Tenants: who may call a server, by which keys, in which role and within which limits."""
+
+from lockgate.tenants._book import Book, KeyInfo, TenantInfo
+from lockgate.tenants._principal import ROLES, Principal, Role
+from lockgate.tenants._schema import PASSWORD_VARIABLE
+from lockgate.tenants._settings import Settings
+from lockgate.tenants._tenants import CACHE_SECONDS, Caller, Tenants
+
+__all__ = [
+    "CACHE_SECONDS",
+    "PASSWORD_VARIABLE",
+    "ROLES",
+    "Book",
+    "Caller",
+    "KeyInfo",
+    "Principal",
+    "Role",
+    "Settings",
+    "TenantInfo",
+    "Tenants",
+]
