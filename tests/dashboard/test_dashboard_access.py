@@ -8,15 +8,29 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from desks import SAME_SITE, csrf_of_page, exchange, fill, house_in
 from keyholders import Moment
+from logs import opened_log
 from starlette.testclient import TestClient
 
 from lockgate.dashboard._app import _PAGES
 from lockgate.dashboard._schema import METADATA, SCHEMA
 from lockgate.dashboard._sessions import ATTEMPT_SECONDS, IDLE, LIFE, MOST_ATTEMPTS, Sessions
 from lockgate.databases import Database, Place
+from lockgate.decisions import Content, Turn
 
 GETS = [page for page in _PAGES if page.method == "GET" and "{" not in page.path]
 POSTS = [page for page in _PAGES if page.method == "POST"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A dashboard for tests that leave it as it is."""
+    with house_in(tmp_path_factory.mktemp("shared")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def admin(shared):
+    return shared.signed_in("mill", "boss", "admin")
 
 
 def test_migrations_make_the_tables_that_the_code_uses(tmp_path):
@@ -28,14 +42,14 @@ def test_migrations_make_the_tables_that_the_code_uses(tmp_path):
     database.close()
 
 
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: f"{page.method} {page.path}")
-def test_nobody_sees_a_page_without_signing_in(house, page):
-    client = house.visitor()
-    path = page.path.replace("{exchange}", "chatcmpl-1").replace("{choice:int}", "0")
-    answer = client.request(page.method, f"/admin{path}")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/admin/login")
-    part = client.request(page.method, f"/admin{path}", headers={"hx-request": "true"})
-    assert (part.status_code, part.headers["hx-redirect"], part.text) == (401, "/admin/login", "")
+def test_nobody_sees_a_page_without_signing_in(shared):
+    client = shared.visitor()
+    for page in _PAGES:
+        path = page.path.replace("{exchange}", "chatcmpl-1").replace("{choice:int}", "0")
+        answer = client.request(page.method, f"/admin{path}")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/admin/login")
+        part = client.request(page.method, f"/admin{path}", headers={"hx-request": "true"})
+        assert (part.status_code, part.headers["hx-redirect"], part.text) == (401, "/admin/login", "")
 
 
 def test_signing_in_and_out(any_house):
@@ -186,29 +200,29 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize("headers", ELSEWHERE, ids=str)
-@pytest.mark.parametrize("path", ["/login", "/logout", *(page.path for page in POSTS)])
-def test_forms_of_other_sites_are_refused(house, path, headers):
-    client = house.signed_in("mill", "ann", "admin")
-    form = {"csrf": csrf_of_page(client.get("/admin/").text), "key": "x"}
+def test_forms_of_other_sites_are_refused(shared, admin, headers):
+    form = {"csrf": csrf_of_page(admin.get("/admin/").text), "key": "x"}
+    client = shared.visitor()
+    client.cookies = admin.cookies
     del client.headers["sec-fetch-site"]
-    answer = client.post(f"/admin{path}", data=form, headers=headers)
-    assert answer.status_code == 403
-    assert "only from pages of this server" in answer.text
+    for path in ("/login", "/logout", *(page.path for page in POSTS)):
+        answer = client.post(f"/admin{path}", data=form, headers=headers)
+        assert answer.status_code == 403
+        assert "only from pages of this server" in answer.text
+    assert admin.get("/admin/").status_code == 200
 
 
-@pytest.mark.parametrize("token", ["", "0" * 64, "other"])
-@pytest.mark.parametrize("path", ["/logout", *(page.path for page in POSTS)])
-def test_forms_without_their_session_s_token_are_refused(house, path, token):
-    client = house.signed_in("mill", "ann", "admin")
-    if token == "other":
-        token = csrf_of_page(house.signed_in("mill", "ben", "admin").get("/admin/").text)
-        assert len(token) == 64
-    answer = client.post(f"/admin{path}", data={"csrf": token})
-    assert (answer.status_code, "too old" in answer.text) == (403, True)
+def test_forms_without_their_session_s_token_are_refused(shared, admin):
+    other = csrf_of_page(shared.signed_in("mill", "ben", "admin").get("/admin/").text)
+    assert len(other) == 64
+    for token in ("", "0" * 64, other):
+        for path in ("/logout", *(page.path for page in POSTS)):
+            answer = admin.post(f"/admin{path}", data={"csrf": token})
+            assert (answer.status_code, "too old" in answer.text) == (403, True)
 
 
-def test_origin_and_header_do_for_browsers_without_fetch_metadata(house):
-    client = house.signed_in("mill", "ann", "reviewer")
+def test_origin_and_header_do_for_browsers_without_fetch_metadata(shared):
+    client = shared.signed_in("mill", "ann", "reviewer")
     token = csrf_of_page(client.get("/admin/").text)
     del client.headers["sec-fetch-site"]
     headers = {"origin": "http://127.0.0.1", "x-lockgate-csrf": token}
@@ -238,8 +252,8 @@ def test_a_reviewer_reads_and_changes_no_keys(house):
 
 
 @pytest.mark.parametrize("page", [page.path for page in GETS])
-def test_answers_are_not_kept_and_run_no_code_of_others(house, page):
-    answer = house.signed_in("mill", "ann", "admin").get(f"/admin{page}")
+def test_answers_are_not_kept_and_run_no_code_of_others(admin, page):
+    answer = admin.get(f"/admin{page}")
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -249,8 +263,8 @@ def test_answers_are_not_kept_and_run_no_code_of_others(house, page):
     assert re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|<style|javascript:", answer.text) is None
 
 
-def test_assets_are_served_with_the_headers_and_nothing_else(house):
-    client = house.visitor()
+def test_assets_are_served_with_the_headers_and_nothing_else(shared):
+    client = shared.visitor()
     answer = client.get("/admin/static/dashboard.css")
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -258,18 +272,14 @@ def test_assets_are_served_with_the_headers_and_nothing_else(house):
     assert client.get("/admin/nowhere").status_code == 404
 
 
-def test_a_form_that_is_too_large_or_broken_is_refused(house):
-    client = house.signed_in("mill", "ann", "admin")
+def test_a_form_that_is_too_large_or_broken_is_refused(admin):
+    client = admin
     kind = {"content-type": "application/x-www-form-urlencoded"}
     assert client.post("/admin/review", content=b"note=" + b"x" * 70_000, headers=kind).status_code == 413
     assert client.post("/admin/review", content=b"\xff=\xfe", headers=kind).status_code == 400
 
 
 def test_text_of_exchanges_is_never_markup(house):
-    from logs import opened_log
-
-    from lockgate.decisions import Content, Turn
-
     log = opened_log(house.log, content="full")
     markup = "<script>window.pwned=1</script><img src=x onerror=y>"
     log.write(exchange(1, "mill"), content=Content((Turn("user", markup), Turn("assistant", markup))))
