@@ -45,6 +45,7 @@ _COMMANDS = (
     "_serve",
     "_config",
     "_log",
+    "_reviews",
 )
 
 _EXIT_CODES = (

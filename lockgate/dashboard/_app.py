@@ -65,7 +65,7 @@ class Dashboard:
 
     Args:
         options: what it shows.
-        tenants: who may sign in: keys with the role `reviewer` or `admin`.
+        tenants: who may sign in: keys with the role `reviewer` or `admin`. It is open while the dashboard is.
     """
 
     def __init__(self, options: DashboardOptions, tenants: Tenants) -> None:
@@ -103,9 +103,7 @@ class Dashboard:
             _check_csrf(request, form, token)
         if not who.may(page.role):
             raise PageError(403, "Not for this key", f"This page is for keys of the role {page.role}.")
-        call = Call(
-            self._desk, who, csrf_of(token), request.path_params, dict(request.query_params), form
-        )
+        call = Call(self._desk, who, csrf_of(token), request.path_params, dict(request.query_params), form)
         return await self._aside(page.answer, call)
 
     def _identify(self, token: str, awake: bool) -> Viewer | None:
@@ -152,9 +150,7 @@ class Dashboard:
             _check_csrf(request, form, token)
             await self._aside(self._desk.sessions.end, token)
         response = RedirectResponse(f"{ROOT}/login", 303)
-        response.delete_cookie(
-            self._cookie, path="/", secure=self._secure, httponly=True, samesite="strict"
-        )
+        response.delete_cookie(self._cookie, path="/", secure=self._secure, httponly=True, samesite="strict")
         return response
 
     async def _aside(self, call: Callable[..., R], *values: Any) -> R:
@@ -213,7 +209,9 @@ async def _form(request: Request) -> dict[str, str]:
         if len(body) > _LARGEST_FORM:
             raise PageError(413, "Too much text", "The form is larger than a form of this page can be.")
     try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=100))
+        return dict(
+            parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=100)
+        )
     except (UnicodeDecodeError, ValueError):
         raise PageError(400, "This form can't be read", "Go back and send it again.") from None
 

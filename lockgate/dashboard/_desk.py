@@ -14,7 +14,6 @@ from lockgate._version import __version__
 from lockgate.dashboard._guard import ServedGuard
 from lockgate.dashboard._sessions import Sessions
 from lockgate.dashboard._templates import render
-from lockgate.databases import Place
 from lockgate.decisions import Line, LogReader, open_log
 from lockgate.errors import ConfigError, LockgateError
 from lockgate.reviews import Reviews
@@ -34,10 +33,9 @@ class PageError(LockgateError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DashboardOptions:
-    """What the dashboard shows, and where it keeps its own data.
+    """What the dashboard shows.
 
     Attributes:
-        operations: the operations database.
         log: the decision log: a path or an address of PostgreSQL.
         log_password_env: environment variable with the log's password.
         guard: the served guard; None in mode `off`.
@@ -45,7 +43,6 @@ class DashboardOptions:
         clock: seconds since 1970.
     """
 
-    operations: Place
     log: str | Path
     log_password_env: str
     mode: str
@@ -82,14 +79,14 @@ class Desk:
     """The databases behind the pages. Each call opens the log anew, so it follows a log that was moved.
 
     Args:
-        tenants: who may sign in.
+        tenants: who may sign in. Sessions and reviews are kept in the same database.
     """
 
     def __init__(self, options: DashboardOptions, tenants: Tenants) -> None:
         self.options = options
         self.tenants = tenants
-        self.sessions = Sessions(options.operations, options.clock)
-        self.reviews = Reviews(options.operations)
+        self.sessions = Sessions(tenants.database.place, options.clock)
+        self.reviews = Reviews(tenants.database.place)
 
     def open(self) -> None:
         """Connect. Raises OperationsError, ReviewError."""

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -39,12 +39,17 @@ from lockgate.gateway.upstream import UpstreamClient, Upstreams, passing_routes,
 PLAYGROUND = "lockgate.gateway.playground"
 
 
-def create_app(gateway: Gateway, upstream: UpstreamClient | Upstreams | None = None) -> Starlette:
+def create_app(
+    gateway: Gateway,
+    upstream: UpstreamClient | Upstreams | None = None,
+    pages: Sequence[BaseRoute] = (),
+) -> Starlette:
     """Build the application around `gateway`. Its lifespan starts and closes the gateway.
 
     Args:
         upstream: the servers that write the answers. They are closed with the application. None lets the
             gateway's own model write them.
+        pages: routes of pages for people, such as the dashboard. They ask who calls themselves.
     """
     upstreams = Upstreams.of(upstream) if isinstance(upstream, UpstreamClient) else upstream
     own: list[BaseRoute] = [
@@ -61,7 +66,7 @@ def create_app(gateway: Gateway, upstream: UpstreamClient | Upstreams | None = N
         *CHECK_ROUTES,
     ]
     described = openapi_route(routes, "engine" if upstreams is None else "relay")
-    routes += [described, *playground_routes()]
+    routes += [described, *pages, *playground_routes()]
     gateway.metrics.state = lambda: server_state(gateway, upstreams)
     app = _framed(routes, gateway.options, gateway.keyring, _lifespan(gateway, upstreams), gateway.metrics)
     app.state.gateway = gateway

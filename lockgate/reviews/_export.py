@@ -84,7 +84,12 @@ def export_lines(
 
 
 def _line(review: Review, exchange: Exchange) -> bytes:
-    meta = {"id": review.exchange, "choice": review.choice, "reviewer": review.reviewer, "picked": review.picked}
+    meta = {
+        "id": review.exchange,
+        "choice": review.choice,
+        "reviewer": review.reviewer,
+        "picked": review.picked,
+    }
     record = {**exchange.to_dict(), "meta": meta}
     line: dict[str, object] = {"verdict": review.verdict}
     for name in ("category", "note", "seconds"):

@@ -55,9 +55,7 @@ def next_pick(
     return None
 
 
-def _first(
-    kind: Picked, left: Sequence[Decision], margin: Callable[[Decision], float]
-) -> Decision | None:
+def _first(kind: Picked, left: Sequence[Decision], margin: Callable[[Decision], float]) -> Decision | None:
     if kind == "flag":
         return next((found for found in left if found.flagged), None)
     if kind == "random":

@@ -15,7 +15,6 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from lockgate.dashboard import Dashboard, DashboardOptions, served_guard
-from lockgate.databases import Place
 from lockgate.decisions import Content, Decision, Scores, Turn
 from lockgate.guards import EMBEDDED, read_bundle
 from lockgate.tenants import Role, Tenants
@@ -66,9 +65,8 @@ def house_in(
     guard = options.pop("guard", served_guard(EMBEDDED, "embedded", SHA, calibrated=True))
     clock = options.get("clock")
     with Tenants(where, **({} if clock is None else {"clock": clock})) as tenants:
-        place = Place.of(where, "operations database", "NO_PASSWORD")
         shown = DashboardOptions(
-            operations=place, log=log, log_password_env="NO_PASSWORD", mode="enforce", guard=guard, **options
+            log=log, log_password_env="NO_PASSWORD", mode="enforce", guard=guard, **options
         )
         dashboard = Dashboard(shown, tenants)
         dashboard.open()
@@ -123,7 +121,9 @@ def fill(where: Path | str, decisions: Sequence[Decision], content: str = "full"
     assert log.close().unwritten == 0
 
 
-def day_of_traffic(count: int = 400, tenants: Sequence[str] = ("mill", "harbour"), seed: int = 7) -> list[Decision]:
+def day_of_traffic(
+    count: int = 400, tenants: Sequence[str] = ("mill", "harbour"), seed: int = 7
+) -> list[Decision]:
     """Decisions as a day may bring them."""
     draw = random.Random(seed)
     categories = list(read_bundle(EMBEDDED).constitution.category_ids)[:4]
@@ -150,7 +150,9 @@ def day_of_traffic(count: int = 400, tenants: Sequence[str] = ("mill", "harbour"
 def spread_times(where: Path, hours: float = 1.0) -> None:
     """Move the records of a log over the last hours. Its chains no longer hold then."""
     with sqlite3.connect(where) as connection:
-        rows = connection.execute("SELECT chain, seq FROM entries WHERE kind = 'decision' ORDER BY seq").fetchall()
+        rows = connection.execute(
+            "SELECT chain, seq FROM entries WHERE kind = 'decision' ORDER BY seq"
+        ).fetchall()
         end = datetime.now(UTC)
         for place, (chain, seq) in enumerate(rows):
             at = end - timedelta(hours=hours) * (1 - (place + 1) / (len(rows) + 1))

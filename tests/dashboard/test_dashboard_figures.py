@@ -55,7 +55,12 @@ def test_quantiles_are_values_that_occurred(values):
 def test_slices_of_time_hold_each_line_once():
     end = datetime(2026, 1, 2, tzinfo=UTC)
     lines = [
-        Line(exchange(place, score=9.0 if place % 3 == 0 else -9.0), text_of(end - timedelta(minutes=place)), "", None)
+        Line(
+            exchange(place, score=9.0 if place % 3 == 0 else -9.0),
+            text_of(end - timedelta(minutes=place)),
+            "",
+            None,
+        )
         for place in range(1, 181)
     ]
     buckets = over_time(lines, end, timedelta(hours=1), 60)
@@ -121,7 +126,11 @@ def test_a_histogram_holds_every_number_once(margins):
     if not finite:
         assert found is None
         return
-    assert (sum(found.counts), found.unread, len(found.counts)) == (len(finite), len(margins) - len(finite), BINS)
+    assert (sum(found.counts), found.unread, len(found.counts)) == (
+        len(finite),
+        len(margins) - len(finite),
+        BINS,
+    )
     assert found.low < 0 < found.high
     assert 0 <= found.place(-1e9) <= found.place(0) <= found.place(1e9) <= 1
 

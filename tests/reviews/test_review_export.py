@@ -63,7 +63,9 @@ def test_what_cannot_be_read_is_counted(tmp_path):
     where = log_of(tmp_path / "decisions.db", 1, content="none")
     lines, left = exported(where, [review(0), review(7)])
     assert (lines, left.gone, left.textless, left.total) == ([], 1, 1, 2)
-    assert str(left) == "1: the log no longer has the exchange; 1: the log keeps no text of it that can be read"
+    assert (
+        str(left) == "1: the log no longer has the exchange; 1: the log keeps no text of it that can be read"
+    )
     silent = log_of(tmp_path / "silent.db", 1, answer=" ", content="full")
     assert exported(silent, [review(0)])[1].unanswered == 1
 

@@ -114,8 +114,6 @@ def test_agreement_is_that_of_scikit_learn(pairs):
 
 
 def test_skipped_exchanges_and_lone_verdicts_are_no_agreement():
-    skipped = Review(
-        tenant="", exchange="chatcmpl-1", choice=0, reviewer="ben", picked="flag", verdict=None
-    )
+    skipped = Review(tenant="", exchange="chatcmpl-1", choice=0, reviewer="ben", picked="flag", verdict=None)
     assert agreements([said(1, "ann", True), skipped]) == []
     assert conflicts([said(1, "ann", True), skipped]) == []
