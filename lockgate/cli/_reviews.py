@@ -20,8 +20,8 @@ def export(
         str,
         typer.Argument(
             metavar="OPERATIONS",
-            help="The operations database with the reviews: a file of SQLite, or postgresql://USER@HOST/DATABASE "
-            "with the password in LOCKGATE_OPERATIONS_PASSWORD.",
+            help="The operations database with the reviews: a file of SQLite, or "
+            "postgresql://USER@HOST/DATABASE with the password in LOCKGATE_OPERATIONS_PASSWORD.",
         ),
     ],
     log: Annotated[

@@ -153,7 +153,7 @@ class Dashboard:
         response.delete_cookie(self._cookie, path="/", secure=self._secure, httponly=True, samesite="strict")
         return response
 
-    async def _aside(self, call: Callable[..., R], *values: Any) -> R:
+    async def _aside(self, call: Callable[..., R], *values: Any) -> R:  # noqa: ANN401 - what the call takes
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(4)
         return await anyio.to_thread.run_sync(call, *values, limiter=self._limiter)

@@ -31,13 +31,14 @@ class PageError(LockgateError):
         self.title = title
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DashboardOptions:
     """What the dashboard shows.
 
     Attributes:
         log: the decision log: a path or an address of PostgreSQL.
         log_password_env: environment variable with the log's password.
+        mode: the server's mode.
         guard: the served guard; None in mode `off`.
         loopback: whether only this machine reaches the server. Cookies may then go without TLS.
         clock: seconds since 1970.
@@ -140,11 +141,11 @@ class Call:
         """The tenant whose records may be seen; None means those of all. An admin sees all."""
         return None if self.who.may("admin") else self.who.tenant
 
-    def sees(self, tenant: str) -> bool:
+    def sees(self, tenant: str | None) -> bool:
         """Whether records of a tenant may be seen."""
         return self.scope is None or self.scope == tenant
 
-    def page(self, template: str, status: int = 200, **values: Any) -> Response:
+    def page(self, template: str, status: int = 200, **values: Any) -> Response:  # noqa: ANN401 - of the template
         """Answer with a page or a part of one."""
         guard = self.desk.guard
         shared = {

@@ -105,7 +105,7 @@ def by_tenant(decisions: Sequence[Decision]) -> dict[str, Figures]:
     """Compute the figures of each tenant, the one with most exchanges first."""
     groups: dict[str, list[Decision]] = defaultdict(list)
     for found in decisions:
-        groups[found.tenant].append(found)
+        groups[found.tenant or ""].append(found)
     names = sorted(groups, key=lambda name: (-len(groups[name]), name))
     return {name: figures(groups[name]) for name in names}
 

@@ -4,7 +4,7 @@ from starlette.responses import Response
 
 from lockgate.dashboard._desk import Call, Page, PageError, go_to
 from lockgate.errors import ConfigError
-from lockgate.tenants import ROLES
+from lockgate.tenants import ROLES, Role
 
 HOUR = 3600.0
 
@@ -34,7 +34,7 @@ def _create(call: Call) -> Response:
         info, secret = call.desk.tenants.create_key(
             form.get("tenant", ""),
             form.get("name", "").strip(),
-            form.get("role", ""),  # type: ignore[arg-type] - the book checks it
+            _role(form.get("role", "")),
             days=float(days) if days else None,
         )
     except ConfigError as error:
@@ -42,6 +42,13 @@ def _create(call: Call) -> Response:
     except ValueError:
         return _shown(call, problem="Days: expected a number, or nothing for a key that does not expire.")
     return _shown(call, made=(f"{info.tenant}/{info.name}", secret))
+
+
+def _role(name: str) -> Role:
+    found = next((role for role in ROLES if role == name), None)
+    if found is None:
+        raise PageError(400, "No such role", f"Expected one of {', '.join(ROLES)}.")
+    return found
 
 
 def _rotate(call: Call) -> Response:

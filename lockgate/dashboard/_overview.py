@@ -1,7 +1,7 @@
 """The overview: what happens now, against the budget."""
 
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.responses import Response
 
@@ -36,7 +36,7 @@ def _live(call: Call) -> Response:
     return call.page("_live.html", **_values(call))
 
 
-def _values(call: Call) -> dict[str, object]:
+def _values(call: Call) -> dict[str, Any]:
     name = call.wanted("window") or "hour"
     if name not in WINDOWS:
         raise PageError(400, "No such time", f"Expected one of {', '.join(WINDOWS)}.")

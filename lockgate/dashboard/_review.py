@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from typing import get_args
+from typing import Any, get_args
 
 from starlette.responses import Response
 
@@ -36,7 +36,7 @@ _LONGEST_SECONDS = 3600.0
 def _queue(call: Call) -> Response:
     own = call.desk.reviews.standing(reviewer=call.who.reviewer)
     pick, textless = _choose(call, own)
-    values = {
+    values: dict[str, Any] = {
         "here": "review",
         "pick": pick,
         "text": None,
@@ -80,16 +80,19 @@ def _choose(call: Call, own: list[Review]) -> tuple[Pick | None, int]:
 def _asked_again(call: Call, readable: list[Decision]) -> Pick | None:
     """Return the exchange whose step was undone just now."""
     name, choice, picked = (call.wanted(field) for field in ("exchange", "choice", "picked"))
-    if name is None or picked not in get_args(Picked):
+    kinds: tuple[Picked, ...] = get_args(Picked)
+    if name is None or picked not in kinds:
         return None
     found = next((one for one in readable if (one.id, str(one.choice)) == (name, choice)), None)
-    return None if found is None else Pick(found, picked)
+    return None if found is None else Pick(found, kinds[kinds.index(picked)])
 
 
 def _judge(call: Call) -> Response:
     form = call.form
-    said, choice = form.get("verdict"), form.get("choice", "")
-    if said not in (*get_args(Verdict), "skip") or not choice.isdigit():
+    verdicts: dict[str, Verdict | None] = {"harmful": "harmful", "harmless": "harmless", "skip": None}
+    said, choice, picked = (form.get(name, "") for name in ("verdict", "choice", "picked"))
+    kinds: dict[str, Picked] = {kind: kind for kind in SHARES}
+    if said not in verdicts or picked not in kinds or not choice.isascii() or not choice.isdigit():
         raise PageError(400, "No such verdict", "Expected that the answer breaks the policy, or does not.")
     _, decision = seen(call, form.get("exchange", ""), int(choice))
     category = form.get("category") or None
@@ -97,12 +100,12 @@ def _judge(call: Call) -> Response:
     if category is not None and (guard is None or category not in guard.categories):
         raise PageError(400, "No such category", "Take a category of the guard's policy, or none.")
     review = Review(
-        tenant=decision.tenant,
+        tenant=decision.tenant or "",
         exchange=decision.id,
         choice=decision.choice,
         reviewer=call.who.reviewer,
-        picked=form.get("picked", ""),  # type: ignore[arg-type] - the store checks it
-        verdict=None if said == "skip" else said,  # type: ignore[arg-type]
+        picked=kinds[picked],
+        verdict=verdicts[said],
         category=None if said == "skip" else category,
         note=form.get("note", "").strip() or None,
         seconds=_seconds(form.get("shown", "")),

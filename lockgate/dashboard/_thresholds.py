@@ -1,6 +1,7 @@
 """The page of scores: their histogram, drift, and what another threshold would have done."""
 
 import math
+from typing import Any
 
 from starlette.responses import Response
 
@@ -63,7 +64,7 @@ def _what_if(call: Call) -> Response:
     return call.page("_what_if.html", **_what_if_values(call, guard, _read(call, guard)[0]))
 
 
-def _what_if_values(call: Call, guard: ServedGuard, found: Recorded) -> dict[str, object]:
+def _what_if_values(call: Call, guard: ServedGuard, found: Recorded) -> dict[str, Any]:
     flag, given = guard.record.decides.flag, call.wanted("threshold")
     try:
         threshold = flag if given is None else float(given)

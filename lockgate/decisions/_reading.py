@@ -12,9 +12,9 @@ import msgspec
 from lockgate.databases import Database
 from lockgate.decisions._appender import Appender
 from lockgate.decisions._chain import Break, Checker, Entry, Kind, Tip
+from lockgate.decisions._newest import MOST_READ, Found, read_newest
 from lockgate.decisions._record import Decision
 from lockgate.decisions._schema import PASSWORD_VARIABLE, SCHEMA, place_of
-from lockgate.decisions._newest import MOST_READ, Found, Line, read_newest
 from lockgate.decisions._store import entry_of, last_entries, newest, read_behind, read_entries, writers
 
 _SQLITE = b"SQLite format 3\x00"

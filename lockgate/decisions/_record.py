@@ -99,7 +99,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     measure: str | None = None
     unguarded: bool = False
     lowered: float = 0.0
-    tenant: str = ""
+    tenant: str | None = None
 
     @property
     def flagged(self) -> bool:

@@ -125,7 +125,7 @@ def newest_rows(
     until: str | None = None,
     before: tuple[str, str, int] | None = None,
     most: int,
-) -> Iterator[Row[Any]]:
+) -> Iterator[Any]:
     """Yield entries of a kind, newest first, without their content.
 
     Args:

@@ -8,7 +8,7 @@ from lockgate.databases import Schema
 from lockgate.errors import ReviewError
 
 SCHEMA = Schema(
-    what="reviews",
+    what="review database",
     error=ReviewError,
     migrations=Path(__file__).parent / "migrations",
     version_table="lockgate_reviews_version",

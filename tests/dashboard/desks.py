@@ -65,9 +65,7 @@ def house_in(
     guard = options.pop("guard", served_guard(EMBEDDED, "embedded", SHA, calibrated=True))
     clock = options.get("clock")
     with Tenants(where, **({} if clock is None else {"clock": clock})) as tenants:
-        shown = DashboardOptions(
-            log=log, log_password_env="NO_PASSWORD", mode="enforce", guard=guard, **options
-        )
+        shown = DashboardOptions(log, "NO_PASSWORD", "enforce", guard, **options)
         dashboard = Dashboard(shown, tenants)
         dashboard.open()
         try:
@@ -106,8 +104,9 @@ def talk(number: int) -> Content:
             Turn("user", f"How does {thing} pass the lock, and how long does it take? (question {number})"),
             Turn(
                 "assistant",
-                f"First the lower gates open and {thing} goes in. The gates close, water flows in from above, "
-                "and when both levels are equal the upper gates open.\n\nIt takes about a quarter of an hour.",
+                f"First the lower gates open and {thing} goes in. The gates close, water flows in from "
+                "above, and when both levels are equal the upper gates open.\n\n"
+                "It takes about a quarter of an hour.",
             ),
         )
     )
