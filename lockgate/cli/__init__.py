@@ -45,6 +45,7 @@ _COMMANDS = (
     "_serve",
     "_config",
     "_log",
+    "_tenants",
     "_reviews",
 )
 

@@ -112,6 +112,7 @@ def _parquet(path: Path, *, content: bool) -> Iterator[Callable[[dict[str, Any]]
         *(("completion_tokens", count), ("queue_ms", number), ("first_token_ms", number)),
         *(("total_ms", number), ("reason", text), ("fault", text), ("stage", count)),
         *(("verdicts", count), ("measure", text), ("unguarded", flag), ("lowered", number)),
+        *(("tenant", text), ("key", text)),
     ]
     if content:
         turn = pa.struct([("role", text), ("content", text)])

@@ -46,6 +46,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         choices: how many decisions must follow.
+        tenant, key: as in the decisions that follow.
     """
 
     id: str
@@ -54,6 +55,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     guard: str | None
     choices: int
     prompt_tokens: int
+    tenant: str | None = None
+    key: str | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +77,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         lowered: by how much the conversation's past had lowered the threshold that flags.
         measure: hash of what gives the scores. While it stays the same, they may be compared with other
             thresholds (`lockgate replay`).
+        tenant: name of the client's tenant; "" for a key of the config; None if the server asks for no key.
+        key: public id of the client's key, which is no secret.
     """
 
     id: str
@@ -100,6 +105,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     unguarded: bool = False
     lowered: float = 0.0
     tenant: str | None = None
+    key: str | None = None
 
     @property
     def flagged(self) -> bool:

@@ -42,11 +42,14 @@ class Metrics:
 
     Attributes:
         state: tells the gauges of the moment.
+        listeners: called with the record of each exchange that is over, under the engine's lock. They must
+            be quick and must not raise.
     """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.state: State = lambda: ()
+        self.listeners: list[Callable[[Decision], None]] = []
         self._registry.register(_Gauges(self))
         self._exchanges = self._counter(
             "exchanges", "Exchanges that are over.", "route", "mode", "decision", "enforced"
@@ -84,6 +87,8 @@ class Metrics:
             route: the server's route by which it came; "" for a check.
             margin: by how much its deciding score lies above the threshold that flags; None without one.
         """
+        for listener in self.listeners:
+            listener(record)
         enforced = "true" if record.enforced else "false"
         self._exchanges.labels(route or CHECKS, record.mode, record.decision, enforced).inc()
         if record.decision in ("halt", "block"):

@@ -1,6 +1,7 @@
 """Tenants: who may call a server, by which keys, in which role and within which limits."""
 
 from lockgate.tenants._book import Book, KeyInfo, TenantInfo
+from lockgate.tenants._limits import Limits, Refusal
 from lockgate.tenants._principal import ROLES, Principal, Role
 from lockgate.tenants._schema import PASSWORD_VARIABLE
 from lockgate.tenants._settings import Settings
@@ -13,7 +14,9 @@ __all__ = [
     "Book",
     "Caller",
     "KeyInfo",
+    "Limits",
     "Principal",
+    "Refusal",
     "Role",
     "Settings",
     "TenantInfo",

@@ -1,5 +1,6 @@
 """Looking up keys while requests come in: a memory of a few seconds in front of the database."""
 
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -13,6 +14,8 @@ from sqlalchemy import RowMapping, or_, select, update
 
 from lockgate.errors import OperationsError
 from lockgate.tenants._book import Book, state_of
+from lockgate.tenants._limits import Limits
+from lockgate.tenants._pools import OwnPool, SharedPool
 from lockgate.tenants._principal import Principal
 from lockgate.tenants._schema import KEYS, PASSWORD_VARIABLE, TENANTS
 from lockgate.tenants._secrets import fits, prefix_of
@@ -56,6 +59,10 @@ class Tenants(Book):
     revoked on another server ends here within that time. A key in use is read again in the background before
     that time is over, so that its requests do not wait.
 
+    Attributes:
+        limits: the limits of the tenants.
+        fault: why the database could not be read the last time; None if it could.
+
     Args:
         ticks: seconds of a clock that is never set, by which the memory ages.
         background: runs what no request waits for. By default a thread of its own.
@@ -74,6 +81,9 @@ class Tenants(Book):
         super().__init__(where, password_env, clock=clock)
         self.cache_seconds = cache_seconds
         self._ticks = ticks
+        shared = self.database.place.path is None
+        pool = SharedPool(self.database, secrets.token_hex(16)) if shared else OwnPool(ticks)
+        self.limits = Limits(pool, ticks)
         self._background = background or ThreadPoolExecutor(1, "lockgate-tenants")
         self._known: OrderedDict[str, _Entry] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
@@ -81,9 +91,17 @@ class Tenants(Book):
         self._epoch = 0  # of the memory; what was read before `forget` is not remembered
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # one reader at a time; the others then find what it has read
-        self._down_until = -1.0
+        self._down_until = float("-inf")
+        self.fault: str | None = None
+
+    def open(self, *, create: bool = True) -> None:
+        """See `Book.open`."""
+        super().open(create=create)
+        self.limits.start()
 
     def close(self) -> None:
+        """Give back what this replica holds of the limits, and close the database."""
+        self.limits.close()
         self._background.shutdown(wait=True, cancel_futures=True)
         super().close()
 
@@ -150,9 +168,10 @@ class Tenants(Book):
             entry = None
             if row is not None:
                 entry = _Entry(row, Settings.from_json(row["settings"], row["tenant"]), now)
-        except OperationsError:
-            self._down_until = now + PAUSE_SECONDS
+        except OperationsError as error:
+            self._down_until, self.fault = now + PAUSE_SECONDS, str(error)
             raise
+        self.fault = None
         with self._lock:
             if epoch == self._epoch:
                 self._remember(prefix, entry, now)

@@ -133,6 +133,28 @@ class LogConfig(_Strict):
         return self
 
 
+class OperationsConfig(_Strict):
+    """Where tenants and their keys are. Changes need a restart."""
+
+    path: str | None = Field(
+        default=None, description="File of a database of SQLite. Relative to the config file."
+    )
+    url: str | None = Field(
+        default=None,
+        description="Database of PostgreSQL, as postgresql://USER@HOST/DATABASE without password.",
+    )
+    password_env: str = Field(
+        default="LOCKGATE_OPERATIONS_PASSWORD",
+        description="Environment variable with the database's password.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("expected either `path` or `url`")
+        return self
+
+
 class ListenConfig(_Strict):
     """Where the server listens. Changes need a restart."""
 
@@ -219,6 +241,11 @@ class Config(_Strict):
         description="Upstream for models that none lists. A single upstream without `models` is it anyway.",
     )
     keys: dict[Name, KeyConfig] = Field(default={}, description="Keys that clients may send, by name.")
+    operations: OperationsConfig | None = Field(
+        default=None,
+        description="The database of tenants. With it, clients need a tenant's key or one of `keys`. Needs "
+        "a restart.",
+    )
     routes: dict[str, RouteConfig] = Field(
         default={}, description="Policies of routes, such as /v1/messages."
     )
