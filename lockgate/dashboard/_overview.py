@@ -9,8 +9,6 @@ from lockgate.dashboard._desk import Call, Page, PageError, newest
 from lockgate.dashboard._figures import KINDS, by_tenant, figures, over_time, text_of
 from lockgate.decisions import MOST_READ
 
-SECONDS_BETWEEN = 5
-
 
 class Window(NamedTuple):
     """A choice of time."""
@@ -19,12 +17,14 @@ class Window(NamedTuple):
     length: timedelta
     slices: int
     slice_words: str
+    # Between two looks for news. A longer time costs more and changes less.
+    seconds: int
 
 
 WINDOWS = {
-    "hour": Window("last hour", timedelta(hours=1), 60, "a minute"),
-    "day": Window("last day", timedelta(days=1), 48, "half an hour"),
-    "week": Window("last week", timedelta(days=7), 56, "three hours"),
+    "hour": Window("last hour", timedelta(hours=1), 60, "a minute", 5),
+    "day": Window("last day", timedelta(days=1), 48, "half an hour", 20),
+    "week": Window("last week", timedelta(days=7), 56, "three hours", 60),
 }
 
 
@@ -59,7 +59,6 @@ def _values(call: Call) -> dict[str, Any]:
         "oldest": lines[-1].at if lines else None,
         "most": MOST_READ,
         "now": text_of(end),
-        "seconds": SECONDS_BETWEEN,
     }
 
 

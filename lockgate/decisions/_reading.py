@@ -116,7 +116,7 @@ class LogReader:
             wanted: which decisions are returned.
             count: how many of them.
             since, until: only records handed to the log at this time or later, and before that time.
-            before: `place` of a line or `Found.end`. Only older records are read.
+            before: `Found.end` of an earlier call. Only older records are read.
             most: number of records to read, wanted or not.
 
         Raises:

@@ -144,7 +144,8 @@ def newest_rows(
         wanted = wanted.where(_COLUMNS.at <= before[0], tuple_(*place) < tuple_(*before))
     wanted = wanted.order_by(*(column.desc() for column in place)).limit(most)
     with connection.execute(wanted, execution_options={"yield_per": _PAGE}) as rows:
-        yield from rows
+        for part in rows.partitions():
+            yield from part
 
 
 def entry_of(connection: Connection, exchange: str, choice: int) -> Entry | None:

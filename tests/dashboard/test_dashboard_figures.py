@@ -59,6 +59,7 @@ def test_slices_of_time_hold_each_line_once():
             exchange(place, score=9.0 if place % 3 == 0 else -9.0),
             text_of(end - timedelta(minutes=place)),
             "",
+            0,
             None,
         )
         for place in range(1, 181)

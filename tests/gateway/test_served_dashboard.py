@@ -21,9 +21,7 @@ def test_a_reviewer_judges_what_the_server_decided(folders, preloaded):
         f"guard: {folders / 'guard'}\nbackbone: {folders / 'model'}\nthreads: 1\nlisten: {{port: 0}}\n"
         f"log: {{path: pages.db, content: full}}\noperations: {{path: {place.name}}}\n"
     )
-    server = Command(
-        "lockgate", "serve", "--config", str(config), "--json", cwd=folders, preloaded=preloaded
-    )
+    server = Command("lockgate", "serve", "--config", str(config), "--json", cwd=folders, preloaded=preloaded)
     try:
         url = json.loads(server.first_line())["url"]
         with httpx2.Client(base_url=url, timeout=30) as client:
