@@ -59,6 +59,7 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         Hold,
         is_loopback,
     )
+    from lockgate.tenants import CampaignOptions
 
     local = is_loopback(settings.host)
     engine = EngineOptions(
@@ -77,6 +78,8 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         engine = replace(engine, verdict_breaker=breaker)
         policies, keys = loaded.applied.policies, loaded.applied.keys
         more = {"policies": policies, "keys": keys, "longest_prompt": limits.longest_prompt}
+        if (watched := loaded.applied.config.campaigns) is not None:
+            more["campaigns"] = CampaignOptions(**watched.model_dump())
     return GatewayOptions(
         log=_log(settings, loaded),
         engine=engine,

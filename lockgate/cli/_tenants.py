@@ -136,6 +136,31 @@ def remove_tenant(
     _tell({"tenant": name, "removed": True}, f"tenant {name} and its keys removed", as_json=json)
 
 
+@tenants.command("alerts")
+def list_alerts(
+    most: Annotated[int, typer.Option("--lines", "-n", min=1, help="The newest ones that are shown.")] = 20,
+    operations: OperationsOption = None,
+    config: ConfigOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """List alerts about campaigns, newest first."""
+    with _book(operations, config) as book:
+        found = book.alerts(most)
+    columns = ["at", "tenant", "key", "signal", "value", "bound", "exchanges", "locked until"]
+    rows = [
+        [
+            *(_time(one.at), one.tenant, one.key, one.signal),
+            *(round(one.value, 1), one.bound, one.exchanges, _time(one.locked_until)),
+        ]
+        for one in found
+    ]
+    if json:
+        names = [name.replace(" ", "_") for name in columns]
+        print_json({"alerts": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    print_table(columns, rows)
+
+
 @keys.command("create")
 def create_key(
     tenant: TenantArgument,
@@ -217,6 +242,19 @@ def revoke_key(
         info = book.revoke_key(prefix)
     words = f"key {prefix} revoked; servers follow within {CACHE_SECONDS:g} s"
     _tell(_shown(info), words, as_json=json)
+
+
+@keys.command("unlock")
+def unlock_key(
+    prefix: PrefixArgument,
+    operations: OperationsOption = None,
+    config: ConfigOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Let a key in again that an alert has locked out."""
+    with _book(operations, config) as book:
+        book.lock_key(prefix, 0.0)
+    _tell({"prefix": prefix, "locked": False}, f"key {prefix} unlocked", as_json=json)
 
 
 @contextmanager

@@ -58,7 +58,13 @@ class Conversations:
         if given:
             conversation = conversation_id(caller_of(request).holder, given)
             job.lowered = self.lowered(conversation)
-            job.remember = lambda margin: self.add(conversation, margin)
+            before = job.remember
+
+            def remember(margin: float) -> None:
+                before(margin)
+                self.add(conversation, margin)
+
+            job.remember = remember
 
     def lowered(self, conversation: bytes) -> float:
         """Return by how much the threshold of the conversation's next exchange lies lower."""

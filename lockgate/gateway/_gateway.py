@@ -38,7 +38,7 @@ from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._tenancy import Tenancy
 from lockgate.gateway._wire import completion_id
 from lockgate.guards import Guard, regions_of
-from lockgate.tenants import Tenants
+from lockgate.tenants import CampaignOptions, Tenants
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ class GatewayOptions:
         api_key: bearer token that clients must send; None asks for none.
         keys: further such tokens, by name.
         tenants: tenants, whose keys clients may send too. The server opens and closes it.
+        campaigns: what counts as a campaign, for a server with tenants. None watches nothing.
         metrics_key: bearer token for `/metrics`. Without one, only this machine may read them, and only if
             clients need no key: numbers that change with a request would tell its client how close it was.
         policies: what a decision and a failure mean. None does as `engine.mode` says.
@@ -84,6 +85,7 @@ class GatewayOptions:
     api_key: str | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
     tenants: Tenants | None = None
+    campaigns: CampaignOptions | None = None
     metrics_key: str | None = field(default=None, repr=False)
     policies: Policies | None = None
     conversations: Conversations | None = None
@@ -167,7 +169,7 @@ class Gateway:
         self.bodies = BodyRoom()
         self.keyring = Keyring(options.all_keys, options.tenants)
         self.policies = options.policies or Policies(policy_of(options.engine.mode))
-        self.tenancy = Tenancy(options.tenants, self.metrics)
+        self.tenancy = Tenancy(options.tenants, self.metrics, options.campaigns)
         self._decoding = anyio.CapacityLimiter(1)
         self._tokenising = anyio.CapacityLimiter(1)
 
@@ -266,7 +268,7 @@ class Gateway:
                 "n", f"{request.n} answers to a prompt of {prompt_tokens} tokens don't fit in memory"
             )
         name = completion_id()
-        return Job(
+        job = Job(
             id=name,
             mode=client.change.apply(policy or self.policies.general).mode_for(name),
             prompt=rendered.token_ids,
@@ -283,6 +285,7 @@ class Gateway:
             key=client.key,
             messages=self._kept(request.messages),
         )
+        return self.tenancy.watched(job, client)
 
     async def prepare_given(
         self,
@@ -322,7 +325,7 @@ class Gateway:
         wanted = len(rendered.token_ids) + (max_tokens or self.options.default_max_tokens) + SPARE_TOKENS
         most = most_tokens(self.engine.kv_tokens, n) // n
         name = completion_id()
-        return Job(
+        job = Job(
             id=name,
             mode=client.change.apply(policy or self.policies.general).mode_for(name),
             fails_open=policy is not None and policy.on_failure == "open",
@@ -343,6 +346,7 @@ class Gateway:
             begin=begin,
             messages=self._kept(messages),
         )
+        return self.tenancy.watched(job, client)
 
     def _kept(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Return the messages that a job keeps for the decision log."""

@@ -1,6 +1,8 @@
 """Tenants: who may call a server, by which keys, in which role and within which limits."""
 
+from lockgate.tenants._alerts import Alert
 from lockgate.tenants._book import Book, KeyInfo, TenantInfo
+from lockgate.tenants._campaigns import SIGNALS, CampaignOptions, Campaigns, Sign
 from lockgate.tenants._limits import Limits, Refusal
 from lockgate.tenants._principal import ROLES, Principal, Role
 from lockgate.tenants._schema import PASSWORD_VARIABLE
@@ -11,14 +13,19 @@ __all__ = [
     "CACHE_SECONDS",
     "PASSWORD_VARIABLE",
     "ROLES",
+    "SIGNALS",
+    "Alert",
     "Book",
     "Caller",
+    "CampaignOptions",
+    "Campaigns",
     "KeyInfo",
     "Limits",
     "Principal",
     "Refusal",
     "Role",
     "Settings",
+    "Sign",
     "TenantInfo",
     "Tenants",
 ]

@@ -12,6 +12,8 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from lockgate.databases import Database
 from lockgate.errors import ConfigError
+from lockgate.tenants._alerts import Alert, read_alerts, write_alert
+from lockgate.tenants._campaigns import Sign
 from lockgate.tenants._principal import ROLES, Role
 from lockgate.tenants._schema import BUCKETS, KEYS, LEASES, PASSWORD_VARIABLE, SCHEMA, TENANTS, place_of
 from lockgate.tenants._secrets import digest_of, new_key
@@ -226,6 +228,24 @@ class Book:
             if tenant is not None and _settings(connection, tenant) is None:
                 raise no_tenant(tenant)
             return [self._info(row) for row in connection.execute(statement).mappings()]
+
+    def add_alert(self, tenant: str, key: str, sign: Sign, lock_out: float | None = None) -> Alert:
+        """Keep an alert about a key of a tenant, or of the config if `tenant` is "".
+
+        Args:
+            lock_out: seconds for which the key is locked out. A key of the config can't be.
+        """
+        now = self._clock()
+        until = now + lock_out if lock_out is not None and tenant else None
+        alert = Alert(now, tenant, key, sign.signal, sign.value, sign.bound, sign.exchanges, until)
+        write_alert(self.database, alert)
+        if until is not None:
+            self.forget()
+        return alert
+
+    def alerts(self, most: int = 100) -> list[Alert]:
+        """Return the newest alerts, newest first."""
+        return read_alerts(self.database, most)
 
     def forget(self) -> None:
         """Drop what is remembered of keys and settings."""

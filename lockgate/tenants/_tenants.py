@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import RowMapping, or_, select, update
@@ -137,6 +138,11 @@ class Tenants(Book):
         prefix = prefix_of(secret)
         return prefix is None or self._recall(prefix) is not None or self._is_unknown(prefix)
 
+    def later(self, act: Callable[[], None]) -> None:
+        """Do something in the background that no request waits for. A closed server does nothing more."""
+        with suppress(RuntimeError):
+            self._background.submit(act)
+
     def _entry(self, secret: str) -> _Entry | None:
         prefix = prefix_of(secret)
         if prefix is None:
@@ -208,9 +214,7 @@ class Tenants(Book):
             if prefix in self._reading:
                 return
             self._reading.add(prefix)
-        # A closed server reads nothing more.
-        with suppress(RuntimeError):
-            self._background.submit(self._refresh, prefix, used=used)
+        self.later(partial(self._refresh, prefix, used=used))
 
     def _refresh(self, prefix: str, *, used: bool) -> None:
         try:

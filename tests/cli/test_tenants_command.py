@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lockgate.cli import main
-from lockgate.tenants import Principal, Tenants
+from lockgate.tenants import Principal, Sign, Tenants
 
 
 @pytest.fixture
@@ -81,6 +81,23 @@ def test_a_config_names_the_database(run, tmp_path):
     config.write_text("mode: enforce\n")
     code, _, err = run("keys", "list", "--config", config)
     assert (code, "operations: is missing" in err) == (2, True)
+
+
+def test_alerts_are_listed_and_their_keys_unlocked(run, path):
+    place = ("--operations", path)
+    with Tenants(path) as tenants:
+        tenants.add_tenant("acme")
+        info, _ = tenants.create_key("acme", "laptop")
+        tenants.add_alert("acme", info.prefix, Sign("close", 30.0, 25, 40), 600)
+        tenants.add_alert("", "team", Sign("flags", 12.345, 10, 80), 600)
+        assert tenants.keys()[0].state == "locked"
+    listed = {row[2]: row for row in lines(run("tenants", "alerts", *place)[1])[1:]}
+    assert listed[info.prefix][3:7] == ["close", "30.0", "25.0", "40"]
+    assert listed["team"][3:8] == ["flags", "12.3", "10.0", "80", ""]  # a key of the config stays
+    assert len(json.loads(run("tenants", "alerts", "-n", "1", "--json", *place)[1])["alerts"]) == 1
+    assert run("keys", "unlock", info.prefix, *place)[0] == 0
+    with Tenants(path) as tenants:
+        assert tenants.keys()[0].state == "valid"
 
 
 def test_the_default_is_in_the_home_folder(run, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from serving import CHAT, ask, client_for, decisions_of, path_of, scoring_for
 
 from lockgate.gateway._attempts import MOST_ADDRESSES, MOST_ATTEMPTS, Attempts
 from lockgate.gateway._door import given_keys
-from lockgate.tenants import Settings, Tenants
+from lockgate.tenants import CampaignOptions, Settings, Tenants
+from lockgate.tenants._campaigns import LEAST_EXCHANGES
 
 TENANTS = ("acme", "other", "third")
 
@@ -280,6 +281,52 @@ def test_the_command_asks_for_tenants_keys(folders, preloaded, tmp_path):
             headers = {"Authorization": f"Bearer {key}"}
             assert client.get("/v1/models", headers=headers).status_code == 200
             assert client.get("/v1/models", headers=headers).status_code == 429
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+async def test_a_campaign_raises_an_alert_and_locks_its_key_out(
+    estate, make_gateway, backbone, head, capsys, mode
+):
+    found = estate(acme=Settings(mode=mode))
+    options = CampaignOptions(flags_per_hundred=50, lock_out_minutes=30)
+    gateway = make_gateway(
+        backbone, scoring_for(backbone, head, -1e9), tenants=found.tenants, campaigns=options
+    )
+    async with client_for(gateway) as client:
+        assert await status(client, found.headers("other")) == 200
+        for number in range(LEAST_EXCHANGES):
+            assert await status(client, found.headers("acme")) == 200, number
+        refused = await client.post(CHAT, json=ask(), headers=found.headers("acme"))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "key_locked")
+        assert int(refused.headers["retry-after"]) == 30 * 60
+        assert await status(client, found.headers("other")) == 200
+        [alert] = found.tenants.alerts()
+        seen = (alert.tenant, alert.key, alert.signal, alert.value, alert.exchanges)
+        assert seen == ("acme", found.prefixes["acme"], "flags", 100.0, LEAST_EXCHANGES)
+        assert b'lockgate_campaign_alerts_total{signal="flags"} 1.0' in gateway.metrics.page()
+        found.moment.now += 30 * 60
+        assert await status(client, found.headers("acme")) == 200
+    [told] = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "campaign" in line]
+    assert (told["key"], told["signal"], told["locked"]) == (found.prefixes["acme"], "flags", True)
+    assert "why" not in str(told)
+
+
+@pytest.mark.anyio
+async def test_an_alert_that_can_not_be_kept_is_told(estate, make_gateway, backbone, head, capsys):
+    found = estate()
+    options = CampaignOptions(flags_per_hundred=50, lock_out_minutes=30)
+    gateway = make_gateway(
+        backbone, scoring_for(backbone, head, -1e9), tenants=found.tenants, campaigns=options
+    )
+    async with client_for(gateway) as client:
+        assert await status(client, found.headers("acme")) == 200
+        found.tenants.database.close()
+        for _ in range(LEAST_EXCHANGES):
+            assert await status(client, found.headers("acme")) == 200
+        found.tenants.database.open()
+    [told] = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "campaign" in line]
+    assert (told["locked"], "operations database" in told["error"]) == (False, True)
 
 
 def test_keys_in_odd_headers_are_no_keys():

@@ -32,6 +32,7 @@ RESTART = (
     "listen",
     "limits",
     "operations",
+    "campaigns",
 )
 
 

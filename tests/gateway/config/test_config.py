@@ -117,6 +117,11 @@ def test_both_formats_say_the_same(places, tmp_path, name, text) -> None:
         ("operations: {path: a, url: b}\n", "operations: expected either `path` or `url`"),
         ("operations: {url: 'postgresql://u:sk-very-secret@h/d'}\n", "operations: operations database: the"),
         ("operations: {url: 'mysql://u@h/d'}\n", "operations: operations database: mysql://"),
+        ("campaigns: {duplicates: 3}\n", "campaigns: need `operations`"),
+        (
+            "operations: {path: a}\ncampaigns: {}\n",
+            "campaigns: expected flags_per_hundred",
+        ),
         (UP + "keys: {a: {}}\n", "keys.a: expected either `env` or `file`"),
         (UP + "keys: {a: {env: NOT_SET}}\n", "keys.a: the environment variable NOT_SET is not set"),
         (UP + "keys: {a: {file: not-there}}\n", "not readable"),
