@@ -138,6 +138,8 @@ def test_a_review_by_keyboard_alone(visit, site, tmp_path):
     texts = []
 
     def press(key, judged, skipped):
+        # Before that the page's script does not listen to keys.
+        page.wait_for_load_state("load")
         texts.append(page.locator(".turns").inner_text())
         page.keyboard.press(key)
         expect(page.get_by_text(f"{judged} judged, {skipped} skipped by you")).to_be_visible()
@@ -152,6 +154,7 @@ def test_a_review_by_keyboard_alone(visit, site, tmp_path):
     press("y", 1, 0)
     press("n", 2, 0)
     press("s", 2, 1)
+    page.wait_for_load_state("load")
     page.keyboard.press("u")
     expect(page.get_by_text("2 judged, 0 skipped by you")).to_be_visible()
     assert page.locator(".turns").inner_text() == texts[2]
