@@ -44,6 +44,8 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
             from lockgate.backbones import fetch_embedded
 
             fetch_embedded(report=lambda line: typer.echo(f"fetch: {line}", err=True))
+        if options.tenants is not None:
+            options.tenants.open()
         if table is not None and settings.mode == "off":
             _run_passing(settings, options, table, loaded, bound)
         else:
@@ -152,8 +154,6 @@ def _run_guarded(
 
     # Before the model is loaded, which may take minutes.
     check_log(options.log.where, options.log.password_env)
-    if options.tenants is not None:
-        options.tenants.open()
     url = url_of(bound)
     gateway = _load(settings, options, extra, loaded, reads_only=table is not None)
     try:

@@ -24,6 +24,8 @@ LimitName = Literal["requests", "tokens", "concurrent"]
 SHARE_SECONDS = 2.0
 # Seconds between looks at leases: which to renew, and which slots to give back.
 TICK_SECONDS = 1.0
+# Seconds for which the database counts as down after a fault, so that not every request waits for it.
+PAUSE_SECONDS = 1.0
 # For so long a full house is not asked about again.
 FULL_SECONDS = 0.25
 # Tries to get a share before a request is refused. Others of the same tenant may be quicker.
@@ -89,6 +91,7 @@ class Limits:
         self._ticks = ticks
         self._states: dict[str, _State] = {}
         self._mutex = threading.RLock()
+        self._down_until = float("-inf")
         self._stopped = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -124,7 +127,13 @@ class Limits:
                 found = self.try_enter(tenant, settings)
                 if found is not None:
                     return found
-                self._fetch(tenant, state, settings)
+                if self._ticks() < self._down_until:
+                    raise OperationsError("operations database: could not be reached just now")
+                try:
+                    self._fetch(tenant, state, settings)
+                except OperationsError:
+                    self._down_until = self._ticks() + PAUSE_SECONDS
+                    raise
         return self.try_enter(tenant, settings) or Refusal("requests", 1.0)
 
     def spend(self, tenant: str, tokens: int) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping, or_, select, update
 
 from lockgate.errors import OperationsError
 from lockgate.tenants._book import Book, state_of
-from lockgate.tenants._limits import Limits
+from lockgate.tenants._limits import PAUSE_SECONDS, Limits
 from lockgate.tenants._pools import OwnPool, SharedPool
 from lockgate.tenants._principal import Principal
 from lockgate.tenants._schema import KEYS, PASSWORD_VARIABLE, TENANTS
@@ -26,8 +26,6 @@ CACHE_SECONDS = 5.0
 # Keys that are remembered, and prefixes that are remembered as unknown.
 MOST_KEYS = 10_000
 MOST_UNKNOWN = 10_000
-# Seconds for which the database counts as down after a fault, so that not every request waits for it.
-PAUSE_SECONDS = 1.0
 USED_SECONDS = 60.0
 
 

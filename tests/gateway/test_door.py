@@ -14,6 +14,7 @@ from served import serving as run_server
 from serving import CHAT, ask, client_for, decisions_of, path_of, scoring_for
 
 from lockgate.gateway._attempts import MOST_ADDRESSES, MOST_ATTEMPTS, Attempts
+from lockgate.gateway._clients import client_of_tenant
 from lockgate.gateway._door import given_keys
 from lockgate.tenants import CampaignOptions, Settings, Tenants
 from lockgate.tenants._campaigns import LEAST_EXCHANGES
@@ -77,7 +78,7 @@ async def test_keys_of_tenants_and_of_the_config_are_taken_side_by_side(estate, 
     records = [(line["tenant"], line["key"]) for line in decisions_of(gateway)]
     assert records == [("acme", found.prefixes["acme"]), ("", "team")]
     held = text_of_log(path_of(gateway))
-    assert '"tenant":"acme"' in held
+    assert held.count('"tenant":"acme"') == 2  # its begin and its decision
     assert found.keys["acme"].rpartition("_")[2] not in held
     assert "sesame" not in held
 
@@ -310,6 +311,34 @@ async def test_a_campaign_raises_an_alert_and_locks_its_key_out(
     [told] = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "campaign" in line]
     assert (told["key"], told["signal"], told["locked"]) == (found.prefixes["acme"], "flags", True)
     assert "why" not in str(told)
+
+
+@pytest.mark.anyio
+async def test_variants_of_a_prompt_from_several_tenants_raise_an_alert(estate, make_gateway, backbone, head):
+    """Only the last turn counts: what all prompts have from the template makes none alike."""
+    found = estate()
+    gateway = make_gateway(
+        backbone,
+        scoring_for(backbone, head, -1e9),
+        tenants=found.tenants,
+        campaigns=CampaignOptions(duplicates=1),
+    )
+    words = "why does the lock hold the water back and let the boat through the upper gate at noon"
+    async with client_for(gateway) as client:
+        for name, text in (("acme", words), ("other", "how tall"), ("third", f"{words}, tell me")):
+            body = ask(text, max_tokens=1)
+            assert (await client.post(CHAT, json=body, headers=found.headers(name))).status_code == 200
+    with Tenants(found.tenants.database.place.path) as later:
+        assert [(alert.tenant, alert.signal) for alert in later.alerts()] == [("third", "duplicates")]
+
+
+def test_tenants_share_the_engine_by_tenant(estate):
+    found = estate()
+    _, second = found.tenants.create_key("acme", "phone")
+    callers = [found.tenants.identify(key) for key in (found.keys["acme"], second, found.keys["other"])]
+    clients = [client_of_tenant(caller) for caller in callers if caller is not None]
+    assert [client.name for client in clients] == ["tenant acme", "tenant acme", "tenant other"]
+    assert len({client.key for client in clients}) == 3
 
 
 @pytest.mark.anyio
