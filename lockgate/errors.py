@@ -16,6 +16,8 @@ LockgateError
 │   ├── GeneratorError     a generator that cannot answer: wrong address, key or model, or it is down
 │   └── BudgetExhausted    no tokens or money are left for the run
 ├── DecisionLogError       a decision log that can't be opened, written or read
+├── OperationsError        an operations database (tenants and keys) that can't be opened, written or read
+├── ReviewError            reviews that can't be opened, written or read, or a review that is not valid
 └── MissingExtra           an optional dependency that is not installed
 """
 
@@ -93,6 +95,14 @@ class DecisionLogError(LockgateError):
 
 class BackupError(LockgateError):
     """A database can't be copied, or the copy is damaged."""
+
+
+class OperationsError(LockgateError):
+    """An operations database, which holds tenants and keys, can't be opened, written or read."""
+
+
+class ReviewError(LockgateError):
+    """Reviews can't be opened, written or read, or a review is not valid."""
 
 
 class MissingExtra(LockgateError):

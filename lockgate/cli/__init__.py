@@ -47,6 +47,8 @@ _COMMANDS = (
     "_config",
     "_log",
     "_backup",
+    "_tenants",
+    "_reviews",
 )
 
 _EXIT_CODES = (

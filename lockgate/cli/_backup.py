@@ -38,9 +38,13 @@ def backup(
     PostgreSQL becomes an archive of pg_dump with our tables, for pg_restore. Both are readable by their owner
     only.
     """
+    from lockgate.dashboard import DASHBOARD_SCHEMA
     from lockgate.databases import Place, back_up
     from lockgate.decisions import LOG_SCHEMA, PASSWORD_VARIABLE, spill_files
+    from lockgate.reviews import REVIEWS_SCHEMA
+    from lockgate.tenants import OPERATIONS_SCHEMA
 
+    schemas = [LOG_SCHEMA, OPERATIONS_SCHEMA, REVIEWS_SCHEMA, DASHBOARD_SCHEMA]
     if output.exists() and not force:
         raise ConfigError(f"--output: {output} is there already; give another name, or --force")
     place = Place.of(database, "database", password_env or PASSWORD_VARIABLE)
@@ -48,9 +52,7 @@ def backup(
         raise ConfigError(f"--output: {output} is the database itself")
     checked: list[Report] = []
     with _watching(place) as report:
-        made = back_up(
-            place, output, [LOG_SCHEMA], report=report, check=lambda copy: checked.extend(_check(copy))
-        )
+        made = back_up(place, output, schemas, report=report, check=lambda copy: checked.extend(_check(copy)))
     spilled = [] if place.path is None else spill_files(place.path)
     chains = None if not checked else checked[0].to_dict()
     if json:

@@ -112,6 +112,7 @@ def _parquet(path: Path, *, content: bool) -> Iterator[Callable[[dict[str, Any]]
         *(("completion_tokens", count), ("queue_ms", number), ("first_token_ms", number)),
         *(("total_ms", number), ("reason", text), ("fault", text), ("stage", count)),
         *(("verdicts", count), ("measure", text), ("unguarded", flag), ("lowered", number)),
+        *(("tenant", text), ("key", text)),
     ]
     if content:
         turn = pa.struct([("role", text), ("content", text)])
@@ -134,6 +135,7 @@ def _parquet(path: Path, *, content: bool) -> Iterator[Callable[[dict[str, Any]]
 
 
 def read_key(path: Path) -> str:
+    """Read the file with a private key. Raises ConfigError."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -114,6 +114,14 @@ def serve(
             "LOCKGATE_LOG_PASSWORD. Default: LOCKGATE_HOME/decisions.db.",
         ),
     ] = None,
+    operations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DB",
+            help="Ask clients for the keys of tenants in this database: a file of SQLite, or "
+            "postgresql://USER@HOST/DATABASE with the password in LOCKGATE_OPERATIONS_PASSWORD.",
+        ),
+    ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(

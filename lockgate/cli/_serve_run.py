@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lockgate.gateway import Gateway, GatewayOptions, Keyring
     from lockgate.gateway.upstream import Upstreams, UpstreamTable
     from lockgate.guards import Guard
+    from lockgate.tenants import Tenants
 
 ENGINES = ("lockgate", "vllm")
 
@@ -66,13 +67,15 @@ def _serve(settings: Settings, loaded: Loaded | None) -> None:
     elif settings.hold_tokens > 1:
         raise ConfigError("hold_tokens: only answers of an upstream are read in larger steps; leave it out")
     options = _options(settings, loaded, relays=table is not None)
-    check_exposure(settings.host, has_key=bool(options.all_keys), insecure=settings.insecure)
+    check_exposure(settings.host, has_key=options.needs_key, insecure=settings.insecure)
     # The port is bound before the model is loaded, so a port in use is an error at once.
     with bind(settings.host, settings.port) as bound:
         if settings.fetch and settings.backbone == "embedded":
             from lockgate.backbones import fetch_embedded
 
             fetch_embedded(report=lambda line: logger.info("fetch: %s", line))
+        if options.tenants is not None:
+            options.tenants.open()
         if table is not None and settings.mode == "off":
             _run_passing(settings, options, table, loaded, bound)
         else:
@@ -88,6 +91,7 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         Hold,
         is_loopback,
     )
+    from lockgate.tenants import CampaignOptions
 
     local = is_loopback(settings.host)
     engine = EngineOptions(
@@ -106,9 +110,12 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         engine = replace(engine, verdict_breaker=breaker)
         policies, keys = loaded.applied.policies, loaded.applied.keys
         more = {"policies": policies, "keys": keys, "longest_prompt": limits.longest_prompt}
+        if (watched := loaded.applied.config.campaigns) is not None:
+            more["campaigns"] = CampaignOptions(**watched.model_dump())
     return GatewayOptions(
         log=_log(settings, loaded),
         engine=engine,
+        tenants=_tenants(settings, loaded),
         default_max_tokens=settings.default_max_tokens,
         metrics_key=_metrics_key(settings.metrics_key_env),
         hold=Hold(settings.hold_tokens, settings.hold_ms / 1000),
@@ -132,6 +139,15 @@ def _log(settings: Settings, loaded: Loaded | None) -> "LogOptions":
     return named or LogOptions(settings.decisions or home() / "decisions.db")
 
 
+def _tenants(settings: Settings, loaded: Loaded | None) -> "Tenants | None":
+    from lockgate.tenants import Tenants
+
+    if settings.operations is not None:
+        return Tenants(settings.operations)
+    named = None if loaded is None else loaded.applied.operations
+    return None if named is None else Tenants(*named)
+
+
 def _run_passing(
     settings: Settings,
     options: "GatewayOptions",
@@ -142,7 +158,7 @@ def _run_passing(
     from lockgate.gateway import ConnectionLimits, Keyring, create_passing_app, run_server, url_of
     from lockgate.gateway.upstream import Upstreams
 
-    upstreams, keyring, url = Upstreams(table), Keyring(options.all_keys), url_of(bound)
+    upstreams, keyring, url = Upstreams(table), Keyring(options.all_keys, options.tenants), url_of(bound)
     run_server(
         create_passing_app(options, upstreams, keyring),
         bound,
@@ -161,6 +177,7 @@ def _run_guarded(
     bound: socket.socket,
     extra: dict[str, Any],
 ) -> None:
+    from lockgate.cli._serve_dashboard import dashboard_routes
     from lockgate.decisions import check_log
     from lockgate.gateway import ConnectionLimits, create_app, run_server, url_of
     from lockgate.gateway.upstream import Upstreams
@@ -177,15 +194,16 @@ def _run_guarded(
             gateway.decisions.reopen()
             follow()
 
-        run_server(
-            create_app(gateway, upstreams),
-            bound,
-            ready=lambda: _announce(url, settings.guard, gateway, table, as_json=settings.json),
-            drain_timeout=settings.drain_timeout,
-            hangup=hangup,
-            limits=ConnectionLimits(settings.max_connections),
-            end_open=gateway.engine.end_open,
-        )
+        with dashboard_routes(options.tenants, gateway, settings.guard) as pages:
+            run_server(
+                create_app(gateway, upstreams, pages),
+                bound,
+                ready=lambda: _announce(url, settings.guard, gateway, table, as_json=settings.json),
+                drain_timeout=settings.drain_timeout,
+                hangup=hangup,
+                limits=ConnectionLimits(settings.max_connections),
+                end_open=gateway.engine.end_open,
+            )
     finally:
         left = gateway.close()
         if left.lost:

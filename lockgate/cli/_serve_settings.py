@@ -39,6 +39,7 @@ FILES_OWN = {
     "upstream_key_env": "upstreams",
     "upstream_media": "upstreams",
     "api_key_file": "keys",
+    "operations": "operations",
     "engine": "guard",
     "engine_arg": "guard",
 }
@@ -68,6 +69,7 @@ class Settings:
     default_max_tokens: int
     block_input_status: int
     decisions: str | None
+    operations: str | None
     allowed_host: list[str] | None
     api_key_file: Path | None
     insecure: bool

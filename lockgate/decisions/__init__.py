@@ -12,6 +12,7 @@ from lockgate.decisions._content import (
 )
 from lockgate.decisions._left import spill_files
 from lockgate.decisions._log import DecisionLog, Left, print_failure
+from lockgate.decisions._newest import MOST_READ, Found, Line
 from lockgate.decisions._options import POLICIES, LogOptions, WhenUnwritable
 from lockgate.decisions._reading import (
     LogReader,
@@ -23,12 +24,21 @@ from lockgate.decisions._reading import (
     purge_log,
     read_decisions,
 )
-from lockgate.decisions._record import Decision, DecisionKind, Fault, Scores, Started, timestamp
+from lockgate.decisions._record import (
+    Decision,
+    DecisionKind,
+    Fault,
+    Scores,
+    Started,
+    deciding_score,
+    timestamp,
+)
 from lockgate.decisions._schema import LOG_SCHEMA, PASSWORD_VARIABLE, place_of
 
 __all__ = [
     "CONTENT_MODES",
     "LOG_SCHEMA",
+    "MOST_READ",
     "PASSWORD_VARIABLE",
     "POLICIES",
     "Break",
@@ -40,7 +50,9 @@ __all__ = [
     "DecisionKind",
     "DecisionLog",
     "Fault",
+    "Found",
     "Left",
+    "Line",
     "LogOptions",
     "LogReader",
     "Report",
@@ -51,6 +63,7 @@ __all__ = [
     "Turn",
     "WhenUnwritable",
     "check_log",
+    "deciding_score",
     "is_database",
     "make_keys",
     "open_log",

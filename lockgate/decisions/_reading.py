@@ -1,7 +1,7 @@
 """Reading a decision log: its records, its new ones as they come, and whether its chains hold."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,10 @@ import msgspec
 from lockgate.databases import Database
 from lockgate.decisions._appender import Appender
 from lockgate.decisions._chain import Break, Checker, Entry, Kind, Tip
+from lockgate.decisions._newest import MOST_READ, Found, read_newest
 from lockgate.decisions._record import Decision
 from lockgate.decisions._schema import LOG_SCHEMA, PASSWORD_VARIABLE, place_of
-from lockgate.decisions._store import last_entries, newest, read_behind, read_entries, writers
+from lockgate.decisions._store import entry_of, last_entries, newest, read_behind, read_entries, writers
 
 _SQLITE = b"SQLite format 3\x00"
 
@@ -98,6 +99,40 @@ class LogReader:
         """Return the newest records, oldest first. Raises DecisionLogError."""
         with self._database.reading() as connection:
             return [_stored(entry) for entry in last_entries(connection, count, kinds)]
+
+    def find(
+        self,
+        wanted: Callable[[Decision], bool] = lambda _: True,
+        *,
+        count: int = MOST_READ,
+        since: str | None = None,
+        until: str | None = None,
+        before: str | None = None,
+        most: int = MOST_READ,
+    ) -> Found:
+        """Return decisions, newest first. The cost is bounded: one call reads at most `most` records.
+
+        Args:
+            wanted: which decisions are returned.
+            count: how many of them.
+            since, until: only records handed to the log at this time or later, and before that time.
+            before: `Found.end` of an earlier call. Only older records are read.
+            most: number of records to read, wanted or not.
+
+        Raises:
+            ConfigError: `before` is no place.
+            DecisionLogError: the database can't be read.
+        """
+        with self._database.reading() as connection:
+            return read_newest(
+                connection, wanted, count=count, since=since, until=until, before=before, most=most
+            )
+
+    def one(self, exchange: str, choice: int) -> Stored | None:
+        """Return the decision about an exchange with its content, or None. Raises DecisionLogError."""
+        with self._database.reading() as connection:
+            entry = entry_of(connection, exchange, choice)
+        return None if entry is None else _stored(entry)
 
     def tips(self) -> dict[str, int]:
         """Return the number of the newest entry of each chain. Raises DecisionLogError."""

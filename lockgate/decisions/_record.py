@@ -1,7 +1,8 @@
 """Records of the decision log: that an exchange has begun, and what was decided about it. No text."""
 
+import math
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -27,11 +28,25 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
     mixed: float | None = None
 
 
+class ScoresRead(Protocol):
+    """Scores as any reader of a log has them."""
+
+    @property
+    def max_prompt(self) -> float | None: ...
+
+    @property
+    def max_answer(self) -> float | None: ...
+
+    @property
+    def mixed(self) -> float | None: ...
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True):
     """The begin of a request. Without it, a crash would leave no trace of the exchanges that it cut off.
 
     Attributes:
         choices: how many decisions must follow.
+        tenant, key: as in the decisions that follow.
     """
 
     id: str
@@ -40,6 +55,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     guard: str | None
     choices: int
     prompt_tokens: int
+    tenant: str | None = None
+    key: str | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +77,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         lowered: by how much the conversation's past had lowered the threshold that flags.
         measure: hash of what gives the scores. While it stays the same, they may be compared with other
             thresholds (`lockgate replay`).
+        tenant: name of the client's tenant; "" for a key of the config; None if the server asks for no key.
+        key: public id of the client's key, which is no secret.
     """
 
     id: str
@@ -85,6 +104,39 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     measure: str | None = None
     unguarded: bool = False
     lowered: float = 0.0
+    tenant: str | None = None
+    key: str | None = None
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the guard flagged the exchange, also if that was only noted."""
+        return self.decision in ("halt", "block")
+
+
+def deciding_score(
+    scores: ScoresRead, *, two_stages: bool, flag_on: Literal["answer", "both"], flagged: bool
+) -> float:
+    """Return the recorded score that decides, for comparison with other thresholds.
+
+    Args:
+        two_stages: whether the guard that recorded it has two stages. The mixed score then decides.
+        flag_on: what a guard with one stage flags.
+        flagged: whether the guard flagged the exchange.
+
+    Returns:
+        Infinity if there is no number although the guard flagged: a failed reading flags at any threshold.
+        Minus infinity if nothing was read.
+    """
+    if two_stages:
+        found = [scores.mixed]
+    elif flag_on == "both":
+        found = [scores.max_prompt, scores.max_answer]
+    else:
+        found = [scores.max_answer]
+    known = [score for score in found if score is not None]
+    if known:
+        return max(known)
+    return math.inf if flagged else -math.inf
 
 
 def timestamp() -> str:

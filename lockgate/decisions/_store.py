@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, insert, or_, select
+from sqlalchemy import Connection, Row, Select, and_, insert, or_, select, tuple_
 
 from lockgate.decisions._chain import Draft, Entry, Kind, Tip
 from lockgate.decisions._schema import CHAINS, ENTRIES
@@ -115,6 +115,48 @@ def last_entries(connection: Connection, count: int, kinds: Sequence[Kind]) -> l
     order = (_COLUMNS.at.desc(), _COLUMNS.chain.desc(), _COLUMNS.seq.desc())
     wanted = select(ENTRIES).where(_COLUMNS.kind.in_(kinds)).order_by(*order).limit(count)
     return list(_entries(connection, wanted))[::-1]
+
+
+def newest_rows(
+    connection: Connection,
+    kind: Kind,
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    before: tuple[str, str, int] | None = None,
+    most: int,
+) -> Iterator[Any]:
+    """Yield entries of a kind, newest first, without their content.
+
+    Args:
+        since, until: only entries handed to the log at this time or later, and before that time.
+        before: time, chain and number of an entry. Only older ones are read.
+        most: number of rows to read at most.
+    """
+    place = (_COLUMNS.at, _COLUMNS.chain, _COLUMNS.seq)
+    # With the bare column, SQLite would take the index of kinds and sort half of the log.
+    wanted = select(*place, _COLUMNS.body, _COLUMNS.content_mode).where(_COLUMNS.kind + "" == kind)
+    if since is not None:
+        wanted = wanted.where(_COLUMNS.at >= since)
+    if until is not None:
+        wanted = wanted.where(_COLUMNS.at < until)
+    if before is not None:
+        wanted = wanted.where(_COLUMNS.at <= before[0], tuple_(*place) < tuple_(*before))
+    wanted = wanted.order_by(*(column.desc() for column in place)).limit(most)
+    with connection.execute(wanted, execution_options={"yield_per": _PAGE}) as rows:
+        for part in rows.partitions():
+            yield from part
+
+
+def entry_of(connection: Connection, exchange: str, choice: int) -> Entry | None:
+    """Return the newest decision about an exchange."""
+    wanted = (
+        select(ENTRIES)
+        .where(_COLUMNS.exchange == exchange, _COLUMNS.kind == "decision", _COLUMNS.choice == choice)
+        .order_by(_COLUMNS.at.desc(), _COLUMNS.seq.desc())
+        .limit(1)
+    )
+    return next(iter(list(_entries(connection, wanted))), None)
 
 
 def missing(connection: Connection, drafts: Sequence[Draft]) -> list[Draft]:

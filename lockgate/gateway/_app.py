@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,8 @@ from starlette.routing import BaseRoute, Route
 from lockgate._version import __version__
 from lockgate.gateway._answers import Answer
 from lockgate.gateway._bodies import read_body
+from lockgate.gateway._clients import caller_of, key_of
+from lockgate.gateway._door import KeyCheck
 from lockgate.gateway._errors import (
     ApiError,
     error_response,
@@ -28,10 +30,11 @@ from lockgate.gateway._errors import (
 from lockgate.gateway._events import Event
 from lockgate.gateway._exchange import ExchangeFrame
 from lockgate.gateway._gateway import Gateway, GatewayOptions, deliver_to
-from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, client_of, was_forwarded
-from lockgate.gateway._keyring import KeyCheck, Keyring, key_of
+from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, was_forwarded
+from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._metrics import Metrics
 from lockgate.gateway._state import metrics_route, server_state, upstream_state
+from lockgate.gateway._tenancy import Tenancy
 from lockgate.gateway.checks import CHECK_ROUTES, Checks
 from lockgate.gateway.openapi import openapi_route
 from lockgate.gateway.upstream import UpstreamClient, Upstreams, passing_routes, upstream_routes
@@ -39,12 +42,17 @@ from lockgate.gateway.upstream import UpstreamClient, Upstreams, passing_routes,
 PLAYGROUND = "lockgate.gateway.playground"
 
 
-def create_app(gateway: Gateway, upstream: UpstreamClient | Upstreams | None = None) -> Starlette:
+def create_app(
+    gateway: Gateway,
+    upstream: UpstreamClient | Upstreams | None = None,
+    pages: Sequence[BaseRoute] = (),
+) -> Starlette:
     """Build the application around `gateway`. Its lifespan starts and closes the gateway.
 
     Args:
         upstream: the servers that write the answers. They are closed with the application. None lets the
             gateway's own model write them.
+        pages: routes of pages for people, such as the dashboard. They ask who calls themselves.
     """
     upstreams = Upstreams.of(upstream) if isinstance(upstream, UpstreamClient) else upstream
     own: list[BaseRoute] = [
@@ -61,7 +69,7 @@ def create_app(gateway: Gateway, upstream: UpstreamClient | Upstreams | None = N
         *CHECK_ROUTES,
     ]
     described = openapi_route(routes, "engine" if upstreams is None else "relay")
-    routes += [described, *playground_routes()]
+    routes += [described, *pages, *playground_routes()]
     gateway.metrics.state = lambda: server_state(gateway, upstreams)
     app = _framed(routes, gateway.options, gateway.keyring, _lifespan(gateway, upstreams), gateway.metrics)
     app.state.gateway = gateway
@@ -79,21 +87,26 @@ def create_passing_app(
         keyring: the keys of `options`, if the caller wants to change them later.
     """
     upstreams = Upstreams.of(upstream) if isinstance(upstream, UpstreamClient) else upstream
-    keys = Keyring(options.all_keys) if keyring is None else keyring
+    keys = Keyring(options.all_keys, options.tenants) if keyring is None else keyring
     metrics = Metrics()
     metrics.state = lambda: upstream_state(upstreams)
+    tenancy = Tenancy(options.tenants, metrics)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        tenancy.open()
         upstreams.start()
-        yield
-        await upstreams.close()
+        try:
+            yield
+        finally:
+            await upstreams.close()
+            await asyncio.to_thread(tenancy.close)
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok", "mode": "off", "calibrated": None, "version": __version__})
 
     async def readyz(_: Request) -> Response:
-        problems = upstreams.problems()
+        problems = upstreams.problems() + tenancy.problems()
         status = "degraded" if problems else "ready"
         about = {"problems": problems, "upstreams": upstreams.describe()}
         return json_response({"status": status, "mode": "off", "guard": None, **about})
@@ -163,7 +176,7 @@ async def _chat_completions(request: Request) -> Response:
         chat = await gateway.parse(await read_body(request, share))
     queue: asyncio.Queue[Event] = asyncio.Queue()
     policy = gateway.policies.of("/v1/chat/completions", key_of(request))
-    job = await gateway.prepare(chat, deliver_to(queue), client_of(request.scope), policy)
+    job = await gateway.prepare(chat, deliver_to(queue), caller_of(request), policy)
     job.route = "/v1/chat/completions"
     gateway.follow(job, request)
     wanted = request.headers.get("x-lockgate-risk") == "1"

@@ -11,6 +11,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from lockgate.exchanges import json_type
+from lockgate.gateway._clients import caller_of
 from lockgate.gateway._errors import ApiError
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -39,16 +40,21 @@ class BodyRoom:
 
 
 class BodyShare:
-    """The part of a `BodyRoom` that one body holds."""
+    """The part of a `BodyRoom` that one body holds.
+
+    Attributes:
+        limit: bytes that it may hold.
+    """
 
     def __init__(self, room: BodyRoom) -> None:
         self._room = room
         self.taken = 0
+        self.limit = MAX_BODY_BYTES
 
     def take(self, size: int) -> None:
         """Take `size` more bytes. Raises ApiError: too large (413), or no room now (503)."""
-        if self.taken + size > MAX_BODY_BYTES:
-            raise _too_large()
+        if self.taken + size > self.limit:
+            raise _too_large(self.limit)
         if self._room.used + size > self._room.limit:
             raise ApiError(
                 503,
@@ -71,9 +77,10 @@ async def read_body(request: Request, share: BodyShare) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "The body must be sent as Content-Type: application/json.", code="content_type")
+    share.limit = min(MAX_BODY_BYTES, caller_of(request).settings.longest_body or MAX_BODY_BYTES)
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
-        raise _too_large()
+    if length.isdigit() and int(length[:20]) > share.limit:
+        raise _too_large(share.limit)
     parts = []
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -141,6 +148,6 @@ def _explain_undecodable(body: bytes, error: Exception) -> ApiError:
     return ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json")
 
 
-def _too_large() -> ApiError:
-    limit = MAX_BODY_BYTES // 1024 // 1024
-    return ApiError(413, f"The body is larger than {limit} MB.", code="request_too_large")
+def _too_large(limit: int) -> ApiError:
+    shown = f"{limit} bytes" if limit < MAX_BODY_BYTES else f"{limit // 1024 // 1024} MB"
+    return ApiError(413, f"The body is larger than {shown}.", code="request_too_large")

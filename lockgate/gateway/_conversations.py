@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from lockgate.cascade.memory import Memory
+from lockgate.gateway._clients import caller_of
 from lockgate.gateway._jobs import Job
-from lockgate.gateway._keyring import key_of
 
 HEADER = "x-lockgate-conversation"
 
@@ -25,9 +25,9 @@ class _Entry:
 class Conversations:
     """The evidence of conversations. Any thread may call it.
 
-    A conversation is known by its id and the client's key, so no client reaches another one's. Its state
-    belongs to the id, not to its messages: an edited or regenerated turn adds to it like any other. Only
-    conversations with evidence take memory.
+    A conversation is known by its id and the client's tenant or key, so no client reaches another one's. Its
+    state belongs to the id, not to its messages: an edited or regenerated turn adds to it like any other.
+    Only conversations with evidence take memory.
 
     Args:
         memory: how exchanges add up.
@@ -56,9 +56,15 @@ class Conversations:
         """Judge a job in the light of its conversation, and add it to that. Without an id, do nothing."""
         given = request.headers.get(HEADER)
         if given:
-            conversation = conversation_id(key_of(request), given)
+            conversation = conversation_id(caller_of(request).holder, given)
             job.lowered = self.lowered(conversation)
-            job.remember = lambda margin: self.add(conversation, margin)
+            before = job.remember
+
+            def remember(margin: float) -> None:
+                before(margin)
+                self.add(conversation, margin)
+
+            job.remember = remember
 
     def lowered(self, conversation: bytes) -> float:
         """Return by how much the threshold of the conversation's next exchange lies lower."""
@@ -84,6 +90,6 @@ class Conversations:
             self._known.popitem(last=False)
 
 
-def conversation_id(key: str | None, given: str) -> bytes:
-    """Return what a conversation is known by: a hash of the client's key name and of the id it gives."""
-    return hashlib.sha256(f"{key or ''}\0{given}".encode("utf-8", "surrogatepass")).digest()
+def conversation_id(holder: str | None, given: str) -> bytes:
+    """Return what a conversation is known by: a hash of its id and of who holds it (see `Client.holder`)."""
+    return hashlib.sha256(f"{holder or ''}\0{given}".encode("utf-8", "surrogatepass")).digest()

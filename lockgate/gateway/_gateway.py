@@ -19,6 +19,7 @@ from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
 from lockgate.gateway._admission import most_tokens
 from lockgate.gateway._bodies import BodyRoom, decode_body
+from lockgate.gateway._clients import Client
 from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
@@ -34,13 +35,16 @@ from lockgate.gateway._requests import ChatRequest, parse_chat_request
 from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import MakeStepper
+from lockgate.gateway._tenancy import Tenancy
 from lockgate.gateway._wire import completion_id
 from lockgate.guards import Guard, regions_of
+from lockgate.tenants import CampaignOptions, Tenants
 
 T = TypeVar("T")
 
 # Room for a tokenizer that needs more tokens than the one that the answer's limit was counted with.
 SPARE_TOKENS = 256
+NOBODY = Client()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class GatewayOptions:
             answer, 400 sends an error body.
         api_key: bearer token that clients must send; None asks for none.
         keys: further such tokens, by name.
+        tenants: tenants, whose keys clients may send too. The server opens and closes it.
+        campaigns: what counts as a campaign, for a server with tenants. None watches nothing.
         metrics_key: bearer token for `/metrics`. Without one, only this machine may read them, and only if
             clients need no key: numbers that change with a request would tell its client how close it was.
         policies: what a decision and a failure mean. None does as `engine.mode` says.
@@ -78,6 +84,8 @@ class GatewayOptions:
     block_input_status: int = 200
     api_key: str | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
+    tenants: Tenants | None = None
+    campaigns: CampaignOptions | None = None
     metrics_key: str | None = field(default=None, repr=False)
     policies: Policies | None = None
     conversations: Conversations | None = None
@@ -112,7 +120,12 @@ class GatewayOptions:
     @property
     def keeps_scores_here(self) -> bool:
         """Whether only this machine reaches the server, and clients need no key."""
-        return self.loopback and not self.all_keys
+        return self.loopback and not self.needs_key
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether clients need a key."""
+        return bool(self.all_keys) or self.tenants is not None
 
     @property
     def all_keys(self) -> Mapping[str, str]:
@@ -154,8 +167,9 @@ class Gateway:
         self.vocabulary_size = backbone.vocab_size
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
         self.bodies = BodyRoom()
-        self.keyring = Keyring(options.all_keys)
+        self.keyring = Keyring(options.all_keys, options.tenants)
         self.policies = options.policies or Policies(policy_of(options.engine.mode))
+        self.tenancy = Tenancy(options.tenants, self.metrics, options.campaigns)
         self._decoding = anyio.CapacityLimiter(1)
         self._tokenising = anyio.CapacityLimiter(1)
 
@@ -176,12 +190,22 @@ class Gateway:
 
     @property
     def mode(self) -> str:
-        """The mode for requests that no route and no key changes."""
+        """The mode for requests that no route, no key and no tenant changes."""
+        return self.mode_for(NOBODY)
+
+    def mode_for(self, client: Client) -> str:
+        """Return the mode for a client's requests that no route changes."""
         mode = self.options.engine.mode
-        return mode if mode == "off" else self.policies.general.mode
+        return mode if mode == "off" else client.change.apply(self.policies.general).mode
 
     def start(self) -> None:
-        """Open the decision log and start the engine. Raises DecisionLogError: the log can't be written."""
+        """Open the databases and start the engine.
+
+        Raises:
+            DecisionLogError: the log can't be written.
+            OperationsError: tenants can't be read.
+        """
+        self.tenancy.open()
         self.decisions.open()
         self.engine.start()
 
@@ -192,7 +216,9 @@ class Gateway:
     def close(self, timeout: float = 10.0) -> Left:
         """End open streams, write their decisions and stop the engine. Return what was not written."""
         self.engine.close(timeout)
-        return self.decisions.close(timeout)
+        left = self.decisions.close(timeout)
+        self.tenancy.close()
+        return left
 
     async def parse(self, body: bytes) -> ChatRequest:
         """Decode and check a body beside the event loop, one body at a time. Raises ApiError (400)."""
@@ -213,7 +239,7 @@ class Gateway:
         self,
         request: ChatRequest,
         deliver: Callable[[Event], None],
-        client: str = "",
+        client: Client = NOBODY,
         policy: Policy | None = None,
     ) -> Job:
         """Tokenise a request of `client` and check it against the context. Raises ApiError (400).
@@ -236,14 +262,15 @@ class Gateway:
         room = min(self.backbone.context_length, memory) - prompt_tokens
         if prompt_tokens >= self.backbone.context_length:
             raise self._too_long(str(prompt_tokens))
+        self.tenancy.count_prompt(client, rendered.token_ids)
         if room < 1:
             raise invalid(
                 "n", f"{request.n} answers to a prompt of {prompt_tokens} tokens don't fit in memory"
             )
         name = completion_id()
-        return Job(
+        job = Job(
             id=name,
-            mode=(policy or self.policies.general).mode_for(name),
+            mode=client.change.apply(policy or self.policies.general).mode_for(name),
             prompt=rendered.token_ids,
             regions=regions_of(rendered),
             chat=rendered,
@@ -253,15 +280,18 @@ class Gateway:
             sampling=request.sampling,
             seed_basis=request.seed_basis,
             deliver=deliver,
-            client=client,
+            client=client.name,
+            tenant=client.tenant,
+            key=client.key,
             messages=self._kept(request.messages),
         )
+        return self.tenancy.watched(job, client)
 
     async def prepare_given(
         self,
         messages: Sequence[Message],
         deliver: Callable[[Event], None],
-        client: str = "",
+        client: Client = NOBODY,
         *,
         n: int = 1,
         max_tokens: int | None = None,
@@ -291,12 +321,13 @@ class Gateway:
         rendered = await self._tokenised(messages)
         if len(rendered.token_ids) > self.options.longest_prompt:
             raise self._too_long_to_read()
+        self.tenancy.count_prompt(client, rendered.token_ids)
         wanted = len(rendered.token_ids) + (max_tokens or self.options.default_max_tokens) + SPARE_TOKENS
         most = most_tokens(self.engine.kv_tokens, n) // n
         name = completion_id()
-        return Job(
+        job = Job(
             id=name,
-            mode=(policy or self.policies.general).mode_for(name),
+            mode=client.change.apply(policy or self.policies.general).mode_for(name),
             fails_open=policy is not None and policy.on_failure == "open",
             prompt=rendered.token_ids,
             regions=regions_of(rendered),
@@ -307,12 +338,15 @@ class Gateway:
             sampling=SamplingParams(),
             seed_basis="",
             deliver=deliver,
-            client=client,
+            client=client.name,
+            tenant=client.tenant,
+            key=client.key,
             intakes=[Intake(self.backbone.tokenise_answer(), hold) for _ in range(n)],
             memory=min(wanted, most, self.backbone.context_length),
             begin=begin,
             messages=self._kept(messages),
         )
+        return self.tenancy.watched(job, client)
 
     def _kept(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Return the messages that a job keeps for the decision log."""
@@ -357,7 +391,7 @@ class Gateway:
             found.append("second stage: its thread has ended; streams that need a verdict are halted")
         if self.decisions.failure is not None:
             found.append(f"{self.decisions.failure}; {self.decisions.unwritten} decisions wait")
-        return found
+        return found + self.tenancy.problems()
 
     async def _tokenised(self, messages: Sequence[Message]) -> RenderedChat:
         return await anyio.to_thread.run_sync(self._render, messages, limiter=self._tokenising)

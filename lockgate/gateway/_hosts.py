@@ -43,7 +43,8 @@ def check_host_names(names: Iterable[str]) -> tuple[str, ...]:
 def client_of(scope: Scope) -> str:
     """Return whom a request is counted for: the peer's address, or the network of an IPv6 address.
 
-    A key does not tell clients apart, because a server has one.
+    A request with a tenant's key is counted for the tenant instead (see `Client`). A key of the config does
+    not tell clients apart, because many may have it.
     """
     host = (scope.get("client") or ("",))[0]
     try:

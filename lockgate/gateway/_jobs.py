@@ -82,6 +82,8 @@ class Job:
             arrived, all of it is read and no verdict is due. What is not released then waits for more text or
             the end.
         client: whom the request is counted for when clients share the engine.
+        tenant, key: whose it is, for the decision log: the tenant's name and the key's public id. None if the
+            server asks for no key.
         turn: number of its streams' newest turn.
         route: the server's route by which it came; "" for a check.
         mode: whether flags stop its answers. None takes the engine's mode.
@@ -109,6 +111,8 @@ class Job:
     started: float | None = None
     cancelled: bool = False
     client: str = ""
+    tenant: str | None = None
+    key: str | None = None
     turn: int = 0
     route: str = ""
     mode: Mode | None = None

@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from lockgate.decisions import Decision
+from lockgate.tenants import SIGNALS
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # The route of exchanges that only check what clients send.
@@ -42,11 +43,14 @@ class Metrics:
 
     Attributes:
         state: tells the gauges of the moment.
+        listeners: called with the record of each exchange that is over, under the engine's lock. They must
+            be quick and must not raise.
     """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.state: State = lambda: ()
+        self.listeners: list[Callable[[Decision], None]] = []
         self._registry.register(_Gauges(self))
         self._exchanges = self._counter(
             "exchanges", "Exchanges that are over.", "route", "mode", "decision", "enforced"
@@ -56,6 +60,9 @@ class Metrics:
         self._failures = self._counter("guard_failures", "Exchanges that could not be checked.", "fault")
         self._escalated = self._counter("escalated", "Exchanges about which the second stage was asked.")
         self._verdicts = self._counter("verdicts", "Verdicts of the second stage.")
+        self._alerts = self._counter("campaign_alerts", "Alerts about campaigns, by signal.", "signal")
+        for signal in SIGNALS:
+            self._alerts.labels(signal)  # so that the first alert is an increase
         self._tokens = self._counter("tokens", "Tokens read, in the guard's own tokens.", "side")
         self._http = self._counter("http_requests", "Requests by route and status.", "route", "status")
         self._total = self._histogram("exchange_seconds", "From arrival to the end.", _LONG, "decision")
@@ -84,6 +91,8 @@ class Metrics:
             route: the server's route by which it came; "" for a check.
             margin: by how much its deciding score lies above the threshold that flags; None without one.
         """
+        for listener in self.listeners:
+            listener(record)
         enforced = "true" if record.enforced else "false"
         self._exchanges.labels(route or CHECKS, record.mode, record.decision, enforced).inc()
         if record.decision in ("halt", "block"):
@@ -108,6 +117,10 @@ class Metrics:
             self._margin.labels("1").observe(probe - scores.threshold)
         if scores.mixed is not None and margin is not None:
             self._margin.labels("2").observe(margin)
+
+    def alerted(self, signal: str) -> None:
+        """Count an alert about a campaign."""
+        self._alerts.labels(signal).inc()
 
     def stepped(self, seconds: float) -> None:
         """Note a step of stage 1."""

@@ -75,6 +75,8 @@ def started_record(job: Job, scoring: Scoring | None) -> Started:
         guard=None if scoring is None else scoring.guard,
         choices=job.n,
         prompt_tokens=len(job.prompt),
+        tenant=job.tenant,
+        key=job.key,
     )
 
 
@@ -126,6 +128,8 @@ def decision_record(
         fault=fault if event.decision == "error" else None,
         lowered=job.lowered,
         unguarded=event.decision == "error" and not event.enforced and job.opens,
+        tenant=job.tenant,
+        key=job.key,
     )
 
 

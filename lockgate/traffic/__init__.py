@@ -17,7 +17,7 @@ from lockgate.traffic._recall import Recall
 from lockgate.traffic._recorded import RecordedDecision, RecordedScores, kind_of, read_decisions
 from lockgate.traffic._replay import replay
 from lockgate.traffic._replay_log import replay_decisions
-from lockgate.traffic._replayed import Change, Counts, Replay, ReplayPlan, ThresholdRow
+from lockgate.traffic._replayed import Change, Counts, Replay, ReplayPlan, ThresholdRow, count_changes
 from lockgate.traffic._score_columns import ScoreColumns, read_score_columns
 from lockgate.traffic._score_threshold import ScoreThreshold
 from lockgate.traffic._screen import Screened, screen_exchanges, screen_threshold
@@ -62,6 +62,7 @@ __all__ = [
     "check_judged",
     "choose_memory",
     "compare_precisions",
+    "count_changes",
     "describe_traffic",
     "exchanges_of",
     "gather_evidence",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lockgate.decisions import deciding_score
 from lockgate.durable import file_sha256
 from lockgate.errors import ConfigError, ExchangeError
 from lockgate.exchanges import InvalidCounter
@@ -136,15 +137,7 @@ def _usable(
 
 
 def recorded_score(line: RecordedDecision, record: GuardRecord) -> float:
-    """Return the score that decides. A failed reading flags at any threshold; a missing one never does."""
-    scores = line.scores
-    if record.cascade is not None:
-        found = [scores.mixed]
-    elif record.thresholds.flag_on == "both":
-        found = [scores.max_prompt, scores.max_answer]
-    else:
-        found = [scores.max_answer]
-    known = [score for score in found if score is not None]
-    if known:
-        return max(known)
-    return np.inf if line.halted else -np.inf
+    flag_on = record.thresholds.flag_on
+    return deciding_score(
+        line.scores, two_stages=record.cascade is not None, flag_on=flag_on, flagged=line.halted
+    )

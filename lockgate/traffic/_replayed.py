@@ -234,6 +234,19 @@ def summarise(
     )
 
 
+def count_changes(
+    before: NDArray[np.bool_], scores: NDArray[np.float64], threshold: float, tolerance: float
+) -> Counts:
+    """Count exchanges by their decision before and the one that a threshold makes now.
+
+    Args:
+        before: whether each exchange was flagged [N].
+        scores: the scores that decide [N].
+        tolerance: numeric uncertainty of a score.
+    """
+    return _count(before, flags(scores, threshold, tolerance))
+
+
 def flags(scores: NDArray[np.float64], threshold: float, tolerance: float) -> NDArray[np.bool_]:
     """Return which scores flag [N], as serving decides. A score that is no number does."""
     found: NDArray[np.bool_] = ~(scores <= threshold - tolerance)

@@ -1,38 +1,20 @@
 """A gateway behind a real socket, a tap that pauses the engine, and a browser."""
 
 import math
-import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import pytest
-import uvicorn
+from browsers import serving_app
 from playwright.sync_api import Locator, Page, expect
-from staging import until
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ProbeHead, ProbeTap
-from lockgate.gateway import Gateway, bind, create_app, url_of
+from lockgate.gateway import Gateway, create_app
 from lockgate.gateway.upstream import UpstreamClient
-
-# A machine that does other work at the same time may take longer than the default of 5 s.
-expect.set_options(timeout=20_000)
-
-CHROMIUM_ARGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 class Valve(ProbeTap):
@@ -61,23 +43,8 @@ class Valve(ProbeTap):
 @contextmanager
 def serving(gateway: Gateway, upstream: UpstreamClient | None = None) -> Iterator[str]:
     """The URL of `gateway`, served from a thread until the block ends. An `upstream` writes its answers."""
-    options: dict[str, Any] = {"log_level": "warning", "lifespan": "on", "ws": "none"}
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(gateway, upstream), timeout_graceful_shutdown=2, **options)
-    )
-    with bind("127.0.0.1", 0) as bound:
-        bound.listen()
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-        thread.start()
-        # Clients of a server that could not start would wait for ever.
-        until(lambda: server.started or not thread.is_alive())
-        assert server.started
-        try:
-            yield url_of(bound)
-        finally:
-            server.should_exit = True
-            thread.join(30)
-            assert not thread.is_alive()
+    with serving_app(create_app(gateway, upstream), lifespan="on") as url:
+        yield url
 
 
 @dataclass(frozen=True)
@@ -120,14 +87,3 @@ class Visit:
         while not condition():
             assert time.monotonic() < last
             self.page.evaluate("new Promise(requestAnimationFrame)")
-
-
-def find_chromium() -> str:
-    """Where Chromium is. Skips the module where there is none, or fails it if a browser is required."""
-    path = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
-    if Path(path).is_file():
-        return path
-    words = "no Chromium: install it (Debian: apt install chromium) or set CHROMIUM"
-    if os.environ.get("LOCKGATE_REQUIRE_BROWSER") == "1":
-        pytest.fail(words)
-    pytest.skip(words, allow_module_level=True)

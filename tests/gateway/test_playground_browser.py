@@ -7,8 +7,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from browsers import CHROMIUM_ARGS, find_chromium
 from engine_runs import new_run, oracle_answer, oracle_scores
-from live import CHROMIUM_ARGS, Site, Valve, Visit, find_chromium, serving
+from live import Site, Valve, Visit, serving
 from models import random_head, tiny_backbone
 from playwright.sync_api import Page, expect, sync_playwright
 from serving import GatewayFactory, decisions_of, scoring_for

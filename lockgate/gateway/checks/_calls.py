@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from lockgate.gateway._bodies import decode_body, read_body
+from lockgate.gateway._clients import caller_of
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway
-from lockgate.gateway._hosts import client_of
 
 T = TypeVar("T")
 
@@ -28,10 +28,16 @@ async def read_call(request: Request, parse: Callable[[dict[str, Any]], T]) -> T
 
 
 def owner_of(request: Request) -> str:
-    """Return who owns what a call opens: its client together with the key that it has sent."""
+    """Return who owns what a call opens: a tenant's key, or an address together with what it has sent as key.
+
+    The names of tenants and keys are no addresses.
+    """
+    client = caller_of(request)
+    if client.tenant:
+        return f"tenant {client.tenant} key {client.key}"
     keys = [request.headers.get(name, "") for name in ("authorization", "x-api-key")]
     digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()
-    return f"{client_of(request.scope)} {digest}"
+    return f"{client.name} {digest}"
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lockgate.exchanges import Message
 from lockgate.gateway._answers import given_up, refused
+from lockgate.gateway._clients import Client
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._events import Event, Finished, Unserved
@@ -158,7 +159,7 @@ class Check:
 
 
 async def new_check(
-    gateway: Gateway, messages: Sequence[Message], client: str, *, answer_tokens: int | None = None
+    gateway: Gateway, messages: Sequence[Message], client: Client, *, answer_tokens: int | None = None
 ) -> tuple[Check, Job]:
     """Make a check of an answer to `messages`, and the job with which it is submitted.
 
@@ -185,7 +186,7 @@ async def judge(
     gateway: Gateway,
     messages: Sequence[Message],
     answer: str,
-    client: str,
+    client: Client,
     deadline: float,
     make_room: Callable[[Check], Awaitable[None]] = no_room,
     follow: Callable[[Job], None] = alone,

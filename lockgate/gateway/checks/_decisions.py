@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lockgate.exchanges import Message, json_type
+from lockgate.gateway._clients import caller_of
 from lockgate.gateway._errors import ApiError, invalid, json_response
 from lockgate.gateway._gateway import Gateway
-from lockgate.gateway._hosts import client_of
 from lockgate.gateway._messages import parse_messages
 from lockgate.gateway.checks._calls import owner_of, read_call, while_connected
 from lockgate.gateway.checks._check import deadline_of, describe, judge, new_check
@@ -43,7 +43,7 @@ async def decisions(request: Request) -> Response:
     call = await read_call(request, _parse)
     if call.name:
         one = checks.find(call.name, owner_of(request))
-        return _answer(one, gateway, await _go_on(gateway, checks, one, call))
+        return _answer(one, await _go_on(gateway, checks, one, call, gateway.mode_for(caller_of(request))))
     if call.stays_open:
         return await while_connected(request, _open(gateway, checks, call, request))
     prompt, answer = _split(call.messages)
@@ -53,17 +53,19 @@ async def decisions(request: Request) -> Response:
             gateway,
             prompt,
             answer,
-            client_of(request.scope),
+            caller_of(request),
             deadline_of(gateway),
             follow=lambda job: gateway.follow(job, request),
         ),
     )
-    return json_response({"id": check.id, "object": "decision", **describe(check, gateway.mode)})
+    return json_response(
+        {"id": check.id, "object": "decision", **describe(check, gateway.mode_for(caller_of(request)))}
+    )
 
 
 async def _open(gateway: Gateway, checks: OpenChecks, call: Call, request: Request) -> Response:
     owner, deadline = owner_of(request), deadline_of(gateway)
-    check, job = await new_check(gateway, call.messages, client_of(request.scope))
+    check, job = await new_check(gateway, call.messages, caller_of(request))
     gateway.follow(job, request)
     checks.require_room(owner)
     check.submit(job)
@@ -74,10 +76,12 @@ async def _open(gateway: Gateway, checks: OpenChecks, call: Call, request: Reque
         except BaseException:  # the client never learns the id of this check
             check.cancel()
             raise
-    return _answer(one, gateway, describe(check, gateway.mode))
+    return _answer(one, describe(check, gateway.mode_for(caller_of(request))))
 
 
-async def _go_on(gateway: Gateway, checks: OpenChecks, one: OpenCheck, call: Call) -> dict[str, Any]:
+async def _go_on(
+    gateway: Gateway, checks: OpenChecks, one: OpenCheck, call: Call, mode: str
+) -> dict[str, Any]:
     deadline = deadline_of(gateway)
     with checks.call(one) as check:
         if check.finished is None:
@@ -90,10 +94,10 @@ async def _go_on(gateway: Gateway, checks: OpenChecks, one: OpenCheck, call: Cal
                 await check.until_read(deadline)
         elif check.finished.decision in ("pass", "cancelled"):
             raise ApiError(409, "This check has ended. Open a new one.", param="id", code="check_ended")
-        return describe(check, gateway.mode)
+        return describe(check, mode)
 
 
-def _answer(one: OpenCheck, gateway: Gateway, found: dict[str, Any]) -> Response:
+def _answer(one: OpenCheck, found: dict[str, Any]) -> Response:
     return json_response({"id": one.id, "object": "decision", **found})
 
 

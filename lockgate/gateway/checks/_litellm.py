@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lockgate.exchanges import ContentFault, Message, content_text, json_type
+from lockgate.gateway._clients import caller_of
 from lockgate.gateway._errors import ApiError, invalid, json_response
 from lockgate.gateway._gateway import Gateway
-from lockgate.gateway._hosts import client_of
 from lockgate.gateway._messages import MAX_MESSAGES, ROLES
 from lockgate.gateway.checks._calls import owner_of, read_call, while_connected
 from lockgate.gateway.checks._check import deadline_of
@@ -54,14 +54,14 @@ async def litellm_guardrail(request: Request) -> Response:
     shown = await read_call(request, _parse)
     if not gateway.engine.reads_given:
         raise ApiError(400, "This server has no guard that could read text.", code="no_guard")
-    if shown.unreadable and gateway.mode == "enforce":
+    if shown.unreadable and gateway.mode_for(caller_of(request)) == "enforce":
         return _blocked(UNREADABLE)
     return await while_connected(request, _judge(gateway, shown, request))
 
 
 async def _judge(gateway: Gateway, shown: Shown, request: Request) -> Response:
     rounds: Rounds = request.app.state.checks.rounds
-    client, deadline = client_of(request.scope), deadline_of(gateway)
+    client, deadline = caller_of(request), deadline_of(gateway)
     call = hashlib.sha256(f"{owner_of(request)} {shown.call}".encode()).hexdigest()
     if shown.messages:
         if shown.call:

@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from lockgate.errors import ConfigError
 from lockgate.exchanges import ContentFault, Message, content_text, json_type
+from lockgate.gateway._clients import Client, caller_of
 from lockgate.gateway._errors import ApiError, invalid, json_response
 from lockgate.gateway._events import Finished
 from lockgate.gateway._gateway import Gateway
-from lockgate.gateway._hosts import client_of
 from lockgate.gateway._messages import unsupported
 from lockgate.gateway.checks._calls import read_call, while_connected
 from lockgate.gateway.checks._check import deadline_of, guard_failed, judge
@@ -59,9 +59,10 @@ async def moderations(request: Request) -> Response:
     """Judge each text of a request by itself."""
     gateway: Gateway = request.app.state.gateway
     texts = await read_call(request, _inputs)
-    results = await while_connected(request, _judge_all(gateway, texts, client_of(request.scope)))
+    client = caller_of(request)
+    results = await while_connected(request, _judge_all(gateway, texts, client))
     body = {"id": f"modr-{secrets.token_hex(12)}", "model": gateway.model_id, "results": results}
-    headers = {"x-lockgate-mode": gateway.mode, "x-lockgate-judged-as": judged_as(gateway)}
+    headers = {"x-lockgate-mode": gateway.mode_for(client), "x-lockgate-judged-as": judged_as(gateway)}
     return json_response(body, headers=headers)
 
 
@@ -94,7 +95,7 @@ def check_names(gateway: Gateway) -> None:
             raise ConfigError(f"--moderation-name {category}: the guard has no such category; {has}")
 
 
-async def _judge_all(gateway: Gateway, texts: list[str], client: str) -> list[dict[str, Any]]:
+async def _judge_all(gateway: Gateway, texts: list[str], client: Client) -> list[dict[str, Any]]:
     categories, place = categories_of(gateway), judged_as(gateway)
     deadline, room = deadline_of(gateway), asyncio.Semaphore(AT_A_TIME)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lockgate.exchanges import Message
+from lockgate.gateway._clients import Client
 from lockgate.gateway._events import Finished
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway.checks._check import Check, judge, new_check
@@ -82,24 +83,24 @@ class Rounds:
         while len(self._prompts) > MOST_PROMPTS or self._characters > MOST_PROMPT_CHARACTERS:
             self._forget(next(iter(self._prompts)))
 
-    async def judge_prompt(self, messages: Sequence[Message], client: str, deadline: float) -> Outcome:
+    async def judge_prompt(self, messages: Sequence[Message], client: Client, deadline: float) -> Outcome:
         """Judge a prompt alone. Raises ApiError, as `judge` does."""
         return await self._judge(messages, "", client, deadline)
 
-    async def read(self, call: str, texts: Sequence[str], client: str, deadline: float) -> list[Outcome]:
+    async def read(self, call: str, texts: Sequence[str], client: Client, deadline: float) -> list[Outcome]:
         """Read the answers of a call as far as they have come. Raises ApiError, as `judge` does."""
         messages = self._prompt(call)
         return await _all([self._read(call, messages, text, client, deadline) for text in texts])
 
     async def judge_answers(
-        self, call: str, texts: Sequence[str], client: str, deadline: float
+        self, call: str, texts: Sequence[str], client: Client, deadline: float
     ) -> list[Outcome]:
         """Judge answers that are whole, such as tool calls. Raises ApiError, as `judge` does."""
         messages = self._prompt(call)
         return await _all([self._judge(messages, text, client, deadline) for text in texts])
 
     async def _read(
-        self, call: str, messages: Sequence[Message], text: str, client: str, deadline: float
+        self, call: str, messages: Sequence[Message], text: str, client: Client, deadline: float
     ) -> Outcome:
         answer = self._find(call, text) or await self._open(call, messages, client)
         try:
@@ -118,7 +119,7 @@ class Rounds:
         return outcome
 
     async def _go_on(
-        self, answer: Answer, messages: Sequence[Message], text: str, client: str, deadline: float
+        self, answer: Answer, messages: Sequence[Message], text: str, client: Client, deadline: float
     ) -> Outcome:
         """Read what is new in `text`."""
         check = answer.check
@@ -133,14 +134,19 @@ class Rounds:
         return Outcome((await self._judge(messages, text, client, deadline, answer)).stopped, held)
 
     async def _judge(
-        self, messages: Sequence[Message], text: str, client: str, deadline: float, own: Answer | None = None
+        self,
+        messages: Sequence[Message],
+        text: str,
+        client: Client,
+        deadline: float,
+        own: Answer | None = None,
     ) -> Outcome:
         def make_room(check: Check) -> Awaitable[None]:
             return self._make_room(check, own)
 
         return _outcome((await judge(self._gateway, messages, text, client, deadline, make_room)).finished)
 
-    async def _open(self, call: str, messages: Sequence[Message], client: str) -> Answer:
+    async def _open(self, call: str, messages: Sequence[Message], client: Client) -> Answer:
         check, job = await new_check(self._gateway, messages, client)
         check.submit(job)
         answer = Answer(call, check)

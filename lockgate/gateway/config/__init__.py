@@ -1,6 +1,12 @@
 """The server's config file: its schema, its reading, and what it means for a running server."""
 
-from lockgate.gateway.config._apply import Applied, Follower, apply_config, reload_config
+from lockgate.gateway.config._apply import (
+    Applied,
+    Follower,
+    apply_config,
+    operations_of,
+    reload_config,
+)
 from lockgate.gateway.config._file import read_config, show_config
 from lockgate.gateway.config._schema import Config, config_schema
 
@@ -10,6 +16,7 @@ __all__ = [
     "Follower",
     "apply_config",
     "config_schema",
+    "operations_of",
     "read_config",
     "reload_config",
     "show_config",

@@ -17,6 +17,7 @@ from lockgate.gateway.config._file import read_config
 from lockgate.gateway.config._schema import Config, UpstreamConfig
 from lockgate.gateway.upstream import GUARDED_ROUTES, UpstreamOptions, Upstreams, UpstreamTable
 from lockgate.guards.memory import read_memory
+from lockgate.tenants import Book
 
 OWN_ROUTES = ("/v1/chat/completions",)
 # Keys whose changes a running server can't follow.
@@ -30,6 +31,8 @@ RESTART = (
     "conversations",
     "listen",
     "limits",
+    "operations",
+    "campaigns",
 )
 
 
@@ -43,6 +46,7 @@ class Applied:
         policies: what decisions and failures mean. None in mode `off`.
         keys: the clients' keys, by name.
         log: where and how decisions are recorded. None: the file does not say.
+        operations: where tenants are, and the variable with that database's password. None: there are none.
     """
 
     config: Config
@@ -50,6 +54,7 @@ class Applied:
     policies: Policies | None
     keys: Mapping[str, str]
     log: LogOptions | None = None
+    operations: tuple[str | Path, str] | None = None
 
 
 def apply_config(config: Config, path: Path) -> Applied:
@@ -72,7 +77,14 @@ def apply_config(config: Config, path: Path) -> Applied:
             read_memory(path.parent / config.conversations.memory)
         except ConfigError as error:
             raise ConfigError(f"{path}: conversations.memory: {error}") from None
-    return Applied(config, _table(config, path), _policies(config), _keys(config, path), _log(config, path))
+    return Applied(
+        config,
+        _table(config, path),
+        _policies(config),
+        _keys(config, path),
+        _log(config, path),
+        operations_of(config, path),
+    )
 
 
 def reload_config(
@@ -162,6 +174,26 @@ def _log(config: Config, path: Path) -> LogOptions | None:
         )
     except ConfigError as error:
         raise ConfigError(f"{path}: log: {error}") from None
+
+
+def operations_of(config: Config, path: Path) -> tuple[str | Path, str] | None:
+    """Return where the operations database is, and the variable with its password; None without one.
+
+    Args:
+        path: the config's file.
+
+    Raises:
+        ConfigError: the address is of no known kind or holds a password.
+    """
+    found = config.operations
+    if found is None:
+        return None
+    where = path.parent / (found.path or "") if found.url is None else found.url
+    try:
+        Book(where, found.password_env)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: operations: {error}") from None
+    return where, found.password_env
 
 
 def _keys(config: Config, path: Path) -> dict[str, str]:

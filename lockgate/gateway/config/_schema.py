@@ -133,6 +133,60 @@ class LogConfig(_Strict):
         return self
 
 
+class OperationsConfig(_Strict):
+    """Where tenants and their keys are. Changes need a restart."""
+
+    path: str | None = Field(
+        default=None, description="File of a database of SQLite. Relative to the config file."
+    )
+    url: str | None = Field(
+        default=None,
+        description="Database of PostgreSQL, as postgresql://USER@HOST/DATABASE without password.",
+    )
+    password_env: str = Field(
+        default="LOCKGATE_OPERATIONS_PASSWORD",
+        description="Environment variable with the database's password.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("expected either `path` or `url`")
+        return self
+
+
+class CampaignsConfig(_Strict):
+    """When many exchanges of a key raise an alert. Changes need a restart."""
+
+    window_minutes: Annotated[float, Field(ge=1, le=1440, allow_inf_nan=False)] = Field(
+        default=60.0, description="Minutes back for which exchanges count."
+    )
+    flags_per_hundred: Percent | None = Field(
+        default=None, description="Flagged exchanges in a hundred of a key that raise an alert."
+    )
+    close_per_hundred: Percent | None = Field(
+        default=None,
+        description="Exchanges in a hundred of a key, close below the threshold, that raise an alert.",
+    )
+    close_margin: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="How far below the threshold is close, in units of the deciding score."
+    )
+    duplicates: Count | None = Field(
+        default=None,
+        description="Flagged or close exchanges of a key, with prompts much like those of other keys, that "
+        "raise an alert.",
+    )
+    lock_out_minutes: Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)] | None = Field(
+        default=None, description="Minutes for which an alert locks the key out. Without it: not at all."
+    )
+
+    @model_validator(mode="after")
+    def _has_signal(self) -> Self:
+        if self.flags_per_hundred is None and self.close_per_hundred is None and self.duplicates is None:
+            raise ValueError("expected flags_per_hundred, close_per_hundred or duplicates")
+        return self
+
+
 class ListenConfig(_Strict):
     """Where the server listens. Changes need a restart."""
 
@@ -222,6 +276,14 @@ class Config(_Strict):
         description="Upstream for models that none lists. A single upstream without `models` is it anyway.",
     )
     keys: dict[Name, KeyConfig] = Field(default={}, description="Keys that clients may send, by name.")
+    operations: OperationsConfig | None = Field(
+        default=None,
+        description="The database of tenants. With it, clients need a tenant's key or one of `keys`. Needs "
+        "a restart.",
+    )
+    campaigns: CampaignsConfig | None = Field(
+        default=None, description="Alerts about campaigns. Needs `operations`, and a restart."
+    )
     routes: dict[str, RouteConfig] = Field(
         default={}, description="Policies of routes, such as /v1/messages."
     )
@@ -246,6 +308,8 @@ class Config(_Strict):
         names = [model for upstream in self.upstreams.values() for model in upstream.models]
         if len(set(names)) < len(names):
             raise ValueError("upstreams: a model is listed twice; each can have one upstream only")
+        if self.campaigns is not None and self.operations is None:
+            raise ValueError("campaigns: need `operations`, where alerts are kept")
         if self.mode == "off":
             self._check_off()
         if not self.upstreams and any(route.on_failure == "open" for route in self.routes.values()):
@@ -253,9 +317,11 @@ class Config(_Strict):
         return self
 
     def _check_off(self) -> None:
-        if self.routes or self.conversations or any(key.mode is not None for key in self.keys.values()):
+        modes = any(key.mode is not None for key in self.keys.values())
+        if self.routes or self.conversations or self.campaigns or modes:
             raise ValueError(
-                "mode: off leaves nothing to enforce; leave out routes, conversations and the modes of keys"
+                "mode: off leaves nothing to enforce; leave out routes, conversations, campaigns and the "
+                "modes of keys"
             )
 
 

@@ -10,12 +10,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from lockgate.gateway._bodies import decode_body, read_body
+from lockgate.gateway._clients import caller_of, key_of
 from lockgate.gateway._errors import ApiError, json_response, no_such_model
 from lockgate.gateway._events import Event
 from lockgate.gateway._exchange import id_of
 from lockgate.gateway._gateway import Gateway, deliver_to
-from lockgate.gateway._hosts import client_of
-from lockgate.gateway._keyring import Keyring, key_of
+from lockgate.gateway._keyring import Keyring
 from lockgate.gateway.upstream._answer import Call, RelayedAnswer, error_of
 from lockgate.gateway.upstream._chat import ChatDialect
 from lockgate.gateway.upstream._client import UpstreamClient
@@ -69,7 +69,7 @@ async def _answer(gateway: Gateway, upstreams: Upstreams, dialect: Dialect, requ
     job = await gateway.prepare_given(
         asked.messages,
         deliver,
-        client_of(request.scope),
+        caller_of(request),
         n=asked.choices,
         max_tokens=asked.max_tokens,
         begin=lambda: deliver(None),

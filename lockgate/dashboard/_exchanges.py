@@ -1,0 +1,134 @@
+"""The list of exchanges, and one of them in detail."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+import msgspec
+from starlette.responses import Response
+
+from lockgate.dashboard._desk import Call, Page, PageError
+from lockgate.dashboard._figures import KINDS, text_of
+from lockgate.dashboard._scores import margin_of
+from lockgate.decisions import ContentReader, Decision, Stored
+from lockgate.errors import DecisionLogError
+
+SIZE = 50
+_FILTERS = ("decision", "category", "tenant", "since", "until", "near")
+
+
+def _list(call: Call) -> Response:
+    chosen = {name: value for name in _FILTERS if (value := call.wanted(name)) is not None}
+    wanted = _condition(call, chosen)
+    since, until = (_time(chosen.get(name), name) for name in ("since", "until"))
+    with call.desk.log() as log:
+        found = log.find(wanted, count=SIZE, since=since, until=until, before=call.wanted("before"))
+    record = None if call.desk.guard is None else call.desk.guard.record
+    older = None if found.end is None else urlencode({**chosen, "before": found.end})
+    return call.page(
+        "exchanges.html",
+        here="exchanges",
+        lines=found.lines,
+        margins=[margin_of(line.decision, record) for line in found.lines],
+        chosen=chosen,
+        asked={name: chosen.get(name) for name in _FILTERS},
+        kinds=KINDS,
+        older=older,
+        first=call.wanted("before") is None,
+        read=found.read,
+        reached=found.until,
+    )
+
+
+def _condition(call: Call, chosen: Mapping[str, str]) -> Callable[[Decision], bool]:
+    """Make the condition of a list. Only exchanges that may be seen fulfil it. Raises PageError."""
+    kind, category, tenant = (chosen.get(name) for name in ("decision", "category", "tenant"))
+    if kind is not None and kind not in (*KINDS, "flagged"):
+        raise PageError(400, "No such decision", f"Expected flagged, or one of {', '.join(KINDS)}.")
+    near = _number(chosen.get("near"), "near")
+    record = None if call.desk.guard is None else call.desk.guard.record
+
+    def fits(one: Decision) -> bool:
+        return (
+            call.sees(one.tenant)
+            and (kind is None or (one.flagged if kind == "flagged" else one.decision == kind))
+            and (category is None or one.category == category)
+            and (tenant is None or one.tenant == tenant)
+            and (near is None or abs(margin_of(one, record)) <= near)
+        )
+
+    return fits
+
+
+def _number(text: str | None, name: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    # Also refuses what is no number.
+    if not 0 <= value < 1e9:
+        raise PageError(400, "No such distance", f"{name}: expected a number of 0 or more.")
+    return value
+
+
+def _time(text: str | None, name: str) -> str | None:
+    """Read a time in UTC, as the field of a form writes it."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        return text_of(found.replace(tzinfo=found.tzinfo or UTC))
+    except (ValueError, OverflowError):
+        raise PageError(400, "No such time", f"{name}: expected a time such as 2026-01-31T12:00.") from None
+
+
+def _one(call: Call) -> Response:
+    stored, decision = seen(call, call.path["exchange"], call.path["choice"])
+    guard = call.desk.guard
+    text, problem = text_of_exchange(stored)
+    return call.page(
+        "exchange.html",
+        here="exchanges",
+        stored=stored,
+        one=decision,
+        margin=margin_of(decision, None if guard is None else guard.record),
+        text=text,
+        problem=problem,
+        reviews=call.desk.reviews.about(decision.id, decision.choice),
+        own_guard=guard is not None and decision.guard == guard.sha256,
+    )
+
+
+def seen(call: Call, exchange: str, choice: int) -> tuple[Stored, Decision]:
+    """Return an exchange that may be seen.
+
+    Raises:
+        PageError: there is none. An exchange of another tenant looks as if it was not there.
+    """
+    with call.desk.log() as log:
+        stored = log.one(exchange, choice)
+    try:
+        decision = None if stored is None else msgspec.convert(stored.record, Decision)
+    except msgspec.ValidationError:
+        raise DecisionLogError("This record is damaged; `lockgate log verify` says where.") from None
+    if stored is None or decision is None or not call.sees(decision.tenant):
+        raise PageError(404, "No such exchange", "The log has no such exchange, or has it no longer.")
+    return stored, decision
+
+
+def text_of_exchange(stored: Stored) -> tuple[list[tuple[str, str]] | None, str | None]:
+    """Return the turns of an exchange as role and text, or why there are none."""
+    if stored.content is None:
+        return None, "none"
+    if stored.content_mode == "encrypted":
+        return None, "encrypted"
+    content = ContentReader().read(stored.content, str(stored.content_mode))
+    return ([] if content is None else [(turn.role, turn.content) for turn in content.messages]), None
+
+
+PAGES = (
+    Page("/exchanges", _list),
+    Page("/exchanges/{exchange}/{choice:int}", _one),
+)

@@ -1,0 +1,94 @@
+"""The page of scores: their histogram, drift, and what another threshold would have done."""
+
+import math
+from typing import Any
+
+from starlette.responses import Response
+
+from lockgate.dashboard._desk import Call, Page, PageError, newest
+from lockgate.dashboard._guard import ServedGuard
+from lockgate.dashboard._scores import (
+    FALSE_ALARMS,
+    PSI_ALARM,
+    PSI_WATCH,
+    Drift,
+    Recorded,
+    at_threshold,
+    drift,
+    histogram,
+    recorded,
+)
+from lockgate.decisions import MOST_READ
+from lockgate.errors import MissingExtra
+
+
+def _scores(call: Call) -> Response:
+    guard = call.desk.guard
+    if guard is None:
+        return call.page("scores.html", here="scores", found=None)
+    found, complete, oldest = _read(call, guard)
+    flag = guard.record.decides.flag
+    bars = histogram([score - flag for score in found.scores])
+    calibration = guard.calibration
+    marks = {} if calibration is None else dict(calibration.quantiles)
+    return call.page(
+        "scores.html",
+        here="scores",
+        found=found,
+        complete=complete,
+        oldest=oldest,
+        most=MOST_READ,
+        bars=bars,
+        marks=[] if bars is None else [(name, bars.place(value - flag)) for name, value in marks.items()],
+        drift=_drift(found, marks),
+        calibration=calibration,
+        levels=(PSI_WATCH, PSI_ALARM),
+        false_alarms=FALSE_ALARMS,
+        **_what_if_values(call, guard, found),
+    )
+
+
+def _drift(found: Recorded, quantiles: dict[str, float]) -> Drift | None:
+    if not found.scores or not any(0 < float(name) < 1 for name in quantiles):
+        return None
+    try:
+        return drift(found.scores, quantiles)
+    except MissingExtra:
+        return None
+
+
+def _what_if(call: Call) -> Response:
+    guard = call.desk.guard
+    if guard is None:
+        raise PageError(404, "No guard", "This server has no guard.")
+    return call.page("_what_if.html", **_what_if_values(call, guard, _read(call, guard)[0]))
+
+
+def _what_if_values(call: Call, guard: ServedGuard, found: Recorded) -> dict[str, Any]:
+    flag, given = guard.record.decides.flag, call.wanted("threshold")
+    try:
+        threshold = flag if given is None else float(given)
+    except ValueError:
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise PageError(400, "No such threshold", "threshold: expected a number.")
+    finite = [score for score in found.scores if math.isfinite(score)]
+    low, high = min([flag - 2, *finite]), max([flag + 2, *finite])
+    return {
+        "threshold": threshold,
+        "flag": flag,
+        "counts": at_threshold(found, guard.record, threshold),
+        "range": (math.floor(10 * low) / 10, math.ceil(10 * high) / 10),
+    }
+
+
+def _read(call: Call, guard: ServedGuard) -> tuple[Recorded, bool, str | None]:
+    lines, complete = newest(call, None, MOST_READ)
+    found = recorded([line.decision for line in lines], guard.record, guard.sha256)
+    return found, complete, lines[-1].at if lines else None
+
+
+PAGES = (
+    Page("/scores", _scores),
+    Page("/scores/what-if", _what_if),
+)

@@ -1,0 +1,91 @@
+"""What a server does for its tenants, or nothing if it has none."""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from lockgate.decisions import Decision
+from lockgate.errors import OperationsError
+from lockgate.gateway._clients import Client
+from lockgate.gateway._errors import ApiError
+from lockgate.gateway._jobs import Job
+from lockgate.gateway._metrics import Metrics
+from lockgate.tenants import CampaignOptions, Campaigns, Sign, Tenants
+
+
+class Tenancy:
+    """The tenants of a server.
+
+    Args:
+        metrics: tells which exchanges are over, and counts alerts.
+        campaigns: what counts as a campaign. None watches nothing.
+    """
+
+    def __init__(
+        self, tenants: Tenants | None, metrics: Metrics, campaigns: CampaignOptions | None = None
+    ) -> None:
+        self._tenants = tenants
+        self._metrics = metrics
+        self._campaigns = None if campaigns is None else Campaigns(campaigns)
+        if tenants is not None:
+            metrics.listeners.append(self._note)
+
+    def open(self) -> None:
+        """Open the operations database, unless it is open. Raises OperationsError."""
+        if self._tenants is not None and not self._tenants.database.is_open:
+            self._tenants.open()
+
+    def close(self) -> None:
+        """Close it, and give back what this server holds of its limits."""
+        if self._tenants is not None:
+            self._tenants.close()
+
+    def problems(self) -> list[str]:
+        """List the faults that are open now."""
+        return [] if self._tenants is None or self._tenants.fault is None else [self._tenants.fault]
+
+    def count_prompt(self, client: Client, tokens: Sequence[int]) -> None:
+        """Hold a client's prompt against its limits. Raises ApiError (400)."""
+        longest = client.settings.longest_prompt
+        if longest is not None and len(tokens) > longest:
+            raise ApiError(
+                400,
+                f"This tenant's prompts hold {longest} tokens, but the messages come to {len(tokens)}. "
+                "Shorten them.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        if self._tenants is not None and client.tenant:
+            self._tenants.limits.spend(client.tenant, len(tokens))
+
+    def watched(self, job: Job, client: Client) -> Job:
+        """Let a client's job count for the signals of campaigns, when it is over."""
+        if self._campaigns is not None and client.holder is not None:
+            job.remember = partial(self._watch, self._campaigns, job, client)
+        return job
+
+    def _watch(self, campaigns: Campaigns, job: Job, client: Client, margin: float) -> None:
+        prompt = job.prompt[job.regions.prompt_start : job.regions.answer_start]
+        # The memory of a conversation may have flagged it below the threshold.
+        for sign in campaigns.note(f"{client.holder} {client.key}", margin + job.lowered, prompt):
+            self._metrics.alerted(sign.signal)
+            if self._tenants is not None:
+                self._tenants.later(partial(self._alert, self._tenants, campaigns, client, sign))
+
+    def _alert(self, tenants: Tenants, campaigns: Campaigns, client: Client, sign: Sign) -> None:
+        """Keep an alert and tell the operator."""
+        tenant, key, minutes = client.tenant or "", client.key or "", campaigns.options.lock_out_minutes
+        told: dict[str, object] = {"event": "campaign", "tenant": tenant, "key": key, "signal": sign.signal}
+        told |= {"value": round(sign.value, 1), "bound": sign.bound, "exchanges": sign.exchanges}
+        try:
+            alert = tenants.add_alert(tenant, key, sign, None if minutes is None else 60 * minutes)
+            told["locked"] = alert.locked_until is not None
+        except OperationsError as error:
+            told |= {"locked": False, "error": str(error)}
+        sys.stderr.write(json.dumps(told) + "\n")
+        sys.stderr.flush()
+
+    def _note(self, record: Decision) -> None:
+        if self._tenants is not None and record.tenant:
+            self._tenants.limits.spend(record.tenant, record.completion_tokens)

@@ -1,0 +1,224 @@
+"""Limits of tenants: exact at one server, and never exceeded by several that share a database."""
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keyholders import Moment
+from sqlalchemy import update
+
+from lockgate.errors import OperationsError
+from lockgate.tenants import Limits, Refusal, Settings, Tenants
+from lockgate.tenants._pools import LEASE_SECONDS, OwnPool, SharedPool
+from lockgate.tenants._schema import LEASES
+
+# A bucket that does not fill while a test runs.
+STILL = Settings(requests_per_minute=0.001, burst=10)
+
+
+def alone(moment):
+    return Limits(OwnPool(moment), moment)
+
+
+def entered(limits, tenant, settings):
+    """What a request meets: it waits for the database if that must be asked."""
+    found = limits.try_enter(tenant, settings)
+    return limits.enter(tenant, settings) if found is None else found
+
+
+def test_a_bucket_lets_its_burst_through_and_then_its_rate():
+    moment = Moment()
+    limits = alone(moment)
+    settings = Settings(requests_per_minute=6, burst=3)
+    found = [limits.try_enter("a", settings) for _ in range(4)]
+    assert [isinstance(one, Refusal) for one in found] == [False, False, False, True]
+    assert found[3] == Refusal("requests", pytest.approx(10))
+    moment.now += 5
+    assert limits.try_enter("a", settings) == Refusal("requests", pytest.approx(5))
+    moment.now += 5
+    assert not isinstance(limits.try_enter("a", settings), Refusal)
+    assert isinstance(limits.try_enter("a", settings), Refusal)
+
+
+@given(
+    st.floats(0.5, 600),
+    st.integers(1, 20),
+    st.lists(st.tuples(st.floats(0, 5), st.sampled_from("abc")), max_size=60),
+)
+def test_buckets_agree_with_a_plain_count(rate, burst, steps):
+    """Each tenant gets what an exact bucket gives it, whatever the others do."""
+    moment = Moment(0.0)
+    limits = alone(moment)
+    settings = Settings(requests_per_minute=rate, burst=burst)
+    levels, seen = dict.fromkeys("abc", float(burst)), dict.fromkeys("abc", 0.0)
+    for wait, tenant in steps:
+        moment.now += wait
+        level = min(burst, levels[tenant] + (moment.now - seen[tenant]) * rate / 60)
+        seen[tenant] = moment.now
+        found = limits.try_enter(tenant, settings)
+        if abs(level - 1) > 1e-3:  # what the sums of floats decide may go either way
+            assert isinstance(found, Refusal) == (level < 1)
+        levels[tenant] = level if isinstance(found, Refusal) else level - 1
+
+
+def test_requests_at_a_time_are_counted_until_they_leave():
+    limits = alone(Moment())
+    settings = Settings(concurrent=2)
+    leave = [limits.try_enter("a", settings) for _ in range(2)]
+    assert limits.try_enter("a", settings) == Refusal("concurrent", 1.0)
+    assert not isinstance(limits.try_enter("b", settings), Refusal)
+    leave[0]()
+    assert not isinstance(limits.try_enter("a", settings), Refusal)
+    assert limits.in_use("a") == 2
+
+
+def test_a_refused_request_takes_no_slot_and_no_token():
+    moment = Moment()
+    limits = alone(moment)
+    settings = Settings(requests_per_minute=60, burst=1, concurrent=5)
+    leave = limits.try_enter("a", settings)
+    leave()
+    for _ in range(10):
+        assert isinstance(limits.try_enter("a", settings), Refusal)
+    assert limits.in_use("a") == 0
+    moment.now += 1
+    assert not isinstance(limits.try_enter("a", settings), Refusal)
+
+
+def test_tokens_are_a_debt_that_is_paid_by_time():
+    moment = Moment()
+    limits = alone(moment)
+    settings = Settings(tokens_per_minute=60)
+    assert not isinstance(limits.try_enter("a", settings), Refusal)
+    limits.spend("a", 90)
+    limits.spend("b", 10**9)  # has no such limit
+    found = limits.try_enter("a", settings)
+    assert isinstance(found, Refusal)
+    assert found.limit == "tokens"
+    moment.now += found.wait + 0.01
+    assert not isinstance(limits.try_enter("a", settings), Refusal)
+    assert not isinstance(limits.try_enter("b", Settings()), Refusal)
+
+
+@pytest.fixture
+def replicas(postgres):
+    """Opens replicas over one database, in which `acme` is a tenant."""
+    address, made = postgres.database(), []
+
+    def open_one(**options):
+        one = Tenants(address, **options)
+        one.open()
+        made.append(one)
+        return one
+
+    first = open_one()
+    first.add_tenant("acme")
+    yield open_one, address
+    for one in made:
+        one.close()
+
+
+def test_replicas_share_a_bucket(replicas):
+    open_one, _ = replicas
+    limits = [open_one().limits for _ in range(3)]
+
+    def ask(number):
+        return entered(limits[number % 3], "acme", STILL)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(60)))
+    assert sum(not isinstance(one, Refusal) for one in found) == 10
+    assert {one.limit for one in found if isinstance(one, Refusal)} == {"requests"}
+
+
+def test_replicas_share_slots_and_give_them_back(replicas):
+    open_one, _ = replicas
+    first, second = (open_one().limits for _ in range(2))
+    settings = Settings(concurrent=3)
+    leave = [entered(one, "acme", settings) for one in (first, second, first)]
+    assert not any(isinstance(one, Refusal) for one in leave)
+    assert isinstance(entered(second, "acme", settings), Refusal)
+    leave[0]()
+    leave[2]()
+    first.close()
+    second._states["acme"].full_until = 0.0
+    assert not isinstance(entered(second, "acme", settings), Refusal)
+
+
+def test_slots_of_a_killed_replica_come_back(replicas):
+    open_one, address = replicas
+    settings = Settings(concurrent=1)
+    program = (
+        "import os, sys; from lockgate.tenants import Settings, Tenants\n"
+        "one = Tenants(sys.argv[1]); one.open()\n"
+        "assert callable(one.limits.enter('acme', Settings(concurrent=1)))\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, address], check=False)
+    assert killed.returncode == -9
+    here = open_one()
+    assert isinstance(entered(here.limits, "acme", settings), Refusal)
+    with here.database.writing() as connection:  # as the time of the lease passes
+        connection.execute(update(LEASES).values(expires=LEASES.c.expires - LEASE_SECONDS))
+    here.limits._states["acme"].full_until = 0.0
+    assert not isinstance(entered(here.limits, "acme", settings), Refusal)
+
+
+def test_a_slot_in_use_is_never_lent_twice(replicas):
+    """Requests come and go on two replicas, while both tend their leases all the time."""
+    open_one, _ = replicas
+    limits = [Limits(SharedPool(open_one().database, name)) for name in ("one", "two")]
+    settings, lock = Settings(concurrent=3), threading.Lock()
+    open_now, most = 0, 0
+
+    def work(number):
+        nonlocal open_now, most
+        one = limits[number % 2]
+        for _ in range(15):
+            leave = entered(one, "acme", settings)
+            if isinstance(leave, Refusal):
+                one._states["acme"].full_until = 0.0
+                continue
+            with lock:
+                open_now += 1
+                most = max(most, open_now)
+            one.tend(ending=True)
+            with lock:
+                open_now -= 1
+            leave()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert 1 <= most <= 3
+
+
+def test_without_the_database_nobody_enters(replicas):
+    open_one, _ = replicas
+    one = open_one()
+    one.database.close()
+    with pytest.raises(OperationsError):
+        one.limits.enter("acme", STILL)
+    with pytest.raises(OperationsError, match="just now"):
+        one.limits.enter("acme", Settings(concurrent=3))
+    assert not isinstance(one.limits.try_enter("acme", Settings()), Refusal)
+    one.database.open()
+    one.limits._down_until = 0.0
+    assert not isinstance(one.limits.enter("acme", STILL), Refusal)
+
+
+def test_most_requests_are_decided_without_the_database(replicas):
+    open_one, _ = replicas
+    limits = open_one().limits
+    settings = Settings(requests_per_minute=60_000, burst=400, concurrent=40)
+    asked = 0
+    for _ in range(100):
+        leave = limits.try_enter("acme", settings)
+        if leave is None:
+            asked += 1
+            leave = limits.enter("acme", settings)
+        leave()
+    assert 1 <= asked <= 20
