@@ -87,7 +87,9 @@ def test_the_wheel_can_be_made_from_what_is_copied(tmp_path) -> None:
     subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("lockgate-*.whl")
     with zipfile.ZipFile(wheel) as made:
-        assert {"lockgate/cli/__init__.py", "lockgate/gateway/templates/playground.html"} <= set(made.namelist())
+        assert {"lockgate/cli/__init__.py", "lockgate/gateway/templates/playground.html"} <= set(
+            made.namelist()
+        )
 
 
 def test_a_server_writes_only_to_its_home(guard_folders, tmp_path) -> None:

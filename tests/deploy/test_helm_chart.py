@@ -1,6 +1,7 @@
-"""The Helm chart: linted and rendered by Helm, checked against Kubernetes's schemas, and its config served."""
+"""The Helm chart: linted and rendered by Helm, held against Kubernetes's schemas, its config served."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_configs_of_the_chart_fit_the_schema_of_config_files() -> None:
         (container,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
         assert container["ports"] == [{"name": "http", "containerPort": config["listen"]["port"]}]
     assert config["limits"] == {"kv_tokens": 2_000_000}
+
+
+def test_the_values_of_the_documents_are_right() -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(image:.*?)^```", text, re.MULTILINE | re.DOTALL)
+    objects = rendered(yaml.safe_load(block))
+    assert objects["Deployment"]["spec"]["replicas"] == 3
+    assert {"ServiceMonitor", "PrometheusRule"} < set(objects)
+    for kind, item in objects.items():
+        if kind not in OWN_KINDS:
+            module("kubernetes_validate").validate(item, VERSIONS[-1], strict=True)
+    schema = json.loads((ROOT / "docs" / "config.schema.json").read_text())
+    jsonschema_rs.validator_for(schema).validate(config_of(objects))
+    (container,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    wanted = {config_of(objects)["listen"]["metrics_key_env"], "LOCKGATE_LOG_PASSWORD"}
+    assert {found["name"] for found in container["env"]} == wanted
 
 
 @pytest.fixture
