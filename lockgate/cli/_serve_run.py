@@ -313,7 +313,9 @@ def _remembering(options: "GatewayOptions", guard: "Guard", loaded: Loaded | Non
     from lockgate.guards.memory import read_memory
 
     record = read_memory(loaded.path.parent / wanted.memory, guard.record)
-    remembered = Conversations(record.memory, life=wanted.life, most=wanted.most)
+    remembered = Conversations(
+        record.memory, life=wanted.life, most=wanted.most, made_for=(record.guard, record.flag)
+    )
     return replace(options, conversations=remembered)
 
 

@@ -1,6 +1,6 @@
 """The decision log: what was decided about every exchange, in a database, chained by hashes."""
 
-from lockgate.decisions._chain import Break, Tip
+from lockgate.decisions._chain import Break, Kind, Tip
 from lockgate.decisions._content import (
     CONTENT_MODES,
     Content,
@@ -22,7 +22,16 @@ from lockgate.decisions._reading import (
     purge_log,
     read_decisions,
 )
-from lockgate.decisions._record import Decision, DecisionKind, Fault, Scores, Started, timestamp
+from lockgate.decisions._record import (
+    Decision,
+    DecisionKind,
+    Fault,
+    GuardChange,
+    GuardName,
+    Scores,
+    Started,
+    timestamp,
+)
 from lockgate.decisions._schema import PASSWORD_VARIABLE
 
 __all__ = [
@@ -38,6 +47,9 @@ __all__ = [
     "DecisionKind",
     "DecisionLog",
     "Fault",
+    "GuardChange",
+    "GuardName",
+    "Kind",
     "Left",
     "LogOptions",
     "LogReader",
