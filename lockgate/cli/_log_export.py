@@ -16,6 +16,7 @@ from lockgate.errors import ConfigError
 _ROWS = 1000
 # Seconds between looks for new records.
 _LOOK = 0.5
+_GUARDS: tuple[Kind, ...] = ("guard",)
 _TOLD: tuple[Kind, ...] = ("decision", "guard")
 _SHOWN = ("decision", "category", "mode", "completion_tokens", "total_ms")
 
@@ -41,7 +42,7 @@ def export_log(
     if guards and (content or output.endswith(".parquet")):
         raise ConfigError("--guards: writes JSON lines; not with --content or Parquet")
     reader = ContentReader(None if key is None else _read_key(key)) if content else None
-    count, kinds = 0, ("guard",) if guards else ("decision",)
+    count, kinds = 0, _GUARDS if guards else _TOLD[:1]
     with open_log(log) as opened, _writing(output, content=content) as write:
         for stored in opened.records(kinds=kinds, since=times[0], until=times[1]):
             write(_row(stored, reader))

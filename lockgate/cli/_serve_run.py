@@ -295,7 +295,9 @@ def _load(
         options = _remembering(options, made, loaded_file)
         if settings.threads is None:
             choose_threads(made.backbone)
-        gateway = Gateway.from_guard(made, options, name=Path(guard).name, reads_only=reads_only)
+        # A link stands for the bundle that it names.
+        name = Path(guard).resolve().name
+        gateway = Gateway.from_guard(made, options, name=name, reads_only=reads_only)
     try:
         gateway.warm()
     except BaseException:

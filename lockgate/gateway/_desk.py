@@ -155,3 +155,6 @@ class VerdictDesk:
             self._breaker.fail()
             why = ticket.error or "it gave no finite verdict"
             self._faults.open["second stage"] = DOWN if self._breaker.is_open else why
+
+
+OpenDesk = Callable[[Scoring | None], VerdictDesk]

@@ -13,7 +13,7 @@ from lockgate.backbones import Backbone
 from lockgate.decisions import DecisionLog
 from lockgate.errors import ConfigError, ContextOverflow, PoolFull
 from lockgate.gateway._admission import PLACES_PER_STREAM, Line, Load, Pace, most_tokens, promised_to
-from lockgate.gateway._desk import VerdictDesk
+from lockgate.gateway._desk import OpenDesk, VerdictDesk
 from lockgate.gateway._events import Released, Unserved
 from lockgate.gateway._given import own_stepper
 from lockgate.gateway._handover import Handover, check_fit, greeting, prepare
@@ -76,13 +76,13 @@ class Engine:
         decisions.on_block = self.halt_open
         self.faults = Faults()
         self.metrics = Metrics() if metrics is None else metrics
-        wiring = Wiring(self._emit, self._end, lambda *asked: self.verdicts.ask(*asked))
+        wiring = Wiring(self._emit, self._end, lambda talk, end: self.verdicts.ask(talk, end))
         make = make_stepper or partial(own_stepper, backbone, scoring, options)
         self._stepper: Stepper[Any] = make(wiring)
         self.kv_tokens = self._stepper.kv_tokens
         tokens = options.verdict_kv_tokens or self.kv_tokens
         about = (tokens, options, self.faults, self._tell, self.metrics.judged)
-        self._open_desk = lambda scoring: VerdictDesk.of(scoring, *about)
+        self._open_desk: OpenDesk = lambda scoring: VerdictDesk.of(scoring, *about)
         self.verdicts = self._open_desk(scoring)
         self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()

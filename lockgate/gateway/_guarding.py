@@ -24,11 +24,16 @@ PATIENCE = 30.0
 
 def bundle_hash(source: str | Path) -> str:
     """Return the hash by which records name the guard in a folder. Raises GuardError: there is none."""
-    folder = EMBEDDED if str(source) == "embedded" else Path(source)
+    folder = _folder(source)
     try:
         return file_sha256(folder / "guard.yaml")
     except ExchangeError:
         raise GuardError(f"{folder}: holds no guard; expected a folder with guard.yaml") from None
+
+
+def _folder(source: str | Path) -> Path:
+    """Return the folder of a bundle. A link that names another one meanwhile must not mix two bundles."""
+    return EMBEDDED if str(source) == "embedded" else Path(source).resolve()
 
 
 def promote(gateway: "Gateway", guard: Guard | str | Path, by: str, patience: float) -> GuardChange:
@@ -37,11 +42,14 @@ def promote(gateway: "Gateway", guard: Guard | str | Path, by: str, patience: fl
         raise PromotionError("mode off has no guard; start the server again in another mode")
     if gateway.decisions.failure is not None:
         raise PromotionError("the change could not be recorded: the decision log can't be written")
-    made = guard
-    if not isinstance(made, Guard):
-        made = unless(gateway.engine.hindered, partial(_load, made, gateway.whole))
+    if isinstance(guard, Guard):
+        made, name = guard, None
+    else:
+        folder = _folder(guard)
+        name = "embedded" if folder == EMBEDDED else folder.name
+        made = unless(gateway.engine.hindered, partial(_load, folder, gateway.whole))
     scoring = scoring_of(made)
-    about = describe_guard(made, None if isinstance(guard, Guard) else Path(guard).name)
+    about = describe_guard(made, name)
     _check(gateway, made, about)
     before = _name(gateway.about_guard, gateway.engine.scoring or scoring)
     change = GuardChange(
@@ -60,13 +68,13 @@ def promote(gateway: "Gateway", guard: Guard | str | Path, by: str, patience: fl
     return change
 
 
-def _load(source: str | Path, backbone: Backbone) -> Guard:
-    before = bundle_hash(source)
+def _load(folder: Path, backbone: Backbone) -> Guard:
+    before = bundle_hash(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PrecisionWarning)  # the description says it
-        made = Guard.load(source, backbone=backbone)
+        made = Guard.load(folder, backbone=backbone)
     if made.sha256 != before:
-        raise PromotionError(f"{source}: has changed while it was read; try again")
+        raise PromotionError(f"{folder}: has changed while it was read; try again")
     return made
 
 

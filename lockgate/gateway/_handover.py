@@ -16,7 +16,7 @@ import torch
 from lockgate.backbones import Backbone, Feed, RenderedChat, SessionPool
 from lockgate.errors import LockgateError
 from lockgate.exchanges import Message
-from lockgate.gateway._desk import VerdictDesk
+from lockgate.gateway._desk import OpenDesk, VerdictDesk
 from lockgate.gateway._scoring import Scoring
 from lockgate.guards import regions_of
 
@@ -180,7 +180,7 @@ def check_fit(backbone: Backbone, scoring: Scoring, *, takes_guards: bool) -> No
         )
 
 
-def prepare(backbone: Backbone, scoring: Scoring, open_desk: Callable[[Scoring], VerdictDesk]) -> VerdictDesk:
+def prepare(backbone: Backbone, scoring: Scoring, open_desk: OpenDesk) -> VerdictDesk:
     """Try both stages of a guard on a prompt. Return its second stage, which then runs.
 
     Raises:
