@@ -4,22 +4,45 @@ import secrets
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from lockgate.backbones import Backbone
 from lockgate.classifiers import ProbeTap
-from lockgate.decisions import GuardChange, GuardName, timestamp
+from lockgate.decisions import DecisionLog, GuardChange, GuardName, timestamp
 from lockgate.durable import file_sha256
 from lockgate.errors import ExchangeError, GuardError, PrecisionWarning
+from lockgate.gateway._conversations import Conversations
+from lockgate.gateway._engine import Engine
 from lockgate.gateway._handover import PromotionError, unless
+from lockgate.gateway._options import CheckOptions, EngineOptions
 from lockgate.gateway._scoring import Scoring
 from lockgate.guards import EMBEDDED, Guard, finite_or_none
 
-if TYPE_CHECKING:
-    from lockgate.gateway._gateway import Gateway
-
 # Seconds that open answers have to end when another guard takes over.
 PATIENCE = 30.0
+
+
+class _Options(Protocol):
+    @property
+    def engine(self) -> EngineOptions: ...
+
+    @property
+    def conversations(self) -> Conversations | None: ...
+
+    @property
+    def checks(self) -> CheckOptions: ...
+
+
+class Served(Protocol):
+    """What a change of guard needs of the gateway."""
+
+    about_guard: dict[str, Any] | None
+    whole: Backbone
+    decisions: DecisionLog
+    engine: Engine
+
+    @property
+    def options(self) -> _Options: ...
 
 
 def bundle_hash(source: str | Path) -> str:
@@ -36,7 +59,7 @@ def _folder(source: str | Path) -> Path:
     return EMBEDDED if str(source) == "embedded" else Path(source).resolve()
 
 
-def promote(gateway: "Gateway", guard: Guard | str | Path, by: str, patience: float) -> GuardChange:
+def promote(gateway: Served, guard: Guard | str | Path, by: str, patience: float) -> GuardChange:
     """See `Gateway.promote`."""
     if gateway.options.engine.mode == "off":
         raise PromotionError("mode off has no guard; start the server again in another mode")
@@ -78,7 +101,7 @@ def _load(folder: Path, backbone: Backbone) -> Guard:
     return made
 
 
-def _check(gateway: "Gateway", guard: Guard, about: dict[str, Any]) -> None:
+def _check(gateway: Served, guard: Guard, about: dict[str, Any]) -> None:
     """Check that the server can go on with a guard. Raises PromotionError."""
     if not guard.sha256:
         raise PromotionError("the guard has no bundle that records could name; save it first")
