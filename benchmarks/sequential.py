@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
-    found = {
+    found: dict[str, Any] = {
         "command": "python -m benchmarks.sequential",
         "budget": BUDGET,
         "confidence": 0.95,

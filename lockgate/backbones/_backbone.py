@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ class Backbone:
         eos_ids: tokens that end a turn.
         control_ids: tokens that no text becomes. Sampling must not emit them either, except `eos_ids`.
         tap: the tap that sees the activations now, if any; set by `use_tap`.
+        turn: held by the thread whose pass runs, or that copies the modules. Otherwise a pass would be shown
+            to the tap of another thread, or to none.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class Backbone:
         self.device: torch.device = next(model.parameters()).device
         self.tap: Tap | None = None
         self._handles: list[RemovableHandle] = []
+        self.turn = threading.RLock()
 
     @classmethod
     def load(
@@ -344,10 +348,11 @@ class Backbone:
     def _fingerprint(self) -> tuple[float, ...]:
         stride = max(1, self.vocab_size // _FINGERPRINT_TOKENS)
         ids = [(7 + i * stride) % self.vocab_size for i in range(_FINGERPRINT_TOKENS)]
-        self.use_tap(None)
         memory = KeyValues(_FINGERPRINT_TOKENS)
         packed = PackedStep([Segment(memory, 0, _FINGERPRINT_TOKENS, 0)])
-        hidden = self.forward(ids, list(range(_FINGERPRINT_TOKENS)), packed)
+        with self.turn:
+            self.use_tap(None)
+            hidden = self.forward(ids, list(range(_FINGERPRINT_TOKENS)), packed)
         logits = self.next_token_logits(hidden[-1:])[0]
         return tuple(float(value) for value in logits[ids])
 

@@ -127,12 +127,13 @@ def _copy(base: Backbone, private: Collection[int], dtype: torch.dtype | None) -
         if dtype is not None:
             data = data.to(dtype)
         memo[id(parameter)] = nn.Parameter(data, requires_grad=False)
-    tap = base.tap
-    base.use_tap(None)
-    try:
-        model: PreTrainedModel = copy.deepcopy(base.model, memo)
-    finally:
-        base.use_tap(tap)
+    with base.turn:  # a pass of another thread must not lose its tap
+        tap = base.tap
+        base.use_tap(None)
+        try:
+            model: PreTrainedModel = copy.deepcopy(base.model, memo)
+        finally:
+            base.use_tap(tap)
     return model
 
 

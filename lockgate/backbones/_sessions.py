@@ -150,8 +150,9 @@ class SessionPool:
         """
         self._check(feeds)
         self._tap = tap
-        self.backbone.use_tap(tap)
-        return self._forward(feeds, tap) if feeds else []
+        with self.backbone.turn:
+            self.backbone.use_tap(tap)
+            return self._forward(feeds, tap) if feeds else []
 
     def _check(self, feeds: Sequence[Feed]) -> None:
         if len({id(feed.session) for feed in feeds}) < len(feeds):
@@ -188,8 +189,9 @@ class SessionPool:
         held = self._prefixes.get(ids)
         if held is None:
             held = Session(self, len(ids))
-            self.backbone.use_tap(None)
-            self._forward([Feed(held, ids)], None)
+            with self.backbone.turn:
+                self.backbone.use_tap(None)
+                self._forward([Feed(held, ids)], None)
             self._prefixes[ids] = held
             if len(self._prefixes) > _KEPT_PREFIXES:
                 self._prefixes.popitem(last=False)
@@ -218,8 +220,10 @@ class SessionPool:
 
     def close(self) -> None:
         """Remove this pool's hooks and drop the kept prefixes."""
-        if self._tap is not None and self.backbone.tap is self._tap:
-            self.backbone.use_tap(None)
+        if self._tap is not None:
+            with self.backbone.turn:
+                if self.backbone.tap is self._tap:
+                    self.backbone.use_tap(None)
         self._tap = None
         self._prefixes.clear()
 

@@ -40,6 +40,7 @@ _COMMANDS = (
     "_replay",
     "_mine",
     "_memory",
+    "_promote",
     "_select",
     "_label",
     "_evaluate",

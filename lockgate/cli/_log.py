@@ -88,6 +88,9 @@ def export(
             metavar="FILE", help="With --content: file with the private key of `lockgate log keygen`."
         ),
     ] = None,
+    guards: Annotated[
+        bool, typer.Option("--guards", help="Write the changes of guard instead, as JSON lines.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Write decisions as JSON lines or Parquet, oldest first.
@@ -96,7 +99,8 @@ def export(
     """
     from lockgate.cli._log_export import export_log
 
-    count = export_log(log, output, (read_time(since), read_time(until)), content=content, key=key)
+    times = (read_time(since), read_time(until))
+    count = export_log(log, output, times, content=content, key=key, guards=guards)
     if json and output != "-":
         print_json({"log": log, "output": output, "records": count})
     elif output != "-":
@@ -110,7 +114,7 @@ def tail(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new records.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Print the newest decisions; with --json, as JSON lines."""
+    """Print the newest decisions and changes of guard; with --json, as JSON lines."""
     from lockgate.cli._log_export import tail_log
 
     tail_log(log, lines, follow=follow, as_json=json)

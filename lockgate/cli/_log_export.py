@@ -10,19 +10,27 @@ from typing import Any
 
 import typer
 
-from lockgate.decisions import ContentReader, Stored, open_log
+from lockgate.decisions import ContentReader, Kind, Stored, open_log
 from lockgate.errors import ConfigError
 
 _ROWS = 1000
 # Seconds between looks for new records.
 _LOOK = 0.5
+_GUARDS: tuple[Kind, ...] = ("guard",)
+_TOLD: tuple[Kind, ...] = ("decision", "guard")
 _SHOWN = ("decision", "category", "mode", "completion_tokens", "total_ms")
 
 
 def export_log(
-    log: str, output: str, times: tuple[str | None, str | None], *, content: bool, key: Path | None
+    log: str,
+    output: str,
+    times: tuple[str | None, str | None],
+    *,
+    content: bool,
+    key: Path | None,
+    guards: bool = False,
 ) -> int:
-    """Write the decisions of a log to a file, and return how many.
+    """Write the decisions of a log to a file, or with `guards` its changes of guard, and return how many.
 
     Raises:
         ConfigError: an option is not valid.
@@ -31,10 +39,12 @@ def export_log(
     """
     if key is not None and not content:
         raise ConfigError("--key: needs --content")
+    if guards and (content or output.endswith(".parquet")):
+        raise ConfigError("--guards: writes JSON lines; not with --content or Parquet")
     reader = ContentReader(None if key is None else read_key(key)) if content else None
-    count = 0
+    count, kinds = 0, _GUARDS if guards else _TOLD[:1]
     with open_log(log) as opened, _writing(output, content=content) as write:
-        for stored in opened.records(since=times[0], until=times[1]):
+        for stored in opened.records(kinds=kinds, since=times[0], until=times[1]):
             write(_row(stored, reader))
             count += 1
     return count
@@ -44,10 +54,10 @@ def tail_log(log: str, lines: int, *, follow: bool, as_json: bool) -> None:
     """Print the newest decisions of a log. Raises as `open_log` does."""
     with open_log(log) as opened:
         seen = opened.tips() if follow else {}
-        _show(opened.last(lines), as_json=as_json)
+        _show(opened.last(lines, _TOLD), as_json=as_json)
         while follow:
             time.sleep(_LOOK)
-            _show(opened.new(seen), as_json=as_json)
+            _show(opened.new(seen, _TOLD), as_json=as_json)
 
 
 def _show(records: list[Stored], *, as_json: bool) -> None:
@@ -56,11 +66,24 @@ def _show(records: list[Stored], *, as_json: bool) -> None:
         if as_json:
             typer.echo(json.dumps(record, ensure_ascii=False))
             continue
+        if stored.kind == "guard":
+            before, after = (_guard(record.get(name)) for name in ("before", "after"))
+            typer.echo(f"{record.get('time')}  guard {before} -> {after}  by {record.get('by')}")
+            continue
         decision, category, mode, tokens, took = (record.get(name) for name in _SHOWN)
         what = f"{decision} {category}" if category else str(decision)
         name = f"{record.get('id')}/{record.get('choice')}"
         typer.echo(f"{record.get('time')}  {name}  {what}  {mode}  {tokens} tokens  {took} ms")
     sys.stdout.flush()
+
+
+def _guard(named: Any) -> str:  # noqa: ANN401 - JSON
+    return f"{named['name']} ({named['sha256'][:12]}, {claim_of(named['budget'])})"
+
+
+def claim_of(budget: float | None) -> str:
+    """Say what a guard claims."""
+    return "uncalibrated" if budget is None else f"budget {100 * budget:g} %"
 
 
 def _row(stored: Stored, reader: ContentReader | None) -> dict[str, Any]:

@@ -340,7 +340,9 @@ def _load(
         options = _remembering(options, made, loaded_file)
         if settings.threads is None:
             choose_threads(made.backbone)
-        gateway = Gateway.from_guard(made, options, name=Path(guard).name, reads_only=reads_only)
+        # A link stands for the bundle that it names.
+        name = Path(guard).resolve().name
+        gateway = Gateway.from_guard(made, options, name=name, reads_only=reads_only)
     try:
         gateway.warm()
     except BaseException:
@@ -358,7 +360,9 @@ def _remembering(options: "GatewayOptions", guard: "Guard", loaded: Loaded | Non
     from lockgate.guards.memory import read_memory
 
     record = read_memory(loaded.path.parent / wanted.memory, guard.record)
-    remembered = Conversations(record.memory, life=wanted.life, most=wanted.most)
+    remembered = Conversations(
+        record.memory, life=wanted.life, most=wanted.most, made_for=(record.guard, record.flag)
+    )
     return replace(options, conversations=remembered)
 
 

@@ -1,6 +1,6 @@
 """The decision log: what was decided about every exchange, in a database, chained by hashes."""
 
-from lockgate.decisions._chain import Break, Tip
+from lockgate.decisions._chain import Break, Kind, Tip
 from lockgate.decisions._content import (
     CONTENT_MODES,
     Content,
@@ -28,6 +28,8 @@ from lockgate.decisions._record import (
     Decision,
     DecisionKind,
     Fault,
+    GuardChange,
+    GuardName,
     Scores,
     Started,
     deciding_score,
@@ -51,6 +53,9 @@ __all__ = [
     "DecisionLog",
     "Fault",
     "Found",
+    "GuardChange",
+    "GuardName",
+    "Kind",
     "Left",
     "Line",
     "LogOptions",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-Kind = Literal["genesis", "start", "decision", "purge", "lost", "end"]
+Kind = Literal["genesis", "start", "decision", "purge", "lost", "guard", "end"]
 # A chain begins with this in place of a hash.
 NOTHING = "0" * 64
 _DOMAIN = "lockgate decision log 1"

@@ -13,12 +13,12 @@ import msgspec
 
 from lockgate.databases import Database
 from lockgate.decisions._appender import MOVED, Appender
-from lockgate.decisions._chain import Draft
+from lockgate.decisions._chain import Draft, Kind
 from lockgate.decisions._content import Content, ContentKeeper
 from lockgate.decisions._left import adopt, spill_place
 from lockgate.decisions._options import LogOptions
 from lockgate.decisions._queue import Queue, Then, Waiting
-from lockgate.decisions._record import Decision, Started, timestamp
+from lockgate.decisions._record import Decision, GuardChange, Started, timestamp
 from lockgate.decisions._schema import LOG_SCHEMA
 from lockgate.decisions._spill import Spill
 from lockgate.errors import DecisionLogError
@@ -115,6 +115,10 @@ class DecisionLog:
     def begin(self, record: Started) -> None:
         """Record that a request has begun. Nothing waits for that."""
         self._add(Waiting(_draft("start", record, record.id, None)))
+
+    def note_guard(self, record: GuardChange) -> None:
+        """Record that another guard judges from now on. Nothing waits for that."""
+        self._add(Waiting(_draft("guard", record, record.id, None)))
 
     def write(self, record: Decision, content: Content | None = None, then: Then | None = None) -> None:
         """Record a decision.
@@ -384,9 +388,9 @@ def print_failure(message: str, *, error: bool = True) -> None:
     logger.log(logging.ERROR if error else logging.WARNING, message)
 
 
-def _draft(kind: str, record: Started | Decision, exchange: str, choice: int | None) -> Draft:
+def _draft(kind: Kind, record: Started | Decision | GuardChange, exchange: str, choice: int | None) -> Draft:
     body = msgspec.json.encode(record).decode()
-    return Draft("start" if kind == "start" else "decision", timestamp(), body, exchange, choice)
+    return Draft(kind, timestamp(), body, exchange, choice)
 
 
 def _call(waiting: list[Then], kept: bool) -> None:

@@ -139,6 +139,35 @@ def deciding_score(
     return math.inf if flagged else -math.inf
 
 
+class GuardName(msgspec.Struct, frozen=True, kw_only=True):
+    """A guard, as the log names it.
+
+    Attributes:
+        sha256: hash of its bundle, which records of exchanges name too.
+        budget: share of benign exchanges that it may flag; None if it is uncalibrated.
+        threshold: what the score that decides is compared with.
+    """
+
+    sha256: str
+    name: str
+    budget: float | None
+    threshold: float | None
+
+
+class GuardChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Another guard has taken over in a running server.
+
+    Attributes:
+        by: who wanted it, such as `config` or the name of a reviewer's key.
+    """
+
+    id: str
+    time: str
+    by: str
+    before: GuardName
+    after: GuardName
+
+
 def timestamp() -> str:
     """Return the time now in UTC, such as 2026-01-31T12:00:00.000Z."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

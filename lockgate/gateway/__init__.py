@@ -7,6 +7,8 @@ from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._gateway import Gateway, GatewayOptions
+from lockgate.gateway._guarding import bundle_hash
+from lockgate.gateway._handover import PromotionError
 from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._logs import LOG_FORMATS, LogFormat, set_up_logs
 from lockgate.gateway._options import (
@@ -40,9 +42,11 @@ __all__ = [
     "LogDown",
     "LogFormat",
     "Mode",
+    "PromotionError",
     "QueueFull",
     "Scoring",
     "bind",
+    "bundle_hash",
     "check_exposure",
     "create_app",
     "create_passing_app",

@@ -5,6 +5,7 @@ turns in them.
 """
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,32 @@ def held_by(jobs: Sequence[Job], client: str) -> Load:
         sum(_open(job) for job in jobs if job.client == client),
         sum(_open(job) * job.capacity for job in jobs if job.client == client),
     )
+
+
+def promised_to(jobs: Sequence[Job]) -> int:
+    """Return the key-value tokens that choices of open requests will need when they are forked."""
+    return sum(
+        job.capacity
+        for job in jobs
+        if not job.done
+        for stream in job.streams
+        if stream.lane is None and not stream.done
+    )
+
+
+class Pace:
+    """How long a request is served, as a running mean."""
+
+    def __init__(self) -> None:
+        self._seconds = 5.0
+
+    def note(self, started: float) -> None:
+        """Note a request that is over, and when it was begun."""
+        self._seconds += 0.2 * (time.monotonic() - started - self._seconds)
+
+    def retry_after(self, waiting: int, width: int) -> int:
+        """Return in how many seconds to try again, if requests wait and `width` are served at a time."""
+        return max(1, min(60, round(self._seconds * (1 + waiting / width))))
 
 
 class Line:

@@ -34,6 +34,7 @@ class Conversations:
         life: seconds after its newest exchange until a conversation is forgotten.
         most: conversations that are remembered; beyond them the one that was quiet longest is forgotten.
         clock: seconds that only grow.
+        made_for: measure and threshold of the guard that the memory was made for. None: it is not known.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Conversations:
         life: float = 3600.0,
         most: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
+        made_for: tuple[str, float] | None = None,
     ) -> None:
         self.memory = memory
+        self.made_for = made_for
         self._life, self._most, self._clock = life, most, clock
         self._known: OrderedDict[bytes, _Entry] = OrderedDict()
         self._lock = threading.Lock()

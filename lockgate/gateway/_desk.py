@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 
 from lockgate.backbones import RenderedChat
 from lockgate.gateway._breaker import Breaker, BreakerOptions
-from lockgate.gateway._options import Faults
+from lockgate.gateway._options import EngineOptions, Faults
+from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._verdicts import Ticket, VerdictWorker
 from lockgate.guards import Conversation, VerdictSource
 
@@ -46,6 +47,20 @@ class VerdictDesk:
         self._probe: Conversation | None = None
         self._worker = None if source is None else VerdictWorker(source, self._note)
 
+    @classmethod
+    def of(
+        cls,
+        scoring: Scoring | None,
+        kv_tokens: int,
+        options: EngineOptions,
+        faults: Faults,
+        tell: Callable[[], None],
+        judged: Callable[[float], None],
+    ) -> "VerdictDesk":
+        """Open the second stage of a guard, with memory for `kv_tokens` tokens."""
+        source = None if scoring is None else scoring.stages.open_verdicts(kv_tokens)
+        return cls(source, options.verdict_timeout, faults, tell, options.verdict_breaker, judged)
+
     def start(self) -> None:
         """Start the second stage's thread."""
         if self._worker is not None:
@@ -58,8 +73,12 @@ class VerdictDesk:
 
     def warm(self, chat: RenderedChat) -> None:
         """Judge one prompt before the start, because the first step is slow."""
-        if self._worker is not None and not math.isfinite(self._worker.warm(chat)):
+        if not self.judges(chat):
             self._faults.open["second stage"] = "it gave no finite verdict"
+
+    def judges(self, chat: RenderedChat) -> bool:
+        """Judge one prompt before the start, and tell whether the verdict is usable."""
+        return self._worker is None or math.isfinite(self._worker.warm(chat))
 
     def ask(self, conversation: Conversation, end: int) -> Ticket:
         """Ask for the verdict on the first `end` tokens of a conversation."""
@@ -136,3 +155,6 @@ class VerdictDesk:
             self._breaker.fail()
             why = ticket.error or "it gave no finite verdict"
             self._faults.open["second stage"] = DOWN if self._breaker.is_open else why
+
+
+OpenDesk = Callable[[Scoring | None], VerdictDesk]

@@ -3,45 +3,35 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from lockgate.backbones import Backbone, SessionPool
+from lockgate.backbones import Backbone
 from lockgate.decisions import DecisionLog
 from lockgate.errors import ConfigError, ContextOverflow, PoolFull
-from lockgate.exchanges import Message
-from lockgate.gateway._admission import PLACES_PER_STREAM, Line, Load, most_tokens
-from lockgate.gateway._desk import VerdictDesk
+from lockgate.gateway._admission import PLACES_PER_STREAM, Line, Load, Pace, most_tokens, promised_to
+from lockgate.gateway._desk import OpenDesk, VerdictDesk
 from lockgate.gateway._events import Released, Unserved
-from lockgate.gateway._given import GivenStepper
-from lockgate.gateway._jobs import Job, Stream
+from lockgate.gateway._given import own_stepper
+from lockgate.gateway._handover import Handover, check_fit, greeting, prepare
+from lockgate.gateway._jobs import Job, Stream, tickets_of
 from lockgate.gateway._metrics import Metrics
-from lockgate.gateway._options import (
-    RESTART_SECONDS,
-    EngineDown,
-    EngineOptions,
-    Faults,
-    LogDown,
-    QueueFull,
-    default_kv_tokens,
-)
-from lockgate.gateway._phases import ticket_of
+from lockgate.gateway._options import RESTART_SECONDS, EngineDown, EngineOptions, Faults, LogDown, QueueFull
 from lockgate.gateway._records import (
     Ending,
     content_of,
     decision_record,
     deliver,
     finished_event,
+    given_up,
     started_record,
 )
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import MakeStepper, ModelGone, Portion, Stepper, Wiring
 from lockgate.gateway._stream import Outflow
-from lockgate.gateway._verdicts import Ticket
-from lockgate.guards import Conversation
 
 logger = logging.getLogger("lockgate.gateway")
 
@@ -51,6 +41,7 @@ LONGEST_SLEEP = 60.0
 _DISPLACED = "Too many requests are waiting, and most of them are yours."
 _STOPPING = "The server is stopping."
 _EXPIRED = "The request has waited for too long."
+_EXCHANGED = "The server changed its guard before the answer ended."
 
 
 class Engine:
@@ -85,29 +76,20 @@ class Engine:
         decisions.on_block = self.halt_open
         self.faults = Faults()
         self.metrics = Metrics() if metrics is None else metrics
-        wiring = Wiring(self._emit, self._end, self._ask)
-        self._stepper: Stepper[Any]
-        if make_stepper is None:
-            width = options.max_streams
-            kv_tokens = options.kv_tokens or default_kv_tokens(backbone.context_length, width)
-            pool = SessionPool(backbone, kv_tokens, streams=width)
-            self._stepper = GivenStepper(backbone, scoring, pool, wiring, width=width)
-        else:
-            self._stepper = make_stepper(wiring)
+        wiring = Wiring(self._emit, self._end, lambda talk, end: self.verdicts.ask(talk, end))
+        make = make_stepper or partial(own_stepper, backbone, scoring, options)
+        self._stepper: Stepper[Any] = make(wiring)
         self.kv_tokens = self._stepper.kv_tokens
         tokens = options.verdict_kv_tokens or self.kv_tokens
-        source = None if scoring is None else scoring.stages.open_verdicts(tokens)
-        self.verdicts = VerdictDesk(
-            source,
-            options.verdict_timeout,
-            self.faults,
-            self._tell,
-            options.verdict_breaker,
-            self.metrics.judged,
-        )
+        about = (tokens, options, self.faults, self._tell, self.metrics.judged)
+        self._open_desk: OpenDesk = lambda scoring: VerdictDesk.of(scoring, *about)
+        self.verdicts = self._open_desk(scoring)
         self._news = False  # another thread has changed something since the cycle began
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
+        self._handover = Handover(
+            self._lock, self.hindered, self._give_up_open, self._tell, options.step_timeout
+        )
         self._waiting = Line()
         self._active: list[Job] = []
         self._promised = 0  # key-value tokens that choices of admitted jobs will need when they are forked
@@ -116,7 +98,7 @@ class Engine:
         self._stopped = threading.Event()
         self._step: Sequence[Portion] = ()
         self._step_started: float | None = None
-        self._service_time = 5.0  # running mean of seconds per request
+        self._pace = Pace()
         self._threads = [
             threading.Thread(target=self._run, name="lockgate-engine", daemon=True),
             threading.Thread(target=self._watch, name="lockgate-watchdog", daemon=True),
@@ -130,7 +112,7 @@ class Engine:
     def warm(self) -> None:
         """Take one step of each stage before the start, because the first step is slow."""
         with torch.inference_mode():
-            chat = self.backbone.render([Message("user", "Hello")], add_generation_prompt=True)
+            chat = greeting(self.backbone)
             self._stepper.warm(chat)
         self.verdicts.warm(chat)
 
@@ -203,10 +185,27 @@ class Engine:
         """Take no more jobs, and end the open ones as given up. Any thread may call this."""
         with self._wake:
             self._closing = True
-            unserved = Unserved(503, "unavailable", _STOPPING, RESTART_SECONDS)
-            jobs = [*self._active, *self._waiting]
-            self._abandon(jobs, Ending("length", cancelled=True, unserved=unserved))
+            self._abandon([*self._active, *self._waiting], given_up(_STOPPING, RESTART_SECONDS))
             self._tell()
+
+    def exchange(
+        self, scoring: Scoring, patience: float = 30.0, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Let another guard of the same backbone take over, and return when it has.
+
+        Open streams end under the guard that they began with. The new one judges the jobs that wait.
+
+        Args:
+            patience: seconds that open streams have to end. Those that are left get a 503.
+            changed: called at the change, between the records of both guards.
+
+        Raises:
+            PromotionError: it does not suit this engine, fails its trial, another one is taking over, or the
+                engine stops or hangs. The old guard goes on.
+        """
+        check_fit(self.backbone, scoring, takes_guards=self._stepper.takes_guards)
+        trial = partial(prepare, self.backbone, scoring, self._open_desk)
+        self._handover.run(scoring, trial, patience, changed)
 
     def close(self, timeout: float = 10.0) -> None:
         """Stop the engine. Open jobs end as cancelled, and their decisions are logged."""
@@ -272,7 +271,7 @@ class Engine:
     def _cycle(self) -> bool:
         """Run one cycle: admit, step, clean up. Return False when the engine must stop."""
         with self._wake:
-            while not (self._closing or self._waiting or self._active):
+            while not (self._closing or self._waiting or self._active or self._handover.next):
                 self._wake.wait()
             self._news = False
             if self._closing:
@@ -282,6 +281,7 @@ class Engine:
         try:
             self._drop_cancelled()
             self._settle_verdicts()
+            self._change_guard()
             self._admit()
             portions = self._stepper.plan(self._active)
             if portions:
@@ -308,24 +308,15 @@ class Engine:
             self._step, self._step_started = (), None
             self.faults.open.pop("step", None)
 
-    def _ask(self, conversation: Conversation, end: int) -> Ticket:
-        return self.verdicts.ask(conversation, end)
-
     def _tell(self) -> None:
         """Wake the engine's thread, or make it check again before it sleeps. Any thread may call this."""
         with self._wake:
             self._news = True
             self._wake.notify()
 
-    def _tickets(self) -> dict[Ticket, tuple[Job, Stream]]:
-        """Return the tickets that open streams wait for."""
-        open_streams = [(job, stream) for job in self._active for stream in job.streams if not stream.done]
-        found = ((ticket_of(stream.phase), job, stream) for job, stream in open_streams)
-        return {ticket: (job, stream) for ticket, job, stream in found if ticket is not None}
-
     def _waits_until(self) -> float | None:
         """Return until when the engine may sleep; None if no stream waits for a verdict or for its text."""
-        deadlines = [self.verdicts.deadline(ticket) for ticket in self._tickets()]
+        deadlines = [self.verdicts.deadline(ticket) for ticket in tickets_of(self._active)]
         if any(job.intakes and not job.done for job in self._active):
             deadlines.append(time.monotonic() + LONGEST_SLEEP)
             if (due_at := self._stepper.due_at(self._active)) is not None:
@@ -334,7 +325,7 @@ class Engine:
 
     def _settle_verdicts(self) -> None:
         """Continue the streams that have their verdict. Halt those that have waited too long."""
-        waiting = self._tickets()
+        waiting = tickets_of(self._active)
         for ticket in self.verdicts.settle(waiting):
             if ticket in waiting:
                 self._stepper.resume(*waiting[ticket], ticket)
@@ -349,6 +340,8 @@ class Engine:
         """Admit waiting jobs, as far as the limits of streams and memory allow. Clients take turns."""
         while True:
             with self._lock:
+                if self._handover.next is not None:
+                    return
                 limit = Load(PLACES_PER_STREAM * self.options.max_streams, self.kv_tokens)
                 used = Load(self.active_streams, self.kv_used_tokens + self._promised)
                 free = Load(limit.places - used.places, limit.tokens - used.tokens)
@@ -370,16 +363,34 @@ class Engine:
                 logger.exception("a request could not be opened")
                 with self._lock:
                     self._abandon([job], Ending("content_filter", error=type(error).__name__))
-            self._count_promised()
+            self._promised = promised_to(self._active)
 
-    def _count_promised(self) -> None:
-        self._promised = sum(
-            job.capacity
-            for job in self._active
-            if not job.done
-            for stream in job.streams
-            if stream.lane is None and not stream.done
-        )
+    def hindered(self) -> str | None:
+        """Return why no other guard can take over now. None: nothing hinders it."""
+        if self._closing or not self.alive:
+            return "the server is stopping"
+        return "a step of the model hangs" if self.stalled else None
+
+    def _give_up_open(self) -> None:
+        """End the open streams, so that another guard can take over. Any thread may call this."""
+        with self._wake:
+            self._abandon(self._active, given_up(_EXCHANGED, 1))
+            self._tell()
+
+    def _change_guard(self) -> None:
+        """Let the next guard take over, if no stream of the old one is open."""
+        with self._lock:
+            if (wanted := self._handover.next) is None or self._active:
+                return
+            self._handover.next = None
+            self._stepper.take_guard(wanted.scoring)
+            self.scoring = wanted.scoring
+            self.verdicts, wanted.desk = wanted.desk, self.verdicts
+            self.faults.open.pop("second stage", None)
+            try:
+                wanted.changed()
+            finally:
+                wanted.over.set()
 
     def _drop_cancelled(self) -> None:
         with self._lock:
@@ -406,7 +417,7 @@ class Engine:
                 for job in self._active
                 if not job.done or any(stream.lane is not None for stream in job.streams)
             ]
-        self._count_promised()
+        self._promised = promised_to(self._active)
 
     def _abandon(self, jobs: list[Job], ending: Ending) -> None:
         for job in jobs:
@@ -437,7 +448,7 @@ class Engine:
                 job.remember(margin)
             self.metrics.ended(record, job.route, margin)
             if job.started is not None:
-                self._service_time += 0.2 * (time.monotonic() - job.started - self._service_time)
+                self._pace.note(job.started)
             self.decisions.write(record, content_of(job, stream), partial(deliver, job, event))
 
     def _give_up(self) -> None:
@@ -452,8 +463,7 @@ class Engine:
 
     def _give_up_waiting(self, jobs: list[Job], why: str) -> None:
         """End jobs that have not been opened. Only under the lock."""
-        unserved = Unserved(503, "overloaded", why, self._retry_after())
-        self._abandon(jobs, Ending("length", cancelled=True, unserved=unserved))
+        self._abandon(jobs, given_up(why, self._retry_after(), "overloaded"))
         self._waiting.drop_done()
 
     def _expire(self) -> None:
@@ -464,8 +474,7 @@ class Engine:
                 self._give_up_waiting(late, _EXPIRED)
 
     def _retry_after(self) -> int:
-        rounds = 1 + len(self._waiting) / self.options.max_streams
-        return max(1, min(60, round(self._service_time * rounds)))
+        return self._pace.retry_after(len(self._waiting), self.options.max_streams)
 
     def _watch(self) -> None:
         """Close the streams of a step that hangs. It can't be interrupted; its later results are dropped."""

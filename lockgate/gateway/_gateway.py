@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -13,8 +14,7 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from lockgate.backbones import Backbone, RenderedChat, front
-from lockgate.classifiers import ProbeTap
-from lockgate.decisions import DecisionLog, Left, LogOptions
+from lockgate.decisions import DecisionLog, GuardChange, Left, LogOptions
 from lockgate.errors import BackboneError, ConfigError
 from lockgate.exchanges import Message
 from lockgate.gateway._admission import most_tokens
@@ -24,6 +24,7 @@ from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway._events import Event
+from lockgate.gateway._guarding import PATIENCE, describe_guard, promote, scoring_of
 from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
@@ -142,6 +143,9 @@ class Gateway:
         make_stepper: makes what runs the model, if it is not to run in this process.
         reads_only: whether all answers are written elsewhere. Then the layers above the last one that the
             probe reads are left out.
+
+    Attributes:
+        whole: the backbone with all its layers, for which guards are made.
     """
 
     def __init__(
@@ -154,9 +158,11 @@ class Gateway:
         *,
         reads_only: bool = False,
     ) -> None:
+        whole = backbone
         if reads_only and scoring is not None:
             backbone = front(backbone, 1 + max(scoring.stages.head.layers))
         self.backbone = backbone
+        self.whole = whole
         self.options = options
         self.about_guard = about_guard
         self.model_id = backbone.name
@@ -212,6 +218,26 @@ class Gateway:
     def warm(self) -> None:
         """Take one step of each stage before the engine starts, because the first step is slow."""
         self.engine.warm()
+
+    def promote(self, guard: Guard | str | Path, by: str, *, patience: float = PATIENCE) -> GuardChange:
+        """Let another guard of the same backbone take over, and record it. Not on the event loop.
+
+        Open answers go on under the guard that they began with. It takes until they have ended.
+
+        Args:
+            guard: the guard, loaded onto `whole`, or the folder of its bundle, or `embedded`.
+            by: who wants it, such as `config` or the name of a reviewer's key.
+            patience: seconds that open answers have to end. Those that are left get a 503.
+
+        Returns:
+            What the decision log has about it.
+
+        Raises:
+            PromotionError: it does not suit this server, or the change can't be recorded.
+            LockgateError: the bundle is damaged, was made for another backbone, or can't be opened.
+                In all these cases the old guard goes on.
+        """
+        return promote(self, guard, by, patience)
 
     def close(self, timeout: float = 10.0) -> Left:
         """End open streams, write their decisions and stop the engine. Return what was not written."""
@@ -419,47 +445,6 @@ class Gateway:
             param="messages",
             code="context_length_exceeded",
         )
-
-
-def scoring_of(guard: Guard) -> Scoring:
-    """Make the engine's view of a guard. It has the stages and the kind of tap that score files too."""
-    return Scoring(
-        stages=guard.stages,
-        tap=ProbeTap([guard.head], guard.backbone.hidden_size, guard.backbone.device),
-        refusal=guard.constitution.refusal_message,
-        guard=guard.sha256,
-        measure=None if guard.path is None else guard.record.measure,
-    )
-
-
-def describe_guard(guard: Guard, name: str | None = None) -> dict[str, Any]:
-    """Describe a guard for clients: names, hash, and the budget of its threshold if it is calibrated.
-
-    In another precision than that of the calibration it counts as uncalibrated.
-    """
-    # A budget that was shown in another precision is not claimed.
-    calibration = None if guard.precision_shift is not None else guard.calibration
-    return {
-        "name": name or guard.record.name,
-        "sha256": guard.sha256,
-        "constitution": {
-            "name": guard.record.constitution.name,
-            "version": guard.record.constitution.version,
-            "categories": {category.id: category.title for category in guard.constitution.harmful},
-        },
-        "stages": guard.stages.count,
-        "calibrated": calibration is not None,
-        "budget": None if calibration is None else calibration.budget,
-        "uncalibrated_because": _why_uncalibrated(guard),
-        "precision": str(guard.backbone.placement),
-    }
-
-
-def _why_uncalibrated(guard: Guard) -> str | None:
-    if guard.calibration is not None:
-        return guard.precision_shift
-    provisional = guard.record.provisional
-    return "the guard does not say" if provisional is None else provisional.reason
 
 
 def deliver_to(queue: "asyncio.Queue[T]") -> Callable[[T], None]:

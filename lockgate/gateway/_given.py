@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.backbones import TextToken
+from lockgate.backbones import Backbone, SessionPool, TextToken
 from lockgate.gateway._intake import GivenText, Intake
 from lockgate.gateway._jobs import Job, Stream
+from lockgate.gateway._options import EngineOptions, default_kv_tokens
 from lockgate.gateway._packed import Found, PackedPortion, PackedStepper, SessionLane
 from lockgate.gateway._phases import Held, ReadingPrompt, Receiving
 from lockgate.gateway._scheduler import PREFILL_BUDGET, share_between_clients
-from lockgate.gateway._stepper import ScoringFault
+from lockgate.gateway._scoring import Scoring
+from lockgate.gateway._stepper import ScoringFault, Wiring
 from lockgate.gateway._stream import Outflow
 from lockgate.guards import Conversation
 
@@ -289,6 +291,16 @@ class GivenStepper(PackedStepper):
                 _tell_if_caught_up(job, stream)
             case _:
                 super()._continue(job, stream, phase)
+
+
+def own_stepper(
+    backbone: Backbone, scoring: Scoring | None, options: EngineOptions, wiring: Wiring
+) -> GivenStepper:
+    """Make the stepper that runs the model in this process."""
+    width = options.max_streams
+    kv_tokens = options.kv_tokens or default_kv_tokens(backbone.context_length, width)
+    pool = SessionPool(backbone, kv_tokens, streams=width)
+    return GivenStepper(backbone, scoring, pool, wiring, width=width)
 
 
 def _conversation(job: Job) -> Conversation:

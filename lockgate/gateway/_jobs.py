@@ -12,9 +12,10 @@ from lockgate.exchanges import Message
 from lockgate.gateway._events import Event
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._options import Mode
-from lockgate.gateway._phases import Phase, Queued
+from lockgate.gateway._phases import Phase, Queued, ticket_of
 from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._stream import AnswerGate, OutgoingText
+from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
 
 
@@ -175,3 +176,10 @@ class Job:
     def fork_state(self) -> ExchangeState | None:
         """Copy the first choice's state at the end of the prompt, which all choices share."""
         return copy.deepcopy(self.streams[0].state)
+
+
+def tickets_of(jobs: Sequence[Job]) -> dict[Ticket, tuple[Job, Stream]]:
+    """Return the tickets that open streams wait for."""
+    open_streams = [(job, stream) for job in jobs for stream in job.streams if not stream.done]
+    found = ((ticket_of(stream.phase), job, stream) for job, stream in open_streams)
+    return {ticket: (job, stream) for ticket, job, stream in found if ticket is not None}

@@ -97,6 +97,15 @@ class PackedStepper(Stepper[PackedPortion]):
         """Key-value tokens that open streams have reserved."""
         return self._pool.kv_used_tokens
 
+    @property
+    def takes_guards(self) -> bool:
+        """Whether there is a guard in whose place another one can step."""
+        return self._scoring is not None
+
+    def take_guard(self, scoring: Scoring) -> None:
+        """Let another guard judge streams from now on. None is open."""
+        self._scoring, self._tap = scoring, scoring.tap
+
     def warm(self, chat: RenderedChat) -> None:
         """Read a prompt, because the first step is slow."""
         session = self._pool.open(len(chat.token_ids), chat.token_ids[: chat.prefix_length])

@@ -28,6 +28,16 @@ class Ending:
     unserved: Unserved | None = None
 
 
+def given_up(why: str, retry_after: int, code: str = "unavailable") -> Ending:
+    """Return the ending of a stream that the server gives up.
+
+    Args:
+        why: what the client is told.
+        retry_after: seconds after which it should try again.
+    """
+    return Ending("length", cancelled=True, unserved=Unserved(503, code, why, retry_after))
+
+
 def finished_event(job: Job, stream: Stream, ending: Ending, scoring: Scoring | None) -> Finished:
     """Make the closing event of a stream."""
     kind, enforced = _outcome(job, stream, ending)

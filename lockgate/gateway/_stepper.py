@@ -20,6 +20,7 @@ from lockgate.errors import LockgateError
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._phases import Closing, ticket_of, waits_in_prompt
 from lockgate.gateway._records import Ending
+from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stream import AnswerGate, AnswerText, Outflow
 from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
@@ -91,6 +92,15 @@ class Stepper(ABC, Generic[_P]):
     def reads_given(self) -> bool:
         """Whether it reads answers that are written elsewhere (jobs with intakes)."""
         return False
+
+    @property
+    def takes_guards(self) -> bool:
+        """Whether another guard can take over while it runs."""
+        return False
+
+    def take_guard(self, scoring: Scoring) -> None:
+        """Let another guard of the same backbone judge streams from now on. None is open."""
+        raise NotImplementedError("this stepper keeps its guard")
 
     @property
     def alive(self) -> bool:

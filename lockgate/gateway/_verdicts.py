@@ -123,6 +123,8 @@ class VerdictWorker:
             self._wake.notify()
         if self._thread.ident is not None:
             self._thread.join(timeout)
+        else:
+            self._scheduler.close()
 
     @property
     def alive(self) -> bool:

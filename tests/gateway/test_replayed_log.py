@@ -8,7 +8,7 @@ from serving import CHAT, ask, client_for, decisions_of, path_of
 
 from lockgate.backbones import Backbone
 from lockgate.calibration import choose_threshold
-from lockgate.gateway._gateway import scoring_of
+from lockgate.gateway._guarding import scoring_of
 from lockgate.traffic import ReplayPlan, replay_decisions
 
 QUESTIONS = [

@@ -60,9 +60,9 @@ async def moderations(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     texts = await read_call(request, _inputs)
     client = caller_of(request)
-    results = await while_connected(request, _judge_all(gateway, texts, client))
+    results, place = await while_connected(request, _judge_all(gateway, texts, client))
     body = {"id": f"modr-{secrets.token_hex(12)}", "model": gateway.model_id, "results": results}
-    headers = {"x-lockgate-mode": gateway.mode_for(client), "x-lockgate-judged-as": judged_as(gateway)}
+    headers = {"x-lockgate-mode": gateway.mode_for(client), "x-lockgate-judged-as": place}
     return json_response(body, headers=headers)
 
 
@@ -95,7 +95,17 @@ def check_names(gateway: Gateway) -> None:
             raise ConfigError(f"--moderation-name {category}: the guard has no such category; {has}")
 
 
-async def _judge_all(gateway: Gateway, texts: list[str], client: Client) -> list[dict[str, Any]]:
+async def _judge_all(gateway: Gateway, texts: list[str], client: Client) -> tuple[list[dict[str, Any]], str]:
+    """Judge all texts under one guard. Return the results, and whose words the texts were taken for."""
+    while True:
+        guard, place = gateway.engine.scoring, judged_as(gateway)
+        results = await _judge_each(gateway, texts, client)
+        # Another guard that has taken over meanwhile may flag the words of someone else alone.
+        if gateway.engine.scoring is guard:
+            return results, place
+
+
+async def _judge_each(gateway: Gateway, texts: list[str], client: Client) -> list[dict[str, Any]]:
     categories, place = categories_of(gateway), judged_as(gateway)
     deadline, room = deadline_of(gateway), asyncio.Semaphore(AT_A_TIME)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lockgate.decisions import LogOptions
 from lockgate.durable import home
-from lockgate.errors import ConfigError
+from lockgate.errors import ConfigError, LockgateError
 from lockgate.gateway._breaker import BreakerOptions
 from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._guarding import bundle_hash
 from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._policies import Change, Policies, Policy
 from lockgate.gateway.config._file import read_config
@@ -22,7 +23,6 @@ from lockgate.tenants import Book
 OWN_ROUTES = ("/v1/chat/completions",)
 # Keys whose changes a running server can't follow.
 RESTART = (
-    "guard",
     "backbone",
     "device",
     "dtype",
@@ -92,6 +92,9 @@ def reload_config(
 ) -> tuple[Applied, str]:
     """Read a config again and let the server follow it. Open answers go on as they began.
 
+    A guard that has changed takes over first, because that may fail. It takes until the open answers have
+    ended, at most half a minute; then the rest of the file holds.
+
     Args:
         gateway: the gateway, whose policies change. None in mode `off`.
 
@@ -99,10 +102,12 @@ def reload_config(
         What holds now, and a line that says what became of it.
 
     Raises:
-        ConfigError: the file is broken, or the change needs a restart. Nothing has changed then.
+        LockgateError: the file or the guard is broken, or the change needs a restart. Nothing has changed
+            then.
     """
     found = apply_config(read_config(path), path)
     _check_change(path, before, found)
+    promoted = "" if gateway is None else _promote(path, found.config, gateway)
     if upstreams is not None and found.table is not None:
         upstreams.replace(found.table)
     if gateway is not None and found.policies is not None:
@@ -110,7 +115,22 @@ def reload_config(
     keyring.replace(found.keys)
     late = [name for name in RESTART if getattr(found.config, name) != getattr(before.config, name)]
     note = f"; a restart is needed for {', '.join(late)}" if late else ""
-    return found, f"config {path}: read again, it holds for new requests{note}"
+    return found, f"config {path}: read again, it holds for new requests{promoted}{note}"
+
+
+def _promote(path: Path, config: Config, gateway: Gateway) -> str:
+    """Let the file's guard take over, if it is another one or its bundle has other content. Say so."""
+    if "guard" not in config.model_fields_set:
+        return ""
+    source = config.guard if config.guard == "embedded" else path.parent / config.guard
+    serving = gateway.engine.scoring
+    if serving is None or bundle_hash(source) == serving.guard:
+        return ""
+    change = gateway.promote(source, "config")
+    before, after = change.before, change.after
+    return (
+        f"; guard {after.name} ({after.sha256[:12]}) has taken over from {before.name} ({before.sha256[:12]})"
+    )
 
 
 def _check_change(path: Path, before: Applied, found: Applied) -> None:
@@ -249,6 +269,6 @@ class Follower:
             try:
                 self._applied, line = reload_config(self._path, self._applied, *self._parts)
             except Exception as error:  # the server must go on whatever the file holds
-                reason = str(error) if isinstance(error, ConfigError) else type(error).__name__
+                reason = str(error) if isinstance(error, LockgateError) else type(error).__name__
                 line = f"config {self._path}: nothing has changed: {' '.join(reason.split())}"
         self._tell(line)

@@ -250,7 +250,10 @@ class LimitsConfig(_Strict):
 class Config(_Strict):
     """The config file of `lockgate serve`."""
 
-    guard: str = Field(default="embedded", description="A guard's folder, or `embedded`. Needs a restart.")
+    guard: str = Field(
+        default="embedded",
+        description="A guard's folder, or `embedded`. Another one, or other content, takes over at SIGHUP.",
+    )
     backbone: str = Field(
         default="embedded", description="The guard's model, or `embedded`. Needs a restart."
     )

@@ -13,7 +13,11 @@ from scripted_upstream import DONE, Reply, chat_stream, delta, event, scripted_u
 from served import options
 from serving import CHAT, ask, events_of, text_of
 
+from lockgate.cascade import Thresholds
 from lockgate.cli import main
+from lockgate.constitution import constitution_path
+from lockgate.decisions import open_log
+from lockgate.guards import Guard
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +115,73 @@ async def test_mode_off_follows_its_file_too(preloaded, folders, tmp_path) -> No
                 path.write_text(text.format(old.url).replace("off", "enforce"))
                 assert "needs a restart" in await reloaded(command, "nothing has changed")
                 assert await answer(client, "any") == "new"
+
+
+@contextmanager
+def with_links(preloaded, folders, path) -> Iterator[Command]:
+    """A server whose file at `path` names its guard."""
+    words = ["serve", "--backbone", str(folders / "model"), "--decisions", str(path.parent / "log.db")]
+    words += ["--threads", "1", "--config", str(path)]
+    command = Command("lockgate", *words, cwd=path.parent, preloaded=preloaded)
+    try:
+        yield command
+    finally:
+        command.close()
+
+
+def save_strict(folders: Path, target: Path) -> None:
+    """Save a guard that flags everything."""
+    guard = Guard.load(folders / "guard", backbone=folders / "model")
+    Guard.create(
+        name="strict",
+        backbone=guard.backbone,
+        constitution=guard.constitution,
+        constitution_yaml=constitution_path("general-harms").read_text(),
+        head=guard.head,
+        thresholds=Thresholds(-1e9, min_tokens=1),
+    ).save(target)
+
+
+async def test_sighup_exchanges_the_guard_while_open_streams_go_on(preloaded, folders, tmp_path) -> None:
+    save_strict(folders, tmp_path / "strict")
+    link, new = tmp_path / "current", tmp_path / "new"
+    link.symlink_to(folders / "guard")
+    go = asyncio.Event()
+    slow = Reply([event(delta(content="The lock")), go.wait, event(delta(content=" holds.")),
+                  event(delta(0, "stop")), DONE])  # fmt: skip
+    async with scripted_upstream(slow, saying("The lock holds.")) as upstream:
+        text = f"listen: {{port: 0}}\nguard: current\nupstreams: {{a: {{url: '{upstream.url}'}}}}\n"
+        path = file_of(tmp_path, text)
+        with with_links(preloaded, folders, path) as command:
+            base = command.first_line().split()[3]
+            async with httpx2.AsyncClient(base_url=base, timeout=60) as client:
+                open_one = asyncio.ensure_future(answer(client, "any"))
+                async with asyncio.timeout(30):
+                    while not upstream.requests:
+                        await asyncio.sleep(0.02)
+                new.symlink_to(tmp_path / "strict")
+                new.replace(link)
+                reading = asyncio.ensure_future(reloaded(command, "has taken over from guard"))
+                await asyncio.sleep(0.5)
+                go.set()
+                assert await open_one == "The lock holds."
+                assert "guard strict" in await reading
+                assert await answer(client, "any") == ""
+                assert (await client.get("/readyz")).json()["guard"]["name"] == "strict"
+
+                path.write_text(text.replace("current", "nowhere") + "mode: shadow\n")
+                assert "holds no guard" in await reloaded(command, "nothing has changed")
+                assert (await client.get("/readyz")).json()["mode"] == "enforce"
+                path.write_text(text)
+                assert "taken over" not in await reloaded(command, "read again")
+
+                new.symlink_to(folders / "guard")
+                new.replace(link)
+                await reloaded(command, "guard guard (")
+                assert await answer(client, "any") == "The lock holds."
+    with open_log(tmp_path / "log.db") as log:
+        assert [stored.record["by"] for stored in log.records(kinds=["guard"])] == ["config"] * 2
+        assert log.verify().ok
 
 
 @pytest.mark.parametrize(
