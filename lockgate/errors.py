@@ -96,6 +96,10 @@ class OperationsError(LockgateError):
     """An operations database, which holds tenants and keys, can't be opened, written or read."""
 
 
+class BackupError(LockgateError):
+    """A database can't be copied, or the copy is damaged."""
+
+
 class MissingExtra(LockgateError):
     """An optional dependency is not installed. The message names the extra to install."""
 

@@ -165,6 +165,19 @@ def test_the_speed_of_upstream_mode_is_what_was_measured() -> None:
         assert told in text, told
 
 
+def test_the_delays_of_the_alarm_are_what_was_simulated() -> None:
+    text, found = (ROOT / "docs" / "budget.md").read_text(), results("operate")["sequential"]
+    for times in {row["times_the_budget"] for row in found["delays"]}:
+        cells = [f"{times:.0f} times the budget"]
+        for row in found["delays"]:
+            if row["times_the_budget"] == times:
+                cells.append(f"{row['median']:,} ({row['p05']:,} to {row['p95']:,})")
+        assert f"| {' | '.join(cells)} |" in text
+    alarms = found["false_alarms"]
+    assert f"{alarms['alarms']} of {alarms['runs']} runs of {alarms['exchanges']:,} exchanges" in text
+    assert f"({100 * alarms['share_low']:.1f} % to {100 * alarms['share_high']:.1f} %)" in text
+
+
 def test_the_config_file_of_the_documents_is_valid(tmp_path, monkeypatch) -> None:
     text = (ROOT / "docs" / "config.md").read_text()
     (example,) = blocks(text, "yaml")

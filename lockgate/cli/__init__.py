@@ -35,6 +35,7 @@ _COMMANDS = (
     "_build",
     "_train",
     "_calibrate",
+    "_recalibrate",
     "_score",
     "_replay",
     "_mine",
@@ -46,6 +47,7 @@ _COMMANDS = (
     "_config",
     "_log",
     "_tenants",
+    "_backup",
 )
 
 _EXIT_CODES = (

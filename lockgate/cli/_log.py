@@ -96,7 +96,7 @@ def export(
     """
     from lockgate.cli._log_export import export_log
 
-    count = export_log(log, output, (_time(since), _time(until)), content=content, key=key)
+    count = export_log(log, output, (read_time(since), read_time(until)), content=content, key=key)
     if json and output != "-":
         print_json({"log": log, "output": output, "records": count})
     elif output != "-":
@@ -140,7 +140,7 @@ def purge(
 
     if (before is None) == (older_than is None):
         raise ConfigError("give either --before TIME or --older-than DAYS")
-    moment = _time(before)
+    moment = read_time(before)
     if moment is None:
         moment = _text(datetime.now(UTC) - timedelta(days=older_than or 0))
     count = purge_log(log, moment, "lockgate log purge", shrink=shrink)
@@ -171,7 +171,7 @@ def keygen(
     typer.echo(f"public_key: {public}")
 
 
-def _time(given: str | None) -> str | None:
+def read_time(given: str | None) -> str | None:
     """Return a time as the log has it. Raises ConfigError."""
     from datetime import UTC, datetime
 

@@ -31,7 +31,7 @@ def export_log(
     """
     if key is not None and not content:
         raise ConfigError("--key: needs --content")
-    reader = ContentReader(None if key is None else _read_key(key)) if content else None
+    reader = ContentReader(None if key is None else read_key(key)) if content else None
     count = 0
     with open_log(log) as opened, _writing(output, content=content) as write:
         for stored in opened.records(since=times[0], until=times[1]):
@@ -134,7 +134,7 @@ def _parquet(path: Path, *, content: bool) -> Iterator[Callable[[dict[str, Any]]
         flush()
 
 
-def _read_key(path: Path) -> str:
+def read_key(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -69,6 +69,27 @@ class Database:
             self.close()
             raise
         self._identity = self._found()
+
+    def revisions(self, tables: Sequence[str]) -> dict[str, str]:
+        """Return the revisions in those of some version tables that are there. Nothing is changed.
+
+        Raises:
+            LockgateError: the database can't be read. It is the schema's own error.
+        """
+        engine = self._connect()
+        try:
+            with self._translated(), engine.connect() as connection:
+                there = set(sqlalchemy.inspect(connection).get_table_names())
+                rows = {
+                    name: connection.execute(
+                        sqlalchemy.select(sqlalchemy.text("version_num")).select_from(sqlalchemy.table(name))
+                    ).scalar()
+                    for name in tables
+                    if name in there
+                }
+        finally:
+            engine.dispose()
+        return {name: str(revision) for name, revision in rows.items() if revision is not None}
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

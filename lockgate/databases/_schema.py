@@ -15,6 +15,7 @@ class Schema:
         error: what its faults are raised as.
         migrations: Alembic's folder, with the way from every released schema to this one.
         version_table: where the database keeps its revision.
+        tables: names of the tables, without the version table.
         lock: number of the lock under which servers take turns to migrate it. Each schema has its own.
         not_a_database: what to do if the file is something else.
     """
@@ -23,5 +24,6 @@ class Schema:
     error: type[LockgateError]
     migrations: Path
     version_table: str
+    tables: tuple[str, ...]
     lock: int
     not_a_database: str = "give a path where no file is"

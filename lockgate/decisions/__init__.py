@@ -10,6 +10,7 @@ from lockgate.decisions._content import (
     Turn,
     make_keys,
 )
+from lockgate.decisions._left import spill_files
 from lockgate.decisions._log import DecisionLog, Left, print_failure
 from lockgate.decisions._options import POLICIES, LogOptions, WhenUnwritable
 from lockgate.decisions._reading import (
@@ -23,10 +24,11 @@ from lockgate.decisions._reading import (
     read_decisions,
 )
 from lockgate.decisions._record import Decision, DecisionKind, Fault, Scores, Started, timestamp
-from lockgate.decisions._schema import PASSWORD_VARIABLE
+from lockgate.decisions._schema import LOG_SCHEMA, PASSWORD_VARIABLE, place_of
 
 __all__ = [
     "CONTENT_MODES",
+    "LOG_SCHEMA",
     "PASSWORD_VARIABLE",
     "POLICIES",
     "Break",
@@ -52,8 +54,10 @@ __all__ = [
     "is_database",
     "make_keys",
     "open_log",
+    "place_of",
     "print_failure",
     "purge_log",
     "read_decisions",
+    "spill_files",
     "timestamp",
 ]

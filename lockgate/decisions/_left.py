@@ -1,5 +1,6 @@
 """Spill files of ended processes: where they are, and taking over their records."""
 
+import glob
 import hashlib
 import os
 import secrets
@@ -18,6 +19,11 @@ _AT_ONCE = 512
 def spill_place(options: LogOptions) -> Path:
     """Return a path for the spill file of this process. It begins as those of other processes do."""
     return _folder(options) / f"{_stem(options)}{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def spill_files(path: Path) -> list[Path]:
+    """Return the files beside a database of SQLite with records that are not in it yet."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.spill.*"))
 
 
 def adopt(appender: Appender, place: Path) -> Iterator[str]:

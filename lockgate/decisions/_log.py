@@ -20,7 +20,7 @@ from lockgate.decisions._left import adopt, spill_place
 from lockgate.decisions._options import LogOptions
 from lockgate.decisions._queue import Queue, Then, Waiting
 from lockgate.decisions._record import Decision, Started, timestamp
-from lockgate.decisions._schema import SCHEMA
+from lockgate.decisions._schema import LOG_SCHEMA
 from lockgate.decisions._spill import Spill
 from lockgate.errors import DecisionLogError
 
@@ -84,7 +84,7 @@ class DecisionLog:
         self._lock = self._queue.lock
         self._work = threading.Condition(self._lock)
         self._watch = threading.Condition(self._lock)
-        self._appender = Appender(Database(self.place, SCHEMA), options.writer)
+        self._appender = Appender(Database(self.place, LOG_SCHEMA), options.writer)
         self._spill_lock = threading.Lock()
         self._spill: Spill | None = None
         self._spill_failure: str | None = None

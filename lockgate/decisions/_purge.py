@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, delete, select
 
 from lockgate.databases import take_turn
 from lockgate.decisions._chain import Draft, Entry, Tip, extend
-from lockgate.decisions._schema import CHAINS, ENTRIES, SCHEMA
+from lockgate.decisions._schema import CHAINS, ENTRIES, LOG_SCHEMA
 from lockgate.decisions._store import add_entries, chains, first_of, read_entries, tip_of
 
 _COLUMNS = ENTRIES.c
@@ -34,7 +34,7 @@ def purge(
     Returns:
         The number of removed entries, and the record; None if nothing was to be removed.
     """
-    take_turn(connection, SCHEMA)
+    take_turn(connection, LOG_SCHEMA)
     gone = _oldest(connection, before, most)
     if not gone:
         return 0, None

@@ -13,7 +13,7 @@ from lockgate.databases import Database
 from lockgate.decisions._appender import Appender
 from lockgate.decisions._chain import Break, Checker, Entry, Kind, Tip
 from lockgate.decisions._record import Decision
-from lockgate.decisions._schema import PASSWORD_VARIABLE, SCHEMA, place_of
+from lockgate.decisions._schema import LOG_SCHEMA, PASSWORD_VARIABLE, place_of
 from lockgate.decisions._store import last_entries, newest, read_behind, read_entries, writers
 
 _SQLITE = b"SQLite format 3\x00"
@@ -180,7 +180,7 @@ def open_log(where: str | Path, password_env: str = PASSWORD_VARIABLE) -> Iterat
         ConfigError: `where` is no path or known address.
         DecisionLogError: there is no decision log, or it is of another version.
     """
-    database = Database(place_of(where, password_env), SCHEMA)
+    database = Database(place_of(where, password_env), LOG_SCHEMA)
     database.open(create=False)
     try:
         yield LogReader(database)
@@ -213,7 +213,7 @@ def purge_log(
         ConfigError: `where` is no path or known address.
         DecisionLogError: nothing is removed, or the room is not given back.
     """
-    database = Database(place_of(where, password_env), SCHEMA)
+    database = Database(place_of(where, password_env), LOG_SCHEMA)
     appender = Appender(database, writer)
     try:
         appender.open(create=False)
@@ -243,7 +243,7 @@ def check_log(where: str | Path, password_env: str = PASSWORD_VARIABLE) -> None:
         DecisionLogError: it can't be written.
     """
     place = place_of(where, password_env)
-    database = Database(place, SCHEMA)
+    database = Database(place, LOG_SCHEMA)
     try:
         database.open()
     finally:

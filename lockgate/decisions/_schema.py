@@ -8,11 +8,12 @@ from lockgate.databases import Place, Schema
 from lockgate.errors import ConfigError, DecisionLogError
 
 PASSWORD_VARIABLE = "LOCKGATE_LOG_PASSWORD"  # noqa: S105 - a name, no password
-SCHEMA = Schema(
+LOG_SCHEMA = Schema(
     what="decision log",
     error=DecisionLogError,
     migrations=Path(__file__).parent / "migrations",
     version_table="lockgate_log_version",
+    tables=("chains", "entries"),
     lock=0x10C6A7E,
     not_a_database="for a new decision log give a path where no file is (lockgate replay reads old JSON "
     "lines)",
@@ -30,7 +31,7 @@ def place_of(where: str | Path, password_env: str = PASSWORD_VARIABLE) -> Place:
             f"decision log {where}: the log is a database now; give a name such as decisions.db "
             "(`lockgate log export` writes JSON lines)"
         )
-    return Place.of(where, SCHEMA.what, password_env)
+    return Place.of(where, LOG_SCHEMA.what, password_env)
 
 
 METADATA = MetaData()

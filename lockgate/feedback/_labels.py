@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,12 @@ class Reviewed:
     Attributes:
         ids: ids of all reviewed exchanges.
         prompts: fingerprints of the prompts of exchanges that the lines hold as a whole.
+        harmful: ids of the exchanges that all of their reviews call harmful.
     """
 
     ids: frozenset[str]
     prompts: PromptPrints
+    harmful: frozenset[str] = frozenset()
 
 
 def read_reviewed(paths: Iterable[Path]) -> Reviewed:
@@ -51,14 +54,15 @@ def read_reviewed(paths: Iterable[Path]) -> Reviewed:
     Raises:
         ExchangeError: a file is missing, or a line is not a review (as `FILE:LINE: FIELD: ...`).
     """
-    ids, given = set[str](), list[Exchange]()
+    said, given = defaultdict[str, set[Verdict]](set), list[Exchange]()
     for path in paths:
         if not path.is_file():
             raise ExchangeError(f"{path}: no such file")
         for _, line, exchange in read_lines(path):
-            ids.add(str(line.id) if exchange is None else exchange.id)
+            said[str(line.id) if exchange is None else exchange.id].add(line.verdict)
             given += [] if exchange is None else [exchange]
-    return Reviewed(frozenset(ids), PromptPrints.of(given))
+    harmful = frozenset(name for name, verdicts in said.items() if verdicts == {"harmful"})
+    return Reviewed(frozenset(said), PromptPrints.of(given), harmful)
 
 
 class ReviewFile:

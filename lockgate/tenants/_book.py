@@ -15,7 +15,15 @@ from lockgate.errors import ConfigError
 from lockgate.tenants._alerts import Alert, read_alerts, write_alert
 from lockgate.tenants._campaigns import Sign
 from lockgate.tenants._principal import ROLES, Role
-from lockgate.tenants._schema import BUCKETS, KEYS, LEASES, PASSWORD_VARIABLE, SCHEMA, TENANTS, place_of
+from lockgate.tenants._schema import (
+    BUCKETS,
+    KEYS,
+    LEASES,
+    OPERATIONS_SCHEMA,
+    PASSWORD_VARIABLE,
+    TENANTS,
+    place_of,
+)
 from lockgate.tenants._secrets import digest_of, new_key
 from lockgate.tenants._settings import Settings
 
@@ -82,7 +90,7 @@ class Book:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.database = Database(place_of(where, password_env), SCHEMA, wait=WAIT_SECONDS)
+        self.database = Database(place_of(where, password_env), OPERATIONS_SCHEMA, wait=WAIT_SECONDS)
         self._clock = clock
 
     def open(self, *, create: bool = True) -> None:

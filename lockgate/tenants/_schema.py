@@ -11,11 +11,12 @@ from lockgate.databases import Place, Schema
 from lockgate.errors import OperationsError
 
 PASSWORD_VARIABLE = "LOCKGATE_OPERATIONS_PASSWORD"  # noqa: S105 - a name, no password
-SCHEMA = Schema(
+OPERATIONS_SCHEMA = Schema(
     what="operations database",
     error=OperationsError,
     migrations=Path(__file__).parent / "migrations",
     version_table="lockgate_tenants_version",
+    tables=("tenants", "keys", "buckets", "leases", "alerts"),
     lock=0x7E4A475,
 )
 
@@ -26,7 +27,7 @@ def place_of(where: str | Path, password_env: str = PASSWORD_VARIABLE) -> Place:
     Raises:
         ConfigError: the address is of no known kind or holds a password.
     """
-    return Place.of(where, SCHEMA.what, password_env)
+    return Place.of(where, OPERATIONS_SCHEMA.what, password_env)
 
 
 METADATA = MetaData()

@@ -7,6 +7,7 @@ from lockgate.traffic._evidence import Evidence, describe_traffic, gather_eviden
 from lockgate.traffic._files import score_file, score_row
 from lockgate.traffic._judge_report import Arrangement, Correlation, JudgeReport
 from lockgate.traffic._judged import check_judged, judge_exchanges
+from lockgate.traffic._logged import LoggedTraffic, read_logged
 from lockgate.traffic._memory import MemoryPlan, calibrate_memory, choose_memory, exchanges_of
 from lockgate.traffic._mine import mine
 from lockgate.traffic._mined import MINED, Mined, add_mined, manifest_of, read_mined
@@ -35,6 +36,7 @@ __all__ = [
     "Counts",
     "Evidence",
     "JudgeReport",
+    "LoggedTraffic",
     "MemoryPlan",
     "Mined",
     "MiningPlan",
@@ -70,6 +72,7 @@ __all__ = [
     "minimum_coverage",
     "read_decisions",
     "read_exclusions",
+    "read_logged",
     "read_mined",
     "read_score_columns",
     "replay",

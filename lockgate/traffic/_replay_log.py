@@ -43,10 +43,10 @@ def replay_decisions(
     if plan.decisions:
         raise ConfigError("decisions: leave them out; the log holds them already")
     files = (logs,) if isinstance(logs, Path) else tuple(logs)
-    record, hashes = _known_guards(guard, recorded_by)
+    record, hashes = known_guards(guard, recorded_by)
     left: Counter[str] = Counter()
     lines = list(_usable(files, record, hashes, left))
-    scores = [_recorded_score(line, record) for _, line in lines]
+    scores = [recorded_score(line, record) for _, line in lines]
     rows = Compared(
         ids=[f"{line.id}/{line.choice}" for _, line in lines],
         places=[place for place, _ in lines],
@@ -81,7 +81,7 @@ class _Hashes:
         return line.guard in self.bundles or line.measure == self.measure
 
 
-def _known_guards(guard: str | Path, recorded_by: str | Path | None) -> tuple[GuardRecord, _Hashes]:
+def known_guards(guard: str | Path, recorded_by: str | Path | None) -> tuple[GuardRecord, _Hashes]:
     record, digest = _read_record(guard)
     bundles = {digest}
     if recorded_by is not None:
@@ -135,7 +135,7 @@ def _usable(
     left["lines with the scores of another guard"] += others
 
 
-def _recorded_score(line: RecordedDecision, record: GuardRecord) -> float:
+def recorded_score(line: RecordedDecision, record: GuardRecord) -> float:
     """Return the score that decides. A failed reading flags at any threshold; a missing one never does."""
     scores = line.scores
     if record.cascade is not None:

@@ -13,13 +13,13 @@ from sqlalchemy import inspect, text
 
 from lockgate.databases import Database, migrate
 from lockgate.decisions import check_log, open_log
-from lockgate.decisions._schema import METADATA, SCHEMA, place_of
+from lockgate.decisions._schema import LOG_SCHEMA, METADATA, place_of
 from lockgate.errors import DecisionLogError
 
 
 @pytest.fixture
 def database(place):
-    made = Database(place_of(place), SCHEMA)
+    made = Database(place_of(place), LOG_SCHEMA)
     made.open()
     yield made
     made.close()
@@ -27,7 +27,7 @@ def database(place):
 
 def test_migrations_make_the_tables_that_the_code_uses(database):
     with database.writing() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": SCHEMA.version_table})
+        context = MigrationContext.configure(connection, opts={"version_table": LOG_SCHEMA.version_table})
         assert compare_metadata(context, METADATA) == []
 
 
@@ -42,12 +42,12 @@ def test_migrating_again_does_nothing(database, place):
     assert numbers_in(place) == [3]
 
 
-REVISIONS = [found.revision for found in ScriptDirectory(str(SCHEMA.migrations)).walk_revisions()]
+REVISIONS = [found.revision for found in ScriptDirectory(str(LOG_SCHEMA.migrations)).walk_revisions()]
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_every_released_schema_goes_forward(place, revision):
-    made = Database(place_of(place), SCHEMA)
+    made = Database(place_of(place), LOG_SCHEMA)
     with pytest.MonkeyPatch.context() as patch:
         older = partial(migrate, target=revision)
         patch.setattr("lockgate.databases._database.migrate", older)
@@ -104,7 +104,7 @@ def test_servers_that_start_together_migrate_once(place):
 
 
 def test_a_failed_migration_leaves_nothing_behind(place, monkeypatch):
-    made = Database(place_of(place), SCHEMA)
+    made = Database(place_of(place), LOG_SCHEMA)
 
     def fail(connection, schema, name):
         migrate(connection, schema, name)
@@ -124,7 +124,7 @@ def test_databases_that_one_process_opens_at_the_same_time_are_all_whole(tmp_pat
     together = Barrier(len(places))
 
     def open_one(place):
-        found = Database(place, SCHEMA)
+        found = Database(place, LOG_SCHEMA)
         together.wait(30)
         found.open(create=True)
         with found.reading() as connection:

@@ -11,12 +11,12 @@ from sqlalchemy import text
 
 from lockgate.databases import Database
 from lockgate.decisions import Scores, Tip, open_log, purge_log
-from lockgate.decisions._schema import SCHEMA, place_of
+from lockgate.decisions._schema import LOG_SCHEMA, place_of
 
 
 def change(where, statement, **values):
     """Change the database behind the log's back."""
-    database = Database(place_of(where), SCHEMA)
+    database = Database(place_of(where), LOG_SCHEMA)
     database.open(create=False)
     with database.writing() as connection:
         connection.execute(text(statement), values)
@@ -102,7 +102,7 @@ def age(place, chain, upto, at):
     from lockgate.decisions._chain import NOTHING, link
     from lockgate.decisions._store import read_entries
 
-    database = Database(place_of(place), SCHEMA)
+    database = Database(place_of(place), LOG_SCHEMA)
     database.open(create=False)
     with database.writing() as connection:
         previous = NOTHING

@@ -68,6 +68,29 @@ async def test_a_last_word_that_would_flag_does_not_keep_the_end_away(make_gatew
     assert [line["decision"] for line in decisions_of(gateway)] == ["halt"]
 
 
+async def test_what_a_stopped_choice_has_left_does_not_keep_the_end_away(make_gateway) -> None:
+    worse, better = sorted(
+        ["the lock holds", "the water runs"], key=lambda text: max(smoothed("why so", text)), reverse=True
+    )
+    cut = (max(smoothed("why so", worse)) + max(smoothed("why so", better))) / 2
+    gateway = make_gateway(BACKBONE, scoring_for(BACKBONE, HEAD, cut))
+    usage = {
+        **delta(),
+        "choices": [],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9},
+    }
+    parts = [event(delta(0, content=worse)), *[event(delta(0, content=f" {word}")) for word in "abc"]]
+    parts += [event(delta(1, content=better)), event(delta(0, "stop")), event(delta(1, "stop"))]
+    response = await answer_of(
+        gateway, [*parts, event(usage), DONE], n=2, stream_options={"include_usage": True}
+    )
+    events = events_of(response)
+    assert text_of(events, 1) == better
+    assert sorted(line["decision"] for line in decisions_of(gateway)) == ["halt", "pass"]
+    assert response.text.endswith(DONE.decode())
+    assert any(found.get("usage") for found in events)
+
+
 async def test_many_events_without_text_come_first(make_gateway) -> None:
     gateway = make_gateway(BACKBONE, scoring_for(BACKBONE, HEAD))
     parts = [event(delta(content=text)) for text in [*[""] * 300, " lock"]]
