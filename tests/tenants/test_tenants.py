@@ -7,6 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
+from lockgate.cli import main
 from lockgate.databases import Database
 from lockgate.errors import ConfigError, OperationsError
 from lockgate.tenants import Book, Principal, Settings, Tenants
@@ -26,6 +27,19 @@ def test_migrations_make_the_tables_that_the_code_uses(where):
         own = [found for found in compare_metadata(context, METADATA) if found[0] != "remove_table"]
     made.close()
     assert own == []
+    assert set(OPERATIONS_SCHEMA.tables) == set(METADATA.tables)
+
+
+def test_a_backup_is_a_database_of_tenants(tmp_path, capsys):
+    with Book(tmp_path / "operations.db") as book:
+        book.add_tenant("acme")
+        _, key = book.create_key("acme", "laptop")
+    copy = tmp_path / "copy.db"
+    with pytest.raises(SystemExit) as ended:
+        main(["backup", str(tmp_path / "operations.db"), "--output", str(copy)])
+    assert ended.value.code == 0, capsys.readouterr()
+    with Tenants(copy) as tenants:
+        assert tenants.find(key) is not None
 
 
 def test_a_key_finds_its_tenant_and_role(where, opened):
