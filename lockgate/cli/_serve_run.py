@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +40,8 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
 
     set_up_logs(_log_format(settings.log_format))
     try:
-        _serve(settings, loaded)
+        with _no_early_hangup():
+            _serve(settings, loaded)
     except typer.Exit:
         raise
     except (LockgateError, OSError) as error:
@@ -51,6 +55,21 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
             raise
         logger.critical("this is a bug in Lockgate; please report this line", exc_info=True)
         raise typer.Exit(EXIT_INTERNAL) from None
+
+
+@contextmanager
+def _no_early_hangup() -> Iterator[None]:
+    """Ignore a reload that comes before the server can follow it. It would end the process."""
+    hangup = getattr(signal, "SIGHUP", None)
+    main = threading.current_thread() is threading.main_thread()
+    if hangup is None or not main or signal.getsignal(hangup) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(hangup, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(hangup, signal.SIG_DFL)
 
 
 def _log_format(name: str) -> Any:  # noqa: ANN401 - a literal type, which `set_up_logs` checks

@@ -6,7 +6,7 @@ from sqlalchemy import event, text
 
 from lockgate.databases import Database
 from lockgate.decisions import open_log
-from lockgate.decisions._schema import SCHEMA, place_of
+from lockgate.decisions._schema import LOG_SCHEMA, place_of
 from lockgate.decisions._store import newest_rows
 from lockgate.errors import ConfigError
 
@@ -78,7 +78,7 @@ def test_what_is_no_place_is_refused(filled, place_):
 
 
 def test_damaged_records_are_counted(filled):
-    database = Database(place_of(filled), SCHEMA)
+    database = Database(place_of(filled), LOG_SCHEMA)
     database.open()
     with database.writing() as connection:
         connection.execute(text("UPDATE entries SET body = '{}' WHERE exchange = 'chatcmpl-3'"))
@@ -103,7 +103,7 @@ def test_sqlite_reads_only_what_it_must(tmp_path, limits, step):
     """The search goes down the index of times; it sorts no part of the log but equal times."""
     place = tmp_path / "decisions.db"
     opened_log(place).close()
-    database = Database(place_of(place), SCHEMA)
+    database = Database(place_of(place), LOG_SCHEMA)
     database.open()
     seen = []
     with database.reading() as connection:

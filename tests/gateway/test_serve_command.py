@@ -73,6 +73,18 @@ def test_hangup_begins_a_new_database_if_the_old_one_was_moved(folders, preloade
     checked(log)
 
 
+def test_a_hangup_before_the_server_is_ready_does_not_end_it(folders, preloaded):
+    words = options(folders, "--threads", "1", "--port", "0", log=folders / "early.db")
+    command = Command("lockgate", *words, cwd=folders, preloaded=preloaded)
+    try:
+        # The database is made after the signal is taken care of, and before the model is loaded.
+        command.wait_until(lambda: (folders / "early.db").exists())
+        command.send(signal.SIGHUP)
+        assert command.first_line().startswith("Lockgate is ready")
+    finally:
+        command.close()
+
+
 def test_hangup_with_open_requests_ends_none_of_them(folders, preloaded):
     log = folders / "hangup.db"
     with serving(preloaded, folders, "--port", "0", "--decisions", str(log)) as (process, line):
