@@ -126,6 +126,20 @@ async def test_nothing_from_the_flagged_token_on_leaves(make_gateway, found, qua
             assert all(end <= cleared for end in ends[: len(left)])
 
 
+async def test_a_piece_whose_last_character_is_flagged_does_not_leave(make_gateway) -> None:
+    """All of the piece but that character is cleared."""
+    piece = "the lock!"
+    *before, last = smoothed(PROMPT, piece)
+    assert BACKBONE.chat.vocabulary.encode_answer_tokens(piece)[-1].text == "!"
+    assert last > max(before), "the character was chosen for this"
+    gateway = make_gateway(BACKBONE, scoring_for(BACKBONE, HEAD, (last + max(before)) / 2))
+    parts = [event(delta(content=piece)), event(delta(content=" again")), event(delta(0, "stop")), DONE]
+    async with transported(gateway, parts) as client:
+        response = await client.post(CHAT, json=ask(PROMPT, stream=True))
+    assert [line["decision"] for line in decisions_of(gateway)] == ["halt"]
+    assert events_left(response, 0) == []
+
+
 @given(found=streams(), verdict=st.sampled_from([-1.0, 1.0, math.nan]), stride=st.integers(1, 9))
 @RELAXED
 async def test_nothing_leaves_before_its_verdict(make_gateway, found, verdict, stride) -> None:
