@@ -1,5 +1,6 @@
 """The dashboard as an ASGI application: who may call, what every answer carries, and signing in."""
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -29,6 +30,7 @@ from lockgate.tenants import Tenants
 R = TypeVar("R")
 CSRF_HEADER = "x-lockgate-csrf"
 _LARGEST_FORM = 64 * 1024
+_FORM_SECONDS = 10.0
 _HEADERS = {
     "content-security-policy": "; ".join(
         (
@@ -121,12 +123,13 @@ class Dashboard:
 
     def _sign_in(self, secret: str, client: str) -> Response:
         sessions = self._desk.sessions
-        if sessions.blocked(client):
-            words = "Too many attempts from this address. Wait a quarter of an hour, then try again."
-            return HTMLResponse(render("login.html", {"problem": words}), 429, {"retry-after": "900"})
         found = self._desk.tenants.find(secret)
         who = None if found is None else self._desk.holder(found.tenant, found.key)
         if who is None:
+            # A right key is let in all the same: others may share the address, and nobody guesses 256 bits.
+            if sessions.blocked(client):
+                words = "Too many attempts from this address. Wait a quarter of an hour, then try again."
+                return HTMLResponse(render("login.html", {"problem": words}), 429, {"retry-after": "900"})
             sessions.note_failure(client)
             words = "This is no valid key of a reviewer or an admin."
             return HTMLResponse(render("login.html", {"problem": words}), 401)
@@ -204,10 +207,17 @@ class _Headers:
 async def _form(request: Request) -> dict[str, str]:
     """Read a form. Of a name that comes more than once the last value counts. Raises PageError."""
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _LARGEST_FORM:
-            raise PageError(413, "Too much text", "The form is larger than a form of this page can be.")
+    try:
+        # Nobody has signed in yet, perhaps: a form that never ends must not keep its connection.
+        async with asyncio.timeout(_FORM_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > _LARGEST_FORM:
+                    raise PageError(413, "Too much text", "The form is larger than one of this page can be.")
+    except TimeoutError:
+        raise PageError(408, "The form did not arrive", "Go back and send it again.") from None
+    except ClientDisconnect:
+        raise PageError(400, "The form did not arrive", "The connection was closed before its end.") from None
     try:
         return dict(
             parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=100)

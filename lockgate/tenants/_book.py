@@ -30,6 +30,7 @@ from lockgate.tenants._settings import Settings
 # Seconds that a statement may wait for a lock or the server. A request may wait for it.
 WAIT_SECONDS = 2.0
 DAY = 86_400.0
+MOST_DAYS = 36_500
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -173,8 +174,7 @@ class Book:
         """
         _check_name("key", name)
         _check_role(role)
-        if days is not None and not 0 < days <= 36_500:
-            raise ConfigError("days: expected more than 0, and 36500 at most")
+        _check_days(days)
         expires = None if days is None else self._clock() + DAY * days
         with self.database.writing() as connection:
             if _settings(connection, tenant) is None:
@@ -194,6 +194,9 @@ class Book:
             grace: seconds that the old key stays valid, unless it ends earlier anyway.
             days: after how many days the new key expires. None: when the old one would have.
         """
+        _check_days(days)
+        if not 0 <= grace <= DAY * MOST_DAYS:
+            raise ConfigError(f"grace: expected 0 to {24 * MOST_DAYS} hours")
         now = self._clock()
         with self.database.writing() as connection:
             old = self._one(connection, prefix)
@@ -311,6 +314,11 @@ def _settings(connection: Connection, tenant: str) -> str | None:
 def _check_name(what: str, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{what}: expected a name of up to 64 letters, digits and . _ -, not first")
+
+
+def _check_days(days: float | None) -> None:
+    if days is not None and not 0 < days <= MOST_DAYS:
+        raise ConfigError(f"days: expected more than 0, and {MOST_DAYS} at most")
 
 
 def _check_role(role: str) -> None:

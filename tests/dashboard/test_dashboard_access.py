@@ -1,5 +1,6 @@
 """Who gets in, for how long, and what a stolen or forged request can do: nothing."""
 
+import asyncio
 import re
 import sqlite3
 
@@ -161,8 +162,10 @@ def test_attempts_are_limited_for_an_address_and_for_a_time(tmp_path):
         client = house.visitor()
         for _ in range(MOST_ATTEMPTS):
             assert client.post("/admin/login", data={"key": "lg_wrong"}).status_code == 401
-        answer = client.post("/admin/login", data={"key": secret})
+        answer = client.post("/admin/login", data={"key": "lg_wrong"})
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "900")
+        # Who guesses can't lock out those who share the address and have a key.
+        assert client.post("/admin/login", data={"key": secret}).status_code == 303
         elsewhere = TestClient(
             house.app,
             base_url="http://127.0.0.1",
@@ -170,9 +173,31 @@ def test_attempts_are_limited_for_an_address_and_for_a_time(tmp_path):
             follow_redirects=False,
             client=("192.0.2.7", 1),
         )
-        assert elsewhere.post("/admin/login", data={"key": secret}).status_code == 303
+        assert elsewhere.post("/admin/login", data={"key": "lg_wrong"}).status_code == 401
         moment.now += ATTEMPT_SECONDS + 1
-        assert client.post("/admin/login", data={"key": secret}).status_code == 303
+        assert client.post("/admin/login", data={"key": "lg_wrong"}).status_code == 401
+
+
+@pytest.mark.anyio
+async def test_a_form_that_never_ends_gives_its_connection_back(house, monkeypatch):
+    monkeypatch.setattr("lockgate.dashboard._app._FORM_SECONDS", 0.05)
+    sent = []
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"sec-fetch-site", b"same-origin"), (b"content-length", b"9")]
+    scope = {
+        "type": "http", "method": "POST", "path": "/admin/login", "root_path": "", "query_string": b"",
+        "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http",
+        "http_version": "1.1",
+    }  # fmt: skip
+    async with asyncio.timeout(20):
+        await house.app(scope, receive, send)
+    assert sent[0]["status"] == 408
 
 
 def test_one_network_of_ipv6_is_one_client(house):

@@ -114,6 +114,16 @@ def test_a_key_in_use_is_read_again_before_anybody_waits(where, opened, moment):
     assert there.find(key) is None
 
 
+@pytest.mark.parametrize("change", [{"grace": 1e30}, {"grace": -1.0}, {"grace": float("nan")}, {"days": 0.0}])
+def test_a_rotation_has_bounds(where, opened, change):
+    tenants = opened(where)
+    tenants.add_tenant("acme")
+    old, _ = tenants.create_key("acme", "bot")
+    with pytest.raises(ConfigError, match="expected"):
+        tenants.rotate_key(old.prefix, **change)
+    assert [key.state for key in tenants.keys("acme")] == ["valid"]
+
+
 def test_rotation_keeps_the_old_key_for_its_grace(where, opened, moment):
     tenants = opened(where)
     tenants.add_tenant("acme")
