@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,13 +13,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def dashboard_routes(
-    tenants: "Tenants | None", gateway: "Gateway", guard: str
-) -> "Iterator[Sequence[BaseRoute]]":
+def dashboard_routes(tenants: "Tenants | None", gateway: "Gateway") -> "Iterator[Sequence[BaseRoute]]":
     """Give the routes of the dashboard, or none if there is no operations database.
-
-    Args:
-        guard: what `--guard` names.
 
     Raises:
         OperationsError, ReviewError: the operations database can't be used.
@@ -35,29 +29,40 @@ def dashboard_routes(
     options = DashboardOptions(
         log=log.where,
         log_password_env=log.password_env,
-        mode=gateway.mode,
-        guard=_served(gateway, guard),
+        mode=lambda: gateway.mode,
+        guard=_Served(gateway),
         loopback=gateway.options.loopback,
     )
     dashboard = Dashboard(options, tenants)
     dashboard.open()
     try:
-        yield [dashboard.route]
+        yield dashboard.routes
     finally:
         dashboard.close()
 
 
-def _served(gateway: "Gateway", guard: str) -> "ServedGuard | None":
-    from lockgate.dashboard import served_guard
-    from lockgate.guards import EMBEDDED
+class _Served:
+    """Tells the guard that a gateway serves now. A bundle is read once, at first when the server starts."""
 
-    about = gateway.about_guard
-    if about is None:
-        return None
-    return served_guard(
-        EMBEDDED if guard == "embedded" else Path(guard),
-        str(about["name"]),
-        str(about["sha256"]),
-        calibrated=bool(about["calibrated"]),
-        uncalibrated_because=about["uncalibrated_because"],
-    )
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self._read: tuple[str, ServedGuard] | None = None
+        self()
+
+    def __call__(self) -> "ServedGuard | None":
+        from lockgate.dashboard import served_guard
+
+        about, folder = self._gateway.about_guard, self._gateway.guard_folder
+        if about is None or folder is None:
+            return None
+        known = self._read
+        if known is None or known[0] != about["sha256"]:
+            found = served_guard(
+                folder,
+                str(about["name"]),
+                str(about["sha256"]),
+                calibrated=bool(about["calibrated"]),
+                uncalibrated_because=about["uncalibrated_because"],
+            )
+            known = self._read = (str(about["sha256"]), found)
+        return known[1]

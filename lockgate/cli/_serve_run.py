@@ -213,7 +213,7 @@ def _run_guarded(
             gateway.decisions.reopen()
             follow()
 
-        with dashboard_routes(options.tenants, gateway, settings.guard) as pages:
+        with dashboard_routes(options.tenants, gateway) as pages:
             run_server(
                 create_app(gateway, upstreams, pages),
                 bound,

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,13 +25,16 @@ from lockgate.dashboard import _exchanges, _guards, _keys, _overview, _review, _
 from lockgate.dashboard._desk import ROOT, Call, DashboardOptions, Desk, Page, PageError, Viewer
 from lockgate.dashboard._sessions import LIFE, csrf_of
 from lockgate.dashboard._templates import HERE, render
-from lockgate.errors import ConfigError, LockgateError
+from lockgate.errors import ConfigError, LockgateError, OperationsError
 from lockgate.tenants import Tenants
+
+logger = logging.getLogger("lockgate.dashboard")
 
 R = TypeVar("R")
 CSRF_HEADER = "x-lockgate-csrf"
 _LARGEST_FORM = 64 * 1024
 _FORM_SECONDS = 10.0
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HEADERS = {
     "content-security-policy": "; ".join(
         (
@@ -63,7 +67,7 @@ _PAGES: tuple[Page, ...] = (
 
 
 class Dashboard:
-    """The dashboard below `/admin`. `route` goes into the server's application.
+    """The dashboard below `/admin`. `routes` go into the server's application.
 
     Args:
         options: what it shows.
@@ -84,7 +88,9 @@ class Dashboard:
         kinds = (LockgateError, HTTPException, Exception)
         handlers: dict[Any, Any] = dict.fromkeys(kinds, self._problem)
         app = Starlette(routes=routes, middleware=[Middleware(_Headers)], exception_handlers=handlers)
-        self.route = Mount(ROOT, app)
+        # Its redirects would name a scheme, and behind a proxy with TLS that of this server is the wrong one.
+        app.router.redirect_slashes = False
+        self.routes: list[BaseRoute] = [Route(ROOT, _to_start, methods=["GET"]), Mount(ROOT, app)]
 
     def open(self) -> None:
         """Connect to the databases. Raises OperationsError, ReviewError."""
@@ -96,7 +102,7 @@ class Dashboard:
     async def _answer(self, page: Page, request: Request) -> Response:
         """Answer a request of somebody who is signed in and may see the page."""
         form = await _form(request) if page.method == "POST" else {}
-        token = request.cookies.get(self._cookie)
+        token = request.cookies.get(self._cookie(request))
         who = None if token is None else await self._aside(self._identify, token, page.awake)
         if who is None or token is None:
             return _to_login(request)
@@ -119,9 +125,10 @@ class Dashboard:
     async def _login(self, request: Request) -> Response:
         form = await _form(request)
         _check_origin(request)
-        return await self._aside(self._sign_in, form.get("key", "").strip(), _client_of(request))
+        return await self._aside(self._sign_in, request, form.get("key", "").strip())
 
-    def _sign_in(self, secret: str, client: str) -> Response:
+    def _sign_in(self, request: Request, secret: str) -> Response:
+        client = _client_of(request)
         sessions = self._desk.sessions
         found = self._desk.tenants.find(secret)
         who = None if found is None else self._desk.holder(found.tenant, found.key)
@@ -135,25 +142,26 @@ class Dashboard:
             return HTMLResponse(render("login.html", {"problem": words}), 401)
         response = RedirectResponse(f"{ROOT}/", 303)
         response.set_cookie(
-            self._cookie,
+            self._cookie(request),
             sessions.begin(who.tenant, who.key),
             max_age=int(LIFE),
             # `__Host-` asks for this path.
             path="/",
-            secure=self._secure,
+            secure=self._is_secure(request),
             httponly=True,
             samesite="strict",
         )
         return response
 
     async def _logout(self, request: Request) -> Response:
-        form, token = await _form(request), request.cookies.get(self._cookie)
+        form, token = await _form(request), request.cookies.get(self._cookie(request))
         _check_origin(request)
         if token is not None:
             _check_csrf(request, form, token)
             await self._aside(self._desk.sessions.end, token)
         response = RedirectResponse(f"{ROOT}/login", 303)
-        response.delete_cookie(self._cookie, path="/", secure=self._secure, httponly=True, samesite="strict")
+        name, secure = self._cookie(request), self._is_secure(request)
+        response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="strict")
         return response
 
     async def _aside(self, call: Callable[..., R], *values: Any) -> R:  # noqa: ANN401 - what the call takes
@@ -161,13 +169,15 @@ class Dashboard:
             self._limiter = anyio.CapacityLimiter(4)
         return await anyio.to_thread.run_sync(call, *values, limiter=self._limiter)
 
-    @property
-    def _secure(self) -> bool:
-        return not self._desk.options.loopback
+    def _is_secure(self, request: Request) -> bool:
+        """Tell whether the cookie needs TLS: unless the browser is on this machine, as far as names tell.
 
-    @property
-    def _cookie(self) -> str:
-        return "__Host-lockgate" if self._secure else "lockgate"
+        A proxy with TLS on this machine passes on the name that the browser asked for.
+        """
+        return not self._desk.options.loopback or request.url.hostname not in _LOOPBACK
+
+    def _cookie(self, request: Request) -> str:
+        return "__Host-lockgate" if self._is_secure(request) else "lockgate"
 
     async def _problem(self, request: Request, error: Exception) -> Response:
         status, title = 500, "This did not work"
@@ -179,8 +189,12 @@ class Dashboard:
             title = "Not found" if status == 404 else title
         elif isinstance(error, ConfigError):
             status, title = 400, "This can't be shown"
+        elif isinstance(error, OperationsError):
+            # Perhaps nobody has signed in, and then where the database is concerns only the server's log.
+            logger.error("%s", error)
+            status, words = 503, "The operations database can't be read now. The server's log says why."
         elif isinstance(error, LockgateError):
-            status = 503  # a database that can't be read now
+            status = 503  # another database that can't be read now
         else:
             words = "This is a bug. The server's log says more."
         return HTMLResponse(render("problem.html", {"title": title, "words": words}), status)
@@ -243,6 +257,10 @@ def _check_csrf(request: Request, form: dict[str, str], token: str) -> None:
     given = request.headers.get(CSRF_HEADER) or form.get("csrf", "")
     if not hmac.compare_digest(given.encode(), csrf_of(token).encode()):
         raise PageError(403, "This form is too old", "Load the page again, then send the form again.")
+
+
+async def _to_start(_: Request) -> Response:
+    return RedirectResponse(f"{ROOT}/", 303, _HEADERS)
 
 
 def _to_login(request: Request) -> Response:

@@ -38,16 +38,16 @@ class DashboardOptions:
     Attributes:
         log: the decision log: a path or an address of PostgreSQL.
         log_password_env: environment variable with the log's password.
-        mode: the server's mode.
-        guard: the served guard; None in mode `off`.
+        mode: tells the server's mode. A reload may change it.
+        guard: tells the guard that is served; None in mode `off`. Another one may take over.
         loopback: whether only this machine reaches the server. Cookies may then go without TLS.
         clock: seconds since 1970.
     """
 
     log: str | Path
     log_password_env: str
-    mode: str
-    guard: ServedGuard | None = None
+    mode: Callable[[], str]
+    guard: Callable[[], ServedGuard | None] = lambda: None
     loopback: bool = True
     clock: Callable[[], float] = field(default=time.time)
 
@@ -100,7 +100,7 @@ class Desk:
 
     @property
     def guard(self) -> ServedGuard | None:
-        return self.options.guard
+        return self.options.guard()
 
     def holder(self, tenant: str, key: str) -> Viewer | None:
         """Return who has a key, as long as it is valid and may review. Raises OperationsError."""
@@ -152,7 +152,7 @@ class Call:
             "who": self.who,
             "csrf": self.csrf,
             "guard": guard,
-            "mode": self.desk.options.mode,
+            "mode": self.desk.options.mode(),
             "categories": {} if guard is None else guard.categories,
             "version": __version__,
             "all_tenants": self.scope is None,

@@ -1,10 +1,12 @@
 """The review queue: an exchange at a time, a verdict, and what reviewers agree about."""
 
+import tempfile
 import time
 from collections import defaultdict
-from typing import Any, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, get_args
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from lockgate.calibration import Interval, clopper_pearson
 from lockgate.dashboard._desk import Call, Page, PageError, go_to, newest
@@ -31,6 +33,7 @@ from lockgate.reviews import (
 OFFERED = 5000
 _READABLE = ("redacted", "full")
 _LONGEST_SECONDS = 3600.0
+_PIECE = 1 << 16
 
 
 def _queue(call: Call) -> Response:
@@ -143,7 +146,7 @@ def _results(call: Call) -> Response:
         conflicts=conflicts(standing),
         sample=_sample(standing),
         names=sorted({review.reviewer for review in standing}),
-        left=_gather(call, standing)[1],
+        left=_gather(call, standing, lambda line: None),
     )
 
 
@@ -167,18 +170,34 @@ def _sample(reviews: list[Review]) -> tuple[int, int, Interval | None] | None:
 
 
 def _export(call: Call) -> Response:
-    lines, left = _gather(call, call.desk.reviews.standing(call.scope))
+    # Long texts of many exchanges don't fit into memory. The file has no name, and is gone when it is closed.
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the answer closes it
+    try:
+        left = _gather(call, call.desk.reviews.standing(call.scope), file.write)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
     headers = {
         "content-disposition": 'attachment; filename="reviews.jsonl"',
         "x-lockgate-left-out": str(left.total),
     }
-    return Response(b"".join(lines), headers=headers, media_type="application/x-ndjson")
+    return StreamingResponse(_pieces(file), headers=headers, media_type="application/x-ndjson")
 
 
-def _gather(call: Call, reviews: list[Review]) -> tuple[list[bytes], Left]:
+def _gather(call: Call, reviews: list[Review], take: Callable[[bytes], object]) -> Left:
+    """Hand over the lines of an export one by one. Return what it leaves out."""
     left = Left()
     with call.desk.log() as log:
-        return list(export_lines(reviews, log, ContentReader(), left)), left
+        for line in export_lines(reviews, log, ContentReader(), left):
+            take(line)
+    return left
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(_PIECE):
+            yield piece
 
 
 PAGES = (

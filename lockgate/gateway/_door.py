@@ -14,6 +14,7 @@ from lockgate.gateway._clients import Client, client_of_tenant, note_client
 from lockgate.gateway._errors import ApiError, error_response
 from lockgate.gateway._hosts import client_of
 from lockgate.gateway._keyring import Keyring
+from lockgate.gateway._limited import limit_error, limit_exceeded
 from lockgate.tenants import Caller, Refusal, Tenants
 
 # Beginnings of the paths that need a key.
@@ -22,11 +23,6 @@ _KEPT = ("/v1/", "/beta/", "/openapi.json")
 _READERS = 4
 # Keys that are looked at in one request: that of its bearer, and one more.
 _MOST_KEYS = 2
-_EXCEEDED = {
-    "requests": "This tenant's rate of requests is exceeded.",
-    "tokens": "This tenant's rate of tokens is exceeded.",
-    "concurrent": "This tenant has as many open requests as it may have.",
-}
 
 
 class KeyCheck:
@@ -65,10 +61,10 @@ class KeyCheck:
         """
         given, address = given_keys(scope), client_of(scope)
         wait = self._attempts.wait(address) if given else 0.0
-        if not wait:
-            name = self._keyring.find(given)
-            if name is not None:
-                return Client(address, "", name), lambda: None
+        # Who guesses from an address must not stop those who share it, as all clients of a proxy do.
+        name = self._keyring.find(given, long_only=wait > 0)
+        if name is not None:
+            return Client(address, "", name), lambda: None
         tenants = self._keyring.tenants
         caller = None if tenants is None else await self._identify(tenants, given, remembered=wait > 0)
         if tenants is None or caller is None:
@@ -113,7 +109,7 @@ class KeyCheck:
             except OperationsError:
                 raise _unreadable() from None
         if isinstance(found, Refusal):
-            raise _exceeded(found)
+            raise limit_exceeded(found)
         return found
 
 
@@ -126,22 +122,6 @@ def given_keys(scope: Scope) -> list[str]:
     if scope["path"].startswith("/beta/") or scope["path"] == "/v1/messages":
         keys += headers.getlist("x-api-key")
     return [key for key in keys if key][:_MOST_KEYS]
-
-
-def limit_error(code: str, message: str, wait: float) -> ApiError:
-    """Return the error for a limit that is exceeded, in the shape that OpenAI's clients know."""
-    seconds = max(1, math.ceil(wait))
-    return ApiError(
-        429,
-        f"{message} Try again in {seconds} s.",
-        kind="rate_limit_error",
-        code=code,
-        headers={"Retry-After": str(seconds)},
-    )
-
-
-def _exceeded(found: Refusal) -> ApiError:
-    return limit_error("rate_limit_exceeded", _EXCEEDED[found.limit], found.wait)
 
 
 def _too_many(wait: float) -> ApiError:

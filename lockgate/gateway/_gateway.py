@@ -165,6 +165,7 @@ class Gateway:
         self.whole = whole
         self.options = options
         self.about_guard = about_guard
+        self.guard_folder: Path | None = None  # where its bundle was read from
         self.model_id = backbone.name
         self.created = int(time.time())
         self.decisions = DecisionLog(options.log)
@@ -192,7 +193,9 @@ class Gateway:
         if options.engine.mode == "off":
             return cls(guard.backbone, None, options)
         about = describe_guard(guard, name)
-        return cls(guard.backbone, scoring_of(guard), options, about, reads_only=reads_only)
+        made = cls(guard.backbone, scoring_of(guard), options, about, reads_only=reads_only)
+        made.guard_folder = guard.path
+        return made
 
     @property
     def mode(self) -> str:
@@ -202,7 +205,11 @@ class Gateway:
     def mode_for(self, client: Client) -> str:
         """Return the mode for a client's requests that no route changes."""
         mode = self.options.engine.mode
-        return mode if mode == "off" else client.change.apply(self.policies.general).mode
+        return mode if mode == "off" else self.policy_for(client).mode
+
+    def policy_for(self, client: Client) -> Policy:
+        """Return the policy for a client's requests that no route changes."""
+        return client.change.apply(self.policies.general)
 
     def start(self) -> None:
         """Open the databases and start the engine.
@@ -324,6 +331,7 @@ class Gateway:
         begin: Callable[[], None] = lambda: None,
         policy: Policy | None = None,
         hold: Hold = NO_HOLD,
+        aside: bool = False,
     ) -> Job:
         """Make a job for answers that are written elsewhere, to `messages`.
 
@@ -335,9 +343,11 @@ class Gateway:
             begin: called on the engine's thread when the prompt is cleared.
             policy: what a decision and a failure mean. None takes the general one.
             hold: how much of an answer is read in one step.
+            aside: whether it only repeats what another job reads, so that it counts for no limit.
 
         Raises:
-            ApiError: the server has no guard (400), the prompt is too long (400), or roles are out of order.
+            ApiError: the server has no guard (400), the prompt is too long (400), roles are out of order, or
+                the client's tokens are used up (429).
         """
         if not self.engine.reads_given:
             raise ApiError(400, "This server has no guard that could read text.", code="no_guard")
@@ -347,7 +357,8 @@ class Gateway:
         rendered = await self._tokenised(messages)
         if len(rendered.token_ids) > self.options.longest_prompt:
             raise self._too_long_to_read()
-        self.tenancy.count_prompt(client, rendered.token_ids)
+        if not aside:
+            self.tenancy.count_prompt(client, rendered.token_ids)
         wanted = len(rendered.token_ids) + (max_tokens or self.options.default_max_tokens) + SPARE_TOKENS
         most = most_tokens(self.engine.kv_tokens, n) // n
         name = completion_id()
@@ -372,7 +383,7 @@ class Gateway:
             begin=begin,
             messages=self._kept(messages),
         )
-        return self.tenancy.watched(job, client)
+        return job if aside else self.tenancy.watched(job, client)
 
     def _kept(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Return the messages that a job keeps for the decision log."""

@@ -37,6 +37,7 @@ class Served(Protocol):
     """What a change of guard needs of the gateway."""
 
     about_guard: dict[str, Any] | None
+    guard_folder: Path | None
     whole: Backbone
     decisions: DecisionLog
     engine: Engine
@@ -84,7 +85,7 @@ def promote(gateway: Served, guard: Guard | str | Path, by: str, patience: float
     )
 
     def changed() -> None:
-        gateway.about_guard = about
+        gateway.about_guard, gateway.guard_folder = about, made.path
         gateway.decisions.note_guard(change)
 
     gateway.engine.exchange(scoring, patience, changed)

@@ -7,6 +7,8 @@ from lockgate.tenants import Tenants
 
 # Name of the key that has none of its own.
 UNNAMED = ""
+# Bytes of a key from which on it counts as one that can't be guessed.
+LONG_KEY = 20
 
 
 class Keyring:
@@ -30,14 +32,19 @@ class Keyring:
         """Whether clients need a key."""
         return bool(self._keys) or self.tenants is not None
 
-    def find(self, given: Iterable[str]) -> str | None:
+    def find(self, given: Iterable[str], *, long_only: bool = False) -> str | None:
         """Return the name of a key among the `given` ones, or None. The time tells nothing about the keys.
 
         Keys of tenants are not among them.
+
+        Args:
+            long_only: whether only keys count that nobody can guess, however often he tries.
         """
         found = None
         for text in given:
             for name, key in self._keys.items():
+                if long_only and len(key) < LONG_KEY:
+                    continue
                 if hmac.compare_digest(text.encode(), key):
                     found = name
         return found

@@ -1,7 +1,6 @@
 """What a server does for its tenants, or nothing if it has none."""
 
-import json
-import sys
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,8 +9,12 @@ from lockgate.errors import OperationsError
 from lockgate.gateway._clients import Client
 from lockgate.gateway._errors import ApiError
 from lockgate.gateway._jobs import Job
+from lockgate.gateway._limited import limit_exceeded
+from lockgate.gateway._logs import fields
 from lockgate.gateway._metrics import Metrics
 from lockgate.tenants import CampaignOptions, Campaigns, Sign, Tenants
+
+logger = logging.getLogger("lockgate.campaigns")
 
 
 class Tenancy:
@@ -43,10 +46,17 @@ class Tenancy:
 
     def problems(self) -> list[str]:
         """List the faults that are open now."""
-        return [] if self._tenants is None or self._tenants.fault is None else [self._tenants.fault]
+        if self._tenants is None or self._tenants.fault is None:
+            return []
+        # Who may read this need not know where the database is.
+        return ["the operations database can't be read"]
 
     def count_prompt(self, client: Client, tokens: Sequence[int]) -> None:
-        """Hold a client's prompt against its limits. Raises ApiError (400)."""
+        """Hold a client's prompt against its limits.
+
+        Raises:
+            ApiError: it is too long (400), or its tenant has used up its tokens meanwhile (429).
+        """
         longest = client.settings.longest_prompt
         if longest is not None and len(tokens) > longest:
             raise ApiError(
@@ -57,12 +67,23 @@ class Tenancy:
                 code="context_length_exceeded",
             )
         if self._tenants is not None and client.tenant:
-            self._tenants.limits.spend(client.tenant, len(tokens))
+            refusal = self._tenants.limits.try_spend(client.tenant, len(tokens))
+            if refusal is not None:
+                raise limit_exceeded(refusal)
 
     def watched(self, job: Job, client: Client) -> Job:
-        """Let a client's job count for the signals of campaigns, when it is over."""
+        """Let a client's job count for the signals of campaigns: once, whatever its number of choices."""
         if self._campaigns is not None and client.holder is not None:
-            job.remember = partial(self._watch, self._campaigns, job, client)
+            seen: list[float] = []
+
+            def remember(margin: float, campaigns: Campaigns = self._campaigns) -> None:
+                # A flag counts at once. The engine's lock is held.
+                told = any(not one <= 0 for one in seen)
+                seen.append(margin)
+                if not told and (not margin <= 0 or len(seen) == job.n):
+                    self._watch(campaigns, job, client, margin if not margin <= 0 else max(seen))
+
+            job.remember = remember
         return job
 
     def _watch(self, campaigns: Campaigns, job: Job, client: Client, margin: float) -> None:
@@ -76,15 +97,19 @@ class Tenancy:
     def _alert(self, tenants: Tenants, campaigns: Campaigns, client: Client, sign: Sign) -> None:
         """Keep an alert and tell the operator."""
         tenant, key, minutes = client.tenant or "", client.key or "", campaigns.options.lock_out_minutes
-        told: dict[str, object] = {"event": "campaign", "tenant": tenant, "key": key, "signal": sign.signal}
-        told |= {"value": round(sign.value, 1), "bound": sign.bound, "exchanges": sign.exchanges}
+        locked, fault = False, ""
         try:
             alert = tenants.add_alert(tenant, key, sign, None if minutes is None else 60 * minutes)
-            told["locked"] = alert.locked_until is not None
+            locked = alert.locked_until is not None
         except OperationsError as error:
-            told |= {"locked": False, "error": str(error)}
-        sys.stderr.write(json.dumps(told) + "\n")
-        sys.stderr.flush()
+            fault = f"; it could not be kept: {error}"
+        told = fields(
+            event="campaign", tenant=tenant, key=key, signal=sign.signal, value=round(sign.value, 1),
+            bound=sign.bound, exchanges=sign.exchanges, locked=locked,
+        )  # fmt: skip
+        words = "campaign: key %s of tenant %s: %s %.1f, bound %g, %d exchanges%s%s"
+        what = (key or "-", tenant or "-", sign.signal, sign.value, sign.bound, sign.exchanges)
+        logger.warning(words, *what, ", locked out" if locked else "", fault, extra=told)
 
     def _note(self, record: Decision) -> None:
         if self._tenants is not None and record.tenant:

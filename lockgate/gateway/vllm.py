@@ -194,7 +194,9 @@ def vllm_gateway(
         model = VllmModel(arguments, guard.head.n_outputs)
         return RemoteStepper(backbone, scoring, model, wiring, expect=_reader(guard))
 
-    return Gateway(backbone, scoring, options, describe_guard(guard, name), make)
+    made = Gateway(backbone, scoring, options, describe_guard(guard, name), make)
+    made.guard_folder = guard.path
+    return made
 
 
 def _cache_bytes(backbone: Backbone, options: EngineOptions) -> int | None:

@@ -147,6 +147,16 @@ class Limits:
                 share = state.shares["tokens"]
                 share.held = max(share.held - tokens, 1.0 - state.most_tokens)
 
+    def try_spend(self, tenant: str, tokens: int) -> Refusal | None:
+        """Count the tokens of a prompt, unless the tenant owes tokens already: then refuse."""
+        with self._mutex:
+            state = self._own(tenant)
+            share = state.shares["tokens"]
+            if state.most_tokens is not None and share.held < 0:
+                return Refusal("tokens", -share.held * 60 / state.most_tokens)
+            self.spend(tenant, tokens)
+            return None
+
     def in_use(self, tenant: str) -> int:
         """Return how many requests of a tenant are open here."""
         with self._mutex:

@@ -1,5 +1,6 @@
 """Looking up keys while requests come in: a memory of a few seconds in front of the database."""
 
+import logging
 import secrets
 import threading
 import time
@@ -21,6 +22,8 @@ from lockgate.tenants._principal import Principal
 from lockgate.tenants._schema import KEYS, PASSWORD_VARIABLE, TENANTS
 from lockgate.tenants._secrets import fits, prefix_of
 from lockgate.tenants._settings import Settings
+
+logger = logging.getLogger("lockgate.tenants")
 
 CACHE_SECONDS = 5.0
 # Keys that are remembered, and prefixes that are remembered as unknown.
@@ -169,13 +172,16 @@ class Tenants(Book):
         try:
             with self.database.reading() as connection:
                 row = connection.execute(join.where(KEYS.c.prefix == prefix)).mappings().one_or_none()
-            entry = None
-            if row is not None:
-                entry = _Entry(row, Settings.from_json(row["settings"], row["tenant"]), now)
         except OperationsError as error:
+            if self.fault is None:
+                logger.error("%s", error)
             self._down_until, self.fault = now + PAUSE_SECONDS, str(error)
             raise
         self.fault = None
+        entry = None
+        if row is not None:
+            # Settings that this version can't read stop their own tenant alone.
+            entry = _Entry(row, Settings.from_json(row["settings"], row["tenant"]), now)
         with self._lock:
             if epoch == self._epoch:
                 self._remember(prefix, entry, now)

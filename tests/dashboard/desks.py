@@ -42,7 +42,7 @@ class House:
 
     @property
     def app(self) -> Starlette:
-        return Starlette(routes=[self.dashboard.route])
+        return Starlette(routes=self.dashboard.routes)
 
     def visitor(self) -> TestClient:
         return TestClient(self.app, base_url="http://127.0.0.1", headers=SAME_SITE, follow_redirects=False)
@@ -65,7 +65,7 @@ def house_in(
     guard = options.pop("guard", served_guard(EMBEDDED, "embedded", SHA, calibrated=True))
     clock = options.get("clock")
     with Tenants(where, **({} if clock is None else {"clock": clock})) as tenants:
-        shown = DashboardOptions(log, "NO_PASSWORD", "enforce", guard, **options)
+        shown = DashboardOptions(log, "NO_PASSWORD", lambda: "enforce", lambda: guard, **options)
         dashboard = Dashboard(shown, tenants)
         dashboard.open()
         try:

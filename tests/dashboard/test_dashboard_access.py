@@ -17,6 +17,7 @@ from lockgate.dashboard._schema import DASHBOARD_SCHEMA, METADATA
 from lockgate.dashboard._sessions import ATTEMPT_SECONDS, IDLE, LIFE, MOST_ATTEMPTS, Sessions
 from lockgate.databases import Database, Place
 from lockgate.decisions import Content, Turn
+from lockgate.tenants._secrets import new_key
 
 GETS = [page for page in _PAGES if page.method == "GET" and "{" not in page.path]
 POSTS = [page for page in _PAGES if page.method == "POST"]
@@ -153,6 +154,35 @@ def test_old_sessions_are_removed(tmp_path):
     made.close()
     with sqlite3.connect(tmp_path / "operations.db") as connection:
         assert connection.execute("SELECT count(*) FROM dashboard_sessions").fetchone() == (1,)
+
+
+def test_behind_a_proxy_with_tls_on_this_machine_the_cookie_needs_tls(house):
+    """The proxy passes on the name that the browser asked for."""
+    secret = house.key("mill", "ann", "reviewer")
+    for name, secure in (("http://localhost:8000", False), ("https://guard.example", True)):
+        client = TestClient(house.app, base_url=name, headers=SAME_SITE, follow_redirects=False)
+        found = client.post("/admin/login", data={"key": secret}).headers["set-cookie"]
+        assert found.startswith("__Host-lockgate=") == ("secure" in found.lower().split("; ")) == secure
+        assert client.get("/admin/").status_code == 200
+
+
+def test_no_redirect_names_a_scheme(house):
+    client = house.visitor()
+    for path in ("/admin", "/admin/"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["location"][0]) == (303, "/")
+    assert client.get("/admin/login/").status_code == 404
+
+
+def test_a_database_that_is_gone_is_not_named_to_strangers(tmp_path, caplog):
+    with house_in(tmp_path) as house:
+        client = house.visitor()
+        house.tenants.database.close()
+        answer = client.post("/admin/login", data={"key": new_key()[1]})
+        house.tenants.database.open()
+    assert answer.status_code == 503
+    assert "operations.db" not in answer.text
+    assert "operations.db" in caplog.text
 
 
 def test_attempts_are_limited_for_an_address_and_for_a_time(tmp_path):

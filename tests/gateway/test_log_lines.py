@@ -67,7 +67,7 @@ def test_all_loggers_write_in_the_form_that_was_set_up_last(loggers, capsys):
     for form in ("text", "json"):
         set_up_logs(form)
         logging.getLogger("lockgate.serve").info("begun")
-        logging.getLogger("another.library").warning("odd\nrequest")
+        logging.getLogger("another.package").warning("odd\nrequest")
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["lockgate: begun", "lockgate: odd request"]
     assert [json.loads(line)["message"] for line in lines[2:]] == ["begun", "odd request"]

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from lockgate.cli import main
 from lockgate.databases import Database
 from lockgate.errors import ConfigError, OperationsError
 from lockgate.tenants import Book, Principal, Settings, Tenants
-from lockgate.tenants._schema import METADATA, OPERATIONS_SCHEMA, place_of
+from lockgate.tenants._schema import METADATA, OPERATIONS_SCHEMA, TENANTS, place_of
 
 HOUR = 3600.0
 
@@ -100,6 +100,23 @@ def test_a_revoked_key_ends_on_other_servers_within_the_time_of_the_memory(where
     moment.now += 4
     assert there.find(key) is None
     assert here.revoke_key(info.prefix).state == "revoked"
+
+
+def test_settings_that_can_not_be_read_stop_their_own_tenant_alone(where, opened):
+    tenants = opened(where)
+    keys = {}
+    for name in ("acme", "other"):
+        tenants.add_tenant(name)
+        keys[name] = tenants.create_key(name, "bot")[1]
+    with tenants.database.writing() as connection:
+        newer = update(TENANTS).where(TENANTS.c.name == "acme").values(settings='{"no_such_limit": 1}')
+        connection.execute(newer)
+    for _ in range(2):
+        with pytest.raises(OperationsError):
+            tenants.find(keys["acme"])
+        assert tenants.find(keys["other"]) is not None
+        tenants.forget()
+    assert tenants.fault is None
 
 
 def test_a_key_in_use_is_read_again_before_anybody_waits(where, opened, moment):

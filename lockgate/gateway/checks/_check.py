@@ -159,18 +159,24 @@ class Check:
 
 
 async def new_check(
-    gateway: Gateway, messages: Sequence[Message], client: Client, *, answer_tokens: int | None = None
+    gateway: Gateway,
+    messages: Sequence[Message],
+    client: Client,
+    *,
+    answer_tokens: int | None = None,
+    aside: bool = False,
 ) -> tuple[Check, Job]:
     """Make a check of an answer to `messages`, and the job with which it is submitted.
 
     Args:
         answer_tokens: length of the answer, if it is known. Otherwise it takes the server's default memory.
+        aside: whether the check only repeats what another one reads, so that it counts for no limit.
 
     Raises:
         ApiError: the server has no guard, or the messages can't be read (400).
     """
     check = Check(gateway.engine)
-    job = await gateway.prepare_given(messages, check.deliver, client, max_tokens=answer_tokens)
+    job = await gateway.prepare_given(messages, check.deliver, client, max_tokens=answer_tokens, aside=aside)
     return check, job
 
 
@@ -190,6 +196,8 @@ async def judge(
     deadline: float,
     make_room: Callable[[Check], Awaitable[None]] = no_room,
     follow: Callable[[Job], None] = alone,
+    *,
+    aside: bool = False,
 ) -> Check:
     """Let the guard judge a whole exchange. An empty answer leaves the prompt alone to judge.
 
@@ -197,12 +205,13 @@ async def judge(
         deadline: when the decision must be there, in the loop's time.
         make_room: called with the check while the engine may have no room for it.
         follow: called with the job before it is submitted, to judge it in the light of its conversation.
+        aside: as in `new_check`.
 
     Raises:
         ApiError: the exchange can't be read (400), or the guard can't judge it in time (429, 503).
     """
     tokens = await gateway.count_answer(answer)
-    check, job = await new_check(gateway, messages, client, answer_tokens=tokens + 1)
+    check, job = await new_check(gateway, messages, client, answer_tokens=tokens + 1, aside=aside)
     follow(job)
     check.submit(job)
     try:

@@ -6,6 +6,7 @@ same `litellm_call_id`. Fields that it sends beside those that are read here cha
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,9 +55,14 @@ async def litellm_guardrail(request: Request) -> Response:
     shown = await read_call(request, _parse)
     if not gateway.engine.reads_given:
         raise ApiError(400, "This server has no guard that could read text.", code="no_guard")
-    if shown.unreadable and gateway.mode_for(caller_of(request)) == "enforce":
+    if shown.unreadable and stops_unreadable(gateway, request):
         return _blocked(UNREADABLE)
     return await while_connected(request, _judge(gateway, shown, request))
+
+
+def stops_unreadable(gateway: Gateway, request: Request) -> bool:
+    """Tell whether what can't be checked is stopped: by the mode, and in canary mode for its share."""
+    return gateway.policy_for(caller_of(request)).mode_for(secrets.token_hex(16)) == "enforce"
 
 
 async def _judge(gateway: Gateway, shown: Shown, request: Request) -> Response:
@@ -65,12 +71,19 @@ async def _judge(gateway: Gateway, shown: Shown, request: Request) -> Response:
     call = hashlib.sha256(f"{owner_of(request)} {shown.call}".encode()).hexdigest()
     if shown.messages:
         if shown.call:
-            rounds.remember(call, shown.messages)
-        return _answer([await rounds.judge_prompt(shown.messages, client, deadline)])
+            # Before it is judged: LiteLLM may ask the model meanwhile, and show the answer at once.
+            rounds.remember(call, client.name, shown.messages)
+        try:
+            return _answer([await rounds.judge_prompt(shown.messages, client, deadline)])
+        except ApiError:
+            rounds.forget(call)
+            raise
     if not shown.call:
         # Nothing says to which prompt and earlier rounds these texts belong.
         texts = [text for text in (*shown.texts, *shown.whole) if text]
         return _answer(await rounds.judge_answers("", texts, client, deadline))
+    if rounds.has_forgotten(call) and stops_unreadable(gateway, request):
+        return _blocked(UNCHECKED)
     read = iter(await rounds.read(call, [text for text in shown.texts if text], client, deadline))
     # LiteLLM finds a choice's number by its place, also behind choices that have no text yet.
     outcomes = [next(read) if text else Outcome(None) for text in shown.texts]

@@ -25,6 +25,8 @@ PATIENCE_SECONDS = 0.25
 # Prompts that are remembered for the answers to them: their number and their characters.
 MOST_PROMPTS = 1024
 MOST_PROMPT_CHARACTERS = 16_000_000
+# Calls whose prompt is known to be gone, so that their answers can't be judged as if they had none.
+MOST_FORGOTTEN = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +67,52 @@ class Answer:
             self.check.give(new)
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt that is remembered. `size` is what it counts."""
+
+    owner: str
+    messages: Sequence[Message]
+    size: int
+
+
 class Rounds:
     """The prompts and open answers of all calls. Only the event loop uses it."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._most = gateway.options.engine.max_streams
-        self._prompts: OrderedDict[str, Sequence[Message]] = OrderedDict()
-        self._characters = 0
+        self._prompts: OrderedDict[str, _Prompt] = OrderedDict()
+        self._characters: dict[str, int] = {}  # of the prompts of each owner
+        self._forgotten: OrderedDict[str, None] = OrderedDict()
         self._answers: list[Answer] = []  # the one that has rested longest is first
 
-    def remember(self, call: str, messages: Sequence[Message]) -> None:
-        """Keep the prompt of a call until its answers come. The oldest are forgotten if they are too many."""
-        self._forget(call)
-        self._prompts[call] = messages
-        self._characters += _characters(messages)
-        while len(self._prompts) > MOST_PROMPTS or self._characters > MOST_PROMPT_CHARACTERS:
-            self._forget(next(iter(self._prompts)))
+    def remember(self, call: str, owner: str, messages: Sequence[Message]) -> None:
+        """Keep the prompt of a call until its answers come.
+
+        If they are too many, the oldest of the owner that has most text is forgotten. So nobody can have the
+        prompts of others forgotten.
+        """
+        self._drop(call)
+        self._forgotten.pop(call, None)
+        # Many short prompts cost memory too.
+        size = max(_characters(messages), MOST_PROMPT_CHARACTERS // MOST_PROMPTS)
+        self._prompts[call] = _Prompt(owner, messages, size)
+        self._characters[owner] = self._characters.get(owner, 0) + size
+        while sum(self._characters.values()) > MOST_PROMPT_CHARACTERS:
+            largest = max(self._characters, key=self._characters.__getitem__)
+            self.forget(next(one for one, kept in self._prompts.items() if kept.owner == largest))
+
+    def forget(self, call: str) -> None:
+        """Forget the prompt of a call for good. Its answers can't be judged any more."""
+        self._drop(call)
+        self._forgotten[call] = None
+        if len(self._forgotten) > MOST_FORGOTTEN:
+            self._forgotten.popitem(last=False)
+
+    def has_forgotten(self, call: str) -> bool:
+        """Tell whether the prompt of a call was known and is gone."""
+        return call in self._forgotten
 
     async def judge_prompt(self, messages: Sequence[Message], client: Client, deadline: float) -> Outcome:
         """Judge a prompt alone. Raises ApiError, as `judge` does."""
@@ -131,7 +162,9 @@ class Rounds:
         held = check.received - check.released
         if not held:
             return Outcome(None)
-        return Outcome((await self._judge(messages, text, client, deadline, answer)).stopped, held)
+        # The answer's own check counts for limits. This one only looks ahead.
+        found = await self._judge(messages, text, client, deadline, answer, aside=True)
+        return Outcome(found.stopped, held)
 
     async def _judge(
         self,
@@ -140,11 +173,14 @@ class Rounds:
         client: Client,
         deadline: float,
         own: Answer | None = None,
+        *,
+        aside: bool = False,
     ) -> Outcome:
         def make_room(check: Check) -> Awaitable[None]:
             return self._make_room(check, own)
 
-        return _outcome((await judge(self._gateway, messages, text, client, deadline, make_room)).finished)
+        found = await judge(self._gateway, messages, text, client, deadline, make_room, aside=aside)
+        return _outcome(found.finished)
 
     async def _open(self, call: str, messages: Sequence[Message], client: Client) -> Answer:
         check, job = await new_check(self._gateway, messages, client)
@@ -196,10 +232,15 @@ class Rounds:
 
     def _prompt(self, call: str) -> Sequence[Message]:
         """Return the prompt of a call. If only answers are shown, it is not known."""
-        return self._prompts.get(call, (Message("user", ""),))
+        found = self._prompts.get(call)
+        return (Message("user", ""),) if found is None else found.messages
 
-    def _forget(self, call: str) -> None:
-        self._characters -= _characters(self._prompts.pop(call, ()))
+    def _drop(self, call: str) -> None:
+        found = self._prompts.pop(call, None)
+        if found is not None:
+            self._characters[found.owner] -= found.size
+            if not self._characters[found.owner]:
+                del self._characters[found.owner]
 
 
 def _characters(messages: Sequence[Message]) -> int:

@@ -1,6 +1,7 @@
 """LiteLLM's generic guardrail endpoint: rounds of growing text, each read once."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from checking import (
@@ -24,6 +25,7 @@ from taps import BrokenTap, CountingTap, StuckTap
 from lockgate.cascade import Cascade
 from lockgate.exchanges import Message
 from lockgate.gateway import CheckOptions
+from lockgate.gateway._policies import Policies, Policy
 from lockgate.gateway.checks import _rounds
 
 pytestmark = pytest.mark.anyio
@@ -202,6 +204,47 @@ async def test_images_are_not_let_through(make, mode):
         ):
             found = await post(client, body)
             assert found["action"] == ("BLOCKED" if mode == "enforce" else "NONE")
+
+
+@pytest.mark.parametrize(("percent", "action"), [(100.0, "BLOCKED"), (0.0, "NONE")])
+async def test_a_canary_stops_images_for_its_share(make, percent, action):
+    policies = Policies(Policy("canary", percent))
+    async with client_for(make(policies=policies)) as client:
+        assert (await post(client, about_request(images=["data:"])))["action"] == action
+
+
+async def test_nobody_can_have_the_prompts_of_others_forgotten(monkeypatch):
+    monkeypatch.setattr(_rounds, "MOST_PROMPT_CHARACTERS", 1000)
+    monkeypatch.setattr(_rounds, "MOST_PROMPTS", 10)
+    gateway = SimpleNamespace(options=SimpleNamespace(engine=SimpleNamespace(max_streams=2)))
+    rounds = _rounds.Rounds(gateway)
+    rounds.remember("mine", "me", [Message("user", "why")])
+    for number in range(50):
+        rounds.remember(f"theirs {number}", "them", [Message("user", "x" * 150)])
+    assert not rounds.has_forgotten("mine")
+    assert rounds.has_forgotten("theirs 0")
+    assert not rounds.has_forgotten("theirs 49")
+
+
+async def test_an_answer_whose_prompt_is_gone_is_not_let_through(make, monkeypatch):
+    monkeypatch.setattr(_rounds, "MOST_PROMPTS", 2)
+    async with client_for(make()) as client:
+        for number in range(4):
+            assert await post(client, about_request(call=f"call-{number}")) == {
+                **NONE,
+                "stream_holdback_chars": [0],
+            }
+        assert (await post(client, about_answer("so", call="call-0")))["action"] == "BLOCKED"
+        assert (await post(client, about_answer("so", call="call-3")))["action"] == "NONE"
+        # Of calls that only show their answers, no prompt was ever known.
+        assert (await post(client, about_answer("so", call="other")))["action"] == "NONE"
+
+
+async def test_an_answer_to_a_prompt_that_could_not_be_read_is_not_let_through(make):
+    async with client_for(make(longest_prompt=8)) as client:
+        refused = await client.post(PATH, json=about_request([{"role": "user", "content": "why " * 500}]))
+        assert refused.status_code == 400
+        assert (await post(client, about_answer("so")))["action"] == "BLOCKED"
 
 
 async def test_shadow_mode_blocks_and_holds_nothing(make):
