@@ -49,7 +49,7 @@ def _queue(call: Call) -> Response:
         "shares": SHARES,
         "offered": OFFERED,
         "longest_note": LONGEST_NOTE,
-        "shown": f"{time.time():.1f}",
+        "shown": f"{time.time():.3f}",
         "margin": None,
     }
     if pick is not None:
@@ -126,7 +126,8 @@ def _seconds(shown: str) -> float | None:
         seconds = time.time() - float(shown)
     except ValueError:
         return None
-    return round(seconds, 1) if 0 <= seconds <= _LONGEST_SECONDS else None
+    # The page rounds its time, perhaps up.
+    return round(max(seconds, 0.0), 1) if -0.01 <= seconds <= _LONGEST_SECONDS else None
 
 
 def _undo(call: Call) -> Response:

@@ -63,9 +63,13 @@ def seen_in(record, run):
     choice = record["choice"]
     end = next(event for event in run.seen if isinstance(event, Finished) and event.choice == choice)
     times = ("id", "time", "queue_ms", "first_token_ms", "total_ms", "scores")
-    scores = {name: value if value is None else round(value, 3) for name, value in record["scores"].items()}
     facts = {name: value for name, value in record.items() if name not in times}
-    return facts, scores, run.text(choice), end.refusal
+    return facts, record["scores"], run.text(choice), end.refusal
+
+
+def same(found, wanted):
+    """Equal, but for the scores' last digits: a batch of another size adds up in another order."""
+    return found[0] == wanted[0] and found[2:] == wanted[2:] and found[1] == pytest.approx(wanted[1], abs=1e-3)
 
 
 @cache
@@ -124,7 +128,8 @@ def test_every_stream_has_one_guard_and_its_record_names_it(before, after, kinds
     for record in log[:-1]:
         number = int(record["id"].removeprefix("job-"))
         text, n, is_given = [*before, *after][number]
-        assert seen_in(record, runs[number]) == alone(record["guard"], text, n, is_given)[record["choice"]]
+        wanted = alone(record["guard"], text, n, is_given)[record["choice"]]
+        assert same(seen_in(record, runs[number]), wanted)
 
 
 def exchanging(engine, scoring, patience=30.0):
@@ -209,7 +214,7 @@ def test_a_guard_that_fails_its_trial_changes_nothing(kind):
         start(engine, run).finish()
         assert engine.faults.open == {}
     [record] = log
-    assert seen_in(record, run) == alone(BOTH, TEXTS[0], 1, False)[0]
+    assert same(seen_in(record, run), alone(BOTH, TEXTS[0], 1, False)[0])
     assert BACKBONE.tap is None
 
 
