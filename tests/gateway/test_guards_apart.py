@@ -18,6 +18,7 @@ from keyholders import Inline, Moment
 from logs import decisions_in
 from models import random_head
 from relaying import relayed
+from remote_model import LocalModel, remote_stepper
 from scripted_upstream import Reply, chat_stream
 from serving import CHAT, ask, client_for, decisions_of, events_of, eventually, scoring_for, text_of
 from staging import staged, until
@@ -457,4 +458,11 @@ def test_a_name_is_given_once_and_mode_off_has_no_guards(tmp_path) -> None:
     gateway.close()
     off = Gateway(BACKBONE, None, GatewayOptions(LogOptions(tmp_path / "b.db"), EngineOptions("off")))
     assert off.of(client_of("other")) is off
-    off.close()
+    head = random_head(BACKBONE)
+    scoring = scoring_for(BACKBONE, head)
+    make = remote_stepper(BACKBONE, scoring, LocalModel(BACKBONE, head))
+    remote = Gateway(BACKBONE, scoring, GatewayOptions(LogOptions(tmp_path / "c.db")), None, make)
+    for one in (off, remote):
+        with pytest.raises(ConfigError, match=r"guards\.strict: only a model in this process"):
+            one.add_guard("strict", None)
+        one.close()
