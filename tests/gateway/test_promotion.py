@@ -14,6 +14,7 @@ from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
 from lockgate.cascade.memory import Memory
 from lockgate.cli import main
+from lockgate.cli._serve_run import _announce
 from lockgate.constitution import constitution_path, load_constitution
 from lockgate.decisions import LogOptions, open_log
 from lockgate.errors import BackboneMismatch, ConfigError, GuardError, LockgateError
@@ -169,6 +170,11 @@ async def test_each_guard_of_a_server_changes_alone(backbone, tmp_path, capsys) 
     assert (told["guard"]["name"], told["guards"]["strict"]["guard"]["name"]) == ("old", "new")
     run(["log", "tail", str(path_of(gateway))])
     assert "  guard strict: strict (" in capsys.readouterr().out
+    for as_json in (False, True):
+        _announce("http://here", "old", gateway, as_json=as_json)
+    line, told = capsys.readouterr().out.splitlines()
+    assert "(guard old, for some strict, mode enforce, UNCALIBRATED" in line
+    assert json.loads(told)["guards"]["strict"]["name"] == "new"
     [record] = decisions_of(gateway)
     assert record["guard"] == Guard.load(old, backbone=backbone).sha256
 
