@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from lockgate.decisions import Decision
@@ -137,6 +138,10 @@ class Metrics:
             route: template of the route; "-" if there was none.
         """
         self._http.labels(route, str(status)).inc()
+
+    def families(self) -> Iterable[Metric]:
+        """Return everything as Prometheus's client has it."""
+        return self._registry.collect()
 
     def page(self) -> bytes:
         """Return everything in Prometheus's text format."""
