@@ -47,7 +47,7 @@ class ExchangeFrame:
         begun, name = time.monotonic(), request_id(Headers(scope=scope).get("x-request-id"))
         scope[_ID] = name
         trace = None if self._tracer is None else self._tracer.begin(scope, name)
-        current = CURRENT.set(trace)
+        CURRENT.set(trace)
         status = 0
 
         async def send_framed(message: Message) -> None:
@@ -76,7 +76,7 @@ class ExchangeFrame:
                 _log(scope, route, status, begun, name)
             if trace is not None:
                 trace.end(route, status)
-            CURRENT.reset(current)
+            CURRENT.set(None)
 
 
 def id_of(request: Request) -> str:

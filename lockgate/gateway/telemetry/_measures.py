@@ -58,8 +58,9 @@ def converted(families: Iterable[Family], begun: int, now: int) -> Iterator[Metr
         starts = {_key(one.labels): int(1e9 * one.value) for one in family.samples if _is(one, "_created")}
         if family.type == "histogram":
             points = _histograms(family, starts, begun, now)
-            data: Any = Histogram(points, AggregationTemporality.CUMULATIVE)
-            yield Metric(family.name, family.documentation, unit, data)
+            if points:
+                data: Any = Histogram(points, AggregationTemporality.CUMULATIVE)
+                yield Metric(family.name, family.documentation, unit, data)
             continue
         counts = family.type == "counter"
         name = f"{family.name}_total" if counts else family.name
@@ -69,7 +70,8 @@ def converted(families: Iterable[Family], begun: int, now: int) -> Iterator[Metr
             if one.name == name
         ]
         data = Sum(numbers, AggregationTemporality.CUMULATIVE, True) if counts else Gauge(numbers)
-        yield Metric(name, family.documentation, unit, data)
+        if numbers:
+            yield Metric(name, family.documentation, unit, data)
 
 
 def _histograms(
@@ -93,7 +95,8 @@ def _histograms(
                 start_time_unix_nano=starts.get(key, begun),
                 time_unix_nano=now,
                 count=totals[-1],
-                sum=sums[key],
+                # Prometheus keeps none where values may be negative.
+                sum=cast(float, sums.get(key)),
                 bucket_counts=[after - before for before, after in pairwise(totals)],
                 explicit_bounds=[bound for bound, _ in cumulated if math.isfinite(bound)],
                 # Nobody has kept them.

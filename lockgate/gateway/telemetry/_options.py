@@ -65,9 +65,7 @@ def _checked(endpoint: str) -> str:
         raise ConfigError("telemetry endpoint: holds a password; name a variable with headers in headers_env")
     endpoint = endpoint.rstrip("/")
     if endpoint.endswith(_SIGNALS):
-        raise ConfigError(
-            f"telemetry endpoint: expected the base address; {' and '.join(_SIGNALS)} follow it"
-        )
+        raise ConfigError(f"telemetry endpoint: expected what stands before {' and '.join(_SIGNALS)}")
     return endpoint
 
 

@@ -73,7 +73,7 @@ class Tracing:
         if scope["path"].startswith(_TRACED):
             with safely():
                 trace = ServerTrace(Spans(self._tracer), scope, request_id)
-        return trace
+        return trace if trace is not None and trace.is_valid else None
 
 
 class ServerTrace(RequestTrace):
@@ -97,6 +97,11 @@ class ServerTrace(RequestTrace):
         self._model: str | None = None
         self._upstream: str | None = None
         self._records: list[Decision] = []
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether there is a trace. `OTEL_SDK_DISABLED` turns off those that no caller has begun."""
+        return self._span.get_span_context().is_valid
 
     @property
     def trace_id(self) -> str:
