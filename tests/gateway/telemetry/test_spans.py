@@ -10,14 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import random_head, tiny_backbone
 from opentelemetry.sdk.resources import Resource
-from relaying import relayed
+from relaying import relayed, told_by
 from scripted_upstream import Reply, chat_body, chat_stream, scripted_upstream
-from serving import CHAT, ask, client_for, decisions_of, events_of, scoring_for
+from serving import CHAT, ask, client_for, decisions_of, events_of, eventually, scoring_for
 from staging import LOUD, staged
 from test_given import smoothed
 
 from lockgate.decisions import LogOptions
 from lockgate.gateway import GatewayOptions, create_passing_app
+from lockgate.gateway.telemetry import _spans
+from lockgate.gateway.telemetry._spans import Spans
 from lockgate.gateway.telemetry._tracing import Tracing
 from lockgate.gateway.upstream import UpstreamOptions, Upstreams, UpstreamTable
 
@@ -190,6 +192,35 @@ async def test_a_failure_of_the_upstream_is_one_of_its_span(collector, gateway) 
     assert span.status.code == FAILED
     assert attributes_of(span)["error.type"] == "500"
     assert attributes_of(collector.one(f"POST {CHAT}"))["http.response.status_code"] == 500
+
+
+async def test_a_client_that_leaves_is_told_by_the_exchange(collector, gateway) -> None:
+    async with told_by(gateway, Reply([chat_stream(["The lock "])[:-40], 600.0])) as (told, _):
+        await eventually(lambda: bool(told.text))
+        told.leave()
+    (row,) = decisions_of(gateway)
+    found = attributes_of(collector.one("lockgate.exchange"))
+    assert found["lockgate.decision"] == row["decision"] == "cancelled"
+    assert "gen_ai.response.finish_reasons" not in found
+
+
+async def test_a_fault_of_the_traces_changes_no_answer(make_gateway, collector, monkeypatch, caplog) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("purple-otter")
+
+    for place in ("begin", "add"):
+        caplog.clear()
+        monkeypatch.setattr(_spans, "_told", False)
+        gateway = make_gateway(BACKBONE, scoring_for(BACKBONE, HEAD), telemetry=sending_to(collector))
+        with monkeypatch.context() as patch:
+            patch.setattr(Spans, place, broken)
+            async with relayed(gateway, Reply([chat_body(ANSWER)], kind="application/json")) as (client, _):
+                for _ in range(2):
+                    response = await client.post(CHAT, json=ask(PROMPT))
+                    assert response.json()["choices"][0]["message"]["content"] == ANSWER
+        assert [row["decision"] for row in decisions_of(gateway)] == ["pass", "pass"]
+        told = [record.getMessage() for record in caplog.records if record.name == "lockgate.telemetry"]
+        assert told == ["telemetry: a trace could not be made; requests go on"]
 
 
 async def test_without_telemetry_the_client_names_the_upstreams_parent(make_gateway) -> None:
