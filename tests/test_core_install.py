@@ -17,7 +17,7 @@ from lockgate.backbones import Backbone
 from lockgate.cascade import Cascade
 from lockgate.guards import VoiceRecord
 
-LEFT_OUT = ("matplotlib", "sklearn", "scipy", "peft", "accelerate", "ray", "pytest")
+LEFT_OUT = ("matplotlib", "opentelemetry", "sklearn", "scipy", "peft", "accelerate", "ray", "pytest")
 MESSAGES = [
     {"role": "user", "content": "why does the canal run past the mill"},
     {"role": "assistant", "content": "the lock holds the water back between two gates and lets a boat in"},
@@ -62,11 +62,15 @@ def tune():
     from lockgate.classifiers import AdapterShape
     _inject(None, AdapterShape(depth=1, layers=1, rank=1, alpha=1.0), 0)
 
+def trace():
+    from lockgate.gateway import TelemetryOptions
+    TelemetryOptions("http://127.0.0.1:4318")
+
 print(json.dumps({
     "there": [name for name in names if find_spec(name)],
     "stage": score.stage,
     "blocks": blocks,
-    "faults": {what.__name__: fault(what) for what in (fit, bound, report, spread, tune)},
+    "faults": {what.__name__: fault(what) for what in (fit, bound, report, spread, trace, tune)},
 }))
 """
 
@@ -108,7 +112,10 @@ def test_a_guard_of_two_stages_is_loaded_and_scores_the_same(made, found) -> Non
 
 @pytest.mark.parametrize(
     ("what", "extra"),
-    [("fit", "train"), ("bound", "calibrate"), ("report", "report"), ("spread", "ray"), ("tune", "train")],
+    [
+        *(("fit", "train"), ("bound", "calibrate"), ("report", "report"), ("spread", "ray")),
+        *(("trace", "otel"), ("tune", "train")),
+    ],
 )
 def test_what_needs_an_extra_names_it(found, what, extra) -> None:
     kind, message = found["faults"][what]

@@ -187,6 +187,20 @@ def serve(
             "and only if clients need no key.",
         ),
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send traces and metrics to this collector of OpenTelemetry, such as http://127.0.0.1:4318 "
+            "(needs the extra `otel`). Default: nothing is sent.",
+        ),
+    ] = None,
+    otlp_headers_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VAR", help="Environment variable with headers for the collector: NAME=VALUE,NAME=VALUE."
+        ),
+    ] = None,
     log_format: Annotated[
         str, typer.Option(help="Form of the lines on standard error: text, or json with an object on each.")
     ] = "text",

@@ -21,7 +21,7 @@ logger = logging.getLogger("lockgate.serve")
 
 if TYPE_CHECKING:
     from lockgate.decisions import LogOptions
-    from lockgate.gateway import Gateway, GatewayOptions, Keyring
+    from lockgate.gateway import Gateway, GatewayOptions, Keyring, TelemetryOptions
     from lockgate.gateway.upstream import Upstreams, UpstreamTable
     from lockgate.guards import Guard
     from lockgate.tenants import Tenants
@@ -135,6 +135,7 @@ def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "Gat
         log=_log(settings, loaded),
         engine=engine,
         tenants=_tenants(settings, loaded),
+        telemetry=_telemetry(settings, loaded),
         default_max_tokens=settings.default_max_tokens,
         metrics_key=_metrics_key(settings.metrics_key_env),
         hold=Hold(settings.hold_tokens, settings.hold_ms / 1000),
@@ -165,6 +166,18 @@ def _tenants(settings: Settings, loaded: Loaded | None) -> "Tenants | None":
         return Tenants(settings.operations)
     named = None if loaded is None else loaded.applied.operations
     return None if named is None else Tenants(*named)
+
+
+def _telemetry(settings: Settings, loaded: Loaded | None) -> "TelemetryOptions | None":
+    from lockgate.gateway import TelemetryOptions
+
+    if loaded is not None:
+        return loaded.applied.telemetry
+    if settings.otlp_endpoint is not None:
+        return TelemetryOptions(settings.otlp_endpoint, settings.otlp_headers_env)
+    if settings.otlp_headers_env is not None:
+        raise ConfigError("--otlp-headers-env: needs --otlp-endpoint URL")
+    return None
 
 
 def _run_passing(

@@ -40,6 +40,8 @@ FILES_OWN = {
     "upstream_media": "upstreams",
     "api_key_file": "keys",
     "operations": "operations",
+    "otlp_endpoint": "telemetry",
+    "otlp_headers_env": "telemetry",
     "engine": "guard",
     "engine_arg": "guard",
 }
@@ -83,6 +85,8 @@ class Settings:
     drain_timeout: float
     max_connections: int
     metrics_key_env: str | None
+    otlp_endpoint: str | None
+    otlp_headers_env: str | None
     log_format: str
     hold_tokens: int
     hold_ms: float

@@ -23,6 +23,7 @@ from lockgate.gateway._options import (
 )
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._server import bind, check_exposure, is_loopback, run_server, url_of
+from lockgate.gateway.telemetry import TelemetryOptions
 
 __all__ = [
     "LOG_FORMATS",
@@ -45,6 +46,7 @@ __all__ = [
     "PromotionError",
     "QueueFull",
     "Scoring",
+    "TelemetryOptions",
     "bind",
     "bundle_hash",
     "check_exposure",

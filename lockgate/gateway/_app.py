@@ -38,6 +38,7 @@ from lockgate.gateway._state import metrics_route, server_state, upstream_state
 from lockgate.gateway._tenancy import Tenancy
 from lockgate.gateway.checks import CHECK_ROUTES, Checks
 from lockgate.gateway.openapi import openapi_route
+from lockgate.gateway.telemetry import Telemetry
 from lockgate.gateway.upstream import UpstreamClient, Upstreams, passing_routes, upstream_routes
 
 PLAYGROUND = "lockgate.gateway.playground"
@@ -72,7 +73,8 @@ def create_app(
     described = openapi_route(routes, "engine" if upstreams is None else "relay")
     routes += [described, *pages, *playground_routes()]
     gateway.metrics.state = lambda: server_state(gateway, upstreams)
-    app = _framed(routes, gateway.options, gateway.keyring, _lifespan(gateway, upstreams), gateway.metrics)
+    frame = Middleware(ExchangeFrame, metrics=gateway.metrics, tracer=gateway.telemetry.tracer)
+    app = _framed(routes, gateway.options, gateway.keyring, _lifespan(gateway, upstreams), frame)
     app.state.gateway = gateway
     app.state.upstreams = upstreams
     app.state.checks = Checks(gateway)
@@ -92,16 +94,19 @@ def create_passing_app(
     metrics = Metrics()
     metrics.state = lambda: upstream_state(upstreams)
     tenancy = Tenancy(options.tenants, metrics)
+    telemetry = Telemetry(options.telemetry, metrics)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         tenancy.open()
         upstreams.start()
+        telemetry.start()
         try:
             yield
         finally:
             await upstreams.close()
             await asyncio.to_thread(tenancy.close)
+            await asyncio.to_thread(telemetry.close)
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok", "mode": "off", "calibrated": None, "version": __version__})
@@ -120,7 +125,8 @@ def create_passing_app(
         metrics_route(metrics, options),
     ]
     routes.append(openapi_route(routes, "pass"))
-    return _framed(routes, options, keys, lifespan, metrics)
+    frame = Middleware(ExchangeFrame, metrics=metrics, tracer=telemetry.tracer)
+    return _framed(routes, options, keys, lifespan, frame)
 
 
 def _framed(
@@ -128,10 +134,10 @@ def _framed(
     options: GatewayOptions,
     keyring: Keyring,
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
-    metrics: Metrics,
+    frame: Middleware,
 ) -> Starlette:
     """Put what every server has around routes: checks of host and key, and the shape of errors."""
-    middleware = [Middleware(ExchangeFrame, metrics=metrics)]
+    middleware = [frame]
     if options.loopback or options.allowed_hosts:
         # Another site can point its own name at this machine (DNS rebinding). The Host header shows the name.
         names = (*LOOPBACK_NAMES, *options.allowed_hosts)

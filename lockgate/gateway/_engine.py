@@ -447,6 +447,7 @@ class Engine:
                 margin = self.scoring.stages.margin(stream.state)
                 job.remember(margin)
             self.metrics.ended(record, job.route, margin)
+            job.trace.ended(record)
             if job.started is not None:
                 self._pace.note(job.started)
             self.decisions.write(record, content_of(job, stream), partial(deliver, job, event))

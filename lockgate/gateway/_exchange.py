@@ -14,12 +14,13 @@ from lockgate.gateway._errors import ApiError, error_response
 from lockgate.gateway._logs import fields
 from lockgate.gateway._metrics import Metrics
 from lockgate.gateway._options import RESTART_SECONDS
+from lockgate.gateway._tracing import CURRENT, Tracer
 
 logger = logging.getLogger("lockgate.access")
 
 _TOKEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ID = "lockgate.request_id"
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def request_id(given: str | None) -> str:
@@ -28,11 +29,16 @@ def request_id(given: str | None) -> str:
 
 
 class ExchangeFrame:
-    """Middleware around all others. It counts requests, and logs errors without their path or query."""
+    """Middleware around all others. It counts requests, and logs errors without their path or query.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Args:
+        tracer: begins a trace for each request. None begins none.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: Tracer | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,6 +46,8 @@ class ExchangeFrame:
             return
         begun, name = time.monotonic(), request_id(Headers(scope=scope).get("x-request-id"))
         scope[_ID] = name
+        trace = None if self._tracer is None else self._tracer.begin(scope, name)
+        CURRENT.set(trace)
         status = 0
 
         async def send_framed(message: Message) -> None:
@@ -66,6 +74,9 @@ class ExchangeFrame:
                 self._metrics.answered(route, status)
             if status >= 400:
                 _log(scope, route, status, begun, name)
+            if trace is not None:
+                trace.end(route, status)
+            CURRENT.set(None)
 
 
 def id_of(request: Request) -> str:
@@ -74,7 +85,7 @@ def id_of(request: Request) -> str:
 
 
 def _log(scope: Scope, route: str, status: int, begun: float, name: str) -> None:
-    method = scope["method"] if scope["method"] in _METHODS else "-"
+    method = scope["method"] if scope["method"] in METHODS else "-"
     took = 1000 * (time.monotonic() - begun)
     told = fields(method=method, route=route, status=status, duration_ms=round(took, 1), request_id=name)
     logger.warning("%s %s %d %.0f ms %s", method, route, status, took, name, extra=told)

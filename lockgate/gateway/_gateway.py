@@ -39,7 +39,9 @@ from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._scoring import Scoring
 from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._tenancy import Tenancy
+from lockgate.gateway._tracing import traced
 from lockgate.gateway._wire import completion_id
+from lockgate.gateway.telemetry import Telemetry, TelemetryOptions
 from lockgate.guards import Guard, regions_of
 from lockgate.tenants import CampaignOptions, Tenants
 
@@ -76,6 +78,7 @@ class GatewayOptions:
         risk_header: whether requests with `x-lockgate-risk: 1` get the score of each token. It needs
             `loopback` and no key. None means: where the playground is served and that holds.
         checks: limits of the checks on text that clients send.
+        telemetry: what is sent to a collector. None sends nothing.
         model_names: names under which `/v1/models/NAME` knows the model, beside that of the backbone.
     """
 
@@ -98,6 +101,7 @@ class GatewayOptions:
     risk_header: bool | None = None
     model_names: tuple[str, ...] = ()
     checks: CheckOptions = field(default_factory=CheckOptions)
+    telemetry: TelemetryOptions | None = None
 
     def __post_init__(self) -> None:
         if self.block_input_status not in (200, 400):
@@ -179,6 +183,7 @@ class Gateway:
         self.created = int(time.time())
         self.decisions = DecisionLog(options.log)
         self.metrics = Metrics()
+        self.telemetry = Telemetry(options.telemetry, self.metrics)
         self.engine = Engine(backbone, scoring, self.decisions, options.engine, make_stepper, self.metrics)
         self.vocabulary_size = backbone.vocab_size
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
@@ -275,6 +280,7 @@ class Gateway:
         self.decisions.open()
         for engine in self.guards.engines:
             engine.start()
+        self.telemetry.start()
 
     def warm(self) -> None:
         """Take one step of each stage before the engines start, because the first step is slow."""
@@ -311,6 +317,7 @@ class Gateway:
             engine.close(timeout)
         left = self.decisions.close(timeout)
         self.tenancy.close()
+        self.telemetry.close()
         return left
 
     async def parse(self, body: bytes) -> ChatRequest:
@@ -378,7 +385,7 @@ class Gateway:
             key=client.key,
             messages=self._kept(request.messages),
         )
-        return self.tenancy.watched(job, client)
+        return traced(self.tenancy.watched(job, client), self.model_id)
 
     async def prepare_given(
         self,
@@ -443,7 +450,7 @@ class Gateway:
             begin=begin,
             messages=self._kept(messages),
         )
-        return job if aside else self.tenancy.watched(job, client)
+        return traced(job if aside else self.tenancy.watched(job, client))
 
     def _kept(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Return the messages that a job keeps for the decision log."""

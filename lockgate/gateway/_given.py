@@ -210,6 +210,7 @@ class GivenStepper(PackedStepper):
 
     def _begin_given(self, job: Job) -> None:
         """Let the answers come, after the prompt was read and cleared."""
+        job.trace.read()
         first = job.streams[0]
         origin = _lane(first)
         for stream in job.streams[1:]:

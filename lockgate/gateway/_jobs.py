@@ -15,6 +15,7 @@ from lockgate.gateway._options import Mode
 from lockgate.gateway._phases import Phase, Queued, ticket_of
 from lockgate.gateway._sampling import SamplingParams
 from lockgate.gateway._stream import AnswerGate, OutgoingText
+from lockgate.gateway._traces import UNTRACED, JobTrace
 from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
 
@@ -92,6 +93,7 @@ class Job:
         lowered: by how much its conversation has lowered the threshold that flags.
         remember: called with the margin of each of its choices at the end; see `Memory`.
         messages: the prompt's text, if the decision log keeps texts. Otherwise empty.
+        trace: takes what happens to it.
     """
 
     id: str
@@ -121,6 +123,7 @@ class Job:
     lowered: float = 0.0
     remember: Callable[[float], None] = lambda margin: None
     messages: Sequence[Message] = ()
+    trace: JobTrace = UNTRACED
     streams: list[Stream] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 from lockgate.errors import ConfigError
+from lockgate.gateway._tracing import current_trace
 
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = get_args(LogFormat)
@@ -73,7 +74,10 @@ class TextLines(_Lines):
 
 
 class JsonLines(_Lines):
-    """Lines for programs: `time` in UTC, `level`, `logger`, `message`, and the record's own fields."""
+    """Lines for programs: `time` in UTC, `level`, `logger`, `message`, and the record's own fields.
+
+    A line about a request that has a trace names it as `trace_id`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC)
@@ -84,6 +88,8 @@ class JsonLines(_Lines):
             "message": _plain(record.getMessage()),
             **getattr(record, FIELDS, {}),
         }
+        if (trace := current_trace()) is not None:
+            line["trace_id"] = trace.trace_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)

@@ -12,6 +12,7 @@ from typing import Self
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from lockgate.decisions import Decision
@@ -153,6 +154,10 @@ class Metrics:
             route: template of the route; "-" if there was none.
         """
         self._http.labels(route, str(status)).inc()
+
+    def families(self) -> Iterable[Metric]:
+        """Return everything as Prometheus's client has it."""
+        return self._registry.collect()
 
     def page(self) -> bytes:
         """Return everything in Prometheus's text format."""

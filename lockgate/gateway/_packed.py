@@ -256,6 +256,7 @@ class PackedStepper(Stepper[PackedPortion]):
 
     def _begin(self, job: Job, logits: NDArray[np.float32]) -> None:
         """Sample the first token of every choice, after the prompt was read and cleared."""
+        job.trace.read()
         self._fork(job)
         for choice in job.streams:
             try:

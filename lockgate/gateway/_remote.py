@@ -318,6 +318,8 @@ class RemoteStepper(Stepper[Open]):
         inbox = _lane(stream).inbox
         if isinstance(stream.phase, Receiving) and not inbox.prompt_read:
             self._take_prompt(job, stream, inbox)
+        if inbox.prompt_read:
+            job.trace.read()
         while inbox.prompt_read and inbox.tokens and _is_receiving(stream):
             self._take_token(job, stream, *inbox.tokens.popleft())
         if inbox.prompt_read and inbox.ended is not None and _is_receiving(stream):

@@ -149,6 +149,7 @@ class Stepper(ABC, Generic[_P]):
         """Continue or end the stream that waits for `ticket`, which has a verdict or an error."""
         if stream.done or ticket_of(stream.phase) is not ticket:
             return
+        job.trace.judged(stream.choice, ticket.asked, given=ticket.error is None)
         whole = waits_in_prompt(stream.phase)
         try:
             self._take_verdict(job, stream, ticket)

@@ -17,6 +17,7 @@ from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._policies import Change, Policies, Policy
 from lockgate.gateway.config._file import read_config
 from lockgate.gateway.config._schema import Config, UpstreamConfig
+from lockgate.gateway.telemetry import TelemetryOptions
 from lockgate.gateway.upstream import GUARDED_ROUTES, UpstreamOptions, Upstreams, UpstreamTable
 from lockgate.guards.memory import read_memory
 from lockgate.tenants import Book
@@ -34,6 +35,7 @@ RESTART = (
     "limits",
     "operations",
     "campaigns",
+    "telemetry",
 )
 
 
@@ -48,6 +50,7 @@ class Applied:
         keys: the clients' keys, by name.
         log: where and how decisions are recorded. None: the file does not say.
         operations: where tenants are, and the variable with that database's password. None: there are none.
+        telemetry: what is sent to a collector. None: nothing.
     """
 
     config: Config
@@ -56,6 +59,7 @@ class Applied:
     keys: Mapping[str, str]
     log: LogOptions | None = None
     operations: tuple[str | Path, str] | None = None
+    telemetry: TelemetryOptions | None = None
 
     @property
     def of_keys(self) -> Mapping[str, str]:
@@ -75,7 +79,7 @@ def apply_config(config: Config, path: Path) -> Applied:
 
     Raises:
         ConfigError: a key's variable or file or the memory of conversations is not there or not valid, or an
-            address, a route or the decision log's section is not valid.
+            address, a route, the decision log's section or that of the telemetry is not valid.
         MissingExtra: what the section asks for is not installed.
     """
     known = GUARDED_ROUTES if config.upstreams else OWN_ROUTES
@@ -94,6 +98,7 @@ def apply_config(config: Config, path: Path) -> Applied:
         _keys(config, path),
         _log(config, path),
         operations_of(config, path),
+        _telemetry(config, path),
     )
 
 
@@ -219,6 +224,17 @@ def _log(config: Config, path: Path) -> LogOptions | None:
         )
     except ConfigError as error:
         raise ConfigError(f"{path}: log: {error}") from None
+
+
+def _telemetry(config: Config, path: Path) -> TelemetryOptions | None:
+    found = config.telemetry
+    if found is None:
+        return None
+    plain = found.model_dump(exclude={"sample_percent"})
+    try:
+        return TelemetryOptions(**plain, share=found.sample_percent / 100)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def operations_of(config: Config, path: Path) -> tuple[str | Path, str] | None:

@@ -192,6 +192,27 @@ class CampaignsConfig(_Strict):
         return self
 
 
+class TelemetryConfig(_Strict):
+    """Traces and metrics for a collector of OpenTelemetry. Needs the extra `otel`. Changes need a restart."""
+
+    endpoint: str = Field(
+        description="Base address of the collector for OTLP over HTTP, such as http://127.0.0.1:4318."
+    )
+    headers_env: str | None = Field(
+        default=None,
+        description="Environment variable with headers for it, as NAME=VALUE,NAME=VALUE with values in "
+        "percent-encoding.",
+    )
+    service_name: str = Field(default="lockgate", description="The service that this server is part of.")
+    traces: bool = Field(default=True, description="Send traces.")
+    metrics: bool = Field(default=True, description="Send what /metrics shows.")
+    sample_percent: Percent = Field(
+        default=100.0,
+        description="Share of the traces that are sent. A request that names a trace of its own follows it.",
+    )
+    interval: Seconds = Field(default=10.0, description="Seconds from one sending to the next.")
+
+
 class ListenConfig(_Strict):
     """Where the server listens. Changes need a restart."""
 
@@ -303,6 +324,9 @@ class Config(_Strict):
     conversations: ConversationsConfig | None = Field(
         default=None,
         description="Lets exchanges of a conversation add up, for requests with X-Lockgate-Conversation.",
+    )
+    telemetry: TelemetryConfig | None = Field(
+        default=None, description="What is sent to a collector. Without it, nothing is. Needs a restart."
     )
     listen: ListenConfig = Field(default=ListenConfig(), description="Where the server listens.")
     limits: LimitsConfig = Field(default=LimitsConfig(), description="Limits of the engine.")

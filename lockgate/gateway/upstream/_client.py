@@ -12,6 +12,7 @@ import msgspec
 
 from lockgate.gateway._breaker import Breaker
 from lockgate.gateway._errors import ApiError
+from lockgate.gateway._tracing import traced_call
 from lockgate.gateway.upstream._options import UpstreamOptions
 
 # Statuses with which a server says that it has not begun to answer.
@@ -120,8 +121,9 @@ class UpstreamClient:
         """
         self._open_answers += 1
         try:
-            with self._counted():
-                response = await self._open(method, path, headers, body)
+            with self._counted(), traced_call(method, self.options.url + path, headers) as call:
+                response = await self._open(method, path, call.headers, body)
+                call.status = response.status_code
                 try:
                     if response.is_redirect:
                         what = "The upstream redirects; give its final URL."

@@ -7,6 +7,7 @@ from typing import Any
 
 from lockgate.errors import ConfigError
 from lockgate.gateway._errors import no_such_model
+from lockgate.gateway._tracing import current_trace
 from lockgate.gateway.upstream._client import UpstreamClient
 from lockgate.gateway.upstream._options import UpstreamOptions
 
@@ -98,6 +99,9 @@ class Upstreams:
         name = table.models.get(model, table.default) if isinstance(model, str) else table.default
         if name is None or name not in clients:
             raise no_such_model()
+        if (trace := current_trace()) is not None:
+            listed = model if isinstance(model, str) and model in table.models else None
+            trace.name_model(clients[name].options.model or listed, name)
         return clients[name]
 
     def describe(self) -> dict[str, dict[str, Any]]:
