@@ -139,18 +139,24 @@ def remove_tenant(
 @tenants.command("alerts")
 def list_alerts(
     most: Annotated[int, typer.Option("--lines", "-n", min=1, help="The newest ones that are shown.")] = 20,
+    remove_older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Before that, remove alerts older than this.")
+    ] = None,
     operations: OperationsOption = None,
     config: ConfigOption = None,
     json: JsonFlag = False,
 ) -> None:
     """List alerts about campaigns, newest first."""
     with _book(operations, config) as book:
+        if remove_older_than is not None:
+            book.remove_alerts(remove_older_than)
         found = book.alerts(most)
-    columns = ["at", "tenant", "key", "signal", "value", "bound", "exchanges", "locked until"]
+    columns = ["at", "tenant", "key", "signal", "value", "bound", "exchanges", "locked until", "seen by"]
     rows = [
         [
             *(_time(one.at), one.tenant, one.key, one.signal),
             *(round(one.value, 1), one.bound, one.exchanges, _time(one.locked_until)),
+            one.acknowledged_by or "",
         ]
         for one in found
     ]

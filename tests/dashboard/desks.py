@@ -1,6 +1,8 @@
 """A dashboard over real databases, and people who sign in."""
 
+import html
 import random
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,6 +79,12 @@ def house_in(
 def csrf_of_page(text: str) -> str:
     """The token in the forms of a page."""
     return text.partition('name="csrf" value="')[2].partition('"')[0]
+
+
+def form_of_review(client: TestClient) -> dict[str, str]:
+    """The hidden fields of the exchange that the queue shows."""
+    found = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', client.get("/admin/review").text)
+    return {name: html.unescape(value) for name, value in found}
 
 
 def exchange(number: int, tenant: str = "", score: float = -2.0, **fields: Any) -> Decision:

@@ -5,7 +5,7 @@ import re
 from functools import partialmethod
 
 import pytest
-from desks import FLAG, SHA, csrf_of_page, exchange, fill, house_in, talk
+from desks import FLAG, SHA, csrf_of_page, exchange, fill, form_of_review, house_in, talk
 from logs import opened_log
 
 from lockgate.dashboard import served_guard
@@ -115,9 +115,8 @@ def test_a_server_without_a_guard_has_pages_too(tmp_path):
 
 
 def judge(client, verdict, **changes):
-    page = client.get("/admin/review").text
-    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
-    return client.post("/admin/review", data={**form, "verdict": verdict, **changes})
+    form = {**form_of_review(client), "verdict": verdict, **changes}
+    return client.post("/admin/review", data=form)
 
 
 def test_verdicts_that_make_no_sense_are_not_kept(house):
@@ -128,12 +127,13 @@ def test_verdicts_that_make_no_sense_are_not_kept(house):
         {"picked": "whim"},
         {"choice": "²"},
         {"choice": "-1"},
+        {"choice": "9" * 5000},
         {"category": "unknown"},
         {"note": "x" * 2001},
     ):
         assert judge(client, **{"verdict": "harmful", **changes}).status_code == 400
     assert house.dashboard._desk.reviews.count() == 0
-    form = {"exchange": "chatcmpl-1", "choice": "0", "picked": "flag"}
+    form = form_of_review(client)
     assert judge(client, "harmful", **form).status_code == 303
     again = judge(client, "harmless", **form)
     assert (again.status_code, "you have reviewed it already" in again.text) == (400, True)

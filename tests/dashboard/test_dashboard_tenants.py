@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from desks import csrf_of_page, exchange, fill, house_in
+from desks import csrf_of_page, exchange, fill, form_of_review, house_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,7 +116,7 @@ def test_the_queue_holds_only_its_tenants_exchanges(tmp_path):
         while "Does the last answer" in (text := client.get("/admin/review").text):
             (number,) = {int(found) for found in re.findall(r"question (\d+)", text)}
             seen.append(number)
-            form = {"csrf": csrf_of_page(text), "exchange": f"chatcmpl-{number}", "choice": "0"}
-            form |= {"picked": "random", "verdict": "skip"}
+            form = form_of_review(client) | {"verdict": "skip"}
+            assert form["exchange"] == f"chatcmpl-{number}"
             assert client.post("/admin/review", data=form).status_code == 303
         assert sorted(seen) == [number for number in range(12) if OWNER[number] == "harbour"]
