@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from starlette.responses import Response
 
 from lockgate.dashboard._desk import Call, Page, PageError, newest
+from lockgate.dashboard._drift import follow_drift
 from lockgate.dashboard._figures import KINDS, by_tenant, figures, over_time, text_of
 from lockgate.decisions import MOST_READ
 
@@ -55,6 +56,7 @@ def _values(call: Call) -> dict[str, Any]:
         "tenants": by_tenant(decisions) if call.scope is None else {},
         "buckets": over_time(lines, end, window.length, window.slices),
         "budget": None if calibration is None else calibration.budget,
+        "drift": follow_drift(call),
         "complete": complete,
         "oldest": lines[-1].at if lines else None,
         "most": MOST_READ,
