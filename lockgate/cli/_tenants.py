@@ -310,21 +310,7 @@ def _given(options: dict[str, Any]) -> dict[str, str]:
 
 def _changed(settings: "Settings", given: dict[str, str]) -> "Settings":
     """Return settings with what the command line names. Raises ConfigError."""
-    import msgspec
-
-    from lockgate.errors import ConfigError
-
-    found: dict[str, Any] = msgspec.structs.asdict(settings)
-    for name, text in given.items():
-        found[name] = None if text == "none" else text
-    if "mode" in given and given["mode"] != "canary" and "canary_percent" not in given:
-        found["canary_percent"] = None
-    try:
-        return msgspec.convert(found, type(settings), strict=False)
-    except msgspec.ValidationError as error:
-        # The library names the field last: "Expected `int`, got `str` - at `$.burst`".
-        what, _, where = str(error).partition(" - at `$.")
-        raise ConfigError(f"--{where.rstrip('`').replace('_', '-')}: {what}; `none` takes it away") from None
+    return settings.changed(given, lambda name: f"--{name.replace('_', '-')}")
 
 
 def _plain(settings: "Settings") -> dict[str, Any]:

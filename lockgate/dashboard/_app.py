@@ -21,7 +21,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lockgate.dashboard import _exchanges, _guards, _keys, _overview, _review, _thresholds
+from lockgate.dashboard import (
+    _alerts,
+    _exchanges,
+    _guards,
+    _keys,
+    _limits,
+    _overview,
+    _review,
+    _thresholds,
+)
 from lockgate.dashboard._desk import ROOT, Call, DashboardOptions, Desk, Page, PageError, Viewer
 from lockgate.dashboard._sessions import LIFE, csrf_of
 from lockgate.dashboard._templates import HERE, render
@@ -62,6 +71,8 @@ _PAGES: tuple[Page, ...] = (
     *_thresholds.PAGES,
     *_review.PAGES,
     *_guards.PAGES,
+    *_alerts.PAGES,
+    *_limits.PAGES,
     *_keys.PAGES,
 )
 

@@ -57,6 +57,7 @@ def _values(call: Call) -> dict[str, Any]:
         "buckets": over_time(lines, end, window.length, window.slices),
         "budget": None if calibration is None else calibration.budget,
         "drift": follow_drift(call),
+        "new_alerts": call.desk.tenants.new_alerts(call.scope),
         "complete": complete,
         "oldest": lines[-1].at if lines else None,
         "most": MOST_READ,

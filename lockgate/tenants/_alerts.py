@@ -68,13 +68,21 @@ def count_new_alerts(database: Database, tenant: str | None) -> int:
         return int(connection.execute(statement).scalar_one())
 
 
-def note_alert(database: Database, alert: str, by: str, at: float) -> bool:
-    """Keep that somebody has taken note of an alert. Return whether there is one. Raises OperationsError."""
-    own = ALERTS.c.id == alert
+def note_alert(database: Database, alert: str, by: str, at: float, tenant: str | None) -> bool:
+    """Keep that somebody has taken note of an alert. Return whether there is one. Raises OperationsError.
+
+    Args:
+        tenant: only an alert of this tenant.
+    """
+    found = select(ALERTS.c.id).where(ALERTS.c.id == alert)
+    if tenant is not None:
+        found = found.where(ALERTS.c.tenant == tenant)
     with database.writing() as connection:
-        wanted = update(ALERTS).where(own, ALERTS.c.acknowledged.is_(None))
+        if connection.execute(found).first() is None:
+            return False
+        wanted = update(ALERTS).where(ALERTS.c.id == alert, ALERTS.c.acknowledged.is_(None))
         connection.execute(wanted.values(acknowledged=at, acknowledged_by=by))
-        return connection.execute(select(ALERTS.c.id).where(own)).first() is not None
+        return True
 
 
 def remove_alerts(database: Database, before: float) -> int:

@@ -272,14 +272,15 @@ class Book:
         """Return the number of alerts that nobody has taken note of."""
         return count_new_alerts(self.database, tenant)
 
-    def acknowledge_alert(self, alert: str, by: str) -> None:
+    def acknowledge_alert(self, alert: str, by: str, tenant: str | None = None) -> None:
         """Keep that somebody has taken note of an alert. The first one counts.
 
         Args:
             alert: its id.
             by: who.
+            tenant: only an alert of this tenant. Others are as if they were not there.
         """
-        if not note_alert(self.database, alert, by, self._clock()):
+        if not note_alert(self.database, alert, by, self._clock(), tenant):
             raise ConfigError("no alert has this id; perhaps it was removed as too old")
 
     def remove_alerts(self, days: float) -> int:

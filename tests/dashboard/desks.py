@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from lockgate.dashboard import Dashboard, DashboardOptions, served_guard
 from lockgate.decisions import Content, Decision, Scores, Turn
 from lockgate.guards import EMBEDDED, read_bundle
-from lockgate.tenants import Role, Tenants
+from lockgate.tenants import Role, Settings, Sign, Tenants
 
 RECORD = read_bundle(EMBEDDED).record
 SHA = "ab" * 32
@@ -152,6 +152,17 @@ def day_of_traffic(
             one = msgspec.structs.replace(one, decision="cancelled")
         found.append(one)
     return found
+
+
+def with_alerts(house: House) -> None:
+    """Two tenants with limits, and an alert about a key of each. One key is locked out."""
+    for tenant, lock_out in (("harbour", None), ("mill", 3600.0)):
+        house.key(tenant, "app", "client")
+        prefix = next(info.prefix for info in house.tenants.keys(tenant) if info.name == "app")
+        sign = Sign("flags" if lock_out else "duplicates", 23.4 if lock_out else 7.0, 5.0, 40)
+        house.tenants.add_alert(tenant, prefix, sign, lock_out)
+    limits = Settings(requests_per_minute=600, burst=50, tokens_per_minute=200_000, concurrent=20)
+    house.tenants.change_tenant("mill", lambda _: limits)
 
 
 def spread_times(where: Path, hours: float = 1.0) -> None:
