@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from lockgate.dashboard._desk import Call, Page, PageError, newest
 from lockgate.dashboard._drift import follow_drift
-from lockgate.dashboard._figures import KINDS, by_tenant, figures, over_time, text_of
+from lockgate.dashboard._figures import KINDS, by_stage, by_tenant, figures, over_time, text_of
 from lockgate.decisions import MOST_READ
 
 
@@ -53,6 +53,7 @@ def _values(call: Call) -> dict[str, Any]:
         "windows": WINDOWS,
         "kinds": KINDS,
         "found": figures(decisions),
+        "stages": by_stage(decisions),
         "tenants": by_tenant(decisions) if call.scope is None else {},
         "buckets": over_time(lines, end, window.length, window.slices),
         "budget": None if calibration is None else calibration.budget,

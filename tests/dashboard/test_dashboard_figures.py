@@ -3,6 +3,7 @@
 import math
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import numpy as np
 import pytest
 from desks import FLAG, RECORD, SHA, exchange
@@ -10,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lockgate.dashboard._figures import by_tenant, figures, over_time, rate, spread, text_of, time_of
+from lockgate.dashboard._figures import (
+    by_stage,
+    by_tenant,
+    figures,
+    over_time,
+    rate,
+    spread,
+    text_of,
+    time_of,
+)
 from lockgate.dashboard._scores import BINS, at_threshold, histogram, margin_of, recorded, stability
 from lockgate.dashboard._templates import milliseconds, moment, number, percent, signed
 from lockgate.decisions import Line, Scores
@@ -32,6 +42,37 @@ def test_counts_are_those_of_counting(rows):
     assert found.refused.n == len(flagged) + sum(row[0] == "pass" for row in rows)
     assert found.escalated.n == sum(row[2] is not None for row in rows)
     assert sum(own.n for own in by_tenant(made).values()) == len(rows)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, 1, 2]),
+            st.integers(0, 9),
+            st.integers(0, 9),
+            st.integers(0, 3),
+            st.booleans(),
+        )
+    )
+)
+def test_the_cost_of_stages_is_that_of_counting(rows):
+    made, prompts = [], {1: 0, 2: 0}
+    for place, (stage, prompt, answer, verdicts, twice) in enumerate(rows):
+        first = exchange(
+            place, stage=stage, prompt_tokens=prompt, completion_tokens=answer, verdicts=verdicts,
+            total_ms=float(place), first_token_ms=None if place % 3 else float(place),
+        )  # fmt: skip
+        made += [first, msgspec.structs.replace(first, choice=1)] if twice else [first]
+        for read in (1, 2):
+            prompts[read] += prompt if (stage or 0) >= read else 0
+    for level, cost in enumerate(by_stage(made), start=1):
+        read = [one for one in made if (one.stage or 0) >= level]
+        assert cost.exchanges == len(read)
+        assert cost.tokens == prompts[level] + sum(one.completion_tokens for one in read)
+        assert cost.verdicts == (sum(one.verdicts for one in read) if level == 2 else 0)
+        last = [one for one in read if one.stage == level]
+        assert cost.in_all == spread([one.total_ms for one in last])
+        assert cost.first_text.n == sum(one.first_token_ms is not None for one in last)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 600), (3, 600), (600, 600)])

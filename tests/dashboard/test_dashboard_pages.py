@@ -68,6 +68,27 @@ def test_what_makes_no_sense_is_refused_in_words(listed, path, words):
     assert (answer.status_code, words in answer.text) == (400, True)
 
 
+def test_the_cost_of_each_stage_is_on_the_overview(tmp_path):
+    with house_in(tmp_path) as house:
+        fill(house.log, [exchange(n, prompt_tokens=100, completion_tokens=20, stage=1) for n in range(3)])
+        client = house.signed_in("canal", "ada", "admin")
+        row = r'<th scope="row">(First|Second)</th>(.*?)</tr>'
+
+        def cells():
+            found = re.findall(row, client.get("/admin/").text)
+            return {name: re.findall(r'"num">([^<]*)<', text)[:4] for name, text in found}
+
+        assert cells() == {"First": ["3", "360", "100 %", "every token"]}
+        asked = exchange(7, prompt_tokens=200, completion_tokens=160, stage=2, verdicts=5)
+        fill(house.log, [asked])
+        assert cells() == {
+            "First": ["4", "720", "66.7 %", "every token"],
+            "Second": ["1", "360", "33.3 %", "5 times"],
+        }
+        fill(house.log, [exchange(8, stage=None)])
+        assert cells()["First"][0] == "4"
+
+
 def test_another_threshold(listed):
     assert figures_in(listed.get("/admin/scores/what-if").text) == ["14", "0", "0", "30"]
     lower = listed.get(f"/admin/scores/what-if?threshold={FLAG - 1}").text
