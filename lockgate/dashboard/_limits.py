@@ -14,7 +14,7 @@ from lockgate.tenants import Settings, TenantInfo, Use
 # How the fields of `Settings` are called here. A field that is not listed is called as it is.
 _WORDS = {
     "mode": "Mode",
-    "canary_percent": "Percent that canary enforces",
+    "canary_percent": "Canary percent",
     "requests_per_minute": "Requests a minute",
     "burst": "Requests in one go",
     "tokens_per_minute": "Tokens a minute",

@@ -249,7 +249,7 @@ def test_limits_are_changed_and_alerts_acknowledged(visit, site):
     page.get_by_label("Mode").select_option("canary")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("alert")).to_contain_text("need each other")
-    page.get_by_label("Percent that canary enforces").fill("30")
+    page.get_by_label("Canary percent").fill("30")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("region", name="harbour")).to_contain_text("canary")
     page.get_by_role("link", name="Alerts").click()
