@@ -2,7 +2,8 @@
 
     python -m benchmarks.operate
 
-Takes `results/kills.json` (`benchmarks.kills`) and `results/decision_log.json` (`benchmarks.decision_log`). The part
+Takes `results/kills.json` (`benchmarks.kills`), `results/decision_log.json` (`benchmarks.decision_log`) and
+`results/dashboard_pages.json` (`benchmarks.dashboard_pages`). A part whose file is not there stays as it is. The part
 `sequential` is written by `benchmarks.sequential` itself.
 """
 
@@ -19,22 +20,30 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    TARGET.write_text(json.dumps(gathered(_read("operate")), indent=1) + "\n")
+    files = ("operate", "kills", "decision_log", "dashboard_pages")
+    TARGET.write_text(json.dumps(gathered(*map(_read, files)), indent=1) + "\n")
 
 
-def gathered(known: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures with those of the other files in them."""
-    kills, log = _read("kills")["kills"], _read("decision_log")["databases"]
-    return {
-        **known,
-        "kills": {name: {"runs": part["runs"], "lost": part["lost"]} for name, part in kills.items()},
-        "log_ms": log["sqlite"]["request"]["added_ms"],
-        "records_per_s": {name: part["records_per_s"] for name, part in log.items()},
-    }
+def gathered(
+    known: dict[str, Any], kills: dict[str, Any], log: dict[str, Any], pages: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the figures with those of the other files in them. An empty one changes nothing."""
+    found = dict(known)
+    if kills:
+        parts = kills["kills"].items()
+        found["kills"] = {name: {"runs": part["runs"], "lost": part["lost"]} for name, part in parts}
+    if log:
+        databases = log["databases"]
+        found["log_ms"] = databases["sqlite"]["request"]["added_ms"]
+        found["records_per_s"] = {name: part["records_per_s"] for name, part in databases.items()}
+    if pages:
+        found |= {name: pages[name] for name in ("pages", "axe_violations")}
+    return found
 
 
 def _read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 

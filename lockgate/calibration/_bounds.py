@@ -28,8 +28,8 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
     if n == 0:
         return Interval(0.0, 1.0)
     tail = (1.0 - confidence) / 2.0
-    lower = 0.0 if k == 0 else _beta_quantile(k, n - k + 1, tail)
-    upper = 1.0 if k == n else _beta_quantile(k + 1, n - k, 1.0 - tail)
+    lower = 0.0 if k == 0 else beta_quantile(k, n - k + 1, tail)
+    upper = 1.0 if k == n else beta_quantile(k + 1, n - k, 1.0 - tail)
     return Interval(lower, upper)
 
 
@@ -43,7 +43,7 @@ def clopper_pearson_upper(k: int, n: int, confidence: float = 0.95) -> float:
     """
     _check_counts(k, n)
     _check_share("confidence", confidence)
-    return 1.0 if k == n else _beta_quantile(k + 1, n - k, confidence)
+    return 1.0 if k == n else beta_quantile(k + 1, n - k, confidence)
 
 
 def allowed_flags(n: int, budget: float, confidence: float = 0.95) -> int | None:
@@ -87,7 +87,7 @@ def _check_share(name: str, value: float) -> None:
         raise CalibrationError(f"{name} is {value}; expected a share strictly between 0 and 1")
 
 
-def _beta_quantile(a: float, b: float, share: float) -> float:
+def beta_quantile(a: float, b: float, share: float) -> float:
     """Return the point at which the distribution function of Beta(a, b) reaches `share`."""
     special = need("scipy.special", extra="calibrate", feature="an exact bound of a rate")
     return float(special.betaincinv(a, b, share))

@@ -151,18 +151,24 @@ def remove_tenant(
 @tenants.command("alerts")
 def list_alerts(
     most: Annotated[int, typer.Option("--lines", "-n", min=1, help="The newest ones that are shown.")] = 20,
+    remove_older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Before that, remove alerts older than this.")
+    ] = None,
     operations: OperationsOption = None,
     config: ConfigOption = None,
     json: JsonFlag = False,
 ) -> None:
     """List alerts about campaigns, newest first."""
     with _book(operations, config) as book:
+        if remove_older_than is not None:
+            book.remove_alerts(remove_older_than)
         found = book.alerts(most)
-    columns = ["at", "tenant", "key", "signal", "value", "bound", "exchanges", "locked until"]
+    columns = ["at", "tenant", "key", "signal", "value", "bound", "exchanges", "locked until", "seen by"]
     rows = [
         [
             *(_time(one.at), one.tenant, one.key, one.signal),
             *(round(one.value, 1), one.bound, one.exchanges, _time(one.locked_until)),
+            one.acknowledged_by or "",
         ]
         for one in found
     ]
@@ -329,21 +335,7 @@ def _given(options: dict[str, Any]) -> dict[str, str]:
 
 def _changed(settings: "Settings", given: dict[str, str]) -> "Settings":
     """Return settings with what the command line names. Raises ConfigError."""
-    import msgspec
-
-    from lockgate.errors import ConfigError
-
-    found: dict[str, Any] = msgspec.structs.asdict(settings)
-    for name, text in given.items():
-        found[name] = None if text == "none" else text
-    if "mode" in given and given["mode"] != "canary" and "canary_percent" not in given:
-        found["canary_percent"] = None
-    try:
-        return msgspec.convert(found, type(settings), strict=False)
-    except msgspec.ValidationError as error:
-        # The library names the field last: "Expected `int`, got `str` - at `$.burst`".
-        what, _, where = str(error).partition(" - at `$.")
-        raise ConfigError(f"--{where.rstrip('`').replace('_', '-')}: {what}; `none` takes it away") from None
+    return settings.changed(given, lambda name: f"--{name.replace('_', '-')}")
 
 
 def _plain(settings: "Settings") -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -21,7 +21,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lockgate.dashboard import _exchanges, _guards, _keys, _overview, _review, _thresholds
+from lockgate.dashboard import (
+    _alerts,
+    _exchanges,
+    _guards,
+    _keys,
+    _limits,
+    _overview,
+    _review,
+    _thresholds,
+)
 from lockgate.dashboard._desk import ROOT, Call, DashboardOptions, Desk, Page, PageError, Viewer
 from lockgate.dashboard._sessions import LIFE, csrf_of
 from lockgate.dashboard._templates import HERE, render
@@ -62,6 +71,8 @@ _PAGES: tuple[Page, ...] = (
     *_thresholds.PAGES,
     *_review.PAGES,
     *_guards.PAGES,
+    *_alerts.PAGES,
+    *_limits.PAGES,
     *_keys.PAGES,
 )
 
@@ -111,7 +122,9 @@ class Dashboard:
             _check_csrf(request, form, token)
         if not who.may(page.role):
             raise PageError(403, "Not for this key", f"This page is for keys of the role {page.role}.")
-        call = Call(self._desk, who, csrf_of(token), request.path_params, dict(request.query_params), form)
+        query = dict(request.query_params)
+        _check_text((*request.path_params.values(), *query.values(), *form.values()))
+        call = Call(self._desk, who, csrf_of(token), request.path_params, query, form)
         return await self._aside(page.answer, call)
 
     def _identify(self, token: str, awake: bool) -> Viewer | None:
@@ -238,6 +251,12 @@ async def _form(request: Request) -> dict[str, str]:
         )
     except (UnicodeDecodeError, ValueError):
         raise PageError(400, "This form can't be read", "Go back and send it again.") from None
+
+
+def _check_text(values: Iterable[str]) -> None:
+    """Refuse what no database can compare with its texts. Raises PageError."""
+    if any("\0" in value for value in values):
+        raise PageError(400, "This can't be read", "A text holds the character NUL. Take it out.")
 
 
 def _check_origin(request: Request) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -11,7 +12,9 @@ from urllib.parse import urlencode
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lockgate._version import __version__
+from lockgate.dashboard._figures import text_of
 from lockgate.dashboard._guard import ServedGuard
+from lockgate.dashboard._kept import Kept
 from lockgate.dashboard._sessions import Sessions
 from lockgate.dashboard._templates import render
 from lockgate.decisions import Line, LogReader, open_log
@@ -59,17 +62,15 @@ class Viewer:
     Attributes:
         key: public id of the key.
         name: name of the key. A rotation keeps it.
+        reviewer: the name under which reviews are kept. A rotation keeps it too. A new key with the name of
+            one that has ended gets another.
     """
 
     tenant: str
     key: str
     name: str
     role: Role
-
-    @property
-    def reviewer(self) -> str:
-        """The name under which reviews are kept."""
-        return f"{self.tenant}/{self.name}"
+    reviewer: str
 
     def may(self, role: Role) -> bool:
         """Whether the key may do what a role may."""
@@ -88,13 +89,16 @@ class Desk:
         self.tenants = tenants
         self.sessions = Sessions(tenants.database.place, options.clock)
         self.reviews = Reviews(tenants.database.place)
+        self.kept = Kept(tenants.database.place)
 
     def open(self) -> None:
         """Connect. Raises OperationsError, ReviewError."""
         self.sessions.open()
         self.reviews.open()
+        self.kept.open()
 
     def close(self) -> None:
+        self.kept.close()
         self.reviews.close()
         self.sessions.close()
 
@@ -105,13 +109,24 @@ class Desk:
     def holder(self, tenant: str, key: str) -> Viewer | None:
         """Return who has a key, as long as it is valid and may review. Raises OperationsError."""
         try:
-            found = next((info for info in self.tenants.keys(tenant) if info.prefix == key), None)
+            keys = self.tenants.keys(tenant)
         except ConfigError:
             return None  # the tenant is gone
+        found = next((info for info in keys if info.prefix == key), None)
         if found is None or found.state != "valid":
             return None
-        viewer = Viewer(found.tenant, found.prefix, found.name, found.role)
-        return viewer if viewer.may("reviewer") else None
+        if not Principal(found.tenant, found.prefix, found.role).may("reviewer"):
+            return None
+        since = min(info.created for info in keys if info.origin == found.origin)
+        name = self.kept.reviewer(
+            found.origin, f"{found.tenant}/{found.name}", lambda name: self._is_free(name, since)
+        )
+        return Viewer(found.tenant, found.prefix, found.name, found.role, name)
+
+    def _is_free(self, reviewer: str, since: float) -> bool:
+        """Tell whether nobody has reviewed under a name before a time. Raises ReviewError."""
+        first = self.reviews.first_step(reviewer)
+        return first is None or first >= text_of(datetime.fromtimestamp(since, UTC))
 
     @contextmanager
     def log(self) -> Iterator[LogReader]:

@@ -14,6 +14,8 @@ from lockgate.decisions import ContentReader, Decision, Stored
 from lockgate.errors import DecisionLogError
 
 SIZE = 50
+# A database has no much larger numbers.
+_LONGEST_CHOICE = 9
 _FILTERS = ("decision", "category", "tenant", "since", "until", "near")
 
 
@@ -101,14 +103,20 @@ def _one(call: Call) -> Response:
     )
 
 
-def seen(call: Call, exchange: str, choice: int) -> tuple[Stored, Decision]:
+def seen(call: Call, exchange: str, choice: str) -> tuple[Stored, Decision]:
     """Return an exchange that may be seen.
+
+    Args:
+        choice: number of the answer, as an address or a form has it.
 
     Raises:
         PageError: there is none. An exchange of another tenant looks as if it was not there.
     """
+    if not (choice.isascii() and choice.isdigit() and len(choice) <= _LONGEST_CHOICE):
+        words = f"The last part is the number of the answer: expected at most {_LONGEST_CHOICE} digits."
+        raise PageError(400, "No such answer", words)
     with call.desk.log() as log:
-        stored = log.one(exchange, choice)
+        stored = log.one(exchange, int(choice))
     try:
         decision = None if stored is None else msgspec.convert(stored.record, Decision)
     except msgspec.ValidationError:
@@ -130,5 +138,5 @@ def text_of_exchange(stored: Stored) -> tuple[list[tuple[str, str]] | None, str 
 
 PAGES = (
     Page("/exchanges", _list),
-    Page("/exchanges/{exchange}/{choice:int}", _one),
+    Page("/exchanges/{exchange}/{choice}", _one),
 )

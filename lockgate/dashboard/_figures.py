@@ -85,6 +85,42 @@ def figures(decisions: Sequence[Decision]) -> Figures:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """What a stage has read, as far as records tell.
+
+    Attributes:
+        exchanges: exchanges that it read.
+        tokens: tokens of their prompts and answers. Several answers to one request share its prompt.
+        verdicts: how often the second stage was asked; 0 for the first, which reads every token.
+        first_text, in_all: times of the exchanges that no later stage was asked about.
+    """
+
+    exchanges: int
+    tokens: int
+    verdicts: int
+    first_text: Spread
+    in_all: Spread
+
+
+def by_stage(decisions: Sequence[Decision]) -> tuple[StageCost, StageCost]:
+    """Compute what the first and the second stage have read. The first one reads all that has a guard."""
+    first = [found for found in decisions if found.stage is not None]
+    return _cost(first, 1), _cost([found for found in first if found.stage == 2], 2)
+
+
+def _cost(read: Sequence[Decision], stage: int) -> StageCost:
+    last = [found for found in read if found.stage == stage]
+    return StageCost(
+        exchanges=len(read),
+        tokens=sum({found.id: found.prompt_tokens for found in read}.values())
+        + sum(found.completion_tokens for found in read),
+        verdicts=sum(found.verdicts for found in read) if stage > 1 else 0,
+        first_text=spread([found.first_token_ms for found in last if found.first_token_ms is not None]),
+        in_all=spread([found.total_ms for found in last]),
+    )
+
+
 def rate(k: int, n: int) -> Rate:
     """Make a rate with its bound, if the bound can be computed here."""
     try:

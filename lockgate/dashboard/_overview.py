@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from starlette.responses import Response
 
 from lockgate.dashboard._desk import Call, Page, PageError, newest
-from lockgate.dashboard._figures import KINDS, by_tenant, figures, over_time, text_of
+from lockgate.dashboard._drift import follow_drift
+from lockgate.dashboard._figures import KINDS, by_stage, by_tenant, figures, over_time, text_of
 from lockgate.decisions import MOST_READ
 
 
@@ -52,9 +53,12 @@ def _values(call: Call) -> dict[str, Any]:
         "windows": WINDOWS,
         "kinds": KINDS,
         "found": figures(decisions),
+        "stages": by_stage(decisions),
         "tenants": by_tenant(decisions) if call.scope is None else {},
         "buckets": over_time(lines, end, window.length, window.slices),
         "budget": None if calibration is None else calibration.budget,
+        "drift": follow_drift(call),
+        "new_alerts": call.desk.tenants.new_alerts(call.scope),
         "complete": complete,
         "oldest": lines[-1].at if lines else None,
         "most": MOST_READ,

@@ -1,5 +1,8 @@
 """The review queue: an exchange at a time, a verdict, and what reviewers agree about."""
 
+import hashlib
+import hmac
+import json
 import tempfile
 import time
 from collections import defaultdict
@@ -34,6 +37,7 @@ OFFERED = 5000
 _READABLE = ("redacted", "full")
 _LONGEST_SECONDS = 3600.0
 _PIECE = 1 << 16
+_FORGED = "The exchange is not the one that was shown to you. Go back to the queue, and judge what it shows."
 
 
 def _queue(call: Call) -> Response:
@@ -51,9 +55,10 @@ def _queue(call: Call) -> Response:
         "longest_note": LONGEST_NOTE,
         "shown": f"{time.time():.3f}",
         "margin": None,
+        "signature": None if pick is None else _signature(call, pick),
     }
     if pick is not None:
-        stored, decision = seen(call, pick.decision.id, pick.decision.choice)
+        stored, decision = seen(call, pick.decision.id, str(pick.decision.choice))
         guard = call.desk.guard
         values |= {
             "text": text_of_exchange(stored)[0],
@@ -87,7 +92,24 @@ def _asked_again(call: Call, readable: list[Decision]) -> Pick | None:
     if name is None or picked not in kinds:
         return None
     found = next((one for one in readable if (one.id, str(one.choice)) == (name, choice)), None)
-    return None if found is None else Pick(found, kinds[kinds.index(picked)])
+    if found is None:
+        return None
+    pick = Pick(found, kinds[kinds.index(picked)])
+    return pick if _is_signed(call, pick, call.wanted("signature")) else None
+
+
+def _signature(call: Call, pick: Pick) -> str:
+    """Sign why an exchange was shown, so that no reviewer can say that chance has drawn it."""
+    return _signed(call, pick.decision.id, pick.decision.choice, pick.picked)
+
+
+def _signed(call: Call, exchange: str, choice: int, picked: str) -> str:
+    told = json.dumps([call.who.reviewer, exchange, choice, picked]).encode()
+    return hmac.new(call.desk.kept.secret(), told, hashlib.sha256).hexdigest()
+
+
+def _is_signed(call: Call, pick: Pick, given: str | None) -> bool:
+    return hmac.compare_digest(_signature(call, pick).encode(), (given or "").encode())
 
 
 def _judge(call: Call) -> Response:
@@ -95,9 +117,11 @@ def _judge(call: Call) -> Response:
     verdicts: dict[str, Verdict | None] = {"harmful": "harmful", "harmless": "harmless", "skip": None}
     said, choice, picked = (form.get(name, "") for name in ("verdict", "choice", "picked"))
     kinds: dict[str, Picked] = {kind: kind for kind in SHARES}
-    if said not in verdicts or picked not in kinds or not choice.isascii() or not choice.isdigit():
+    if said not in verdicts or picked not in kinds:
         raise PageError(400, "No such verdict", "Expected that the answer breaks the policy, or does not.")
-    _, decision = seen(call, form.get("exchange", ""), int(choice))
+    _, decision = seen(call, form.get("exchange", ""), choice)
+    if not _is_signed(call, Pick(decision, kinds[picked]), form.get("signature")):
+        raise PageError(403, "Not what was shown", _FORGED)
     category = form.get("category") or None
     guard = call.desk.guard
     if category is not None and (guard is None or category not in guard.categories):
@@ -134,7 +158,10 @@ def _undo(call: Call) -> Response:
     back = call.desk.reviews.undo(call.who.reviewer)
     if back is None:
         return go_to("/review")
-    return go_to("/review", exchange=back.exchange, choice=back.choice, picked=back.picked)
+    signature = _signed(call, back.exchange, back.choice, back.picked)
+    return go_to(
+        "/review", exchange=back.exchange, choice=back.choice, picked=back.picked, signature=signature
+    )
 
 
 def _results(call: Call) -> Response:

@@ -1,4 +1,4 @@
-"""Recorded scores: their histogram, whether they have left what calibration saw, and other thresholds."""
+"""Recorded scores: their histogram, how much they have moved, and other thresholds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lockgate.calibration import clopper_pearson
 from lockgate.decisions import Decision, deciding_score
 from lockgate.guards import GuardRecord
 from lockgate.traffic import Counts, count_changes
 
-# An alarm is false in one of a hundred looks at traffic like the calibration's, over all quantiles together.
-FALSE_ALARMS = 0.01
 # Usual levels of the population stability index.
 PSI_WATCH, PSI_ALARM = 0.1, 0.25
 BINS = 48
@@ -69,70 +66,22 @@ def at_threshold(found: Recorded, record: GuardRecord, threshold: float) -> Coun
     return count_changes(before, scores, threshold, record.decides.tolerance)
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
-    """One of the calibration's quantiles against the traffic.
+def stability(scores: Sequence[float], quantiles: Mapping[str, float]) -> float | None:
+    """Compute the population stability index of scores over the bands between a calibration's quantiles.
 
-    Attributes:
-        value: the score at the quantile.
-        expected: share of exchanges above it in the calibration's sample.
-        k: exchanges above it now.
-        lower, upper: exact interval of the share now.
-    """
-
-    name: str
-    value: float
-    expected: float
-    k: int
-    lower: float
-    upper: float
-
-    @property
-    def left(self) -> bool:
-        """Whether the traffic can hardly have the calibration's share."""
-        return not self.lower <= self.expected <= self.upper
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How the scores of traffic differ from those that calibration saw.
-
-    Attributes:
-        n: exchanges.
-        bands: quantiles below the highest, which is only the largest score of a sample.
-        psi: population stability index over the bands between them; None with fewer than two quantiles.
-    """
-
-    n: int
-    bands: tuple[Band, ...]
-    psi: float | None
-
-    @property
-    def alarm(self) -> bool:
-        return any(band.left for band in self.bands)
-
-
-def drift(scores: Sequence[float], quantiles: Mapping[str, float]) -> Drift:
-    """Compare scores with the quantiles of a calibration.
-
-    Raises:
-        MissingExtra: exact intervals can't be computed here.
+    Returns:
+        None without scores, or with fewer than two quantiles below the highest, which is only the largest
+        score of a sample.
     """
     known = sorted((float(name), value) for name, value in quantiles.items() if 0 < float(name) < 1)
+    n = len(scores)
+    if len(known) < 2 or not n:
+        return None
     column = np.array(scores, dtype=np.float64)
-    n = len(column)
-    bands = []
-    for share, value in known:
-        k = int((column > value).sum())
-        interval = clopper_pearson(k, n, 1 - FALSE_ALARMS / len(known))
-        bands.append(Band(f"{share:g}", value, 1 - share, k, interval.lower, interval.upper))
-    return Drift(n, tuple(bands), _psi(bands, n) if len(bands) > 1 and n else None)
-
-
-def _psi(bands: Sequence[Band], n: int) -> float:
-    expected = -np.diff([1.0, *(band.expected for band in bands), 0.0])
+    expected = -np.diff([1.0, *(1 - share for share, _ in known), 0.0])
+    above = [int((column > value).sum()) for _, value in known]
     # Half an exchange in place of none keeps the logarithm finite.
-    found = np.maximum(-np.diff([n, *(band.k for band in bands), 0]), 0.5) / n
+    found = np.maximum(-np.diff([n, *above, 0]), 0.5) / n
     return float(((found - expected) * np.log(found / expected)).sum())
 
 

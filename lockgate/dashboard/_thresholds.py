@@ -6,20 +6,18 @@ from typing import Any
 from starlette.responses import Response
 
 from lockgate.dashboard._desk import Call, Page, PageError, newest
+from lockgate.dashboard._drift import FALSE_ALARMS, follow_drift
 from lockgate.dashboard._guard import ServedGuard
 from lockgate.dashboard._scores import (
-    FALSE_ALARMS,
     PSI_ALARM,
     PSI_WATCH,
-    Drift,
     Recorded,
     at_threshold,
-    drift,
     histogram,
     recorded,
+    stability,
 )
 from lockgate.decisions import MOST_READ
-from lockgate.errors import MissingExtra
 
 
 def _scores(call: Call) -> Response:
@@ -40,21 +38,13 @@ def _scores(call: Call) -> Response:
         most=MOST_READ,
         bars=bars,
         marks=[] if bars is None else [(name, bars.place(value - flag)) for name, value in marks.items()],
-        drift=_drift(found, marks),
+        drift=follow_drift(call),
+        psi=stability(found.scores, marks),
         calibration=calibration,
         levels=(PSI_WATCH, PSI_ALARM),
         false_alarms=FALSE_ALARMS,
         **_what_if_values(call, guard, found),
     )
-
-
-def _drift(found: Recorded, quantiles: dict[str, float]) -> Drift | None:
-    if not found.scores or not any(0 < float(name) < 1 for name in quantiles):
-        return None
-    try:
-        return drift(found.scores, quantiles)
-    except MissingExtra:
-        return None
 
 
 def _what_if(call: Call) -> Response:

@@ -13,6 +13,7 @@ from lockgate.decisions._content import (
 from lockgate.decisions._left import spill_files
 from lockgate.decisions._log import DecisionLog, Left, print_failure
 from lockgate.decisions._newest import MOST_READ, Found, Line
+from lockgate.decisions._onward import Onward
 from lockgate.decisions._options import POLICIES, LogOptions, WhenUnwritable
 from lockgate.decisions._reading import (
     LogReader,
@@ -60,6 +61,7 @@ __all__ = [
     "Line",
     "LogOptions",
     "LogReader",
+    "Onward",
     "Report",
     "Scores",
     "Started",

@@ -70,6 +70,8 @@ class DecisionLog:
         written: decisions in the database.
         lost: decisions that are nowhere, because the memory for them was full.
         on_block: called when the policy `block` begins to hold.
+        on_purge: called with `retention_days`, about once an hour, when older records have been removed. It
+            must return at once.
     """
 
     def __init__(self, options: LogOptions) -> None:
@@ -79,6 +81,7 @@ class DecisionLog:
         self.written = 0
         self.lost = 0
         self.on_block: Callable[[], None] = lambda: None
+        self.on_purge: Callable[[float], None] = lambda _: None
         self._queue = Queue(ContentKeeper(options.content, options.public_key))
         self._lock = self._queue.lock
         self._work = threading.Condition(self._lock)
@@ -300,6 +303,8 @@ class DecisionLog:
             return
         if count == _PURGED_AT_ONCE:
             self._next_purge = time.monotonic()
+            return
+        self.on_purge(days)
 
     def _failed(self, reason: str, still: Callable[[], bool] = lambda: True) -> None:
         """Count the database as unwritable, if `still` says so under the lock."""

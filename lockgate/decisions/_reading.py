@@ -1,7 +1,7 @@
 """Reading a decision log: its records, its new ones as they come, and whether its chains hold."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from lockgate.databases import Database
 from lockgate.decisions._appender import Appender
 from lockgate.decisions._chain import Break, Checker, Entry, Kind, Tip
 from lockgate.decisions._newest import MOST_READ, Found, read_newest
+from lockgate.decisions._onward import Onward, read_onward
 from lockgate.decisions._record import Decision
 from lockgate.decisions._schema import LOG_SCHEMA, PASSWORD_VARIABLE, place_of
 from lockgate.decisions._store import entry_of, last_entries, newest, read_behind, read_entries, writers
@@ -127,6 +128,22 @@ class LogReader:
             return read_newest(
                 connection, wanted, count=count, since=since, until=until, before=before, most=most
             )
+
+    def onward(self, seen: Mapping[str, int], most: int = MOST_READ) -> Onward:
+        """Return the decisions behind those that were seen, oldest first, and at most `most` of them.
+
+        Chains are read one after the other, in the order in which they began. In a call that reads all that
+        is left, the decisions of all chains come in the order of time. A decision that reaches the database
+        late is not missed, since each chain has its own numbers.
+
+        Args:
+            seen: `Onward.seen` of an earlier call, or nothing.
+
+        Raises:
+            DecisionLogError: the database can't be read.
+        """
+        with self._database.reading() as connection:
+            return read_onward(connection, seen, most)
 
     def one(self, exchange: str, choice: int) -> Stored | None:
         """Return the decision about an exchange with its content, or None. Raises DecisionLogError."""

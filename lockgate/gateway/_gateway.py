@@ -191,6 +191,7 @@ class Gateway:
         self.keyring = Keyring(options.all_keys, options.tenants)
         self._policies = options.policies or Policies(policy_of(options.engine.mode))
         self.tenancy = Tenancy(options.tenants, self.metrics, options.campaigns)
+        self.decisions.on_purge = self.tenancy.remove_alerts
         self._decoding = anyio.CapacityLimiter(1)
         self._tokenising = anyio.CapacityLimiter(1)
 

@@ -51,6 +51,17 @@ class Tenancy:
         # Who may read this need not know where the database is.
         return ["the operations database can't be read"]
 
+    def remove_alerts(self, days: float) -> None:
+        """Remove alerts that are older than so many days, in the background."""
+        if self._tenants is not None:
+            self._tenants.later(partial(self._remove_alerts, self._tenants, days))
+
+    def _remove_alerts(self, tenants: Tenants, days: float) -> None:
+        try:
+            tenants.remove_alerts(days)
+        except OperationsError as error:
+            logger.error("%s; old alerts stay for another hour", error)
+
     def count_prompt(self, client: Client, tokens: Sequence[int]) -> None:
         """Hold a client's prompt against its limits.
 

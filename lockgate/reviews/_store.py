@@ -120,6 +120,13 @@ class Reviews:
         with self._database.reading() as connection:
             return [_review(row) for row in connection.execute(wanted)]
 
+    def first_step(self, reviewer: str) -> str | None:
+        """Return when a reviewer made the first step, or None. Raises ReviewError."""
+        wanted = select(func.min(_COLUMNS.at)).where(_COLUMNS.reviewer == reviewer)
+        with self._database.reading() as connection:
+            found: str | None = connection.execute(wanted).scalar_one()
+        return found
+
     def count(self) -> int:
         """Return the number of steps, those that were taken back included. Raises ReviewError."""
         with self._database.reading() as connection:

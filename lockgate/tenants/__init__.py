@@ -3,7 +3,7 @@
 from lockgate.tenants._alerts import Alert
 from lockgate.tenants._book import Book, KeyInfo, TenantInfo
 from lockgate.tenants._campaigns import SIGNALS, CampaignOptions, Campaigns, Sign
-from lockgate.tenants._limits import Limits, Refusal
+from lockgate.tenants._limits import Limits, Refusal, Use
 from lockgate.tenants._principal import ROLES, Principal, Role
 from lockgate.tenants._schema import OPERATIONS_SCHEMA, PASSWORD_VARIABLE
 from lockgate.tenants._settings import Settings
@@ -29,4 +29,5 @@ __all__ = [
     "Sign",
     "TenantInfo",
     "Tenants",
+    "Use",
 ]

@@ -12,7 +12,14 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from lockgate.databases import Database
 from lockgate.errors import ConfigError
-from lockgate.tenants._alerts import Alert, read_alerts, write_alert
+from lockgate.tenants._alerts import (
+    Alert,
+    count_new_alerts,
+    note_alert,
+    read_alerts,
+    remove_alerts,
+    write_alert,
+)
 from lockgate.tenants._campaigns import Sign
 from lockgate.tenants._principal import ROLES, Role
 from lockgate.tenants._schema import (
@@ -58,6 +65,8 @@ class KeyInfo:
         expires: when it ends, or ended. A rotated key ends after its grace period.
         last_used: when it was used, to the minute.
         locked_until: until when a campaign signal locks it out.
+        origin: the prefix of the first of the keys that were rotated into each other. A key that was created
+            under the name of an older one has an origin of its own.
         state: what holds for it at the time of reading: valid, expired, revoked or locked.
     """
 
@@ -70,6 +79,7 @@ class KeyInfo:
     revoked: float | None
     last_used: float | None
     locked_until: float | None
+    origin: str
     state: str
 
 
@@ -205,7 +215,7 @@ class Book:
             ends = now + max(0.0, grace) if old.expires is None else min(old.expires, now + max(0.0, grace))
             connection.execute(update(KEYS).where(KEYS.c.prefix == prefix).values(expires=ends))
             expires = old.expires if days is None else now + DAY * days
-            made = self._insert(connection, old.tenant, old.name, old.role, expires)
+            made = self._insert(connection, old.tenant, old.name, old.role, expires, old.origin)
             if old.locked_until is not None and old.locked_until > now:
                 # Whoever is locked out must not get free by a rotation.
                 lock = update(KEYS).where(KEYS.c.prefix == made[0].prefix)
@@ -254,15 +264,41 @@ class Book:
             self.forget()
         return alert
 
-    def alerts(self, most: int = 100) -> list[Alert]:
-        """Return the newest alerts, newest first."""
-        return read_alerts(self.database, most)
+    def alerts(self, most: int = 100, tenant: str | None = None) -> list[Alert]:
+        """Return the newest alerts of a tenant, or of all, newest first."""
+        return read_alerts(self.database, most, tenant)
+
+    def new_alerts(self, tenant: str | None = None) -> int:
+        """Return the number of alerts that nobody has taken note of."""
+        return count_new_alerts(self.database, tenant)
+
+    def acknowledge_alert(self, alert: str, by: str, tenant: str | None = None) -> None:
+        """Keep that somebody has taken note of an alert. The first one counts.
+
+        Args:
+            alert: its id.
+            by: who.
+            tenant: only an alert of this tenant. Others are as if they were not there.
+        """
+        if not note_alert(self.database, alert, by, self._clock(), tenant):
+            raise ConfigError("no alert has this id; perhaps it was removed as too old")
+
+    def remove_alerts(self, days: float) -> int:
+        """Remove the alerts that are older than so many days, and return their number."""
+        _check_days(days)
+        return remove_alerts(self.database, self._clock() - DAY * days)
 
     def forget(self) -> None:
         """Drop what is remembered of keys and settings."""
 
     def _insert(
-        self, connection: Connection, tenant: str, name: str, role: Role, expires: float | None
+        self,
+        connection: Connection,
+        tenant: str,
+        name: str,
+        role: Role,
+        expires: float | None,
+        origin: str | None = None,
     ) -> tuple[KeyInfo, str]:
         prefix, key = new_key()
         row: dict[str, Any] = {
@@ -273,6 +309,7 @@ class Book:
             "hash": digest_of(key),
             "created": self._clock(),
             "expires": expires,
+            "origin": origin or prefix,
         }
         connection.execute(insert(KEYS).values(row))
         return self._one(connection, prefix), key
@@ -289,6 +326,8 @@ class Book:
 
     def _info(self, row: RowMapping) -> KeyInfo:
         shown = {name: row[name] for name in KeyInfo.__dataclass_fields__ if name != "state"}
+        # An older server that shares the database writes none.
+        shown["origin"] = row["origin"] or row["prefix"]
         return KeyInfo(**shown, state=state_of(row, self._clock()))
 
 

@@ -8,8 +8,8 @@ is gone from the bucket. A share that is not used in time is dropped, so that it
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -38,6 +38,19 @@ class Refusal:
 
     limit: LimitName
     wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a tenant uses now.
+
+    Attributes:
+        open: its requests that are open on this server.
+        left: what its buckets still hold, by limit. Below zero it owes.
+    """
+
+    open: int
+    left: Mapping[LimitName, float]
 
 
 @dataclass(slots=True)
@@ -156,6 +169,19 @@ class Limits:
                 return Refusal("tokens", -share.held * 60 / state.most_tokens)
             self.spend(tenant, tokens)
             return None
+
+    def use(self, tenant: str, settings: Settings) -> Use:
+        """Tell what a tenant uses now. Nothing is taken. Raises OperationsError."""
+        left: dict[LimitName, float] = {}
+        for bucket in _buckets(settings):
+            draw = Draw(bucket.capacity, bucket.rate, 0.0, 0.0)
+            with self._mutex if self._pool.local else nullcontext():
+                _, level = self._pool.take(tenant, bucket.kind, draw)
+            with self._mutex:
+                share = self._own(tenant).shares[bucket.kind]
+                held = share.held if self._ticks() < share.until else min(share.held, 0.0)
+            left[bucket.kind] = min(bucket.capacity, level + held)
+        return Use(self.in_use(tenant), left)
 
     def in_use(self, tenant: str) -> int:
         """Return how many requests of a tenant are open here."""

@@ -54,6 +54,8 @@ KEYS = Table(
     Column("revoked", Double),
     Column("last_used", Double),
     Column("locked_until", Double),
+    # The prefix of the first of the keys that were rotated into each other.
+    Column("origin", String(16)),
     Index("keys_tenant", "tenant", "name"),
 )
 
@@ -89,5 +91,7 @@ ALERTS = Table(
     Column("bound", Double, nullable=False),
     Column("exchanges", Integer, nullable=False),
     Column("locked_until", Double),
+    Column("acknowledged", Double),
+    Column("acknowledged_by", Text),
     Index("alerts_at", "at"),
 )

@@ -1,7 +1,8 @@
 """What holds for a tenant: its mode and its limits."""
 
 import re
-from typing import Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -59,6 +60,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
         if self.burst is not None:
             return float(self.burst)
         return max(1.0, self.requests_per_minute or 0.0)
+
+    def changed(self, given: Mapping[str, str], called: Callable[[str], str] = str) -> Self:
+        """Return settings in which some fields are others, as people write them. `check` says what they mean.
+
+        Args:
+            given: values by field; "none" takes one away.
+            called: gives the name of a field for errors.
+
+        Raises:
+            ConfigError: a value is none of its field.
+        """
+        found: dict[str, Any] = msgspec.structs.asdict(self)
+        for name, text in given.items():
+            found[name] = None if text == "none" else text
+        if "mode" in given and given["mode"] != "canary" and "canary_percent" not in given:
+            found["canary_percent"] = None
+        try:
+            return msgspec.convert(found, type(self), strict=False)
+        except msgspec.ValidationError as error:
+            # The library names the field last: "Expected `int`, got `str` - at `$.burst`".
+            what, _, where = str(error).partition(" - at `$.")
+            raise ConfigError(f"{called(where.rstrip('`'))}: {what}; `none` takes it away") from None
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()

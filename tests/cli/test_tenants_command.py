@@ -109,6 +109,10 @@ def test_alerts_are_listed_and_their_keys_unlocked(run, path):
     assert listed[info.prefix][3:7] == ["close", "30.0", "25.0", "40"]
     assert listed["team"][3:8] == ["flags", "12.3", "10.0", "80", ""]  # a key of the config stays
     assert len(json.loads(run("tenants", "alerts", "-n", "1", "--json", *place)[1])["alerts"]) == 1
+    code, _, err = run("tenants", "alerts", "--remove-older-than", "0", *place)
+    assert (code, "days: expected more than 0" in err) == (2, True)
+    assert len(lines(run("tenants", "alerts", "--remove-older-than", "1", *place)[1])) == 3
+    assert len(lines(run("tenants", "alerts", "--remove-older-than", "1e-9", *place)[1])) == 1
     assert run("keys", "unlock", info.prefix, *place)[0] == 0
     with Tenants(path) as tenants:
         assert tenants.keys()[0].state == "valid"

@@ -1,6 +1,8 @@
 """A dashboard over real databases, and people who sign in."""
 
+import html
 import random
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from starlette.testclient import TestClient
 from lockgate.dashboard import Dashboard, DashboardOptions, served_guard
 from lockgate.decisions import Content, Decision, Scores, Turn
 from lockgate.guards import EMBEDDED, read_bundle
-from lockgate.tenants import Role, Tenants
+from lockgate.tenants import Role, Settings, Sign, Tenants
 
 RECORD = read_bundle(EMBEDDED).record
 SHA = "ab" * 32
@@ -77,6 +79,12 @@ def house_in(
 def csrf_of_page(text: str) -> str:
     """The token in the forms of a page."""
     return text.partition('name="csrf" value="')[2].partition('"')[0]
+
+
+def form_of_review(client: TestClient) -> dict[str, str]:
+    """The hidden fields of the exchange that the queue shows."""
+    found = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', client.get("/admin/review").text)
+    return {name: html.unescape(value) for name, value in found}
 
 
 def exchange(number: int, tenant: str = "", score: float = -2.0, **fields: Any) -> Decision:
@@ -144,6 +152,17 @@ def day_of_traffic(
             one = msgspec.structs.replace(one, decision="cancelled")
         found.append(one)
     return found
+
+
+def with_alerts(house: House) -> None:
+    """Two tenants with limits, and an alert about a key of each. One key is locked out."""
+    for tenant, lock_out in (("harbour", None), ("mill", 3600.0)):
+        house.key(tenant, "app", "client")
+        prefix = next(info.prefix for info in house.tenants.keys(tenant) if info.name == "app")
+        sign = Sign("flags" if lock_out else "duplicates", 23.4 if lock_out else 7.0, 5.0, 40)
+        house.tenants.add_alert(tenant, prefix, sign, lock_out)
+    limits = Settings(requests_per_minute=600, burst=50, tokens_per_minute=200_000, concurrent=20)
+    house.tenants.change_tenant("mill", lambda _: limits)
 
 
 def spread_times(where: Path, hours: float = 1.0) -> None:

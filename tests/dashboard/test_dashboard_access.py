@@ -49,7 +49,7 @@ def test_migrations_make_the_tables_that_the_code_uses(tmp_path):
 def test_nobody_sees_a_page_without_signing_in(shared):
     client = shared.visitor()
     for page in _PAGES:
-        path = page.path.replace("{exchange}", "chatcmpl-1").replace("{choice:int}", "0")
+        path = page.path.replace("{exchange}", "chatcmpl-1").replace("{choice}", "0")
         answer = client.request(page.method, f"/admin{path}")
         assert (answer.status_code, answer.headers["location"]) == (303, "/admin/login")
         part = client.request(page.method, f"/admin{path}", headers={"hx-request": "true"})

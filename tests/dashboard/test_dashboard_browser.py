@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsers import CHROMIUM_ARGS, find_chromium, serving_app
-from desks import day_of_traffic, exchange, fill, house_in, spread_times
+from desks import day_of_traffic, exchange, fill, house_in, spread_times, with_alerts
 from playwright.sync_api import expect, sync_playwright
 
 from lockgate.feedback import read_feedback
@@ -25,6 +25,9 @@ PAGES = (
     "/review/results",
     "/scores",
     "/guard",
+    "/alerts",
+    "/limits",
+    "/limits/mill",
     "/keys",
     "/exchanges/chatcmpl-3/0",
     "/exchanges?decision=nonsense",
@@ -46,6 +49,7 @@ def site(tmp_path_factory):
     with house_in(tmp_path_factory.mktemp("browser")) as house:
         fill(house.log, day_of_traffic(150))
         spread_times(house.log)
+        with_alerts(house)
         with serving_app(house.app) as url:
             yield SimpleNamespace(house=house, url=url, secret=house.key("canal", "ada", "admin"))
 
@@ -125,6 +129,8 @@ def test_empty_pages_are_for_everybody(browser, tmp_path):
             ("/review", "Nothing is left to review"),
             ("/review/results", "No verdicts yet"),
             ("/scores", "No scores of this guard yet"),
+            ("/alerts", "No alerts"),
+            ("/limits", "Limits"),
         ):
             page.goto(f"{url}/admin{path}")
             expect(page.get_by_role("heading", name=words)).to_be_visible()
@@ -232,6 +238,26 @@ def test_keys_are_made_shown_once_and_revoked(visit, site, browser):
     expect(page.get_by_role("button", name="Revoke canal/carla")).to_have_count(0)
     other.goto(f"{site.url}/admin/")
     expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_limits_are_changed_and_alerts_acknowledged(visit, site):
+    seen = visit()
+    seen.may_fail = True  # the first form is refused
+    page = seen.page
+    page.get_by_role("link", name="Limits").click()
+    page.get_by_role("link", name="Change the limits of harbour").click()
+    page.get_by_label("Mode").select_option("canary")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_contain_text("need each other")
+    page.get_by_label("Canary percent").fill("30")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("region", name="harbour")).to_contain_text("canary")
+    page.get_by_role("link", name="Alerts").click()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Let mill/app in again").click()
+    expect(page.get_by_role("cell", name="no longer")).to_have_count(1)
+    page.get_by_role("button", name="Acknowledge the alert").first.click()
+    expect(page.get_by_text("1 that nobody has acknowledged")).to_be_visible()
 
 
 def test_the_theme_is_kept(visit, site):

@@ -3,6 +3,7 @@
 import math
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import numpy as np
 import pytest
 from desks import FLAG, RECORD, SHA, exchange
@@ -10,8 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lockgate.dashboard._figures import by_tenant, figures, over_time, rate, spread, text_of, time_of
-from lockgate.dashboard._scores import BINS, at_threshold, drift, histogram, margin_of, recorded
+from lockgate.dashboard._figures import (
+    by_stage,
+    by_tenant,
+    figures,
+    over_time,
+    rate,
+    spread,
+    text_of,
+    time_of,
+)
+from lockgate.dashboard._scores import BINS, at_threshold, histogram, margin_of, recorded, stability
 from lockgate.dashboard._templates import milliseconds, moment, number, percent, signed
 from lockgate.decisions import Line, Scores
 
@@ -32,6 +42,37 @@ def test_counts_are_those_of_counting(rows):
     assert found.refused.n == len(flagged) + sum(row[0] == "pass" for row in rows)
     assert found.escalated.n == sum(row[2] is not None for row in rows)
     assert sum(own.n for own in by_tenant(made).values()) == len(rows)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, 1, 2]),
+            st.integers(0, 9),
+            st.integers(0, 9),
+            st.integers(0, 3),
+            st.booleans(),
+        )
+    )
+)
+def test_the_cost_of_stages_is_that_of_counting(rows):
+    made, prompts = [], {1: 0, 2: 0}
+    for place, (stage, prompt, answer, verdicts, twice) in enumerate(rows):
+        first = exchange(
+            place, stage=stage, prompt_tokens=prompt, completion_tokens=answer, verdicts=verdicts,
+            total_ms=float(place), first_token_ms=None if place % 3 else float(place),
+        )  # fmt: skip
+        made += [first, msgspec.structs.replace(first, choice=1)] if twice else [first]
+        for read in (1, 2):
+            prompts[read] += prompt if (stage or 0) >= read else 0
+    for level, cost in enumerate(by_stage(made), start=1):
+        read = [one for one in made if (one.stage or 0) >= level]
+        assert cost.exchanges == len(read)
+        assert cost.tokens == prompts[level] + sum(one.completion_tokens for one in read)
+        assert cost.verdicts == (sum(one.verdicts for one in read) if level == 2 else 0)
+        last = [one for one in read if one.stage == level]
+        assert cost.in_all == spread([one.total_ms for one in last])
+        assert cost.first_text.n == sum(one.first_token_ms is not None for one in last)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 600), (3, 600), (600, 600)])
@@ -97,27 +138,19 @@ def test_margins_of_all_kinds_of_records():
     assert math.isnan(margin_of(exchange(1, scores=Scores(None, None, 3.0)), None))
 
 
-def test_traffic_like_the_calibrations_does_not_drift_and_other_traffic_does():
-    draw = np.random.default_rng(1)
-    sample = draw.normal(size=20_000)
-    quantiles = {name: float(np.quantile(sample, float(name))) for name in ("0.5", "0.9", "0.99", "0.999")}
-    quantiles["1"] = float(sample.max())
-    alarms = [drift(draw.normal(size=800).tolist(), quantiles).alarm for _ in range(200)]
-    # At most one in a hundred; with 200 looks, seven or more would come once in a thousand.
-    assert sum(alarms) <= 7
-    assert drift(draw.normal(0.3, size=800).tolist(), quantiles).alarm
-    same, other = (drift(draw.normal(mean, size=20_000).tolist(), quantiles) for mean in (0, 1))
-    assert same.psi < 0.01
-    assert other.psi > 0.25
-    assert [band.name for band in same.bands] == ["0.5", "0.9", "0.99", "0.999"]
-
-
 def test_psi_is_that_of_its_formula():
-    found = drift([0.0] * 60 + [2.0] * 30 + [4.0] * 10, {"0.5": 1.0, "0.9": 3.0})
+    found = stability([0.0] * 60 + [2.0] * 30 + [4.0] * 10, {"0.5": 1.0, "0.9": 3.0, "1": 5.0})
     expected, seen = np.array([0.5, 0.4, 0.1]), np.array([0.6, 0.3, 0.1])
-    assert found.psi == pytest.approx(((seen - expected) * np.log(seen / expected)).sum())
-    only = drift([0.0] * 10, {"0.999": 1.0, "1": 2.0})
-    assert (only.psi, len(only.bands), only.alarm) == (None, 1, False)
+    assert found == pytest.approx(((seen - expected) * np.log(seen / expected)).sum())
+    assert stability([0.0] * 10, {"0.999": 1.0, "1": 2.0}) is None
+    assert stability([], {"0.5": 1.0, "0.9": 3.0}) is None
+
+
+def test_psi_is_small_for_the_same_scores_and_large_for_others():
+    draw = np.random.default_rng(1)
+    quantiles = {name: float(stats.norm.ppf(float(name))) for name in ("0.5", "0.9", "0.99", "0.999")}
+    assert stability(draw.normal(size=20_000).tolist(), quantiles) < 0.01
+    assert stability(draw.normal(1, size=20_000).tolist(), quantiles) > 0.25
 
 
 @given(st.lists(st.floats(-50, 50) | st.sampled_from([math.inf, -math.inf, math.nan]), max_size=60))

@@ -5,7 +5,7 @@ import re
 from functools import partialmethod
 
 import pytest
-from desks import FLAG, SHA, csrf_of_page, exchange, fill, house_in, talk
+from desks import FLAG, SHA, csrf_of_page, exchange, fill, form_of_review, house_in, talk
 from logs import opened_log
 
 from lockgate.dashboard import served_guard
@@ -68,6 +68,27 @@ def test_what_makes_no_sense_is_refused_in_words(listed, path, words):
     assert (answer.status_code, words in answer.text) == (400, True)
 
 
+def test_the_cost_of_each_stage_is_on_the_overview(tmp_path):
+    with house_in(tmp_path) as house:
+        fill(house.log, [exchange(n, prompt_tokens=100, completion_tokens=20, stage=1) for n in range(3)])
+        client = house.signed_in("canal", "ada", "admin")
+        row = r'<th scope="row">(First|Second)</th>(.*?)</tr>'
+
+        def cells():
+            found = re.findall(row, client.get("/admin/").text)
+            return {name: re.findall(r'"num">([^<]*)<', text)[:4] for name, text in found}
+
+        assert cells() == {"First": ["3", "360", "100 %", "every token"]}
+        asked = exchange(7, prompt_tokens=200, completion_tokens=160, stage=2, verdicts=5)
+        fill(house.log, [asked])
+        assert cells() == {
+            "First": ["4", "720", "66.7 %", "every token"],
+            "Second": ["1", "360", "33.3 %", "5 times"],
+        }
+        fill(house.log, [exchange(8, stage=None)])
+        assert cells()["First"][0] == "4"
+
+
 def test_another_threshold(listed):
     assert figures_in(listed.get("/admin/scores/what-if").text) == ["14", "0", "0", "30"]
     lower = listed.get(f"/admin/scores/what-if?threshold={FLAG - 1}").text
@@ -115,9 +136,8 @@ def test_a_server_without_a_guard_has_pages_too(tmp_path):
 
 
 def judge(client, verdict, **changes):
-    page = client.get("/admin/review").text
-    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
-    return client.post("/admin/review", data={**form, "verdict": verdict, **changes})
+    form = {**form_of_review(client), "verdict": verdict, **changes}
+    return client.post("/admin/review", data=form)
 
 
 def test_verdicts_that_make_no_sense_are_not_kept(house):
@@ -128,12 +148,13 @@ def test_verdicts_that_make_no_sense_are_not_kept(house):
         {"picked": "whim"},
         {"choice": "²"},
         {"choice": "-1"},
+        {"choice": "9" * 5000},
         {"category": "unknown"},
         {"note": "x" * 2001},
     ):
         assert judge(client, **{"verdict": "harmful", **changes}).status_code == 400
     assert house.dashboard._desk.reviews.count() == 0
-    form = {"exchange": "chatcmpl-1", "choice": "0", "picked": "flag"}
+    form = form_of_review(client)
     assert judge(client, "harmful", **form).status_code == 303
     again = judge(client, "harmless", **form)
     assert (again.status_code, "you have reviewed it already" in again.text) == (400, True)

@@ -3,12 +3,13 @@
 import re
 
 import pytest
-from desks import csrf_of_page, exchange, fill, house_in
+from desks import csrf_of_page, exchange, fill, form_of_review, house_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lockgate.dashboard._app import _PAGES
 from lockgate.reviews import Review
+from lockgate.tenants import Settings, Sign
 
 TENANTS = ("mill", "harbour", "ferry")
 COUNT = 30
@@ -32,6 +33,9 @@ def houses(tmp_path_factory):
                     note=f"note {number} of {OWNER[number]}",
                 )
             )
+        for tenant in TENANTS:
+            house.tenants.add_tenant(tenant, Settings(concurrent=5))
+            house.tenants.add_alert(tenant, f"key of {tenant}", Sign("flags", 50.0, 10, 40))
         people = {name: house.signed_in(name, "eve", "reviewer") for name in TENANTS}
         yield house, people, house.signed_in("mill", "boss", "admin")
 
@@ -68,6 +72,8 @@ def test_a_reviewer_sees_only_its_tenants_records(houses, who, path, query):
     for other in set(TENANTS) - {who}:
         assert f"{other}/old" not in answer.text
         assert f"of {other}" not in answer.text
+        if path in ("/alerts", "/limits") and other not in query.values():
+            assert other not in answer.text
     if path.startswith("/exchanges/"):
         own = OWNER.get(int(path.split("-")[1].split("/")[0]))
         assert answer.status_code == (200 if own == who else 404)
@@ -81,6 +87,14 @@ def test_all_of_its_own_are_there(houses):
         assert numbers_in(people[who].get("/admin/review/export").text) == {n for n in own if n % 2 == 0}
     assert numbers_in(boss.get("/admin/exchanges").text) == set(range(COUNT))
     assert numbers_in(boss.get("/admin/review/export").text) == set(range(0, COUNT, 2))
+
+
+def test_limits_and_alerts_of_its_own_are_there(houses):
+    _, people, boss = houses
+    for who in TENANTS:
+        assert people[who].get("/admin/alerts").text.count("many flags") == 1
+        assert re.findall(r'<h2 id="tenant-\d+">(\w+)<', people[who].get("/admin/limits").text) == [who]
+        assert f"key of {who}" in boss.get("/admin/alerts").text
 
 
 def test_figures_count_only_what_may_be_seen(houses):
@@ -116,7 +130,7 @@ def test_the_queue_holds_only_its_tenants_exchanges(tmp_path):
         while "Does the last answer" in (text := client.get("/admin/review").text):
             (number,) = {int(found) for found in re.findall(r"question (\d+)", text)}
             seen.append(number)
-            form = {"csrf": csrf_of_page(text), "exchange": f"chatcmpl-{number}", "choice": "0"}
-            form |= {"picked": "random", "verdict": "skip"}
+            form = form_of_review(client) | {"verdict": "skip"}
+            assert form["exchange"] == f"chatcmpl-{number}"
             assert client.post("/admin/review", data=form).status_code == 303
         assert sorted(seen) == [number for number in range(12) if OWNER[number] == "harbour"]

@@ -10,7 +10,7 @@ from logs import checked, decision, decisions_in, numbers_in, opened_log, starte
 from sqlalchemy import text
 
 from lockgate.databases import Database
-from lockgate.decisions import Scores, Tip, open_log, purge_log
+from lockgate.decisions import DecisionLog, LogOptions, Scores, Tip, open_log, purge_log
 from lockgate.decisions._schema import LOG_SCHEMA, place_of
 
 
@@ -167,12 +167,15 @@ def test_retention_purges_by_itself(place):
         log.write(decision(number))
     log.close()
     age(place, checked(place).heads[0].chain, 3, "2020-01-01T00:00:00.000Z")
-    log = opened_log(place, writer="me", retention_days=30)
-    done = threading.Event()
-    log.write(decision(7), then=lambda kept: done.set())
+    log = DecisionLog(LogOptions(place, writer="me", retention_days=30))
+    told, done = [], threading.Event()
+    log.on_purge = lambda days: (told.append(days), done.set())
+    log.open()
+    log.write(decision(7))
     assert done.wait(30)
     log.close()
     assert numbers_in(place) == [7]
+    assert told == [30]
     checked(place)
 
 

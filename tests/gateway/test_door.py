@@ -14,11 +14,12 @@ from scripted_upstream import Reply, chat_stream
 from served import serving as run_server
 from serving import CHAT, ask, client_for, decisions_of, eventually, path_of, scoring_for
 
+from lockgate.decisions import LogOptions
 from lockgate.gateway._attempts import MOST_ADDRESSES, MOST_ATTEMPTS, Attempts
 from lockgate.gateway._clients import client_of_tenant
 from lockgate.gateway._door import given_keys
 from lockgate.gateway._logs import FIELDS
-from lockgate.tenants import CampaignOptions, Settings, Tenants
+from lockgate.tenants import CampaignOptions, Settings, Sign, Tenants
 from lockgate.tenants._campaigns import LEAST_EXCHANGES
 
 TENANTS = ("acme", "other", "third")
@@ -364,6 +365,18 @@ async def test_an_alert_that_can_not_be_kept_is_told(estate, make_gateway, backb
     [record] = [one for one in caplog.records if one.name == "lockgate.campaigns"]
     assert getattr(record, FIELDS)["locked"] is False
     assert "could not be kept: operations database" in record.getMessage()
+
+
+@pytest.mark.anyio
+async def test_old_alerts_go_with_old_records(estate, make, tmp_path):
+    found = estate()
+    for days in (31, 29):
+        found.moment.now -= 86_400 * days
+        found.tenants.add_alert("acme", found.prefixes["acme"], Sign("flags", 50.0, 10, 40))
+        found.moment.now += 86_400 * days
+    log = LogOptions(tmp_path / "kept.db", retention_days=30)
+    async with client_for(make(found, log=log)):
+        await eventually(lambda: len(found.tenants.alerts()) == 1)
 
 
 @pytest.mark.anyio

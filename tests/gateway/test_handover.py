@@ -69,7 +69,9 @@ def seen_in(record, run):
 
 def same(found, wanted):
     """Equal, but for the scores' last digits: a batch of another size adds up in another order."""
-    return found[0] == wanted[0] and found[2:] == wanted[2:] and found[1] == pytest.approx(wanted[1], abs=1e-3)
+    return (
+        found[0] == wanted[0] and found[2:] == wanted[2:] and found[1] == pytest.approx(wanted[1], abs=1e-3)
+    )
 
 
 @cache

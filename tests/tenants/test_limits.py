@@ -12,7 +12,7 @@ from keyholders import Moment
 from sqlalchemy import update
 
 from lockgate.errors import OperationsError
-from lockgate.tenants import Limits, Refusal, Settings, Tenants
+from lockgate.tenants import Limits, Refusal, Settings, Tenants, Use
 from lockgate.tenants._pools import LEASE_SECONDS, OwnPool, SharedPool
 from lockgate.tenants._schema import LEASES
 
@@ -42,6 +42,27 @@ def test_a_bucket_lets_its_burst_through_and_then_its_rate():
     moment.now += 5
     assert not isinstance(limits.try_enter("a", settings), Refusal)
     assert isinstance(limits.try_enter("a", settings), Refusal)
+
+
+def test_what_is_in_use_is_told_and_nothing_is_taken():
+    moment = Moment()
+    limits = alone(moment)
+    settings = Settings(requests_per_minute=60, burst=10, tokens_per_minute=600, concurrent=3)
+    assert limits.use("a", settings) == Use(0, {"requests": 10, "tokens": 600})
+    leaves = [limits.enter("a", settings) for _ in range(2)]
+    limits.spend("a", 100)
+    for _ in range(3):
+        assert limits.use("a", settings) == Use(2, {"requests": 8, "tokens": pytest.approx(500)})
+    # It owes at most what flows in within a minute.
+    limits.spend("a", 700)
+    assert limits.use("a", settings).left["tokens"] == pytest.approx(0, abs=1)
+    for leave in leaves:
+        leave()
+    moment.now += 1
+    assert limits.use("a", settings) == Use(0, {"requests": 9, "tokens": pytest.approx(1, abs=1)})
+    moment.now += 3600
+    assert limits.use("a", settings).left["requests"] == 10
+    assert limits.use("b", Settings()) == Use(0, {})
 
 
 @given(
@@ -120,6 +141,16 @@ def replicas(postgres):
     yield open_one, address
     for one in made:
         one.close()
+
+
+def test_what_is_left_is_that_of_all_replicas(replicas):
+    open_one, _ = replicas
+    one, other = open_one(), open_one()
+    settings = Settings(requests_per_minute=0.001, burst=10)
+    for _ in range(4):
+        assert not isinstance(one.limits.enter("acme", settings), Refusal)
+    assert one.limits.use("acme", settings) == Use(4, {"requests": pytest.approx(6, abs=0.01)})
+    assert other.limits.use("acme", settings) == Use(0, {"requests": pytest.approx(6, abs=0.01)})
 
 
 def test_replicas_share_a_bucket(replicas):
