@@ -187,6 +187,15 @@ class CampaignsConfig(_Strict):
         return self
 
 
+class DashboardConfig(_Strict):
+    """What admins may change from the dashboard. Changes need a restart."""
+
+    guards: str = Field(
+        description="Folder of guards that may take over, each a folder of its own. Relative to the config "
+        "file. `guard` must then name a link, as `lockgate promote --as` makes it."
+    )
+
+
 class ListenConfig(_Strict):
     """Where the server listens. Changes need a restart."""
 
@@ -287,6 +296,10 @@ class Config(_Strict):
     campaigns: CampaignsConfig | None = Field(
         default=None, description="Alerts about campaigns. Needs `operations`, and a restart."
     )
+    dashboard: DashboardConfig | None = Field(
+        default=None,
+        description="Lets admins change the guard from the dashboard. Needs `operations`, and a restart.",
+    )
     routes: dict[str, RouteConfig] = Field(
         default={}, description="Policies of routes, such as /v1/messages."
     )
@@ -313,6 +326,8 @@ class Config(_Strict):
             raise ValueError("upstreams: a model is listed twice; each can have one upstream only")
         if self.campaigns is not None and self.operations is None:
             raise ValueError("campaigns: need `operations`, where alerts are kept")
+        if self.dashboard is not None and self.operations is None:
+            raise ValueError("dashboard: needs `operations`, where its users are")
         if self.mode == "off":
             self._check_off()
         if not self.upstreams and any(route.on_failure == "open" for route in self.routes.values()):

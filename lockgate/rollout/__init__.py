@@ -1,0 +1,7 @@
+"""Which guard a server runs: the link that names it, the guards that may take over, and how they do."""
+
+from lockgate.rollout._link import Entry, GuardLink
+from lockgate.rollout._rollout import Rollout, StaleChange, Wish
+from lockgate.rollout._shelf import OnShelf, Shelf
+
+__all__ = ["Entry", "GuardLink", "OnShelf", "Rollout", "Shelf", "StaleChange", "Wish"]
