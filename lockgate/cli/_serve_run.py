@@ -204,7 +204,7 @@ def _run_guarded(
 
     # Before the model is loaded, which may take minutes.
     check_log(options.log.where, options.log.password_env)
-    places, url = guard_places(loaded), url_of(bound)
+    places, url = guard_places(loaded, settings.backbone), url_of(bound)
     gateway = _load(settings, options, extra, loaded, reads_only=table is not None)
     try:
         upstreams = None if table is None else Upstreams(table)

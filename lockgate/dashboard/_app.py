@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lockgate.dashboard import _exchanges, _guards, _keys, _overview, _review, _rollout, _thresholds
+from lockgate.dashboard import _builds, _exchanges, _guards, _keys, _overview, _review, _rollout, _thresholds
 from lockgate.dashboard._desk import ROOT, Call, DashboardOptions, Desk, Page, PageError, Viewer
 from lockgate.dashboard._sessions import LIFE, csrf_of
 from lockgate.dashboard._templates import HERE, render
@@ -62,6 +62,7 @@ _PAGES: tuple[Page, ...] = (
     *_thresholds.PAGES,
     *_review.PAGES,
     *_guards.PAGES,
+    *_builds.PAGES,
     *_rollout.PAGES,
     *_keys.PAGES,
 )

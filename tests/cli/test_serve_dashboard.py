@@ -39,17 +39,17 @@ def test_where_guards_are_is_what_the_file_says(tmp_path):
     make_guard().save(tmp_path / "guards" / "first")
     GuardLink(tmp_path / "guards" / "current").promote(tmp_path / "guards" / "first")
     file = tmp_path / "lockgate.yaml"
-    found = guard_places(loaded_from(file, TEXT.format("guards/current")))
+    found = guard_places(loaded_from(file, TEXT.format("guards/current")), "embedded")
     assert found == GuardPlaces(tmp_path / "guards", tmp_path / "guards" / "current")
-    assert guard_places(None) is None
-    assert guard_places(loaded_from(file, "operations: {path: o.db}\n")) is None
+    assert guard_places(None, "embedded") is None
+    assert guard_places(loaded_from(file, "operations: {path: o.db}\n"), "embedded") is None
     for guard in ("guards/first", "guards/gone", "embedded"):
         with pytest.raises(ConfigError, match=f"{file}: dashboard: .* must name a link"):
-            guard_places(loaded_from(file, TEXT.format(guard)))
+            guard_places(loaded_from(file, TEXT.format(guard)), "embedded")
     GuardLink(tmp_path / "link").promote(tmp_path / "guards" / "first")
     shutil.move(tmp_path / "guards", tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"dashboard\.guards: .*guards: No such file"):
-        guard_places(loaded_from(file, TEXT.format("link")))
+        guard_places(loaded_from(file, TEXT.format("link")), "embedded")
     with pytest.raises(ConfigError, match="dashboard: needs `operations`"):
         loaded_from(file, "dashboard: {guards: guards}\n")
     with pytest.raises(ConfigError, match=r"dashboard\.gards: is not a known key"):
