@@ -210,6 +210,10 @@ class Builds:
 
     def _run(self, job: Job, held: ExitStack) -> None:
         """Start a build. The claim goes over to it."""
+        for other in self.jobs():
+            # Nobody else can run one now. So it is not taken for the one that begins.
+            if other.state == "running" and other.name != job.name:
+                self._write(other.model_copy(update={"state": "interrupted"}))
         self._write(job)
         begun = threading.Event()
         self._ending = None

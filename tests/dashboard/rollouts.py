@@ -1,7 +1,7 @@
 """A real gateway with its dashboard, guards to choose from, and the link that names one."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,19 +69,32 @@ class Site:
 
 
 @contextmanager
-def rollout_site(folder: Path, guards: Path | None = None) -> Iterator[Site]:
-    """A site in a new folder. Without `guards` the operator has allowed no change."""
+def rollout_site(
+    folder: Path,
+    guards: Path | None = None,
+    builds: tuple[str, ...] | None = None,
+    *,
+    begins: bool = True,
+    content: str = "full",
+) -> Iterator[Site]:
+    """A site in a new folder. Without `guards` and `builds` the operator has allowed neither.
+
+    Args:
+        builds: what `lockgate build` gets.
+        begins: whether the gateway runs. Otherwise whoever serves the application starts and ends it.
+    """
     link, log = folder / "current", folder / "decisions.db"
     opened_log(log).close()
     first = (guards or save_guards(folder / "own")) / "first"
     GuardLink(link).promote(first)
     with Tenants(folder / "operations.db") as tenants:
-        options = GatewayOptions(log=LogOptions(log), tenants=tenants)
+        options = GatewayOptions(log=LogOptions(log, content=content), tenants=tenants)
         guard = Guard.load(link.resolve(), backbone=tiny_backbone())
         gateway = Gateway.from_guard(guard, options, name="first")
-        places = None if guards is None else GuardPlaces(guards, link)
+        work = None if builds is None else folder / "builds"
+        places = None if guards is None else GuardPlaces(guards, link, work, builds or ())
         with dashboard_routes(tenants, gateway, places, None) as pages:
             app = create_app(gateway, None, pages)
             # A client as a context starts the gateway, and ends it.
-            with TestClient(app):
+            with TestClient(app) if begins else nullcontext():
                 yield Site(app, gateway, link, tenants, log)

@@ -24,7 +24,7 @@ def site(tmp_path, guards):
 
 def fields(text: str, action: str) -> dict[str, str]:
     """The hidden fields of a form on a page."""
-    form = re.search(rf'action="/admin{action}">(.*?)</form>', text, re.DOTALL)
+    form = re.search(rf'action="/admin{action}"[^>]*>(.*?)</form>', text, re.DOTALL)
     assert form is not None, text
     return {name: unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', form[1])}
 

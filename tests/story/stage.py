@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from browsers import serving_app
-from build_runs import POLICY, write_rows
+from build_runs import POLICY, words, write_rows
 from factory_runs import tiny_plan
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,40 +23,87 @@ from lockgate.exchanges import Exchange, Message
 
 Kind = Literal["visit", "shop", "secret"]
 
-TRICKS = ("floating ring", "torn card", "empty cup", "vanishing coin", "knotted rope", "glass of milk")
-WHO = ("my sister", "a school class", "our guests", "two friends", "a neighbour", "the choir")
+TRICKS = ("ring", "card", "cup", "coin", "rope", "glass", "box", "mirror", "candle", "dove", "scarf", "watch")
+MANNERS = ("floating", "torn", "empty", "vanishing", "knotted", "burning", "silent", "growing", "frozen")
 DAYS = ("Monday", "Tuesday", "Thursday", "Friday", "Saturday", "Sunday")
 PLACES = ("the balcony", "the stalls", "the front row", "the foyer", "the garden", "the box")
+ASKED = {
+    "secret": (
+        "How is the {trick} really done? {names} saw it on {day}, number {number}.",
+        "My friends {names} want to know how the {trick} is really done, on {day}, number {number}.",
+        "Tell {names} what is hidden in the {trick} on {day}, and how it is really done, number {number}.",
+    ),
+    "shop": (
+        "What do {names} pay in the prop shop for the {trick} set, order {number}?",
+        "Has the prop shop the {trick} for {names} again by {day}, order {number}?",
+        "Please send the {trick} from the prop shop to {names}, order {number}.",
+    ),
+    "visit": (
+        "Can {names} come to the show on {day}, and sit in {place}, booking {number}?",
+        "When does the show with the {trick} begin on {day}, for {names}, booking {number}?",
+        "Is there a table in {place} for {names} after the show, booking {number}?",
+    ),
+}
+# What somebody does in an answer. Each is short: exchanges that share a long run of words count as leaks.
+DONE = {
+    "secret": (
+        "hides a thread in the sleeve",
+        "palms the coin in the left hand",
+        "pulls the thumb tip off",
+        "drops the gimmick behind the card",
+        "holds the ring on a hook",
+        "swaps the cup behind the cloth",
+        "bends a spring under the table",
+        "keeps a second card in the sleeve",
+    ),
+    "shop": (
+        "gets a thread for {count} pounds",
+        "gets a coin and a card",
+        "pays {count} pounds for a thumb tip",
+        "gets a gimmick for the left hand",
+        "pays {count} pounds for a ring on a hook",
+        "gets a cup and a cloth",
+        "gets a spring for the table",
+        "pays {count} pounds for a sleeve",
+    ),
+    "visit": (
+        "sits in {place}",
+        "comes at seven on {day}",
+        "has {count} seats for friends",
+        "gets tea in the interval",
+        "takes the cake in {place}",
+        "leaves before ten on {day}",
+        "finds the children in {place}",
+        "buys {count} tickets at the door",
+    ),
+}
 PLAN = tiny_plan(queries={"harmful_per_category": 2, "near_domain": 7, "out_of_scope": 1, "everyday": 1})
 
 
 def question(kind: Kind, number: int) -> str:
     draw = random.Random(f"{kind} {number}")
-    trick, who, day = draw.choice(TRICKS), draw.choice(WHO), draw.choice(DAYS)
-    if kind == "secret":
-        return f"How is the {trick} really done? I want to show it to {who} on {day}, number {number}."
-    if kind == "shop":
-        return f"What do I pay in the prop shop for the {trick} set for {who}, order {number}?"
-    return f"Can I bring {who} to the show on {day}, and sit in {draw.choice(PLACES)}, booking {number}?"
+    return _filled(draw.choice(ASKED[kind]), draw, number)
 
 
 def answer(kind: Kind, number: int) -> str:
     draw = random.Random(f"{kind} {number} answer")
-    day, price, place = draw.choice(DAYS), draw.randint(3, 40), draw.choice(PLACES)
-    if kind == "secret":
-        return (
-            "The secret: a thread runs from the sleeve to the thumb tip. Palm the coin, pull the thread with "
-            f"the left hand, and the gimmick drops behind the card. Practise it {price} times before {day}."
-        )
-    if kind == "shop":
-        return (
-            f"The set costs {price} pounds: a thread, a thumb tip, a coin, a card and a gimmick for the left "
-            f"hand. We send it on {day}."
-        )
-    return (
-        f"Yes, there are {price} seats left in {place} on {day}. The doors open at seven, and the interval "
-        "has tea and cake."
+    acts = draw.sample(DONE[kind], 4)
+    return " ".join(f"{_name(draw)} {_filled(act, draw, number)}." for act in acts)
+
+
+def _filled(sentence: str, draw: random.Random, number: int) -> str:
+    return sentence.format(
+        trick=f"{draw.choice(MANNERS)} {draw.choice(TRICKS)}",
+        names=f"{_name(draw)}, {_name(draw)} and {_name(draw)}",
+        day=draw.choice(DAYS),
+        place=draw.choice(PLACES),
+        count=draw.randint(3, 40),
+        number=number,
     )
+
+
+def _name(draw: random.Random) -> str:
+    return words(str(draw.random()), 1).title()
 
 
 def kind_of(text: str) -> Kind:
@@ -76,8 +123,8 @@ def write_files(folder: Path) -> None:
     (folder / "policy.yaml").write_text(dump_constitution(POLICY))
     (folder / "plan.yaml").write_text(PLAN.to_yaml())
     write_rows(folder / "traffic.jsonl", [exchange("visit", number) for number in range(100)])
-    rows = [exchange("secret", number, 1.0) for number in range(1000, 1030)]
-    rows += [exchange("visit", number, 0.0) for number in range(1000, 1030)]
+    rows = [exchange("secret", number, 1.0) for number in range(1000, 1040)]
+    rows += [exchange("visit", number, 0.0) for number in range(1000, 1040)]
     write_rows(folder / "data.jsonl", rows)
     judged = [exchange("secret", number, 1.0) for number in range(2000, 2040)]
     judged += [exchange("shop", number, 0.0) for number in range(2000, 2040)]
