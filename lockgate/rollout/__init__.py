@@ -1,4 +1,4 @@
-"""Which guard a server runs: the link that names it, the guards that may take over, and how they do."""
+"""Which guard a server runs: the link that names it, guards that may take over, and builds of new ones."""
 
 from lockgate.rollout._builds import Builds, Job
 from lockgate.rollout._link import Entry, GuardLink

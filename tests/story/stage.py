@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from browsers import serving_app
-from build_runs import POLICY, words, write_rows
+from build_runs import POLICY, labelled_row, words, write_rows
 from factory_runs import tiny_plan
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -123,11 +123,14 @@ def write_files(folder: Path) -> None:
     (folder / "policy.yaml").write_text(dump_constitution(POLICY))
     (folder / "plan.yaml").write_text(PLAN.to_yaml())
     write_rows(folder / "traffic.jsonl", [exchange("visit", number) for number in range(100)])
+    # The first guard has seen no secret of this house.
+    rows = [labelled_row(number, 1.0) for number in range(1, 61, 2)]
+    rows += [exchange("visit", number, 0.0) for number in range(1000, 1030)]
+    write_rows(folder / "early.jsonl", rows)
     rows = [exchange("secret", number, 1.0) for number in range(1000, 1040)]
-    rows += [exchange("visit", number, 0.0) for number in range(1000, 1040)]
-    write_rows(folder / "data.jsonl", rows)
-    judged = [exchange("secret", number, 1.0) for number in range(2000, 2040)]
-    judged += [exchange("shop", number, 0.0) for number in range(2000, 2040)]
+    write_rows(folder / "data.jsonl", rows + [exchange("visit", number, 0.0) for number in range(1000, 1040)])
+    judged = [exchange("secret", number, 1.0) for number in range(2000, 2025)]
+    judged += [exchange("visit", number, 0.0) for number in range(2000, 2025)]
     write_rows(folder / "judged.jsonl", judged)
 
 
