@@ -65,7 +65,8 @@ def test_builds_get_what_the_file_says_and_no_more(tmp_path):
     text = (
         "guard: current\noperations: {path: o.db}\ndashboard:\n  guards: guards\n  build:\n"
         "    constitution: policy.yaml\n    work: builds\n    plan: plan.yaml\n"
-        "    benign: [a.jsonl, b.jsonl]\n    generator: http://127.0.0.1:9/v1\n    model: writer\n    key_env: WRITER_KEY\n    epochs: 3\n"
+        "    benign: [a.jsonl, b.jsonl]\n    generator: http://127.0.0.1:9/v1\n"
+        "    model: writer\n    key_env: WRITER_KEY\n    epochs: 3\n"
         "    benign_share: 0.1\n"
     )
     for name in ("plan.yaml", "b.jsonl", "a.jsonl", "policy.yaml"):

@@ -77,7 +77,11 @@ DONE = {
         "buys {count} tickets at the door",
     ),
 }
-PLAN = tiny_plan(queries={"harmful_per_category": 2, "near_domain": 7, "out_of_scope": 1, "everyday": 1})
+PLAN = tiny_plan(
+    queries={"harmful_per_category": 2, "near_domain": 7, "out_of_scope": 1, "everyday": 1},
+    # What the generator writes means nothing: the comparison is on what people have labelled.
+    split={"train": 0.95, "test": 0.05},
+)
 
 
 def question(kind: Kind, number: int) -> str:
@@ -128,7 +132,8 @@ def write_files(folder: Path) -> None:
     rows += [exchange("visit", number, 0.0) for number in range(1000, 1030)]
     write_rows(folder / "early.jsonl", rows)
     rows = [exchange("secret", number, 1.0) for number in range(1000, 1040)]
-    write_rows(folder / "data.jsonl", rows + [exchange("visit", number, 0.0) for number in range(1000, 1040)])
+    rows += [exchange("visit", number, 0.0) for number in range(1000, 1040)]
+    write_rows(folder / "data.jsonl", rows)
     judged = [exchange("secret", number, 1.0) for number in range(2000, 2025)]
     judged += [exchange("visit", number, 0.0) for number in range(2000, 2025)]
     write_rows(folder / "judged.jsonl", judged)

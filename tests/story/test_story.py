@@ -242,7 +242,8 @@ def test_the_story(house, server, browser) -> None:
     # Link, log and command agree, also after the end.
     assert (guards / "current").resolve() == guards / "first"
     server.send(signal.SIGTERM)
-    server.finish(60)
+    server.process.wait(60)
+    assert "Traceback" not in server.errors.read_text()
     report = checked(log)
     assert (report.decisions, report.unfinished, report.lost, report.open) == (303, 0, 0, [])
     assert changes_of(log) == [("first", "second", "theatre/ada"), ("second", "first", "theatre/ada")]
