@@ -6,6 +6,7 @@ Needs Chromium (CHROMIUM names another than /usr/bin/chromium). If the test fail
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
+PAGE = ROOT / "docs" / "story.md"
 
 
 def main() -> int:
@@ -21,8 +23,8 @@ def main() -> int:
         command = [sys.executable, "-m", "pytest", "-q", "tests/story/test_story.py"]
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, **own}, check=False).returncode
         if code == 0:
-            for picture in Path(folder).glob("story-*.png"):
-                (IMAGES / picture.name).write_bytes(picture.read_bytes())
+            for name in set(re.findall(r"images/(story-[\w-]+\.png)", PAGE.read_text())):
+                (IMAGES / name).write_bytes((Path(folder) / name).read_bytes())
         return code
 
 
