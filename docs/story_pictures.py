@@ -2,7 +2,8 @@
 
     PYTHONPATH=. .venv/bin/python docs/story_pictures.py
 
-Needs Chromium (CHROMIUM names another than /usr/bin/chromium). If the test fails, the pictures stay as they were.
+Needs Chromium (CHROMIUM names another than /usr/bin/chromium). If the test fails, the pictures stay as they
+were.
 """
 
 import os
