@@ -1,5 +1,8 @@
 """`lockgate promote`: change the guard of a server by a link, and back."""
 
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +12,7 @@ from lockgate.cli._common import JsonFlag, print_json
 from lockgate.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lockgate.cli._guard_link import GuardLink
+    from lockgate.rollout import GuardLink
 
 
 def register(app: typer.Typer) -> None:
@@ -36,10 +39,11 @@ def promote(
     """Let a link name another guard, at once, and remember the one before.
 
     The bundle is checked first. A server whose config file names the link follows at SIGHUP; it says on
-    standard error what became of it. The history is in LINK.history.
+    standard error what became of it. The history is in LINK.history. While another change of the link is
+    under way, also one from the dashboard, nothing changes.
     """
-    from lockgate.cli._guard_link import GuardLink
     from lockgate.guards import EMBEDDED
+    from lockgate.rollout import GuardLink
 
     if (guard is not None) + back + listed != 1:
         raise ConfigError("give one of GUARD, --back and --list")
@@ -52,7 +56,7 @@ def promote(
         _show(opened, as_json=json)
         return
     if pid is not None:
-        _signal(pid, 0)  # before anything changes
+        _check_server(pid)  # before anything changes
     if guard is None:
         entry = opened.back()
     else:
@@ -94,9 +98,36 @@ def _place(link: Path) -> Path:
     return link.parent.resolve() / link.name
 
 
-def _hang_up(pid: int, link: Path) -> None:
-    import signal
+def _check_server(pid: int) -> None:
+    """Check as far as possible that a process is a server that follows SIGHUP, which ends others.
 
+    Raises:
+        ConfigError: it is none, is not there, or belongs to someone else.
+    """
+    _signal(pid, 0)
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return  # this system does not tell
+    if not _serves(words):
+        raise ConfigError(f"--pid {pid}: this process is no `lockgate serve`; nothing has changed")
+    caught = next((line for line in status.splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
+    if not int(caught.split()[1], 16) >> (signal.SIGHUP - 1) & 1:
+        raise ConfigError(
+            f"--pid {pid}: this server does not listen to SIGHUP yet; nothing has changed, try again when it "
+            "is ready"
+        )
+
+
+def _serves(words: Sequence[str]) -> bool:
+    """Whether a command line is that of a server, as `lockgate serve` or `python -m lockgate serve`."""
+    names = [Path(word).name for word in words]
+    place = next((at for at, name in enumerate(names) if name == "lockgate"), None)
+    return place is not None and "serve" in words[place + 1 :]
+
+
+def _hang_up(pid: int, link: Path) -> None:
     try:
         _signal(pid, signal.SIGHUP)
     except ConfigError as error:
@@ -104,8 +135,6 @@ def _hang_up(pid: int, link: Path) -> None:
 
 
 def _signal(pid: int, number: int) -> None:
-    import os
-
     try:
         os.kill(pid, number)
     except ProcessLookupError:

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ logger = logging.getLogger("lockgate.serve")
 if TYPE_CHECKING:
     from lockgate.decisions import LogOptions
     from lockgate.gateway import Gateway, GatewayOptions, Keyring, TelemetryOptions
+    from lockgate.gateway.config import Follower
     from lockgate.gateway.upstream import Upstreams, UpstreamTable
     from lockgate.guards import Guard
     from lockgate.tenants import Tenants
@@ -196,7 +197,7 @@ def _run_passing(
         bound,
         ready=lambda: _announce_passing(url, table, as_json=settings.json),
         drain_timeout=settings.drain_timeout,
-        hangup=_follower(loaded, None, upstreams, keyring),
+        hangup=_follower(loaded, None, upstreams, keyring) or (lambda: None),
         limits=ConnectionLimits(settings.max_connections),
     )
 
@@ -209,14 +210,14 @@ def _run_guarded(
     bound: socket.socket,
     extra: dict[str, Any],
 ) -> None:
-    from lockgate.cli._serve_dashboard import dashboard_routes
+    from lockgate.cli._serve_dashboard import dashboard_routes, guard_places
     from lockgate.decisions import check_log
     from lockgate.gateway import ConnectionLimits, create_app, run_server, url_of
     from lockgate.gateway.upstream import Upstreams
 
     # Before the model is loaded, which may take minutes.
     check_log(options.log.where, options.log.password_env)
-    url = url_of(bound)
+    places, url = guard_places(loaded, settings.backbone), url_of(bound)
     gateway = _load(settings, options, extra, loaded, reads_only=table is not None)
     try:
         upstreams = None if table is None else Upstreams(table)
@@ -224,9 +225,10 @@ def _run_guarded(
 
         def hangup() -> None:
             gateway.decisions.reopen()
-            follow()
+            if follow is not None:
+                follow()
 
-        with dashboard_routes(options.tenants, gateway) as pages:
+        with dashboard_routes(options.tenants, gateway, places, follow) as pages:
             run_server(
                 create_app(gateway, upstreams, pages),
                 bound,
@@ -246,10 +248,10 @@ def _run_guarded(
 
 def _follower(
     loaded: Loaded | None, gateway: "Gateway | None", upstreams: "Upstreams | None", keyring: "Keyring"
-) -> Callable[[], None]:
-    """Return what SIGHUP does about the config file."""
+) -> "Follower | None":
+    """Return what SIGHUP does about the config file; None if there is none."""
     if loaded is None:
-        return lambda: None
+        return None
     from lockgate.gateway.config import Follower
 
     return Follower(loaded.path, loaded.applied, gateway, upstreams, keyring, logger.info)

@@ -23,12 +23,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lockgate.dashboard import (
     _alerts,
+    _builds,
     _exchanges,
     _guards,
     _keys,
     _limits,
     _overview,
     _review,
+    _rollout,
     _thresholds,
 )
 from lockgate.dashboard._desk import ROOT, Call, DashboardOptions, Desk, Page, PageError, Viewer
@@ -73,6 +75,8 @@ _PAGES: tuple[Page, ...] = (
     *_guards.PAGES,
     *_alerts.PAGES,
     *_limits.PAGES,
+    *_builds.PAGES,
+    *_rollout.PAGES,
     *_keys.PAGES,
 )
 

@@ -20,6 +20,7 @@ from lockgate.dashboard._templates import render
 from lockgate.decisions import Line, LogReader, open_log
 from lockgate.errors import ConfigError, LockgateError
 from lockgate.reviews import Reviews
+from lockgate.rollout import Builds, Rollout
 from lockgate.tenants import Principal, Role, Tenants
 
 ROOT = "/admin"
@@ -44,6 +45,8 @@ class DashboardOptions:
         mode: tells the server's mode. A reload may change it.
         guard: tells the guard that is served; None in mode `off`. Another one may take over.
         loopback: whether only this machine reaches the server. Cookies may then go without TLS.
+        rollout: changes the guard; None if the operator has not allowed that.
+        builds: makes new guards; None if the operator has not allowed that.
         clock: seconds since 1970.
     """
 
@@ -52,6 +55,8 @@ class DashboardOptions:
     mode: Callable[[], str]
     guard: Callable[[], ServedGuard | None] = lambda: None
     loopback: bool = True
+    rollout: Rollout | None = None
+    builds: Builds | None = None
     clock: Callable[[], float] = field(default=time.time)
 
 

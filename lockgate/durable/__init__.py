@@ -11,6 +11,7 @@ from lockgate.durable._files import (
 )
 from lockgate.durable._folders import (
     atomic_folder,
+    hold_folder,
     lock_folder,
     replace_folder,
     restore_folder,
@@ -24,6 +25,7 @@ __all__ = [
     "file_sha256",
     "hash_json",
     "hash_path",
+    "hold_folder",
     "home",
     "lock_folder",
     "open_atomic",

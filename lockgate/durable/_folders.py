@@ -51,6 +51,32 @@ def _locked(folder: Path, busy: LockgateError) -> TextIO:
 
 
 @contextmanager
+def hold_folder(folder: Path, busy: LockgateError) -> Iterator[None]:
+    """Lock a folder that is there, for this call, and leave nothing in it.
+
+    The system drops the lock when the process ends, also if it is killed.
+
+    Args:
+        busy: the error to raise if the folder is held already.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror or 'not readable'}") from None
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
+    finally:
+        os.close(held)
+
+
+@contextmanager
 def scratch_folder(path: Path, owner: str, *, key: object = None) -> Iterator[Path]:
     """Make a folder of scratch files. It is removed when the block ends, and stays if the block fails.
 

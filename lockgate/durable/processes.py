@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from lockgate.errors import LockgateError
 
-__all__ = ["end_with_parent", "run_parts"]
+__all__ = ["attended", "end_with", "end_with_parent", "run_parts"]
 
 _LOOK_SECONDS = 2.0
 _END_SECONDS = 5.0
@@ -182,6 +182,29 @@ def _portable(error: BaseException) -> BaseException:
         kind = LockgateError if isinstance(error, LockgateError) else RuntimeError
         return kind(str(error) or type(error).__name__)
     return error
+
+
+def attended(module: str) -> list[str]:
+    """Return a command that runs a module as `python -m` does, and ends when this process does.
+
+    On Linux it also ends with the thread that starts it. It gives way to other processes.
+    """
+    return [sys.executable, "-m", "lockgate.durable._attended", str(os.getpid()), module]
+
+
+def end_with(parent: int) -> None:
+    """Make this process end as soon as its parent does, which has this id."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
+        os._exit(1)
+
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    # In case the kernel did not do what it was asked, or was asked too late.
+    threading.Thread(target=look, daemon=True).start()
 
 
 def end_with_parent() -> None:

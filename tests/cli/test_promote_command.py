@@ -2,10 +2,12 @@
 
 import json
 import os
-import signal
+import subprocess
+import sys
 
 import pytest
 from models import random_head, tiny_backbone
+from processes import Command
 
 from lockgate.cascade import Thresholds
 from lockgate.cli import main
@@ -115,12 +117,85 @@ def test_a_bundle_that_has_changed_is_not_gone_back_to(run, bundles, tmp_path):
     assert "is no history of a link" in run("--back", "--as", link, code=2)
 
 
-def test_the_server_gets_a_signal_after_the_change(run, bundles, tmp_path):
-    link, config, seen = tmp_path / "current", tmp_path / "lockgate.yaml", []
+SERVER = """
+import os, pathlib, signal, sys
+link = pathlib.Path(sys.argv[2])
+def follow(*_):
+    print(link.resolve(), flush=True)
+    os._exit(0)
+if sys.argv[3] == "listens":
+    signal.signal(signal.SIGHUP, follow)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Starts processes under a name, which print what the link names at SIGHUP."""
+    started = []
+
+    def start(name, command, link, manner):
+        script = tmp_path / "programs" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(SERVER)
+        made = subprocess.Popen(
+            [sys.executable, script, command, link, manner], stdout=subprocess.PIPE, text=True
+        )
+        started.append(made)
+        assert made.stdout.readline() == "ready\n"
+        return made
+
+    yield start
+    for made in started:
+        made.kill()
+        made.communicate()
+
+
+def test_the_server_gets_a_signal_after_the_change(run, bundles, tmp_path, process):
+    link, config = tmp_path / "current", tmp_path / "lockgate.yaml"
     config.write_text("guard: current\n")
-    before = signal.signal(signal.SIGHUP, lambda *_: seen.append(link.resolve()))
-    try:
-        run(bundles / "a", "--as", link, "--pid", os.getpid(), "--config", config)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert seen == [bundles / "a"]
+    server = process("lockgate", "serve", link, "listens")
+    run(bundles / "a", "--as", link, "--pid", server.pid, "--config", config)
+    assert server.stdout.readline() == f"{bundles / 'a'}\n"
+    assert server.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "manner", "said"),
+    [
+        ("other", "serve", "listens", "is no `lockgate serve`"),
+        ("lockgate", "build", "listens", "is no `lockgate serve`"),
+        ("lockgate", "serve", "starts", "does not listen to SIGHUP yet"),
+    ],
+)
+def test_a_process_that_is_no_server_gets_no_signal(
+    run, bundles, tmp_path, process, name, command, manner, said
+):
+    link = tmp_path / "current"
+    other = process(name, command, link, manner)
+    assert said in run(bundles / "a", "--as", link, "--pid", other.pid, code=2)
+    assert not link.is_symlink()
+    assert not (tmp_path / "current.history").exists()
+    assert other.poll() is None
+
+
+def test_two_changes_at_once_are_both_remembered(bundles, tmp_path, preloaded):
+    """Of commands that meet, those that come too late say so. What the others did is in the history."""
+    link = tmp_path / "current"
+    commands = [
+        Command("lockgate", "promote", bundles / name, "--as", link, cwd=tmp_path, preloaded=preloaded)
+        for name in "abcabc"
+    ]
+    codes = []
+    for command in commands:
+        codes.append(command.process.wait(60))
+        if codes[-1]:
+            assert "another change is under way" in command.errors.read_text()
+    done = [entry["name"] for entry in json.loads((tmp_path / "current.history").read_text())["entries"]]
+    asked = [f"guard-{name}" for name, code in zip("abcabc", codes, strict=True) if code == 0]
+    assert set(codes) <= {0, 2}
+    assert sorted(done) == sorted(asked)
+    assert len(done) >= 1
+    assert done[-1] == f"guard-{link.resolve().name}"

@@ -16,6 +16,7 @@ from lockgate.durable import (
     atomic_folder,
     atomic_path,
     hash_path,
+    hold_folder,
     lock_folder,
     open_atomic,
     replace_folder,
@@ -249,3 +250,23 @@ def test_what_is_no_mark_says_nothing(tmp_path, text) -> None:
     assert Mark.read(tmp_path / "none") is None
     (tmp_path / "mark").write_text(text)
     assert Mark.read(tmp_path / "mark") is None
+
+
+def test_a_held_folder_keeps_others_out_and_holds_nothing_new(tmp_path) -> None:
+    def take() -> None:
+        with hold_folder(tmp_path, BUSY):
+            pass
+
+    def take_and_die() -> None:
+        with hold_folder(tmp_path, BUSY):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with hold_folder(tmp_path, BUSY):
+        assert in_child(take) == 1
+        with pytest.raises(GuardError, match="somebody works here"):
+            take()
+        assert list(tmp_path.iterdir()) == []
+    assert in_child(take_and_die) == -signal.SIGKILL
+    assert in_child(take) == 0
+    with pytest.raises(ConfigError, match="No such file"), hold_folder(tmp_path / "gone", BUSY):
+        pass

@@ -161,3 +161,33 @@ def test_workers_die_with_their_parent(tmp_path, kernel) -> None:
         command.assert_nothing_left()
     finally:
         command.close()
+
+
+ATTENDS = """
+import subprocess, time
+from lockgate.durable.processes import attended
+child = subprocess.Popen([*attended("sleeper"), "600"])
+time.sleep(600)
+"""
+SLEEPER = """
+import os, sys, time
+from pathlib import Path
+Path("nice").write_text(f"{os.nice(0)} {__name__} {sys.argv[1]}")
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def test_a_module_that_is_attended_ends_with_its_parent(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    (tmp_path / "attends.py").write_text(ATTENDS)
+    command = Command(tmp_path / "attends.py", cwd=tmp_path)
+    try:
+        command.wait_for_files(tmp_path, "nice", 1)
+        command.wait_until(lambda: (tmp_path / "nice").read_text() != "")
+        nice, name, argument = (tmp_path / "nice").read_text().split()
+        assert (name, argument) == ("__main__", "600")
+        assert int(nice) >= 10
+        os.kill(command.process.pid, signal.SIGKILL)
+        command.assert_nothing_left()
+    finally:
+        command.close()

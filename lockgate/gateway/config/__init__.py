@@ -8,10 +8,11 @@ from lockgate.gateway.config._apply import (
     reload_config,
 )
 from lockgate.gateway.config._file import read_config, show_config
-from lockgate.gateway.config._schema import Config, config_schema
+from lockgate.gateway.config._schema import BuildConfig, Config, config_schema
 
 __all__ = [
     "Applied",
+    "BuildConfig",
     "Config",
     "Follower",
     "apply_config",

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ RESTART = (
     "operations",
     "campaigns",
     "telemetry",
+    "dashboard",
 )
 
 
@@ -303,6 +305,12 @@ class Follower:
         self._parts = (gateway, upstreams, keyring)
         self._tell = tell
         self._lock = threading.Lock()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Keep the server from following its file until the block ends."""
+        with self._lock:
+            yield
 
     def __call__(self) -> None:
         """Read the file again. A broken one changes nothing."""

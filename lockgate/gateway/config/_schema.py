@@ -213,6 +213,51 @@ class TelemetryConfig(_Strict):
     interval: Seconds = Field(default=10.0, description="Seconds from one sending to the next.")
 
 
+class BuildConfig(_Strict):
+    """How `lockgate build` makes the guards that admins ask for. Paths are relative to the config file."""
+
+    constitution: str = Field(description="File of the policy.")
+    work: str = Field(description="Folder for data, scores, reports and the record of each build.")
+    benign: list[str] = Field(default=[], description="Files of your traffic, which set the threshold.")
+    data: list[str] = Field(default=[], description="Files of labelled exchanges that train too.")
+    evaluation: list[str] = Field(default=[], description="Files of exchanges for the report only.")
+    plan: str | None = Field(default=None, description="File with the plan of the data.")
+    preset: str | None = Field(default=None, description="The build's --preset.")
+    generator: str = Field(default="embedded", description="embedded, a model's folder, or an address.")
+    model: str | None = Field(default=None, description="Name of the generator's model at the address.")
+    key_env: str | None = Field(default=None, description="Environment variable with the generator's key.")
+    device: str = Field(default="auto", description="Device that computes.")
+    dtype: str = Field(default="auto", description="Precision.")
+    budget: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Wanted refusal budget."
+    )
+    benign_share: Annotated[float, Field(ge=0, le=0.9)] | None = Field(
+        default=None, description="Share of the traffic's prompts that train."
+    )
+    hold_out_reviews: Annotated[float, Field(ge=0, le=0.9)] | None = Field(
+        default=None, description="Share of the reviews that only compare both guards."
+    )
+    epochs: Count | None = Field(default=None, description="Epochs of the probe's training.")
+    folds: int | None = Field(default=None, ge=0, description="Folds of the cross-validation.")
+    max_rows: Count | None = Field(default=None, description="Largest number of training exchanges.")
+    max_tokens: Annotated[int, Field(ge=32)] | None = Field(
+        default=None, description="Training reads at most so many last tokens of an exchange."
+    )
+    workers: Count | None = Field(default=None, description="Processes that read and score.")
+
+
+class DashboardConfig(_Strict):
+    """What admins may change from the dashboard. Changes need a restart."""
+
+    guards: str = Field(
+        description="Folder of guards that may take over, each a folder of its own. Relative to the config "
+        "file. `guard` must then name a link, as `lockgate promote --as` makes it."
+    )
+    build: BuildConfig | None = Field(
+        default=None, description="Lets admins start builds. Without it, there are none."
+    )
+
+
 class ListenConfig(_Strict):
     """Where the server listens. Changes need a restart."""
 
@@ -318,6 +363,10 @@ class Config(_Strict):
     campaigns: CampaignsConfig | None = Field(
         default=None, description="Alerts about campaigns. Needs `operations`, and a restart."
     )
+    dashboard: DashboardConfig | None = Field(
+        default=None,
+        description="Lets admins change the guard from the dashboard. Needs `operations`, and a restart.",
+    )
     routes: dict[str, RouteConfig] = Field(
         default={}, description="Policies of routes, such as /v1/messages."
     )
@@ -348,6 +397,8 @@ class Config(_Strict):
         if self.campaigns is not None and self.operations is None:
             raise ValueError("campaigns: need `operations`, where alerts are kept")
         self._check_guards()
+        if self.dashboard is not None and self.operations is None:
+            raise ValueError("dashboard: needs `operations`, where its users are")
         if self.mode == "off":
             self._check_off()
         if not self.upstreams and any(route.on_failure == "open" for route in self.routes.values()):

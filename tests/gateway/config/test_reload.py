@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from lockgate.cascade import Thresholds
 from lockgate.cli import main
 from lockgate.constitution import constitution_path
 from lockgate.decisions import open_log
+from lockgate.gateway import Keyring
+from lockgate.gateway.config import Follower, apply_config, read_config
 from lockgate.guards import Guard
 
 pytestmark = pytest.mark.anyio
@@ -207,3 +210,20 @@ def test_the_variable_with_the_key_is_not_ignored(tmp_path, capsys, monkeypatch)
     with pytest.raises(SystemExit):
         main(["serve", "--config", str(file_of(tmp_path, "listen: {port: 0}\n"))])
     assert "LOCKGATE_API_KEY is set" in capsys.readouterr().err
+
+
+async def test_a_server_that_is_paused_reads_its_file_afterwards(tmp_path) -> None:
+    lines: list[str] = []
+    path = tmp_path / "lockgate.yaml"
+    path.write_text("mode: off\n")
+    applied = apply_config(read_config(path), path)
+    follower = Follower(path, applied, None, None, Keyring({}, None), lines.append)
+    with follower.pause():
+        reading = threading.Thread(target=follower)
+        reading.start()
+        # Only whoever holds the server back can be as late as this.
+        reading.join(0.1)
+        assert lines == []
+    reading.join(30)
+    assert len(lines) == 1
+    assert "read again" in lines[0]
