@@ -86,7 +86,7 @@ def test_a_file_is_read_as_a_set(tmp_path) -> None:
     ("text", "fault"),
     [
         (yaml.safe_dump(made(id="b")), "two have the same id"),
-        (yaml.safe_dump(made(answer=["So."])), "queries.0.answer: Extra inputs are not permitted; 1 more"),
+        (yaml.safe_dump(made(answer=["So."])), "queries.0.answer: Extra inputs are not permitted"),
         (yaml.safe_dump(made(answers=[])), "queries.0.answers"),
         (yaml.safe_dump(made(topics=[{"name": "t", "phrases": []}])), "queries.0.topics.0.phrases"),
         ("a: [", "not valid YAML"),
