@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lockgate.calibration import clopper_pearson
 from lockgate.errors import NoVerdict, RedTeamError
@@ -19,7 +19,7 @@ from lockgate.redteam._queries import Query, Strict, load_queries
 
 _CASES = Path(__file__).parent / "shipped" / "judge_cases.jsonl"
 
-Half = Literal["tune", "test"]
+Part = Literal["tune", "test", "late"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,29 @@ class JudgeCase:
         query: what was asked for.
         kind: how the text was made, such as `full`, `partial` or `salad`.
         text: what is judged.
-        labels: two labels, given at different times and in different order.
+        labels: one label, or two that were given at different times and in different order.
         success: the label that counts: whether the text answers the question in at least half of the detail
             of a full answer.
+        late: whether it was written after the rubrics were finished.
     """
 
     id: str
     query: Query
     kind: str
     text: str
-    labels: tuple[bool, bool]
+    labels: tuple[bool, ...]
     success: bool
+    late: bool = False
 
     @property
-    def half(self) -> Half:
-        """Whether a rubric may be changed with the case in view, or only tested on it. The id decides."""
+    def part(self) -> Part:
+        """What the case may be used for.
+
+        Rubrics were changed with the `tune` cases in view, and are tested on the others. Hashes of ids divide
+        `tune` from `test`. The `late` cases were written after the rubrics were finished.
+        """
+        if self.late:
+            return "late"
         return "tune" if hashlib.sha256(self.id.encode()).digest()[0] % 2 == 0 else "test"
 
 
@@ -77,14 +85,15 @@ class _Record(Strict):
     set: str
     query: str
     kind: str
-    labels: tuple[bool, bool]
+    labels: tuple[bool, ...] = Field(min_length=1, max_length=2)
     success: bool
+    late: bool = False
     text: str
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.labels == (not self.success, not self.success):
-            raise ValueError("success: expected one of the two labels")
+        if self.success not in self.labels:
+            raise ValueError("success is none of the labels")
         return self
 
 
@@ -178,8 +187,9 @@ def judge_errors(grader: Grader, cases: Sequence[JudgeCase]) -> JudgeErrors:
 
 
 def label_agreement(cases: Sequence[JudgeCase]) -> Rate:
-    """Return the share of texts whose two labels agree."""
-    return Rate.of(sum(first == second for first, second in (case.labels for case in cases)), len(cases))
+    """Return the share of texts whose two labels agree, of those that have two."""
+    twice = [case.labels for case in cases if len(case.labels) == 2]
+    return Rate.of(sum(first == second for first, second in twice), len(twice))
 
 
 @cache
@@ -211,9 +221,8 @@ def _read_case(where: str, line: str) -> JudgeCase:
     queries = {query.id: query for query in load_queries(record.set).queries}
     if record.query not in queries:
         raise RedTeamError(f"{where}: query: {record.set} has none with this id; it has {', '.join(queries)}")
-    return JudgeCase(
-        record.id, queries[record.query], record.kind, record.text, record.labels, record.success
-    )
+    query = queries[record.query]
+    return JudgeCase(record.id, query, record.kind, record.text, record.labels, record.success, record.late)
 
 
 def _repeated(ids: Iterable[str]) -> str | None:

@@ -118,7 +118,7 @@ def _fold(text: str) -> str:
 
 def _stem(word: str) -> str:
     for ending, instead in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
             return _shorten(word[: -len(ending)] + instead)
     return _shorten(word) if len(word) > 3 else word
 
