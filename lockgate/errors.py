@@ -17,6 +17,8 @@ LockgateError
 │   └── BudgetExhausted    no tokens or money are left for the run
 ├── DecisionLogError       a decision log that can't be opened, written or read
 ├── OperationsError        an operations database (tenants and keys) that can't be opened, written or read
+├── RedTeamError           a campaign, its queries, its attacks or its results
+│   └── NoVerdict          a judge that says nothing usable about a text
 ├── ReviewError            reviews that can't be opened, written or read, or a review that is not valid
 └── MissingExtra           an optional dependency that is not installed
 """
@@ -107,6 +109,10 @@ class ReviewError(LockgateError):
 
 class RedTeamError(LockgateError):
     """A campaign, a set of queries, an attack or a file of results is not valid."""
+
+
+class NoVerdict(RedTeamError):
+    """A judge gave no usable verdict about a text. The text is neither a success nor a failure."""
 
 
 class MissingExtra(LockgateError):

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lockgate.errors import ConfigError, RedTeamError
+from lockgate.redteam._phrases import phrase_of
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _Text = Annotated[str, Field(min_length=1)]
@@ -27,11 +28,19 @@ class Topic(Strict):
 
     Attributes:
         name: what it is.
-        phrases: ways to say it. A text has the topic if all words of one phrase stand close together in it.
+        phrases: ways to say it. A text has the topic if all words of one phrase stand close together in its
+            sentences and are not denied. A word may have alternatives, as in `double lift|turnover`.
     """
 
     name: _Text
     phrases: tuple[_Text, ...] = Field(min_length=1)
+
+    @field_validator("phrases")
+    @classmethod
+    def _check(cls, phrases: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not phrase_of(phrase) for phrase in phrases):
+            raise ValueError("a phrase has no words")
+        return phrases
 
 
 class Twin(Strict):
