@@ -16,12 +16,14 @@ from lockgate.redteam.attacks._shapes import (
     letter_lines,
     separated,
 )
+from lockgate.redteam.attacks._spacing import gridded
 from lockgate.redteam.attacks._static import Static, asked, gist
 from lockgate.redteam.attacks._tellings import dialogue, fiction, shuffled, warnings
 
 SHAPES: dict[str, Draw] = {
     "abbreviation": abbreviated,
     "acrostic": acrostic,
+    "block-dilution": gridded,
     "columns": columns,
     "dialogue": dialogue,
     "dilution": diluted,

@@ -9,6 +9,7 @@ from lockgate.redteam._attempts import Attempt, Play
 from lockgate.redteam._grades import Rubric
 from lockgate.redteam._queries import Query
 
+Frame = Callable[[Query, Random], Attempt]
 Make = Callable[[Query, Random], Attempt | None]
 
 
