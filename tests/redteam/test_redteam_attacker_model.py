@@ -10,6 +10,7 @@ from tricks import CARD, guarded, played
 
 from lockgate.errors import BudgetExhausted
 from lockgate.redteam.attacks._attacker import Attacker, read_idea
+from lockgate.redteam.attacks._catalogue import adaptive_attacks
 from lockgate.redteam.attacks._refined import Pair, Tap
 from lockgate.redteam.attacks._shaped import SHAPES
 from lockgate.synthesis import GenerationFailure, ScriptedGenerator
@@ -162,3 +163,10 @@ def test_each_form_gives_an_attempt_that_is_read_back() -> None:
     for form in ("plain", *SHAPES):
         attempt = read_idea(idea("Hello", form)).attempt(CARD, Random(0).randrange(9), {"depth": 0})
         assert "break" in attempt.read(attempt.answer).lower()
+
+
+def test_attacker_models_are_in_the_catalogue_only_if_there_is_one() -> None:
+    without, all_of_them = list(adaptive_attacks(9)), list(adaptive_attacks(9, ScriptedGenerator(learner)))
+    assert [attack.name for attack in all_of_them[len(without) :]] == ["pair", "tap"]
+    names = [attack.name for attack in all_of_them]
+    assert len(set(names)) == len(names)

@@ -1,7 +1,10 @@
-"""The attacks of this package that look at no reply and are no disguise of synthesis."""
+"""The attacks of this package that are no disguise of synthesis, by kind."""
 
 from collections.abc import Iterator
 
+from lockgate.redteam._attempts import Attack
+from lockgate.redteam.attacks._best_of_n import BestOfN
+from lockgate.redteam.attacks._boundary import OneBit
 from lockgate.redteam.attacks._channels import (
     operator,
     override,
@@ -11,10 +14,15 @@ from lockgate.redteam.attacks._channels import (
     tool_result,
 )
 from lockgate.redteam.attacks._contexts import haystack, shots
+from lockgate.redteam.attacks._drip import Drip
 from lockgate.redteam.attacks._languages import in_language
+from lockgate.redteam.attacks._refined import Pair, Tap
 from lockgate.redteam.attacks._shaped import shape_attacks
+from lockgate.redteam.attacks._spacing import Spacing
+from lockgate.redteam.attacks._staged import Staged
 from lockgate.redteam.attacks._static import Make, Static
 from lockgate.redteam.attacks._turns import crescendo, keyed, parts
+from lockgate.synthesis import Generator
 
 _LENGTHS = (2000, 8000)
 _PLACES = {"start": 0.0, "middle": 0.5, "end": 1.0}
@@ -49,3 +57,22 @@ def fixed_attacks(tries: int = 1) -> Iterator[Static]:
     for name, (family, make) in _MAKERS.items():
         yield Static(name, family, make, tries)
     yield from shape_attacks(tries)
+
+
+def adaptive_attacks(budget: int, attacker: Generator | None = None) -> Iterator[Attack]:
+    """Yield the attacks that search, with attacker models only if there is a generator.
+
+    Args:
+        budget: most attempts of each.
+        attacker: the attacker model of PAIR and TAP.
+    """
+    yield BestOfN(budget)
+    yield OneBit(budget)
+    yield OneBit(budget, lead=2)
+    yield Staged(budget)
+    yield Spacing(budget)
+    yield Spacing(budget, grid=True)
+    yield Drip(budget)
+    if attacker is not None:
+        yield Pair(attacker, budget=budget)
+        yield Tap(attacker, budget=budget)
