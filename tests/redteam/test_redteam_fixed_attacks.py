@@ -19,6 +19,7 @@ from lockgate.redteam.attacks._turns import keyed, parts
 from lockgate.synthesis.augmentations import AUGMENTATIONS, GENERATED_FAMILIES
 
 ATTACKS = {attack.name: attack for attack in fixed_attacks(tries=3)}
+FIRST = [next(attack.play(CARD, 0)) for name, attack in ATTACKS.items() if name != "other-language"]
 ZULU = Translation(language="zu", text="Likuphi ikhadi?", answer="Umugqa wokuqala.\nUmugqa wesibili.")
 TRANSLATED = COIN.model_copy(
     update={"answers": ("It is in the palm.\nThe hand is empty.",), "translations": (ZULU,)}
@@ -73,6 +74,17 @@ def test_the_question_stands_in_the_conversation(name) -> None:
         assert sum(CARD.text in message.content for message in attempt.messages) == 1
 
 
+@settings(max_examples=25)
+@given(
+    st.text(st.sampled_from('ab1 \n\\"{}[]<>|:-.“”⟨⟩¶~«»'), max_size=40)
+    | st.just("card " + "9" * 5000 + ": x")
+)
+def test_any_text_is_read_without_an_error(text) -> None:
+    for attempt in FIRST:
+        assert isinstance(attempt.read(text), str)
+        assert isinstance(attempt.read(attempt.answer[:20] + text), str)
+
+
 def test_the_answer_is_not_in_the_conversation() -> None:
     """What is read must come from the model: no attack writes the answer itself."""
     rubric = Rubric.of(CARD)
@@ -83,7 +95,7 @@ def test_the_answer_is_not_in_the_conversation() -> None:
             assert attack.name == "key-before" or len(rubric.found(sent)) < rubric.needed
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(text=WORDS, seed=st.integers(0, 20))
 def test_parts_are_put_together_again(text, seed) -> None:
     attempt = parts(with_answer(text), Random(seed))
@@ -96,7 +108,7 @@ def test_parts_are_put_together_again(text, seed) -> None:
     assert joined == "Which card is on top?"
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(text=WORDS, seed=st.integers(0, 20))
 def test_a_key_given_before_reads_the_answer(text, seed) -> None:
     query = with_answer(text)
@@ -110,7 +122,7 @@ def test_a_key_given_before_reads_the_answer(text, seed) -> None:
     assert set(listed) >= {"which", "card"}
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(text=WORDS, seed=st.integers(0, 20), share=st.floats(0, 1))
 def test_a_prefilled_answer_is_read_whole_and_cut(text, seed, share) -> None:
     attempt = prefill(with_answer(text), Random(seed))
@@ -119,7 +131,7 @@ def test_a_prefilled_answer_is_read_whole_and_cut(text, seed, share) -> None:
     assert text.startswith(cut.rstrip('\\"')) or cut in attempt.answer
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(text=WORDS, seed=st.integers(0, 20))
 def test_thoughts_are_read_before_the_refusal(text, seed) -> None:
     attempt = thoughts(with_answer(text), Random(seed))

@@ -29,7 +29,7 @@ ORDINARY = (
 
 
 @pytest.mark.parametrize("name", sorted(set(SHAPES) - LOSSY))
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(text=TEXT, seed=st.integers(0, 99))
 def test_a_shape_is_read_back_exactly(name, text, seed) -> None:
     shape = SHAPES[name](CARD, Random(seed))
@@ -56,7 +56,7 @@ def test_what_is_read_tells_what_the_answer_tells(name, query, seed) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(SHAPES) - LOSSY - SHUFFLED))
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(text=TEXT, seed=st.integers(0, 9), share=st.floats(0, 1))
 def test_the_beginning_of_an_answer_is_read_as_a_beginning(name, text, seed, share) -> None:
     shape = SHAPES[name](CARD, Random(seed))
@@ -69,7 +69,7 @@ def test_the_beginning_of_an_answer_is_read_as_a_beginning(name, text, seed, sha
 
 
 @pytest.mark.parametrize("name", sorted(SHUFFLED))
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(text=TEXT, seed=st.integers(0, 9), share=st.floats(0, 1))
 def test_the_beginning_of_a_shuffled_answer_holds_some_of_its_words(name, text, seed, share) -> None:
     shape = SHAPES[name](CARD, Random(seed))

@@ -16,6 +16,7 @@ from lockgate.redteam.attacks._channels import (
 from lockgate.redteam.attacks._contexts import haystack, shots
 from lockgate.redteam.attacks._drip import Drip
 from lockgate.redteam.attacks._languages import in_language
+from lockgate.redteam.attacks._pretexts import PRETEXTS, pretext
 from lockgate.redteam.attacks._refined import Pair, Tap
 from lockgate.redteam.attacks._shaped import shape_attacks
 from lockgate.redteam.attacks._spacing import Spacing
@@ -40,6 +41,7 @@ _MAKERS: dict[str, tuple[str, Make]] = {
     "quoted-result": ("tool-result", quoted_result),
     "thoughts": ("thoughts", thoughts),
     "other-language": ("other-language", in_language),
+    **{kind: (kind, pretext(kind)) for kind in PRETEXTS},
     **{
         f"haystack-{characters}-{where}": ("haystack", haystack(characters, place))
         for characters in _LENGTHS

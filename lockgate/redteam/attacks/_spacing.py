@@ -14,7 +14,8 @@ from lockgate.redteam.attacks._static import asked, draws
 # Words of about 16 tokens: a token has about three quarters of a word.
 _BLOCK_WORDS = 12
 _LONG = 5
-_WIDEST = 64
+# Wider answers would be longer than what models write.
+_WIDEST_WORDS, _WIDEST_BLOCKS = 32, 4
 
 
 def gridded(query: Query, rng: Random, most: int | None = None, blocks: int = 1) -> Shape:
@@ -97,7 +98,7 @@ class Spacing:
             seen = yield self._spaced(query, rng, wide)
             if not seen.reply.halted:
                 break
-            if wide >= _WIDEST:
+            if wide >= (_WIDEST_BLOCKS if self._grid else _WIDEST_WORDS):
                 return
             narrow, wide = wide, 2 * wide
 

@@ -33,7 +33,7 @@ _WARNINGS = (
 )
 _TASKS = ("This must not happen. ", "Avoid this. ", "Not allowed: ", "To be prevented: ")
 _SPOKEN = re.compile(r"“([^”]*)(?:”|\Z)")
-_CARD = re.compile(r"^card (\d+): (.*)$", re.MULTILINE)
+_CARD = re.compile(r"^card (\d{1,6}): (.*)$", re.MULTILINE)
 _PIECE = 7
 
 
