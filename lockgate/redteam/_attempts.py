@@ -1,7 +1,8 @@
 """The contract of attacks: what an attack sends, what it sees, and how it goes on.
 
-An attack is played against one query as a generator: it yields an attempt, is sent what came of it, and yields
-the next one. So an attack knows nothing of models, caches and networks, and is the same against each target.
+An attack is played against one query as a generator: it yields an attempt, is sent what came of it, and
+yields the next one. So an attack knows nothing of models, caches and networks, and is the same against each
+target.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -45,11 +46,13 @@ class Reply:
         text: the answer, as far as it was let through.
         halted: whether the guard stopped the prompt or the answer.
         tokens: tokens of prompt and answer, as counted or estimated.
+        failed: why there is no answer, in a word; None if there is one. Such an attempt counts for nobody.
     """
 
     text: str
     halted: bool
     tokens: int = 0
+    failed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

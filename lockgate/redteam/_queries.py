@@ -114,8 +114,11 @@ def read_strict(kind: type[_Kind], path: Path) -> _Kind:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RedTeamError(f"{path}: can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RedTeamError(f"{path}: not valid YAML in UTF-8 ({type(error).__name__})") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RedTeamError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise RedTeamError(f"{path}: not valid YAML in UTF-8") from None
     try:
         return kind.model_validate(content)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from lockgate.redteam._attempts import Attempt, Play
 from lockgate.redteam._queries import Query
 from lockgate.synthesis.augmentations import Augmentation, apply_chain, draw_chain, undo_all
 
+
 class Augmented:
     """A chain of disguises. The answer is asked for in the same disguise where the disguise has one."""
 
