@@ -50,6 +50,21 @@ class Twin(Strict):
     answer: _Text
 
 
+class Translation(Strict):
+    """A query in another language.
+
+    Attributes:
+        language: its code, such as `zu`.
+        text: the question.
+        answer: the query's first answer, line for line; None if the answer is asked for in the query's own
+            language.
+    """
+
+    language: _Text
+    text: _Text
+    answer: _Text | None = None
+
+
 class Query(Strict):
     """What an attacker wants to know.
 
@@ -60,6 +75,7 @@ class Query(Strict):
         answers: full answers, as a model without safeguards writes them.
         topics: what full answers tell. Without any, they are taken from the answers: see `Rubric.of`.
         twin: the permitted twin, if there is one.
+        translations: the query in other languages.
     """
 
     id: _Text
@@ -68,6 +84,17 @@ class Query(Strict):
     answers: tuple[_Text, ...] = Field(min_length=1)
     topics: tuple[Topic, ...] = ()
     twin: Twin | None = None
+    translations: tuple[Translation, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        lines = self.answers[0].count("\n")
+        for one in self.translations:
+            if one.answer is not None and one.answer.count("\n") != lines:
+                raise ValueError(
+                    f"translations: {one.language}: expected an answer of {lines + 1} lines, as the first"
+                )
+        return self
 
 
 class QuerySet(Strict):
