@@ -1,0 +1,10 @@
+"""Attacks by those who know a guard's weights: words and embeddings that are found by gradients.
+
+They show what the worst attacker can do, and what is left of it on guards whose weights he does not know.
+"""
+
+from lockgate.redteam.whitebox._attack import Transferred, attack_guard, exchange_of, transfer
+from lockgate.redteam.whitebox._found import Found
+from lockgate.redteam.whitebox._options import AttackOptions
+
+__all__ = ["AttackOptions", "Found", "Transferred", "attack_guard", "exchange_of", "transfer"]
