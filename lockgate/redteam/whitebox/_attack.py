@@ -84,8 +84,8 @@ def transfer(
         raise RedTeamError(f"{missing[0]}: expected an attack in token space on one of the queries")
     pairs: list[Exchange] = []
     for one in found:
-        plain = exchange_of(by_id[one.query])
-        pairs += [Exchange(plain), Exchange(fill(plain, one.slots, one.words))]
+        own = exchange_of(by_id[one.query])
+        pairs += [Exchange(own), Exchange(fill(own, one.slots, one.words))]
     results = []
     for name, guard in guards.items():
         limit = guard.stages.decides - guard.stages.tolerance

@@ -164,11 +164,8 @@ class Layout:
             span = spans[slot.message]
             ids = self.chat.token_ids[span.start : span.end]
             places = _places(self.backbone, self._filled(slot.message), ids)
-            here = [
-                place
-                for place, (a, b) in enumerate(places)
-                if begin <= a and b <= begin + len(text) and b > a
-            ]
+            end = begin + len(text)
+            here = [place for place, (a, b) in enumerate(places) if begin <= a < b <= end]
             tokens = self.initial[start : start + slot.size]
             if tuple(ids[place] for place in here) != tuple(tokens):
                 raise RedTeamError(
@@ -202,9 +199,7 @@ def _places(backbone: Backbone, text: str, ids: Sequence[int]) -> list[tuple[int
     while tokeniser.unsettled:
         tokens += tokeniser.settle()
     if [token.id for token in tokens] != list(ids):
-        raise RedTeamError(
-            f"{backbone.name}: its template changes the text of messages; no words can be placed"
-        )
+        raise RedTeamError(f"{backbone.name}: its template changes texts; no words can be placed")
     places, end = [], 0
     for token in tokens:
         places.append((end, end + len(token.text)))

@@ -11,7 +11,7 @@ from lockgate.errors import RedTeamError
 
 
 class ProbeReader:
-    """The served model with a probe. It has modules of its own over the same weights, so nobody sees its hooks.
+    """The served model with a probe. It has its own modules over the same weights, so no pass sees its hooks.
 
     Raises:
         RedTeamError: the backbone is quantised, so there are no gradients.
@@ -78,15 +78,11 @@ class VerdictReader:
         asked = self._suffix.repeat(rows, cuts, 1)
         whole = torch.cat([embeds[:, : self._length], asked], dim=1)
         places = [self._start + end for end in self._ends]
-        parts = [
-            tree_part(row * self.tokens, self._length, places if suffix else (), suffix)
-            for row in range(rows)
-        ]
-        hidden = run(self.classifier.backbone, whole.flatten(0, 1), TreeStep(parts)).view(
-            rows, self.tokens, -1
-        )
+        cut = places if suffix else ()
+        step = TreeStep([tree_part(row * self.tokens, self._length, cut, suffix) for row in range(rows)])
+        hidden = run(self.classifier.backbone, whole.flatten(0, 1), step).view(rows, self.tokens, -1)
         if suffix:
-            last = hidden[:, self._length :].unflatten(1, (cuts, suffix))[:, :, -1]
+            last = hidden[:, self._length + suffix - 1 :: suffix]
             return self.classifier.verdict_logits(last.flatten(0, 1)).cpu().double().view(rows, cuts)
         # A value head counts from the token before the answer, and a verdict is the highest value so far.
         values = self.classifier.verdict_logits(hidden[:, self._start - 1 :].flatten(0, 1)).cpu().double()

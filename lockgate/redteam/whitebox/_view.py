@@ -1,9 +1,9 @@
 """A guard's score of an exchange as a function of embeddings, with the same numbers as in serving.
 
-The *margin* is how far the guard is from letting an exchange through: it is above 0 exactly if the exchange is
-flagged. With one stage it is the largest smoothed logit less the threshold. With two stages a block passes if
-nothing near it escalates, or if its mixed score is low. So its margin is the smaller of both, and that of the
-exchange is the largest of its blocks. The soft margin replaces each maximum and minimum by a smooth one.
+The *margin* is how far the guard is from letting an exchange through. It is above 0 exactly if the exchange
+is flagged. With one stage it is the largest smoothed logit less the threshold. With two stages a block passes
+if nothing near it escalates, or if its mixed score is low. So its margin is the smaller of both, and that of
+the exchange is the largest of its blocks. The soft margin replaces maximum and minimum by smooth ones.
 """
 
 import math
