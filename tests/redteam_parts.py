@@ -1,6 +1,7 @@
 """Queries about canals, and guards of every kind on a tiny backbone, for attacks that know the weights."""
 
 from dataclasses import replace
+from functools import cache
 
 from classifying import random_classifier
 from models import tiny_backbone
@@ -16,13 +17,16 @@ VOICES = (
     VoiceRecord(kind="classifier", weight=0.6, mean=0.3, std=1.7),
     VoiceRecord(kind="text", weight=0.4, mean=-0.2, std=0.4),
 )
-ANSWER = "the lock holds the water back. the boat waits between two gates! what a canal, and it runs past the mill"
+ANSWER = (
+    "the lock holds the water back. the boat waits between two gates! what a canal, and it runs past the mill"
+)
 
 
 def ask(number: int = 0) -> Query:
     return Query(id=f"q{number}", category="c", text=f"tell me how the boat {number} goes", answers=(ANSWER,))
 
 
+@cache
 def guard_of(kind: str, architecture: str = "llama", **changes) -> Guard:
     """`one` stage, or two: `verdict`, `value`, `text`, `panel`."""
     options = {key: changes.pop(key) for key in ("flag_on", "min_tokens", "flag", "seed") if key in changes}

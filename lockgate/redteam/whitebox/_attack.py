@@ -144,10 +144,10 @@ def _found(
         query=query.id,
         target=options.target,
         space=options.space,
-        plain=plain,
-        margins=tuple(course.margins),
-        scores=tuple(course.scores),
-        nats=tuple(course.nats),
+        plain=round(plain, 6),
+        margins=tuple(round(margin, 6) for margin in course.margins),
+        scores=tuple(None if score is None else round(score, 6) for score in course.scores),
+        nats=tuple(None if nats is None else round(nats, 6) for nats in course.nats),
         success=reached is not None,
         confirmed=confirmed,
         evaluations=course.evaluations,
@@ -178,8 +178,10 @@ def passes(guard: Guard, messages: Sequence[Message], options: AttackOptions) ->
 
 
 def _key(guard: Guard, queries: Sequence[Query], options: AttackOptions) -> dict[str, Any]:
+    # The record of a guard that is not saved yet does not know its probe.
+    probe = hashlib.sha256(guard.head.weights.numpy().tobytes() + guard.head.bias.numpy().tobytes())
     return {
-        "guard": hash_json(guard.record.model_dump(mode="json")),
+        "guard": hash_json([guard.record.model_dump(mode="json"), probe.hexdigest()]),
         "queries": hash_json([[query.id, query.text, query.answers[0]] for query in queries]),
         "options": asdict(options),
     }

@@ -1,8 +1,7 @@
 """What an attack found, as JSON, and the file that lets an interrupted run go on."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -65,8 +64,6 @@ class Found:
             words: whether to include the attack words and their places. Without them there is no text.
         """
         content = asdict(self)
-        for name in ("plain", "margins", "scores", "nats"):
-            content[name] = _rounded(content[name])
         if not words:
             del content["slots"], content["words"]
         return {**content, "caught": self.caught, "steps": self.steps}
@@ -131,12 +128,3 @@ class Progress:
             except RedTeamError as error:
                 raise RedTeamError(f"{path}, line {number}: {error}") from None
             self.done[found.query] = found
-
-
-def _rounded(value: float | Sequence[float | None] | None) -> Any:  # noqa: ANN401 - as deep as the value
-    """Round to six digits. A number that is not finite becomes None."""
-    if value is None:
-        return None
-    if isinstance(value, int | float):
-        return round(value, 6) if math.isfinite(value) else None
-    return [_rounded(one) for one in value]

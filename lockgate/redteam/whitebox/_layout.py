@@ -102,8 +102,8 @@ class Layout:
         positions: positions of the words in `chat.token_ids`.
 
     Raises:
-        RedTeamError: template or tokenizer don't keep the words as they are, or the exchange is longer than
-            `most` tokens.
+        RedTeamError: the tokenizer does not keep the words as they are, or the exchange is longer than `most`
+            tokens.
     """
 
     def __init__(
@@ -199,7 +199,10 @@ def _places(backbone: Backbone, text: str, ids: Sequence[int]) -> list[tuple[int
     while tokeniser.unsettled:
         tokens += tokeniser.settle()
     if [token.id for token in tokens] != list(ids):
-        raise RedTeamError(f"{backbone.name}: its template changes texts; no words can be placed")
+        # A user's spelling of one of the model's own added words is read in another way.
+        raise RedTeamError(
+            f"{backbone.name}: a message is read unlike an answer; no words can be placed in it"
+        )
     places, end = [], 0
     for token in tokens:
         places.append((end, end + len(token.text)))

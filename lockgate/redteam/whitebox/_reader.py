@@ -46,7 +46,7 @@ class ProbeReader:
         """Return the log-probabilities of each next token, `[..., vocab]`, after final hidden states."""
         every = range(self.backbone.vocab_size)
         logits = self.backbone.token_logits(hidden.flatten(0, -2), every)
-        return logits.log_softmax(-1).view(*hidden.shape[:-1], -1)
+        return logits.log_softmax(-1).view(*hidden.shape[:-1], len(every))
 
 
 class VerdictReader:

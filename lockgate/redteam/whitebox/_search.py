@@ -13,6 +13,9 @@ from lockgate.redteam.whitebox._layout import Layout
 from lockgate.redteam.whitebox._options import AttackOptions
 from lockgate.redteam.whitebox._view import GuardView, Reading
 
+# Share of a step's direction that the next step keeps.
+_KEPT = 0.8
+
 
 @dataclass(slots=True)
 class Course:
@@ -96,7 +99,7 @@ def search_words(
 
 
 def search_embeddings(view: GuardView, options: AttackOptions) -> Course:
-    """Move the words' vectors down the soft margin, with Adam, and keep the lowest margin.
+    """Move the words' vectors down the soft margin, with momentum, and keep the lowest margin.
 
     Judges that read text still see the initial words.
     """
@@ -109,26 +112,28 @@ def search_embeddings(view: GuardView, options: AttackOptions) -> Course:
     own = start[0, places]
     length = float(own.norm(dim=1).mean())
     moved = torch.zeros_like(own, requires_grad=True)
-    adam = torch.optim.Adam([moved], lr=options.rate * length / own.shape[1] ** 0.5)
+    speed = torch.zeros_like(own)
     best = math.inf
     for number in range(options.steps + 1):
         embeds = start.clone()
         embeds[0, places] = own + moved
         reading = view.read(embeds, texts)
         course.evaluations += 1
-        margin = float(reading.margin[0])
+        margin = float(reading.margin[0].detach())
         if number == 0:
             _check(reading)
         if number == 0 or margin < best:
-            best, score = margin, float(reading.score[0])
+            best, score = margin, float(reading.score[0].detach())
         course.note(best, score, None, options.beyond)
         if course.over(options) or number == options.steps:
             break
-        adam.zero_grad()
-        (moved.grad,) = torch.autograd.grad(reading.soft[0], moved)
-        adam.step()
-        if options.epsilon is not None:
-            with torch.no_grad():
+        (gradient,) = torch.autograd.grad(reading.soft[0], moved)
+        with torch.no_grad():
+            # The word that matters most moves by `rate`, the others by less.
+            steepest = gradient.norm(dim=1).max().clamp(min=1e-12)
+            speed.mul_(_KEPT).add_(gradient / steepest, alpha=1 - _KEPT)
+            moved -= options.rate * length * speed
+            if options.epsilon is not None:
                 radius = options.epsilon * length
                 moved.mul_((radius / moved.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
     return course
