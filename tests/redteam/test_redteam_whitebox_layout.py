@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_backbone
-from redteam_parts import ask
+from whitebox_guards import ask
 
 from lockgate.errors import RedTeamError
 from lockgate.exchanges import Message

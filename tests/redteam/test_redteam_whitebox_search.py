@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import tiny_backbone, tiny_model, tiny_tokenizer
 from parts import make_guard
-from redteam_parts import ask, guard_of
+from whitebox_guards import ask, guard_of
 
 from lockgate.backbones import Backbone, Feed, SessionPool
 from lockgate.cascade import Thresholds

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redteam_parts import CASCADE, ask, guard_of
+from whitebox_guards import CASCADE, ask, guard_of
 
 from lockgate.cascade import Cascade, simulate
 from lockgate.errors import RedTeamError

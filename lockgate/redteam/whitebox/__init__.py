@@ -4,7 +4,17 @@ They show what the worst attacker can do, and what is left of it on guards whose
 """
 
 from lockgate.redteam.whitebox._attack import Transferred, attack_guard, exchange_of, transfer
-from lockgate.redteam.whitebox._found import Found
-from lockgate.redteam.whitebox._options import AttackOptions
+from lockgate.redteam.whitebox._found import Found, summarise_found
+from lockgate.redteam.whitebox._options import AttackOptions, Space, Target
 
-__all__ = ["AttackOptions", "Found", "Transferred", "attack_guard", "exchange_of", "transfer"]
+__all__ = [
+    "AttackOptions",
+    "Found",
+    "Space",
+    "Target",
+    "Transferred",
+    "attack_guard",
+    "exchange_of",
+    "summarise_found",
+    "transfer",
+]

@@ -1,9 +1,10 @@
 """What an attack found, as JSON, and the file that lets an interrupted run go on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lockgate.durable import atomic_path
@@ -128,3 +129,34 @@ class Progress:
             except RedTeamError as error:
                 raise RedTeamError(f"{path}, line {number}: {error}") from None
             self.done[found.query] = found
+
+
+def summarise_found(found: Sequence[Found]) -> dict[str, Any]:
+    """Return the figures of one attack on several queries, as JSON and without text.
+
+    `first_break` is how many exchanges were read up to the end of the first success, query by query. Medians
+    of steps and seconds are of successes, all others of the queries that are caught without an attack.
+    """
+    caught = [one for one in found if one.caught]
+    broken = [one for one in caught if one.success]
+    first = next((number for number, one in enumerate(found) if one.success), None)
+    return {
+        "n": len(found),
+        "caught": len(caught),
+        "success": len(broken),
+        "not_confirmed": sum(one.confirmed is False for one in found),
+        "first_break": None if first is None else sum(one.evaluations for one in found[: first + 1]),
+        "median_steps": _median([one.steps for one in broken]),
+        "median_seconds": _median([one.seconds_to_success for one in broken]),
+        "median_plain": _median([one.plain for one in caught]),
+        "median_start": _median([one.margins[0] for one in caught]),
+        "median_end": _median([one.margins[-1] for one in caught]),
+        "median_nats_start": _median([one.nats[0] for one in caught]),
+        "median_nats_end": _median([one.nats[-1] for one in caught]),
+        "queries": [one.to_dict(words=False) for one in found],
+    }
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(median(known), 6) if known else None

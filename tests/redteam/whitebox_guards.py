@@ -10,7 +10,7 @@ from voices import random_text
 
 from lockgate.cascade import Cascade
 from lockgate.guards import Guard, VoiceRecord
-from lockgate.redteam._queries import Query
+from lockgate.redteam import Query
 
 CASCADE = Cascade(-0.5, -0.4, 0.5, 0.1, 0.9, 0.2, 1.1, stride=4, tolerance=1e-3, drift=0.2)
 VOICES = (
