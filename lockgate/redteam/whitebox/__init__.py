@@ -6,10 +6,12 @@ They show what the worst attacker can do, and what is left of it on guards whose
 from lockgate.redteam.whitebox._attack import Transferred, attack_guard, exchange_of, transfer
 from lockgate.redteam.whitebox._found import Found, summarise_found
 from lockgate.redteam.whitebox._options import AttackOptions, Space, Target
+from lockgate.redteam.whitebox._play import FoundWords
 
 __all__ = [
     "AttackOptions",
     "Found",
+    "FoundWords",
     "Space",
     "Target",
     "Transferred",
