@@ -135,7 +135,7 @@ def _attack(guard: Guard, query: Query, options: AttackOptions) -> Found:
 def _found(
     guard: Guard, query: Query, options: AttackOptions, layout: Layout, course: Course, plain: float
 ) -> Found:
-    caught, confirmed = plain > 0, None
+    caught, confirmed, seconds = plain > 0, None, course.seconds
     words = layout.texts(course.words) if caught and options.space == "tokens" else ()
     if words:
         confirmed = passes(guard, layout.messages(course.words), options) == (course.margins[-1] <= 0)
@@ -151,7 +151,7 @@ def _found(
         success=reached is not None,
         confirmed=confirmed,
         evaluations=course.evaluations,
-        seconds=round(course.seconds, 3),
+        seconds=round(seconds, 3),
         seconds_to_success=None if reached is None else round(reached, 3),
         slots=layout.slots if words else (),
         words=words,
