@@ -28,7 +28,9 @@ def query_set(count: int = 3, *, twin: bool = True) -> QuerySet:
 class Scripted:
     """An attack that sends its texts one after the other."""
 
-    def __init__(self, name: str, texts: list[str], family: str = "scripted", *, adaptive: bool = False) -> None:
+    def __init__(
+        self, name: str, texts: list[str], family: str = "scripted", *, adaptive: bool = False
+    ) -> None:
         self.name, self.family, self.adaptive = name, family, adaptive
         self.texts = texts
         self.seen: list[Seen] = []
