@@ -45,6 +45,7 @@ _COMMANDS = (
     "_label",
     "_evaluate",
     "_serve",
+    "_serve_ray",
     "_config",
     "_log",
     "_backup",

@@ -1,0 +1,73 @@
+"""What a replica on Ray makes of a config file: a gateway without a model, or a scorer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lockgate.cli._serve_run import logger, options_of, remembering
+from lockgate.cli._serve_settings import Loaded, Settings, load_file
+from lockgate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from lockgate.gateway import Gateway, GatewayOptions
+    from lockgate.gateway.scorers import About, RayScorers, ScorerCore
+    from lockgate.gateway.upstream import UpstreamTable
+
+
+def read_parts(config: Path, defaults: Settings) -> "tuple[Settings, Loaded, GatewayOptions, UpstreamTable]":
+    """Read the config file.
+
+    Raises:
+        ConfigError: it is not valid, or asks for what can't be served on Ray.
+    """
+    settings, loaded = load_file(config, defaults, ())
+    table = loaded.applied.table
+    if table is None:
+        raise ConfigError(f"{config}: upstreams: scorers read the answers of upstreams; name at least one")
+    if settings.mode == "off":
+        raise ConfigError(f"{config}: mode off: there is nothing to score; use lockgate serve")
+    return settings, loaded, options_of(settings, loaded, relays=True), table
+
+
+def make_core(config: Path, defaults: Settings, threads: int) -> "tuple[ScorerCore, About]":
+    """Load the guard and its model, in a scorer's process."""
+    import torch
+
+    from lockgate.cli._scoring import load_guard
+    from lockgate.gateway import set_up_logs
+    from lockgate.gateway.scorers import scorer_of
+
+    set_up_logs("text")
+    settings, _, options, _ = read_parts(config, defaults)
+    torch.set_num_threads(settings.threads or threads)
+    guard = load_guard(settings.guard, settings.backbone, settings.device, settings.dtype, logger.warning)
+    return scorer_of(guard, options.engine, name=Path(settings.guard).resolve().name)
+
+
+def make_app(
+    config: Path, defaults: Settings, most: int, scorers: "RayScorers"
+) -> "tuple[Starlette, Gateway]":
+    """Make the application of a gateway, in its process.
+
+    Args:
+        most: scorers that there may be.
+    """
+    import torch
+
+    from lockgate.cli._scoring import load_guard
+    from lockgate.gateway import create_app, set_up_logs
+    from lockgate.gateway.scorers import gateway_of
+    from lockgate.gateway.upstream import Upstreams
+
+    set_up_logs("text")
+    settings, loaded, options, table = read_parts(config, defaults)
+    torch.set_num_threads(1)
+    guard = load_guard(settings.guard, settings.backbone, "cpu", settings.dtype, logger.warning)
+    gateway = gateway_of(guard, scorers, remembering(options, guard, loaded), most=most)
+    try:
+        gateway.warm()
+    except BaseException:
+        gateway.close()
+        raise
+    return create_app(gateway, Upstreams(table)), gateway
