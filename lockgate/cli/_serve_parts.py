@@ -1,17 +1,15 @@
 """What a replica on Ray makes of a config file: a gateway without a model, or a scorer."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lockgate.cli._serve_run import logger, options_of, remembering
 from lockgate.cli._serve_settings import Loaded, Settings, load_file
 from lockgate.errors import ConfigError
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
-    from lockgate.gateway import Gateway, GatewayOptions
-    from lockgate.gateway.scorers import About, RayScorers, ScorerCore
+    from lockgate.fleet import Made, MadeApp
+    from lockgate.gateway import GatewayOptions
     from lockgate.gateway.upstream import UpstreamTable
 
 
@@ -30,11 +28,12 @@ def read_parts(config: Path, defaults: Settings) -> "tuple[Settings, Loaded, Gat
     return settings, loaded, options_of(settings, loaded, relays=True), table
 
 
-def make_core(config: Path, defaults: Settings, threads: int) -> "tuple[ScorerCore, About]":
+def make_core(config: Path, defaults: Settings, threads: int) -> "Made":
     """Load the guard and its model, in a scorer's process."""
     import torch
 
     from lockgate.cli._scoring import load_guard
+    from lockgate.fleet import Made
     from lockgate.gateway import set_up_logs
     from lockgate.gateway.scorers import scorer_of
 
@@ -42,32 +41,33 @@ def make_core(config: Path, defaults: Settings, threads: int) -> "tuple[ScorerCo
     settings, _, options, _ = read_parts(config, defaults)
     torch.set_num_threads(settings.threads or threads)
     guard = load_guard(settings.guard, settings.backbone, settings.device, settings.dtype, logger.warning)
-    return scorer_of(guard, options.engine, name=Path(settings.guard).resolve().name)
+    core, about = scorer_of(guard, options.engine, name=Path(settings.guard).resolve().name)
+    return Made(core, about, about.guard, about.kv_tokens)
 
 
-def make_app(
-    config: Path, defaults: Settings, most: int, scorers: "RayScorers"
-) -> "tuple[Starlette, Gateway]":
-    """Make the application of a gateway, in its process.
+def make_app(config: Path, defaults: Settings, most: int, handle: Any) -> "MadeApp":  # noqa: ANN401
+    """Make a gateway, in its process.
 
     Args:
         most: scorers that there may be.
+        handle: Ray Serve's handle of the scorers.
     """
     import torch
 
     from lockgate.cli._scoring import load_guard
+    from lockgate.fleet import MadeApp
     from lockgate.gateway import create_app, set_up_logs
-    from lockgate.gateway.scorers import gateway_of
+    from lockgate.gateway.scorers import RayScorers, gateway_of
     from lockgate.gateway.upstream import Upstreams
 
     set_up_logs("text")
     settings, loaded, options, table = read_parts(config, defaults)
     torch.set_num_threads(1)
     guard = load_guard(settings.guard, settings.backbone, "cpu", settings.dtype, logger.warning)
-    gateway = gateway_of(guard, scorers, remembering(options, guard, loaded), most=most)
+    gateway = gateway_of(guard, RayScorers(handle), remembering(options, guard, loaded), most=most)
     try:
         gateway.warm()
     except BaseException:
         gateway.close()
         raise
-    return create_app(gateway, Upstreams(table)), gateway
+    return MadeApp(create_app(gateway, Upstreams(table)), lambda: gateway.engine.alive)

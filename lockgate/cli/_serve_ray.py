@@ -36,7 +36,7 @@ def serve_ray(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="A running cluster, or `auto` on one of its machines. Default: a Ray of its own on this machine.",
+            help="A running cluster, or `auto` on one of its machines. Default: start Ray on this machine.",
         ),
     ] = None,
     json: JsonFlag = False,
@@ -48,8 +48,8 @@ def serve_ray(
     """
     from lockgate.cli._serve_parts import make_app, make_core, read_parts
     from lockgate.decisions import check_log
+    from lockgate.fleet import RayOptions, run_on_ray
     from lockgate.gateway import check_exposure
-    from lockgate.gateway.scorers import RayOptions, run_on_ray
 
     config = config.resolve()
     defaults = _defaults()
@@ -109,5 +109,5 @@ def _announce(url: str, proxies: int, scorers: int, *, as_json: bool) -> None:
     typer.echo(
         json.dumps(told)
         if as_json
-        else f"Lockgate is ready: {url} (on Ray: {proxies} gateways, {scorers} scorers)"
+        else f"Lockgate is ready: {url} (on Ray: gateways {proxies}, scorers {scorers})"
     )

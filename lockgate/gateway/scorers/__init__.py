@@ -3,7 +3,6 @@
 from lockgate.gateway.scorers._core import Part, Reading, ScorerCore
 from lockgate.gateway.scorers._leases import About, RayScorers
 from lockgate.gateway.scorers._parts import AskedScorers, gateway_of, scorer_of
-from lockgate.gateway.scorers._serve import RayOptions, run_on_ray
 from lockgate.gateway.scorers._sessions import Lease, Scorer, Scorers
 from lockgate.gateway.scorers._stepper import ScorerStepper
 
@@ -12,7 +11,6 @@ __all__ = [
     "AskedScorers",
     "Lease",
     "Part",
-    "RayOptions",
     "RayScorers",
     "Reading",
     "Scorer",
@@ -20,6 +18,5 @@ __all__ = [
     "ScorerStepper",
     "Scorers",
     "gateway_of",
-    "run_on_ray",
     "scorer_of",
 ]

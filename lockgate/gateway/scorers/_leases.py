@@ -110,7 +110,8 @@ class RayScorers:
         self._thread.join(5.0)
 
     async def _ask(self) -> About:
-        found: About = await self._handle.about.remote()
+        core = await self._handle.core.remote()
+        found: About = await core.about.remote()
         return found
 
     async def _hold(self, lease: Lease) -> None:

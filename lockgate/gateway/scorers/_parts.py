@@ -37,7 +37,7 @@ def scorer_of(guard: Guard, limits: EngineOptions, *, name: str | None = None) -
 
 
 def gateway_of(guard: Guard, scorers: AskedScorers, options: GatewayOptions, *, most: int) -> Gateway:
-    """Make a gateway without a model: the guard's backbone loses its weights, unless a second stage needs them.
+    """Make a gateway without a model. The backbone loses its weights, unless a second stage needs them.
 
     Args:
         options: streams and key-value tokens are those of one scorer.

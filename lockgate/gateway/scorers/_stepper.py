@@ -26,8 +26,8 @@ from lockgate.gateway.scorers._sessions import (
     LATE,
     NONE_FREE,
     Scorer,
-    Scorers,
     ScorerPool,
+    Scorers,
     ScorerSession,
 )
 

@@ -6,27 +6,20 @@ client's request does. So Ray Serve's own means hold for streams: it spreads the
 their number, and lets them end before a replica goes.
 """
 
-import asyncio
 import logging
 import os
+import signal
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.applications import Starlette
-
 from lockgate._extras import need
-from lockgate.errors import ConfigError, GuardError
-from lockgate.gateway._admission import PLACES_PER_STREAM
-from lockgate.gateway._gateway import Gateway
-from lockgate.gateway.scorers._core import Part, Reading, ScorerCore
-from lockgate.gateway.scorers._leases import BEAT, About, RayScorers
+from lockgate.errors import ConfigError
+from lockgate.fleet._actors import BEAT, Made, MadeApp, Proxy, Scorer
 
 APP = "lockgate"
-# Seconds without a sign of life after which a gateway's leases are over.
-SILENCE = 60.0
 HEALTH_PERIOD, HEALTH_TIMEOUT = 2.0, 30.0
 # Share of a scorer's streams that is in use when another scorer is started.
 FULL = 0.75
@@ -52,7 +45,7 @@ class RayOptions:
         proxies: gateways.
         scorers: scorers; the least, if `most_scorers` is more.
         most_scorers: scorers under load.
-        streams: answers that one scorer reads at a time.
+        streams: answers that one scorer reads at a time. As many again may be open.
         scorer_cpus, scorer_gpus: what one scorer takes.
         requests: requests that one gateway takes at a time.
         drain_timeout: seconds that open answers have to end when a replica goes.
@@ -85,122 +78,18 @@ class RayOptions:
             raise ConfigError("expected --scorer-cpus of at least 1 and --scorer-gpus of at least 0")
 
 
-MakeCore = Callable[[], tuple[ScorerCore, About]]
-MakeApp = Callable[[RayScorers], tuple[Starlette, Gateway]]
-
-
-class Core:
-    """The actor with a scorer's model. Ray calls it on one thread, in the order of each caller's calls."""
-
-    def __init__(self, make: MakeCore) -> None:
-        self._core, self._about = make()
-        self._heard: dict[str, float] = {}
-
-    def about(self) -> About:
-        """Describe the guard. Once it answers, the model is loaded."""
-        return self._about
-
-    def open(self, name: str, capacity: int, prefix: list[int]) -> None:
-        """See `ScorerCore.open`."""
-        self._core.open(name, capacity, prefix)
-
-    def fork(self, name: str, parent: str, start: int, capacity: int) -> None:
-        """See `ScorerCore.fork`."""
-        self._core.fork(name, parent, start, capacity)
-
-    def close(self, name: str) -> None:
-        """See `ScorerCore.close`."""
-        self._core.close(name)
-
-    def read(self, parts: list[Part]) -> list[Reading]:
-        """See `ScorerCore.read`."""
-        return self._core.read(parts)
-
-    def beat(self, gateway: str) -> None:
-        """Take a sign of life of a gateway."""
-        self._heard[gateway] = time.monotonic()
-
-    def lives(self, gateway: str) -> bool:
-        """Tell whether a gateway has given a sign of life in time. If not, free what it has."""
-        if time.monotonic() - self._heard.setdefault(gateway, time.monotonic()) < SILENCE:
-            return True
-        self._core.forget(gateway)
-        return False
-
-
-class Scorer:
-    """The deployment that leases its actor to gateways.
-
-    Args:
-        make: loads the model, in the actor.
-        options: what the actor takes.
-    """
-
-    def __init__(self, make: MakeCore, options: RayOptions) -> None:
-        ray = need("ray", extra="ray", feature="scorers on Ray")
-        takes = {"num_cpus": options.scorer_cpus, "num_gpus": options.scorer_gpus}
-        self._core = ray.remote(**takes)(Core).remote(make)
-        self._about: About = ray.get(self._core.about.remote())
-        self._free = self._about.kv_tokens
-        self._room = asyncio.Condition()
-
-    def about(self) -> About:
-        """Describe the guard."""
-        return self._about
-
-    async def lease(self, gateway: str, guard: str, tokens: int) -> AsyncIterator[Any]:
-        """Wait for room, yield the actor, and hold the room until the caller cancels the call or is gone.
-
-        Raises:
-            GuardError: the gateway has another guard, as while a new version is rolled out.
-        """
-        if guard != self._about.guard:
-            raise GuardError("the scorer has another guard")
-        async with self._room:
-            await self._room.wait_for(lambda: self._free >= tokens)
-            self._free -= tokens
-        try:
-            yield self._core
-            while await self._core.lives.remote(gateway):
-                await asyncio.sleep(BEAT)
-        finally:
-            self._free += tokens
-            async with self._room:
-                self._room.notify_all()
-
-    async def check_health(self) -> None:
-        """Raise if the actor is gone. Ray Serve replaces the replica then."""
-        await self._core.about.remote()
-
-
-class Proxy:
-    """The deployment of gateways. Each has a decision log of its own, and shares the scorers.
-
-    Args:
-        make: makes the application around the scorers.
-        scorers: Ray Serve's handle of the deployment `Scorer`.
-    """
-
-    def __init__(self, make: MakeApp, scorers: Any) -> None:  # noqa: ANN401 - a handle of Ray Serve
-        self._made, self._gateway = make(RayScorers(scorers))
-
-    def __serve_build_asgi_app__(self) -> Starlette:
-        return self._made
-
-    async def check_health(self) -> None:
-        """Raise if the engine has ended. Ray Serve replaces the replica then."""
-        if not self._gateway.engine.alive:
-            raise RuntimeError("the engine has ended")
-
-
 def run_on_ray(
-    options: RayOptions, make_core: MakeCore, make_app: MakeApp, *, ready: Callable[[str], None]
+    options: RayOptions,
+    make_core: Callable[[], Made],
+    make_app: Callable[[Any], MadeApp],
+    *,
+    ready: Callable[[str], None],
 ) -> None:
     """Run the app until the process is told to stop (SystemExit or KeyboardInterrupt).
 
     Args:
         make_core: loads a scorer's model, in its process. It must be importable there.
-        make_app: makes a gateway, in its process.
+        make_app: makes a gateway, in its process, around Ray Serve's handle of the scorers.
         ready: called with the address once requests are taken.
 
     Raises:
@@ -208,7 +97,8 @@ def run_on_ray(
         ConfigError: Ray or the app does not start, or Ray's authentication is turned off.
     """
     ray, serve = _load(local=options.address is None)
-    _start_ray(ray, options)
+    with _own_end():
+        _start_ray(ray, options)
     try:
         place = "HeadOnly" if options.address is None else "EveryNode"
         serve.start(proxy_location=place, http_options={"host": options.host, "port": options.port})
@@ -220,11 +110,16 @@ def run_on_ray(
         ready(f"http://{host}:{options.port}")
         threading.Event().wait()
     finally:
-        serve.delete(APP) if options.address else serve.shutdown()
+        serve.delete(APP)
         ray.shutdown()
 
 
-def _app(serve: Any, options: RayOptions, make_core: MakeCore, make_app: MakeApp) -> Any:  # noqa: ANN401
+def _app(
+    serve: Any,  # noqa: ANN401 - the module
+    options: RayOptions,
+    make_core: Callable[[], Made],
+    make_app: Callable[[Any], MadeApp],
+) -> Any:  # noqa: ANN401 - an application of Ray Serve
     leaves = {
         "graceful_shutdown_timeout_s": options.drain_timeout + 2 * BEAT,
         "graceful_shutdown_wait_loop_s": 0.5,
@@ -232,7 +127,8 @@ def _app(serve: Any, options: RayOptions, make_core: MakeCore, make_app: MakeApp
         "health_check_timeout_s": HEALTH_TIMEOUT,
         "logging_config": {"enable_access_log": False},
     }
-    bundle = {"CPU": float(options.scorer_cpus), "GPU": float(options.scorer_gpus)}
+    takes = {"num_cpus": options.scorer_cpus, "num_gpus": options.scorer_gpus}
+    bundle = {"CPU": float(options.scorer_cpus), "GPU": options.scorer_gpus}
     scaled: dict[str, Any] = {"num_replicas": options.scorers}
     if options.most_scorers > options.scorers:
         scaled = {
@@ -245,7 +141,7 @@ def _app(serve: Any, options: RayOptions, make_core: MakeCore, make_app: MakeApp
     scorer = serve.deployment(
         Scorer,
         name="Scorer",
-        max_ongoing_requests=PLACES_PER_STREAM * options.streams,
+        max_ongoing_requests=2 * options.streams,
         ray_actor_options={"num_cpus": 0},
         placement_group_bundles=[{name: share for name, share in bundle.items() if share}],
         placement_group_strategy="STRICT_PACK",
@@ -260,7 +156,16 @@ def _app(serve: Any, options: RayOptions, make_core: MakeCore, make_app: MakeApp
         ray_actor_options={"num_cpus": 1},
         **leaves,
     )
-    return proxy.bind(make_app, scorer.bind(make_core, options))
+    return proxy.bind(make_app, scorer.bind(make_core, takes))
+
+
+@contextmanager
+def _own_end() -> Iterator[None]:
+    """Keep what SIGTERM does. Ray would print the stack, and end the process as if it had crashed."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _load(*, local: bool) -> tuple[Any, Any]:

@@ -1,0 +1,239 @@
+"""`lockgate serve-ray` on a local Ray: a scorer that is killed ends its own streams, and no other."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+from logs import checked, decisions_in
+from processes import Command
+from scripted_upstream import DONE, Reply, Scripted, delta, event, scripted_upstream
+from serving import CHAT, ask
+
+# CI has Ray and must not leave these out.
+pytestmark = pytest.mark.skipif(
+    (importlib.util.find_spec("ray") is None or importlib.util.find_spec("aiohttp_cors") is None)
+    and os.environ.get("LOCKGATE_REQUIRE_RAY") != "1",
+    reason='Ray Serve is not installed: pip install "lockgate[ray]"',
+)
+
+FIRST, REST = "the lock holds ", "as long as the mill turns"
+CONFIG = """
+guard: guard
+backbone: model
+upstreams: {{up: {{url: "{upstream}"}}}}
+log: {{path: decisions.db}}
+listen: {{port: {port}, drain_timeout: 20}}
+"""
+
+
+class Upstream:
+    """An upstream on a loop of its own. It sends the first part of each answer, and the rest when it may."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._began, self._over = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()))
+        self._thread.start()
+        assert self._began.wait(30)
+
+    async def _serve(self) -> None:
+        self.may = asyncio.Event()
+        head = event(delta(role="assistant", content="")) + event(delta(content=FIRST))
+        tail = event(delta(content=REST)) + event(delta(0, "stop")) + DONE
+        reply = Reply([head, self.may.wait, tail])
+        async with scripted_upstream(reply) as self.script:
+            self._began.set()
+            await self._over.wait()
+
+    def let(self, on: bool) -> None:
+        self._loop.call_soon_threadsafe(self.may.set if on else self.may.clear)
+
+    def close(self) -> None:
+        self.let(True)
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(30)
+
+
+@dataclass
+class Served:
+    """The running app."""
+
+    command: Command
+    upstream: Upstream
+    url: str
+    log: Path
+
+    @property
+    def script(self) -> Scripted:
+        return self.upstream.script
+
+    def scorers(self) -> set[int]:
+        """The processes that hold a model."""
+        found = set()
+        for process in psutil.Process(self.command.process.pid).children(recursive=True):
+            try:
+                if process.cmdline()[0].startswith("ray::Core"):
+                    found.add(process.pid)
+            except (psutil.Error, IndexError):
+                continue
+        return found
+
+    async def two_scorers(self) -> None:
+        await within(90, lambda: len(self.scorers()) == 2)
+
+
+@dataclass
+class Seen:
+    """What a client has seen of a streamed answer."""
+
+    text: str = ""
+    refusal: str = ""
+    reason: str | None = None
+    lines: list[str] = field(default_factory=list)
+
+    def take(self, line: str) -> None:
+        self.lines.append(line)
+        if line.startswith("data: {"):
+            (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+            self.text += choice["delta"].get("content") or ""
+            self.refusal += choice["delta"].get("refusal") or ""
+            self.reason = choice["finish_reason"] or self.reason
+
+    @property
+    def whole(self) -> bool:
+        return (self.text, self.reason, self.refusal) == (FIRST + REST, "stop", "")
+
+
+async def within(seconds: float, condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "nothing happened"
+        await asyncio.sleep(0.05)
+
+
+async def read(client: httpx2.AsyncClient, seen: Seen) -> Seen:
+    async with client.stream("POST", CHAT, json=ask(stream=True)) as response:
+        assert response.status_code == 200, await response.aread()
+        async for line in response.aiter_lines():
+            if line and line != ": ping":
+                seen.take(line)
+    return seen
+
+
+def client_of(served: Served) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=served.url, timeout=120, trust_env=False)
+
+
+@pytest.fixture(scope="module")
+def served(folders) -> Iterator[Served]:
+    upstream = Upstream()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = folders / "lockgate.yaml"
+    config.write_text(CONFIG.format(upstream=upstream.script.url, port=port))
+    # By default workers step back for everything else, which on a busy machine takes minutes.
+    variables = {"RAY_worker_niceness": "0"}
+    command = Command("-m", "lockgate", "serve-ray", "--config", config, cwd=folders, variables=variables)
+    try:
+        command.wait_until(lambda: "\n" in command.output.read_text(), 240)
+        assert command.first_line() == (
+            f"Lockgate is ready: http://127.0.0.1:{port} (on Ray: gateways 1, scorers 2)\n"
+        )
+        yield Served(command, upstream, f"http://127.0.0.1:{port}", folders / "decisions.db")
+    finally:
+        left = psutil.Process(command.process.pid).children(recursive=True)
+        command.close()
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        upstream.close()
+
+
+def test_a_killed_scorer_halts_its_own_streams_and_the_others_go_on(served) -> None:
+    async def run() -> tuple[list[Seen], list[Seen]]:
+        served.upstream.let(False)
+        async with client_of(served) as client:
+            await served.two_scorers()
+            four = [Seen() for _ in range(4)]
+            tasks = [asyncio.create_task(read(client, seen)) for seen in four]
+            # What the guard has cleared leaves while the upstream is still silent. The last word may wait.
+            await within(60, lambda: all(seen.text for seen in four))
+            before = served.scorers()
+            dead, other = sorted(before)
+            os.kill(dead, signal.SIGKILL)
+            await within(60, lambda: any(task.done() for task in tasks))
+            late = [Seen(), Seen(), Seen()]
+            served.upstream.let(True)
+            await asyncio.gather(*tasks)
+            # The survivor takes new requests at once.
+            await read(client, late[0])
+            # Then there are two again, and the new one reads too.
+            await served.two_scorers()
+            assert other in served.scorers()
+            os.kill(other, signal.SIGKILL)
+            await within(60, lambda: other not in served.scorers())
+            await read(client, late[1])
+            await served.two_scorers()
+            await read(client, late[2])
+            return four, late
+
+    four, late = asyncio.run(run())
+    halted = [seen for seen in four if not seen.whole]
+    assert len(halted) == 2
+    for seen in halted:
+        assert (FIRST + REST).startswith(seen.text)
+        assert len(seen.text) <= len(FIRST)
+        assert (seen.reason, bool(seen.refusal), seen.lines[-1]) == ("content_filter", True, "data: [DONE]")
+    assert all(seen.whole and seen.lines[-1] == "data: [DONE]" for seen in (*four, *late) if seen not in halted)
+    found = decisions_in(served.log)
+    assert sorted(one["decision"] for one in found) == ["error"] * 2 + ["pass"] * 5
+    assert {one["reason"] for one in found if one["decision"] == "error"} == {"the scorer of this answer is gone"}
+    assert checked(served.log).unfinished == []
+
+
+def test_a_client_that_leaves_ends_the_answer_of_the_upstream(served) -> None:
+    async def run() -> None:
+        served.upstream.let(False)
+        await within(30, lambda: not served.script.open)
+        async with client_of(served) as client:
+            seen = Seen()
+            task = asyncio.create_task(read(client, seen))
+            await within(60, lambda: bool(seen.text))
+            task.cancel()
+            await within(60, lambda: not served.script.open)
+
+    asyncio.run(run())
+    asyncio.run(within(30, lambda: decisions_in(served.log)[-1]["decision"] == "cancelled"))
+
+
+def test_at_the_end_open_answers_may_end(served) -> None:
+    async def run() -> Seen:
+        served.upstream.let(False)
+        async with client_of(served) as client:
+            seen = Seen()
+            task = asyncio.create_task(read(client, seen))
+            await within(60, lambda: bool(seen.text))
+            served.command.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(1)
+            served.upstream.let(True)
+            return await task
+
+    assert asyncio.run(run()).whole
+    assert served.command.process.wait(120) == 143, served.command.errors.read_text()
+    assert served.command.output.read_text().count("\n") == 1
+    assert served.command.errors.read_text() == ""
+    report = checked(served.log)
+    assert (report.unfinished, report.open) == ([], [])
