@@ -4,6 +4,8 @@ These classes know nothing of guards. So a replica that only leases imports no l
 """
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -47,7 +49,10 @@ class MadeApp:
 
 
 class Core:
-    """The actor with a scorer's model. Ray calls it on one thread, in the order of each caller's calls."""
+    """The actor with a scorer's model.
+
+    Ray calls it on one thread, in the order of each caller's calls. Only `stay` has a thread of its own.
+    """
 
     def __init__(self, make: Callable[[], Made]) -> None:
         self._made = make()
@@ -56,6 +61,10 @@ class Core:
     def facts(self) -> tuple[str, int]:
         """Return the hash of the guard and the number of tokens. Once it answers, the model is loaded."""
         return self._made.guard, self._made.kv_tokens
+
+    def stay(self) -> None:
+        """Never return. The call fails when the actor ends, so its caller learns of that at once."""
+        threading.Event().wait()
 
     def about(self) -> Any:  # noqa: ANN401 - the gateway knows its type
         """Return what gateways want to know."""
@@ -98,11 +107,16 @@ class Scorer:
         takes: cores and GPUs of the actor.
     """
 
-    def __init__(self, make: Callable[[], Made], takes: dict[str, float]) -> None:
+    # Ray Serve awaits it, so that it can wait for the actor without holding up the replica.
+    async def __init__(  # type: ignore[misc]
+        self, make: Callable[[], Made], takes: dict[str, float]
+    ) -> None:
         ray = need("ray", extra="ray", feature="scorers on Ray")
-        self._core = ray.remote(**takes)(Core).remote(make)
-        self._guard, self._free = ray.get(self._core.facts.remote())
+        self._core = ray.remote(concurrency_groups={"life": 1}, **takes)(Core).remote(make)
+        self._guard, self._free = await self._core.facts.remote()
         self._room = asyncio.Condition()
+        self._gone = asyncio.Event()
+        self._watch = asyncio.create_task(self._wait_for_end())
 
     def core(self) -> Any:  # noqa: ANN401 - a handle of Ray
         """Return the actor, for who wants to know something of it."""
@@ -113,16 +127,20 @@ class Scorer:
 
         Raises:
             GuardError: the gateway has another guard, as while a new version is rolled out.
+            RuntimeError: the actor is gone.
         """
         if guard != self._guard:
             raise GuardError("the scorer has another guard")
         async with self._room:
-            await self._room.wait_for(lambda: self._free >= tokens)
+            await self._room.wait_for(lambda: self._free >= tokens or self._gone.is_set())
             self._free -= tokens
         try:
+            self._check()
             yield self._core
             while await self._core.lives.remote(gateway):
-                await asyncio.sleep(BEAT)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._gone.wait(), BEAT)
+                self._check()
         finally:
             self._free += tokens
             async with self._room:
@@ -130,7 +148,19 @@ class Scorer:
 
     async def check_health(self) -> None:
         """Raise if the actor is gone. Ray Serve replaces the replica then."""
-        await self._core.facts.remote()
+        self._check()
+
+    def _check(self) -> None:
+        if self._gone.is_set():
+            raise RuntimeError("the scorer is gone")
+
+    async def _wait_for_end(self) -> None:
+        """Learn of the actor's end. Open leases end then, and new ones are refused."""
+        with contextlib.suppress(Exception):
+            await self._core.stay.options(concurrency_group="life").remote()
+        self._gone.set()
+        async with self._room:
+            self._room.notify_all()
 
 
 class Proxy:

@@ -102,7 +102,7 @@ def test_a_scorer_that_dies_ends_its_own_streams_and_no_other(tmp_path) -> None:
         assert reason_of(tmp_path, run) == ("error", "it was killed")
     for run in [run for run in four if run not in lost]:
         assert (run.end.decision, run.text()) == ("pass", ANSWER + " and more of it")
-    assert checked(tmp_path / "decisions.db").unfinished == []
+    assert checked(tmp_path / "decisions.db").unfinished == 0
 
 
 def test_what_is_under_way_when_a_scorer_dies_never_leaves(tmp_path) -> None:
