@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lockgate.cli._serve_run import logger, options_of, remembering
+from lockgate.cli._serve_run import log_format, logger, options_of, remembering
 from lockgate.cli._serve_settings import Loaded, Settings, load_file
 from lockgate.errors import ConfigError
 
@@ -37,8 +37,8 @@ def make_core(config: Path, defaults: Settings, threads: int) -> "Made":
     from lockgate.gateway import set_up_logs
     from lockgate.gateway.scorers import scorer_of
 
-    set_up_logs("text")
     settings, _, options, _ = read_parts(config, defaults)
+    set_up_logs(log_format(settings.log_format))
     torch.set_num_threads(settings.threads or threads)
     guard = load_guard(settings.guard, settings.backbone, settings.device, settings.dtype, logger.warning)
     core, about = scorer_of(guard, options.engine, name=Path(settings.guard).resolve().name)
@@ -60,8 +60,8 @@ def make_app(config: Path, defaults: Settings, most: int, handle: Any) -> "MadeA
     from lockgate.gateway.scorers import RayScorers, gateway_of
     from lockgate.gateway.upstream import Upstreams
 
-    set_up_logs("text")
     settings, loaded, options, table = read_parts(config, defaults)
+    set_up_logs(log_format(settings.log_format))
     torch.set_num_threads(1)
     guard = load_guard(settings.guard, settings.backbone, "cpu", settings.dtype, logger.warning)
     gateway = gateway_of(guard, RayScorers(handle), remembering(options, guard, loaded), most=most)

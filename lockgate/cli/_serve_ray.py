@@ -49,13 +49,18 @@ def serve_ray(
     from lockgate.cli._serve_parts import make_app, make_core, read_parts
     from lockgate.decisions import check_log
     from lockgate.fleet import RayOptions, run_on_ray
-    from lockgate.gateway import check_exposure
+    from lockgate.gateway import bind, bundle_hash, check_exposure
 
     config = config.resolve()
     defaults = _defaults()
     settings, loaded, options, _ = read_parts(config, defaults)
     check_exposure(settings.host, has_key=options.needs_key, insecure=settings.insecure)
     _check_shared(config, loaded, options, proxies)
+    bundle_hash(settings.guard)  # a guard that is not there would only be missed by the replicas
+    if settings.port == 0:
+        raise ConfigError(f"{config}: listen.port: Ray Serve can't take a free port; name one")
+    if ray_address is None:
+        bind(settings.host, settings.port).close()
     check_log(options.log.where, options.log.password_env)
     if options.tenants is not None:
         options.tenants.open()

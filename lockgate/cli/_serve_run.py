@@ -38,7 +38,7 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
     """
     from lockgate.gateway import set_up_logs
 
-    set_up_logs(_log_format(settings.log_format))
+    set_up_logs(log_format(settings.log_format))
     try:
         with _no_early_hangup():
             _serve(settings, loaded)
@@ -72,7 +72,7 @@ def _no_early_hangup() -> Iterator[None]:
         signal.signal(hangup, signal.SIG_DFL)
 
 
-def _log_format(name: str) -> Any:  # noqa: ANN401 - a literal type, which `set_up_logs` checks
+def log_format(name: str) -> Any:  # noqa: ANN401 - a literal type, which `set_up_logs` checks
     return name
 
 
