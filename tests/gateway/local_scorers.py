@@ -63,6 +63,7 @@ class LocalScorers:
     def __init__(self, cores: Sequence[ScorerCore]) -> None:
         self.all = [LocalScorer(core) for core in cores]
         self.free = True
+        self.free_dead = False  # whether one that is dead is given out, as before its end is noticed
         self.leases: list[Lease] = []
         self.released: list[Lease] = []
         self._next = itertools.cycle(self.all)
@@ -71,7 +72,7 @@ class LocalScorers:
         lease = Lease(tokens, tell)
         self.leases.append(lease)
         if self.free:
-            lease.grant(next(scorer for scorer in self._next if not scorer.dead))
+            lease.grant(next(one for one in self._next if self.free_dead or not one.dead))
         return lease
 
     def release(self, lease: Lease) -> None:

@@ -122,6 +122,25 @@ def test_what_is_under_way_when_a_scorer_dies_never_leaves(tmp_path) -> None:
     assert reason_of(tmp_path, run) == ("error", GONE)
 
 
+def test_a_scorer_that_is_gone_before_it_has_read_is_replaced_once(tmp_path) -> None:
+    scoring = scoring_for(BACKBONE, HEAD)
+    with engine_with_scorers(BACKBONE, scoring, tmp_path, scorers=3) as (engine, scorers):
+        first, second = runs(2)
+        # It takes calls, and each fails: nobody has noticed yet that its process is gone.
+        scorers.all[0].dead = True
+        scorers.free_dead = True
+        opened(engine, first)
+        give(engine, first, [ANSWER])
+        assert first.finish().text() == ANSWER
+        scorers.all[1].dead = scorers.all[2].dead = True
+        start(engine, second).finish()
+        leased = [scorers.all.index(lease.scorer) for lease in scorers.leases]
+        assert scorers.released == scorers.leases
+        assert engine.kv_used_tokens == 0
+    assert leased == [0, 1, 2, 0]
+    assert (first.end.decision, second.end.decision, second.text()) == ("pass", "error", "")
+
+
 def test_a_scorer_that_hangs_delays_no_other_and_counts_as_gone(tmp_path) -> None:
     scoring = scoring_for(BACKBONE, HEAD)
     with engine_with_scorers(BACKBONE, scoring, tmp_path, step_timeout=0.3) as (engine, scorers):

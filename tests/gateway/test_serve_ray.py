@@ -66,6 +66,7 @@ class Upstream:
         self.let(True)
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(30)
+        self._loop.close()
 
 
 @dataclass

@@ -106,6 +106,7 @@ class ScorerSession(Session):
         self.length = self.reached = read
         self.busy = False
         self._home = pool
+        self._renewed = False
         self._known = False  # whether the scorer was told of it
         self._over = False
         lease.holders += 1
@@ -115,6 +116,17 @@ class ScorerSession(Session):
         if not self._known and self.lease.scorer is not None:
             self._known = True
             self.lease.scorer.open(self.name, self.capacity, prefix)
+
+    def renew(self) -> bool:
+        """Ask for another scorer, if nothing has been read yet. Tell whether that was done.
+
+        It is done once: a prompt that ends its scorer must not end all of them.
+        """
+        if self._renewed or self._over or self.lease.holders > 1 or self.lease.lost in (None, NONE_FREE):
+            return False
+        self._renewed, self._known = True, False
+        self.lease = self._home.lease_again(self.lease)
+        return True
 
     def fork(self, capacity: int) -> "ScorerSession":
         """Open a session that has read the same tokens, with the same scorer. The lease has room for it."""
@@ -167,6 +179,13 @@ class ScorerPool(SessionPool):
         """Open a session under the lease of another one. Raises PoolFull."""
         self._take(capacity)
         return ScorerSession(self, next(self._names), capacity, origin.lease, origin.length)
+
+    def lease_again(self, lost: Lease) -> Lease:
+        """Return a new lease in place of one that is lost. It has to be granted by the same time."""
+        self._scorers.release(lost)
+        lease = self._scorers.lease(lost.tokens, self._tell)
+        lease.since, lease.holders = lost.since, lost.holders
+        return lease
 
     def left(self, session: ScorerSession) -> None:
         """Note that a session is closed."""

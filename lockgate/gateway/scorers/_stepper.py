@@ -156,7 +156,9 @@ class ScorerStepper(GivenStepper):
             if lease.pending and lease.since + self._patience <= now:
                 lease.lose(NONE_FREE)
             reads = isinstance(stream.phase, ReadingPrompt | Receiving | Held)
-            if lease.lost and reads and not session.busy and not stream.opened.gate.tolerant:
+            if not lease.lost or not reads or session.busy or _begins_anew(job, session):
+                continue
+            if not stream.opened.gate.tolerant:
                 whole = isinstance(stream.phase, ReadingPrompt) or waits_in_prompt(stream.phase)
                 self._fail(job, stream, ScoringFault(lease.lost), whole=whole)
 
@@ -188,9 +190,13 @@ class ScorerStepper(GivenStepper):
         sessions: Sequence[ScorerSession],
         readings: Sequence[Reading],
     ) -> None:
+        taken: list[PackedPortion] = []
         results: list[Found | Exception] = []
         for portion, session, reading in zip(portions, sessions, readings, strict=True):
             session.busy = False
+            if reading.fault is not None and _begins_anew(portion.job, session):
+                continue  # the same portion is planned again
+            taken.append(portion)
             lane = portion.stream.lane
             if reading.fault is None:
                 results.append(Found(None, np.asarray(reading.rows)))
@@ -199,7 +205,7 @@ class ScorerStepper(GivenStepper):
             else:
                 results.append(ScoringFault(reading.fault))
             session.length += len(portion.token_ids)
-        self._take_all(portions, results)
+        self._take_all(taken, results)
 
 
 def _sessions_of(active: Sequence[Job]) -> list[tuple[Job, Stream, ScorerSession]]:
@@ -209,6 +215,11 @@ def _sessions_of(active: Sequence[Job]) -> list[tuple[Job, Stream, ScorerSession
         for stream in job.streams
         if not stream.done and isinstance(stream.lane, GivenLane)
     ]
+
+
+def _begins_anew(job: Job, session: ScorerSession) -> bool:
+    """Tell whether a stream can go to another scorer, because its own is gone and had read nothing of it."""
+    return session.length <= len(job.prefix) and session.renew()
 
 
 def _session(lane: object) -> ScorerSession:
