@@ -15,7 +15,7 @@ from lockgate._extras import need
 from lockgate.errors import GuardError
 
 # Seconds between two looks at whether a gateway still lives, and without a sign of life until its leases end.
-BEAT, SILENCE = 5.0, 60.0
+BEAT, SILENCE = 2.0, 20.0
 
 
 @dataclass(frozen=True, slots=True)

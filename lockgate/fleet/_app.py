@@ -17,10 +17,12 @@ from typing import Any
 
 from lockgate._extras import need
 from lockgate.errors import ConfigError
-from lockgate.fleet._actors import BEAT, Made, MadeApp, Proxy, Scorer
+from lockgate.fleet._actors import Made, MadeApp, Proxy, Scorer
 
 APP = "lockgate"
 HEALTH_PERIOD, HEALTH_TIMEOUT = 2.0, 30.0
+# Seconds that a replica has to end after its open answers.
+LAST_WORDS = 10.0
 # Share of a scorer's streams that is in use when another scorer is started.
 FULL = 0.75
 _ENVIRONMENT = {
@@ -121,7 +123,7 @@ def _app(
     make_app: Callable[[Any], MadeApp],
 ) -> Any:  # noqa: ANN401 - an application of Ray Serve
     leaves = {
-        "graceful_shutdown_timeout_s": options.drain_timeout + 2 * BEAT,
+        "graceful_shutdown_timeout_s": options.drain_timeout + LAST_WORDS,
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": HEALTH_PERIOD,
         "health_check_timeout_s": HEALTH_TIMEOUT,

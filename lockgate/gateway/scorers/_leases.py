@@ -18,7 +18,7 @@ logger = logging.getLogger("lockgate.ray")
 # Seconds between two tries to get a lease, after one has failed.
 PAUSE = 0.2
 # Seconds between two signs of life of a gateway.
-BEAT = 5.0
+BEAT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
