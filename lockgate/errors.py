@@ -105,6 +105,10 @@ class ReviewError(LockgateError):
     """Reviews can't be opened, written or read, or a review is not valid."""
 
 
+class RedTeamError(LockgateError):
+    """A campaign, a set of queries, an attack or a file of results is not valid."""
+
+
 class MissingExtra(LockgateError):
     """An optional dependency is not installed. The message names the extra to install."""
 

@@ -178,13 +178,14 @@ def test_the_delays_of_the_alarm_are_what_was_simulated() -> None:
     assert f"({100 * alarms['share_low']:.1f} % to {100 * alarms['share_high']:.1f} %)" in text
 
 
-def test_the_config_file_of_the_documents_is_valid(tmp_path, monkeypatch) -> None:
-    text = (ROOT / "docs" / "config.md").read_text()
-    (example,) = blocks(text, "yaml")
-    for name in re.findall(r"\b[A-Z]+_KEY\b", example):
-        monkeypatch.setenv(name, f"sk-{name}")
-    path = tmp_path / "lockgate.yaml"
-    path.write_text(example)
-    applied = apply_config(read_config(path), path)
-    assert applied.policies is not None
-    assert applied.policies.open_routes == ["/v1/messages"]
+def test_the_config_files_of_the_documents_are_valid(tmp_path, monkeypatch) -> None:
+    path, found = tmp_path / "lockgate.yaml", []
+    for example in blocks((ROOT / "docs" / "config.md").read_text(), "yaml"):
+        for name in re.findall(r"\b[A-Z]+_KEY\b", example):
+            monkeypatch.setenv(name, f"sk-{name}")
+        path.write_text(example)
+        found.append(apply_config(read_config(path), path))
+    first, several = found
+    assert first.policies is not None
+    assert first.policies.open_routes == ["/v1/messages"]
+    assert several.of_keys == {"school": "kids"}

@@ -44,6 +44,7 @@ _COMMANDS = (
     "_select",
     "_label",
     "_evaluate",
+    "_redteam",
     "_serve",
     "_serve_ray",
     "_config",

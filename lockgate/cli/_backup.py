@@ -35,8 +35,8 @@ def backup(
 
     A file of SQLite becomes a file of SQLite: put it in the place of the database to restore it. The chains
     of a decision log are checked in the copy; exit code 1 says that one does not hold. A database of
-    PostgreSQL becomes an archive of pg_dump with our tables, for pg_restore. Both are readable by their owner
-    only.
+    PostgreSQL becomes an archive of pg_dump with our tables, for pg_restore; its chains are not checked. Both
+    are readable by their owner only.
     """
     from lockgate.dashboard import DASHBOARD_SCHEMA
     from lockgate.databases import Place, back_up
@@ -72,6 +72,8 @@ def backup(
         for found in checked:
             state = "hold" if found.ok else "are BROKEN"
             typer.echo(f"its {len(found.heads)} chain(s) {state}: {found.entries} entries")
+        if place.path is None and LOG_SCHEMA.what in made.schemas:
+            typer.echo("its chains are not checked; run `lockgate log verify` on the database")
         for path in spilled:
             typer.echo(f"{path} has records that are not in the database yet; the server will take them over")
     if any(not found.ok for found in checked):

@@ -68,7 +68,9 @@ def _show(records: list[Stored], *, as_json: bool) -> None:
             continue
         if stored.kind == "guard":
             before, after = (_guard(record.get(name)) for name in ("before", "after"))
-            typer.echo(f"{record.get('time')}  guard {before} -> {after}  by {record.get('by')}")
+            name = record.get("guard", "default")
+            which = "guard" if name == "default" else f"guard {name}:"
+            typer.echo(f"{record.get('time')}  {which} {before} -> {after}  by {record.get('by')}")
             continue
         decision, category, mode, tokens, took = (record.get(name) for name in _SHOWN)
         what = f"{decision} {category}" if category else str(decision)

@@ -25,6 +25,8 @@ def read_parts(config: Path, defaults: Settings) -> "tuple[Settings, Loaded, Gat
         raise ConfigError(f"{config}: upstreams: scorers read the answers of upstreams; name at least one")
     if settings.mode == "off":
         raise ConfigError(f"{config}: mode off: there is nothing to score; use lockgate serve")
+    if loaded.applied.config.guards:
+        raise ConfigError(f"{config}: guards: scorers have one guard; name it in `guard`")
     return settings, loaded, options_of(settings, loaded, relays=True), table
 
 

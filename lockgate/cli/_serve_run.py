@@ -221,7 +221,7 @@ def _run_guarded(
                 drain_timeout=settings.drain_timeout,
                 hangup=hangup,
                 limits=ConnectionLimits(settings.max_connections),
-                end_open=gateway.engine.end_open,
+                end_open=gateway.guards.end_open,
             )
     finally:
         left = gateway.close()
@@ -363,11 +363,29 @@ def _load(
         name = Path(guard).resolve().name
         gateway = Gateway.from_guard(made, options, name=name, reads_only=reads_only)
     try:
+        if loaded_file is not None:
+            _add_guards(gateway, loaded_file)
         gateway.warm()
     except BaseException:
         gateway.close()
         raise
     return gateway
+
+
+def _add_guards(gateway: "Gateway", loaded: Loaded) -> None:
+    """Add the further guards that the config file names. Raises LockgateError: one can't be loaded."""
+    from lockgate.cli._common import warnings_as_lines
+    from lockgate.guards import Guard
+
+    for name, source in loaded.applied.config.guards.items():
+        folder = source if source == "embedded" else loaded.path.parent / source
+        try:
+            with warnings_as_lines(logger.warning):
+                made = Guard.load(folder, backbone=gateway.whole)
+        except LockgateError as error:
+            raise ConfigError(f"{loaded.path}: guards.{name}: {error}") from error
+        gateway.add_guard(name, made, shown=Path(folder).resolve().name)
+    gateway.guards.of_keys = loaded.applied.of_keys
 
 
 def remembering(options: "GatewayOptions", guard: "Guard", loaded: Loaded | None) -> "GatewayOptions":
@@ -410,9 +428,13 @@ def _announce(
             "guard": gateway.about_guard,
             "decisions": str(gateway.decisions.place),
         }
+        if further := gateway.guards.further:
+            told["guards"] = {name: one.about_guard for name, one in further.items()}
         line = json.dumps(told if table is None else {**told, **_told_of(table)})
     else:
         shown = "none" if gateway.mode == "off" else f"guard {guard}"
+        if further := gateway.guards.further:
+            shown += f", for some {', '.join(further)}"
         behind = "" if table is None else f" in front of {_urls(table)}"
         about = gateway.about_guard or {}
         # The first line must say it: nobody knows how often this guard refuses harmless requests.

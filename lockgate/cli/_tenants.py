@@ -34,6 +34,14 @@ PrefixArgument = Annotated[
     str, typer.Argument(metavar="PREFIX", help="Public id of the key, as `lockgate keys list` shows it.")
 ]
 # Options of `add` and `set`. "none" takes a limit away.
+GuardOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|none",
+        help="Guard for its requests: one of the server's `guards`. none: the default one. With --config, "
+        "the file must have it.",
+    ),
+]
 ModeOption = Annotated[
     str | None, typer.Option(metavar="MODE", help="enforce, shadow or canary; none: as the server has it.")
 ]
@@ -60,6 +68,7 @@ def register(app: typer.Typer) -> None:
 @tenants.command("add")
 def add_tenant(
     name: TenantArgument,
+    guard: GuardOption = None,
     mode: ModeOption = None,
     canary_percent: CanaryOption = None,
     requests_per_minute: RateOption = None,
@@ -74,6 +83,7 @@ def add_tenant(
 ) -> None:
     """Add a tenant. What no option says has no limit."""
     given = _given(locals())
+    _check_guard(guard, config)
     from lockgate.tenants import Settings
 
     settings = _changed(Settings(), given)
@@ -85,6 +95,7 @@ def add_tenant(
 @tenants.command("set")
 def set_tenant(
     name: TenantArgument,
+    guard: GuardOption = None,
     mode: ModeOption = None,
     canary_percent: CanaryOption = None,
     requests_per_minute: RateOption = None,
@@ -99,6 +110,7 @@ def set_tenant(
 ) -> None:
     """Change a tenant. What no option says stays; `none` takes a limit away."""
     given = _given(locals())
+    _check_guard(guard, config)
     with _book(operations, config) as book:
         settings = book.change_tenant(name, lambda before: _changed(before, given))
     shown = ", ".join(f"{key} {value}" for key, value in _plain(settings).items()) or "no limits"
@@ -293,6 +305,19 @@ def _place(operations: str | None, config: Path | None) -> "tuple[str | Path, st
     if found is None:
         raise ConfigError(f"{config}: operations: is missing; add it, or give --operations DB")
     return found
+
+
+def _check_guard(name: str | None, config: Path | None) -> None:
+    """Refuse a guard that the server's config does not have. Raises ConfigError."""
+    from lockgate.errors import ConfigError
+
+    if name in (None, "none") or config is None:
+        return
+    from lockgate.gateway.config import read_config
+
+    known = ("default", *read_config(config).guards)
+    if name not in known:
+        raise ConfigError(f"--guard {name}: {config} has {', '.join(known)}")
 
 
 def _given(options: dict[str, Any]) -> dict[str, str]:

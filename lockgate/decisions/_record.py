@@ -159,6 +159,7 @@ class GuardChange(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         by: who wanted it, such as `config` or the name of a reviewer's key.
+        guard: name in the config of the guard that has changed. Records of servers with one guard lack it.
     """
 
     id: str
@@ -166,6 +167,7 @@ class GuardChange(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     before: GuardName
     after: GuardName
+    guard: str = "default"
 
 
 def timestamp() -> str:

@@ -27,9 +27,10 @@ from lockgate.gateway._errors import (
     json_response,
     no_such_model,
 )
-from lockgate.gateway._events import Event
+from lockgate.gateway._events import Event, deliver_to
 from lockgate.gateway._exchange import ExchangeFrame
-from lockgate.gateway._gateway import Gateway, GatewayOptions, deliver_to
+from lockgate.gateway._gateway import Gateway, GatewayOptions, gateway_of
+from lockgate.gateway._guards import engine_state
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, was_forwarded
 from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._metrics import Metrics
@@ -171,7 +172,7 @@ def _lifespan(
 
 
 async def _chat_completions(request: Request) -> Response:
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     with gateway.bodies.share() as share:
         chat = await gateway.parse(await read_body(request, share))
     queue: asyncio.Queue[Event] = asyncio.Queue()
@@ -197,11 +198,11 @@ def _describe_model(gateway: Gateway) -> dict[str, Any]:
 
 
 async def _models(request: Request) -> Response:
-    return json_response({"object": "list", "data": [_describe_model(request.app.state.gateway)]})
+    return json_response({"object": "list", "data": [_describe_model(gateway_of(request))]})
 
 
 async def _model(request: Request) -> Response:
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     name = request.path_params["model"]
     if name not in (gateway.model_id, *gateway.options.model_names):
         raise no_such_model()
@@ -210,7 +211,7 @@ async def _model(request: Request) -> Response:
 
 async def _health(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
-    alive = gateway.engine.alive
+    alive = all(engine.alive for engine in gateway.guards.engines)
     about = gateway.about_guard
     body = {
         "status": "ok" if alive else "down",
@@ -223,7 +224,7 @@ async def _health(request: Request) -> Response:
 
 async def _readyz(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
-    engine, log = gateway.engine, gateway.decisions
+    log = gateway.decisions
     upstreams: Upstreams | None = request.app.state.upstreams
     problems = gateway.problems() + ([] if upstreams is None else upstreams.problems())
     ready = gateway.ready
@@ -233,19 +234,7 @@ async def _readyz(request: Request) -> Response:
         "mode": gateway.mode,
         "guard": gateway.about_guard,
         "problems": problems,
-        "faults": {
-            "total": engine.faults.total,
-            "second_stage": engine.faults.second_stage,
-            "unguarded": engine.faults.unguarded,
-            "last": engine.faults.last,
-        },
-        "streams": {"active": engine.active_streams, "waiting": engine.waiting},
-        "verdicts": {
-            "waiting": engine.verdicts.waiting,
-            "oldest_s": round(engine.verdicts.oldest, 3),
-            "alive": engine.verdicts.alive,
-        },
-        "kv_tokens": {"used": engine.kv_used_tokens, "limit": engine.kv_tokens},
+        **engine_state(gateway.engine),
         "decisions": {
             "written": log.written,
             "unwritten": log.unwritten,
@@ -253,10 +242,16 @@ async def _readyz(request: Request) -> Response:
             "lost": log.lost,
         },
     }
+    if further := gateway.guards.further:
+        body["guards"] = {name: _describe_guard(one) for name, one in further.items()}
     if upstreams is not None:
         body["upstreams"] = upstreams.describe()
         body["fails_open"] = gateway.policies.open_routes
     return json_response(body, 200 if ready else 503)
+
+
+def _describe_guard(gateway: Gateway) -> dict[str, Any]:
+    return {"ready": gateway.ready, "guard": gateway.about_guard, **engine_state(gateway.engine)}
 
 
 async def _handle_http(_: Request, error: Exception) -> Response:

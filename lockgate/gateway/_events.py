@@ -1,8 +1,14 @@
 """Events that the engine sends to the HTTP side of a request."""
 
+import asyncio
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lockgate.decisions import DecisionKind
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +72,15 @@ class Finished:
 
 
 Event = Released | Finished
+
+
+def deliver_to(queue: "asyncio.Queue[T]") -> Callable[[T], None]:
+    """Return a function with which any thread can put events into a queue of the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def deliver(event: T) -> None:
+        # The loop may be closed; then nobody waits for the event.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    return deliver

@@ -1,11 +1,11 @@
 """The gateway object: backbone, guard and engine together, and the limits of a request."""
 
-import asyncio
-import contextlib
+import copy
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,20 +15,22 @@ from starlette.requests import Request
 
 from lockgate.backbones import Backbone, RenderedChat, front
 from lockgate.decisions import DecisionLog, GuardChange, Left, LogOptions
-from lockgate.errors import BackboneError, ConfigError
+from lockgate.errors import ConfigError
 from lockgate.exchanges import Message
 from lockgate.gateway._admission import most_tokens
 from lockgate.gateway._bodies import BodyRoom, decode_body
-from lockgate.gateway._clients import Client
+from lockgate.gateway._clients import Client, caller_of
 from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway._events import Event
 from lockgate.gateway._guarding import PATIENCE, describe_guard, promote, scoring_of
+from lockgate.gateway._guards import DEFAULT, Guards, engine_problems
 from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
 from lockgate.gateway._keyring import UNNAMED, Keyring
+from lockgate.gateway._lengths import count_tokens, render_prompt, too_long, too_long_to_read
 from lockgate.gateway._metrics import Metrics
 from lockgate.gateway._options import NO_HOLD, CheckOptions, EngineOptions, Hold
 from lockgate.gateway._policies import Policies, Policy, policy_of
@@ -137,6 +139,8 @@ class GatewayOptions:
 class Gateway:
     """The backbone, guard, engine and decision log that all HTTP routes share.
 
+    A server with several guards has a gateway for each. They share all but the guard and its engine.
+
     Args:
         scoring: the guard; None in mode `off`.
         about_guard: description of the guard for `/v1/models`.
@@ -146,6 +150,8 @@ class Gateway:
 
     Attributes:
         whole: the backbone with all its layers, for which guards are made.
+        guards: the gateways of all guards. The first one starts and closes them.
+        guard_name: the guard's name among them.
     """
 
     def __init__(
@@ -166,6 +172,9 @@ class Gateway:
         self.options = options
         self.about_guard = about_guard
         self.guard_folder: Path | None = None  # where its bundle was read from
+        self.guard_name = DEFAULT
+        self.guards: Guards[Gateway] = Guards(self)
+        self._runs_here, self._reads_only = make_stepper is None, reads_only
         self.model_id = backbone.name
         self.created = int(time.time())
         self.decisions = DecisionLog(options.log)
@@ -175,7 +184,7 @@ class Gateway:
         self._longest_token = max(len(piece) for piece in backbone.tokenizer.get_vocab())
         self.bodies = BodyRoom()
         self.keyring = Keyring(options.all_keys, options.tenants)
-        self.policies = options.policies or Policies(policy_of(options.engine.mode))
+        self._policies = options.policies or Policies(policy_of(options.engine.mode))
         self.tenancy = Tenancy(options.tenants, self.metrics, options.campaigns)
         self._decoding = anyio.CapacityLimiter(1)
         self._tokenising = anyio.CapacityLimiter(1)
@@ -197,6 +206,50 @@ class Gateway:
         made.guard_folder = guard.path
         return made
 
+    def add_guard(self, name: str, guard: Guard, *, shown: str | None = None) -> None:
+        """Let a further guard judge the requests of tenants and keys that name it. Call it before the start.
+
+        Its engine has limits and key-value memory of its own. The memory of conversations is not for it.
+
+        Args:
+            guard: the guard, loaded onto `whole`.
+            shown: its name for clients; by default the name in its record.
+
+        Raises:
+            ConfigError: the name is taken, the guard is of another backbone, or the server can't have it.
+        """
+        if self.options.engine.mode == "off" or not self._runs_here:
+            raise ConfigError(f"guards.{name}: only a model in this process has several guards, not mode off")
+        if guard.backbone is not self.whole:
+            raise ConfigError(f"guards.{name}: was not loaded onto this server's backbone")
+        made = self._add(name, scoring_of(guard))
+        made.about_guard, made.guard_folder = describe_guard(guard, shown), guard.path
+
+    def _add(self, name: str, scoring: Scoring) -> "Gateway":
+        made = copy.copy(self)
+        # The memory of conversations was made for the default guard.
+        made.guard_name, made.options = name, replace(self.options, conversations=None)
+        if self._reads_only:
+            made.backbone = front(self.whole, 1 + max(scoring.stages.head.layers))
+        made.metrics, engine = self.metrics.of_guard(name), self.options.engine
+        made.engine = Engine(made.backbone, scoring, self.decisions, engine, metrics=made.metrics)
+        self.guards.add(name, made)
+        self.decisions.on_block = self.guards.halt_open
+        return made
+
+    def of(self, client: Client) -> "Gateway":
+        """Return the gateway of the guard that judges a client's requests. Raises ApiError (503): none."""
+        return self if self.options.engine.mode == "off" else self.guards.of(client)
+
+    @property
+    def policies(self) -> Policies:
+        """What decisions and failures mean, for all guards."""
+        return self.guards.first._policies
+
+    @policies.setter
+    def policies(self, policies: Policies) -> None:
+        self.guards.first._policies = policies
+
     @property
     def mode(self) -> str:
         """The mode for requests that no route, no key and no tenant changes."""
@@ -212,7 +265,7 @@ class Gateway:
         return client.change.apply(self.policies.general)
 
     def start(self) -> None:
-        """Open the databases and start the engine.
+        """Open the databases and start the engines.
 
         Raises:
             DecisionLogError: the log can't be written.
@@ -220,13 +273,17 @@ class Gateway:
         """
         self.tenancy.open()
         self.decisions.open()
-        self.engine.start()
+        for engine in self.guards.engines:
+            engine.start()
 
     def warm(self) -> None:
-        """Take one step of each stage before the engine starts, because the first step is slow."""
-        self.engine.warm()
+        """Take one step of each stage before the engines start, because the first step is slow."""
+        for engine in self.guards.engines:
+            engine.warm()
 
-    def promote(self, guard: Guard | str | Path, by: str, *, patience: float = PATIENCE) -> GuardChange:
+    def promote(
+        self, guard: Guard | str | Path, by: str, *, patience: float = PATIENCE, name: str = DEFAULT
+    ) -> GuardChange:
         """Let another guard of the same backbone take over, and record it. Not on the event loop.
 
         Open answers go on under the guard that they began with. It takes until they have ended.
@@ -235,20 +292,23 @@ class Gateway:
             guard: the guard, loaded onto `whole`, or the folder of its bundle, or `embedded`.
             by: who wants it, such as `config` or the name of a reviewer's key.
             patience: seconds that open answers have to end. Those that are left get a 503.
+            name: name of the guard in whose place it comes. Answers under the others are not touched.
 
         Returns:
             What the decision log has about it.
 
         Raises:
             PromotionError: it does not suit this server, or the change can't be recorded.
+            ConfigError: there is no guard of that name.
             LockgateError: the bundle is damaged, was made for another backbone, or can't be opened.
                 In all these cases the old guard goes on.
         """
-        return promote(self, guard, by, patience)
+        return promote(self.guards.find(name), guard, by, patience)
 
     def close(self, timeout: float = 10.0) -> Left:
-        """End open streams, write their decisions and stop the engine. Return what was not written."""
-        self.engine.close(timeout)
+        """End open streams, write their decisions and stop the engines. Return what was not written."""
+        for engine in self.guards.engines:
+            engine.close(timeout)
         left = self.decisions.close(timeout)
         self.tenancy.close()
         return left
@@ -353,10 +413,10 @@ class Gateway:
             raise ApiError(400, "This server has no guard that could read text.", code="no_guard")
         characters = sum(len(message.content) for message in messages)
         if characters > self.options.longest_prompt * self._longest_token:
-            raise self._too_long_to_read()
+            raise too_long_to_read(self.options.longest_prompt)
         rendered = await self._tokenised(messages)
         if len(rendered.token_ids) > self.options.longest_prompt:
-            raise self._too_long_to_read()
+            raise too_long_to_read(self.options.longest_prompt)
         if not aside:
             self.tenancy.count_prompt(client, rendered.token_ids)
         wanted = len(rendered.token_ids) + (max_tokens or self.options.default_max_tokens) + SPARE_TOKENS
@@ -401,19 +461,10 @@ class Gateway:
             ApiError: it is longer than the longest prompt that the guard reads (400).
         """
         if len(text) > self.options.longest_prompt * self._longest_token:
-            raise self._too_long_to_read()
-        tokens = await anyio.to_thread.run_sync(self._count_answer, text, limiter=self._tokenising)
+            raise too_long_to_read(self.options.longest_prompt)
+        tokens = await anyio.to_thread.run_sync(count_tokens, self.backbone, text, limiter=self._tokenising)
         if tokens > self.options.longest_prompt:
-            raise self._too_long_to_read()
-        return tokens
-
-    def _count_answer(self, text: str) -> int:
-        tokeniser = self.backbone.tokenise_answer()
-        tokeniser.push(text)
-        tokeniser.end()
-        tokens = 0
-        while tokeniser.unsettled:
-            tokens += len(tokeniser.settle())
+            raise too_long_to_read(self.options.longest_prompt)
         return tokens
 
     @property
@@ -423,48 +474,20 @@ class Gateway:
 
     def problems(self) -> list[str]:
         """List the faults that are open now. The list is empty when there are none."""
-        found = [f"{where}: {what}" for where, what in sorted(self.engine.faults.open.items())]
-        if self.engine.alive and self.engine.verdicts.alive is False:
-            found.append("second stage: its thread has ended; streams that need a verdict are halted")
+        found = engine_problems(self.engine) + self.guards.problems()
         if self.decisions.failure is not None:
             found.append(f"{self.decisions.failure}; {self.decisions.unwritten} decisions wait")
         return found + self.tenancy.problems()
 
     async def _tokenised(self, messages: Sequence[Message]) -> RenderedChat:
-        return await anyio.to_thread.run_sync(self._render, messages, limiter=self._tokenising)
-
-    def _render(self, messages: Sequence[Message]) -> RenderedChat:
-        try:
-            return self.backbone.render(messages, add_generation_prompt=True)
-        except BackboneError as error:
-            raise ApiError(400, str(error), param="messages") from error
-
-    def _too_long_to_read(self) -> ApiError:
-        return ApiError(
-            400,
-            f"The messages are longer than the {self.options.longest_prompt} tokens that the guard reads. "
-            "Shorten them.",
-            param="messages",
-            code="context_length_exceeded",
-        )
+        read = partial(render_prompt, self.backbone, messages)
+        return await anyio.to_thread.run_sync(read, limiter=self._tokenising)
 
     def _too_long(self, tokens: str) -> ApiError:
-        return ApiError(
-            400,
-            f"This model's context holds {self.backbone.context_length} tokens, "
-            f"but the messages come to {tokens}. Shorten them.",
-            param="messages",
-            code="context_length_exceeded",
-        )
+        return too_long(self.backbone.context_length, tokens)
 
 
-def deliver_to(queue: "asyncio.Queue[T]") -> Callable[[T], None]:
-    """Return a function with which any thread can put events into a queue of the running loop."""
-    loop = asyncio.get_running_loop()
-
-    def deliver(event: T) -> None:
-        # The loop may be closed; then nobody waits for the event.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(queue.put_nowait, event)
-
-    return deliver
+def gateway_of(request: Request) -> Gateway:
+    """Return the gateway of the guard that judges a request. Raises ApiError (503), as `Gateway.of` does."""
+    first: Gateway = request.app.state.gateway
+    return first.of(caller_of(request))

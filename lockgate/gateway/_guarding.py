@@ -13,6 +13,7 @@ from lockgate.durable import file_sha256
 from lockgate.errors import ExchangeError, GuardError, PrecisionWarning
 from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._engine import Engine
+from lockgate.gateway._guards import DEFAULT
 from lockgate.gateway._handover import PromotionError, unless
 from lockgate.gateway._options import CheckOptions, EngineOptions
 from lockgate.gateway._scoring import Scoring
@@ -38,6 +39,7 @@ class Served(Protocol):
 
     about_guard: dict[str, Any] | None
     guard_folder: Path | None
+    guard_name: str
     whole: Backbone
     decisions: DecisionLog
     engine: Engine
@@ -80,6 +82,7 @@ def promote(gateway: Served, guard: Guard | str | Path, by: str, patience: float
         id=f"guard-{secrets.token_hex(8)}",
         time=timestamp(),
         by=by,
+        guard=gateway.guard_name,
         before=before,
         after=_name(about, scoring),
     )
@@ -117,6 +120,8 @@ def _check(gateway: Served, guard: Guard, about: dict[str, Any]) -> None:
             "the memory of conversations was made for another guard or threshold; run `lockgate memory` for "
             "the new guard, and start the server again with both"
         )
+    if gateway.guard_name != DEFAULT:
+        return  # names of categories are those of the default guard
     known = {*about["constitution"]["categories"], *guard.head.category_ids}
     for category in gateway.options.checks.moderation_names:
         if category not in known:

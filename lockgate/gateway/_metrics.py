@@ -4,8 +4,10 @@ Labels have few values: decisions, routes of this server, stages, names from the
 models, no key and no id is among them.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -55,6 +57,13 @@ class Metrics:
         self._exchanges = self._counter(
             "exchanges", "Exchanges that are over.", "route", "mode", "decision", "enforced"
         )
+        self._guard = "default"
+        self._guards = self._counter(
+            "guard_exchanges",
+            "Exchanges that are over, by guard.",
+            "guard",
+            "decision",
+        )
         self._flags = self._counter("flags", "Flags by category of the policy.", "category")
         self._unguarded = self._counter("unguarded", "Answers that left unguarded: their route fails open.")
         self._failures = self._counter("guard_failures", "Exchanges that could not be checked.", "fault")
@@ -78,6 +87,12 @@ class Metrics:
             "stage",
         )
 
+    def of_guard(self, name: str) -> Self:
+        """Return what counts here too, for the guard of this name in the config."""
+        made = copy.copy(self)
+        made._guard = name
+        return made
+
     def _counter(self, name: str, words: str, *labels: str) -> Counter:
         return Counter(f"lockgate_{name}", words, labels, registry=self._registry)
 
@@ -95,6 +110,7 @@ class Metrics:
             listener(record)
         enforced = "true" if record.enforced else "false"
         self._exchanges.labels(route or CHECKS, record.mode, record.decision, enforced).inc()
+        self._guards.labels(self._guard, record.decision).inc()
         if record.decision in ("halt", "block"):
             self._flags.labels(record.category or "").inc()
         if record.decision == "error":

@@ -51,25 +51,55 @@ def _check(request: Request, options: GatewayOptions) -> None:
 
 def server_state(gateway: Gateway, upstreams: Upstreams | None) -> Iterable[Gauge]:
     """Return the gauges of a server with a guard."""
-    engine, log = gateway.engine, gateway.decisions
+    engines, log = gateway.guards.engines, gateway.decisions
     about = gateway.about_guard or {}
     who = (__version__, gateway.mode, str(about.get("sha256") or ""))
     yield Gauge("info", "What serves.", {who: 1.0}, ("version", "mode", "guard"))
     yield single("ready", "Whether requests are taken.", gateway.ready)
     problems = gateway.problems() + ([] if upstreams is None else upstreams.problems())
     yield single("problems", "Faults that are open now.", len(problems))
-    streams = {"active": engine.active_streams, "waiting": engine.waiting}
+    streams = {
+        "active": sum(engine.active_streams for engine in engines),
+        "waiting": sum(engine.waiting for engine in engines),
+    }
     yield by_state("streams", "Choices that are written or read, and requests that wait.", streams)
-    memory = {"used": engine.kv_used_tokens, "limit": engine.kv_tokens}
+    memory = {
+        "used": sum(engine.kv_used_tokens for engine in engines),
+        "limit": sum(engine.kv_tokens for engine in engines),
+    }
     yield by_state("kv_tokens", "Key-value memory, in tokens.", memory)
-    yield single("verdicts_open", "Verdicts of stage 2 that streams wait for.", engine.verdicts.waiting)
-    yield single("verdict_oldest_seconds", "Age of the oldest of them.", engine.verdicts.oldest)
+    waiting = sum(engine.verdicts.waiting for engine in engines)
+    yield single("verdicts_open", "Verdicts of stage 2 that streams wait for.", waiting)
+    oldest = max(engine.verdicts.oldest for engine in engines)
+    yield single("verdict_oldest_seconds", "Age of the oldest of them.", oldest)
     records = {"written": log.written, "unwritten": log.unwritten, "lost": log.lost}
     yield by_state("decision_records", "Records of the decision log since the start.", records)
     if (budget := about.get("budget")) is not None:
         yield single("refusal_budget", "Share of benign exchanges that the guard may flag.", float(budget))
+    yield from guard_state(gateway)
     if upstreams is not None:
         yield from upstream_state(upstreams)
+
+
+def guard_state(gateway: Gateway) -> Iterable[Gauge]:
+    """Return the gauges of each guard, by its name in the config."""
+    named = {name: one for name, one in gateway.guards.named.items() if one.engine.scoring is not None}
+    bundles: dict[tuple[str, ...], float] = {}
+    ready: dict[tuple[str, ...], float] = {}
+    streams: dict[tuple[str, ...], float] = {}
+    budgets: dict[tuple[str, ...], float] = {}
+    for name, one in named.items():
+        engine, about = one.engine, one.about_guard or {}
+        bundles[name, "" if engine.scoring is None else engine.scoring.guard] = 1.0
+        ready[name,] = float(one.ready)
+        streams[name, "active"] = float(engine.active_streams)
+        streams[name, "waiting"] = float(engine.waiting)
+        if (budget := about.get("budget")) is not None:
+            budgets[name,] = float(budget)
+    yield Gauge("guard_info", "Which bundle a guard is.", bundles, ("guard", "bundle"))
+    yield Gauge("guard_ready", "Whether a guard takes requests.", ready, ("guard",))
+    yield Gauge("guard_streams", "The same as lockgate_streams, by guard.", streams, ("guard", "state"))
+    yield Gauge("guard_refusal_budget", "The same as lockgate_refusal_budget, by guard.", budgets, ("guard",))
 
 
 def upstream_state(upstreams: Upstreams) -> Iterable[Gauge]:

@@ -58,6 +58,7 @@ class ExchangeScore:
             or for a guard's screen the largest corrected reading.
         ranked: score that ranks exchanges: `mixed_max`. With one stage, a prompt alone has its own maximum.
         stage: 2 if stage 2 was asked, otherwise 1.
+        released: tokens of the answer that serving lets through: all of them without a flag.
         classifier_max: largest verdict of stage 2; NaN if it was not asked.
         tokens_stage2, flops_stage2, cpu_s_stage2: the cost of stage 2. Tokens are the conversation up to the
             last verdict, without the template's prefix, and every verdict's suffix.
@@ -80,6 +81,7 @@ class ExchangeScore:
     mixed_max: float
     ranked: float
     stage: int = 1
+    released: int = 0
     classifier_max: float = math.nan
     tokens_stage2: int = 0
     flops_stage2: float = 0.0
@@ -198,6 +200,7 @@ def _score(job: ReadExchange[Course], course: Course, backbone: Backbone) -> Exc
         mixed_max=state.mixed_max,
         ranked=state.ranked,
         stage=state.stage,
+        released=state.released,
         classifier_max=state.classifier_max,
         tokens_stage2=course.tokens,
         flops_stage2=course.flops,

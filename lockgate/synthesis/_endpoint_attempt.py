@@ -96,7 +96,8 @@ class Sender:
             reason = f"the reply is longer than {_MAX_BODY_BYTES >> 20} MiB"
             return Attempt(GenerationFailure("malformed", reason), lost=True)
         if status == 200:
-            outcome = read_completion(body, request)
+            keep = self._config.filtered == "keep"
+            outcome = read_completion(body, request, keep_filtered=keep)
             return Attempt(outcome, lost=not isinstance(outcome, Completion))
         return Attempt(self._judge(status, headers, body), lost=status in _LOST_BEHIND_PROXY)
 

@@ -36,6 +36,8 @@ class EndpointConfig(BaseModel):
         fields: other names for `max_tokens`, `temperature` and `seed`, as in
             `{"max_tokens": "max_completion_tokens"}`; null leaves a field out. If `max_tokens` is left out,
             the endpoint may write more than the budget reserves.
+        filtered: what an answer is that the endpoint's own filter stops. `reject` makes it a failure, `keep` a
+            completion with the text that was let through and the finish reason `content_filter`.
         prices, max_tokens, max_cost: the budget, see `Budget`.
         trust_env: whether to use the proxy settings of the environment.
     """
@@ -55,6 +57,7 @@ class EndpointConfig(BaseModel):
     stop_after_failures: int | None = Field(default=32, ge=2)
     extra_body: dict[str, Any] = Field(default_factory=dict)
     fields: dict[RequestField, str | None] = Field(default_factory=dict)
+    filtered: Literal["reject", "keep"] = "reject"
     prices: Prices | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_cost: float | None = Field(default=None, gt=0)
@@ -89,7 +92,8 @@ class EndpointConfig(BaseModel):
         """
         extra = json.dumps(self.extra_body, sort_keys=True) if self.extra_body else ""
         fields = json.dumps(self.fields, sort_keys=True) if self.fields else ""
-        return " ".join(filter(None, (self.model, "at", _normalise(self.base_url), extra, fields)))
+        kept = "with filtered answers" if self.filtered == "keep" else ""
+        return " ".join(filter(None, (self.model, "at", _normalise(self.base_url), extra, fields, kept)))
 
     @property
     def url(self) -> str:

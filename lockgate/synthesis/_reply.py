@@ -21,8 +21,11 @@ _THOUGHTS = ("reasoning_content", "reasoning")
 _NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "quota_exceeded")
 
 
-def read_completion(body: bytes, request: GenerationRequest) -> Outcome:
-    """Read the completion in a chat-completions body. A missing or wrong field is a failure."""
+def read_completion(body: bytes, request: GenerationRequest, *, keep_filtered: bool = False) -> Outcome:
+    """Read the completion in a chat-completions body. A missing or wrong field is a failure.
+
+    With `keep_filtered`, what a filter let through of an answer is a completion too.
+    """
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
@@ -35,6 +38,11 @@ def read_completion(body: bytes, request: GenerationRequest) -> Outcome:
     if not isinstance(message, Mapping):
         return GenerationFailure("malformed", "the choice holds no message")
     finish = choice.get("finish_reason")
+    if finish == "content_filter" and keep_filtered:
+        text = message.get("content") or ""
+        if not isinstance(text, str) or not _is_unicode(text):
+            return GenerationFailure("malformed", "the message holds no text")
+        return Completion(text, finish, *read_usage(reply, request, text))
     if finish == "content_filter":
         return GenerationFailure("filtered", "the endpoint's own filter stopped the answer")
     text = message.get("content")

@@ -53,7 +53,11 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A text from a generator. `finish_reason` is `stop`, or `length` if it was cut at `max_tokens`."""
+    """A text from a generator.
+
+    `finish_reason` is `stop`, `length` if it was cut at `max_tokens`, or `content_filter` if the endpoint's
+    filter stopped it and `EndpointConfig.filtered` is `keep`.
+    """
 
     text: str
     finish_reason: str

@@ -1,5 +1,6 @@
 """What holds for a tenant: its mode and its limits."""
 
+import re
 from typing import Literal, Self
 
 import msgspec
@@ -7,12 +8,14 @@ import msgspec
 from lockgate.errors import ConfigError, OperationsError
 
 TenantMode = Literal["enforce", "shadow", "canary"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Settings of a tenant. None leaves a limit out, or the mode as the server has it.
 
     Attributes:
+        guard: name in the server's config of the guard that judges its requests. None: the default one.
         canary_percent: share of the requests that `mode: canary` enforces.
         requests_per_minute: rate at which the bucket of requests fills.
         burst: requests that the bucket holds. None: those of a minute, and at least one.
@@ -22,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
         longest_prompt: tokens of a prompt.
     """
 
+    guard: str | None = None
     mode: TenantMode | None = None
     canary_percent: float | None = None
     requests_per_minute: float | None = None
@@ -33,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
 
     def check(self) -> None:
         """See whether the settings have a meaning. Raises ConfigError."""
+        if self.guard is not None and not _NAME.fullmatch(self.guard):
+            raise ConfigError("guard: expected the name of one of the config's `guards`")
         if (self.mode == "canary") != (self.canary_percent is not None):
             raise ConfigError("canary_percent: and mode canary need each other")
         if self.canary_percent is not None and not 0 <= self.canary_percent <= 100:

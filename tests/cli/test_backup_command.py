@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import subprocess
 
 import pytest
 from logs import checked, decision, write_log
@@ -46,6 +47,18 @@ def test_a_broken_chain_is_copied_and_said(run, tmp_path):
     assert code == 1
     assert "are BROKEN" in out
     assert (tmp_path / "copy.db").is_file()
+
+
+def test_a_database_of_postgresql_is_dumped_and_comes_back(run, tmp_path, postgres):
+    where, other = postgres.database(), postgres.database()
+    write_log(where, [decision(number) for number in range(5)])
+    code, out, err = run(where, "--output", "log.dump")
+    assert code == 0, err
+    assert out.startswith("log.dump: decision log (schema 0001), ")
+    assert "`lockgate log verify`" in out
+    subprocess.run(["pg_restore", f"--dbname={other}", "log.dump"], check=True)
+    assert checked(other) == checked(where)
+    assert json.loads(run(where, "--output", "log.dump", "--force", "--json")[1])["log"] is None
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def refused(capsys, monkeypatch, tmp_path):
     [
         ({"upstreams": {}}, [], "upstreams: scorers read the answers of upstreams; name at least one"),
         ({"mode": "off"}, [], "mode off: there is nothing to score; use lockgate serve"),
+        ({"guards": {"other": "embedded"}}, [], "guards: scorers have one guard; name it in `guard`"),
         ({"listen": {"host": "0.0.0.0"}}, [], "no API key is set"),  # noqa: S104
         ({"listen": {"port": 0}}, [], "listen.port: Ray Serve can't take a free port"),
         ({"guard": "nowhere"}, [], "nowhere: holds no guard"),

@@ -83,6 +83,20 @@ def test_a_config_names_the_database(run, tmp_path):
     assert (code, "operations: is missing" in err) == (2, True)
 
 
+def test_a_tenant_gets_a_guard_that_the_config_has(run, tmp_path):
+    config = tmp_path / "lockgate.yaml"
+    config.write_text("operations: {path: ops.db}\nguards: {strict: a}\n")
+    place = ("--config", config)
+    assert run("tenants", "add", "acme", "--guard", "strict", *place)[0] == 0
+    assert run("tenants", "set", "acme", "--burst", "none", *place)[1] == "tenant acme: guard strict\n"
+    code, _, err = run("tenants", "set", "acme", "--guard", "kids", *place)
+    assert (code, f"--guard kids: {config} has default, strict" in err) == (2, True)
+    assert run("tenants", "set", "acme", "--guard", "none", *place)[1] == "tenant acme: no limits\n"
+    # Without the file, the command can't know what the server has.
+    elsewhere = ("--operations", tmp_path / "ops.db")
+    assert run("tenants", "set", "acme", "--guard", "kids", *elsewhere)[1] == "tenant acme: guard kids\n"
+
+
 def test_alerts_are_listed_and_their_keys_unlocked(run, path):
     place = ("--operations", path)
     with Tenants(path) as tenants:
@@ -115,6 +129,7 @@ def test_the_default_is_in_the_home_folder(run, tmp_path, monkeypatch):
         (("tenants", "set", "acme", "--burst", "3"), "burst: needs requests_per_minute"),
         (("tenants", "set", "acme", "--mode", "loud"), "--mode: Invalid enum value"),
         (("tenants", "set", "acme", "--mode", "canary"), "need each other"),
+        (("tenants", "set", "acme", "--guard", "a b"), "guard: expected the name of one of"),
         (("tenants", "set", "acme", "--requests-per-minute", "nan"), "requests_per_minute: expected"),
         (("tenants", "remove", "nobody"), "there is none of this name"),
         (("keys", "create", "nobody", "k"), "there is none of this name"),

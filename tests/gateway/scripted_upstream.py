@@ -36,13 +36,14 @@ class Reply:
 
 @dataclass
 class Scripted:
-    """The running upstream: what it was asked, and what it answers next."""
+    """The running upstream: what it was asked, and what it answers next, or by the request."""
 
     url: str
     replies: list[Reply] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    choose: Callable[[dict[str, Any]], Reply] | None = None
     open: int = 0
     sent: int = 0
 
@@ -65,7 +66,10 @@ class Scripted:
         self.paths.append(head[0].split()[1])
         self.headers.append(headers)
         self.requests.append(json.loads(body) if body else {})
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if self.choose is not None:
+            reply = self.choose(self.requests[-1])
+        else:
+            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if reply.silence:
             await _pause(reader, reply.silence)
         more = reply.headers

@@ -14,9 +14,10 @@ from lockgate.backbones import Backbone
 from lockgate.cascade import Thresholds
 from lockgate.cascade.memory import Memory
 from lockgate.cli import main
+from lockgate.cli._serve_run import _announce
 from lockgate.constitution import constitution_path, load_constitution
 from lockgate.decisions import LogOptions, open_log
-from lockgate.errors import BackboneMismatch, GuardError, LockgateError
+from lockgate.errors import BackboneMismatch, ConfigError, GuardError, LockgateError
 from lockgate.gateway import Conversations, EngineOptions, Gateway, GatewayOptions
 from lockgate.guards import Guard
 
@@ -149,3 +150,39 @@ async def test_a_server_that_has_left_out_layers_takes_no_probe_that_reads_them(
         same = save(tmp_path / "same", backbone, layers=(0,), seed=5)
         change = await asyncio.to_thread(gateway.promote, same, "config")
     assert change.after.name == "same"
+
+
+async def test_each_guard_of_a_server_changes_alone(backbone, tmp_path, capsys) -> None:
+    old, strict = save(tmp_path / "old", backbone), save(tmp_path / "strict", backbone, seed=1)
+    new = save(tmp_path / "new", backbone, seed=2, flag=-1e9)
+    gateway = gateway_of(old, backbone, tmp_path / "decisions.db")
+    gateway.add_guard("strict", Guard.load(strict, backbone=backbone), shown="strict")
+    with pytest.raises(ConfigError, match=r"guards\.far: was not loaded onto this server's backbone"):
+        gateway.add_guard("far", Guard.load(strict, backbone=Backbone.load(backbone.source)))
+    async with client_for(gateway) as client:
+        change = await asyncio.to_thread(gateway.promote, new, "ada", name="strict")
+        with pytest.raises(ConfigError, match="guard kids: this server has default, strict"):
+            await asyncio.to_thread(gateway.promote, new, "ada", name="kids")
+        told = (await client.get("/readyz")).json()
+        response = await client.post(CHAT, json=ask(max_tokens=4))
+    assert response.json()["choices"][0]["finish_reason"] == "length"
+    assert (change.guard, change.before.name, change.after.name) == ("strict", "strict", "new")
+    assert (told["guard"]["name"], told["guards"]["strict"]["guard"]["name"]) == ("old", "new")
+    run(["log", "tail", str(path_of(gateway))])
+    assert "  guard strict: strict (" in capsys.readouterr().out
+    for as_json in (False, True):
+        _announce("http://here", "old", gateway, as_json=as_json)
+    line, told = capsys.readouterr().out.splitlines()
+    assert "(guard old, for some strict, mode enforce, UNCALIBRATED" in line
+    assert json.loads(told)["guards"]["strict"]["name"] == "new"
+    [record] = decisions_of(gateway)
+    assert record["guard"] == Guard.load(old, backbone=backbone).sha256
+
+
+async def test_a_server_in_front_of_upstreams_reads_the_layers_of_each_guard(backbone, tmp_path) -> None:
+    low, high = save(tmp_path / "low", backbone, layers=(0,)), save(tmp_path / "high", backbone)
+    gateway = gateway_of(low, backbone, tmp_path / "decisions.db", reads_only=True)
+    gateway.add_guard("deep", Guard.load(high, backbone=backbone))
+    depths = [one.backbone.n_layers for one in gateway.guards]
+    assert depths == [1, 1 + max(random_head(backbone).layers)]
+    gateway.close()

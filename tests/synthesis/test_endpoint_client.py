@@ -273,13 +273,19 @@ def test_malformed_replies_are_failures_with_a_reason(body, outcome) -> None:
 def test_replies_are_read_as_they_are_meant() -> None:
     import json
 
-    def read(**changes) -> object:
-        return read_completion(json.dumps({**reply("text"), **changes}).encode(), ask("a"))
+    def read(*, keep_filtered: bool = False, **changes) -> object:
+        body = json.dumps({**reply("text"), **changes}).encode()
+        return read_completion(body, ask("a"), keep_filtered=keep_filtered)
 
     assert read() == Completion("text", "stop", 5, 3)
     assert read(usage=None) == Completion("text", "stop", ask("a").estimated_prompt_tokens, 2)
     filtered = {"finish_reason": "content_filter", "message": {"content": ""}}
     assert isinstance(read(choices=[filtered]), GenerationFailure)
+    assert read(choices=[filtered], keep_filtered=True) == Completion("", "content_filter", 5, 3)
+    halted = {"finish_reason": "content_filter", "message": {"content": "so far", "refusal": "no"}}
+    assert read(choices=[halted], keep_filtered=True) == Completion("so far", "content_filter", 5, 3)
+    odd = {"finish_reason": "content_filter", "message": {"content": 3}}
+    assert isinstance(read(choices=[odd], keep_filtered=True), GenerationFailure)
     refused = {"finish_reason": "stop", "message": {"content": None, "refusal": "no"}}
     assert read(choices=[refused]) == Completion("no", "stop", 5, 3)
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from lockgate.exchanges import Message, json_type
 from lockgate.gateway._clients import caller_of
 from lockgate.gateway._errors import ApiError, invalid, json_response
-from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._gateway import Gateway, gateway_of
 from lockgate.gateway._messages import parse_messages
 from lockgate.gateway.checks._calls import owner_of, read_call, while_connected
 from lockgate.gateway.checks._check import deadline_of, describe, judge, new_check
@@ -38,7 +38,7 @@ class Call:
 
 async def decisions(request: Request) -> Response:
     """Judge a whole exchange, open a check, or go on with one."""
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     checks: OpenChecks = request.app.state.checks.open
     call = await read_call(request, _parse)
     if call.name:

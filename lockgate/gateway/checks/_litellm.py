@@ -17,7 +17,7 @@ from starlette.responses import Response
 from lockgate.exchanges import ContentFault, Message, content_text, json_type
 from lockgate.gateway._clients import caller_of
 from lockgate.gateway._errors import ApiError, invalid, json_response
-from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._gateway import Gateway, gateway_of
 from lockgate.gateway._messages import MAX_MESSAGES, ROLES
 from lockgate.gateway.checks._calls import owner_of, read_call, while_connected
 from lockgate.gateway.checks._check import deadline_of
@@ -51,7 +51,7 @@ class Shown:
 
 async def litellm_guardrail(request: Request) -> Response:
     """Judge a request before LiteLLM sends it, or an answer as it comes."""
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     shown = await read_call(request, _parse)
     if not gateway.engine.reads_given:
         raise ApiError(400, "This server has no guard that could read text.", code="no_guard")

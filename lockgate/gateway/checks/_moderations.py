@@ -17,7 +17,7 @@ from lockgate.exchanges import ContentFault, Message, content_text, json_type
 from lockgate.gateway._clients import Client, caller_of
 from lockgate.gateway._errors import ApiError, invalid, json_response
 from lockgate.gateway._events import Finished
-from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._gateway import Gateway, gateway_of
 from lockgate.gateway._messages import unsupported
 from lockgate.gateway.checks._calls import read_call, while_connected
 from lockgate.gateway.checks._check import deadline_of, guard_failed, judge
@@ -57,7 +57,7 @@ class Categories:
 
 async def moderations(request: Request) -> Response:
     """Judge each text of a request by itself."""
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     texts = await read_call(request, _inputs)
     client = caller_of(request)
     results, place = await while_connected(request, _judge_all(gateway, texts, client))

@@ -179,11 +179,13 @@ class Rounds:
         def make_room(check: Check) -> Awaitable[None]:
             return self._make_room(check, own)
 
-        found = await judge(self._gateway, messages, text, client, deadline, make_room, aside=aside)
+        found = await judge(
+            self._gateway.of(client), messages, text, client, deadline, make_room, aside=aside
+        )
         return _outcome(found.finished)
 
     async def _open(self, call: str, messages: Sequence[Message], client: Client) -> Answer:
-        check, job = await new_check(self._gateway, messages, client)
+        check, job = await new_check(self._gateway.of(client), messages, client)
         check.submit(job)
         answer = Answer(call, check)
         self._answers.append(answer)

@@ -12,6 +12,7 @@ from lockgate.errors import ConfigError, LockgateError
 from lockgate.gateway._breaker import BreakerOptions
 from lockgate.gateway._gateway import Gateway
 from lockgate.gateway._guarding import bundle_hash
+from lockgate.gateway._guards import DEFAULT
 from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._policies import Change, Policies, Policy
 from lockgate.gateway.config._file import read_config
@@ -56,6 +57,15 @@ class Applied:
     log: LogOptions | None = None
     operations: tuple[str | Path, str] | None = None
 
+    @property
+    def of_keys(self) -> Mapping[str, str]:
+        """Names of guards, by the names of the keys that have one."""
+        return {name: key.guard for name, key in self.config.keys.items() if key.guard is not None}
+
+
+class _Halfway(LockgateError):
+    """A guard can't take over, and others have done so before it."""
+
 
 def apply_config(config: Config, path: Path) -> Applied:
     """Resolve a config: read keys and check addresses and routes.
@@ -92,8 +102,8 @@ def reload_config(
 ) -> tuple[Applied, str]:
     """Read a config again and let the server follow it. Open answers go on as they began.
 
-    A guard that has changed takes over first, because that may fail. It takes until the open answers have
-    ended, at most half a minute; then the rest of the file holds.
+    Guards that have changed take over first, one after another, because that may fail. Each takes until its
+    open answers have ended, at most half a minute; then the rest of the file holds.
 
     Args:
         gateway: the gateway, whose policies change. None in mode `off`.
@@ -102,8 +112,8 @@ def reload_config(
         What holds now, and a line that says what became of it.
 
     Raises:
-        LockgateError: the file or the guard is broken, or the change needs a restart. Nothing has changed
-            then.
+        LockgateError: the file or a guard is broken, or the change needs a restart. Nothing has changed
+            then, unless the message says which guards have taken over before.
     """
     found = apply_config(read_config(path), path)
     _check_change(path, before, found)
@@ -112,6 +122,7 @@ def reload_config(
         upstreams.replace(found.table)
     if gateway is not None and found.policies is not None:
         gateway.policies = found.policies
+        gateway.guards.of_keys = found.of_keys
     keyring.replace(found.keys)
     late = [name for name in RESTART if getattr(found.config, name) != getattr(before.config, name)]
     note = f"; a restart is needed for {', '.join(late)}" if late else ""
@@ -119,17 +130,30 @@ def reload_config(
 
 
 def _promote(path: Path, config: Config, gateway: Gateway) -> str:
-    """Let the file's guard take over, if it is another one or its bundle has other content. Say so."""
-    if "guard" not in config.model_fields_set:
-        return ""
-    source = config.guard if config.guard == "embedded" else path.parent / config.guard
-    serving = gateway.engine.scoring
+    """Let the file's guards take over that are other ones or whose bundles have other content. Say so."""
+    sources = dict(config.guards)
+    if "guard" in config.model_fields_set:
+        sources = {DEFAULT: config.guard, **sources}
+    told = ""
+    for name, source in sources.items():
+        try:
+            told += _promote_one(gateway, name, source if source == "embedded" else path.parent / source)
+        except LockgateError as error:
+            where = "guard" if name == DEFAULT else f"guards.{name}"
+            raise (_Halfway if told else ConfigError)(f"{where}: {error}{told}") from error
+    return told
+
+
+def _promote_one(gateway: Gateway, name: str, source: str | Path) -> str:
+    serving = gateway.guards.find(name).engine.scoring
     if serving is None or bundle_hash(source) == serving.guard:
         return ""
-    change = gateway.promote(source, "config")
+    change = gateway.promote(source, "config", name=name)
     before, after = change.before, change.after
+    which = "guard" if name == DEFAULT else f"guard {name}:"
     return (
-        f"; guard {after.name} ({after.sha256[:12]}) has taken over from {before.name} ({before.sha256[:12]})"
+        f"; {which} {after.name} ({after.sha256[:12]}) has taken over from {before.name} "
+        f"({before.sha256[:12]})"
     )
 
 
@@ -138,6 +162,7 @@ def _check_change(path: Path, before: Applied, found: Applied) -> None:
         "mode: to or from off": (before.policies is None) != (found.policies is None),
         "upstreams: the first one or none": (before.table is None) != (found.table is None),
         "keys: the first one or none": bool(before.keys) != bool(found.keys),
+        "guards: another name": set(before.config.guards) != set(found.config.guards),
     }
     for what, changed in changes.items():
         if changed:
@@ -270,5 +295,6 @@ class Follower:
                 self._applied, line = reload_config(self._path, self._applied, *self._parts)
             except Exception as error:  # the server must go on whatever the file holds
                 reason = str(error) if isinstance(error, LockgateError) else type(error).__name__
-                line = f"config {self._path}: nothing has changed: {' '.join(reason.split())}"
+                what = "nothing else has changed" if isinstance(error, _Halfway) else "nothing has changed"
+                line = f"config {self._path}: {what}: {' '.join(reason.split())}"
         self._tell(line)

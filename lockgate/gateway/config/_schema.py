@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lockgate.gateway._guards import DEFAULT
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -61,6 +63,9 @@ class _Modal(_Strict):
 class KeyConfig(_Modal):
     """A key that clients may send. Its policy goes before that of the route."""
 
+    guard: Name | None = Field(
+        default=None, description="Guard for its requests: one of `guards`. Without it: the default one."
+    )
     env: str | None = Field(default=None, description="Environment variable that holds the key.")
     file: str | None = Field(
         default=None, description="File that holds the key, relative to the config file."
@@ -254,6 +259,11 @@ class Config(_Strict):
         default="embedded",
         description="A guard's folder, or `embedded`. Another one, or other content, takes over at SIGHUP.",
     )
+    guards: dict[Name, str] = Field(
+        default={},
+        description="Folders of further guards of the same backbone, by the names that tenants and keys "
+        "give. Another folder, or other content, takes over at SIGHUP; other names need a restart.",
+    )
     backbone: str = Field(
         default="embedded", description="The guard's model, or `embedded`. Needs a restart."
     )
@@ -313,18 +323,26 @@ class Config(_Strict):
             raise ValueError("upstreams: a model is listed twice; each can have one upstream only")
         if self.campaigns is not None and self.operations is None:
             raise ValueError("campaigns: need `operations`, where alerts are kept")
+        self._check_guards()
         if self.mode == "off":
             self._check_off()
         if not self.upstreams and any(route.on_failure == "open" for route in self.routes.values()):
             raise ValueError("routes: `on_failure: open` needs upstreams, since nothing else can go on")
         return self
 
+    def _check_guards(self) -> None:
+        if DEFAULT in self.guards:
+            raise ValueError(f"guards.{DEFAULT}: this is the name of `guard`; choose another one")
+        for name, key in self.keys.items():
+            if key.guard not in (None, DEFAULT, *self.guards):
+                raise ValueError(f"keys.{name}.guard: expected the name of one of the `guards`")
+
     def _check_off(self) -> None:
         modes = any(key.mode is not None for key in self.keys.values())
-        if self.routes or self.conversations or self.campaigns or modes:
+        if self.routes or self.conversations or self.campaigns or self.guards or modes:
             raise ValueError(
-                "mode: off leaves nothing to enforce; leave out routes, conversations, campaigns and the "
-                "modes of keys"
+                "mode: off leaves nothing to enforce; leave out routes, conversations, campaigns, guards and "
+                "the modes of keys"
             )
 
 

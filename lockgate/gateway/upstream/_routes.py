@@ -12,9 +12,9 @@ from starlette.routing import BaseRoute, Route
 from lockgate.gateway._bodies import decode_body, read_body
 from lockgate.gateway._clients import caller_of, key_of
 from lockgate.gateway._errors import ApiError, json_response, no_such_model
-from lockgate.gateway._events import Event
+from lockgate.gateway._events import Event, deliver_to
 from lockgate.gateway._exchange import id_of
-from lockgate.gateway._gateway import Gateway, deliver_to
+from lockgate.gateway._gateway import Gateway, gateway_of
 from lockgate.gateway._keyring import Keyring
 from lockgate.gateway.upstream._answer import Call, RelayedAnswer, error_of
 from lockgate.gateway.upstream._chat import ChatDialect
@@ -51,9 +51,8 @@ def upstream_routes(upstreams: Upstreams, keyring: Keyring) -> list[BaseRoute]:
 
 def _guarded(upstreams: Upstreams, dialect: Dialect) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        gateway: Gateway = request.app.state.gateway
         try:
-            return await _answer(gateway, upstreams, dialect, request)
+            return await _answer(gateway_of(request), upstreams, dialect, request)
         except ApiError as error:
             return json_response(dialect.error(error), error.status, error.headers)
 
