@@ -240,6 +240,17 @@ class Backbone:
         """Whether the weights were loaded from a quantised checkpoint, which keeps its own precision."""
         return self._quantised
 
+    def drop_weights(self) -> None:
+        """Free the weights. The backbone still renders, tokenises and decodes, and can read nothing more.
+
+        Its identity stays. Backbones that share weights with this one keep them, and so does a quantised one.
+        """
+        if self._quantised or not self.identity:  # the identity is computed while the weights are here
+            return
+        with self.turn:
+            self.use_tap(None)
+            self.model.to("meta")
+
     def self_test(self) -> list[SelfCheck]:
         """Check that tokenizer and template do what a guard relies on.
 

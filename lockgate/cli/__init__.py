@@ -46,6 +46,7 @@ _COMMANDS = (
     "_evaluate",
     "_redteam",
     "_serve",
+    "_serve_ray",
     "_config",
     "_log",
     "_backup",

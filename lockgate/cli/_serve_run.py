@@ -39,7 +39,7 @@ def run(settings: Settings, loaded: Loaded | None = None) -> None:
     """
     from lockgate.gateway import set_up_logs
 
-    set_up_logs(_log_format(settings.log_format))
+    set_up_logs(log_format(settings.log_format))
     try:
         with _no_early_hangup():
             _serve(settings, loaded)
@@ -73,7 +73,7 @@ def _no_early_hangup() -> Iterator[None]:
         signal.signal(hangup, signal.SIG_DFL)
 
 
-def _log_format(name: str) -> Any:  # noqa: ANN401 - a literal type, which `set_up_logs` checks
+def log_format(name: str) -> Any:  # noqa: ANN401 - a literal type, which `set_up_logs` checks
     return name
 
 
@@ -86,7 +86,7 @@ def _serve(settings: Settings, loaded: Loaded | None) -> None:
         _check_upstream_mode(settings)
     elif settings.hold_tokens > 1:
         raise ConfigError("hold_tokens: only answers of an upstream are read in larger steps; leave it out")
-    options = _options(settings, loaded, relays=table is not None)
+    options = options_of(settings, loaded, relays=table is not None)
     check_exposure(settings.host, has_key=options.needs_key, insecure=settings.insecure)
     # The port is bound before the model is loaded, so a port in use is an error at once.
     with bind(settings.host, settings.port) as bound:
@@ -102,7 +102,7 @@ def _serve(settings: Settings, loaded: Loaded | None) -> None:
             _run_guarded(settings, options, table, loaded, bound, extra)
 
 
-def _options(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "GatewayOptions":
+def options_of(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "GatewayOptions":
     from lockgate.gateway import (
         BreakerOptions,
         CheckOptions,
@@ -362,7 +362,7 @@ def _load(
         # vLLM has the device. What stays in this process is on the processor, unless the option says more.
         place = ("cpu" if place[0] == "auto" else place[0], place[1])
         made = load_guard(guard, backbone, *place, logger.warning)
-        options = _remembering(options, made, loaded_file)
+        options = remembering(options, made, loaded_file)
         gateway = vllm_gateway(made, guard, options, name=Path(guard).name, extra=extra)
     elif options.engine.mode == "off":
         loaded = Backbone.load(backbone, device=place[0], dtype=place[1])
@@ -371,7 +371,7 @@ def _load(
         gateway = Gateway(loaded, None, options)
     else:
         made = load_guard(guard, backbone, *place, logger.warning)
-        options = _remembering(options, made, loaded_file)
+        options = remembering(options, made, loaded_file)
         if settings.threads is None:
             choose_threads(made.backbone)
         # A link stands for the bundle that it names.
@@ -403,7 +403,7 @@ def _add_guards(gateway: "Gateway", loaded: Loaded) -> None:
     gateway.guards.of_keys = loaded.applied.of_keys
 
 
-def _remembering(options: "GatewayOptions", guard: "Guard", loaded: Loaded | None) -> "GatewayOptions":
+def remembering(options: "GatewayOptions", guard: "Guard", loaded: Loaded | None) -> "GatewayOptions":
     """Add the memory of conversations that the config file asks for. Raises ConfigError: it does not fit."""
     wanted = None if loaded is None else loaded.applied.config.conversations
     if loaded is None or wanted is None:

@@ -76,7 +76,7 @@ class Engine:
         decisions.on_block = self.halt_open
         self.faults = Faults()
         self.metrics = Metrics() if metrics is None else metrics
-        wiring = Wiring(self._emit, self._end, lambda talk, end: self.verdicts.ask(talk, end))
+        wiring = Wiring(self._emit, self._end, lambda talk, end: self.verdicts.ask(talk, end), self._tell)
         make = make_stepper or partial(own_stepper, backbone, scoring, options)
         self._stepper: Stepper[Any] = make(wiring)
         self.kv_tokens = self._stepper.kv_tokens

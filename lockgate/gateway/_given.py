@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lockgate.backbones import Backbone, SessionPool, TextToken
+from lockgate.backbones import Backbone, Session, SessionPool, TextToken
 from lockgate.gateway._intake import GivenText, Intake
 from lockgate.gateway._jobs import Job, Stream
 from lockgate.gateway._options import EngineOptions, default_kv_tokens
@@ -89,18 +89,26 @@ class GivenStepper(PackedStepper):
         first = job.streams[0]
         text = GivenText()
         gate = job.gate(self._scoring.stages.new_state(job.regions, job.lowered), text)
-        session = self._pool.open(job.capacity, job.prefix)
+        session = self._reserve(job)
         first.lane = GivenLane(
             gate, _conversation(job), session, job.intakes[0], text, Progress(len(job.prefix))
         )
         first.state, first.phase = gate.state, ReadingPrompt()
+
+    def _reserve(self, job: Job) -> Session:
+        """Open the session of the first choice. Raises PoolFull."""
+        return self._pool.open(job.capacity, job.prefix)
 
     def run(self, portions: Sequence[PackedPortion]) -> None:
         """Take one packed step, and end the streams that have nothing more to read."""
         reading = [portion for portion in portions if portion.token_ids]
         if reading:
             super().run(reading)
-        for job, stream in [(one.job, one.stream) for one in portions if not one.token_ids]:
+        self._go_on_all([portion for portion in portions if not portion.token_ids])
+
+    def _go_on_all(self, portions: Sequence[PackedPortion]) -> None:
+        """Go on with streams that have nothing to read in this step."""
+        for job, stream in [(one.job, one.stream) for one in portions]:
             try:
                 self._go_on(job, stream)
                 _tell_if_caught_up(job, stream)

@@ -161,7 +161,11 @@ class PackedStepper(Stepper[PackedPortion]):
 
     def run(self, portions: Sequence[PackedPortion]) -> None:
         """Take one packed step. A portion that fails ends only its own stream."""
-        for portion, found in zip(portions, self._read(portions), strict=True):
+        self._take_all(portions, self._read(portions))
+
+    def _take_all(self, portions: Sequence[PackedPortion], results: Sequence[Found | Exception]) -> None:
+        """Take what was read for each portion. A fault ends only its own stream."""
+        for portion, found in zip(portions, results, strict=True):
             if portion.stream.done:
                 continue
             try:

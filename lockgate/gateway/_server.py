@@ -136,6 +136,8 @@ def make_server(
     config = uvicorn.Config(
         app,
         http="h11",
+        # Another loop may be installed with an extra. All was tried with this one.
+        loop="asyncio",
         # Whoever is on this machine, or has a proxy pass a header on, must not choose its own address.
         proxy_headers=False,
         # The loggers of this process are set up already (`set_up_logs`).

@@ -60,11 +60,13 @@ class Wiring:
         emit: takes the text and tokens that a stream releases.
         end: takes a stream that is over, once.
         ask: asks for the verdict on the first tokens of a conversation. `resume` takes the ticket back.
+        tell: makes the engine plan again, because something has arrived. Any thread may call it.
     """
 
     emit: Callable[[Job, Stream, Outflow], None]
     end: Callable[[Job, Stream, Ending], None]
     ask: Callable[[Conversation, int], Ticket]
+    tell: Callable[[], None] = lambda: None
 
 
 _P = TypeVar("_P", bound=Portion)

@@ -187,3 +187,15 @@ def test_save_tiny_writes_what_load_reads(tmp_path) -> None:
     backbone = Backbone.load(save_tiny("gemma3", tmp_path / "m", seed=4))
     assert backbone.source == str(tmp_path / "m")
     assert len(tokenizer_for("gemma3")) <= backbone.vocab_size
+
+
+def test_without_weights_a_backbone_keeps_its_words_and_its_name_and_reads_nothing() -> None:
+    backbone, whole = tiny_backbone("llama"), tiny_backbone("llama")
+    backbone.drop_weights()
+    assert {parameter.device.type for parameter in backbone.model.parameters()} == {"meta"}
+    rendered = backbone.render(PROMPT)
+    assert rendered.token_ids == whole.render(PROMPT).token_ids
+    assert backbone.decode(rendered.token_ids) == whole.decode(rendered.token_ids)
+    assert backbone.identity == whole.identity
+    with SessionPool(backbone, 64) as pool, pytest.raises((RuntimeError, NotImplementedError)):
+        pool.step([Feed(pool.open(64), rendered.token_ids, want_logits=True)])[0].numpy()
