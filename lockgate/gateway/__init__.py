@@ -6,7 +6,8 @@ from lockgate.gateway._connections import ConnectionLimits
 from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError
-from lockgate.gateway._gateway import Gateway, GatewayOptions
+from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._gateway_options import GatewayOptions
 from lockgate.gateway._guarding import bundle_hash
 from lockgate.gateway._handover import PromotionError
 from lockgate.gateway._keyring import Keyring

@@ -29,7 +29,8 @@ from lockgate.gateway._errors import (
 )
 from lockgate.gateway._events import Event, deliver_to
 from lockgate.gateway._exchange import ExchangeFrame
-from lockgate.gateway._gateway import Gateway, GatewayOptions, gateway_of
+from lockgate.gateway._gateway import Gateway, gateway_of
+from lockgate.gateway._gateway_options import GatewayOptions
 from lockgate.gateway._guards import engine_state
 from lockgate.gateway._hosts import LOOPBACK_NAMES, HostCheck, was_forwarded
 from lockgate.gateway._keyring import Keyring

@@ -3,8 +3,8 @@
 import copy
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,25 +14,24 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from lockgate.backbones import Backbone, RenderedChat, front
-from lockgate.decisions import DecisionLog, GuardChange, Left, LogOptions
+from lockgate.decisions import DecisionLog, GuardChange, Left
 from lockgate.errors import ConfigError
 from lockgate.exchanges import Message
 from lockgate.gateway._admission import most_tokens
 from lockgate.gateway._bodies import BodyRoom, decode_body
 from lockgate.gateway._clients import Client, caller_of
-from lockgate.gateway._conversations import Conversations
 from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway._events import Event
+from lockgate.gateway._gateway_options import GatewayOptions
 from lockgate.gateway._guarding import PATIENCE, describe_guard, promote, scoring_of
 from lockgate.gateway._guards import DEFAULT, Guards, engine_problems
-from lockgate.gateway._hosts import check_host_names
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
-from lockgate.gateway._keyring import UNNAMED, Keyring
+from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._lengths import count_tokens, render_prompt, too_long, too_long_to_read
 from lockgate.gateway._metrics import Metrics
-from lockgate.gateway._options import NO_HOLD, CheckOptions, EngineOptions, Hold
+from lockgate.gateway._options import NO_HOLD, Hold
 from lockgate.gateway._policies import Policies, Policy, policy_of
 from lockgate.gateway._requests import ChatRequest, parse_chat_request
 from lockgate.gateway._sampling import SamplingParams
@@ -41,103 +40,14 @@ from lockgate.gateway._stepper import MakeStepper
 from lockgate.gateway._tenancy import Tenancy
 from lockgate.gateway._tracing import traced
 from lockgate.gateway._wire import completion_id
-from lockgate.gateway.telemetry import Telemetry, TelemetryOptions
+from lockgate.gateway.telemetry import Telemetry
 from lockgate.guards import Guard, regions_of
-from lockgate.tenants import CampaignOptions, Tenants
 
 T = TypeVar("T")
 
 # Room for a tokenizer that needs more tokens than the one that the answer's limit was counted with.
 SPARE_TOKENS = 256
 NOBODY = Client()
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayOptions:
-    """How the server behaves towards clients.
-
-    Attributes:
-        log: where and how decisions are recorded.
-        default_max_tokens: longest answer, in tokens, if the request gives no limit.
-        longest_prompt: tokens of the longest prompt that the guard reads for another model.
-        hold: how much of an upstream's answer is read, and so released, in one step.
-        block_input_status: HTTP status for a flagged prompt. 200 sends the refusal in the shape of a halted
-            answer, 400 sends an error body.
-        api_key: bearer token that clients must send; None asks for none.
-        keys: further such tokens, by name.
-        tenants: tenants, whose keys clients may send too. The server opens and closes it.
-        campaigns: what counts as a campaign, for a server with tenants. None watches nothing.
-        metrics_key: bearer token for `/metrics`. Without one, only this machine may read them, and only if
-            clients need no key: numbers that change with a request would tell its client how close it was.
-        policies: what a decision and a failure mean. None does as `engine.mode` says.
-        conversations: what is remembered of conversations. None remembers nothing.
-        loopback: whether only this machine can reach the server. If so, other host names are refused.
-        allowed_hosts: host names that the server answers to, beside the names of this machine. If empty, a
-            server that other machines can reach checks no names.
-        risk_events: whether the playground is served.
-        risk_header: whether requests with `x-lockgate-risk: 1` get the score of each token. It needs
-            `loopback` and no key. None means: where the playground is served and that holds.
-        checks: limits of the checks on text that clients send.
-        telemetry: what is sent to a collector. None sends nothing.
-        model_names: names under which `/v1/models/NAME` knows the model, beside that of the backbone.
-    """
-
-    log: LogOptions
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    default_max_tokens: int = 1024
-    longest_prompt: int = 32_768
-    hold: Hold = NO_HOLD
-    block_input_status: int = 200
-    api_key: str | None = None
-    keys: Mapping[str, str] = field(default_factory=dict)
-    tenants: Tenants | None = None
-    campaigns: CampaignOptions | None = None
-    metrics_key: str | None = field(default=None, repr=False)
-    policies: Policies | None = None
-    conversations: Conversations | None = None
-    loopback: bool = True
-    allowed_hosts: tuple[str, ...] = ()
-    risk_events: bool = False
-    risk_header: bool | None = None
-    model_names: tuple[str, ...] = ()
-    checks: CheckOptions = field(default_factory=CheckOptions)
-    telemetry: TelemetryOptions | None = None
-
-    def __post_init__(self) -> None:
-        if self.block_input_status not in (200, 400):
-            raise ConfigError("block_input_status: expected 200 or 400")
-        if self.default_max_tokens < 1 or self.longest_prompt < 1:
-            raise ConfigError("default_max_tokens and longest_prompt: expected at least 1")
-        if not all(key.strip() for key in self.all_keys.values()):
-            raise ConfigError("api_key: is empty; leave it out or give a key")
-        if self.metrics_key is not None and self.metrics_key in ("", *self.all_keys.values()):
-            raise ConfigError("metrics_key: expected a key that no client has")
-        if self.risk_header and not self.keeps_scores_here:
-            raise ConfigError(
-                "--risk-header: scores help attackers; it needs a loopback --host and no API key"
-            )
-        object.__setattr__(self, "allowed_hosts", check_host_names(self.allowed_hosts))
-
-    @property
-    def sends_risk(self) -> bool:
-        """Whether scores of tokens leave at all."""
-        wanted = self.risk_events if self.risk_header is None else self.risk_header
-        return wanted and self.keeps_scores_here
-
-    @property
-    def keeps_scores_here(self) -> bool:
-        """Whether only this machine reaches the server, and clients need no key."""
-        return self.loopback and not self.needs_key
-
-    @property
-    def needs_key(self) -> bool:
-        """Whether clients need a key."""
-        return bool(self.all_keys) or self.tenants is not None
-
-    @property
-    def all_keys(self) -> Mapping[str, str]:
-        """All keys, by name."""
-        return self.keys if self.api_key is None else {**self.keys, UNNAMED: self.api_key}
 
 
 class Gateway:

@@ -9,7 +9,8 @@ from starlette.routing import Route
 
 from lockgate._version import __version__
 from lockgate.gateway._errors import ApiError
-from lockgate.gateway._gateway import Gateway, GatewayOptions
+from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._gateway_options import GatewayOptions
 from lockgate.gateway._hosts import was_forwarded
 from lockgate.gateway._keyring import Keyring
 from lockgate.gateway._metrics import CONTENT_TYPE, Gauge, Metrics

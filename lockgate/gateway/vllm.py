@@ -17,7 +17,8 @@ from lockgate.backbones import Backbone, Feed, RenderedChat, SessionPool
 from lockgate.classifiers import ProbeTap
 from lockgate.errors import ConfigError
 from lockgate.gateway._admission import PLACES_PER_STREAM
-from lockgate.gateway._gateway import Gateway, GatewayOptions
+from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._gateway_options import GatewayOptions
 from lockgate.gateway._guarding import describe_guard, scoring_of
 from lockgate.gateway._options import EngineOptions, default_kv_tokens
 from lockgate.gateway._remote import Arrival, Order, RemoteStepper

@@ -54,7 +54,7 @@ def run_campaign(
         GeneratorError: an endpoint can't be used. What was answered is kept.
     """
     queries = load_queries(campaign.queries)
-    attacks = attacks_named(campaign.attacks, campaign.depth)
+    attacks = attacks_named(campaign.attacks, campaign.depth, campaign.attempts)
     judge = grader or RubricGrader(campaign.detail)
     busy = RedTeamError(f"{out}: another run has this folder; wait for it, or give another")
     with lock_folder(out, busy), RequestCache(out / _CACHE) as cache:

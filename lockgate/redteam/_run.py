@@ -197,6 +197,5 @@ def _twin_of(query: Query) -> Query | None:
     twin = query.twin
     if twin is None:
         return None
-    return query.model_copy(
-        update={"id": query.id + _TWIN, "text": twin.text, "answers": (twin.answer,), "twin": None}
-    )
+    own = {"id": query.id + _TWIN, "text": twin.text, "answers": (twin.answer,)}
+    return query.model_copy(update={**own, "translations": (), "twin": None})

@@ -36,8 +36,8 @@ class EndpointConfig(BaseModel):
         fields: other names for `max_tokens`, `temperature` and `seed`, as in
             `{"max_tokens": "max_completion_tokens"}`; null leaves a field out. If `max_tokens` is left out,
             the endpoint may write more than the budget reserves.
-        filtered: what an answer is that the endpoint's own filter stops. `reject` makes it a failure, `keep` a
-            completion with the text that was let through and the finish reason `content_filter`.
+        filtered: what becomes of an answer that the endpoint's own filter stops. `reject` makes it a failure,
+            `keep` a completion with the text that was let through and the finish reason `content_filter`.
         prices, max_tokens, max_cost: the budget, see `Budget`.
         trust_env: whether to use the proxy settings of the environment.
     """

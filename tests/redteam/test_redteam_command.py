@@ -1,4 +1,4 @@
-"""`lockgate redteam`: campaigns against a real guard, interrupted and continued, kept breaks, and the gate."""
+"""`lockgate redteam`: campaigns against a real guard, interrupted runs, kept breaks, and the gate."""
 
 import json
 import stat

@@ -5,7 +5,8 @@ from functools import partial
 from typing import Protocol
 
 from lockgate.errors import ConfigError
-from lockgate.gateway._gateway import Gateway, GatewayOptions
+from lockgate.gateway._gateway import Gateway
+from lockgate.gateway._gateway_options import GatewayOptions
 from lockgate.gateway._guarding import describe_guard, scoring_of
 from lockgate.gateway._options import EngineOptions, default_kv_tokens
 from lockgate.gateway.scorers._core import ScorerCore
