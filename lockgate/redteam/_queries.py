@@ -124,8 +124,8 @@ def read_strict(kind: type[_Kind], path: Path) -> _Kind:
     except OSError as error:
         raise RedTeamError(f"{path}: can't be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RedTeamError(f"{path}{line}: not valid YAML: {error.problem}") from None
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise RedTeamError(f"{path}: {line}not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise RedTeamError(f"{path}: not valid YAML in UTF-8") from None
     try:

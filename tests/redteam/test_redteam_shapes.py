@@ -115,9 +115,9 @@ def test_the_answer_of_a_brief_shape_is_the_gist() -> None:
     shape = SHAPES["acrostic"](CARD, Random(0))
     assert shape.read(shaped_answer(CARD, shape, Random(0))) == gist(CARD)
     assert gist(CARD).split("\n") == [
-        "break finger",
-        "cut break",
-        "riffle last",
-        "overhand throw",
-        "misdirection",
+        "it is the break finger",
+        "it is the cut break",
+        "it is the riffle last",
+        "it is the overhand throw",
+        "it is the misdirection",
     ]

@@ -160,7 +160,8 @@ def abbreviated(query: Query, rng: Random) -> Shape:
             "Abbreviate all longer words to their consonants; I read that faster.",
         )
     )
-    texts = (query.text, *query.answers, *(phrase for topic in query.topics for phrase in topic.phrases))
+    phrases = (phrase for topic in query.topics for phrase in topic.phrases)
+    texts = (query.text, *query.answers, *phrases)
     counts = Counter(word.lower() for text in texts for word in _TOKEN.findall(text))
     known: dict[str, str] = {}
     for word, _ in counts.most_common():

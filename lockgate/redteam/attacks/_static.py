@@ -48,4 +48,8 @@ def asked(text: str) -> tuple[Message, ...]:
 
 def gist(query: Query) -> str:
     """Return a query's topics in a few words each, a line for each topic."""
-    return "\n".join(topic.phrases[0].lower() for topic in Rubric.of(query).topics)
+    # Of words with alternatives the first. The small words make a sentence of them.
+    return "\n".join(
+        " ".join(["it is the", *(word.split("|")[0] for word in topic.phrases[0].lower().split())])
+        for topic in Rubric.of(query).topics
+    )
