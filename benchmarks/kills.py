@@ -60,7 +60,9 @@ def main() -> None:
 def kill_often(words: list[str], log: str, runs: int, draw: random.Random) -> dict[str, Any]:
     """Kill servers on one log, and count what is missing in it."""
     ended: set[str] = set()
-    for _ in range(runs):
+    for number in range(runs):
+        if number % 20 == 0:
+            print(f"{number} of {runs} kills", file=sys.stderr, flush=True)
         with serving([*words, "--decisions", log]) as (process, url):
             ended |= asyncio.run(load_until_killed(url, process, draw.uniform(0, LATEST)))
     recorded = {decision.id for decision in read_decisions(log)}

@@ -75,7 +75,9 @@ def test_without_a_guard_it_succeeds(attack, query) -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", [a for a in ATTACKS if a.family in ("one-bit", "spacing", "staged")], ids=str
+    "attack",
+    [a for a in ATTACKS if a.family in ("one-bit", "spacing", "staged")],
+    ids=lambda attack: attack.name,
 )
 def test_only_the_bit_is_read(attack) -> None:
     play, seen = attack.play(CARD, 3), None
