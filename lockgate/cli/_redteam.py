@@ -52,6 +52,7 @@ def report(
     texts: Annotated[
         bool, typer.Option("--texts", help="Show examples with the texts of attacks and answers.")
     ] = False,
+    json: JsonFlag = False,
 ) -> None:
     """Write the report of a campaign again."""
     from lockgate.redteam import ATTEMPTS, RESULT, breaks_in, read_result, render_report, write_report
@@ -60,7 +61,11 @@ def report(
     examples = None
     if texts:
         examples = {name: breaks_in(out / ATTEMPTS, name) for name in result["variants"]}
-    typer.echo(f"{write_report(out, render_report(result, examples))}")
+    path = write_report(out, render_report(result, examples))
+    if json:
+        print_json({"report": str(path)})
+    else:
+        typer.echo(f"{path}")
 
 
 @commands.command()
@@ -86,12 +91,17 @@ def breaks(
     out: OutArgument,
     variant: Annotated[str, typer.Option(help="The variant whose breaks are kept.")],
     cases: Annotated[Path, typer.Option(help="File for the cases (.jsonl). New ones are added to it.")],
+    json: JsonFlag = False,
 ) -> None:
     """Keep what got past a guard as cases for `lockgate redteam replay`."""
     from lockgate.redteam import ATTEMPTS, add_cases, breaks_in
 
     found = breaks_in(out / ATTEMPTS, variant)
-    typer.echo(f"{cases}: {add_cases(cases, found)} new of {len(found)} breaks")
+    new = add_cases(cases, found)
+    if json:
+        print_json({"cases": str(cases), "new": new, "breaks": len(found)})
+    else:
+        typer.echo(f"{cases}: {new} new of {len(found)} breaks")
 
 
 @commands.command(name="replay")
