@@ -1,6 +1,6 @@
 """Open every page of the dashboard in Chromium and check it with axe, at two widths, light and dark.
 
-    python -m benchmarks.dashboard_pages
+    PYTHONPATH=tests:tests/dashboard python -m benchmarks.dashboard_pages
 
 The house is filled with made-up traffic, alerts and reviews. Pages are found by their links, as a person would find
 them, and named by their routes. Writes `results/dashboard_pages.json`; `benchmarks.operate` takes it over.
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +22,6 @@ from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 from starlette.routing import BaseRoute, Match, Mount, Route
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "dashboard")]
-
-from browsers import CHROMIUM_ARGS, serving_app  # noqa: E402 - the tests' helpers are found from here on
-from desks import day_of_traffic, fill, form_of_review, house_in, spread_times, with_alerts  # noqa: E402
-
 RESULT = ROOT / "results" / "dashboard_pages.json"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 WIDTHS: tuple[ViewportSize, ...] = ({"width": 1280, "height": 860}, {"width": 390, "height": 800})
@@ -43,6 +37,8 @@ def main() -> None:
     ).parse_args()
     looks: list[dict[str, Any]] = []
     with _filled_house() as (url, secret, routes), sync_playwright() as playwright:
+        from browsers import CHROMIUM_ARGS  # a helper of the tests, as are those below
+
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
         for width in WIDTHS:
             for scheme in SCHEMES:
@@ -50,7 +46,7 @@ def main() -> None:
         version = browser.version
         browser.close()
     found = {
-        "command": "python -m benchmarks.dashboard_pages",
+        "command": "PYTHONPATH=tests:tests/dashboard python -m benchmarks.dashboard_pages",
         "chromium": version,
         "pages": sorted({look["page"] for look in looks}),
         "axe_violations": sum(len(look["violations"]) for look in looks),
@@ -64,6 +60,9 @@ def main() -> None:
 @contextmanager
 def _filled_house() -> Iterator[tuple[str, str, Sequence[BaseRoute]]]:
     """Serve a dashboard. Give its address, an admin's key and its routes."""
+    from browsers import serving_app
+    from desks import day_of_traffic, fill, form_of_review, house_in, spread_times, with_alerts
+
     with tempfile.TemporaryDirectory() as folder, house_in(Path(folder)) as house:
         fill(house.log, day_of_traffic(300))
         spread_times(Path(folder) / "decisions.db")
