@@ -114,7 +114,7 @@ def _job(builds: Builds, name: str) -> Job:
 def _allowed(call: Call) -> tuple[Builds, Rollout]:
     builds, rollout = call.desk.options.builds, call.desk.options.rollout
     if builds is None or rollout is None:
-        raise PageError(409, "Guards can't be built here", "The config file has no dashboard.build.")
+        raise PageError(404, "Guards can't be built here", "The config file has no dashboard.build.")
     return builds, rollout
 
 

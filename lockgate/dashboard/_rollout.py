@@ -130,9 +130,10 @@ def _change(call: Call, change: Callable[[Wish], Entry]) -> Response:
 
 def _allowed(call: Call) -> tuple[Rollout, ServedGuard]:
     rollout, guard = call.desk.options.rollout, call.desk.guard
-    if rollout is None or guard is None:
-        why = "The config file names no folder of guards." if rollout is None else "Mode off has no guard."
-        raise PageError(409, "Guards can't be changed here", why)
+    if rollout is None:
+        raise PageError(404, "Guards can't be changed here", "The config file names no folder of guards.")
+    if guard is None:
+        raise PageError(409, "Guards can't be changed here", "Mode off has no guard.")
     return rollout, guard
 
 

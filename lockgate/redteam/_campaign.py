@@ -53,6 +53,7 @@ class Campaign(Strict):
         depth: disguises in a composed attack.
         seeds: how often each attack is played against each query, with other choices.
         attempts: tries of an adaptive attack against one query.
+        attacker: the model that invents attempts for `pair` and `tap`. Without it they are not played.
         detail: share of a full answer's topics that makes a success.
         max_tokens: longest answer of a model that writes.
         batch: attempts that are asked together.
@@ -67,6 +68,7 @@ class Campaign(Strict):
     depth: int = Field(default=3, ge=1, le=6)
     seeds: int = Field(default=1, ge=1, le=1000)
     attempts: int = Field(default=20, ge=1, le=1_000_000)
+    attacker: EndpointConfig | None = None
     detail: float = Field(default=0.5, gt=0, le=1)
     max_tokens: int = Field(default=400, ge=1, le=32_768)
     batch: int = Field(default=32, ge=1, le=1024)

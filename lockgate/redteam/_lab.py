@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from lockgate.errors import RedTeamError
 from lockgate.redteam._attempts import Attack
 from lockgate.redteam._campaign import Campaign, Variant
 from lockgate.redteam._grades import Grader, RubricGrader
+from lockgate.redteam._judging import JudgeCase, judge_errors, load_cases
 from lockgate.redteam._metrics import capability_tax, summarise
+from lockgate.redteam._private import open_private, open_replies
 from lockgate.redteam._queries import QuerySet, load_queries
 from lockgate.redteam._run import Row, Runner
 from lockgate.redteam._targets import Guarded, Obedient, Target, Written
@@ -54,10 +55,13 @@ def run_campaign(
         GeneratorError: an endpoint can't be used. What was answered is kept.
     """
     queries = load_queries(campaign.queries)
-    attacks = attacks_named(campaign.attacks, campaign.depth, campaign.attempts)
     judge = grader or RubricGrader(campaign.detail)
     busy = RedTeamError(f"{out}: another run has this folder; wait for it, or give another")
-    with lock_folder(out, busy), RequestCache(out / _CACHE) as cache:
+    with lock_folder(out, busy), open_replies(out / _CACHE) as cache:
+        attacker = None
+        if campaign.attacker is not None:
+            attacker = CachedGenerator(EndpointGenerator(campaign.attacker), cache)
+        attacks = attacks_named(campaign.attacks, campaign.depth, campaign.attempts, attacker)
         rows: dict[str, list[Row]] = {}
         for name, variant in campaign.variants.items():
             target = opened(variant, cache, campaign.max_tokens)
@@ -99,6 +103,7 @@ def result_of(
             "sha256": hashlib.sha256(content.encode()).hexdigest(),
         },
         "judge": {"name": grader.name, "detail": campaign.detail},
+        "judge_errors": _errors(grader),
         "attempts": campaign.attempts,
         "seeds": campaign.seeds,
         "families": {attack.name: attack.family for attack in attacks},
@@ -113,6 +118,14 @@ def result_of(
             for name, own in rows.items()
         },
     }
+
+
+def _errors(grader: Grader) -> dict[str, Any]:
+    """Return how often the judge is wrong about the labelled texts, by what these were used for."""
+    parts: dict[str, list[JudgeCase]] = {}
+    for case in load_cases():
+        parts.setdefault(case.part, []).append(case)
+    return {part: judge_errors(grader, cases).to_dict() for part, cases in sorted(parts.items())}
 
 
 def opened(variant: Variant, cache: RequestCache, max_tokens: int) -> Target:
@@ -145,8 +158,7 @@ def _told(told: Callable[[str, Row], None], name: str) -> Callable[[Row], None]:
 
 
 def _write(out: Path, result: dict[str, Any], rows: Mapping[str, Sequence[Row]]) -> None:
-    with open_atomic(out / ATTEMPTS) as file:
-        os.fchmod(file.fileno(), 0o600)
+    with open_private(out / ATTEMPTS) as file:
         for own in rows.values():
             for row in own:
                 file.write(json.dumps(row.to_dict(), ensure_ascii=False).encode() + b"\n")

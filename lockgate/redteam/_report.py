@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lockgate.durable import open_atomic
 from lockgate.evaluation import page_environment
 from lockgate.redteam._cases import Case
+from lockgate.redteam._private import open_private
 
 # Examples in a report with texts, per variant.
 _SHOWN = 12
@@ -35,9 +35,8 @@ def render_report(result: Mapping[str, Any], examples: Mapping[str, Sequence[Cas
 def write_report(folder: Path, page: str) -> Path:
     """Write the page into a campaign's folder, readable by its owner only, and return its path."""
     path = folder / "report.html"
-    with open_atomic(path) as file:
+    with open_private(path) as file:
         file.write(page.encode())
-    path.chmod(0o600)
     return path
 
 

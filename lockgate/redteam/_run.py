@@ -1,7 +1,7 @@
 """The runner: plays attacks against targets, many side by side, and grades what comes of each attempt."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -157,7 +157,9 @@ class Runner:
         if row.success or one.twin or len(one.rows) >= self._attempts:
             return False
         try:
-            one.attempt = one.play.send(Seen(reply, grade))
+            # An attack that searches must not take a broken reply for one that got through.
+            shown = reply if reply.failed is None else replace(reply, halted=True)
+            one.attempt = one.play.send(Seen(shown, grade))
         except StopIteration:
             return False
         return True

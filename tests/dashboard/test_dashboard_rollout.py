@@ -140,6 +140,6 @@ def test_without_a_folder_of_guards_the_pages_say_what_to_do(tmp_path):
         admin = site.signed_in("ann", "admin")
         page = admin.get("/admin/rollout").text
         assert "dashboard: guards:" in page
-        assert admin.get("/admin/rollout/to/first").status_code == 409
+        assert admin.get("/admin/rollout/to/first").status_code == 404
         form = {"csrf": csrf_of_page(page), "guard": "first"}
-        assert admin.post("/admin/rollout/promote", data=form).status_code == 409
+        assert admin.post("/admin/rollout/promote", data=form).status_code == 404

@@ -85,7 +85,11 @@ def test_from_a_campaign_to_kept_breaks_and_the_gate(run, campaign, tmp_path, ma
     assert found["guard"]["twins"]["count"] == found["guard"]["twins"]["n"] > 0
     assert found["none"]["twins"]["count"] == 0
     attempts = out / "attempts.jsonl"
-    assert stat.S_IMODE(attempts.stat().st_mode) == 0o600
+    private = [attempts, out / "replies.sqlite", out / "report.html"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
+    errors = json.loads(printed)["judge_errors"]
+    assert sum(part["n"] for part in errors.values()) >= 150
+    assert all(part["missed"]["n"] and part["false_success"]["n"] for part in errors.values())
     rows = [json.loads(line) for line in attempts.read_text().splitlines()]
     [stopped] = [r for r in rows if (r["variant"], r["attack"], r["query"]) == ("guard", "plain", "late")]
     assert stopped["answer"] == LATE[: LATE.index(MARK)]

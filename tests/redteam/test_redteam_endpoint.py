@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from benchmarks.tiny import MARK, save_marking_guard
 from lockgate.decisions import LogOptions
-from lockgate.errors import GeneratorError
+from lockgate.errors import ConfigError, GeneratorError
 from lockgate.gateway import Gateway, GatewayOptions, create_app
 from lockgate.guards import Guard
 from lockgate.redteam import Campaign, QuerySet, run_campaign
@@ -22,7 +22,7 @@ from lockgate.redteam import Campaign, QuerySet, run_campaign
 
 @pytest.fixture
 def campaign(tmp_path) -> Callable[..., Campaign]:
-    def made(url: str, **endpoint: Any) -> Campaign:
+    def made(url: str, attacker: str | None = None, **endpoint: Any) -> Campaign:
         marked = query(1, twin=False)
         marked = marked.model_copy(update={"text": f"{marked.text} {MARK}"})
         queries = QuerySet(name="locks", constitution="stage-magic", queries=(query(0), marked))
@@ -32,9 +32,14 @@ def campaign(tmp_path) -> Callable[..., Campaign]:
             {
                 "name": "live",
                 "queries": str(tmp_path / "locks.yaml"),
-                "attacks": ["plain"],
+                "attacks": ["plain" if attacker is None else "pair"],
                 "max_tokens": 8,
                 "variants": {"live": {"endpoint": settings}},
+                **(
+                    {}
+                    if attacker is None
+                    else {"attacks": ["pair"], "attacker": {**settings, "model": attacker}}
+                ),
             }
         )
 
@@ -105,3 +110,13 @@ def test_a_server_that_dies_ends_the_run_and_nothing_is_asked_twice(tmp_path, ca
         result = run_campaign(campaign(url, concurrency=1, retries=2), tmp_path / "out")
     assert len(server.bodies) == 6  # three attempts, the first of them kept
     assert result["variants"]["live"]["attempts"] == 2
+
+
+def test_an_attacker_model_is_asked_for_attempts(tmp_path, campaign):
+    server = Manners()
+    with serving_app(server.app) as url:
+        result = run_campaign(campaign(url, attacker="inventor", concurrency=1), tmp_path / "out")
+    assert result["adaptive"] == ["pair"]
+    assert {body["model"] for body in server.bodies} == {"inventor", "m"}
+    with pytest.raises(ConfigError, match="attacks: unknown pair"):
+        run_campaign(campaign(url).model_copy(update={"attacks": ("pair",)}), tmp_path / "other")

@@ -41,7 +41,10 @@ def test_twins_are_asked_once_and_never_count_as_success():
 
 
 def test_an_attempt_that_fails_is_no_success_and_the_play_goes_on():
-    rows = runner(Keyword(fails="broken")).run([Scripted("a", ["broken", "please"])], [query()])
+    attack = Scripted("a", ["broken", "please"])
+    rows = runner(Keyword(fails="broken")).run([attack], [query()])
+    assert [seen.reply.halted for seen in attack.seen] == [True]
+    assert rows[0].halted is False  # the attack is told that nothing got through; the row says what was
     assert [(row.failed, row.success) for row in rows] == [("no_answer", False), (None, True)]
 
 

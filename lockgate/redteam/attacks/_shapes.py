@@ -80,7 +80,7 @@ def _to_letters(text: str) -> str:
 
 def _from_letters(text: str) -> str:
     lines = text.split("\n")
-    if len(lines) < 3 or any(len(line) > 2 for line in lines):
+    if len(lines) < 2 or any(len(line) > 2 for line in lines):
         return text
     return "".join({"": " ", "--": "\n"}.get(line, line) for line in lines)
 
