@@ -126,13 +126,18 @@ def write_files(folder: Path) -> None:
     """The policy, the plan of its data, and the exchanges that the theatre has."""
     (folder / "policy.yaml").write_text(dump_constitution(POLICY))
     (folder / "plan.yaml").write_text(PLAN.to_yaml())
-    write_rows(folder / "traffic.jsonl", [exchange("visit", number) for number in range(100)])
+    rows = [exchange("visit", number) for number in range(160)]
+    # Without the shop's exchanges, calibration would not know them, and the comparison would hang on which of
+    # them were reviewed.
+    rows += [exchange("shop", number) for number in range(80)]
+    write_rows(folder / "traffic.jsonl", rows)
     # The first guard has seen no secret of this house.
     rows = [labelled_row(number, 1.0) for number in range(1, 61, 2)]
     rows += [exchange("visit", number, 0.0) for number in range(1000, 1030)]
     write_rows(folder / "early.jsonl", rows)
     rows = [exchange("secret", number, 1.0) for number in range(1000, 1040)]
     rows += [exchange("visit", number, 0.0) for number in range(1000, 1040)]
+    rows += [exchange("shop", number, 0.0) for number in range(1000, 1040)]
     write_rows(folder / "data.jsonl", rows)
     judged = [exchange("secret", number, 1.0) for number in range(2000, 2025)]
     judged += [exchange("visit", number, 0.0) for number in range(2000, 2025)]
