@@ -97,10 +97,10 @@ class RowChoice:
 
     def bundle(self) -> Path | None:
         """Return the folder of the guard that gets the classifier, as far as it is known."""
-        from lockgate.guards import EMBEDDED
+        from lockgate.guards import bundle_folder
 
         named = self.for_guard or self.screen
-        return None if named is None else EMBEDDED if named == "embedded" else Path(named)
+        return None if named is None else bundle_folder(named)
 
 
 def bytes_beside(folder: Path | None) -> int:
@@ -160,12 +160,10 @@ def _probe_of(choice: RowChoice) -> str | None:
         GuardError: a guard can't be read.
     """
     from lockgate.errors import ConfigError
-    from lockgate.guards import EMBEDDED, read_bundle
+    from lockgate.guards import bundle_folder, read_bundle
 
     named = [name for name in (choice.for_guard, choice.screen) if name is not None]
-    found = [
-        read_bundle(EMBEDDED if name == "embedded" else Path(name)).record.probe_sha256 for name in named
-    ]
+    found = [read_bundle(bundle_folder(name)).record.probe_sha256 for name in named]
     if len(set(found)) > 1:
         raise ConfigError("--screen and --for-guard name guards with different probes; give one guard")
     return found[0] if found else None

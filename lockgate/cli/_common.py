@@ -34,7 +34,9 @@ DtypeOption = Annotated[
         "without a guard float32, or on CUDA bfloat16 for a checkpoint of 16 bits.",
     ),
 ]
-GuardArgument = Annotated[str, typer.Argument(metavar="GUARD", help="A guard's folder, or `embedded`.")]
+GuardArgument = Annotated[
+    str, typer.Argument(metavar="GUARD", help="A guard's folder, `embedded` or `stand-in`.")
+]
 
 _PLAIN_SECONDS = 10.0
 

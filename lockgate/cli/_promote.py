@@ -42,7 +42,7 @@ def promote(
     standard error what became of it. The history is in LINK.history. While another change of the link is
     under way, also one from the dashboard, nothing changes.
     """
-    from lockgate.guards import EMBEDDED
+    from lockgate.guards import bundle_folder
     from lockgate.rollout import GuardLink
 
     if (guard is not None) + back + listed != 1:
@@ -57,10 +57,7 @@ def promote(
         return
     if pid is not None:
         _check_server(pid)  # before anything changes
-    if guard is None:
-        entry = opened.back()
-    else:
-        entry = opened.promote(EMBEDDED if guard == "embedded" else Path(guard))
+    entry = opened.back() if guard is None else opened.promote(bundle_folder(guard))
     if pid is not None:
         _hang_up(pid, link)
     if json:
@@ -85,9 +82,10 @@ def _show(opened: "GuardLink", *, as_json: bool) -> None:
 
 def _check_config(config: Path, link: Path) -> None:
     from lockgate.gateway.config import read_config
+    from lockgate.guards import is_shipped
 
     named = read_config(config).guard
-    if named == "embedded" or _place(config.parent / named) != _place(link):
+    if is_shipped(named) or _place(config.parent / named) != _place(link):
         raise ConfigError(
             f"{config}: guard: names {named}, and not {link}; a server would not follow the link"
         )

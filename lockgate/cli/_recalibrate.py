@@ -158,9 +158,9 @@ def _read(
 
 def _budget_of(guard: str) -> float:
     from lockgate.errors import ConfigError
-    from lockgate.guards import EMBEDDED, read_bundle
+    from lockgate.guards import bundle_folder, read_bundle
 
-    calibration = read_bundle(EMBEDDED if guard == "embedded" else Path(guard)).record.calibration
+    calibration = read_bundle(bundle_folder(guard)).record.calibration
     if calibration is None:
         raise ConfigError("--budget: the guard has none of its own, since it is not calibrated; give one")
     return float(calibration["budget"])

@@ -1,17 +1,14 @@
 """`lockgate redteam`: attack a guard, keep what breaks it, and refuse guards that are weaker."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from lockgate.cli._common import EXIT_CHECK_FAILED, GuardArgument, JsonFlag, print_json, print_table, progress
+from lockgate.cli._common import EXIT_CHECK_FAILED, GuardArgument, JsonFlag, print_json, print_table
+from lockgate.cli._redteam_live import watching
 from lockgate.cli._scoring import BackboneOption, load_guard
-
-if TYPE_CHECKING:
-    from lockgate.redteam import Row
 
 commands = typer.Typer(help="Attack guards, and keep what breaks them.", no_args_is_help=True)
 
@@ -36,8 +33,9 @@ def run(
     """
     from lockgate.redteam import Campaign, render_report, run_campaign, write_report
 
-    with _watching() as told:
-        result = run_campaign(Campaign.read(campaign), out, told=told)
+    read = Campaign.read(campaign)
+    with watching(read) as told:
+        result = run_campaign(read, out, told=told)
     path = write_report(out, render_report(result))
     if json:
         print_json(result)
@@ -207,22 +205,4 @@ def _rates(own: Mapping[str, Any]) -> tuple[str, ...]:
         f"{best['attack']}: {best['passed']} of {best['of']}" if best["attack"] else "-",
         f"{risk['value']:.1f} ({risk['ci'][0]:.1f} to {risk['ci'][1]:.1f})",
         "-" if twins is None else f"{twins['success']:.1%} of {twins['n']}",
-    )
-
-
-@contextmanager
-def _watching() -> "Iterator[Callable[[str, Row], None]]":
-    """Show attempts, halts, successes and tokens while they come."""
-    counts = {"halted": 0, "success": 0, "tokens": 0}
-    with progress("attempts") as advance:
-
-        def told(_variant: str, row: "Row") -> None:
-            counts["halted"] += row.halted
-            counts["success"] += row.success
-            counts["tokens"] += row.tokens
-            advance(1)
-
-        yield told
-    typer.echo(
-        f"{counts['halted']} halted, {counts['success']} successes, {counts['tokens']} tokens", err=True
     )

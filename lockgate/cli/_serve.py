@@ -24,7 +24,7 @@ def serve(
         ),
     ] = None,
     guard: Annotated[
-        str, typer.Option(metavar="GUARD", help="A guard's folder, or `embedded`.")
+        str, typer.Option(metavar="GUARD", help="A guard's folder, `embedded` or `stand-in`.")
     ] = "embedded",
     backbone: Annotated[
         str, typer.Option(metavar="PATH", help="The model that the guard was made for, or `embedded`.")

@@ -55,11 +55,12 @@ def guard_places(loaded: "Loaded | None", backbone: str) -> GuardPlaces | None:
     found = None if loaded is None else loaded.applied.config.dashboard
     if loaded is None or found is None:
         return None
+    from lockgate.guards import is_shipped
     from lockgate.rollout import GuardLink, Shelf
 
     path, named = loaded.path, loaded.applied.config.guard
     link, folder = path.parent / named, path.parent / found.guards
-    if named == "embedded" or not link.is_symlink():
+    if is_shipped(named) or not link.is_symlink():
         raise ConfigError(
             f"{path}: dashboard: lets admins change the guard, and so `guard` must name a link; make one "
             "with `lockgate promote GUARD --as LINK`"

@@ -390,10 +390,10 @@ def _load(
 def _add_guards(gateway: "Gateway", loaded: Loaded) -> None:
     """Add the further guards that the config file names. Raises LockgateError: one can't be loaded."""
     from lockgate.cli._common import warnings_as_lines
-    from lockgate.guards import Guard
+    from lockgate.guards import Guard, is_shipped
 
     for name, source in loaded.applied.config.guards.items():
-        folder = source if source == "embedded" else loaded.path.parent / source
+        folder = source if is_shipped(source) else loaded.path.parent / source
         try:
             with warnings_as_lines(logger.warning):
                 made = Guard.load(folder, backbone=gateway.whole)

@@ -45,7 +45,6 @@ FILES_OWN = {
     "engine": "guard",
     "engine_arg": "guard",
 }
-_PATHS = ("guard", "backbone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +111,7 @@ def load_file(path: Path, settings: Settings, given: Collection[str]) -> tuple[S
         ConfigError: the file is not valid, or the command line says the same thing too.
     """
     from lockgate.gateway.config import apply_config, read_config
+    from lockgate.guards import is_shipped
 
     config = read_config(path)
     found = {name: _value(config, key) for name, key in FILE_KEYS.items() if _is_set(config, key)}
@@ -127,9 +127,10 @@ def load_file(path: Path, settings: Settings, given: Collection[str]) -> tuple[S
             f"{API_KEY_VARIABLE} is set, but {path} says which keys there are: name the variable there "
             "(`keys: NAME: env:`), or unset it"
         )
-    for name in _PATHS:
-        if name in found and found[name] not in (None, "embedded"):
-            found[name] = str(path.parent / found[name])
+    if "guard" in found and not is_shipped(found["guard"]):
+        found["guard"] = str(path.parent / found["guard"])
+    if found.get("backbone") not in (None, "embedded"):
+        found["backbone"] = str(path.parent / found["backbone"])
     mode = "enforce" if config.mode == "canary" else config.mode
     return replace(settings, **found, mode=mode), Loaded(path, apply_config(config, path))
 

@@ -69,10 +69,10 @@ def transfer(options: TransferOptions, plan: "CalibrationPlan") -> None:
 def _score_as_recorded(options: TransferOptions, plan: "CalibrationPlan", folder: Path) -> "ScoresTable":
     """Score as when the threshold was set. The model is gone when this returns, so one fits at a time."""
     from lockgate.errors import ConfigError
-    from lockgate.guards import EMBEDDED, read_bundle
+    from lockgate.guards import bundle_folder, read_bundle
     from lockgate.traffic import score_traffic
 
-    path = EMBEDDED if options.guard == "embedded" else Path(options.guard)
+    path = bundle_folder(options.guard)
     record = read_bundle(path).record.backbone
     try:
         guard = load_guard(options.guard, options.backbone, record.device, record.dtype)

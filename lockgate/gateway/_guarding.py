@@ -17,7 +17,7 @@ from lockgate.gateway._guards import DEFAULT
 from lockgate.gateway._handover import PromotionError, unless
 from lockgate.gateway._options import CheckOptions, EngineOptions
 from lockgate.gateway._scoring import Scoring
-from lockgate.guards import EMBEDDED, Guard, finite_or_none
+from lockgate.guards import Guard, bundle_folder, finite_or_none
 
 # Seconds that open answers have to end when another guard takes over.
 PATIENCE = 30.0
@@ -59,7 +59,7 @@ def bundle_hash(source: str | Path) -> str:
 
 def _folder(source: str | Path) -> Path:
     """Return the folder of a bundle. A link that names another one meanwhile must not mix two bundles."""
-    return EMBEDDED if str(source) == "embedded" else Path(source).resolve()
+    return bundle_folder(source).resolve()
 
 
 def promote(gateway: Served, guard: Guard | str | Path, by: str, patience: float) -> GuardChange:
@@ -72,7 +72,7 @@ def promote(gateway: Served, guard: Guard | str | Path, by: str, patience: float
         made, name = guard, None
     else:
         folder = _folder(guard)
-        name = "embedded" if folder == EMBEDDED else folder.name
+        name = folder.name
         made = unless(gateway.engine.hindered, partial(_load, folder, gateway.whole))
     scoring = scoring_of(made)
     about = describe_guard(made, name)

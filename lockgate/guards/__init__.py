@@ -1,6 +1,6 @@
 """Guards: the bundle on disk, its model card, and the loaded guard that scores exchanges and streams."""
 
-from lockgate.guards._bundle import EMBEDDED, check_target, read_bundle
+from lockgate.guards._bundle import EMBEDDED, bundle_folder, check_target, is_shipped, read_bundle
 from lockgate.guards._guard import Guard
 from lockgate.guards._panel import Panel, Voice
 from lockgate.guards._record import (
@@ -53,8 +53,10 @@ __all__ = [
     "Verdicts",
     "Voice",
     "VoiceRecord",
+    "bundle_folder",
     "check_target",
     "finite_or_none",
+    "is_shipped",
     "read_bundle",
     "regions_of",
     "score_exchanges",

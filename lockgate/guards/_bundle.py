@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lockgate.judges import Judge
 
 EMBEDDED = Path(__file__).parent / "embedded"
+_SHIPPED = {folder.name: folder for folder in (EMBEDDED, Path(__file__).parent / "stand-in")}
 _SEAL = "sha256: "
 FILES = ("guard.yaml", "constitution.yaml", "probe.safetensors", "README.md")
 CLASSIFIER = "classifier"
@@ -38,6 +39,19 @@ class Bundle(NamedTuple):
     prompts: PromptPrints | None = None
 
 
+def bundle_folder(source: str | Path) -> Path:
+    """Return the folder of a guard that is given by its path or by the name of a guard in the package.
+
+    The names are `embedded` and `stand-in`, the guard of the stand-in policy `stage-magic`.
+    """
+    return _SHIPPED.get(str(source)) or Path(source)
+
+
+def is_shipped(source: str | Path) -> bool:
+    """Tell whether a guard is given by the name of one in the package."""
+    return str(source) in _SHIPPED
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read and verify a bundle.
 
@@ -46,7 +60,7 @@ def read_bundle(path: Path) -> Bundle:
     """
     restore_folder(path)
     if not path.is_dir():
-        raise GuardError(f"{path}: no such guard; expected a bundle directory or the word 'embedded'")
+        raise GuardError(f"{path}: no such guard; expected a bundle directory, embedded or stand-in")
     if missing := [name for name in FILES if not (path / name).is_file()]:
         raise GuardError(f"{path}: the bundle lacks {', '.join(missing)}; restore it or make the guard again")
     record = _read_record(path / "guard.yaml")

@@ -16,7 +16,7 @@ from lockgate.constitution import Constitution
 from lockgate.durable import file_sha256
 from lockgate.errors import CalibrationError, ConfigError, GuardError, PrecisionWarning
 from lockgate.exchanges import Exchange, Message, PromptPrints, messages_from_list
-from lockgate.guards._bundle import CLASSIFIER, EMBEDDED, JUDGE, TEXT, Bundle, read_bundle, write_bundle
+from lockgate.guards._bundle import CLASSIFIER, JUDGE, TEXT, Bundle, bundle_folder, read_bundle, write_bundle
 from lockgate.guards._card import write_card
 from lockgate.guards._checks import (
     check_classifier,
@@ -104,7 +104,7 @@ class Guard:
         """Load a bundle and the backbone it was made for.
 
         Args:
-            source: path of a bundle, or `embedded`.
+            source: path of a bundle, or the name of one in the package (see `bundle_folder`).
             backbone: the backbone or its folder. By default it is the embedded one.
             device: see `Backbone.load`.
             dtype: see `Backbone.load`. `auto` is the precision that the guard's threshold was set in.
@@ -118,7 +118,7 @@ class Guard:
         Warns:
             PrecisionWarning: the threshold was set in another precision, or on another kind of device.
         """
-        path = EMBEDDED if str(source) == "embedded" else Path(source)
+        path = bundle_folder(source)
         bundle = read_bundle(path)
         if isinstance(backbone, Backbone):
             _check_loaded(backbone, device, dtype)

@@ -47,12 +47,14 @@ class Reply:
         halted: whether the guard stopped the prompt or the answer.
         tokens: tokens of prompt and answer, as counted or estimated.
         failed: why there is no answer, in a word; None if there is one. Such an attempt counts for nobody.
+        billed: tokens of prompt and answer at the model that wrote it. The guard's are not among them.
     """
 
     text: str
     halted: bool
     tokens: int = 0
     failed: str | None = None
+    billed: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

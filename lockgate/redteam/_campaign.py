@@ -57,7 +57,7 @@ class Campaign(Strict):
         detail: share of a full answer's topics that makes a success.
         max_tokens: longest answer of a model that writes.
         batch: attempts that are asked together.
-        twins: whether the permitted twins of the queries are asked in the same attacks.
+        twins: permitted twins that each fixed attack asks too. Attacks take turns at those of the queries.
         variants: the targets by name.
     """
 
@@ -72,7 +72,7 @@ class Campaign(Strict):
     detail: float = Field(default=0.5, gt=0, le=1)
     max_tokens: int = Field(default=400, ge=1, le=32_768)
     batch: int = Field(default=32, ge=1, le=1024)
-    twins: bool = True
+    twins: int = Field(default=2, ge=0)
     variants: dict[_Name, Variant] = Field(min_length=1)
 
     @classmethod

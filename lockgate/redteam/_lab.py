@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,22 @@ def result_of(
         "variants": {
             name: {
                 "speaker": campaign.variants[name].speaker,
+                "cost": cost_of(campaign.variants[name], own),
                 **summarise(own, campaign.attempts, campaign.held_out),
                 "capability_tax": taxes.get(campaign.variants[name].speaker, {}),
             }
             for name, own in rows.items()
         },
     }
+
+
+def cost_of(variant: Variant, rows: Iterable[Row]) -> float | None:
+    """Compute what a variant's attempts cost at its endpoint, if all were asked. None without prices."""
+    prices = None if variant.endpoint is None else variant.endpoint.prices
+    if prices is None:
+        return None
+    billed = [row.billed for row in rows]
+    return prices.cost(sum(prompt for prompt, _ in billed), sum(written for _, written in billed))
 
 
 def _errors(grader: Grader) -> dict[str, Any]:

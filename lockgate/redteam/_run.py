@@ -23,7 +23,7 @@ class Row:
         seed: number of the play against this query.
         number: number of the attempt in its play.
         twin: whether the permitted twin was asked. Then `success` has no meaning.
-        halted, failed, tokens: see `Reply`.
+        halted, failed, tokens, billed: see `Reply`.
         success, topics, needed, full, refused: see `Grade`.
         facts: see `Attempt`.
         messages, answer: what was sent and what came back. They are no part of results.
@@ -47,6 +47,7 @@ class Row:
     facts: dict[str, Any]
     messages: list[dict[str, Any]] = field(default_factory=list, repr=False)
     answer: str = field(default="", repr=False)
+    billed: tuple[int, int] = (0, 0)
 
     def to_dict(self, *, texts: bool = True) -> dict[str, Any]:
         """Return a JSON object, with or without the texts."""
@@ -91,7 +92,7 @@ class Runner:
         queries: Sequence[Query],
         *,
         seeds: int = 1,
-        twins: bool = False,
+        twins: int = 0,
         told: Told | None = None,
     ) -> list[Row]:
         """Play each attack against each query. A play ends by itself, at a success, or at its last attempt.
@@ -99,13 +100,14 @@ class Runner:
         Rows come in the order of attacks, queries, seeds and attempts, whatever was asked together.
 
         Args:
-            twins: ask the permitted twins too, each in the first attempt of each attack that is not adaptive.
+            twins: permitted twins that each attack asks too, in its first attempt, unless it is adaptive.
+                Attacks take turns at those of the queries.
             told: called with each row as it is made.
 
         Raises:
             GeneratorError: an endpoint can't be used.
         """
-        waiting = self._plays(attacks, queries, seeds, twins=twins)
+        waiting = self._plays(attacks, queries, seeds, twins)
         playing = list(islice(waiting, self._batch))
         done: list[_Playing] = []
         while playing:
@@ -131,13 +133,19 @@ class Runner:
         return [row for one in done for row in one.rows]
 
     def _plays(
-        self, attacks: Sequence[Attack], queries: Sequence[Query], seeds: int, *, twins: bool
+        self, attacks: Sequence[Attack], queries: Sequence[Query], seeds: int, twins: int
     ) -> Iterator[_Playing]:
+        paired = [query.id for query in queries if query.twin is not None]
+        turn = 0
         for attack in attacks:
+            own: set[str] = set()
+            if not attack.adaptive:
+                own = {paired[(turn + place) % len(paired)] for place in range(min(twins, len(paired)))}
+                turn += len(own)
             for query in queries:
                 for seed in range(seeds):
                     yield from self._open(attack, query, seed, twin=False)
-                    twin = _twin_of(query) if twins and not attack.adaptive else None
+                    twin = _twin_of(query) if query.id in own else None
                     if twin is not None:
                         yield from self._open(attack, twin, seed, twin=True)
 
@@ -191,6 +199,7 @@ class Runner:
             facts=dict(one.attempt.facts),
             messages=[message.to_dict() for message in one.attempt.messages],
             answer=reply.text,
+            billed=reply.billed,
         )
 
 

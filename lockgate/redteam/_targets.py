@@ -106,14 +106,14 @@ class Guarded:
         self._cache.put(made)
         known |= made
         return [
-            reply if reply.halted or reply.failed else self._after(shot, known[key])
+            reply if reply.halted or reply.failed else self._after(shot, reply, known[key])
             for shot, reply, key in zip(shots, replies, keys, strict=True)
         ]
 
-    def _after(self, shot: Shot, verdict: Completion) -> Reply:
+    def _after(self, shot: Shot, reply: Reply, verdict: Completion) -> Reply:
         text = verdict.text[len(_prefill(shot)) :]
         tokens = verdict.prompt_tokens + verdict.completion_tokens
-        return Reply(text, verdict.finish_reason == "content_filter", tokens)
+        return Reply(text, verdict.finish_reason == "content_filter", tokens, billed=reply.billed)
 
     def _judge(self, wholes: Sequence[tuple[Message, ...]]) -> list[Completion]:
         if self._view == "exchange":
@@ -158,7 +158,8 @@ def _whole(shot: Shot, reply: Reply) -> tuple[Message, ...]:
 def _reply(outcome: Outcome) -> Reply:
     if isinstance(outcome, Completion):
         tokens = outcome.prompt_tokens + outcome.completion_tokens
-        return Reply(outcome.text, outcome.finish_reason == "content_filter", tokens)
+        billed = (outcome.prompt_tokens, outcome.completion_tokens)
+        return Reply(outcome.text, outcome.finish_reason == "content_filter", tokens, billed=billed)
     if outcome.reason == "filtered":
         return Reply("", halted=True)
     return Reply("", halted=False, failed=outcome.reason)

@@ -12,7 +12,7 @@ import torch
 from lockgate.durable import file_sha256
 from lockgate.errors import BackboneError
 from lockgate.exchanges import Exchange
-from lockgate.guards import EMBEDDED, Guard, read_bundle
+from lockgate.guards import Guard, bundle_folder, read_bundle
 from lockgate.synthesis._rows import Reject
 from lockgate.synthesis._step import Step, StepContext
 from lockgate.traffic import score_row
@@ -65,7 +65,7 @@ class ScoreStep(Step):
     ) -> None:
         super().__init__(name, version=version)
         self.batch_rows = batch_rows
-        path = EMBEDDED if str(guard) == "embedded" else Path(guard).absolute()
+        path = bundle_folder(guard).absolute()
         read_bundle(path)
         self._path = path
         self._backbone = backbone

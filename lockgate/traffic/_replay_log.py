@@ -11,7 +11,7 @@ from lockgate.decisions import deciding_score
 from lockgate.durable import file_sha256
 from lockgate.errors import ConfigError, ExchangeError
 from lockgate.exchanges import InvalidCounter
-from lockgate.guards import EMBEDDED, GuardRecord, read_bundle
+from lockgate.guards import GuardRecord, bundle_folder, read_bundle
 from lockgate.traffic._recorded import RecordedDecision, read_decisions
 from lockgate.traffic._replayed import Compared, Replay, ReplayPlan, summarise
 
@@ -97,7 +97,7 @@ def known_guards(guard: str | Path, recorded_by: str | Path | None) -> tuple[Gua
 
 
 def _read_record(guard: str | Path) -> tuple[GuardRecord, str]:
-    folder = EMBEDDED if str(guard) == "embedded" else Path(guard)
+    folder = bundle_folder(guard)
     return read_bundle(folder).record, file_sha256(folder / "guard.yaml")
 
 

@@ -11,6 +11,7 @@ import torch
 from lockgate._extras import need
 from lockgate.backbones.outline import Outline, read_outline
 from lockgate.errors import BackboneError, ConfigError
+from lockgate.guards import is_shipped
 from lockgate.vllm._identity import check_backbone
 from lockgate.vllm._refusals import VERSION
 from lockgate.vllm._settings import KEY, Release, Settings, read_probe
@@ -97,7 +98,7 @@ def engine_arguments(
     probe = read_probe(settings)
     outline = read_outline(backbone)
     check_backbone(probe.record, outline, dtype)
-    place = "embedded" if str(guard) == "embedded" else str(Path(guard).absolute())
+    place = str(guard) if is_shipped(guard) else str(Path(guard).absolute())
     prefixes = tuple(map(tuple, outline.prefixes))
     told = Settings(Path(place), release, stage, prefixes, probe=probe.record.probe_sha256)
     longest = outline.context_length if context is None else context

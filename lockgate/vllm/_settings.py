@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lockgate.cascade import Regions, StreamState, Thresholds
 from lockgate.classifiers import ProbeHead
 from lockgate.errors import ConfigError, GuardError
-from lockgate.guards import EMBEDDED, GuardRecord, read_bundle
+from lockgate.guards import GuardRecord, bundle_folder, read_bundle
 
 KEY = "lockgate"
 Release = Literal["scored", "shadow", "cleared"]
@@ -122,7 +122,7 @@ def read_probe(settings: Settings) -> Probe:
         GuardError: the bundle is unreadable, its probe is another one, or does not read block outputs.
         ConfigError: the guard has two stages, and bare vLLM was not told that one shall decide alone.
     """
-    path = EMBEDDED if str(settings.guard) == "embedded" else settings.guard
+    path = bundle_folder(settings.guard)
     bundle = read_bundle(path)
     if bundle.head.site != "residual":
         raise GuardError(

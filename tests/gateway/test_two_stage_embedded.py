@@ -9,7 +9,6 @@ from models import random_head, save_tiny
 from serving import CHAT, ask, client_for, decisions_of
 
 import lockgate
-from lockgate import guards
 from lockgate.backbones import Backbone, embedded_identity, embedded_path
 from lockgate.cascade import Cascade, Thresholds
 from lockgate.cli import main
@@ -17,7 +16,7 @@ from lockgate.cli._serve_run import _load
 from lockgate.constitution import constitution_path, load_constitution
 from lockgate.decisions import LogOptions
 from lockgate.gateway import EngineOptions, GatewayOptions
-from lockgate.guards import Guard, _guard
+from lockgate.guards import Guard, _bundle
 
 
 @pytest.fixture
@@ -33,8 +32,7 @@ def embedded(tmp_path, monkeypatch) -> Guard:
         head=random_head(backbone), thresholds=Thresholds(1e9, flag_on="answer", min_tokens=1),
         classifier=random_classifier(backbone), cascade=Cascade(-1e9, 1e9, 0.5),
     ).save(tmp_path / "bundle")  # fmt: skip
-    for module in (guards, _guard):
-        monkeypatch.setattr(module, "EMBEDDED", tmp_path / "bundle")
+    monkeypatch.setitem(_bundle._SHIPPED, "embedded", tmp_path / "bundle")
     return guard
 
 

@@ -1,5 +1,7 @@
 """Plays: their order, their ends, what attacks are told, and what is asked again."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,11 +35,21 @@ def test_the_budget_ends_a_play():
 
 def test_twins_are_asked_once_and_never_count_as_success():
     attacks = [Scripted("plain", ["please"]), Scripted("adaptive", ["please"], adaptive=True)]
-    rows = runner(Keyword()).run(attacks, [query(), query(1, twin=False)], twins=True)
+    rows = runner(Keyword()).run(attacks, [query(), query(1, twin=False)], twins=8)
     twins = [row for row in rows if row.twin]
     assert [(row.attack, row.query, row.success) for row in twins] == [("plain", "lock-0", False)]
     assert "Who painted" in twins[0].messages[0]["content"]
     assert sum(row.success for row in rows) == 4
+
+
+def test_attacks_take_turns_at_the_twins():
+    attacks = [Scripted(name, ["please"]) for name in "abc"]
+    rows = runner(Keyword()).run(attacks, query_set(4).queries, twins=3)
+    asked = {name: [row.query for row in rows if row.twin and row.attack == name] for name in "abc"}
+    assert {name: len(queries) for name, queries in asked.items()} == {"a": 3, "b": 3, "c": 3}
+    assert Counter(query for queries in asked.values() for query in queries) == Counter(
+        {"lock-0": 3, "lock-1": 2, "lock-2": 2, "lock-3": 2}
+    )
 
 
 def test_an_attempt_that_fails_is_no_success_and_the_play_goes_on():
@@ -58,9 +70,7 @@ def test_rows_do_not_depend_on_what_is_asked_together(scripts, batch, seeds):
     def played(size):
         attacks = [Scripted(f"a{number}", texts) for number, texts in enumerate(scripts)]
         target = Keyword(fails="broken")
-        rows = runner(target, attempts=4, batch=size).run(
-            attacks, query_set(2).queries, seeds=seeds, twins=True
-        )
+        rows = runner(target, attempts=4, batch=size).run(attacks, query_set(2).queries, seeds=seeds, twins=1)
         assert max(map(len, target.asked), default=0) <= size
         return rows
 

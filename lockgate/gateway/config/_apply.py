@@ -20,6 +20,7 @@ from lockgate.gateway.config._file import read_config
 from lockgate.gateway.config._schema import Config, UpstreamConfig
 from lockgate.gateway.telemetry import TelemetryOptions
 from lockgate.gateway.upstream import GUARDED_ROUTES, UpstreamOptions, Upstreams, UpstreamTable
+from lockgate.guards import is_shipped
 from lockgate.guards.memory import read_memory
 from lockgate.tenants import Book
 
@@ -144,7 +145,7 @@ def _promote(path: Path, config: Config, gateway: Gateway) -> str:
     told = ""
     for name, source in sources.items():
         try:
-            told += _promote_one(gateway, name, source if source == "embedded" else path.parent / source)
+            told += _promote_one(gateway, name, source if is_shipped(source) else path.parent / source)
         except LockgateError as error:
             where = "guard" if name == DEFAULT else f"guards.{name}"
             raise (_Halfway if told else ConfigError)(f"{where}: {error}{told}") from error

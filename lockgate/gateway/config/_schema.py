@@ -323,7 +323,8 @@ class Config(_Strict):
 
     guard: str = Field(
         default="embedded",
-        description="A guard's folder, or `embedded`. Another one, or other content, takes over at SIGHUP.",
+        description="A guard's folder, `embedded` or `stand-in`. Another one, or other content, takes over "
+        "at SIGHUP.",
     )
     guards: dict[Name, str] = Field(
         default={},
