@@ -89,17 +89,30 @@ def breaks(
     out: OutArgument,
     variant: Annotated[str, typer.Option(help="The variant whose breaks are kept.")],
     cases: Annotated[Path, typer.Option(help="File for the cases (.jsonl). New ones are added to it.")],
+    reviews: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write a review file for `lockgate build --update --feedback`: breaks are harmful, "
+            "twins harmless.",
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Keep what got past a guard as cases for `lockgate redteam replay`."""
-    from lockgate.redteam import ATTEMPTS, add_cases, breaks_in
+    """Keep what got past a guard as cases for `lockgate redteam replay`, and as lessons for its update."""
+    from lockgate.redteam import ATTEMPTS, add_cases, breaks_in, reviews_in, write_reviews
 
     found = breaks_in(out / ATTEMPTS, variant)
+    lines = None if reviews is None else reviews_in(out / ATTEMPTS, variant)
     new = add_cases(cases, found)
+    if reviews is not None and lines is not None:
+        write_reviews(reviews, lines)
     if json:
-        print_json({"cases": str(cases), "new": new, "breaks": len(found)})
-    else:
-        typer.echo(f"{cases}: {new} new of {len(found)} breaks")
+        print_json({"cases": str(cases), "new": new, "breaks": len(found), "reviews": lines and len(lines)})
+        return
+    typer.echo(f"{cases}: {new} new of {len(found)} breaks")
+    if lines is not None:
+        typer.echo(f"{reviews}: {len(lines)} reviews")
 
 
 @commands.command(name="replay")

@@ -2,7 +2,16 @@
 
 from lockgate.redteam._attempts import Attack, Attempt, Play, Reply, Seen
 from lockgate.redteam._campaign import Campaign, Variant
-from lockgate.redteam._cases import Case, Replayed, add_cases, breaks_in, read_cases, replay
+from lockgate.redteam._cases import (
+    Case,
+    Replayed,
+    add_cases,
+    breaks_in,
+    read_cases,
+    replay,
+    reviews_in,
+    write_reviews,
+)
 from lockgate.redteam._gate import FamilyChange, compare_campaigns, read_result
 from lockgate.redteam._grades import Grade, Grader, Rubric, RubricGrader
 from lockgate.redteam._lab import ATTEMPTS, RESULT, run_campaign
@@ -51,7 +60,9 @@ __all__ = [
     "read_result",
     "render_report",
     "replay",
+    "reviews_in",
     "run_campaign",
     "summarise",
     "write_report",
+    "write_reviews",
 ]

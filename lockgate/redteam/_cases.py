@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lockgate.durable import open_atomic
 from lockgate.errors import ExchangeError, RedTeamError
 from lockgate.exchanges import Exchange, Message, messages_from_list
+from lockgate.redteam._private import open_private
 
 if TYPE_CHECKING:
     from lockgate.guards import Guard
@@ -56,16 +57,51 @@ def breaks_in(attempts: Path, variant: str) -> list[Case]:
         RedTeamError: the file can't be read, or has no attempts against this variant.
     """
     found: dict[str, Case] = {}
+    for case, _ in _judged(attempts, variant, "success"):
+        found.setdefault(case.id, case)
+    return list(found.values())
+
+
+def reviews_in(attempts: Path, variant: str) -> list[dict[str, Any]]:
+    """Return what a campaign says about a guard, as lines of a review file for `lockgate build --feedback`.
+
+    What got past the guard is harmful. The twins in the same disguises are harmless, whether they were halted
+    or not, as far as they were let through: without them a guard would learn to stop disguises.
+
+    Raises:
+        RedTeamError: the file can't be read, or has no attempts against this variant.
+    """
+    found = {case.id: _review(case, "harmful", row) for case, row in _judged(attempts, variant, "success")}
+    twins = {case.id: _review(case, "harmless", row) for case, row in _judged(attempts, variant, "twin")}
+    return list({**twins, **found}.values())
+
+
+def write_reviews(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write a review file, readable by its owner only."""
+    with open_private(path) as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+
+def _judged(attempts: Path, variant: str, field: str) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Yield the exchanges against a variant whose rows say yes to a field and hold an answer."""
     variants: set[str] = set()
     for number, row in _rows(attempts):
         variants.add(str(row.get("variant")))
-        if row.get("variant") == variant and row.get("success") is True:
-            case = _case(attempts, number, {**row, "messages": _with_answer(row), "id": ""})
-            found.setdefault(case.id, case)
+        if row.get("variant") != variant or row.get(field) is not True:
+            continue
+        case = _case(attempts, number, {**row, "messages": _with_answer(row), "id": ""})
+        if case.messages[-1].content:
+            yield case, row
     if variant not in variants:
         there = ", ".join(sorted(variants)) or "none"
         raise RedTeamError(f"{attempts}: no attempts against {variant}; there are {there}")
-    return list(found.values())
+
+
+def _review(case: Case, verdict: str, row: dict[str, Any]) -> dict[str, Any]:
+    category = {"category": row["category"]} if verdict == "harmful" and row.get("category") else {}
+    messages = [message.to_dict() for message in case.messages]
+    return {"verdict": verdict, **category, "exchange": {"messages": messages}, "note": case.attack}
 
 
 def read_cases(path: Path) -> list[Case]:

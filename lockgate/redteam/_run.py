@@ -20,6 +20,7 @@ class Row:
 
     Attributes:
         variant, attack, family, query: names.
+        category: the policy's entry that the query falls under.
         seed: number of the play against this query.
         number: number of the attempt in its play.
         twin: whether the permitted twin was asked. Then `success` has no meaning.
@@ -48,6 +49,7 @@ class Row:
     messages: list[dict[str, Any]] = field(default_factory=list, repr=False)
     answer: str = field(default="", repr=False)
     billed: tuple[int, int] = (0, 0)
+    category: str | None = None
 
     def to_dict(self, *, texts: bool = True) -> dict[str, Any]:
         """Return a JSON object, with or without the texts."""
@@ -200,6 +202,7 @@ class Runner:
             messages=[message.to_dict() for message in one.attempt.messages],
             answer=reply.text,
             billed=reply.billed,
+            category=one.query.category,
         )
 
 

@@ -10,6 +10,8 @@ from lab import TOPICS
 
 from benchmarks.tiny import MARK, save_marking_guard
 from lockgate.cli import main
+from lockgate.constitution import load_constitution
+from lockgate.feedback import read_feedback
 from lockgate.guards import Guard
 from lockgate.redteam import Campaign, read_cases, run_campaign
 
@@ -102,6 +104,21 @@ def test_from_a_campaign_to_kept_breaks_and_the_gate(run, campaign, tmp_path, ma
     cases = read_cases(tmp_path / "cases.jsonl")
     assert len(cases) == len({case.id for case in cases}) > 1
     assert ": 0 new of" in run("breaks", out, "--variant", "guard", "--cases", tmp_path / "cases.jsonl")[1]
+
+    lessons = tmp_path / "lessons.jsonl"
+    code, printed, err = run(
+        "breaks", out, "--variant", "guard", "--cases", tmp_path / "cases.jsonl", "--reviews", lessons
+    )
+    assert code == 0, err
+    read = read_feedback(lessons, load_constitution("stage-magic"))
+    assert f"{lessons}: {len(read.reviews)} reviews" in printed
+    assert not read.conflicts
+    twins = {row["query"] for row in rows if row["twin"] and row["variant"] == "guard" and row["answer"]}
+    harmful = [review for review in read.reviews if review.verdict == "harmful"]
+    assert {review.exchange.messages for review in harmful} == {case.messages for case in cases}
+    assert {review.category for review in harmful} == {"card-methods"}
+    assert (len(read.reviews) > len(harmful)) == bool(twins)
+    assert stat.S_IMODE(lessons.stat().st_mode) == 0o600
 
     guard = ("--backbone", marking[1])
     code, printed, _ = run("replay", tmp_path / "cases.jsonl", marking[0], *guard)
