@@ -15,7 +15,7 @@ class Variant(Strict):
     """One target.
 
     Attributes:
-        guard: folder of a guard, or `embedded`; None for none.
+        guard: folder of a guard, `embedded` or `stand-in`; None for none.
         backbone: folder of the guard's backbone, if it is not the embedded one.
         view: `exchange`, or `parts` (see `Guarded`).
         answers: who answers. `obedient` is a model that answers all in full, `embedded` the embedded model.
@@ -35,6 +35,18 @@ class Variant(Strict):
         if self.guard is None and (self.backbone is not None or self.view != "exchange"):
             raise ValueError("backbone and view need guard")
         return self
+
+    def beside(self, folder: Path) -> Self:
+        """Return the variant with its paths relative to a folder."""
+        if self.guard is None:
+            return self
+        from lockgate.guards import is_shipped
+
+        guard = self.guard if is_shipped(self.guard) else str(folder / self.guard)
+        named = self.backbone in (None, "embedded")
+        return self.model_copy(
+            update={"guard": guard, "backbone": self.backbone if named else str(folder / str(self.backbone))}
+        )
 
     @property
     def speaker(self) -> str:
@@ -77,7 +89,9 @@ class Campaign(Strict):
 
     @classmethod
     def read(cls, path: Path) -> "Campaign":
-        """Read a campaign. Raises RedTeamError that names file and field."""
+        """Read a campaign. Paths in it are relative to its file. Raises RedTeamError that names file and field."""
         campaign = read_strict(cls, path)
         own = path.parent / campaign.queries
-        return campaign.model_copy(update={"queries": str(own)}) if own.is_file() else campaign
+        changes: dict[str, object] = {"queries": str(own)} if own.is_file() else {}
+        changes["variants"] = {name: one.beside(path.parent) for name, one in campaign.variants.items()}
+        return campaign.model_copy(update=changes)

@@ -136,6 +136,20 @@ def test_from_a_campaign_to_kept_breaks_and_the_gate(run, campaign, tmp_path, ma
     assert stat.S_IMODE((out / "report.html").stat().st_mode) == 0o600
 
 
+def test_paths_are_relative_to_the_campaign_and_names_of_the_package_stay(campaign, tmp_path):
+    variants = {
+        "own": {"guard": "guards/own", "backbone": "model"},
+        "shipped": {"guard": "stand-in", "backbone": "embedded"},
+        "absolute": {"guard": "/guards/own"},
+    }
+    read = Campaign.read(campaign(variants=variants)).variants
+    assert {name: (one.guard, one.backbone) for name, one in read.items()} == {
+        "own": (str(tmp_path / "guards/own"), str(tmp_path / "model")),
+        "shipped": ("stand-in", "embedded"),
+        "absolute": ("/guards/own", None),
+    }
+
+
 def test_an_interrupted_run_goes_on_and_ends_the_same(campaign, tmp_path, monkeypatch):
     read = Campaign.read(campaign())
     whole = run_campaign(read, tmp_path / "whole")
