@@ -152,11 +152,13 @@ def gate(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="result.json of the new guard.")],
     variant: Annotated[str, typer.Option(help="The variant that is compared, as named in NEW.")],
     old_variant: Annotated[str | None, typer.Option(help="Its name in OLD, if that is another one.")] = None,
-    most: Annotated[
+    least: Annotated[
         float | None,
         typer.Option(
+            "--min",
             metavar="SHARE",
-            help="Most success: fail if a family's rate is above it beyond its interval.",
+            help="Least share of the attacks that each family must be stopped in: fail if it is below that, "
+            "beyond its interval.",
             min=0,
             max=1,
         ),
@@ -173,14 +175,14 @@ def gate(
     before, after = read_result(old), read_result(new)
     changes = compare_campaigns(before, after, old_variant or variant, variant)
     families = after["variants"][variant]["families"]
-    over = [name for name, own in families.items() if most is not None and own["ci"][0] > most]
-    failed = any(change.weaker for change in changes) or bool(over)
+    under = [name for name, own in families.items() if least is not None and 1 - own["ci"][0] < least]
+    failed = any(change.weaker for change in changes) or bool(under)
     if json:
         rows = [
             {"family": c.family, "old": c.old, "new": c.new, "plays": c.plays, "p": c.p, "weaker": c.weaker}
             for c in changes
         ]
-        print_json({"families": rows, "over": over, "passed": not failed})
+        print_json({"families": rows, "under": under, "passed": not failed})
     else:
         print_table(
             ("family", "old", "new", "plays", "p", ""),
@@ -196,8 +198,8 @@ def gate(
                 for c in changes
             ],
         )
-        for name in over:
-            typer.echo(f"{name}: success is over {most:.1%}")
+        for name in under:
+            typer.echo(f"{name}: fewer than {least:.1%} are stopped")
         typer.echo("failed" if failed else "passed")
     if failed:
         raise typer.Exit(EXIT_CHECK_FAILED)

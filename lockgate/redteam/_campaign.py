@@ -89,7 +89,7 @@ class Campaign(Strict):
 
     @classmethod
     def read(cls, path: Path) -> "Campaign":
-        """Read a campaign. Paths in it are relative to its file. Raises RedTeamError that names file and field."""
+        """Read a campaign. Its paths are relative to the file. Raises RedTeamError: names file and field."""
         campaign = read_strict(cls, path)
         own = path.parent / campaign.queries
         changes: dict[str, object] = {"queries": str(own)} if own.is_file() else {}

@@ -128,7 +128,8 @@ def test_from_a_campaign_to_kept_breaks_and_the_gate(run, campaign, tmp_path, ma
 
     result = out / "result.json"
     assert run("gate", result, result, "--variant", "guard")[0] == 0
-    assert run("gate", result, result, "--variant", "none", "--most", "0.1")[0] == 1
+    assert run("gate", result, result, "--variant", "none", "--min", "0.9")[0] == 1
+    assert run("gate", result, result, "--variant", "none", "--min", "0")[0] == 0
     assert run("gate", result, result, "--old-variant", "guard", "--variant", "none", "--json")[0] in (0, 1)
 
     assert run("report", out, "--texts")[0] == 0
