@@ -165,6 +165,20 @@ def test_the_speed_of_upstream_mode_is_what_was_measured() -> None:
         assert told in text, told
 
 
+def test_the_figures_of_the_kills_follow_from_the_results() -> None:
+    text, found = (ROOT / "docs" / "decisions.md").read_text(), results("kills")["kills"]
+    sqlite, postgres = found["sqlite"], found["postgres"]
+    shown = " ".join(text.split())
+    assert (
+        f"On SQLite {sqlite['runs']} kills lost {sqlite['lost']} records of {sqlite['ended']:,} answers"
+        in shown
+    )
+    assert f"PostgreSQL {postgres['runs']} kills lost {postgres['lost']} of {postgres['ended']:,}" in shown
+    assert sqlite["broken"] == postgres["broken"] == 0
+    parts = results("operate")["kills"]
+    assert parts == {name: {key: own[key] for key in ("runs", "lost")} for name, own in found.items()}
+
+
 def test_the_delays_of_the_alarm_are_what_was_simulated() -> None:
     text, found = (ROOT / "docs" / "budget.md").read_text(), results("operate")["sequential"]
     for times in {row["times_the_budget"] for row in found["delays"]}:
