@@ -11,16 +11,13 @@ import httpx2
 import pytest
 from processes import Command
 from scripted_upstream import DONE, Reply, chat_stream, delta, event, scripted_upstream
-from served import options
+from served import options, save_strict
 from serving import CHAT, ask, events_of, text_of
 
-from lockgate.cascade import Thresholds
 from lockgate.cli import main
-from lockgate.constitution import constitution_path
 from lockgate.decisions import open_log
 from lockgate.gateway import Keyring
 from lockgate.gateway.config import Follower, apply_config, read_config
-from lockgate.guards import Guard
 
 pytestmark = pytest.mark.anyio
 
@@ -130,19 +127,6 @@ def with_links(preloaded, folders, path) -> Iterator[Command]:
         yield command
     finally:
         command.close()
-
-
-def save_strict(folders: Path, target: Path) -> None:
-    """Save a guard that flags everything."""
-    guard = Guard.load(folders / "guard", backbone=folders / "model")
-    Guard.create(
-        name="strict",
-        backbone=guard.backbone,
-        constitution=guard.constitution,
-        constitution_yaml=constitution_path("general-harms").read_text(),
-        head=guard.head,
-        thresholds=Thresholds(-1e9, min_tokens=1),
-    ).save(target)
 
 
 async def test_sighup_exchanges_the_guard_while_open_streams_go_on(preloaded, folders, tmp_path) -> None:
