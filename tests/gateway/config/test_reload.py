@@ -171,6 +171,37 @@ async def test_sighup_exchanges_the_guard_while_open_streams_go_on(preloaded, fo
         assert log.verify().ok
 
 
+async def test_open_answers_get_as_long_as_the_file_gives_them(preloaded, folders, tmp_path) -> None:
+    """The upstream never ends this answer. Without the key it would hold the change up for half a minute."""
+    save_strict(folders, tmp_path / "strict")
+    link, new = tmp_path / "current", tmp_path / "new"
+    link.symlink_to(folders / "guard")
+    never = asyncio.Event()
+    stuck = Reply([event(delta(content="The lock")), never.wait, DONE])
+    async with scripted_upstream(stuck, saying("The lock holds.")) as upstream:
+        path = file_of(
+            tmp_path,
+            f"listen: {{port: 0}}\nguard: current\nupstreams: {{a: {{url: '{upstream.url}'}}}}\n"
+            "limits: {promotion_timeout: 0.2}\n",
+        )
+        with with_links(preloaded, folders, path) as command:
+            base = command.first_line().split()[3]
+            async with httpx2.AsyncClient(base_url=base, timeout=60) as client:
+                asked = client.post(CHAT, json={**ask(stream=True), "model": "any"})
+                open_one = asyncio.ensure_future(asked)
+                async with asyncio.timeout(30):
+                    while not upstream.requests:
+                        await asyncio.sleep(0.02)
+                new.symlink_to(tmp_path / "strict")
+                new.replace(link)
+                async with asyncio.timeout(20):
+                    assert "has taken over from guard" in await reloaded(command, "has taken over")
+                    ended = await open_one
+                assert '"error"' in ended.text
+                assert "holds" not in ended.text
+        never.set()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
