@@ -218,7 +218,9 @@ def test_an_outage_lends_no_slot_twice_and_ends_by_itself(replicas, postgres):
     open_one, _ = replicas
     moment = Moment()
     databases = [open_one().database for _ in range(2)]
-    one, other = (Limits(SharedPool(database, name), moment) for database, name in zip(databases, "ab", strict=True))
+    one, other = (
+        Limits(SharedPool(database, name), moment) for database, name in zip(databases, "ab", strict=True)
+    )
     settings = Settings(concurrent=3)
     open_here = opened([entered(one, "acme", settings) for _ in range(2)])
     assert len(open_here) == 2
