@@ -1,13 +1,15 @@
 """What the decision log takes: records a second on both databases, and what it adds to a request.
 
     python -m benchmarks.decision_log --output results/decision_log.json
-    python -m benchmarks.decision_log --seconds 2 --requests 50 --only sqlite
+    python -m benchmarks.decision_log --seconds 2 --rounds 4 --requests 50 --only sqlite
 
 Records: the writer gets as many as it takes, from one thread and from 64 threads that each wait for their record as a
 stream does. A plain `fsync` of a page beside the file says what the disk gives. Requests: the same server on a tiny model,
 with the log and with a log that keeps nothing, in turn, round by round, so that a busy machine slows both alike. The added
-time is the difference of the rounds' percentiles; `wait_ms` is how long an answer waits for its record. PostgreSQL is
-started in a folder of its own.
+time is the median over rounds of the difference of the round's percentiles, with a bootstrap interval: rounds are drawn
+with replacement, both sides of each together, and the interval holds the middle 95 % of the medians. `n` is the number
+of requests on each side. `wait_ms` is how long an answer waits for its record. PostgreSQL is started in a folder of its
+own.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
 from starlette.testclient import TestClient
 
 from benchmarks.idle import report
@@ -33,8 +37,10 @@ from lockgate.gateway import EngineOptions, Gateway, GatewayOptions, create_app
 from lockgate.guards import Guard
 
 STREAMS = 64
-ROUNDS = 8
+CONFIDENCE = 0.95
+RESAMPLES = 9999
 _Then = Callable[[bool], None]
+Floats = NDArray[np.float64]
 
 
 class NoLog(DecisionLog):
@@ -58,9 +64,12 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="for each measurement of records")
     parser.add_argument("--requests", type=int, default=400, help="for each round of requests")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of requests on each side")
     parser.add_argument("--only", choices=DATABASES, help="one database alone")
     parser.add_argument("--output", type=Path, help="result file; without it, standard output alone")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("--rounds: expected at least 2, of which an interval can be made")
     found: dict[str, Any] = {"cores": os.cpu_count(), "databases": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -69,11 +78,13 @@ def main() -> None:
         guard = Guard.load(saved, backbone=model)
         for kind in DATABASES if arguments.only is None else (arguments.only,):
             with database(kind, folder) as place:
-                found["databases"][kind] = measure(guard, place, arguments.seconds, arguments.requests)
+                found["databases"][kind] = measure(
+                    guard, place, arguments.seconds, arguments.rounds, arguments.requests
+                )
     report(found, arguments.output)
 
 
-def measure(guard: Guard, place: str, seconds: float, count: int) -> dict[str, Any]:
+def measure(guard: Guard, place: str, seconds: float, rounds: int, count: int) -> dict[str, Any]:
     """Measure one database."""
     pace, waits = waiting(place, seconds, STREAMS)
     return {
@@ -81,7 +92,7 @@ def measure(guard: Guard, place: str, seconds: float, count: int) -> dict[str, A
         "records_per_s_64_streams": round(pace),
         "wait_ms_64_streams": percentiles(waits),
         "wait_ms_1_stream": percentiles(waiting(place, seconds, 1)[1]),
-        "request": requests(guard, place, count),
+        "request": requests(guard, place, rounds, count),
     }
 
 
@@ -118,27 +129,50 @@ def waiting(place: str, seconds: float, streams: int) -> tuple[float, list[float
     return len(waits) / seconds, waits
 
 
-def requests(guard: Guard, place: str, count: int) -> dict[str, Any]:
+def requests(guard: Guard, place: str, rounds: int, count: int) -> dict[str, Any]:
     """Return the milliseconds of requests with the log and without one, and the added ones."""
-    rounds: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
+    took: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
     with _client(guard, place, DecisionLog) as logged, _client(guard, place, NoLog) as plain:
-        for number in range(ROUNDS + 1):
+        for number in range(rounds + 1):
             sides = [("with", logged), ("without", plain)]
             for side, client in sides if number % 2 else sides[::-1]:
-                took = percentiles([_ask(client) for _ in range(count)])
+                found = percentiles([_ask(client) for _ in range(count)])
                 if number:  # the first round warms up
-                    rounds[side].append(took)
+                    took[side].append(found)
     middle = {
         side: {name: round(median(one[name] for one in found), 3) for name in found[0]}
-        for side, found in rounds.items()
+        for side, found in took.items()
     }
-    added = {
-        name: round(
-            median(a[name] - b[name] for a, b in zip(rounds["with"], rounds["without"], strict=True)), 3
-        )
-        for name in middle["with"]
-    }
-    return {"rounds": ROUNDS, "requests": count, **middle, "added_ms": added}
+    about = {"rounds": rounds, "requests": count, "n": rounds * count, "confidence": CONFIDENCE}
+    return {**about, **middle, "added_ms": added(took["with"], took["without"]), "by_round": took}
+
+
+def added(with_log: Sequence[dict[str, float]], without: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return by how much percentiles are higher with the log, and the interval of each difference.
+
+    Args:
+        with_log, without: percentiles of the rounds, one after another.
+    """
+    found = {}
+    for name in with_log[0]:
+        differences = np.array([a[name] - b[name] for a, b in zip(with_log, without, strict=True)])
+        low, high = interval(differences)
+        middle = float(np.median(differences))
+        found |= {name: round(middle, 3), f"{name}_low": round(low, 3), f"{name}_high": round(high, 3)}
+    return found
+
+
+def interval(values: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the bootstrap interval of a median, by percentiles. It needs two values."""
+    found = bootstrap(
+        (values,),
+        np.median,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def fsyncs(path: Path, count: int = 200) -> list[float]:

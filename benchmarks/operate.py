@@ -34,7 +34,10 @@ def gathered(
         found["kills"] = {name: {"runs": part["runs"], "lost": part["lost"]} for name, part in parts}
     if log:
         databases = log["databases"]
-        found["log_ms"] = databases["sqlite"]["request"]["added_ms"]
+        # By how much the percentiles of a request are higher, with intervals, and from how many requests.
+        request = databases["sqlite"]["request"]
+        about = {name: request[name] for name in ("rounds", "requests", "n", "confidence") if name in request}
+        found["log_ms"] = {**request["added_ms"], **about}
         found["records_per_s"] = {name: part["records_per_s"] for name, part in databases.items()}
     if pages:
         found |= {name: pages[name] for name in ("pages", "axe_violations")}

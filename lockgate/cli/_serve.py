@@ -170,6 +170,9 @@ def serve(
     queue_timeout: Annotated[
         float, typer.Option(help="Seconds that a request may wait. Then it gets a 503.")
     ] = 120.0,
+    promotion_timeout: Annotated[
+        float, typer.Option(help="Seconds that open answers have to end when another guard takes over.")
+    ] = 30.0,
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds that open answers have to end at shutdown.")
     ] = 30.0,

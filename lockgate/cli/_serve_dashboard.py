@@ -124,11 +124,13 @@ def dashboard_routes(
     from lockgate.dashboard import Dashboard, DashboardOptions
 
     log = gateway.options.log
+    further = {name: _Served(one) for name, one in gateway.guards.further.items()}
     options = DashboardOptions(
         log=log.where,
         log_password_env=log.password_env,
         mode=lambda: gateway.mode,
         guard=_Served(gateway),
+        further=lambda: {name: found for name, tell in further.items() if (found := tell()) is not None},
         loopback=gateway.options.loopback,
         rollout=None if places is None else _rollout(gateway, places, follow),
         builds=None if places is None else _builds(places),

@@ -122,6 +122,7 @@ def options_of(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "G
         settings.step_timeout,
         settings.verdict_timeout,
         queue_timeout=settings.queue_timeout,
+        promotion_timeout=settings.promotion_timeout,
     )
     more: dict[str, Any] = {"api_key": _read_key(settings.api_key_file)}
     if loaded is not None:

@@ -27,7 +27,14 @@ FILE_KEYS = {
         name: f"limits.{name}"
         for name in (
             *("max_streams", "max_queue", "kv_tokens", "default_max_tokens", "block_input_status"),
-            *("step_timeout", "verdict_timeout", "queue_timeout", "hold_tokens", "hold_ms"),
+            *(
+                "step_timeout",
+                "verdict_timeout",
+                "queue_timeout",
+                "promotion_timeout",
+                "hold_tokens",
+                "hold_ms",
+            ),
         )
     },
 }
@@ -81,6 +88,7 @@ class Settings:
     step_timeout: float
     verdict_timeout: float
     queue_timeout: float
+    promotion_timeout: float
     drain_timeout: float
     max_connections: int
     metrics_key_env: str | None

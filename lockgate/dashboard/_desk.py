@@ -1,12 +1,12 @@
 """What all pages share: who asks, what they may see, and how a page is answered."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -15,15 +15,18 @@ from lockgate._version import __version__
 from lockgate.dashboard._figures import text_of
 from lockgate.dashboard._guard import ServedGuard
 from lockgate.dashboard._kept import Kept
+from lockgate.dashboard._scores import margin_of
 from lockgate.dashboard._sessions import Sessions
 from lockgate.dashboard._templates import render
-from lockgate.decisions import Line, LogReader, open_log
+from lockgate.decisions import Decision, Line, LogReader, open_log
 from lockgate.errors import ConfigError, LockgateError
 from lockgate.reviews import Reviews
 from lockgate.rollout import Builds, Rollout
-from lockgate.tenants import Principal, Role, Tenants
+from lockgate.tenants import Principal, Role, Settings, Tenants
 
 ROOT = "/admin"
+# Name of the guard for all who name none.
+DEFAULT = "default"
 
 
 class PageError(LockgateError):
@@ -44,6 +47,7 @@ class DashboardOptions:
         log_password_env: environment variable with the log's password.
         mode: tells the server's mode. A reload may change it.
         guard: tells the guard that is served; None in mode `off`. Another one may take over.
+        further: tells the guards that serve beside it, by their names in the config.
         loopback: whether only this machine reaches the server. Cookies may then go without TLS.
         rollout: changes the guard; None if the operator has not allowed that.
         builds: makes new guards; None if the operator has not allowed that.
@@ -54,6 +58,7 @@ class DashboardOptions:
     log_password_env: str
     mode: Callable[[], str]
     guard: Callable[[], ServedGuard | None] = lambda: None
+    further: Callable[[], Mapping[str, ServedGuard]] = dict
     loopback: bool = True
     rollout: Rollout | None = None
     builds: Builds | None = None
@@ -111,6 +116,21 @@ class Desk:
     def guard(self) -> ServedGuard | None:
         return self.options.guard()
 
+    @property
+    def guards(self) -> dict[str, ServedGuard]:
+        """All guards by name, the default one first; empty in mode `off`."""
+        first = self.guard
+        return {} if first is None else {DEFAULT: first, **self.options.further()}
+
+    def guards_of(self, tenant: str) -> dict[str, ServedGuard]:
+        """Return the guard that judges a tenant's requests, by its name. Raises OperationsError."""
+        every = self.guards
+        if len(every) < 2:
+            return every
+        settings = next((one.settings for one in self.tenants.tenants() if one.name == tenant), Settings())
+        name = settings.guard or DEFAULT
+        return {name: every[name]} if name in every else {}
+
     def holder(self, tenant: str, key: str) -> Viewer | None:
         """Return who has a key, as long as it is valid and may review. Raises OperationsError."""
         try:
@@ -140,6 +160,26 @@ class Desk:
             yield opened
 
 
+class Choice(NamedTuple):
+    """The guard that a page is about.
+
+    Attributes:
+        name: its name in the config.
+        guard: None in mode `off`, or if the server lacks the guard of the reader's tenant.
+        names: the names of the guards that may be chosen.
+        alone: whether no other guard serves here.
+    """
+
+    name: str
+    guard: ServedGuard | None
+    names: tuple[str, ...]
+    alone: bool
+
+    def has(self, one: Decision) -> bool:
+        """Whether a decision counts on the page. Beside other guards, only those of its own bundle do."""
+        return self.alone or (self.guard is not None and one.guard == self.guard.sha256)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request of somebody who is signed in.
@@ -167,17 +207,37 @@ class Call:
 
     def page(self, template: str, status: int = 200, **values: Any) -> Response:  # noqa: ANN401 - of the template
         """Answer with a page or a part of one."""
-        guard = self.desk.guard
+        guards = list(self.guards.values())
         shared = {
             "who": self.who,
             "csrf": self.csrf,
-            "guard": guard,
+            "guard": guards[0] if guards else None,
             "mode": self.desk.options.mode(),
-            "categories": {} if guard is None else guard.categories,
+            "categories": categories_of(guards),
             "version": __version__,
             "all_tenants": self.scope is None,
         }
         return HTMLResponse(render(template, {**shared, **values}), status)
+
+    @property
+    def guards(self) -> dict[str, ServedGuard]:
+        """The guards that may be seen, by name: an admin sees all, a reviewer that of its tenant."""
+        return self.desk.guards if self.scope is None else self.desk.guards_of(self.scope)
+
+    def choice(self) -> Choice:
+        """Return the guard that `guard` in the address names; else the first one. Raises PageError."""
+        guards = self.guards
+        name = self.wanted("guard") or next(iter(guards), DEFAULT)
+        if name not in guards and self.wanted("guard") is not None:
+            raise PageError(404, "No such guard", f"Expected one of {', '.join(guards) or 'none'}.")
+        return Choice(name, guards.get(name), tuple(guards), alone=len(self.desk.guards) < 2)
+
+    def margins(self) -> Callable[[Decision], float]:
+        """Return what tells margins: by the guard that decided, or the first one if it serves no longer."""
+        guards = list(self.guards.values())
+        records = {guard.sha256: guard.record for guard in guards}
+        usual = guards[0].record if guards else None
+        return lambda one: margin_of(one, records.get(one.guard or "", usual))
 
     def wanted(self, name: str) -> str | None:
         """Return a value of the address, or None if it is empty or not there."""
@@ -202,6 +262,11 @@ class Page:
     role: Role = "reviewer"
     method: str = "GET"
     awake: bool = True
+
+
+def categories_of(guards: Sequence[ServedGuard]) -> dict[str, str]:
+    """Return the titles of the harmful categories of guards, by id. Of equal ids the first one counts."""
+    return {name: title for guard in reversed(guards) for name, title in guard.categories.items()}
 
 
 def go_to(path: str, **query: str | int) -> Response:

@@ -92,16 +92,15 @@ class Drift:
         return min((share.since for share in self.shares if share.since is not None), default=None)
 
 
-def follow_drift(call: Call) -> Drift | None:
-    """Read what the log has got since the last look, and tell what the test says about it.
+def follow_drift(call: Call, guard: ServedGuard | None) -> Drift | None:
+    """Read what the log has got since the last look, and tell what the test of a guard says about it.
 
     One look reads a bounded number of records. What was met is kept in the operations database: all servers
     that share it go on with one test, and no purge or restart begins another.
 
     Returns:
-        None if the served guard is not calibrated, or if its bounds can't be computed here.
+        None if there is no guard, if it is not calibrated, or if its bounds can't be computed here.
     """
-    guard = call.desk.guard
     calibration = None if guard is None else guard.calibration
     if guard is None or calibration is None:
         return None

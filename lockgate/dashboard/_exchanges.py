@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from lockgate.dashboard._desk import Call, Page, PageError
 from lockgate.dashboard._figures import KINDS, text_of
-from lockgate.dashboard._scores import margin_of
 from lockgate.decisions import ContentReader, Decision, Stored
 from lockgate.errors import DecisionLogError
 
@@ -25,13 +24,13 @@ def _list(call: Call) -> Response:
     since, until = (_time(chosen.get(name), name) for name in ("since", "until"))
     with call.desk.log() as log:
         found = log.find(wanted, count=SIZE, since=since, until=until, before=call.wanted("before"))
-    record = None if call.desk.guard is None else call.desk.guard.record
+    margin = call.margins()
     older = None if found.end is None else urlencode({**chosen, "before": found.end})
     return call.page(
         "exchanges.html",
         here="exchanges",
         lines=found.lines,
-        margins=[margin_of(line.decision, record) for line in found.lines],
+        margins=[margin(line.decision) for line in found.lines],
         chosen=chosen,
         asked={name: chosen.get(name) for name in _FILTERS},
         kinds=KINDS,
@@ -48,7 +47,7 @@ def _condition(call: Call, chosen: Mapping[str, str]) -> Callable[[Decision], bo
     if kind is not None and kind not in (*KINDS, "flagged"):
         raise PageError(400, "No such decision", f"Expected flagged, or one of {', '.join(KINDS)}.")
     near = _number(chosen.get("near"), "near")
-    record = None if call.desk.guard is None else call.desk.guard.record
+    margin = call.margins()
 
     def fits(one: Decision) -> bool:
         return (
@@ -56,7 +55,7 @@ def _condition(call: Call, chosen: Mapping[str, str]) -> Callable[[Decision], bo
             and (kind is None or (one.flagged if kind == "flagged" else one.decision == kind))
             and (category is None or one.category == category)
             and (tenant is None or one.tenant == tenant)
-            and (near is None or abs(margin_of(one, record)) <= near)
+            and (near is None or abs(margin(one)) <= near)
         )
 
     return fits
@@ -88,18 +87,17 @@ def _time(text: str | None, name: str) -> str | None:
 
 def _one(call: Call) -> Response:
     stored, decision = seen(call, call.path["exchange"], call.path["choice"])
-    guard = call.desk.guard
     text, problem = text_of_exchange(stored)
     return call.page(
         "exchange.html",
         here="exchanges",
         stored=stored,
         one=decision,
-        margin=margin_of(decision, None if guard is None else guard.record),
+        margin=call.margins()(decision),
         text=text,
         problem=problem,
         reviews=call.desk.reviews.about(decision.id, decision.choice),
-        own_guard=guard is not None and decision.guard == guard.sha256,
+        served_as=[name for name, guard in call.guards.items() if guard.sha256 == decision.guard],
     )
 
 

@@ -1,4 +1,4 @@
-"""The page of the served guard."""
+"""The page of a guard that is served."""
 
 from starlette.responses import Response
 
@@ -6,8 +6,10 @@ from lockgate.dashboard._desk import Call, Page
 
 
 def _guard(call: Call) -> Response:
-    guard = call.desk.guard
-    return call.page("guard.html", here="guard", calibration=None if guard is None else guard.calibration)
+    choice = call.choice()
+    guard = choice.guard
+    calibration = None if guard is None else guard.calibration
+    return call.page("guard.html", here="guard", guard=guard, choice=choice, calibration=calibration)
 
 
 PAGES = (Page("/guard", _guard),)

@@ -12,9 +12,8 @@ from typing import Any, BinaryIO, get_args
 from starlette.responses import Response, StreamingResponse
 
 from lockgate.calibration import Interval, clopper_pearson
-from lockgate.dashboard._desk import Call, Page, PageError, go_to, newest
+from lockgate.dashboard._desk import Call, Page, PageError, categories_of, go_to, newest
 from lockgate.dashboard._exchanges import seen, text_of_exchange
-from lockgate.dashboard._scores import margin_of
 from lockgate.decisions import ContentReader, Decision
 from lockgate.errors import MissingExtra, ReviewError
 from lockgate.reviews import (
@@ -59,11 +58,10 @@ def _queue(call: Call) -> Response:
     }
     if pick is not None:
         stored, decision = seen(call, pick.decision.id, str(pick.decision.choice))
-        guard = call.desk.guard
         values |= {
             "text": text_of_exchange(stored)[0],
             "stored": stored,
-            "margin": margin_of(decision, None if guard is None else guard.record),
+            "margin": call.margins()(decision),
         }
     return call.page("review.html", **values)
 
@@ -76,11 +74,9 @@ def _choose(call: Call, own: list[Review]) -> tuple[Pick | None, int]:
     again = _asked_again(call, readable)
     if again is not None and (again.decision.id, again.decision.choice) not in known:
         return again, len(lines) - len(readable)
-    guard = call.desk.guard
-    record = None if guard is None else guard.record
     done = count_picked([review.picked for review in own])
     return (
-        next_pick(readable, lambda one: margin_of(one, record), done, known),
+        next_pick(readable, call.margins(), done, known),
         len(lines) - len(readable),
     )
 
@@ -123,8 +119,7 @@ def _judge(call: Call) -> Response:
     if not _is_signed(call, Pick(decision, kinds[picked]), form.get("signature")):
         raise PageError(403, "Not what was shown", _FORGED)
     category = form.get("category") or None
-    guard = call.desk.guard
-    if category is not None and (guard is None or category not in guard.categories):
+    if category is not None and category not in categories_of(list(call.guards.values())):
         raise PageError(400, "No such category", "Take a category of the guard's policy, or none.")
     review = Review(
         tenant=decision.tenant or "",

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from lockgate.dashboard._desk import Call, Page, PageError, newest
+from lockgate.dashboard._desk import Call, Choice, Page, PageError, newest
 from lockgate.dashboard._drift import FALSE_ALARMS, follow_drift
 from lockgate.dashboard._guard import ServedGuard
 from lockgate.dashboard._scores import (
@@ -21,10 +21,11 @@ from lockgate.decisions import MOST_READ
 
 
 def _scores(call: Call) -> Response:
-    guard = call.desk.guard
+    choice = call.choice()
+    guard = choice.guard
     if guard is None:
-        return call.page("scores.html", here="scores", found=None)
-    found, complete, oldest = _read(call, guard)
+        return call.page("scores.html", here="scores", choice=choice, found=None)
+    found, complete, oldest = _read(call, choice, guard)
     flag = guard.record.decides.flag
     bars = histogram([score - flag for score in found.scores])
     calibration = guard.calibration
@@ -32,13 +33,15 @@ def _scores(call: Call) -> Response:
     return call.page(
         "scores.html",
         here="scores",
+        guard=guard,
+        choice=choice,
         found=found,
         complete=complete,
         oldest=oldest,
         most=MOST_READ,
         bars=bars,
         marks=[] if bars is None else [(name, bars.place(value - flag)) for name, value in marks.items()],
-        drift=follow_drift(call),
+        drift=follow_drift(call, guard),
         psi=stability(found.scores, marks),
         calibration=calibration,
         levels=(PSI_WATCH, PSI_ALARM),
@@ -48,10 +51,11 @@ def _scores(call: Call) -> Response:
 
 
 def _what_if(call: Call) -> Response:
-    guard = call.desk.guard
+    choice = call.choice()
+    guard = choice.guard
     if guard is None:
         raise PageError(404, "No guard", "This server has no guard.")
-    return call.page("_what_if.html", **_what_if_values(call, guard, _read(call, guard)[0]))
+    return call.page("_what_if.html", **_what_if_values(call, guard, _read(call, choice, guard)[0]))
 
 
 def _what_if_values(call: Call, guard: ServedGuard, found: Recorded) -> dict[str, Any]:
@@ -72,9 +76,9 @@ def _what_if_values(call: Call, guard: ServedGuard, found: Recorded) -> dict[str
     }
 
 
-def _read(call: Call, guard: ServedGuard) -> tuple[Recorded, bool, str | None]:
+def _read(call: Call, choice: Choice, guard: ServedGuard) -> tuple[Recorded, bool, str | None]:
     lines, complete = newest(call, None, MOST_READ)
-    found = recorded([line.decision for line in lines], guard.record, guard.sha256)
+    found = recorded([one for line in lines if choice.has(one := line.decision)], guard.record, guard.sha256)
     return found, complete, lines[-1].at if lines else None
 
 

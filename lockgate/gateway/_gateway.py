@@ -24,7 +24,7 @@ from lockgate.gateway._engine import Engine
 from lockgate.gateway._errors import ApiError, invalid
 from lockgate.gateway._events import Event
 from lockgate.gateway._gateway_options import GatewayOptions
-from lockgate.gateway._guarding import PATIENCE, describe_guard, promote, scoring_of
+from lockgate.gateway._guarding import describe_guard, promote, scoring_of
 from lockgate.gateway._guards import DEFAULT, Guards, engine_problems
 from lockgate.gateway._intake import Intake
 from lockgate.gateway._jobs import Job
@@ -198,17 +198,15 @@ class Gateway:
         for engine in self.guards.engines:
             engine.warm()
 
-    def promote(
-        self, guard: Guard | str | Path, by: str, *, patience: float = PATIENCE, name: str = DEFAULT
-    ) -> GuardChange:
+    def promote(self, guard: Guard | str | Path, by: str, *, name: str = DEFAULT) -> GuardChange:
         """Let another guard of the same backbone take over, and record it. Not on the event loop.
 
         Open answers go on under the guard that they began with. It takes until they have ended.
+        After `EngineOptions.promotion_timeout` seconds those that are left get a 503.
 
         Args:
             guard: the guard, loaded onto `whole`, or the folder of its bundle, or `embedded`.
             by: who wants it, such as `config` or the name of a reviewer's key.
-            patience: seconds that open answers have to end. Those that are left get a 503.
             name: name of the guard in whose place it comes. Answers under the others are not touched.
 
         Returns:
@@ -220,7 +218,7 @@ class Gateway:
             LockgateError: the bundle is damaged, was made for another backbone, or can't be opened.
                 In all these cases the old guard goes on.
         """
-        return promote(self.guards.find(name), guard, by, patience)
+        return promote(self.guards.find(name), guard, by)
 
     def close(self, timeout: float = 10.0) -> Left:
         """End open streams, write their decisions and stop the engines. Return what was not written."""

@@ -19,9 +19,6 @@ from lockgate.gateway._options import CheckOptions, EngineOptions
 from lockgate.gateway._scoring import Scoring
 from lockgate.guards import Guard, bundle_folder, finite_or_none
 
-# Seconds that open answers have to end when another guard takes over.
-PATIENCE = 30.0
-
 
 class _Options(Protocol):
     @property
@@ -62,7 +59,7 @@ def _folder(source: str | Path) -> Path:
     return bundle_folder(source).resolve()
 
 
-def promote(gateway: Served, guard: Guard | str | Path, by: str, patience: float) -> GuardChange:
+def promote(gateway: Served, guard: Guard | str | Path, by: str) -> GuardChange:
     """See `Gateway.promote`."""
     if gateway.options.engine.mode == "off":
         raise PromotionError("mode off has no guard; start the server again in another mode")
@@ -91,7 +88,7 @@ def promote(gateway: Served, guard: Guard | str | Path, by: str, patience: float
         gateway.about_guard, gateway.guard_folder = about, made.path
         gateway.decisions.note_guard(change)
 
-    gateway.engine.exchange(scoring, patience, changed)
+    gateway.engine.exchange(scoring, gateway.options.engine.promotion_timeout, changed)
     return change
 
 

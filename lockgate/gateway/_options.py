@@ -56,6 +56,8 @@ class EngineOptions:
         verdict_breaker: when the second stage counts as down, and for how long.
         verdict_kv_tokens: key-value tokens of the second stage. None takes as many as `kv_tokens`.
         queue_timeout: seconds that a request may wait before it is opened. Then it gets a 503.
+        promotion_timeout: seconds that open answers have to end when another guard takes over. Those that are
+            left get a 503. Requests wait meanwhile.
     """
 
     mode: Mode = "enforce"
@@ -67,14 +69,15 @@ class EngineOptions:
     verdict_kv_tokens: int | None = None
     verdict_breaker: BreakerOptions = field(default_factory=BreakerOptions)
     queue_timeout: float = 120.0
+    promotion_timeout: float = 30.0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode: expected one of {', '.join(MODES)}")
         if self.max_streams < 1 or self.max_queue < 0 or not self.step_timeout > 0:
             raise ConfigError("expected max_streams >= 1, max_queue >= 0 and a step time-out above 0")
-        if not (self.verdict_timeout > 0 and self.queue_timeout > 0):
-            raise ConfigError("expected a verdict time-out and a queue time-out above 0")
+        if not (self.verdict_timeout > 0 and self.queue_timeout > 0 and self.promotion_timeout > 0):
+            raise ConfigError("expected time-outs of verdicts, the queue and promotions above 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,13 @@ class Tenancy:
 
     def problems(self) -> list[str]:
         """List the faults that are open now."""
-        if self._tenants is None or self._tenants.fault is None:
+        if self._tenants is None:
             return []
         # Who may read this need not know where the database is.
-        return ["the operations database can't be read"]
+        found = [] if self._tenants.fault is None else ["the operations database can't be read"]
+        if self._tenants.limits.fault is not None:
+            found.append("limits of tenants can't be renewed: tenants that have some may get 503")
+        return found
 
     def remove_alerts(self, days: float) -> None:
         """Remove alerts that are older than so many days, in the background."""

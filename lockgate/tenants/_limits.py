@@ -5,11 +5,12 @@ requests are decided here, without the database, and no limit is ever exceeded: 
 is gone from the bucket. A share that is not used in time is dropped, so that it can't add up to a burst.
 """
 
+import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -17,6 +18,8 @@ from typing import Literal
 from lockgate.errors import OperationsError
 from lockgate.tenants._pools import LEASE_SECONDS, Draw, Pool
 from lockgate.tenants._settings import Settings
+
+logger = logging.getLogger("lockgate.tenants")
 
 LimitName = Literal["requests", "tokens", "concurrent"]
 
@@ -95,6 +98,13 @@ Leave = Callable[[], None]
 class Limits:
     """The limits of all tenants on this replica. Any thread may call it.
 
+    A replica that is cut off from the database lets in what its shares and leases still hold. When they are
+    used up or run out, it refuses the tenants that have limits, until it reaches the database again. Requests
+    that are open then go on.
+
+    Attributes:
+        fault: why the database could not be asked the last time; None if it could.
+
     Args:
         ticks: seconds that only grow.
     """
@@ -107,6 +117,7 @@ class Limits:
         self._down_until = float("-inf")
         self._stopped = threading.Event()
         self._keeper: threading.Thread | None = None
+        self.fault: str | None = None
 
     def start(self) -> None:
         """Start the thread that renews leases, if there are any."""
@@ -142,11 +153,8 @@ class Limits:
                     return found
                 if self._ticks() < self._down_until:
                     raise OperationsError("operations database: could not be reached just now")
-                try:
+                with self._noting():
                     self._fetch(tenant, state, settings)
-                except OperationsError:
-                    self._down_until = self._ticks() + PAUSE_SECONDS
-                    raise
         return self.try_enter(tenant, settings) or Refusal("requests", 1.0)
 
     def spend(self, tenant: str, tokens: int) -> None:
@@ -205,8 +213,27 @@ class Limits:
         for tenant in due:
             state = self._state(tenant)
             # What can't be renewed runs out, and then requests are refused.
-            with suppress(OperationsError), state.turn:
+            with suppress(OperationsError), state.turn, self._noting():
                 self._lease(tenant, state, state.limit, 0)
+        if self.fault is not None and not due:
+            with suppress(OperationsError), self._noting():
+                self._pool.probe()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Ask the database, and note whether it could be asked."""
+        try:
+            yield
+        except OperationsError as error:
+            if self.fault is None:
+                logger.error(
+                    "%s; tenants with limits are refused when what this server holds is used up", error
+                )
+            self._down_until, self.fault = self._ticks() + PAUSE_SECONDS, str(error)
+            raise
+        if self.fault is not None:
+            logger.warning("limits of tenants can be kept again")
+            self.fault = None
 
     def _keep(self) -> None:
         while not self._stopped.wait(TICK_SECONDS):

@@ -10,8 +10,11 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from lockgate.databases import Database
 from lockgate.tenants._schema import BUCKETS, LEASES, TENANTS
 
-# Seconds for which slots are lent to a replica. What a killed one held comes back after them.
+# Seconds for which slots are lent to a replica.
 LEASE_SECONDS = 30.0
+# Seconds from the moment when a lease that has run out is missed until its slots are lent to others. In an
+# outage of the database all leases run out, and so their holders have time to renew them after it.
+GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ class Pool(Protocol):
             used: how many of them are in use, and can't be taken away.
         """
 
+    def probe(self) -> None:
+        """Find out whether it can be asked. Raises OperationsError."""
+
 
 class OwnPool:
     """Counts in this process, for a server that is alone."""
@@ -80,6 +86,9 @@ class OwnPool:
     def lease(self, tenant: str, limit: int, wanted: int, used: int) -> int:
         """See `Pool.lease`. There is no other replica."""
         return limit if wanted else 0
+
+    def probe(self) -> None:
+        """See `Pool.probe`."""
 
 
 class SharedPool:
@@ -118,9 +127,12 @@ class SharedPool:
                 select(TENANTS.c.name).where(TENANTS.c.name == tenant).with_for_update(key_share=True)
             )
             now = _now(connection)
-            connection.execute(delete(LEASES).where(LEASES.c.tenant == tenant, LEASES.c.expires <= now))
-            total = select(func.coalesce(func.sum(LEASES.c.slots), 0))
-            others = total.where(LEASES.c.tenant == tenant, LEASES.c.replica != self._replica)
+            of_others = (LEASES.c.tenant == tenant, LEASES.c.replica != self._replica)
+            late = (*of_others, LEASES.c.expires <= now)
+            connection.execute(delete(LEASES).where(*late, LEASES.c.late_since <= now - GRACE_SECONDS))
+            missed = update(LEASES).where(*late, LEASES.c.late_since.is_(None))
+            connection.execute(missed.values(late_since=now))
+            others = select(func.coalesce(func.sum(LEASES.c.slots), 0)).where(*of_others)
             free = limit - int(connection.execute(others).scalar_one())
             slots = max(used, min(wanted, free))
             connection.execute(delete(LEASES).where(*own))
@@ -128,6 +140,11 @@ class SharedPool:
                 row = {"tenant": tenant, "replica": self._replica, "slots": slots}
                 connection.execute(insert(LEASES).values(**row, expires=now + LEASE_SECONDS))
         return slots
+
+    def probe(self) -> None:
+        """See `Pool.probe`."""
+        with self._database.reading() as connection:
+            connection.execute(text("SELECT 1"))
 
 
 _NEW_BUCKET = text(

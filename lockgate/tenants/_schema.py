@@ -69,7 +69,8 @@ BUCKETS = Table(
     Column("at", Double, nullable=False),
 )
 
-# Slots for requests at a time, lent to a replica. What it does not renew comes back.
+# Slots for requests at a time, lent to a replica. What it does not renew comes back, some time after another
+# replica has missed it at `late_since`.
 LEASES = Table(
     "leases",
     METADATA,
@@ -77,6 +78,7 @@ LEASES = Table(
     Column("replica", String(64), primary_key=True),
     Column("slots", Integer, nullable=False),
     Column("expires", Double, nullable=False),
+    Column("late_since", Double),
 )
 
 ALERTS = Table(

@@ -44,12 +44,14 @@ def test_a_page_is_named_by_its_route(address, name):
 def test_what_is_gathered():
     pages = {"pages": ["/admin/"], "axe_violations": 3, "looks": []}
     kills = {"kills": {"sqlite": {"runs": 2, "lost": 0, "seconds": 1.0}}}
-    log = {"databases": {"sqlite": {"records_per_s": 9.0, "request": {"added_ms": {"p50": 1.0, "p99": 2.0}}}}}
+    added = {"p50": 1.0, "p50_low": 0.5, "p50_high": 1.5, "p99": 2.0, "p99_low": -1.0, "p99_high": 4.0}
+    request = {"rounds": 2, "requests": 3, "n": 6, "confidence": 0.95, "added_ms": added, "with": {}}
+    log = {"databases": {"sqlite": {"records_per_s": 9.0, "request": request}}}
     assert operate.gathered({"sequential": 1}, {}, {}, {}) == {"sequential": 1}
     assert operate.gathered({"axe_violations": 7, "sequential": 1}, kills, log, pages) == {
         "sequential": 1,
         "kills": {"sqlite": {"runs": 2, "lost": 0}},
-        "log_ms": {"p50": 1.0, "p99": 2.0},
+        "log_ms": {**added, "rounds": 2, "requests": 3, "n": 6, "confidence": 0.95},
         "records_per_s": {"sqlite": 9.0},
         "pages": ["/admin/"],
         "axe_violations": 3,

@@ -28,6 +28,11 @@ def call_of(house, role="admin", tenant="canal"):
     return Call(house.dashboard._desk, who, "", {}, {}, {})
 
 
+def follow(house, *who):
+    call = call_of(house, *who)
+    return follow_drift(call, call.desk.guard)
+
+
 def numbers(drift):
     return {share.quantile: (share.seen.n, share.seen.hits) for share in drift.shares}
 
@@ -57,17 +62,17 @@ def test_looks_in_parts_see_each_exchange_once(any_house, monkeypatch, most):
     draw = random.Random(3)
     scores = [HIGH if draw.random() < 0.2 else LOW for _ in range(30)] + [FLAG + 1] * 3
     write(house, scores[:20])
-    looks = [follow_drift(call_of(house))]
+    looks = [follow(house)]
     assert looks[0].more == (most < 20)
     write(house, scores[20:], start=20)
-    while (look := follow_drift(call_of(house))).more or numbers(look)[None][0] < len(scores):
+    while (look := follow(house)).more or numbers(look)[None][0] < len(scores):
         looks.append(look)
     assert len(looks) == (4 if most == 7 else 1)
     assert numbers(look) == {
         "0.999": (33, sum(score > HIGH - 0.1 for score in scores)),
         None: (33, 3),
     }
-    again = follow_drift(call_of(house))
+    again = follow(house)
     assert again == look
     about = _asked(GUARD, CALIBRATION)["0.999"]
     order = [score > about.value for score in scores]
@@ -84,17 +89,17 @@ def test_the_alarm_comes_stays_and_is_on_both_pages(house):
         assert "<strong>Drift</strong> since" in client.get(f"/admin{path}").text
     text = client.get("/admin/scores").text
     assert re.findall(r"<td>(Left|Within)", text) == ["Left", "Within"]
-    since = follow_drift(call_of(house)).since
+    since = follow(house).since
     write(house, [LOW] * 50, start=70)
-    assert follow_drift(call_of(house)).n == 120
+    assert follow(house).n == 120
     purge_log(house.log, "2100-01-01T00:00:00.000Z", "operator")
-    look = follow_drift(call_of(house))
+    look = follow(house)
     assert (look.since, look.n, look.more) == (since, 120, False)
 
 
 def test_flags_beyond_the_budget_raise_it(house):
     write(house, [LOW] * 40 + [FLAG + 1] * 3 + [LOW] * 20)
-    look = follow_drift(call_of(house))
+    look = follow(house)
     assert [share.since is not None for share in look.shares] == [False, True]
 
 
@@ -110,16 +115,16 @@ def test_only_exchanges_that_the_guard_has_checked_to_their_end_count(house):
     ]
     for number, fields in enumerate(others):
         write(house, [HIGH], start=10 + number, **fields)
-    assert numbers(follow_drift(call_of(house))) == {"0.999": (1, 1), None: (1, 0)}
+    assert numbers(follow(house)) == {"0.999": (1, 1), None: (1, 0)}
 
 
 def test_a_reviewer_has_a_test_of_its_own_exchanges(house):
     fill(house.log, [exchange(n, "mill" if n % 3 else "harbour", HIGH) for n in range(60)], "none")
-    mill = follow_drift(call_of(house, "reviewer", "mill"))
-    harbour = follow_drift(call_of(house, "reviewer", "harbour"))
-    every = follow_drift(call_of(house))
+    mill = follow(house, "reviewer", "mill")
+    harbour = follow(house, "reviewer", "harbour")
+    every = follow(house)
     assert [look.n for look in (mill, harbour, every)] == [40, 20, 60]
-    assert follow_drift(call_of(house, "reviewer", "ferry")).n == 0
+    assert follow(house, "reviewer", "ferry").n == 0
 
 
 def test_a_look_that_comes_too_late_counts_nothing_twice(house, monkeypatch):
@@ -131,12 +136,12 @@ def test_a_look_that_comes_too_late_counts_nothing_twice(house, monkeypatch):
         # Meanwhile another server has looked, and has more.
         monkeypatch.undo()
         write(house, [LOW] * 2, start=5)
-        assert follow_drift(call_of(house)).n == 7
+        assert follow(house).n == 7
         return real(guard, scope, version, state)
 
     monkeypatch.setattr(desk.kept, "keep_state", slow)
-    assert follow_drift(call_of(house)).n == 7
-    assert follow_drift(call_of(house)).n == 7
+    assert follow(house).n == 7
+    assert follow(house).n == 7
 
 
 def test_another_log_of_the_same_operations_database_counts_too(tmp_path):
@@ -144,7 +149,7 @@ def test_another_log_of_the_same_operations_database_counts_too(tmp_path):
     with house_in(tmp_path / "a", operations=where) as one, house_in(tmp_path / "b", operations=where) as two:
         write(one, [LOW] * 3)
         write(two, [HIGH] * 2)
-        assert [follow_drift(call_of(house)).n for house in (one, two, one, two)] == [3, 5, 5, 5]
+        assert [follow(house).n for house in (one, two, one, two)] == [3, 5, 5, 5]
 
 
 def test_another_guard_begins_anew_and_without_a_calibration_there_is_none(tmp_path):
@@ -153,22 +158,22 @@ def test_another_guard_begins_anew_and_without_a_calibration_there_is_none(tmp_p
         desk = house.dashboard._desk
         desk.options = dataclasses.replace(desk.options, guard=lambda: guards[-1])
         write(house, [HIGH] * 40)
-        assert follow_drift(call_of(house)).since is not None
+        assert follow(house).since is not None
         guards.append(dataclasses.replace(GUARD, sha256="cd" * 32))
         write(house, [LOW] * 3, start=40, guard="cd" * 32)
-        look = follow_drift(call_of(house))
+        look = follow(house)
         assert (look.n, look.since) == (3, None)
         guards.append(dataclasses.replace(GUARD, calibrated=False))
-        assert follow_drift(call_of(house)) is None
+        assert follow(house) is None
         guards.append(None)
-        assert follow_drift(call_of(house)) is None
+        assert follow(house) is None
 
 
 def test_what_is_kept_holds_no_exchange(house):
     log = opened_log(house.log)
     log.write(exchange(1, "mill", HIGH))
     log.close()
-    follow_drift(call_of(house))
+    follow(house)
     kept = msgspec.json.decode(house.dashboard._desk.kept.state(SHA, "*")[1])
     assert set(kept) == {"seen", "first", "last", "shares", "since"}
     assert "chatcmpl" not in str(kept)

@@ -12,7 +12,7 @@ from lockgate.dashboard._app import _PAGES
 
 GETS = [page.path for page in _PAGES if page.method == "GET"]
 NAMES = ["window", "decision", "category", "tenant", "since", "until", "near", "before", "threshold"]
-NAMES += ["exchange", "choice", "picked", "signature"]
+NAMES += ["guard", "exchange", "choice", "picked", "signature"]
 HUGE = ["9" * 19, "9" * 400, "9" * 5000, "-" + "9" * 30, str(1 << 31), str(1 << 63), "1e400", "nan", "-inf"]
 TIMES = ["0001-01-01", "9999-12-31T23:59:59-23:59", "10000-01-01", "0001-01-01T00:00+14:00", "2026-13-01"]
 PLACES = ["2026_x_" + "9" * 19, "_x_1", "9999_x_1", "2026-01-01T00:00:00.000Z_\0_1", "__", "x_x_²"]

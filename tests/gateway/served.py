@@ -48,3 +48,16 @@ def serving(preloaded, folders, *arguments, variables=None):
         yield command.process, command.first_line()
     finally:
         command.close()
+
+
+def save_strict(folders: Path, target: Path) -> None:
+    """Save a guard that flags everything."""
+    guard = Guard.load(folders / "guard", backbone=folders / "model")
+    Guard.create(
+        name="strict",
+        backbone=guard.backbone,
+        constitution=guard.constitution,
+        constitution_yaml=constitution_path("general-harms").read_text(),
+        head=guard.head,
+        thresholds=Thresholds(-1e9, min_tokens=1),
+    ).save(target)

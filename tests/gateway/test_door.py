@@ -21,6 +21,7 @@ from lockgate.gateway._door import given_keys
 from lockgate.gateway._logs import FIELDS
 from lockgate.tenants import CampaignOptions, Settings, Sign, Tenants
 from lockgate.tenants._campaigns import LEAST_EXCHANGES
+from lockgate.tenants._pools import LEASE_SECONDS
 
 TENANTS = ("acme", "other", "third")
 
@@ -128,6 +129,34 @@ async def test_without_the_database_nobody_new_comes_in(estate, make):
         found.moment.now += 1
         assert await status(client, found.headers("other")) == 200
         assert (await client.get("/readyz")).json()["problems"] == []
+
+
+@pytest.mark.anyio
+async def test_a_server_cut_off_from_its_limits_says_so_and_resumes(postgres, make_gateway, backbone, head):
+    """The key is remembered all the time, so what refuses its requests is the lease that ran out."""
+    moment = Moment()
+    tenants = Tenants(postgres.database(), clock=moment, ticks=moment, cache_seconds=1e9)
+    tenants.open()
+    tenants.add_tenant("acme", Settings(concurrent=4))
+    headers = {"Authorization": f"Bearer {tenants.create_key('acme', 'k')[1]}"}
+    gateway = make_gateway(backbone, scoring_for(backbone, head), tenants=tenants)
+    async with client_for(gateway) as client:
+        assert await status(client, headers) == 200
+        postgres.stop()
+        try:
+            moment.now += LEASE_SECONDS
+            answer = await client.post(CHAT, json=ask(), headers=headers)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            ready = await client.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+            assert ready.json()["problems"] == [
+                "limits of tenants can't be renewed: tenants that have some may get 503"
+            ]
+        finally:
+            postgres.start()
+        await eventually(lambda: gateway.problems() == [])
+        moment.now += 1
+        assert await status(client, headers) == 200
 
 
 @pytest.mark.anyio

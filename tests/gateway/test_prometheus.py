@@ -90,7 +90,7 @@ def test_a_real_prometheus_reads_a_server(gateway, tmp_path) -> None:
             try:
                 found = until_told(port, 'lockgate_exchanges_total{decision="pass"}')
                 ready = until_told(port, "lockgate_ready")
-                budget = until_told(port, "max(lockgate_refusal_budget)")
+                budget = until_told(port, 'lockgate_guard_refusal_budget{guard="default"}')
             finally:
                 server.terminate()
     assert (found, ready, budget) == ("1", "1", "0.0005")

@@ -5,9 +5,39 @@ import re
 
 import httpx2
 from processes import Command
+from served import save_strict
 from serving import CHAT, ask
 
-from lockgate.tenants import Tenants
+from lockgate.tenants import Settings, Tenants
+
+
+def test_the_pages_are_about_each_guard_of_the_config_file(folders, preloaded):
+    place, config = folders / "guards-operations.db", folders / "guards-pages.yaml"
+    save_strict(folders, folders / "tight")
+    with Tenants(place) as tenants:
+        tenants.add_tenant("canal")
+        tenants.add_tenant("mill", Settings(guard="strict"))
+        client_key = tenants.create_key("mill", "app", "client")[1]
+        admin = tenants.create_key("canal", "ada", "admin")[1]
+    config.write_text(
+        f"guard: {folders / 'guard'}\nguards: {{strict: tight}}\nbackbone: {folders / 'model'}\nthreads: 1\n"
+        f"listen: {{port: 0}}\nlog: {{path: guards.db}}\noperations: {{path: {place.name}}}\n"
+    )
+    server = Command("lockgate", "serve", "--config", str(config), "--json", cwd=folders, preloaded=preloaded)
+    try:
+        url = json.loads(server.first_line())["url"]
+        with httpx2.Client(base_url=url, timeout=30) as client:
+            headers = {"authorization": f"Bearer {client_key}"}
+            assert client.post(CHAT, json=ask("a boat", max_tokens=4), headers=headers).status_code == 200
+            same = {"sec-fetch-site": "same-origin"}
+            assert client.post("/admin/login", data={"key": admin}, headers=same).status_code == 303
+            usual, strict = client.get("/admin/").text, client.get("/admin/?guard=strict").text
+            assert ["Nothing under this guard" in text for text in (usual, strict)] == [True, False]
+            assert "Guard tight, mode enforce" in strict
+            assert "<h1>tight</h1>" in client.get("/admin/guard?guard=strict").text
+            assert client.get("/admin/guard?guard=tight").status_code == 404
+    finally:
+        server.close()
 
 
 def test_a_reviewer_judges_what_the_server_decided(folders, preloaded):

@@ -13,7 +13,8 @@ from sqlalchemy import update
 
 from lockgate.errors import OperationsError
 from lockgate.tenants import Limits, Refusal, Settings, Tenants, Use
-from lockgate.tenants._pools import LEASE_SECONDS, OwnPool, SharedPool
+from lockgate.tenants._limits import FULL_SECONDS, PAUSE_SECONDS
+from lockgate.tenants._pools import GRACE_SECONDS, LEASE_SECONDS, OwnPool, SharedPool
 from lockgate.tenants._schema import LEASES
 
 # A bucket that does not fill while a test runs.
@@ -193,10 +194,94 @@ def test_slots_of_a_killed_replica_come_back(replicas):
     assert killed.returncode == -9
     here = open_one()
     assert isinstance(entered(here.limits, "acme", settings), Refusal)
-    with here.database.writing() as connection:  # as the time of the lease passes
-        connection.execute(update(LEASES).values(expires=LEASES.c.expires - LEASE_SECONDS))
-    here.limits._states["acme"].full_until = 0.0
+    for passed in (LEASE_SECONDS, GRACE_SECONDS):
+        assert isinstance(entered(here.limits, "acme", settings), Refusal)
+        pass_by(here.database, passed)
+        here.limits._states["acme"].full_until = 0.0
     assert not isinstance(entered(here.limits, "acme", settings), Refusal)
+
+
+def pass_by(database, seconds):
+    """Let the time of all leases pass, as the database's clock has it."""
+    with database.writing() as connection:
+        times = {name: LEASES.c[name] - seconds for name in ("expires", "late_since")}
+        connection.execute(update(LEASES).values(**times))
+
+
+def opened(leaves):
+    """The requests among what was met that are open."""
+    return [one for one in leaves if not isinstance(one, Refusal)]
+
+
+def test_an_outage_lends_no_slot_twice_and_ends_by_itself(replicas, postgres):
+    """All leases run out meanwhile. Whoever is quicker after it gets what is free, and nothing more."""
+    open_one, _ = replicas
+    moment = Moment()
+    databases = [open_one().database for _ in range(2)]
+    one, other = (
+        Limits(SharedPool(database, name), moment) for database, name in zip(databases, "ab", strict=True)
+    )
+    settings = Settings(concurrent=3)
+    open_here = opened([entered(one, "acme", settings) for _ in range(2)])
+    assert len(open_here) == 2
+    postgres.stop()
+    try:
+        moment.now += LEASE_SECONDS / 3
+        one.tend()
+        assert "database" in one.fault
+        moment.now += LEASE_SECONDS
+        for limits in (one, other):
+            with pytest.raises(OperationsError):
+                entered(limits, "acme", settings)
+            # A tenant without limits goes on.
+            assert not isinstance(limits.try_enter("free", Settings()), Refusal)
+    finally:
+        postgres.start()
+    pass_by(databases[0], LEASE_SECONDS)
+    moment.now += PAUSE_SECONDS
+    open_there = opened([entered(other, "acme", settings) for _ in range(3)])
+    assert len(open_there) == 1
+    one.tend()
+    assert (one.fault, one.in_use("acme")) == (None, 2)
+    pass_by(databases[0], GRACE_SECONDS)
+    moment.now += FULL_SECONDS
+    assert opened([entered(limits, "acme", settings) for limits in (one, other)]) == []
+    open_here.pop()()
+    moment.now += FULL_SECONDS
+    assert len(opened([entered(one, "acme", settings)])) == 1
+
+
+def test_a_replica_that_never_comes_back_is_missed_first(replicas):
+    open_one, _ = replicas
+    moment = Moment()
+    database = open_one().database
+    one, other = (Limits(SharedPool(database, name), moment) for name in "ab")
+    settings = Settings(concurrent=2)
+    assert len(opened([entered(one, "acme", settings) for _ in range(2)])) == 2
+    pass_by(database, LEASE_SECONDS)
+    assert opened([entered(other, "acme", settings)]) == []
+    moment.now += FULL_SECONDS
+    pass_by(database, GRACE_SECONDS / 2)
+    assert opened([entered(other, "acme", settings)]) == []
+    moment.now += FULL_SECONDS
+    pass_by(database, GRACE_SECONDS / 2)
+    assert len(opened([entered(other, "acme", settings)])) == 1
+
+
+def test_a_fault_is_over_without_a_request(replicas, postgres):
+    open_one, _ = replicas
+    moment = Moment()
+    limits = Limits(SharedPool(open_one().database, "a"), moment)
+    postgres.stop()
+    try:
+        with pytest.raises(OperationsError):
+            entered(limits, "acme", STILL)
+        limits.tend()
+        assert limits.fault is not None
+    finally:
+        postgres.start()
+    limits.tend()
+    assert limits.fault is None
 
 
 def test_a_slot_in_use_is_never_lent_twice(replicas):

@@ -111,7 +111,7 @@ def reload_config(
     """Read a config again and let the server follow it. Open answers go on as they began.
 
     Guards that have changed take over first, one after another, because that may fail. Each takes until its
-    open answers have ended, at most half a minute; then the rest of the file holds.
+    open answers have ended, at most `limits.promotion_timeout` seconds; then the rest of the file holds.
 
     Args:
         gateway: the gateway, whose policies change. None in mode `off`.

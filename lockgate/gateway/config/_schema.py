@@ -313,6 +313,11 @@ class LimitsConfig(_Strict):
         default=30.0, description="Seconds that the second stage may make no progress."
     )
     queue_timeout: Seconds = Field(default=120.0, description="Seconds that a request may wait.")
+    promotion_timeout: Seconds = Field(
+        default=30.0,
+        description="Seconds that open answers have to end when another guard takes over. Requests wait "
+        "meanwhile.",
+    )
     verdict_breaker: BreakerConfig = Field(
         default=BreakerConfig(), description="When the second stage counts as down."
     )

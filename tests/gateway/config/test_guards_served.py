@@ -4,9 +4,10 @@ import asyncio
 
 import httpx2
 import pytest
+from served import save_strict
 from serving import CHAT, ask, events_of, text_of
 from test_config import written
-from test_reload import file_of, reloaded, save_strict, with_links
+from test_reload import file_of, reloaded, with_links
 
 from lockgate.cli import main
 from lockgate.decisions import open_log

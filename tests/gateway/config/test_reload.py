@@ -11,16 +11,13 @@ import httpx2
 import pytest
 from processes import Command
 from scripted_upstream import DONE, Reply, chat_stream, delta, event, scripted_upstream
-from served import options
+from served import options, save_strict
 from serving import CHAT, ask, events_of, text_of
 
-from lockgate.cascade import Thresholds
 from lockgate.cli import main
-from lockgate.constitution import constitution_path
 from lockgate.decisions import open_log
 from lockgate.gateway import Keyring
 from lockgate.gateway.config import Follower, apply_config, read_config
-from lockgate.guards import Guard
 
 pytestmark = pytest.mark.anyio
 
@@ -132,19 +129,6 @@ def with_links(preloaded, folders, path) -> Iterator[Command]:
         command.close()
 
 
-def save_strict(folders: Path, target: Path) -> None:
-    """Save a guard that flags everything."""
-    guard = Guard.load(folders / "guard", backbone=folders / "model")
-    Guard.create(
-        name="strict",
-        backbone=guard.backbone,
-        constitution=guard.constitution,
-        constitution_yaml=constitution_path("general-harms").read_text(),
-        head=guard.head,
-        thresholds=Thresholds(-1e9, min_tokens=1),
-    ).save(target)
-
-
 async def test_sighup_exchanges_the_guard_while_open_streams_go_on(preloaded, folders, tmp_path) -> None:
     save_strict(folders, tmp_path / "strict")
     link, new = tmp_path / "current", tmp_path / "new"
@@ -185,6 +169,37 @@ async def test_sighup_exchanges_the_guard_while_open_streams_go_on(preloaded, fo
     with open_log(tmp_path / "log.db") as log:
         assert [stored.record["by"] for stored in log.records(kinds=["guard"])] == ["config"] * 2
         assert log.verify().ok
+
+
+async def test_open_answers_get_as_long_as_the_file_gives_them(preloaded, folders, tmp_path) -> None:
+    """The upstream never ends this answer. Without the key it would hold the change up for half a minute."""
+    save_strict(folders, tmp_path / "strict")
+    link, new = tmp_path / "current", tmp_path / "new"
+    link.symlink_to(folders / "guard")
+    never = asyncio.Event()
+    stuck = Reply([event(delta(content="The lock")), never.wait, DONE])
+    async with scripted_upstream(stuck, saying("The lock holds.")) as upstream:
+        path = file_of(
+            tmp_path,
+            f"listen: {{port: 0}}\nguard: current\nupstreams: {{a: {{url: '{upstream.url}'}}}}\n"
+            "limits: {promotion_timeout: 0.2}\n",
+        )
+        with with_links(preloaded, folders, path) as command:
+            base = command.first_line().split()[3]
+            async with httpx2.AsyncClient(base_url=base, timeout=60) as client:
+                asked = client.post(CHAT, json={**ask(stream=True), "model": "any"})
+                open_one = asyncio.ensure_future(asked)
+                async with asyncio.timeout(30):
+                    while not upstream.requests:
+                        await asyncio.sleep(0.02)
+                new.symlink_to(tmp_path / "strict")
+                new.replace(link)
+                async with asyncio.timeout(20):
+                    assert "has taken over from guard" in await reloaded(command, "has taken over")
+                    ended = await open_one
+                assert '"error"' in ended.text
+                assert "holds" not in ended.text
+        never.set()
 
 
 @pytest.mark.parametrize(
