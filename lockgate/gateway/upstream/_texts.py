@@ -70,6 +70,8 @@ class TextReader:
         if not isinstance(part, Mapping):
             raise invalid(where, f"expected an object with a type, found {json_type(part)}")
         kind = part.get("type")
+        if not isinstance(kind, str):
+            raise invalid(f"{where}.type", f"expected text, found {json_type(kind)}")
         if kind in TEXT_PARTS:
             field = kind if kind in ("refusal", "thinking") and kind in part else "text"
             text = part.get(field)
