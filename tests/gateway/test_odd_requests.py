@@ -95,3 +95,12 @@ async def test_a_number_beyond_all_ranges_is_refused(gateway, name):
     async with client_for(gateway) as client:
         answer = await client.post(CHAT, content=body, headers={"content-type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"enable_thinking": False}, {"reasoning_effort": "high"}, {"k": None}, {}, None]
+)
+def test_a_switch_of_the_chat_template_is_no_text(arguments):
+    plain = ROUTES[CHAT].read_request(dict(BASE[CHAT]), "refuse", 8)
+    asked = ROUTES[CHAT].read_request({**BASE[CHAT], "chat_template_kwargs": arguments}, "refuse", 8)
+    assert asked.messages == plain.messages
