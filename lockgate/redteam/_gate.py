@@ -85,8 +85,8 @@ def compare_campaigns(
     """Compare two variants family by family, on the plays that both have.
 
     Raises:
-        RedTeamError: the campaigns differ in queries, detail or attempts, have no such variant, or the new one
-            lacks most plays of a family, so that nothing can be said of it.
+        RedTeamError: the campaigns differ in queries, detail or attempts, have no such variant, or the new
+            one lacks most plays of a family, so that nothing can be said of it.
     """
     for what in ("queries", "judge", "attempts"):
         if old.get(what) != new.get(what):
@@ -113,8 +113,8 @@ def _check_covered(
     for family, count in sorted(wanted.items()):
         if there[family] < _COVERED * count:
             raise RedTeamError(
-                f"{family}: the new campaign has {there[family]} of the old one's {count} plays; run the same "
-                "attacks, and again if an endpoint failed"
+                f"{family}: the new campaign has {there[family]} of the old one's {count} plays; run the "
+                "same attacks, and again if an endpoint failed"
             )
 
 

@@ -197,5 +197,6 @@ def test_errors_are_one_line(run, log, tmp_path, monkeypatch, words, message):
 def test_times_that_no_calendar_has_are_refused(run, log, given):
     code, out, err = run(given[0], log, *given[1:])
     assert (code, out) == (2, "")
-    assert err.startswith("error: ") and "Traceback" not in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
     assert len(decisions_in(log)) == 5

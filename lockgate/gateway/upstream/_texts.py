@@ -161,8 +161,8 @@ def tools_as_text(tools: Sequence[Any]) -> str:
 def with_setup(
     messages: Sequence[Message], payload: Mapping[str, Any], tools: Sequence[Any] = ()
 ) -> tuple[Message, ...]:
-    """Add to the system's text what else reaches the model: tools, arguments of its chat template, and the form
-    that its answer must have. Raises ApiError (400).
+    """Add to the system's text what else reaches the model: tools, arguments of its chat template, and the
+    form that its answer must have. Raises ApiError (400).
     """
     parts = [f"Tools:\n{tools_as_text(tools)}"] if tools else []
     forms = {name: payload[name] for name in FORMS if name in payload and _tells(payload[name])}
