@@ -146,7 +146,10 @@ def purge(
         raise ConfigError("give either --before TIME or --older-than DAYS")
     moment = read_time(before)
     if moment is None:
-        moment = _text(datetime.now(UTC) - timedelta(days=older_than or 0))
+        try:
+            moment = _text(datetime.now(UTC) - timedelta(days=older_than or 0))
+        except OverflowError:
+            raise ConfigError("--older-than: goes back to before the year 1; give fewer days") from None
     count = purge_log(log, moment, "lockgate log purge", shrink=shrink)
     if json:
         print_json({"log": log, "before": moment, "removed": count})
@@ -185,9 +188,9 @@ def read_time(given: str | None) -> str | None:
         return None
     try:
         moment = datetime.fromisoformat(given)
-    except ValueError:
+        return _text(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
         raise ConfigError(f"{given}: expected a time such as 2026-01-31 or 2026-01-31T12:00Z") from None
-    return _text(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
 
 def _text(moment: "datetime") -> str:
@@ -206,5 +209,5 @@ def _read_heads(path: Path) -> "Sequence[Tip]":
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["heads"]
         return [Tip(str(head["chain"]), int(head["seq"]), str(head["hash"])) for head in listed]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         raise ConfigError(f"--heads {path}: expected the output of `lockgate log verify --json`") from None

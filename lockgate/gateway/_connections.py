@@ -29,6 +29,9 @@ MAX_CONNECTIONS = 1024
 # Descriptors that are kept free for the log and for connections that are only accepted to be refused.
 SPARE_DESCRIPTORS = 24
 QUIET_SECONDS = 60.0
+# Chunks of a body that may be small. Beyond them, a chunk must bring so many bytes on average.
+SMALL_CHUNKS = 1024
+CHUNK_BYTES = 256
 _SAFETY = (b"x-content-type-options: nosniff", b"cache-control: no-store")
 
 
@@ -151,11 +154,38 @@ class Doorkeeper:
             loop.default_exception_handler(context)
 
 
+class ThriftyConnection(h11.Connection):
+    """h11's parser, which refuses a body in very many tiny chunks: each costs as much as a large one.
+
+    Attributes:
+        wasteful: whether it has refused one.
+    """
+
+    def __init__(self, longest: int | None) -> None:
+        super().__init__(h11.SERVER, *(() if longest is None else (longest,)))
+        self.wasteful = False
+        self._chunks = self._bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """See h11. Raises RemoteProtocolError: the chunks are too small."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > SMALL_CHUNKS + self._bytes // CHUNK_BYTES:
+                self.wasteful = True
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+        return event
+
+
 class GuardedProtocol(H11Protocol):
     """uvicorn's protocol with limits of time and number, and with errors in OpenAI's shape."""
 
     def __init__(self, door: Doorkeeper, *arguments: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*arguments)
+        self.conn = self._parser = ThriftyConnection(self.config.h11_max_incomplete_event_size)
         self._door = door
         self._stage = ""
         self._timer: asyncio.TimerHandle | None = None
@@ -214,7 +244,10 @@ class GuardedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP. uvicorn calls this; its text is not used."""
-        self._refuse(ApiError(400, "The request is not valid HTTP/1.1.", code="invalid_http"))
+        what = "The request is not valid HTTP/1.1."
+        if self._parser.wasteful:
+            what = f"The body comes in too many chunks of less than {CHUNK_BYTES} bytes."
+        self._refuse(ApiError(400, what, code="invalid_http"))
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing. Any client can ask for an upgrade, as often as it likes."""
@@ -264,8 +297,9 @@ class GuardedProtocol(H11Protocol):
     def _refuse(self, error: ApiError) -> None:
         """Answer without the application, and close. In the middle of an answer only close."""
         if not self.transport.is_closing():
+            cycle = self.cycle
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and (
-                self.cycle is None or self.cycle.response_complete
+                cycle is None or cycle.response_complete or not cycle.response_started
             ):
                 self.transport.write(_whole_answer(error))
                 access.warning("- - %d", error.status, extra=fields(status=error.status))

@@ -183,3 +183,20 @@ def test_errors_are_one_line(run, log, tmp_path, monkeypatch, words, message):
     Path("lines.txt").write_text('{"decision": "pass"}\n' * 100)
     code, _, err = run(*words)
     assert (code, err.count("\n"), message in err, "sesame" in err) == (2, 1, True, False), err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("purge", "--older-than", "1e9"),
+        ("purge", "--older-than", "inf"),
+        ("purge", "--before", "0001-01-01T00:00+14:00"),
+        ("export", "--until", "9999-12-31T23:59-14:00"),
+    ],
+)
+def test_times_that_no_calendar_has_are_refused(run, log, given):
+    code, out, err = run(given[0], log, *given[1:])
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert len(decisions_in(log)) == 5

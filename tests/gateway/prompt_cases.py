@@ -223,9 +223,24 @@ PROMPT_CASES: Cases = {
         RESPONSES: [],
         MESSAGES: [],
     },
-    "`documents`, a `chat_template` in the request": {
-        CHAT: [{"documents": [{"title": "lock", "text": "MARK"}]}, {"chat_template": "MARK {{ messages }}"}],
+    "`chat_template_kwargs` that say more than a word or two": {
+        CHAT: [
+            {"chat_template_kwargs": {"model_identity": f"You are a lock keeper {'of old ' * 3}MARK"}},
+            {"chat_template_kwargs": {"enable_thinking": False, "builtin_tools": ["lock"] * 9 + ["MARK"]}},
+        ],
         COMPLETIONS: [],
+        RESPONSES: [],
+        MESSAGES: [],
+    },
+    "`documents`, `prompt_embeds`, a `chat_template`, and such among `chat_template_kwargs`": {
+        CHAT: [
+            {"documents": [{"title": "lock", "text": "MARK"}]},
+            {"chat_template": "MARK {{ messages }}"},
+            {"chat_template_kwargs": {"documents": [{"text": "MARK"}]}},
+            {"chat_template_kwargs": {"chat_template": "MARK {{ messages }}"}},
+            {"chat_template_kwargs": {"messages": [ASKED]}},
+        ],
+        COMPLETIONS: [{"prompt_embeds": "TUFSSw=="}],
         RESPONSES: [],
         MESSAGES: [],
     },

@@ -197,6 +197,43 @@ def test_garbage_behind_a_request_ends_only_its_connection(make_gateway, backbon
     assert not any(record.exc_info for record in caplog.records)
 
 
+CHUNKED = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+BODY = json.dumps(ask(max_tokens=1)).encode()
+
+
+def chunks(body, size):
+    parts = (body[start : start + size] for start in range(0, len(body), size))
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        chunks(b" " * 3_000, 1),
+        chunks(b" " * 2_000_000, 50_000) + chunks(b" " * 12_000, 1),
+        chunks(BODY, 5) + b"zz\r\n",
+        b"-1\r\n",
+    ],
+)
+def test_a_body_in_crumbs_or_damaged_chunks_is_refused(gateway, sent):
+    """A crumb costs as much work as a large chunk: a few megabytes of them would hold up everybody."""
+    with served(gateway) as address, connected(address) as client:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            client.sendall(CHUNKED + sent)
+        status, error = error_in(all_of(client)[0])
+        assert (status, error["code"]) == (400, "invalid_http")
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_chunks_of_any_size_bring_an_ordinary_body(gateway, size):
+    with served(gateway) as address, connected(address) as client:
+        client.sendall(CHUNKED + chunks(b" " * 500 + BODY, size) + b"0\r\n\r\n")
+        assert all_of(client)[0].startswith(b"HTTP/1.1 200 OK")
+
+
 def test_an_upgrade_is_neither_made_nor_logged(gateway, caplog):
     with served(gateway) as address, connected(address) as client:
         client.sendall(GET + b"Connection: upgrade, close\r\nUpgrade: websocket\r\n\r\n")

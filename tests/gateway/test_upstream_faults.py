@@ -147,6 +147,31 @@ async def test_a_refusal_of_the_upstream_is_passed_on(gateway, name, stream) -> 
         assert response.headers["retry-after"] == "7"
 
 
+async def test_what_an_error_quotes_of_an_answer_never_leaves(gateway) -> None:
+    quoted = {"failed_generation": "secret", "metadata": {"raw": "secret"}, "param": ["secret"]}
+    error = {"message": "no such tool", "type": "invalid_request_error", "code": 400, **quoted}
+    body = json.dumps({"error": error, "partial": "secret", "request_id": "req_1"}).encode()
+    async with relayed(gateway, Reply([body], 400, "application/json")) as (client, _):
+        response = await client.post(CHAT, json=ask())
+    kept = {"message": "no such tool", "type": "invalid_request_error", "code": 400}
+    assert (response.status_code, response.json()) == (400, {"error": kept, "request_id": "req_1"})
+
+
+@pytest.mark.parametrize("wait", ["\u2603", "-1", "9" * 5000, "soon", ""])
+async def test_a_wait_that_is_none_is_left_out(gateway, wait) -> None:
+    reply = Reply([b'{"error": "slow down"}'], 429, "application/json", f"retry-after: {wait}\r\n")
+    async with relayed(gateway, reply) as (client, _):
+        response = await client.post(CHAT, json=ask())
+    assert (response.status_code, response.json()) == (429, {"error": "slow down"})
+    assert "retry-after" not in response.headers
+
+
+async def test_a_status_that_is_none_is_not_passed_on(gateway) -> None:
+    async with relayed(gateway, Reply([b"{}"], 999, "application/json")) as (client, _):
+        response = await client.post(CHAT, json=ask())
+    assert (response.status_code, error_of(response)["code"]) == (502, "upstream_error")
+
+
 @pytest.mark.parametrize("body", [b"{nonsense", b"[]", b"{}", b'{"choices": []}', b'{"choices": [1]}', HTML])
 async def test_an_answer_that_can_not_be_read_never_leaves(gateway, body) -> None:
     async with relayed(gateway, Reply([body], kind="application/json")) as (client, _):

@@ -95,3 +95,34 @@ def test_what_is_no_result_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(RedTeamError, match=r"result\.json"):
         read_result(path)
+
+
+@pytest.mark.parametrize("played", [0, 3])
+def test_a_family_that_was_hardly_played_does_not_pass(played):
+    """An endpoint that fails, or attacks left out, must not look like a guard that holds."""
+    old = [(attack, f"q{n}", False) for attack in ("a1", "b1") for n in range(8)]
+    new = [*old[:8], *old[8 : 8 + played]]
+    with pytest.raises(RedTeamError, match=f"b: the new campaign has {played} of the old one's 8 plays"):
+        compare_campaigns(result(old), result(new), "v", "v")
+    assert len(compare_campaigns(result(old), result([*new, *old[8:12]]), "v", "v")) == 2
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        None,
+        {},
+        {"plays": {}},
+        {"plays": [], "families": {}},
+        {"plays": {"a1": [["q", 0]]}, "families": {}},
+        {"plays": {"a1": [["q", "0", True]]}, "families": {}},
+        {"plays": {"z9": []}, "families": {}},
+        {"plays": {}, "families": {"a": {"ci": None}}},
+    ],
+)
+def test_a_damaged_result_is_named(tmp_path, own):
+    path = tmp_path / "result.json"
+    whole = result([("a1", "q0", True)])
+    path.write_text(json.dumps({**whole, "variants": {"v": own}}))
+    with pytest.raises(RedTeamError, match=r"result\.json: expected the result\.json of a campaign"):
+        read_result(path)

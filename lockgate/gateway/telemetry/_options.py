@@ -58,8 +58,12 @@ class TelemetryOptions:
 
 
 def _checked(endpoint: str) -> str:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(endpoint)
+        found = parts.hostname and parts.port != 0
+    except ValueError:  # a port beyond 65535, or half an address of IPv6
+        raise ConfigError("telemetry endpoint: expected http(s)://HOST[:PORT]") from None
+    if parts.scheme not in ("http", "https") or not found or parts.query or parts.fragment:
         raise ConfigError("telemetry endpoint: expected http(s)://HOST[:PORT], without query or fragment")
     if parts.username or parts.password:
         raise ConfigError("telemetry endpoint: holds a password; name a variable with headers in headers_env")

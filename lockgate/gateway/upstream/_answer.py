@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ LONGEST_ERROR = 64 * 1024
 # What tells a client that an answer leaves unguarded: a header, or a comment in a stream that has begun.
 UNGUARDED = (b"x-lockgate-unguarded", b"the guard failed")
 _COMMENT = b": " + b": ".join(UNGUARDED) + b"\n\n"
-_KEPT_HEADERS = ("retry-after",)
+# Seconds, or a date.
+_WAIT = re.compile(r"[0-9]{1,9}|[A-Z][a-z]{2}, [0-9A-Za-z: ]{1,30}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +252,9 @@ async def _pumped(relay: Relay, source: httpx2.EventSource) -> UpstreamError | N
 
 async def error_of(client: UpstreamClient, response: httpx2.Response) -> ApiError:
     """Return the error for a status other than 200: the upstream's own, if it is JSON."""
-    status = response.status_code if response.status_code >= 400 else 502
-    headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+    status = response.status_code if 400 <= response.status_code <= 599 else 502
+    wait = response.headers.get("retry-after", "")
+    headers = {"retry-after": wait} if _WAIT.fullmatch(wait) else {}
     try:
         body = decoded(await client.read(response, LONGEST_ERROR))
     except UpstreamError:

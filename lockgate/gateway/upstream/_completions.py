@@ -17,6 +17,7 @@ REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     **IDS_REFUSED,
     "logprobs": ("alternatives to the chosen tokens would leave unscored", (None, 0)),
     "prompt_logprobs": ("alternatives to the prompt's tokens would leave unscored", (None, 0)),
+    "prompt_embeds": ("the model would read what the guard does not", (None, [])),
     "best_of": ("the best of several answers can't be streamed through the guard", (None, 1)),
 }
 _BODY_FIELDS = frozenset(

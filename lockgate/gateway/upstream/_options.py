@@ -3,7 +3,9 @@
 import os
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+import httpx2
 
 from lockgate.errors import ConfigError
 from lockgate.gateway._breaker import BreakerOptions
@@ -48,8 +50,8 @@ class UpstreamOptions:
     key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        parts = _parts(self.url)
+        if parts is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
             raise ConfigError("upstream url: expected http(s)://HOST[:PORT]/v1, without query or fragment")
         if parts.username or parts.password:
             raise ConfigError("upstream url: holds a password; name a variable with it in key_env")
@@ -66,3 +68,14 @@ class UpstreamOptions:
                 raise ConfigError(f"upstream key_env: the environment variable {self.key_env} is not set")
             object.__setattr__(self, "key", key)
         object.__setattr__(self, "url", self.url.rstrip("/"))
+
+
+def _parts(url: str) -> SplitResult | None:
+    """Return the parts of an address with a host, or None if nobody can be reached there."""
+    try:
+        httpx2.URL(url)
+        parts = urlsplit(url)
+        fine = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except (ValueError, httpx2.InvalidURL):  # a port beyond 65535, or half an address of IPv6
+        return None
+    return parts if fine else None

@@ -72,6 +72,8 @@ def _item(item: object, where: str, reader: TextReader) -> Message:
     if not isinstance(item, dict):
         raise invalid(where, f"expected an object, found {json_type(item)}")
     kind = item.get("type", "message")
+    if not isinstance(kind, str):
+        raise invalid(f"{where}.type", f"expected text, found {json_type(kind)}")
     if kind == "message":
         role = item.get("role")
         if not isinstance(role, str) or role not in _ROLES:
@@ -84,6 +86,6 @@ def _item(item: object, where: str, reader: TextReader) -> Message:
     if kind in _RESULTS:
         return Message("tool", reader.content(item.get("output"), f"{where}.output"))
     if kind == "reasoning":
-        parts = [*(item.get("summary") or ()), *(item.get("content") or ())]
-        return Message("assistant", reader.content(parts, f"{where}.content"))
+        texts = [reader.content(item.get(name), f"{where}.{name}") for name in ("summary", "content")]
+        return Message("assistant", "".join(texts))
     raise invalid(f"{where}.type", "is an item that the guard can't read", "unsupported_value")

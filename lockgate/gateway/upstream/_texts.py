@@ -1,7 +1,7 @@
 """Reading the texts of requests, as whose they count. Error messages never repeat a user's text."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lockgate.exchanges import Message, json_type
@@ -37,6 +37,16 @@ FORMS = (
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
     *("grammar", "json_schema", "regex", "ebnf"),
 )
+# Arguments of the model's own chat template. They reach the model wherever the template wants them.
+TEMPLATE = "chat_template_kwargs"
+_TEMPLATE_REFUSED: Mapping[str, tuple[str, tuple[object, ...]]] = {
+    **dict.fromkeys(
+        ("chat_template", "messages", "conversation", "tools"),
+        ("the model would read another conversation than the guard", (None, [])),
+    ),
+    "documents": ("the guard does not read them here; put their text into a message", (None, [])),
+}
+
 # Fields of a form that name a kind, and how long such a name is at most.
 KINDS = ("type", "verbosity", "effort")
 LONGEST_KIND = 32
@@ -70,6 +80,8 @@ class TextReader:
         if not isinstance(part, Mapping):
             raise invalid(where, f"expected an object with a type, found {json_type(part)}")
         kind = part.get("type")
+        if not isinstance(kind, str):
+            raise invalid(f"{where}.type", f"expected text, found {json_type(kind)}")
         if kind in TEXT_PARTS:
             field = kind if kind in ("refusal", "thinking") and kind in part else "text"
             text = part.get(field)
@@ -128,11 +140,17 @@ def listed(payload: Mapping[str, Any], name: str) -> list[Any]:
     return value
 
 
-def refuse_fields(payload: Mapping[str, Any], refused: Mapping[str, tuple[str, tuple[object, ...]]]) -> None:
-    """Refuse fields that would let text pass unread, unless they hold a value that means "not used"."""
+def refuse_fields(
+    payload: Mapping[str, Any], refused: Mapping[str, tuple[str, tuple[object, ...]]], where: str = ""
+) -> None:
+    """Refuse fields that would let text pass unread, unless they hold a value that means "not used".
+
+    Args:
+        where: what stands before a field's name in the error.
+    """
     for name, (why, unused) in refused.items():
         if name in payload and not any(payload[name] is value or payload[name] == value for value in unused):
-            raise invalid(name, why, "unsupported_value")
+            raise invalid(where + name, why, "unsupported_value")
 
 
 def tools_as_text(tools: Sequence[Any]) -> str:
@@ -143,11 +161,15 @@ def tools_as_text(tools: Sequence[Any]) -> str:
 def with_setup(
     messages: Sequence[Message], payload: Mapping[str, Any], tools: Sequence[Any] = ()
 ) -> tuple[Message, ...]:
-    """Add the tools of a request, and the form that its answer must have, to the system's text."""
+    """Add to the system's text what else reaches the model: tools, arguments of its chat template, and the
+    form that its answer must have. Raises ApiError (400).
+    """
     parts = [f"Tools:\n{tools_as_text(tools)}"] if tools else []
     forms = {name: payload[name] for name in FORMS if name in payload and _tells(payload[name])}
     if forms:
         parts.append(f"Form of the answer:\n{json.dumps(forms, ensure_ascii=False)}")
+    if (arguments := payload.get(TEMPLATE)) is not None and _says_more(_checked(arguments)):
+        parts.append(f"Arguments of the chat template:\n{json.dumps(arguments, ensure_ascii=False)}")
     if not parts:
         return tuple(messages)
     told = "\n\n".join(parts)
@@ -155,6 +177,28 @@ def with_setup(
         first = Message("system", f"{messages[0].content}\n\n{told}" if messages[0].content else told)
         return (first, *messages[1:])
     return (Message("system", told), *messages)
+
+
+def _checked(arguments: object) -> object:
+    """Refuse arguments of a chat template that stand for the conversation itself."""
+    if isinstance(arguments, dict):
+        refuse_fields(arguments, _TEMPLATE_REFUSED, f"{TEMPLATE}.")
+    return arguments
+
+
+def _says_more(arguments: object) -> bool:
+    """Tell whether the texts of a template's arguments are more than names of kinds (`high`)."""
+    return sum(map(len, _strings(arguments))) > LONGEST_KIND
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (name for name in value if len(name) > LONGEST_KIND)
+        yield from (text for item in value.values() for text in _strings(item))
+    elif isinstance(value, list):
+        yield from (text for item in value for text in _strings(item))
 
 
 def _tells(form: object) -> bool:

@@ -1,7 +1,7 @@
 """What an upstream can get wrong, as errors for the client."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -62,13 +62,25 @@ def upstream_fault() -> UpstreamError:
     return UpstreamError(502, "upstream_error", "The upstream failed to answer.")
 
 
+_ERROR_FIELDS = ("message", "type", "param", "code", "status")
+
+
 class PassedError(ApiError):
-    """An error of the upstream that the client gets as it is."""
+    """An error of the upstream that the client gets, without the fields in which it may quote an answer."""
 
     def __init__(self, status: int, body: dict[str, Any], headers: Mapping[str, str]) -> None:
         super().__init__(status, "The upstream refused the request.", code="upstream_error", headers=headers)
-        self._body = body
+        error = body["error"]
+        told = _scalars(error, _ERROR_FIELDS) if isinstance(error, dict) else error
+        self._body = {**_scalars(body, ("type", "request_id")), "error": told}
 
     def body(self) -> dict[str, Any]:
-        """Return the upstream's own body."""
+        """Return the upstream's own error."""
         return self._body
+
+
+def _scalars(fields: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return the fields of these names, unless they hold fields of their own."""
+    return {
+        name: value for name, value in fields.items() if name in names and not isinstance(value, dict | list)
+    }

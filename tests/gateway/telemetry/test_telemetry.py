@@ -35,6 +35,8 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
     [
         ({"endpoint": "localhost:4318"}, "expected http"),
         ({"endpoint": "http://me:word@host"}, "holds a password"),
+        ({"endpoint": "http://[::1"}, "expected http"),
+        ({"endpoint": "http://host:99999"}, "expected http"),
         ({"endpoint": f"{URL}/?q=1"}, "without query"),
         ({"endpoint": f"{URL}/v1/traces"}, "what stands before /v1/traces"),
         ({"headers_env": "NOT_SET"}, "NOT_SET is not set"),
