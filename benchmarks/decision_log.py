@@ -153,7 +153,7 @@ def added(with_log: Sequence[dict[str, float]], without: Sequence[dict[str, floa
     Args:
         with_log, without: percentiles of the rounds, one after another.
     """
-    found = {}
+    found: dict[str, float] = {}
     for name in with_log[0]:
         differences = np.array([a[name] - b[name] for a, b in zip(with_log, without, strict=True)])
         low, high = interval(differences)
