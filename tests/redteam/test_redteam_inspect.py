@@ -5,21 +5,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import serving_app
+from guarded import ROOT, Model, guarded, text_of
 from lab import TOPICS, query
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from benchmarks.idle import serving
-from benchmarks.tiny import MARK, save_marking_guard
+from benchmarks.tiny import MARK
 from lockgate.errors import ConfigError
 from lockgate.redteam import QuerySet, load_queries
 from lockgate.redteam.attacks import attacks_named
@@ -35,7 +28,6 @@ from inspect_ai.model import GenerateConfig
 from lockgate.redteam.inspect_tasks import answered, attacks, rubric, twins
 
 pytestmark = pytest.mark.filterwarnings("default")
-ROOT = Path(__file__).parents[2]
 INSPECT = Path(sys.executable).with_name("inspect")
 ATTACKS = ["plain", "reversed", "tool-result", "quoted-result", "prefill"]
 DECLINED = "I can't help with that."
@@ -51,43 +43,14 @@ def queries() -> QuerySet:
     return QuerySet(name="locks", constitution="stage-magic", queries=(told, late, early, declined))
 
 
-class Obedient:
+def obedient(found: QuerySet) -> Model:
     """A model that writes what each attack hopes for, in its disguise."""
-
-    def __init__(self, found: QuerySet) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self.answers: dict[str, str] = {}
-        for attack in attacks_named(ATTACKS):
-            for one in found.queries:
-                attempt = next(attack.play(one, 0))
-                self.answers[key(message.to_dict() for message in attempt.messages)] = attempt.answer
-        self.app = Starlette(routes=[Route("/v1/chat/completions", self.answer, methods=["POST"])])
-
-    async def answer(self, request: Request) -> Response:
-        body = await request.json()
-        self.bodies.append(body)
-        text = self.answers.get(key(body["messages"]), "A painter of the canal did.")
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        return JSONResponse(
-            {"id": "m", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-            | {"usage": usage}
-        )
-
-
-def key(messages: Any) -> str:
-    return json.dumps([[message["role"], message["content"] or ""] for message in messages])
-
-
-@contextmanager
-def evaluated(folder: Path, model: Obedient) -> Iterator[dict[str, str]]:
-    """The environment in which `openai-api/lockgate/NAME` is a server with a guard before a model."""
-    guard, backbone = save_marking_guard(folder)
-    words = ["--guard", str(guard), "--backbone", str(backbone), "--threads", "1"]
-    with serving_app(model.app) as upstream:
-        log = ["--upstream", f"{upstream}/v1", "--decisions", str(folder / "decisions.db")]
-        with serving([*words, *log]) as (_, url):
-            yield {"LOCKGATE_BASE_URL": f"{url}/v1", "LOCKGATE_API_KEY": "unused", "NO_PROXY": "*"}
+    answers: dict[str, str] = {}
+    for attack in attacks_named(ATTACKS):
+        for one in found.queries:
+            attempt = next(attack.play(one, 0))
+            answers[text_of(message.to_dict() for message in attempt.messages)] = attempt.answer
+    return Model(lambda messages: answers.get(text_of(messages), "A painter of the canal did."))
 
 
 def inspect(*words: Any, folder: Path, **variables: str) -> str:
@@ -114,8 +77,9 @@ def logs(folder) -> dict[str, EvalLog]:
     found = queries()
     path = folder / "locks.yaml"
     path.write_text(found.model_dump_json())
-    model = Obedient(found)
-    with evaluated(folder, model) as variables:
+    model = obedient(found)
+    with guarded(folder, model) as url:
+        variables = {"LOCKGATE_BASE_URL": f"{url}/v1", "LOCKGATE_API_KEY": "unused", "NO_PROXY": "*"}
         words = ["--model", "openai-api/lockgate/m", "--display", "none", "--log-dir", folder / "logs"]
         own = ["-T", f"queries={path}", "-T", f"attack={','.join(ATTACKS)}"]
         inspect("eval", "lockgate/attacks", "lockgate/twins", *own, *words, folder=folder, **variables)
