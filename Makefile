@@ -20,7 +20,7 @@ test:  ## Run the package's tests (browser tests need Chromium)
 test-vllm:  ## Run the tests of the probe inside vLLM, in .venv-vllm (3.5 GB; VLLM_VENV names another)
 	@scripts/test-vllm $(ARGS)
 
-test-clients:  ## Run the tests with LangChain's client and LiteLLM's proxy, in environments of their own
+test-clients:  ## Run the tests with other tools (LangChain, LiteLLM, Inspect, PyRIT, garak) in environments of their own
 	@scripts/test-clients $(ARGS)
 
 coverage:  ## Run the tests and fail if they cover too little

@@ -83,6 +83,8 @@ def serving(options: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str
     finally:
         process.terminate()
         process.wait(60)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 async def measure(url: str, pid: int, connections: int) -> dict[str, Any]:

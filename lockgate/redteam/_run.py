@@ -147,7 +147,7 @@ class Runner:
             for query in queries:
                 for seed in range(seeds):
                     yield from self._open(attack, query, seed, twin=False)
-                    twin = _twin_of(query) if query.id in own else None
+                    twin = twin_of(query) if query.id in own else None
                     if twin is not None:
                         yield from self._open(attack, twin, seed, twin=True)
 
@@ -206,7 +206,7 @@ class Runner:
         )
 
 
-def _twin_of(query: Query) -> Query | None:
+def twin_of(query: Query) -> Query | None:
     """Return the permitted twin of a query, if it has one, as a query of its own."""
     twin = query.twin
     if twin is None:
