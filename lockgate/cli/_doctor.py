@@ -118,10 +118,10 @@ def _weights() -> Check:
 
 def _bundle() -> Check:
     from lockgate.errors import LockgateError
-    from lockgate.guards import EMBEDDED, read_bundle
+    from lockgate.guards import bundle_folder, read_bundle
 
     try:
-        record = read_bundle(EMBEDDED).record
+        record = read_bundle(bundle_folder("embedded")).record
     except LockgateError as error:
         return Check("embedded guard", False, str(error), "install lockgate again")
     return Check("embedded guard", True, _describe(record))

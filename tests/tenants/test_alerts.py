@@ -64,6 +64,7 @@ def test_a_database_of_the_first_schema_goes_forward(where):
     database.open()
     with database.writing() as connection:
         connection.execute(text("ALTER TABLE keys DROP COLUMN origin"))
+        connection.execute(text("ALTER TABLE leases DROP COLUMN late_since"))
         for name in ("acknowledged", "acknowledged_by"):
             connection.execute(text(f"ALTER TABLE alerts DROP COLUMN {name}"))
         connection.execute(text(f"UPDATE {OPERATIONS_SCHEMA.version_table} SET version_num = '0001'"))  # noqa: S608
