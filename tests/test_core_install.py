@@ -102,6 +102,7 @@ def found(made, tmp_path_factory) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_guard_of_two_stages_is_loaded_and_scores_the_same(made, found) -> None:
     assert found["there"] == []
     here = lockgate.load(made[0], backbone=made[1]).score(MESSAGES)
@@ -130,6 +131,7 @@ def test_every_extra_but_ray_is_part_of_dev() -> None:
     assert set(extras) <= set(dev)
 
 
+@pytest.mark.slow
 @pytest.mark.embedded
 def test_loading_the_embedded_guard_touches_no_optional_package() -> None:
     code = "import json, sys, lockgate; lockgate.load(); print(json.dumps(sorted(sys.modules)))"

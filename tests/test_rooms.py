@@ -94,6 +94,7 @@ def test_the_index_names_every_note() -> None:
     assert {name for name in notes if f"]({name})" not in text} == set()
 
 
+@pytest.mark.slow
 def test_the_record_is_what_the_package_is() -> None:
     record = json.loads(house.RECORD.read_text())
     measured = house.measure()

@@ -4,11 +4,13 @@ import json
 import random
 from typing import Any
 
+import pytest
 from processes import Command
 
 from lockgate.durable import hash_path
 
 
+@pytest.mark.slow
 def test_a_killed_build_ends_with_the_guard_of_an_undisturbed_one(
     tmp_path, saved_backbone, preloaded
 ) -> None:

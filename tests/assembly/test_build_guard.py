@@ -155,6 +155,7 @@ def test_a_build_that_is_whole_is_not_made_again(calibrated, backbone, sources) 
     assert marks == {p.name: p.stat().st_mtime_ns for p in (folder / "guard.build" / "steps").iterdir()}
 
 
+@pytest.mark.slow
 def test_without_traffic_nothing_is_claimed(tmp_path, backbone) -> None:
     steps = []
     result = build(tmp_path, backbone, watch=lambda state: steps.append(state))
@@ -193,6 +194,7 @@ def test_without_traffic_nothing_is_claimed(tmp_path, backbone) -> None:
     assert not list((tmp_path / "guard.build").glob("windows*"))
 
 
+@pytest.mark.slow
 def test_traffic_that_is_too_little_claims_nothing(tmp_path, backbone) -> None:
     traffic = write_rows(tmp_path / "few.jsonl", [traffic_row(i) for i in range(20)])
     claim = build(tmp_path, backbone, benign=(traffic,)).report["claim"]
@@ -227,6 +229,7 @@ def test_what_cannot_train_or_calibrate_is_refused(tmp_path, backbone) -> None:
         build(tmp_path, backbone, work=tmp_path / "thesis")
 
 
+@pytest.mark.slow
 def test_a_generator_that_refuses_a_category_is_named(tmp_path, backbone) -> None:
     result = build(tmp_path, backbone, script=refuse_about("escape"))
     assert any("escape-secrets" in warning for warning in result.report["warnings"])

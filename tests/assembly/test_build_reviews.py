@@ -152,6 +152,7 @@ def test_entries_that_are_in_the_policy_already_are_not_proposed_again(tmp_path)
     assert (again.proposal["text"], again.proposal["additions"]) == (None, [])
 
 
+@pytest.mark.slow
 def test_a_build_tells_what_the_reviews_did_and_propose(tmp_path, saved_backbone) -> None:
     secret = [labelled_row(i, 1.0) for i in range(300, 304)]
     lines = [

@@ -17,6 +17,8 @@ from lockgate.guards import Guard
 from lockgate.traffic import MINED, CalibrationPlan, MiningPlan, SecondStagePlan, calibrate, manifest_of, mine
 from lockgate.training import ClassifierConfig
 
+pytestmark = pytest.mark.slow
+
 PLAN = replace(
     QUICK,
     mine_top=0.25,

@@ -19,6 +19,8 @@ from lockgate.guards import Guard
 from lockgate.tables import ScoresTable
 from lockgate.traffic import SCORED
 
+pytestmark = pytest.mark.slow
+
 LEARNS = replace(QUICK, epochs=10)
 
 

@@ -24,6 +24,8 @@ from lockgate.feedback import FeedbackRule
 from lockgate.guards import Guard
 from lockgate.synthesis import GeneratorSource, ScriptedGenerator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def backbone(saved_backbone) -> Path:

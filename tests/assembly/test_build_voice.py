@@ -19,6 +19,8 @@ from lockgate.exchanges import read_exchanges
 from lockgate.guards import Guard, read_bundle
 from lockgate.tables import ScoresTable
 
+pytestmark = pytest.mark.slow
+
 PLAN = replace(QUICK, folds=3, decays=(30.0,), escalations=(0.2, 0.5))
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from build_runs import labelled_row
 from models import tiny_backbone
 
@@ -14,6 +15,7 @@ ROWS = [labelled_row(i, float(i % 2)) for i in range(PART + 9)]
 READING = Reading((1, 2), 64, "float32")
 
 
+@pytest.mark.slow
 def test_two_processes_read_what_one_reads(tmp_path, saved_backbone) -> None:
     backbone = Backbone.load(saved_backbone("llama"))
     # Not the precision of the backbone, so that it must reach the processes.

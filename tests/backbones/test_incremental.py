@@ -71,6 +71,7 @@ def test_parts_of_tokens_make_up_the_text(vocabulary, text) -> None:
     assert "".join(token.text for token in tokens) == (text if tokens else "")
 
 
+@pytest.mark.slow
 @given(word=st.sampled_from(["a", "ab1", "你好", "🙂"]), times=st.integers(LONGEST_TAIL, 3 * LONGEST_TAIL))
 @settings(max_examples=8)
 def test_text_without_blanks_does_not_grow_the_tail(vocabulary, word, times) -> None:

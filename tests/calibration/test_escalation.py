@@ -101,6 +101,7 @@ def test_the_choice_by_a_slow_loop() -> None:
     assert choose_drift(benign, escalation=0.1, flag_on="both", stride=8) == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     seed=st.integers(0, 50),

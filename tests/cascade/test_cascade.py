@@ -120,6 +120,7 @@ def streams(draw):
     return rows, verdicts, cascade, thresholds, draw(st.floats(0.1, 1.0)), regions
 
 
+@pytest.mark.slow
 @given(stream=streams(), cuts=st.lists(st.integers(0, 50)))
 def test_a_stream_says_what_the_oracle_and_the_simulation_say_in_any_pieces(stream, cuts) -> None:
     rows, verdicts, cascade, thresholds, gamma, regions = stream

@@ -46,6 +46,7 @@ def run(capsys, tmp_path, saved_backbone):
     return run
 
 
+@pytest.mark.slow
 def test_from_a_policy_to_a_guard_and_on_after_a_used_up_budget(run, tmp_path) -> None:
     with serving_endpoint(manners=lambda body, attempt: write_reply(body)) as endpoint:
         at = ("--generator", endpoint.url, "--model", "writer", "--data", tmp_path / "data.jsonl")

@@ -222,6 +222,7 @@ def test_a_run_that_was_interrupted_asks_an_endpoint_nothing_twice(run, parts):
     assert ScoreThreshold.read(parts / "judge.json").n == 200
 
 
+@pytest.mark.slow
 def test_an_endpoint_behind_the_probe_reads_only_what_escalates(run, parts, saved_backbone):
     write_exchanges(parts / "traffic.jsonl", [marked(number) for number in range(N)])
     with serving_judge() as scripted:
@@ -259,6 +260,7 @@ def direct(monkeypatch):
         monkeypatch.delenv(name.lower(), raising=False)
 
 
+@pytest.mark.slow
 def test_an_address_with_its_model_is_a_judge(run, parts, direct, saved_backbone, monkeypatch):
     monkeypatch.setenv("MY_KEY", "k9-open")
     write_exchanges(parts / "traffic.jsonl", [marked(number) for number in range(N)])

@@ -206,6 +206,7 @@ class Terminal:
         os.close(self.master)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="takes a controlling terminal")
 def test_at_a_terminal_single_keys_count_and_ctrl_c_leaves_a_whole_file(tmp_path) -> None:
     write_exchanges(tmp_path / "chosen.jsonl", rows())

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 PARTS = 20
 
 
+@pytest.mark.slow
 def test_scoring_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
     backbone = saved_backbone("llama")
     make_guard(Backbone.load(backbone)).save(tmp_path / "guard")
@@ -46,6 +47,7 @@ def test_scoring_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, 
     assert not finished.folder.exists()
 
 
+@pytest.mark.slow
 def test_calibration_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
     backbone = saved_backbone("llama")
     make_guard(Backbone.load(backbone)).save(tmp_path / "guard")
@@ -64,6 +66,7 @@ def test_calibration_leaves_no_process_and_goes_on(start, tmp_path, saved_backbo
     assert not finished.folder.exists()
 
 
+@pytest.mark.slow
 def test_training_a_probe_leaves_no_process_and_goes_on(start, tmp_path, saved_backbone, monkeypatch) -> None:
     write_exchanges(tmp_path / "train.jsonl", [labelled_row(i, float(i % 2)) for i in range(1200)])
     words = ["train", "probe", "--input", "train.jsonl", "--backbone", saved_backbone("llama"), "--epochs", 2]
@@ -76,6 +79,7 @@ def test_training_a_probe_leaves_no_process_and_goes_on(start, tmp_path, saved_b
     assert not finished.folder.exists()
 
 
+@pytest.mark.slow
 def test_training_a_classifier_leaves_no_process_and_goes_on(
     start, tmp_path, saved_backbone, monkeypatch
 ) -> None:

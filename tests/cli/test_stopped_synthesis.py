@@ -63,6 +63,7 @@ def folders(tmp_path) -> tuple[Path, Path]:
     return found
 
 
+@pytest.mark.slow
 def test_synthesis_leaves_no_process_and_goes_on(start, folders, monkeypatch) -> None:
     whole, stopped = folders
     words = ["synthesize", "policy.yaml", "--out", "out", "--plan", "plan.yaml", "--model", "writer"]
@@ -90,6 +91,7 @@ def test_synthesis_leaves_no_process_and_goes_on(start, folders, monkeypatch) ->
     assert data_of(stopped / "out") == data_of(whole / "out")
 
 
+@pytest.mark.slow
 def test_a_build_leaves_no_process_and_goes_on(start, folders, saved_backbone, monkeypatch) -> None:
     whole, stopped = folders
     words = ["build", "policy.yaml", "--out", "guard", "--plan", "plan.yaml", "--data", "data.jsonl"]

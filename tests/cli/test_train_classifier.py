@@ -130,6 +130,7 @@ def test_a_screen_drops_easy_harmless_rows_and_goes_on(run, tmp_path, saved_back
     assert not (tmp_path / "c.screen").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_train_a_cascade_is_refused_before_anything_is_read(run, tmp_path, mined) -> None:
     hard, guard, other = tmp_path / "hard.jsonl", tmp_path / "guard", tmp_path / "other"
     (tmp_path / "bare.jsonl").write_bytes(hard.read_bytes())

@@ -90,6 +90,7 @@ def violations(page):
     return [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found["violations"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "viewport"), [("light", WIDE), ("dark", NARROW)], ids=["light, wide", "dark, narrow"]
 )
@@ -116,6 +117,7 @@ def test_what_is_not_for_everybody_would_be_found(visit):
     assert {name for name, _ in violations(page)} == {"color-contrast", "label"}
 
 
+@pytest.mark.slow
 def test_empty_pages_are_for_everybody(browser, tmp_path):
     with house_in(tmp_path) as house, serving_app(house.app) as url:
         page = browser.new_context(viewport=NARROW).new_page()

@@ -68,6 +68,7 @@ runs = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs)
 @example([("default", True), ("strict", False), ("strict", False)])

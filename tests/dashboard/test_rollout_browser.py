@@ -63,6 +63,7 @@ def check(page, path):
     assert wide == 0, path
 
 
+@pytest.mark.slow
 def test_there_and_back_by_click(browser, served):
     site, url, secret = served
     page, problems = sign_in(browser, url, secret, viewport=WIDE)
@@ -94,6 +95,7 @@ def test_a_refusal_is_told_on_the_page(browser, served):
     page.context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "viewport"), [("light", WIDE), ("dark", NARROW)], ids=["light, wide", "dark, narrow"]
 )

@@ -92,6 +92,7 @@ def test_the_wheel_can_be_made_from_what_is_copied(tmp_path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_server_writes_only_to_its_home(guard_folders, tmp_path) -> None:
     """The root is read-only, as in the image; and the health check says first no, then yes."""
     unshare = program("unshare", "apt install util-linux")

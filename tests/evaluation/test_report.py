@@ -52,10 +52,12 @@ def test_drawings_are_xml(result):
         assert root.get("aria-label")
 
 
+@pytest.mark.slow
 def test_the_same_result_gives_the_same_page(result):
     assert render_report(result) == render_report(result)
 
 
+@pytest.mark.slow
 def test_written_json_is_the_result(result, tmp_path):
     paths = write_report(result, tmp_path / "new" / "folder")
     assert json.loads(paths["json"].read_text()) == json.loads(json.dumps(result.to_dict()))

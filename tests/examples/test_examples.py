@@ -87,6 +87,7 @@ def serving(preloaded, tmp_path):
     return serve
 
 
+@pytest.mark.slow
 def test_score_exchange_says_why(run, halting, tmp_path) -> None:
     guard = lockgate.load("embedded")
     said, _ = run("score_exchange.py")
@@ -103,6 +104,7 @@ def test_score_exchange_says_why(run, halting, tmp_path) -> None:
     assert "uncalibrated" in said
 
 
+@pytest.mark.slow
 def test_guard_loop_shows_the_answer_or_only_what_was_released(run, halting) -> None:
     whole, _ = run("guard_loop.py", PROMPT, "--max-tokens", 40)
     assert "halted" not in whole
@@ -114,6 +116,7 @@ def test_guard_loop_shows_the_answer_or_only_what_was_released(run, halting) -> 
     assert len(shown) < len(whole) / 2
 
 
+@pytest.mark.slow
 def test_chat_client_prints_a_whole_answer(run, serving, tmp_path) -> None:
     with serving("embedded") as url:
         said, code = run("chat_client.py", PROMPT, "--url", f"{url}/v1", "--max-tokens", 30)

@@ -52,6 +52,7 @@ def test_dialogues_in_one_text_round_trip(tmp_path_factory, pairs) -> None:
     assert [row.messages for row in imported(path)] == [wanted, other]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{n} " + "x" * 1000, "response": "y" * 1000} for n in range(6000)]
     for path in (tmp_path / "a.jsonl", tmp_path / "a.json", tmp_path / "a.csv"):

@@ -276,6 +276,7 @@ def test_busy_connections_are_kept_and_newcomers_told(make_gateway, backbone, he
             assert all_of(client)[0].startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.slow
 def test_the_process_outlives_more_connections_than_descriptors(folders):
     command = Command("-m", "lockgate", *options(folders, "--threads", "1", "--port", "0"), cwd=folders)
     process = command.process

@@ -206,6 +206,7 @@ def seen_alone(kind: str, what: str, text: str, relays: bool):
         return found, told_in(decisions_in(Path(folder) / "decisions.db"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relays", [False, True])
 @settings(max_examples=4, deadline=None)
 @given(

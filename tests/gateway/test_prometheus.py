@@ -73,6 +73,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_a_real_prometheus_reads_a_server(gateway, tmp_path) -> None:
     command, port = program("prometheus"), free_port()
     with serving(gateway) as url:

@@ -29,6 +29,7 @@ class Told(LocalScorers):
         return self._about
 
 
+@pytest.mark.slow
 def test_both_parts_together_judge_as_the_whole_guard(tmp_path) -> None:
     limits = EngineOptions(max_streams=2)
     whole, apart = Guard.load(), Guard.load()

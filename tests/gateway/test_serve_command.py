@@ -108,6 +108,7 @@ def test_hangup_with_open_requests_ends_none_of_them(folders, preloaded):
     assert checked(log).unfinished == 0
 
 
+@pytest.mark.slow
 def test_what_is_not_written_at_the_end_waits_for_the_next_start(folders, preloaded):
     log = folders / "late.db"
     with serving(preloaded, folders, "--port", "0", "--decisions", str(log)) as (process, line):
@@ -130,6 +131,7 @@ def test_what_is_not_written_at_the_end_waits_for_the_next_start(folders, preloa
     assert checked(log).unfinished == 0
 
 
+@pytest.mark.slow
 def test_records_that_are_lost_make_the_exit_code(folders, preloaded, postgres, tmp_path):
     log = postgres.database()
     (tmp_path / "home").touch()

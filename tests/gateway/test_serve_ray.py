@@ -169,6 +169,7 @@ def served(folders) -> Iterator[Served]:
                 process.kill()
 
 
+@pytest.mark.slow
 def test_a_killed_scorer_halts_its_own_streams_and_the_others_go_on(served) -> None:
     async def run() -> tuple[list[Seen], list[Seen]]:
         served.upstream.let(False)
@@ -227,6 +228,7 @@ def test_a_client_that_leaves_ends_its_answer(served) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_killed_gateway_breaks_its_streams_off_and_the_log_knows_them(served) -> None:
     before = checked(served.log).unfinished
 
@@ -253,6 +255,7 @@ def test_a_killed_gateway_breaks_its_streams_off_and_the_log_knows_them(served) 
     assert checked(served.log).unfinished == before + 1
 
 
+@pytest.mark.slow
 def test_at_the_end_open_answers_may_end(served) -> None:
     async def run() -> Seen:
         served.upstream.let(False)

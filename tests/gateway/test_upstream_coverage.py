@@ -152,6 +152,7 @@ def _has_a_call(text: str) -> bool:
     return calls[0]["type"] == "function"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 async def test_unknown_fields_of_an_answer(watched, route) -> None:
     left_out = 0

@@ -150,6 +150,7 @@ def test_another_judge_is_another_measure(judge, tmp_path):
     assert measures[0] == measures[1] != measures[2]
 
 
+@pytest.mark.slow
 def test_a_guard_without_a_judge_does_not_import_them(tmp_path):
     """Loading must stay fast."""
     code = "import lockgate.guards, sys; print([name for name in sys.modules if 'lockgate.judges' in name])"

@@ -48,6 +48,7 @@ def test_blocks_are_the_weighted_sum_of_the_voices(weights, stride) -> None:
         assert (found.tokens, found.flops) == (one.tokens, one.flops)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(weights=WEIGHTS, stride=st.integers(1, 9), escalate=st.sampled_from([-math.inf, 0.0]))
 def test_files_and_streams_agree(weights, stride, escalate) -> None:

@@ -99,6 +99,7 @@ def test_without_a_second_stage_the_probe_decides_as_ever(seed, flag, flag_on, m
         assert found.ranked == (found.max_prompt if found.max_score == -math.inf else found.max_score)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     escalate=st.sampled_from([-math.inf, -1.0, 0.0, 1.0, math.inf]),

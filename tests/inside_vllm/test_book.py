@@ -71,6 +71,7 @@ def whole_answer(prompt: list[int], limit: int, words: int, longest: int) -> tup
     return tokens, "length", len(prompt) + limit < longest
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(data=st.data())
 def test_what_leaves_is_what_an_oracle_lets_leave(data) -> None:

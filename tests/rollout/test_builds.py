@@ -10,6 +10,7 @@ from lockgate.rollout import Builds
 LINES = [b"{}\n"]
 
 
+@pytest.mark.slow
 def test_what_fails_says_so_in_words(bundles, tmp_path):
     builds = Builds(tmp_path / "work", bundles, [str(tmp_path / "no-policy.yaml")])
     builds.start("failed", "mill/ann", bundles / "a", LINES)

@@ -206,6 +206,7 @@ def test_malformed_and_repetitive_completions_are_dropped_with_their_reasons(tmp
     assert result.card["rows"]["by_role"].get("harmless", 0) == 0
 
 
+@pytest.mark.slow
 def test_the_red_team_pool_is_small_balanced_and_multi_turn(tmp_path) -> None:
     plan = tiny_plan(
         queries={"harmful_per_category": 12, "near_domain": 40},
@@ -228,6 +229,7 @@ def test_the_red_team_pool_is_small_balanced_and_multi_turn(tmp_path) -> None:
     assert "attack" not in apart.card["rows"]["by_role"]
 
 
+@pytest.mark.slow
 def test_labels_in_the_red_team_pool_are_checked_like_all_others(tmp_path) -> None:
     plan = tiny_plan(
         queries={"harmful_per_category": 12, "near_domain": 40},

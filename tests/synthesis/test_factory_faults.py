@@ -22,6 +22,7 @@ KEY = "sk-not-to-be-seen"
 _PURPOSES = {PLAN.queries.max_tokens: "questions", 60: "twin-question"}
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_data_of_an_undisturbed_one(tmp_path, preloaded) -> None:
     draw = random.Random(20260117)
     cases: dict[str, list[Any]] = {"whole": []}
@@ -66,6 +67,7 @@ def run_against(endpoint: Endpoint, folder: Path, **options: Any) -> Any:
     return run_factory(folder, PLAN, source=endpoint_source(config))
 
 
+@pytest.mark.slow
 def test_endpoints_that_misbehave_cost_no_data(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FACTORY_KEY", KEY)
     with serving_endpoint(manners=lambda body, attempt: write_reply(body)) as endpoint:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fake_endpoint import serving_endpoint
 from fault_runner import CONCURRENCY
 
@@ -33,6 +34,7 @@ def data_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_with_the_data_of_an_undisturbed_one(tmp_path) -> None:
     with serving_endpoint() as endpoint:
         assert run_cases(tmp_path, endpoint.url, {"whole": []}) == {"whole": [0]}

@@ -61,6 +61,7 @@ def data_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 @needs_ray
 @quiet
 def test_a_pipeline_gives_the_same_files_and_makes_its_generator_once_a_worker_and_step(
@@ -97,6 +98,7 @@ def test_batches_are_read_no_further_than_a_window_ahead_and_come_back_in_order(
     assert numbers == list(range(3 * 2 * module._WINDOW))
 
 
+@pytest.mark.slow
 @needs_ray
 @quiet
 def test_a_worker_killed_in_mid_run_changes_nothing(executor, tmp_path) -> None:
@@ -140,6 +142,7 @@ def test_a_guard_scores_the_same_in_workers_that_load_it(executor, tmp_path, sav
     assert run("ray", executor) == run("local", LocalExecutor())
 
 
+@pytest.mark.slow
 @needs_ray
 @quiet
 def test_a_batch_that_brings_its_worker_down_each_time_is_given_up(executor, tmp_path) -> None:

@@ -87,6 +87,7 @@ def test_one_stage_is_what_the_command_writes(guard, traffic, command, tmp_path)
     assert (tmp_path / "made" / "guard.yaml").read_bytes() == (tmp_path / "told" / "guard.yaml").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_stages_are_what_the_command_writes(guard, traffic, stages, command, tmp_path) -> None:
     made = calibrate(guard, [traffic], CalibrationPlan(budget=0.1, second_stage=stages))
     told, said = command(

@@ -136,6 +136,7 @@ def test_chunks_of_another_run_are_not_taken_over(source, tmp_path, rows, change
     assert same(expected, score_file(guard, source, out))
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_table(tmp_path, rows, saved_backbone) -> None:
     write_exchanges(tmp_path / "rows.jsonl", [*rows, *(make_exchange(i, 5) for i in range(50, 100))])
     backbone = Backbone.load(saved_backbone("llama"))

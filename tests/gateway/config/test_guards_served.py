@@ -73,6 +73,7 @@ async def ask_as(client: httpx2.AsyncClient, key: str) -> str:
     return text_of(events_of(response)) if response.status_code == 200 else str(response.status_code)
 
 
+@pytest.mark.slow
 async def test_each_tenant_has_its_guard_and_sighup_changes_any_of_them(
     preloaded, folders, tmp_path, capsys
 ) -> None:
