@@ -30,6 +30,12 @@ class Defence:
 
 
 DEFENCES = (
+    Defence(
+        "the whole exchange, not its parts",
+        ("stand-in", "input-output"),
+        ("stand-in", "production"),
+        kept=True,
+    ),
     Defence("second stage", ("stand-in", "exchange"), ("stand-in", "production"), kept=True),
     Defence("adversarial retraining", ("stand-in", "production"), ("retrained", "retrained"), kept=False),
 )
@@ -49,15 +55,14 @@ def defences() -> list[dict[str, Any]]:
         for one in DEFENCES
         if one.before[0] in there and one.after[0] in there
     ]
-    for table in ("searches",):
-        if table not in there:
-            continue
+    # The campaign with the larger budget says more.
+    table = next((name for name in ("searches", "stand-in") if name in there), None)
+    if table is not None:
         own, facts = rows[table]
         for attack in facts["adaptive"]:
             tried = [row for row in own["production"] if row.attack == attack]
-            if tried:
-                seen = detection(tried, facts["attempts"])
-                found.append({"name": f"{LOCK_OUT}: {attack}", **seen, "kept": True})
+            seen = detection(tried, facts["attempts"])
+            found.append({"name": f"{LOCK_OUT}: {attack}", **seen, "kept": True})
     return found
 
 
