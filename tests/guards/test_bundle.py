@@ -12,7 +12,15 @@ from parts import make_exchange, make_guard, rewrite
 from lockgate.calibration import choose_threshold
 from lockgate.constitution import load_constitution
 from lockgate.errors import BackboneMismatch, ConfigError, GuardError
-from lockgate.guards import Guard, GuardRecord, TrainingRecord, check_target, read_bundle
+from lockgate.guards import (
+    Guard,
+    GuardRecord,
+    TrainingRecord,
+    bundle_folder,
+    check_target,
+    is_shipped,
+    read_bundle,
+)
 from lockgate.guards._bundle import FILES, Bundle
 
 
@@ -249,3 +257,17 @@ def test_thresholds_of_a_record_are_checked() -> None:
     with pytest.raises(ConfigError):
         make_guard(flag=float("nan"))
     assert GuardRecord.model_validate(record.model_dump(mode="json")) == record
+
+
+@pytest.mark.parametrize("name", ["embedded", "stand-in"])
+def test_the_guards_of_the_package_are_whole_and_calibrated(name: str) -> None:
+    bundle = read_bundle(bundle_folder(name))
+    assert is_shipped(name)
+    assert bundle.record.calibration is not None
+    assert bundle.record.calibration.bound <= bundle.record.calibration.budget
+    assert bundle.record.cascade is not None
+
+
+def test_a_folder_is_no_name_of_the_package() -> None:
+    assert not is_shipped("./embedded")
+    assert bundle_folder("./embedded") == Path("embedded")
