@@ -264,7 +264,7 @@ def test_the_guards_of_the_package_are_whole_and_calibrated(name: str) -> None:
     bundle = read_bundle(bundle_folder(name))
     assert is_shipped(name)
     assert bundle.record.calibration is not None
-    assert bundle.record.calibration.bound <= bundle.record.calibration.budget
+    assert bundle.record.calibration["bound"] <= bundle.record.calibration["budget"]
     assert bundle.record.cascade is not None
 
 
