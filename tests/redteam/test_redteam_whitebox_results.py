@@ -1,5 +1,6 @@
 """Figures of white-box attacks, and found words as an attack of a campaign."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from lockgate.redteam.whitebox import (
     AttackOptions,
     Found,
     FoundWords,
+    _attack,
     attack_guard,
     exchange_of,
     summarise_found,
@@ -87,3 +89,11 @@ def test_free_embeddings_are_no_attack_of_a_campaign() -> None:
     free = replace(found("a", (1.0,)), space="embeddings")
     with pytest.raises(RedTeamError, match="no text"):
         FoundWords("free", [free])
+
+
+def test_a_guard_whose_first_stage_never_flags_alone_has_a_key_too() -> None:
+    """As guards of two stages from calibration are."""
+    options = AttackOptions()
+    keys = [_attack._key(guard_of(kind, flag=math.inf), [ask()], options) for kind in ("text", "verdict")]
+    assert keys[0] == _attack._key(guard_of("text", flag=math.inf), [ask()], options)
+    assert keys[0]["guard"] != keys[1]["guard"]

@@ -181,7 +181,7 @@ def _key(guard: Guard, queries: Sequence[Query], options: AttackOptions) -> dict
     # The record of a guard that is not saved yet does not know its probe.
     probe = hashlib.sha256(guard.head.weights.numpy().tobytes() + guard.head.bias.numpy().tobytes())
     return {
-        "guard": hash_json([guard.record.model_dump(mode="json"), probe.hexdigest()]),
+        "guard": hash_json([guard.record.model_dump_json(), probe.hexdigest()]),
         "queries": hash_json([[query.id, query.text, query.answers[0]] for query in queries]),
         "options": asdict(options),
     }
