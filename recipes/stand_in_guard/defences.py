@@ -36,7 +36,7 @@ DEFENCES = (
         ("stand-in", "production"),
         kept=True,
     ),
-    Defence("second stage", ("stand-in", "exchange"), ("stand-in", "production"), kept=True),
+    Defence("the first stage alone", ("stand-in", "production"), ("stand-in", "exchange"), kept=False),
     Defence("adversarial retraining", ("stand-in", "production"), ("retrained", "retrained"), kept=False),
 )
 LOCK_OUT = "lock-out by flags"

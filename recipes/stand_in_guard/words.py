@@ -69,12 +69,19 @@ def _adaptive(found: Mapping[str, Any]) -> str:
 
 
 def _defences(found: Mapping[str, Any]) -> str:
-    lines = ["| defence | plays | before | after | p | kept |", "|---|--:|--:|--:|--:|---|"]
+    lines = [
+        "| defence | plays | before | after | p | twins halted | kept |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
     for one in found["defences"]:
         p = "-" if "p" not in one else f"{one['p']:.3f}"
+        twins = "-"
+        if "twins" in one:
+            old, new = one["twins"]["before"], one["twins"]["after"]
+            twins = f"{old['halted']} to {new['halted']} of {new['n']}"
         lines.append(
             f"| {one['name']} | {one['before']['n']} | {one['before']['success']:.3f} | "
-            f"{one['after']['success']:.3f} | {p} | {'yes' if one['kept'] else 'no'} |"
+            f"{one['after']['success']:.3f} | {p} | {twins} | {'yes' if one['kept'] else 'no'} |"
         )
     return "\n".join(lines)
 
