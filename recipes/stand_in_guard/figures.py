@@ -112,7 +112,7 @@ def on_weights() -> dict[str, Any]:
     for part, content in parts.items():
         budget = {
             key: content["budget"][key]
-            for key in ("steps", "batch", "suffix", "fluency")
+            for key in ("steps", "batch", "seconds", "fluency")
             if key in content["budget"]
         }
         for attack, own in content["attacks"].items():
