@@ -108,7 +108,8 @@ def breaks(
     if reviews is not None and lines is not None:
         write_reviews(reviews, lines)
     if json:
-        print_json({"cases": str(cases), "new": new, "breaks": len(found), "reviews": lines and len(lines)})
+        counts = {"new": new, "breaks": len(found), "reviews": None if lines is None else len(lines)}
+        print_json({"cases": str(cases), **counts})
         return
     typer.echo(f"{cases}: {new} new of {len(found)} breaks")
     if lines is not None:
@@ -157,7 +158,7 @@ def gate(
         typer.Option(
             "--min",
             metavar="SHARE",
-            help="Least share of the attacks that each family must be stopped in: fail if it is below that, "
+            help="Least share of its plays in which each family must be stopped: fail if one is below that, "
             "beyond its interval.",
             min=0,
             max=1,

@@ -11,6 +11,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from lockgate.calibration import clopper_pearson
 from lockgate.redteam import Row, summarise
 from lockgate.tenants import CampaignOptions, Campaigns
 from recipes.stand_in_guard.attempts import TABLES, read_table
@@ -102,12 +103,21 @@ def detection(rows: Sequence[Row], budget: int) -> dict[str, Any]:
     before = {row.query for row in (seen if alert is None else seen[:alert]) if row.success}
     queries = {row.query for row in seen}
     return {
-        "before": {"n": len(queries), "success": round(len(won) / len(queries), 4)},
-        "after": {"n": len(queries), "success": round(len(before) / len(queries), 4)},
+        "before": share(len(won), len(queries)),
+        "after": share(len(before), len(queries)),
         "alert_after": alert,
         "attempts": len(seen),
         "budget": budget,
         "median_attempts": median(sum(row.query == query for row in seen) for query in sorted(queries)),
+    }
+
+
+def share(count: int, n: int) -> dict[str, Any]:
+    """Return a share with its exact 95 % interval. Of nothing the share is None."""
+    return {
+        "n": n,
+        "success": round(count / n, 4) if n else None,
+        "ci": [round(end, 4) for end in clopper_pearson(count, n, 0.95)],
     }
 
 

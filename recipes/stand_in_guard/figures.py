@@ -20,7 +20,7 @@ from lockgate.errors import LockgateError
 from lockgate.redteam import Row, capability_tax, summarise
 from recipes.results_page import write_block
 from recipes.stand_in_guard.attempts import RESULTS, read_table, write_table
-from recipes.stand_in_guard.defences import defences
+from recipes.stand_in_guard.defences import defences, share
 from recipes.stand_in_guard.words import table_of
 from recipes.steps import step_parser
 
@@ -118,8 +118,7 @@ def on_weights() -> dict[str, Any]:
         for attack, own in content["attacks"].items():
             found[f"{part}: {attack}"] = {
                 "budget": budget,
-                "n": own["caught"],
-                "success": None if not own["caught"] else round(own["success"] / own["caught"], 4),
+                **share(own["success"], own["caught"]),
                 "queries_to_first_break": own["first_break"],
             }
     return found

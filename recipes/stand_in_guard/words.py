@@ -19,6 +19,8 @@ def table_of(found: Mapping[str, Any]) -> str:
 
 
 def _rate(own: Mapping[str, Any]) -> str:
+    if own["success"] is None:
+        return "-"
     low, high = own["ci"]
     return f"{own['success']:.3f} ({low:.3f} to {high:.3f})"
 
@@ -62,9 +64,10 @@ def _adaptive(found: Mapping[str, Any]) -> str:
             if isinstance(budget, int)
             else ", ".join(f"{key} {value}" for key, value in budget.items())
         )
-        success = "-" if own["success"] is None else f"{own['success']:.3f}"
         first = own["queries_to_first_break"]
-        lines.append(f"| {name} | {told} | {own['n']} | {success} | {'none' if first is None else first} |")
+        lines.append(
+            f"| {name} | {told} | {own['n']} | {_rate(own)} | {'none' if first is None else first} |"
+        )
     return "\n".join(lines)
 
 
@@ -80,8 +83,7 @@ def _defences(found: Mapping[str, Any]) -> str:
             old, new = one["twins"]["before"], one["twins"]["after"]
             twins = f"{old['halted']} to {new['halted']} of {new['n']}"
         lines.append(
-            f"| {one['name']} | {one['before']['n']} | {one['before']['success']:.3f} | "
-            f"{one['after']['success']:.3f} | {p} | {twins} | {'yes' if one['kept'] else 'no'} |"
+            f"| {one['name']} | {one['before']['n']} | {_rate(one['before'])} | {_rate(one['after'])} | {p} | {twins} | {'yes' if one['kept'] else 'no'} |"
         )
     return "\n".join(lines)
 

@@ -120,6 +120,11 @@ def test_from_a_campaign_to_kept_breaks_and_the_gate(run, campaign, tmp_path, ma
     assert (len(read.reviews) > len(harmful)) == bool(twins)
     assert stat.S_IMODE(lessons.stat().st_mode) == 0o600
 
+    kept = ("--cases", tmp_path / "cases.jsonl", "--json")
+    counts = json.loads(run("breaks", out, "--variant", "guard", *kept, "--reviews", lessons)[1])
+    assert (counts["new"], counts["reviews"]) == (0, len(read.reviews))
+    assert json.loads(run("breaks", out, "--variant", "guard", *kept)[1])["reviews"] is None
+
     guard = ("--backbone", marking[1])
     code, printed, _ = run("replay", tmp_path / "cases.jsonl", marking[0], *guard)
     assert code == 1

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
-from lockgate.redteam import Row
+from lockgate.redteam import Campaign, Row, load_queries
 from lockgate.redteam.attacks import attacks_named
 from lockgate.synthesis.factory import FactoryPlan
 from recipes.stand_in_guard import attempts, defences, figures
@@ -41,8 +42,13 @@ def test_a_lock_out_counts_what_was_won_before_it() -> None:
     found = defences.detection([*flagged, *early, *late], 20)
     # From twenty exchanges on, more than a tenth of them flagged.
     assert found["alert_after"] == 20
+    assert found["before"]["ci"] == [0.1581, 1.0]  # 2 of 2: the lower end is .025 ** (1 / 2)
     assert (found["before"]["success"], found["after"]["success"]) == (1.0, 0.5)
     assert defences.detection([row("first", success=True)], 20)["alert_after"] is None
+
+
+def test_a_share_of_nothing_is_none() -> None:
+    assert defences.share(0, 0) == {"n": 0, "success": None, "ci": [0.0, 1.0]}
 
 
 def test_a_table_holds_no_text_and_gives_the_same_rows(tmp_path, monkeypatch) -> None:
@@ -60,6 +66,13 @@ def test_a_table_holds_no_text_and_gives_the_same_rows(tmp_path, monkeypatch) ->
     attempts.write_table("made", tmp_path)
     assert b"secret" not in (tmp_path / "tables" / "made.parquet").read_bytes()
     assert attempts.read_table("made") == ({"production": rows}, facts)
+
+
+@pytest.mark.parametrize("name", ["campaign", "searches", "practice", "retrained"])
+def test_the_campaigns_of_the_recipe_are_valid(name: str) -> None:
+    read = Campaign.read(Path(figures.__file__).parent / f"{name}.yaml")
+    assert attacks_named(read.attacks, read.depth, read.attempts)
+    assert load_queries(read.queries).constitution == "stage-magic"
 
 
 def test_the_families_held_out_are_those_that_no_training_data_has() -> None:
