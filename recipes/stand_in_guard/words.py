@@ -42,7 +42,7 @@ def _variants(found: Mapping[str, Any]) -> str:
 
 
 def _families(found: Mapping[str, Any]) -> str:
-    variants, names = found["variants"], found["campaign"]["held_out"]
+    variants, names = found["variants"], ["plain", *found["campaign"]["held_out"]]
     lines = [
         f"| family | plays | {' | '.join(_NAMES[name] for name in variants)} |",
         f"|---|--:|{'--:|' * len(variants)}",
