@@ -11,11 +11,11 @@ from lockgate.guards import ClassifierStage, Panel, TextStage, Voice
 
 
 @cache
-def random_text(bits: int = 8, seed: int = 0, view="exchange") -> TextBaseline:
+def random_text(bits: int = 8, seed: int = 0, view="exchange", excerpt: int = 0) -> TextBaseline:
     draw = np.random.default_rng(seed)
     size = 2 * 2**bits
     return TextBaseline(
-        TextBaselineConfig(view=view, bits=bits),
+        TextBaselineConfig(view=view, bits=bits, excerpt=excerpt),
         idf=(1 + draw.random(size) * 5).astype(np.float32),
         coefficients=draw.normal(size=size).astype(np.float32),
         intercept=-0.7,

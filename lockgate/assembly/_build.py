@@ -259,7 +259,11 @@ class _Build:
             reader = PartReader(folder, inputs, candidate, text)
             traffic = reader.staged(self._path("calibration"), "calibration")
             try:
-                return reader, set_stages(bind(voice), text, rows, traffic, voice, rows.budget), voice
+                return (
+                    reader,
+                    set_stages(bind(voice), text, rows, traffic, voice, rows.budget, inputs.training.delay),
+                    voice,
+                )
             except CalibrationError as error:
                 voice = {**voice, "kept": False, "reason": str(error)}
         reader = PartReader(folder, inputs, candidate)

@@ -1,6 +1,7 @@
 """A guard of a probe and a text voice: scored on every block, and calibrated together."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def set_stages(
     traffic: StagedScores,
     voice: Mapping[str, Any],
     budget: float,
+    delay: int = 0,
 ) -> Guard:
     """Return the guard with the text voice as its second stage and one calibration of both.
 
@@ -81,6 +83,7 @@ def set_stages(
         traffic: scores of the calibration rows, with traces of all blocks.
         voice: what `choose_voice` returned.
         budget: the budget that the traffic supports.
+        delay: see `Cascade`.
 
     Raises:
         CalibrationError: a reading failed, or too few exchanges are asked about for the budget.
@@ -102,6 +105,7 @@ def set_stages(
         sources=[str(source) for source in table.texts("source")],
         languages=languages,
     )
+    found = replace(found, cascade=replace(found.cascade, delay=delay))
     ready = guard.with_cascade(None, found, text=text)
     claim = [
         *describe_traffic_of(found.calibration, ready, rows),

@@ -40,6 +40,8 @@ class Cascade:
         tolerance: numeric uncertainty of a mixed score.
         drift: logits by which the probe's running maximum may grow each time the answer doubles. In a block
             that ends at `t` answer tokens, `drift` · log2(1 + `t` / 64) is taken off. See `rise`.
+        delay: answer tokens that a suspicious stream keeps back after a verdict that lets it go on. Harm is
+            seen some tokens after it begins, and what has left can't be taken back. Decisions don't change.
     """
 
     escalate: float
@@ -53,6 +55,7 @@ class Cascade:
     calm_blocks: int = 2
     tolerance: float = 0.0
     drift: float = 0.0
+    delay: int = 0
 
     def __post_init__(self) -> None:
         scales = (self.probe_mean, self.probe_std, self.classifier_mean, self.classifier_std)
@@ -66,6 +69,8 @@ class Cascade:
             raise ConfigError("cascade: expected stride and calm_blocks of at least 1")
         if not 0 <= self.drift < math.inf:
             raise ConfigError(f"cascade: drift is {self.drift}; expected a finite number of logits >= 0")
+        if self.delay < 0:
+            raise ConfigError(f"cascade: delay is {self.delay}; expected a number of tokens >= 0")
 
     def rise(self, number: int) -> float:
         """Return the logits that are taken off a reading in block `number`.
@@ -183,8 +188,8 @@ class CascadeState:
     flags. Call `finish` at the end.
 
     `released` counts the answer tokens that may leave. While the stream is calm and `min_tokens` are scored,
-    all tokens that were read may leave. While it is suspicious, no more tokens leave until the next verdict.
-    After a flag no more tokens leave at all.
+    all tokens that were read may leave. While it is suspicious, no more tokens leave until the next verdict,
+    and the newest `delay` tokens stay back then too. After a flag no more tokens leave at all.
 
     A token counts if it lies in the last user turn or the answer, and `min_tokens` are scored. Only a token
     that counts can make the stream suspicious. Earlier turns only feed the average. With `flag_on="both"` a
@@ -271,7 +276,8 @@ class CascadeState:
             self.category = self.stream.top_category
         self.due = None
         if not self.flagged:
-            self._released = self.answered
+            kept = self.cascade.delay if self._course.active and not self._finished else 0
+            self._released = max(self._released, self.answered - kept)
 
     def finish(self) -> Verdict:
         """End the stream and close its last block. If a verdict is `due` then, judge it and finish again."""

@@ -22,12 +22,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lockgate._extras import need
+from lockgate.classifiers._excerpts import ExchangeReader, excerpts_of
 from lockgate.classifiers._ngrams import TextReader, normalise
 from lockgate.durable import open_atomic
-from lockgate.errors import GuardError, TrainingError
+from lockgate.errors import ConfigError, GuardError, TrainingError
 from lockgate.exchanges import Exchange, Message, PromptPrints
 
-__all__ = ["TextBaseline", "TextBaselineConfig", "TextReader", "check_text_target", "exchange_text"]
+__all__ = [
+    "ExchangeReader",
+    "TextBaseline",
+    "TextBaselineConfig",
+    "TextReader",
+    "check_text_target",
+    "exchange_text",
+]
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -59,6 +67,8 @@ class TextBaselineConfig:
         folds: folds of the cross-validation that chooses C.
         max_iter: largest number of iterations of a fit.
         seed: seed of folds and fits.
+        excerpt: characters of the answer's excerpts, which are judged beside the whole text. The highest
+            logit counts. 0 judges the whole text alone. A fit reads whole texts.
     """
 
     view: TextView = "exchange"
@@ -67,6 +77,14 @@ class TextBaselineConfig:
     folds: int = 5
     max_iter: int = 2000
     seed: int = 0
+    excerpt: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the excerpts. Raises ConfigError for a length without a half, or a view without answers."""
+        if self.excerpt < 0 or self.excerpt % 2:
+            raise ConfigError(f"excerpt: expected an even number of characters, or 0; found {self.excerpt}")
+        if self.excerpt and self.view == "prompt":
+            raise ConfigError("excerpt: prompts have no answer to take excerpts from; expected 0")
 
 
 def exchange_text(messages: Sequence[Message], view: TextView) -> str:
@@ -139,7 +157,7 @@ class TextBaseline:
         """
         config = config or TextBaselineConfig()
         labels = _labels(exchanges, groups, config)
-        counts = _count(exchanges, config)
+        counts = _count([exchange_text(row.messages, config.view) for row in exchanges], config)
         frequency = np.bincount(counts.indices, minlength=counts.shape[1])
         idf = (np.log((1.0 + counts.shape[0]) / (1.0 + frequency)) + 1.0).astype(np.float32)
         features = _weigh(counts, idf)
@@ -175,7 +193,9 @@ class TextBaseline:
     def sha256(self) -> str:
         """Hash of the weights and the settings that decide scores. `save` and `load` keep it."""
         digest = hashlib.sha256(self.idf.tobytes() + self.coefficients.tobytes())
-        digest.update(json.dumps([self.config.view, self.config.bits, self.intercept]).encode())
+        settings = [self.config.view, self.config.bits, self.intercept]
+        # Baselines without excerpts keep the hash that they had before there were any.
+        digest.update(json.dumps(settings + [self.config.excerpt] * bool(self.config.excerpt)).encode())
         return digest.hexdigest()
 
     def rounded(self) -> "TextBaseline":
@@ -252,8 +272,11 @@ class TextBaseline:
         return baseline
 
     def _score(self, exchanges: Sequence[Exchange]) -> NDArray[np.float64]:
-        features = _weigh(_count(exchanges, self.config), self.idf)
-        return np.asarray(features @ self.coefficients.astype(np.float64) + self.intercept)
+        texts = [_texts(exchange, self.config) for exchange in exchanges]
+        features = _weigh(_count([text for own in texts for text in own], self.config), self.idf)
+        scores = np.asarray(features @ self.coefficients.astype(np.float64) + self.intercept)
+        firsts = np.cumsum([0, *(len(own) for own in texts[:-1])])
+        return np.asarray(np.maximum.reduceat(scores, firsts))
 
 
 def check_text_target(path: Path) -> None:
@@ -277,10 +300,18 @@ def _need(module: str) -> Any:  # noqa: ANN401 - a module
     return need(module, extra="train", feature="the text baseline")
 
 
-def _count(exchanges: Sequence[Exchange], config: TextBaselineConfig) -> "sp.csr_array":
+def _texts(exchange: Exchange, config: TextBaselineConfig) -> list[str]:
+    """Return what is judged of an exchange: its whole text first, then excerpts of its answer."""
+    whole = exchange_text(exchange.messages, config.view)
+    last = exchange.messages[-1] if exchange.messages else None
+    if not config.excerpt or last is None or last.role != "assistant" or not last.content:
+        return [whole]
+    return [whole, *excerpts_of(normalise(last.content), config.excerpt)]
+
+
+def _count(texts: Sequence[str], config: TextBaselineConfig) -> "sp.csr_array":
     """Count hashed n-grams [N, 2 * 2^bits]."""
     sp, text = _need("scipy.sparse"), _need("sklearn.feature_extraction.text")
-    texts = [exchange_text(exchange.messages, config.view) for exchange in exchanges]
     shared: dict[str, Any] = {
         "n_features": 2**config.bits,
         "norm": None,

@@ -177,6 +177,14 @@ def build(
             min=0,
         ),
     ] = None,
+    delay: Annotated[
+        int,
+        typer.Option(
+            help="Answer tokens that a suspicious stream keeps back, if the guard gets a text voice. Less "
+            "leaves before a halt, and suspicious answers arrive later.",
+            min=0,
+        ),
+    ] = 0,
     max_rows: Annotated[
         int | None,
         typer.Option(help="Largest number of training exchanges. Default: the preset's.", min=1),
@@ -216,6 +224,7 @@ def build(
 
     wanted, policy = read_plan(plan, preset, generator), load_constitution(constitution)
     settings = {"epochs": epochs, "folds": folds, "max_rows": max_rows, "max_tokens": max_tokens}
+    settings |= {"delay": delay}
     shares: dict[str, Any] = {"mine_top": mine_top, "budget": budget, "benign_share": benign_share}
     shares |= {"feedback": _feedback(hold_out_reviews)}
     training = _training(preset, generator, {**settings, **shares})

@@ -150,8 +150,9 @@ def write_bundle(
                 del content[name]
         if content["backbone"]["device"] == "cpu":
             del content["backbone"]["device"]
-        if record.cascade is not None and not record.cascade.drift:
-            del content["cascade"]["drift"]
+        for name in ("drift", "delay") if record.cascade is not None else ():
+            if not content["cascade"][name]:
+                del content["cascade"][name]
         (made / "guard.yaml").write_bytes(_sealed(yaml.safe_dump(content, sort_keys=False, width=110)))
         (made / "README.md").write_text(card, encoding="utf-8")
 

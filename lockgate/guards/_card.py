@@ -103,7 +103,10 @@ def _stages(record: GuardRecord) -> str:
         "stream; a verdict that fails or comes too late halts it.\n\n"
         f"Mixed score: {cascade.weight:g} x (probe - {cascade.probe_mean:.4f}) / {cascade.probe_std:.4f} + "
         f"{1 - cascade.weight:g} x ({second} - {cascade.classifier_mean:.4f}) / "
-        f"{cascade.classifier_std:.4f}, in logits.\n" + _voices(record) + _drift(cascade.drift)
+        f"{cascade.classifier_std:.4f}, in logits.\n"
+        + _voices(record)
+        + _drift(cascade.drift)
+        + _delay(cascade.delay)
     )
 
 
@@ -114,6 +117,16 @@ def _drift(drift: float) -> str:
     return (
         f"\nLength: in a block that ends at t answer tokens, {drift:.4f} x log2(1 + t / 64) logits are taken "
         "off the probe's logit before it is compared or mixed.\n"
+    )
+
+
+def _delay(delay: int) -> str:
+    """Say what a suspicious stream keeps back after a verdict, if anything."""
+    if not delay:
+        return ""
+    return (
+        f"\nDelay: a suspicious stream keeps its newest {delay} answer tokens back until later verdicts or "
+        "the end of suspicion release them.\n"
     )
 
 

@@ -113,7 +113,7 @@ class VoiceRecord(_Strict):
 class CascadeRecord(_Strict):
     """The rule by which both stages decide together; see `Cascade`.
 
-    A `drift` of 0 is not written.
+    A `drift` or `delay` of 0 is not written.
     """
 
     escalate: float
@@ -127,6 +127,7 @@ class CascadeRecord(_Strict):
     calm_blocks: int
     tolerance: float
     drift: Annotated[_Finite, Field(ge=0)] = 0.0
+    delay: Annotated[int, Field(ge=0)] = 0
 
     def to_cascade(self) -> Cascade:
         """Return the cascade that streams use."""

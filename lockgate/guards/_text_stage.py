@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lockgate.backbones import Backbone, Detokeniser, RenderedChat
 from lockgate.classifiers import BlockScores, block_ends, render_for
-from lockgate.classifiers.text import TextBaseline, TextReader, exchange_text
+from lockgate.classifiers.text import ExchangeReader, TextBaseline, exchange_text
 from lockgate.errors import ConfigError, ContextOverflow, ExchangeError, GuardError
 from lockgate.exchanges import Exchange
 
@@ -26,13 +26,12 @@ class TextSession:
         self._request_length = chat.request_length
         self._capacity = capacity
         self._answer = Detokeniser(backbone.decode)
-        self._reader = TextReader(baseline)
         # Without messages, as in a job of tokens, the prompt's text is what its tokens say.
         request = exchange_text(chat.request, "exchange") or backbone.decode(
             chat.token_ids[chat.prefix_length : self._request_length]
         )
         # The exchange that is judged ends in an answer, even if its first word is not written yet.
-        self._reader.read(f"{request}\n[assistant]\n")
+        self._reader = ExchangeReader(baseline, request, baseline.config.excerpt)
 
     def extend(self, token_ids: Sequence[int]) -> None:
         """Take the conversation's next tokens. Those of the request are known already.

@@ -21,7 +21,8 @@ from lockgate.tables import ScoresTable
 
 pytestmark = pytest.mark.slow
 
-PLAN = replace(QUICK, folds=3, decays=(30.0,), escalations=(0.2, 0.5))
+BASELINE = replace(QUICK.baseline, excerpt=40)
+PLAN = replace(QUICK, folds=3, decays=(30.0,), escalations=(0.2, 0.5), delay=16, baseline=BASELINE)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,8 @@ def test_both_stages_have_one_calibration(kept, backbone) -> None:
     assert voice["kept"]
     assert guard.cascade is not None
     assert guard.cascade.weight == voice["weight"]
+    assert guard.cascade.delay == 16
+    assert "newest 16 answer tokens" in (folder / "guard" / "README.md").read_text()
     assert guard.record.text.sha256 == voice["sha256"]
     assert found is not None
     assert found.flagged <= found.k

@@ -83,13 +83,26 @@ def between(values, share):
     min_tokens=st.sampled_from([1, 8, 40]),
     stride=st.sampled_from([1, 3, 8]),
     drift=st.sampled_from([0.0, 3.0]),
+    delay=st.sampled_from([0, 5]),
     max_tokens=st.sampled_from([1, 8, 21]),
     architecture=st.sampled_from(["llama", "qwen2"]),
     remote=st.booleans(),
     voices=st.sampled_from(["classifier", "text", "panel"]),
 )
 def test_a_served_stream_does_what_its_simulated_trace_does(
-    seed, text, behind, shares, flag_on, min_tokens, stride, drift, max_tokens, architecture, remote, voices
+    seed,
+    text,
+    behind,
+    shares,
+    flag_on,
+    min_tokens,
+    stride,
+    drift,
+    delay,
+    max_tokens,
+    architecture,
+    remote,
+    voices,
 ):
     backbone = tiny_backbone(architecture)
     second = second_stage(voices, tiny_classifier(architecture), backbone)
@@ -99,7 +112,7 @@ def test_a_served_stream_does_what_its_simulated_trace_does(
     answer = oracle_answer(backbone, run.job.prompt, max_tokens)
     thresholds = thresholds_of(flag_on, min_tokens)
     probe, classifier = readings(backbone, head, messages, answer, thresholds, stride, second)
-    cascade = Cascade(0.0, math.inf, 0.5, stride=stride, drift=drift)
+    cascade = Cascade(0.0, math.inf, 0.5, stride=stride, drift=drift, delay=delay)
     corrected = cascade.corrected_blocks(np.array(probe)).tolist()
     mixed = [cascade.mix(p, c) for p, c in zip(corrected, classifier, strict=True) if math.isfinite(p)]
     cascade = replace(cascade, escalate=between(corrected, shares[0]), flag=between(mixed, shares[1]))

@@ -31,8 +31,8 @@ REQUESTS = st.lists(TEXTS, min_size=1, max_size=3).map(
 )
 
 
-def stage(architecture: str = "llama") -> TextStage:
-    return TextStage(random_text(), tiny_backbone(architecture))
+def stage(architecture: str = "llama", excerpt: int = 0) -> TextStage:
+    return TextStage(random_text(excerpt=excerpt), tiny_backbone(architecture))
 
 
 def whole_text(backbone, token_ids) -> str:
@@ -46,9 +46,10 @@ def whole_text(backbone, token_ids) -> str:
     answer=TEXTS,
     stride=st.integers(1, 9),
     architecture=st.sampled_from(["llama", "gemma2"]),
+    excerpt=st.sampled_from([0, 4, 20]),
 )
-def test_files_streams_and_the_baseline_itself_agree(request, answer, stride, architecture) -> None:
-    second = stage(architecture)
+def test_files_streams_and_the_baseline_itself_agree(request, answer, stride, architecture, excerpt) -> None:
+    second = stage(architecture, excerpt)
     backbone = second.backbone
     exchange = Exchange((*request, Message("assistant", answer)))
     (found,) = second.read_blocks([exchange], stride=stride)
@@ -58,7 +59,8 @@ def test_files_streams_and_the_baseline_itself_agree(request, answer, stride, ar
     assert (found.tokens, found.flops) == (0, 0.0)
     for end, logit in zip(found.ends, found.logits, strict=True):
         so_far = Exchange((*request, Message("assistant", whole_text(backbone, ids[:end]))))
-        assert logit == pytest.approx(random_text().decision_function([so_far])[0], abs=1e-9)
+        expected = second.baseline.decision_function([so_far])[0]
+        assert logit == pytest.approx(expected, abs=1e-9)
     # The same bits in a stream that asks at every block, and in one that asks at some blocks.
     asked = backbone.render(request, add_generation_prompt=True)
     assert asked.request == chat.request == request

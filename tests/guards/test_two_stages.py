@@ -95,6 +95,7 @@ def test_scoring_streaming_and_simulating_agree(architecture, data) -> None:
         calm_blocks=data.draw(st.integers(1, 3)),
         weight=data.draw(st.sampled_from([0.0, 0.5, 1.0])),
         drift=data.draw(st.sampled_from([0.0, 1.0, 5.0])),
+        delay=data.draw(st.sampled_from([0, 4, 16])),
     )
     messages = answered(data.draw(st.integers(0, 30)))
     whole = guard.score(messages)
@@ -384,10 +385,25 @@ def test_a_drift_is_kept_and_told_and_0_is_not_written(bundle, tmp_path) -> None
     assert loaded.with_calibration(found).cascade.drift == 0.3
 
 
-@pytest.mark.parametrize("drift", [-0.1, math.inf, math.nan, "much"])
-def test_a_bundle_with_a_drift_that_makes_no_sense(bundle, drift) -> None:
-    rewrite(bundle / "guard.yaml", lambda content: content["cascade"].update(drift=drift))
-    with pytest.raises(GuardError, match="drift"):
+def test_a_delay_is_kept_and_told_and_0_is_not_written(bundle, tmp_path) -> None:
+    assert "delay" not in yaml.safe_load((bundle / "guard.yaml").read_text())["cascade"]
+    assert read_bundle(bundle).record.cascade.to_cascade().delay == 0
+    assert "Delay:" not in (bundle / "README.md").read_text()
+    made = two_stages(escalate=0.0, delay=16).save(tmp_path / "other")
+    loaded = Guard.load(tmp_path / "other", backbone=tiny_backbone())
+    assert made.cascade.delay == loaded.cascade.delay == 16
+    assert "newest 16 answer tokens" in (tmp_path / "other" / "README.md").read_text()
+    found = choose_threshold(np.arange(4000) / 1000, [str(i) for i in range(4000)], 0.01, 1e-3)
+    assert loaded.with_calibration(found).cascade.delay == 16
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [*(("drift", value) for value in (-0.1, math.inf, math.nan, "much")), ("delay", -1), ("delay", 0.5)],
+)
+def test_a_bundle_with_a_drift_or_delay_that_makes_no_sense(bundle, key, value) -> None:
+    rewrite(bundle / "guard.yaml", lambda content: content["cascade"].update({key: value}))
+    with pytest.raises(GuardError, match=key):
         read_bundle(bundle)
 
 
