@@ -6,13 +6,15 @@ a defence costs. `kept` tells what the shipped guard and the documents use; LOG.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from scipy.stats import binomtest
 
 from lockgate.calibration import clopper_pearson
-from lockgate.redteam import Row, summarise
+from lockgate.redteam import Campaign, Row, summarise
+from lockgate.redteam.attacks import attacks_named
 from lockgate.tenants import CampaignOptions, Campaigns
 from recipes.stand_in_guard.attempts import TABLES, read_table
 
@@ -22,24 +24,46 @@ _FLAGS_PER_HUNDRED = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Defence:
-    """What is compared: a variant of one table with one of another, in the attacks that both have."""
+    """What is compared: a variant of one table with one of another, in the attacks that both have.
+
+    With `practised`, only the families that the practice has count, or only the others.
+    """
 
     name: str
     before: tuple[str, str]
     after: tuple[str, str]
     kept: bool
+    practised: bool | None = None
 
 
+PRODUCTION = ("stand-in", "production")
 DEFENCES = (
     Defence(
         "the whole exchange, not its parts",
         ("stand-in", "input-output"),
-        ("stand-in", "production"),
+        PRODUCTION,
         kept=True,
     ),
-    Defence("the first stage alone", ("stand-in", "production"), ("stand-in", "exchange"), kept=False),
-    Defence("adversarial retraining", ("stand-in", "production"), ("retrained", "retrained"), kept=False),
+    Defence("the first stage alone", PRODUCTION, ("stand-in", "exchange"), kept=False),
+    Defence("excerpts of the answer", ("first", "production"), ("before", "unpractised"), kept=True),
+    Defence("adversarial retraining", ("before", "unpractised"), PRODUCTION, kept=True),
+    Defence(
+        "adversarial retraining, families practised",
+        ("before", "unpractised"),
+        PRODUCTION,
+        kept=True,
+        practised=True,
+    ),
+    Defence(
+        "adversarial retraining, other families",
+        ("before", "unpractised"),
+        PRODUCTION,
+        kept=True,
+        practised=False,
+    ),
+    Defence("a delay of 64 tokens", ("before", "undelayed"), PRODUCTION, kept=True),
 )
+PRACTICE = Path(__file__).parent / "practice.yaml"
 LOCK_OUT = "lock-out by flags"
 
 
@@ -50,7 +74,7 @@ def defences() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {
             "name": one.name,
-            **compare(rows[one.before[0]][0][one.before[1]], rows[one.after[0]][0][one.after[1]]),
+            **compare(*(_of(rows[table][0][name], one.practised) for table, name in (one.before, one.after))),
             "kept": one.kept,
         }
         for one in DEFENCES
@@ -65,6 +89,19 @@ def defences() -> list[dict[str, Any]]:
             seen = detection(tried, facts["attempts"])
             found.append({"name": f"{LOCK_OUT}: {attack}", **seen, "kept": True})
     return found
+
+
+def practised_families() -> frozenset[str]:
+    """Return the families whose breaks became lessons."""
+    practice = Campaign.read(PRACTICE)
+    return frozenset(one.family for one in attacks_named(practice.attacks, practice.depth, practice.attempts))
+
+
+def _of(rows: Sequence[Row], practised: bool | None) -> Sequence[Row]:
+    if practised is None:
+        return rows
+    known = practised_families()
+    return [row for row in rows if (row.family in known) == practised]
 
 
 def compare(before: Sequence[Row], after: Sequence[Row]) -> dict[str, Any]:

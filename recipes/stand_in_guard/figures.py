@@ -28,6 +28,7 @@ SUMMARY = RESULTS / "redteam.json"
 PAGE = Path(__file__).parents[2] / "docs" / "redteam.md"
 MAIN = "stand-in"
 UNGUARDED, GUARDED = "none", "production"
+UNDELAYED = ("before", "undelayed")
 
 
 def main() -> None:
@@ -56,16 +57,22 @@ def compute() -> dict[str, Any]:
     """Return all figures."""
     rows, facts = read_table(MAIN)
     summaries = {name: summarise(own, facts["attempts"], facts["held_out"]) for name, own in rows.items()}
-    leak = summaries[GUARDED]["leak_before_halt"]
+    undelayed = read_table(UNDELAYED[0])[0][UNDELAYED[1]]
     return {
         "campaign": {key: facts[key] for key in ("queries", "attempts", "held_out", "lockgate_version")},
         "variants": {name: variant(own) for name, own in summaries.items()},
         "capability_tax": capability_tax(rows[UNGUARDED]),
-        "leak_before_halt": {"topics": leak["any_topic"], "enough": leak["enough_to_succeed"]},
+        "leak_before_halt": {**leak_of(rows[GUARDED]), "without_delay": leak_of(undelayed)},
         "adaptive": {**searches(rows[GUARDED], facts), **on_weights()},
         "judge": judge(facts["judge_errors"]),
         "defences": defences(),
     }
+
+
+def leak_of(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the shares of attempts that let a topic through before the halt, and enough topics for a success."""
+    leak = summarise(rows, 1)["leak_before_halt"]
+    return {"topics": leak["any_topic"], "enough": leak["enough_to_succeed"]}
 
 
 def variant(summary: Mapping[str, Any]) -> dict[str, Any]:

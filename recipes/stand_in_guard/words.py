@@ -91,9 +91,15 @@ def _defences(found: Mapping[str, Any]) -> str:
 def _sentences(found: Mapping[str, Any]) -> str:
     leak, judge = found["leak_before_halt"], found["judge"]
     some, enough = leak["topics"], leak["enough"]
+    without = leak["without_delay"]
     return (
-        f"Of {some['n']} attempts against the production guard, {some['count']} ({some['success']:.2%}) let a topic "
-        f"through before they were halted, and {enough['count']} ({enough['success']:.2%}) enough topics for a "
-        f"success. The judge called {judge['false_success']['count']} of {judge['false_success']['n']} labelled "
+        f"Of {some['n']} attempts against the production guard, {_share(some)} let a topic through before they were "
+        f"halted, and {_share(enough)} enough topics for a success. Without its delay these are "
+        f"{_share(without['topics'])} and {_share(without['enough'])} of {without['topics']['n']}. The judge called {judge['false_success']['count']} of {judge['false_success']['n']} labelled "
         f"failures a success, and missed {judge['missed']['count']} of {judge['missed']['n']} successes."
-    ).replace("%)", " %)")
+    )
+
+
+def _share(one: Mapping[str, Any]) -> str:
+    low, high = one["ci"]
+    return f"{one['count']} ({100 * one['success']:.2f} %, {100 * low:.2f} to {100 * high:.2f})"
