@@ -1,4 +1,4 @@
-"""Answers in whole blocks: pieces have the same sizes whether a stream was held or not, and nothing is lost."""
+"""Answers in whole blocks: pieces have the same sizes whether a stream was held or not; nothing is lost."""
 
 import asyncio
 import json
