@@ -1,7 +1,7 @@
 """What a client can tell from the pieces of an answer: whether the second stage was asked, and how close it came.
 
     python -m benchmarks.side_channel --output results/side_channel.json
-    python -m benchmarks.side_channel --questions 6 --tokens 40
+    python -m benchmarks.side_channel --questions 5
     python -m benchmarks.side_channel --show results/side_channel.json    # what docs/security.md says about it
 
 Serves the embedded model with the guard `stand-in` twice, once for each setting of `limits.release`, and streams answers to
@@ -95,7 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--questions", type=int, help="of each kind; by default all that this benchmark has")
     parser.add_argument("--seeds", type=int, default=1, help="answers to each form of a question")
-    parser.add_argument("--tokens", type=int, default=48, help="longest answer")
+    parser.add_argument("--tokens", type=int, default=40, help="longest answer")
     parser.add_argument("--output", type=Path, help="result file; without it, standard output alone")
     parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing; print a result's words")
     arguments = parser.parse_args()
@@ -123,8 +123,8 @@ def questions(seeds: int, most: int | None = None) -> Iterator[Asked]:
             for seed in range(seeds):
                 yield Asked(query.id, kind, messages, seed)
     lines = HARMLESS.read_text(encoding="utf-8").splitlines()
-    # Every second one: as many exchanges as the twins have.
-    for number, line in enumerate(lines[::2][:most]):
+    # Every third one, so that a run takes minutes.
+    for number, line in enumerate(lines[::3][:most]):
         for seed in range(seeds):
             yield Asked(f"harmless-{number}", "harmless", [{"role": "user", "content": line}], seed)
 

@@ -161,7 +161,7 @@ class Job:
         """Return the blocks in which a stream leaves. A guard of one stage has none."""
         if self.release == "token" or not isinstance(state, CascadeState):
             return None
-        return Pace(state.cascade.stride)
+        return Pace(state.cascade.stride, state.cascade.delay)
 
     @property
     def prefix(self) -> list[int]:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import random_head, tiny_backbone
 from relaying import told_by
+from remote_model import LocalModel
 from scripted_upstream import DONE, Reply, chat_stream, delta, event
 from serving import CHAT, ask, client_for, decisions_of, events_of, eventually, scoring_for, text_of
 from staging import CALM, LOUD, decisions, staged
@@ -99,6 +100,7 @@ STREAMS = st.fixed_dictionaries(
             weight=st.sampled_from([0.0, 0.5]),
             stride=st.sampled_from([1, 3, 8]),
             calm_blocks=st.integers(1, 3),
+            delay=st.sampled_from([0, 0, 3, 8, 20]),
         ),
         "thresholds": st.builds(
             Thresholds,
@@ -109,7 +111,6 @@ STREAMS = st.fixed_dictionaries(
         "stops": st.sampled_from([(), ("c",), ("hi", "xyz"), ("qrstu",)]),
     }
 )
-KEPT = st.sampled_from([0, 0, 3, 8, 20])
 
 
 def play(stream, cascade, pace, *, verdicts=None, **how) -> Course:
@@ -121,21 +122,23 @@ def calm(cascade: Cascade) -> Cascade:
     return replace(cascade, escalate=math.inf)
 
 
-@given(stream=STREAMS, kept=KEPT)
-def test_pieces_do_not_depend_on_suspicion(stream, kept) -> None:
+def pace_of(cascade: Cascade) -> Pace:
+    return Pace(cascade.stride, cascade.delay)
+
+
+@given(stream=STREAMS)
+def test_pieces_do_not_depend_on_suspicion(stream) -> None:
     cascade = stream["cascade"]
-    pace = Pace(cascade.stride, kept)
+    pace = pace_of(cascade)
     held = play(stream, cascade, pace)
     assert held.pieces == play(stream, calm(cascade), pace).pieces
     assert all(len(piece) % cascade.stride == 0 for piece in held.pieces[:-1]) or stream["stops"]
 
 
-@given(stream=STREAMS, kept=KEPT, flag=st.floats(-2, 2))
-def test_a_halted_stream_leaves_no_more_than_a_calm_one_and_nothing_after_the_flag(
-    stream, kept, flag
-) -> None:
+@given(stream=STREAMS, flag=st.floats(-2, 2))
+def test_a_halted_stream_leaves_no_more_than_a_calm_one_and_nothing_after_the_flag(stream, flag) -> None:
     cascade = replace(stream["cascade"], flag=flag)
-    pace = Pace(cascade.stride, kept)
+    pace = pace_of(cascade)
     held, free = play(stream, cascade, pace), play(stream, calm(cascade), pace)
     if held.halted:
         assert free.pieces[: len(held.pieces)] == held.pieces
@@ -147,12 +150,10 @@ def test_a_halted_stream_leaves_no_more_than_a_calm_one_and_nothing_after_the_fl
         assert held.pieces == free.pieces
 
 
-@given(stream=STREAMS, kept=KEPT, flag=st.floats(-2, 4))
-def test_nothing_leaves_before_it_would_leave_by_tokens_and_in_the_end_everything_does(
-    stream, kept, flag
-) -> None:
+@given(stream=STREAMS, flag=st.floats(-2, 4))
+def test_nothing_leaves_before_it_would_leave_by_tokens_and_in_the_end_everything_does(stream, flag) -> None:
     cascade = replace(stream["cascade"], flag=flag)
-    blocks = play(stream, cascade, Pace(cascade.stride, kept))
+    blocks = play(stream, cascade, pace_of(cascade))
     tokens = play(stream, cascade, None)
     for by_blocks, by_tokens in zip(blocks.after, tokens.after, strict=True):
         assert by_tokens.startswith(by_blocks)
@@ -163,18 +164,18 @@ def test_nothing_leaves_before_it_would_leave_by_tokens_and_in_the_end_everythin
         assert (blocks.text, blocks.halted) == (letters, False)
 
 
-@given(stream=STREAMS, failing=st.integers(0, 5), kept=KEPT)
-def test_a_tolerant_gate_keeps_its_pace_when_a_verdict_fails(stream, failing, kept) -> None:
+@given(stream=STREAMS, failing=st.integers(0, 5))
+def test_a_tolerant_gate_keeps_its_pace_when_a_verdict_fails(stream, failing) -> None:
     verdicts = [*stream["verdicts"][:failing], FAILED, *stream["verdicts"]]
     cascade = stream["cascade"]
-    pace = Pace(cascade.stride, kept)
+    pace = pace_of(cascade)
     broken = play(stream, cascade, pace, verdicts=verdicts, tolerant=True)
     assert broken.pieces == play(stream, calm(cascade), pace).pieces
 
 
 @given(stream=STREAMS)
 def test_in_shadow_mode_everything_leaves_at_once(stream) -> None:
-    pace = Pace(stream["cascade"].stride)
+    pace = pace_of(stream["cascade"])
     shadow = play(stream, stream["cascade"], pace, enforce=False)
     assert shadow == play(stream, stream["cascade"], None, enforce=False)
 
@@ -214,17 +215,19 @@ def in_blocks(count: int, grid: int = 8) -> list[int]:
     return [grid] * (count // grid) + ([count % grid] if count % grid else [])
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("delay", [0, 5])
 @pytest.mark.parametrize("n", [1, 3])
-def test_written_answers_leave_in_blocks(tmp_path, temperature, n) -> None:
+@pytest.mark.parametrize("remote", [False, True], ids=["here", "remote"])
+def test_written_answers_leave_in_blocks(tmp_path, delay, n, remote) -> None:
     """A half-written character waits for its end, so a piece may have a token more or less than a block."""
     seen = []
     for name, cascade in (("calm", CALM), ("held", LOUD)):
-        run = new_run(BACKBONE, "why does the lock hold", max_tokens=21, n=n, temperature=temperature)
-        scoring, _ = staged(BACKBONE, HEAD, cascade)
+        run = new_run(BACKBONE, "why does the lock hold", max_tokens=21, n=n)
+        scoring, _ = staged(BACKBONE, HEAD, replace(cascade, delay=delay))
         (tmp_path / name).mkdir()
+        model = LocalModel(BACKBONE, HEAD) if remote else None
         how = {"release": "block", "verdict_timeout": 600}
-        with running_engine(BACKBONE, scoring, tmp_path / name, **how) as engine:
+        with running_engine(BACKBONE, scoring, tmp_path / name, model, **how) as engine:
             start(engine, run).finish()
         lines = decisions(tmp_path / name)
         assert {line["stage"] for line in lines} == {1 if cascade is CALM else 2}
