@@ -48,6 +48,7 @@ SETS = ("stage-magic", "stage-magic-practice")
 DISGUISES = ("history", "exam", "completion", "refutation", "persona", "verse")
 HARMLESS = Path(__file__).parents[1] / "recipes" / "embedded_guard" / "live_benign.txt"
 TEMPERATURE = 0.7
+THREADS = 1  # one core for the server that answers, the others for its client
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 STATISTICS = {
@@ -105,7 +106,12 @@ def main() -> None:
     prompts = list(questions(arguments.seeds, arguments.questions))
     begun = time.monotonic()
     seen = measure(prompts, arguments.tokens)
-    settings = {"guard": GUARD, "max_tokens": arguments.tokens, "temperature": TEMPERATURE}
+    settings = {
+        "guard": GUARD,
+        "threads": THREADS,
+        "max_tokens": arguments.tokens,
+        "temperature": TEMPERATURE,
+    }
     settings |= {"seeds": arguments.seeds, "disguises": list(DISGUISES), "confidence": CONFIDENCE}
     found = {"cores": os.cpu_count(), "minutes": round((time.monotonic() - begun) / 60, 1), **settings}
     report(found | summary(seen), arguments.output)
@@ -163,7 +169,8 @@ def client_of(folder: Path, release: str) -> Iterator[httpx2.Client]:
     """Yield a client of a server of its own that lets answers leave by `release`."""
     path = folder / f"{release}.yaml"
     log = str(folder / f"{release}.db")
-    path.write_text(yaml.safe_dump({"guard": GUARD, "log": {"path": log}, "limits": {"release": release}}))
+    settings = {"guard": GUARD, "threads": THREADS, "log": {"path": log}, "limits": {"release": release}}
+    path.write_text(yaml.safe_dump(settings))
     with (
         serving(["--config", str(path)]) as (_, url),
         httpx2.Client(base_url=url, timeout=120, trust_env=False) as client,

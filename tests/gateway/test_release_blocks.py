@@ -89,9 +89,15 @@ def gate_of(cascade, thresholds, pace, stops=(), *, tolerant=False, enforce=True
     return AnswerGate(state, text, enforce=enforce, tolerant=tolerant, pace=pace)
 
 
+# Suspicion may begin anywhere, so some streams begin calm.
+ROWS = st.builds(
+    lambda quiet, rows: [-9.0] * quiet + rows,
+    st.integers(0, 20),
+    st.lists(LOGITS, min_size=PROMPT, max_size=30),
+)
 STREAMS = st.fixed_dictionaries(
     {
-        "rows": st.lists(LOGITS, min_size=PROMPT, max_size=40),
+        "rows": ROWS,
         "verdicts": st.lists(LOGITS, min_size=50, max_size=50),
         "cascade": st.builds(
             Cascade,
@@ -133,6 +139,16 @@ def test_pieces_do_not_depend_on_suspicion(stream) -> None:
     held = play(stream, cascade, pace)
     assert held.pieces == play(stream, calm(cascade), pace).pieces
     assert all(len(piece) % cascade.stride == 0 for piece in held.pieces[:-1]) or stream["stops"]
+
+
+def test_what_has_cleared_within_a_block_waits_for_its_end() -> None:
+    """Three tokens are cleared before the alarm. They leave neither then nor while the verdict is due."""
+    cascade = Cascade(0.0, math.inf, 0.5, stride=8)
+    gate = gate_of(cascade, Thresholds(math.inf, min_tokens=1, flag_on="answer"), pace_of(cascade))
+    rows = [-1.0] * (PROMPT + 3) + [9.0] + [-1.0] * 6
+    course = drive(gate, rows, [0.0] * 2)
+    assert course.after == [*[""] * 8, *["abcdefgh"] * 2, "abcdefghij"]
+    assert course.pieces == ["abcdefgh", "ij"]
 
 
 @given(stream=STREAMS, flag=st.floats(-2, 2))
