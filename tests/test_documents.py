@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import gateway
+from benchmarks import gateway, side_channel
 from lockgate.calibration import required_n
 from lockgate.constitution import lint_text
 from lockgate.gateway.config import apply_config, read_config
@@ -190,6 +190,15 @@ def test_the_delays_of_the_alarm_are_what_was_simulated() -> None:
     alarms = found["false_alarms"]
     assert f"{alarms['alarms']} of {alarms['runs']} runs of {alarms['exchanges']:,} exchanges" in text
     assert f"({100 * alarms['share_low']:.1f} % to {100 * alarms['share_high']:.1f} %)" in text
+
+
+def test_what_pieces_tell_is_what_was_measured() -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    table, *told = side_channel.words(results("side_channel"))
+    assert table in text, "run python -m benchmarks.side_channel --show results/side_channel.json"
+    shown = " ".join(text.split())
+    for part in told:
+        assert part in shown, part
 
 
 def test_the_config_files_of_the_documents_are_valid(tmp_path, monkeypatch) -> None:

@@ -128,7 +128,7 @@ def options_of(settings: Settings, loaded: Loaded | None, *, relays: bool) -> "G
     if loaded is not None:
         limits = loaded.applied.config.limits
         breaker = BreakerOptions(limits.verdict_breaker.failures, limits.verdict_breaker.pause)
-        engine = replace(engine, verdict_breaker=breaker)
+        engine = replace(engine, verdict_breaker=breaker, release=limits.release)
         policies, keys = loaded.applied.policies, loaded.applied.keys
         more = {"policies": policies, "keys": keys, "longest_prompt": limits.longest_prompt}
         if (watched := loaded.applied.config.campaigns) is not None:

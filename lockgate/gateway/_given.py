@@ -258,7 +258,7 @@ class GivenStepper(PackedStepper):
         self, job: Job, stream: Stream, tail: Sequence[TextToken], rows: NDArray[np.float32] | None
     ) -> None:
         lane = _lane(stream)
-        if lane.gate.broken or (rows is not None and lane.gate.would_clear(rows)):
+        if lane.gate.would_clear(rows):
             self._let_out(job, stream, lane.text.ahead("".join(token.text for token in tail)))
 
     def _go_on(self, job: Job, stream: Stream) -> None:

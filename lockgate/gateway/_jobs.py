@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lockgate.backbones import RenderedChat
-from lockgate.cascade import ExchangeState, Regions
+from lockgate.cascade import CascadeState, ExchangeState, Regions
 from lockgate.exchanges import Message
 from lockgate.gateway._events import Event
 from lockgate.gateway._intake import Intake
-from lockgate.gateway._options import Mode
+from lockgate.gateway._options import Mode, Release
 from lockgate.gateway._phases import Phase, Queued, ticket_of
 from lockgate.gateway._sampling import SamplingParams
-from lockgate.gateway._stream import AnswerGate, OutgoingText
+from lockgate.gateway._stream import AnswerGate, OutgoingText, Pace
 from lockgate.gateway._traces import UNTRACED, JobTrace
 from lockgate.gateway._verdicts import Ticket
 from lockgate.guards import Conversation
@@ -89,6 +89,7 @@ class Job:
         turn: number of its streams' newest turn.
         route: the server's route by which it came; "" for a check.
         mode: whether flags stop its answers. None takes the engine's mode.
+        release: whether its answers leave by tokens or in whole blocks. The engine sets it.
         fails_open: whether an answer that is written elsewhere goes on when the guard fails.
         lowered: by how much its conversation has lowered the threshold that flags.
         remember: called with the margin of each of its choices at the end; see `Memory`.
@@ -119,6 +120,7 @@ class Job:
     turn: int = 0
     route: str = ""
     mode: Mode | None = None
+    release: Release = "token"
     fails_open: bool = False
     lowered: float = 0.0
     remember: Callable[[float], None] = lambda margin: None
@@ -152,7 +154,14 @@ class Job:
 
     def gate(self, state: ExchangeState | None, text: OutgoingText) -> AnswerGate:
         """Make the gate of one of its streams."""
-        return AnswerGate(state, text, enforce=self.enforced, tolerant=self.fails_open and bool(self.intakes))
+        tolerant = self.fails_open and bool(self.intakes)
+        return AnswerGate(state, text, enforce=self.enforced, tolerant=tolerant, pace=self._pace(state))
+
+    def _pace(self, state: ExchangeState | None) -> Pace | None:
+        """Return the blocks in which a stream leaves. A guard of one stage has none."""
+        if self.release == "token" or not isinstance(state, CascadeState):
+            return None
+        return Pace(state.cascade.stride, state.cascade.delay)
 
     @property
     def prefix(self) -> list[int]:

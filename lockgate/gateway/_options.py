@@ -9,12 +9,14 @@ from lockgate.errors import ConfigError, LockgateError
 from lockgate.gateway._breaker import BreakerOptions
 
 Mode = Literal["enforce", "shadow", "off"]
+Release = Literal["token", "block"]
 # When a client should try again after the server has stopped or its model hangs.
 RESTART_SECONDS = 10
 # A step reads no more tokens of one answer, so a larger hold would change nothing.
 MOST_HELD_TOKENS = 64
 MOST_HELD_SECONDS = 60.0
 MODES: tuple[Mode, ...] = ("enforce", "shadow", "off")
+RELEASES: tuple[Release, ...] = ("token", "block")
 
 
 class QueueFull(LockgateError):
@@ -58,6 +60,8 @@ class EngineOptions:
         queue_timeout: seconds that a request may wait before it is opened. Then it gets a 503.
         promotion_timeout: seconds that open answers have to end when another guard takes over. Those that are
             left get a 503. Requests wait meanwhile.
+        release: `token` lets a token leave once it is cleared. `block` lets every answer leave in blocks
+            of the cascade, so that pieces don't show which streams were held. A guard of one stage has none.
     """
 
     mode: Mode = "enforce"
@@ -70,10 +74,13 @@ class EngineOptions:
     verdict_breaker: BreakerOptions = field(default_factory=BreakerOptions)
     queue_timeout: float = 120.0
     promotion_timeout: float = 30.0
+    release: Release = "token"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode: expected one of {', '.join(MODES)}")
+        if self.release not in RELEASES:
+            raise ConfigError(f"release: expected one of {', '.join(RELEASES)}")
         if self.max_streams < 1 or self.max_queue < 0 or not self.step_timeout > 0:
             raise ConfigError("expected max_streams >= 1, max_queue >= 0 and a step time-out above 0")
         if not (self.verdict_timeout > 0 and self.queue_timeout > 0 and self.promotion_timeout > 0):

@@ -94,6 +94,30 @@ class AnswerText:
         return Outflow(text, tuple(tokens), stopped)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Blocks in which every answer leaves, so that a client can't tell a held stream from a calm one.
+
+    Attributes:
+        grid: answer tokens of a block.
+        kept: answer tokens that every stream keeps back at the end of a block. A guard that lets only held
+            streams keep some back would show them otherwise.
+    """
+
+    grid: int
+    kept: int = 0
+
+    def __post_init__(self) -> None:
+        if self.grid < 1 or self.kept < 0:
+            raise ValueError("pace: expected at least one token in a block, and none or more kept back")
+
+    def allowed(self, cleared: int, read: int) -> int | None:
+        """Return how many of the `read` tokens may leave, if `cleared` are. None within a block."""
+        if read % self.grid:
+            return None
+        return max(0, min(cleared, read - self.kept)) // self.grid * self.grid
+
+
 class AnswerGate:
     """The gate of one stream. It scores tokens in order and releases the cleared ones.
 
@@ -103,6 +127,8 @@ class AnswerGate:
         enforce: whether a flag stops the text (`enforce`) or is only noted (`shadow`).
         tolerant: whether a failure of the guard is only noted, and the text goes on unjudged. In shadow mode
             it always is.
+        pace: the blocks in which the answer leaves; what is left over leaves at its end. None lets each token
+            leave once it is cleared. In shadow mode that is always so.
 
     Attributes:
         broken: why the stream can't be judged any more (a tolerant gate only); None while it can.
@@ -110,7 +136,13 @@ class AnswerGate:
     """
 
     def __init__(
-        self, state: ExchangeState | None, text: OutgoingText, *, enforce: bool, tolerant: bool = False
+        self,
+        state: ExchangeState | None,
+        text: OutgoingText,
+        *,
+        enforce: bool,
+        tolerant: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         self.state = state
         self.broken: str | None = None
@@ -118,6 +150,8 @@ class AnswerGate:
         self._text = text
         self._enforce = enforce
         self.tolerant = tolerant or not enforce
+        self._pace = pace if enforce else None
+        self._ending = False  # `finish` was called
         self._uncleared: deque[tuple[int, float | None, float | None, float | None]] = deque()
         self._left = 0  # tokens released so far
         self._shut = False
@@ -153,15 +187,18 @@ class AnswerGate:
         self._uncleared.append((token_id, score, logprob, threshold))
         return self._release()
 
-    def would_clear(self, logits: NDArray[np.floating]) -> bool:
+    def would_clear(self, logits: NDArray[np.floating] | None) -> bool:
         """Tell whether further tokens with these logits `[tokens, heads]` could leave at once.
 
-        The gate does not change.
+        The gate does not change. Logits may be None if the stream can't be judged any more.
         """
-        if self.halted or self._uncleared:
+        # A held stream lets no token leave before it is settled. In blocks a calm one must look the same.
+        if self.halted or self._uncleared or self._pace is not None:
             return False
         if self.state is None or self.broken or not self._enforce:
             return True
+        if logits is None:
+            return False
         state = copy.deepcopy(self.state)
         for row in logits[:, None]:
             if state.due is not None:
@@ -187,11 +224,12 @@ class AnswerGate:
 
         If a verdict is `due` after that, nothing leaves. Call `judge`, then `finish` again.
         """
+        self._ending = True
         if self.state is not None and not self.broken:
             self.state.finish()
         if self._close_if_halted() or self.due:
             return NOTHING
-        released = self._release()
+        released = self._release(last=True)
         if released.stopped:
             return released
         rest = self._text.finish()
@@ -211,17 +249,22 @@ class AnswerGate:
             self.broken = type(error).__name__
             return None
 
-    @property
-    def _may_leave(self) -> int:
+    def _may_leave(self, *, last: bool) -> int:
         """Number of answer tokens that are cleared: all of them if nothing is held back."""
-        if self.state is None or self.broken or not self._enforce:
-            return self._left + len(self._uncleared)
-        return self.state.released
+        read = self._left + len(self._uncleared)
+        judged = self.state is not None and not self.broken and self._enforce
+        cleared = self.state.released if judged and self.state is not None else read
+        if self._pace is None or last:
+            return cleared
+        # What a last verdict clears leaves with the end, as it does without one.
+        allowed = None if self._ending else self._pace.allowed(cleared, read)
+        return self._left if allowed is None else allowed
 
-    def _release(self) -> Outflow:
+    def _release(self, *, last: bool = False) -> Outflow:
         text, stopped = "", False
         tokens: list[ReleasedToken] = []
-        while self._uncleared and self._left < self._may_leave and not stopped:
+        allowed = self._may_leave(last=last)
+        while self._uncleared and self._left < allowed and not stopped:
             out = self._text.push(*self._uncleared.popleft())
             self._left += 1
             text += out.text

@@ -60,6 +60,7 @@ class GatewayFactory:
                 "verdict_timeout",
                 "queue_timeout",
                 "verdict_breaker",
+                "release",
             )
             if name in options
         }

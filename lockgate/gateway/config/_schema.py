@@ -321,6 +321,11 @@ class LimitsConfig(_Strict):
     verdict_breaker: BreakerConfig = Field(
         default=BreakerConfig(), description="When the second stage counts as down."
     )
+    release: Literal["token", "block"] = Field(
+        default="token",
+        description="token: what is cleared leaves at once. block: every answer leaves in whole blocks of a "
+        "guard of two stages, so that pieces don't show which ones its second stage was asked about.",
+    )
 
 
 class Config(_Strict):

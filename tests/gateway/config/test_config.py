@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from lockgate.cli import main
+from lockgate.cli import _serve_run, main
 from lockgate.errors import ConfigError
 from lockgate.gateway.config import Config, apply_config, config_schema, read_config
 
@@ -95,9 +95,25 @@ def test_both_formats_say_the_same(places, tmp_path, name, text) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "release"),
+    [("", "token"), ("limits: {release: token}\n", "token"), ("limits: {release: block}\n", "block")],
+)
+def test_the_release_reaches_the_engine(tmp_path, monkeypatch, text, release) -> None:
+    made = []
+    monkeypatch.setattr(_serve_run, "_run_guarded", lambda _, options, *rest: made.append(options))
+    path = tmp_path / "lockgate.yaml"
+    path.write_text("listen: {port: 0}\n" + text)
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "--config", str(path)])
+    assert not left.value.code
+    assert [options.engine.release for options in made] == [release]
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("upstream: x\n", "upstream: is not a known key"),
+        (UP + "limits: {release: word}\n", "limits.release"),
         (UP + "limits: {max_stream: 3}\n", "limits.max_stream: is not a known key"),
         ("upstreams: {one: {}}\n", "upstreams.one.url: is missing"),
         ("upstreams: {one: {url: ftp://x/v1}}\n", "upstreams.one: upstream url: expected http(s)"),
