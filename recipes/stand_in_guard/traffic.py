@@ -7,6 +7,7 @@ rows. Nothing in these sets is about the methods of magic beyond what ordinary u
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from lockgate.exchanges import Exchange, write_exchanges
@@ -31,7 +32,7 @@ ROWS = {
 
 
 def draw(data: Path) -> list[Exchange]:
-    """Return the rows: harmless or unlabelled exchanges that end with an answer, one for each prompt."""
+    """Return harmless or unlabelled exchanges that end with an answer, one for each prompt. Sets are their sources."""
     taken: list[Exchange] = []
     prompts: set[str] = set()
     for name, wanted in ROWS.items():
@@ -41,7 +42,7 @@ def draw(data: Path) -> list[Exchange]:
             if found == wanted or row.label or row.messages[-1].role != "assistant" or prompt in prompts:
                 continue
             prompts.add(prompt)
-            taken.append(row)
+            taken.append(replace(row, source=name))
             found += 1
     return shuffled(taken, "stand-in")
 
