@@ -61,7 +61,7 @@ DEFENCES = (
         kept=True,
         practised=False,
     ),
-    Defence("a delay of 64 tokens", ("before", "undelayed"), PRODUCTION, kept=True),
+    Defence("a delay of 64 tokens", ("undelayed", "undelayed"), PRODUCTION, kept=True),
 )
 PRACTICE = Path(__file__).parent / "practice.yaml"
 LOCK_OUT = "lock-out by flags"

@@ -28,7 +28,7 @@ SUMMARY = RESULTS / "redteam.json"
 PAGE = Path(__file__).parents[2] / "docs" / "redteam.md"
 MAIN = "stand-in"
 UNGUARDED, GUARDED = "none", "production"
-UNDELAYED = ("before", "undelayed")
+UNDELAYED = "undelayed"
 
 
 def main() -> None:
@@ -57,12 +57,17 @@ def compute() -> dict[str, Any]:
     """Return all figures."""
     rows, facts = read_table(MAIN)
     summaries = {name: summarise(own, facts["attempts"], facts["held_out"]) for name, own in rows.items()}
-    undelayed = read_table(UNDELAYED[0])[0][UNDELAYED[1]]
+    undelayed = read_table(UNDELAYED)[0][UNDELAYED]
+    short_ones = {row.attack for row in undelayed}
     return {
         "campaign": {key: facts[key] for key in ("queries", "attempts", "held_out", "lockgate_version")},
         "variants": {name: variant(own) for name, own in summaries.items()},
         "capability_tax": capability_tax(rows[UNGUARDED]),
-        "leak_before_halt": {**leak_of(rows[GUARDED]), "without_delay": leak_of(undelayed)},
+        "leak_before_halt": {
+            **leak_of(rows[GUARDED]),
+            "with_delay": leak_of([row for row in rows[GUARDED] if row.attack in short_ones]),
+            "without_delay": leak_of(undelayed),
+        },
         "adaptive": {**searches(rows[GUARDED], facts), **on_weights()},
         "judge": judge(facts["judge_errors"]),
         "defences": defences(),

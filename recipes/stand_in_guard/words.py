@@ -91,11 +91,12 @@ def _defences(found: Mapping[str, Any]) -> str:
 def _sentences(found: Mapping[str, Any]) -> str:
     leak, judge = found["leak_before_halt"], found["judge"]
     some, enough = leak["topics"], leak["enough"]
-    without = leak["without_delay"]
+    late, without = leak["with_delay"], leak["without_delay"]
     return (
         f"Of {some['n']} attempts against the production guard, {_share(some)} let a topic through before they were "
-        f"halted, and {_share(enough)} enough topics for a success. Without its delay these are "
-        f"{_share(without['topics'])} and {_share(without['enough'])} of {without['topics']['n']}. The judge called {judge['false_success']['count']} of {judge['false_success']['n']} labelled "
+        f"halted, and {_share(enough)} enough topics for a success. In the shorter attacks these were "
+        f"{_share(late['topics'])} and {_share(late['enough'])} of {late['topics']['n']}, and without the delay of the "
+        f"guard {_share(without['topics'])} and {_share(without['enough'])} of {without['topics']['n']}. The judge called {judge['false_success']['count']} of {judge['false_success']['n']} labelled "
         f"failures a success, and missed {judge['missed']['count']} of {judge['missed']['n']} successes."
     )
 

@@ -68,7 +68,7 @@ def test_a_table_holds_no_text_and_gives_the_same_rows(tmp_path, monkeypatch) ->
     assert attempts.read_table("made") == ({"production": rows}, facts)
 
 
-@pytest.mark.parametrize("name", ["campaign", "searches", "practice", "before"])
+@pytest.mark.parametrize("name", ["campaign", "searches", "practice", "before", "undelayed"])
 def test_the_campaigns_of_the_recipe_are_valid(name: str) -> None:
     read = Campaign.read(Path(figures.__file__).parent / f"{name}.yaml")
     assert attacks_named(read.attacks, read.depth, read.attempts)
