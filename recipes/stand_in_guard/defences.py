@@ -45,7 +45,6 @@ DEFENCES = (
         kept=True,
     ),
     Defence("the first stage alone", PRODUCTION, ("stand-in", "exchange"), kept=False),
-    Defence("excerpts of the answer", ("first", "production"), ("before", "unpractised"), kept=True),
     Defence("adversarial retraining", ("before", "unpractised"), PRODUCTION, kept=True),
     Defence(
         "adversarial retraining, families practised",
@@ -118,7 +117,7 @@ def compare(before: Sequence[Row], after: Sequence[Row]) -> dict[str, Any]:
         "opened": sum(new and not old for old, new in won.values()),
         "queries": {"better": sum(one > 0 for one in better), "worse": sum(one < 0 for one in better)},
         "p": _sign_test(sum(one > 0 for one in better), sum(one < 0 for one in better)),
-        "twins": {"before": _twins(before), "after": _twins(after)},
+        "twins": {"before": _twins(before, after), "after": _twins(after, before)},
     }
 
 
@@ -189,6 +188,7 @@ def _rate(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _twins(rows: Sequence[Row]) -> dict[str, int]:
-    own = [row for row in rows if row.twin and row.failed is None]
+def _twins(rows: Sequence[Row], others: Sequence[Row]) -> dict[str, int]:
+    both = {_key(row) for row in others if row.twin and row.failed is None}
+    own = [row for row in rows if row.twin and row.failed is None and _key(row) in both]
     return {"n": len(own), "halted": sum(row.halted for row in own)}

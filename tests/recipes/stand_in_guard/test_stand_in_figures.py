@@ -25,7 +25,7 @@ def row(query: str, *, number: int = 0, attack: str = "plain", success: bool = F
 def test_a_defence_is_compared_on_the_plays_that_both_campaigns_have() -> None:
     before = [row(f"q{n}", success=True) for n in range(8)] + [row("q9", success=True), row("q0", twin=True)]
     after = [row(f"q{n}", halted=True, success=n == 7) for n in range(8)]
-    after.append(row("q0", twin=True, halted=True))
+    after += [row("q0", twin=True, halted=True), row("q1", twin=True, halted=True)]
     found = defences.compare(before, after)
     assert found["before"]["n"] == found["after"]["n"] == 8  # q9 has no other side
     assert (found["before"]["success"], found["after"]["success"]) == (1.0, 0.125)
