@@ -27,7 +27,7 @@ from lockgate.assembly._staged import PartReader, set_stages
 from lockgate.assembly._threshold import describe_claim, set_threshold, with_flags
 from lockgate.assembly._top import read_top
 from lockgate.assembly._training import bind_guard, train_head
-from lockgate.assembly._update import Update, compare_with_previous, keep_previous
+from lockgate.assembly._update import PREVIOUS, Update, compare_with_previous, keep_previous
 from lockgate.assembly._voice import VOICE, choose_voice, describe_voice
 from lockgate.assembly._words import describe_generator, list_changes, list_limits, list_steps
 from lockgate.classifiers.text import TextBaseline
@@ -35,7 +35,7 @@ from lockgate.durable import hash_json, hash_path
 from lockgate.errors import CalibrationError
 from lockgate.evaluation import EvaluationResult, check_report, collect_provenance, write_report
 from lockgate.exchanges import read_exchanges, write_exchanges
-from lockgate.guards import Guard, check_target
+from lockgate.guards import Guard, check_target, read_bundle
 from lockgate.synthesis import StepProgress, room_on
 from lockgate.synthesis.factory import SynthesisResult, synthesize
 from lockgate.tables import ScoresTable
@@ -259,17 +259,23 @@ class _Build:
             reader = PartReader(folder, inputs, candidate, text)
             traffic = reader.staged(self._path("calibration"), "calibration")
             try:
-                return (
-                    reader,
-                    set_stages(bind(voice), text, rows, traffic, voice, rows.budget, inputs.training.delay),
-                    voice,
-                )
+                delay = self._delay()
+                return reader, set_stages(bind(voice), text, rows, traffic, voice, rows.budget, delay), voice
             except CalibrationError as error:
                 voice = {**voice, "kept": False, "reason": str(error)}
+        if delay := self._delay():
+            voice = {**voice, "delay": delay}
         reader = PartReader(folder, inputs, candidate)
         tables = {name: reader.staged(self._path(name), name).table for name in _JUDGED}
         fpr = inputs.training.provisional_fpr
         return reader, set_threshold(bind(voice), rows, tables, provisional_fpr=fpr), voice
+
+    def _delay(self) -> int:
+        """Return the plan's delay, or that of the guard to replace."""
+        if self.inputs.training.delay is not None or self.inputs.update is None:
+            return self.inputs.training.delay or 0
+        cascade = read_bundle(self.folder.path / PREVIOUS).record.cascade
+        return 0 if cascade is None else cascade.delay
 
     def _judged(
         self, reader: PartReader, guard: Guard, tables: dict[str, ScoresTable]

@@ -31,6 +31,7 @@ class TrainingPlan:
         voice_weights: shares of the probe to try in a mixture with the text voice.
         escalations: shares of the traffic that the text voice may be asked about, to try.
         delay: answer tokens that a suspicious stream keeps back, in a guard with a text voice; see `Cascade`.
+            None takes the delay of the guard to replace, or none.
         max_tokens: longest training exchange. A longer one keeps the template's prefix and its last tokens.
         max_rows: most training rows. Rows of the user's labelled files are dropped first.
         least_rows: fewest rows of each label. With fewer nothing is trained.
@@ -55,7 +56,7 @@ class TrainingPlan:
     decays: tuple[float, ...] = (30.0, 100.0, 300.0)
     voice_weights: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     escalations: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)
-    delay: int = 0
+    delay: int | None = None
     max_tokens: int = 384
     max_rows: int = 4500
     least_rows: int = 30
@@ -86,7 +87,7 @@ class TrainingPlan:
         for name in ("voice_weights", "escalations"):
             if not getattr(self, name) or not all(0 < share < 1 for share in getattr(self, name)):
                 raise ConfigError(f"{name}: expected shares between 0 and 1")
-        if self.delay < 0:
+        if self.delay is not None and self.delay < 0:
             raise ConfigError("delay: expected a number of tokens from 0")
         if not 0 < self.mine_top <= 1:
             raise ConfigError("mine_top: expected a share above 0 and at most 1")

@@ -145,8 +145,9 @@ def _escalation(
 
 def describe_voice(voice: Mapping[str, Any]) -> str:
     """Say in a sentence whether the text voice is in the guard, and why."""
+    lost = "; a guard of one stage keeps nothing back, so the delay is left out" if voice.get("delay") else ""
     if "gain" not in voice:
-        return f"text voice: not tried ({voice['reason']})"
+        return f"text voice: not tried ({voice['reason']}){lost}"
     alone, both = voice["tried"][0]["value"], max(one["value"] for one in voice["tried"][2:])
     found = (
         f"in the folds of {voice['n']} training rows both find {both:.1%}, the probe alone {alone:.1%} (gain "
@@ -154,7 +155,7 @@ def describe_voice(voice: Mapping[str, Any]) -> str:
     )
     if voice["kept"]:
         return f"text voice: kept as the second stage, with the weight {1 - voice['weight']:g}; {found}"
-    return f"text voice: left out, {voice['reason']}; {found}"
+    return f"text voice: left out, {voice['reason']}; {found}{lost}"
 
 
 def _without(reason: str) -> dict[str, Any]:

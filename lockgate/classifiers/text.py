@@ -81,7 +81,7 @@ class TextBaselineConfig:
 
     def __post_init__(self) -> None:
         """Check the excerpts. Raises ConfigError for a length without a half, or a view without answers."""
-        if self.excerpt < 0 or self.excerpt % 2:
+        if not isinstance(self.excerpt, int) or self.excerpt < 0 or self.excerpt % 2:
             raise ConfigError(f"excerpt: expected an even number of characters, or 0; found {self.excerpt}")
         if self.excerpt and self.view == "prompt":
             raise ConfigError("excerpt: prompts have no answer to take excerpts from; expected 0")
@@ -220,7 +220,12 @@ class TextBaseline:
         target.mkdir(parents=True, exist_ok=True)
         record = {
             "format": _FORMAT,
-            "config": asdict(self.config),
+            # Without excerpts the key is left out, so that versions without it can read the file.
+            "config": {
+                name: value
+                for name, value in asdict(self.config).items()
+                if name != "excerpt" or self.config.excerpt
+            },
             "intercept": self.intercept,
             "c": self.c,
             "cross_validation": [row._asdict() for row in self.cross_validation],
@@ -262,7 +267,7 @@ class TextBaseline:
                 n_rows=record["n_rows"],
                 n_groups=record["n_groups"],
             )
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (ConfigError, OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise GuardError(
                 f"{source}: text baseline is incomplete or damaged ({type(error).__name__})"
             ) from None

@@ -178,13 +178,14 @@ def build(
         ),
     ] = None,
     delay: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Answer tokens that a suspicious stream keeps back, if the guard gets a text voice. Less "
-            "leaves before a halt, and suspicious answers arrive later.",
+            "leaves before a halt, and suspicious answers arrive later. Default: that of the guard of "
+            "--update, or 0.",
             min=0,
         ),
-    ] = 0,
+    ] = None,
     max_rows: Annotated[
         int | None,
         typer.Option(help="Largest number of training exchanges. Default: the preset's.", min=1),

@@ -126,7 +126,7 @@ class Engine:
             LogDown: the decision log can't be written, and its policy is to take no requests then.
         """
         job.mode = "off" if self.scoring is None else job.mode or self.options.mode
-        job.release = self.options.release
+        job.release = job.release or self.options.release
         most = most_tokens(self.kv_tokens, job.n)
         if job.n * job.capacity > most or job.n > self.options.max_streams:
             raise ContextOverflow(

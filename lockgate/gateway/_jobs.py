@@ -89,7 +89,7 @@ class Job:
         turn: number of its streams' newest turn.
         route: the server's route by which it came; "" for a check.
         mode: whether flags stop its answers. None takes the engine's mode.
-        release: whether its answers leave by tokens or in whole blocks. The engine sets it.
+        release: whether its answers leave by tokens or in whole blocks. None takes the engine's way.
         fails_open: whether an answer that is written elsewhere goes on when the guard fails.
         lowered: by how much its conversation has lowered the threshold that flags.
         remember: called with the margin of each of its choices at the end; see `Memory`.
@@ -120,7 +120,7 @@ class Job:
     turn: int = 0
     route: str = ""
     mode: Mode | None = None
-    release: Release = "token"
+    release: Release | None = None
     fails_open: bool = False
     lowered: float = 0.0
     remember: Callable[[float], None] = lambda margin: None
@@ -159,7 +159,7 @@ class Job:
 
     def _pace(self, state: ExchangeState | None) -> Pace | None:
         """Return the blocks in which a stream leaves. A guard of one stage has none."""
-        if self.release == "token" or not isinstance(state, CascadeState):
+        if self.release != "block" or not isinstance(state, CascadeState):
             return None
         return Pace(state.cascade.stride, state.cascade.delay)
 

@@ -143,7 +143,8 @@ def choose_memory(
         raise CalibrationError("no exchange of these conversations has a score, so there is no evidence")
     highest = float(np.quantile(every, 1 - plan.evidence, method="higher"))
     allowance = -(highest if math.isfinite(highest) else float(judged.min()))
-    if allowance <= 0:
+    # A number too small to be multiplied is none.
+    if plan.forget * allowance <= 0:
         raise CalibrationError("too many exchanges lie at the threshold; take a smaller share of evidence")
     draft = Memory(allowance, plan.forget * allowance, math.nextafter(allowance, math.inf))
     sums = [draft.highest(course) for course in calm]

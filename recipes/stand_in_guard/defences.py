@@ -6,15 +6,13 @@ a defence costs. `kept` tells what the shipped guard and the documents use; LOG.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from scipy.stats import binomtest
 
 from lockgate.calibration import clopper_pearson
-from lockgate.redteam import Campaign, Row, summarise
-from lockgate.redteam.attacks import attacks_named
+from lockgate.redteam import Row, summarise
 from lockgate.tenants import CampaignOptions, Campaigns
 from recipes.stand_in_guard.attempts import TABLES, read_table
 
@@ -62,7 +60,7 @@ DEFENCES = (
     ),
     Defence("a delay of 64 tokens", ("undelayed", "undelayed"), PRODUCTION, kept=True),
 )
-PRACTICE = Path(__file__).parent / "practice.yaml"
+PRACTICE = "practice"
 LOCK_OUT = "lock-out by flags"
 
 
@@ -91,9 +89,10 @@ def defences() -> list[dict[str, Any]]:
 
 
 def practised_families() -> frozenset[str]:
-    """Return the families whose breaks became lessons."""
-    practice = Campaign.read(PRACTICE)
-    return frozenset(one.family for one in attacks_named(practice.attacks, practice.depth, practice.attempts))
+    """Return the families whose attempts became lessons."""
+    return frozenset(
+        row.family for own in read_table(PRACTICE)[0].values() for row in own if row.failed is None
+    )
 
 
 def _of(rows: Sequence[Row], practised: bool | None) -> Sequence[Row]:

@@ -134,7 +134,18 @@ def test_a_voice_that_pays_by_chance_only_is_left_out(kept, tmp_path, backbone, 
     assert guard.cascade is None
     assert not result.report["voice"]["kept"]
     assert "beyond chance" in describe_voice(result.report["voice"])
+    assert "so the delay is left out" in describe_voice(result.report["voice"])
     assert any("text voice: left out" in note for note in guard.record.training.notes)
+
+
+def test_an_update_keeps_the_delay_unless_it_is_told_another(kept, tmp_path, backbone, sources) -> None:
+    again(kept, tmp_path)
+    shutil.copytree(kept[0] / "guard", tmp_path / "guard")
+    for asked, found in ((None, 16), (0, 0)):
+        build(
+            tmp_path, backbone, replace(PLAN, delay=asked), update=tmp_path / "guard", accept=True, **sources
+        )
+        assert read_bundle(tmp_path / "guard").record.cascade.delay == found
 
 
 def test_a_voice_that_cannot_be_calibrated_is_left_out(
@@ -159,6 +170,7 @@ def test_without_traffic_no_voice_is_tried(kept, tmp_path, backbone, sources) ->
     assert result.report["voice"] == {
         "kept": False,
         "reason": "a guard of two stages needs traffic that supports a budget",
+        "delay": 16,
     }
     assert result.report["fit"]["tried"]
 

@@ -9,7 +9,7 @@ from voices import random_text
 
 from lockgate.classifiers._excerpts import excerpts_of
 from lockgate.classifiers.text import ExchangeReader, TextBaseline, TextBaselineConfig, exchange_text
-from lockgate.errors import ConfigError
+from lockgate.errors import ConfigError, GuardError
 from lockgate.exchanges import Exchange, Message
 
 BITS = 10
@@ -18,7 +18,7 @@ PIECES = st.one_of(
 )
 
 
-def harm(answer: str, *, excerpt: int, request: str = "why?") -> float:
+def harm(answer: str, excerpt: int, request: str = "why?") -> float:
     turns = (Message("user", request), Message("assistant", answer))
     return float(random_text(BITS, excerpt=excerpt).decision_function([Exchange(turns)])[0])
 
@@ -55,12 +55,16 @@ def test_a_reader_agrees_with_the_baseline_for_every_split(
     assert whole.logit == reader.logit
 
 
-def test_sentences_around_do_not_hide_the_worst_excerpt() -> None:
-    alone = harm("x" * 40, excerpt=40)
-    assert harm("quiet words " * 30 + "x" * 60, excerpt=40) >= max(
-        alone, harm("quiet words " * 30, excerpt=0)
-    )
-    assert harm("quiet words", excerpt=40) >= harm("quiet words", excerpt=0)
+@given(st.text(alphabet="abc xyz", min_size=1, max_size=120))
+def test_the_logit_is_the_highest_of_the_whole_text_and_each_excerpt_alone(answer: str) -> None:
+    # An excerpt alone reads like an answer to nothing.
+    alone = [
+        float(
+            random_text(BITS, view="answer").decision_function([Exchange((Message("assistant", part),))])[0]
+        )
+        for part in (text.removeprefix("[assistant]\n") for text in excerpts_of(answer, 20))
+    ]
+    assert harm(answer, 20) == pytest.approx(max(harm(answer, 0), *alone), rel=1e-9, abs=1e-9)
 
 
 def test_a_baseline_without_excerpts_has_the_hash_that_it_had() -> None:
@@ -74,6 +78,17 @@ def test_excerpts_are_saved(tmp_path) -> None:
     loaded = TextBaseline.load(tmp_path)
     assert loaded.config.excerpt == 40
     assert loaded.sha256 == random_text(BITS, excerpt=40).sha256
+    text = (tmp_path / "text_baseline.json").read_text()
+    for damaged in ("3", "-2", '"x"', "2.0"):
+        (tmp_path / "text_baseline.json").write_text(text.replace('"excerpt": 40', f'"excerpt": {damaged}'))
+        with pytest.raises(GuardError, match="text baseline is incomplete or damaged"):
+            TextBaseline.load(tmp_path)
+
+
+def test_no_excerpts_leave_a_file_that_older_versions_read(tmp_path) -> None:
+    random_text(BITS).save(tmp_path)
+    assert "excerpt" not in (tmp_path / "text_baseline.json").read_text()
+    assert TextBaseline.load(tmp_path).config.excerpt == 0
 
 
 @pytest.mark.parametrize(("view", "excerpt"), [("exchange", -2), ("exchange", 3), ("prompt", 40)])

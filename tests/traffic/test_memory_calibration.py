@@ -72,6 +72,12 @@ def test_no_more_conversations_flag_than_the_budget_allows(courses, evidence) ->
     assert memory.limit > memory.allowance
 
 
+def test_an_allowance_too_small_to_count_with_is_refused() -> None:
+    courses = [[-5e-324]] * 120
+    with pytest.raises(CalibrationError, match="too many exchanges lie at the threshold"):
+        choose_memory(make_guard().record, courses, [str(n) for n in range(120)], MemoryPlan(budget=0.05))
+
+
 def test_the_command_scores_turns_as_exchanges_and_binds_the_file(guard, tmp_path, capsys) -> None:
     rows = [conversation(number, 1 + number % 4) for number in range(130)]
     write_exchanges(tmp_path / "talk.jsonl", rows)

@@ -177,6 +177,8 @@ async def new_check(
     """
     check = Check(gateway.engine)
     job = await gateway.prepare_given(messages, check.deliver, client, max_tokens=answer_tokens, aside=aside)
+    # Its caller shows the text itself, and is told which stage judged.
+    job.release = "token"
     return check, job
 
 
