@@ -22,8 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lockgate._extras import need
-from lockgate.classifiers._excerpts import ExchangeReader, excerpts_of
-from lockgate.classifiers._ngrams import TextReader, normalise
+from lockgate.classifiers._ngrams import ExchangeReader, TextReader, excerpts_of, normalise
 from lockgate.durable import open_atomic
 from lockgate.errors import ConfigError, GuardError, TrainingError
 from lockgate.exchanges import Exchange, Message, PromptPrints

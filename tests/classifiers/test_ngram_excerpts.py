@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from voices import random_text
 
-from lockgate.classifiers._excerpts import excerpts_of
+from lockgate.classifiers._ngrams import excerpts_of
 from lockgate.classifiers.text import ExchangeReader, TextBaseline, TextBaselineConfig, exchange_text
 from lockgate.errors import ConfigError, GuardError
 from lockgate.exchanges import Exchange, Message
