@@ -4,9 +4,9 @@ Only the standard library is used, so a guard with a text voice needs no scikit-
 its MurmurHash3 (x86, 32 bits, seed 0). The running sums of a part change with each n-gram in the order of the
 text, so a score does not depend on how the text was split.
 
-The n-grams of a whole conversation are weighed together. So a long harmless context, or harmless sentences in
-between, outweigh a few harmful ones. Excerpts of an answer are judged beside it: they have one length, and each
-begins in the middle of the one before.
+The n-grams of a whole conversation are weighed together. So a long harmless context, or harmless sentences
+in between, outweigh a few harmful ones. Excerpts of an answer are judged beside it: they have one length, and
+each begins in the middle of the one before.
 """
 
 import math
