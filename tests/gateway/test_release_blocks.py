@@ -364,3 +364,17 @@ async def test_an_unguarded_answer_is_not_stuck(make_gateway) -> None:
         await eventually(lambda: DONE.decode().strip() in told.text)
         assert told_text(told) == "".join(TEXTS)
     assert [line["unguarded"] for line in decisions_of(gateway)] == [True]
+
+
+@pytest.mark.anyio
+async def test_rounds_of_a_check_are_read_once_and_keep_nothing_back(make_gateway) -> None:
+    """The caller of a check shows the text itself. Blocks would make each round read all of it again."""
+    scoring, _ = staged(BACKBONE, HEAD, replace(CALM, delay=16))
+    gateway = make_gateway(BACKBONE, scoring, release="block", verdict_timeout=600)
+    texts = ["the lock holds", "the lock holds the water", "the lock holds the water for the mill"]
+    async with client_for(gateway) as client:
+        for text in texts:
+            body = {"input_type": "response", "litellm_call_id": "call-1", "texts": [text], "model": "any"}
+            found = await client.post("/beta/litellm_basic_guardrail_api", json=body)
+            assert found.json() == {"action": "NONE", "stream_holdback_chars": [0]}
+    assert len(decisions_of(gateway)) == 1
