@@ -256,8 +256,8 @@ class AnswerGate:
         cleared = self.state.released if judged and self.state is not None else read
         if self._pace is None or last:
             return cleared
-        # What a last verdict clears leaves with the end, as it does without one.
-        allowed = None if self._ending else self._pace.allowed(cleared, read)
+        # Nothing leaves before a verdict. What a last one clears leaves with the end, as it does without one.
+        allowed = None if self._ending or self.due else self._pace.allowed(cleared, read)
         return self._left if allowed is None else allowed
 
     def _release(self, *, last: bool = False) -> Outflow:

@@ -28,7 +28,7 @@ def grouped_folds(
         The fold of each row [N], and its group.
 
     Raises:
-        TrainingError: there are fewer groups of one label than folds, so a fold would lack it.
+        TrainingError: there are fewer groups of one label than folds, or all harmless rows fall into one.
     """
     groups = join_groups(keys)
     members: dict[int, list[int]] = {}
@@ -53,6 +53,9 @@ def grouped_folds(
         chosen = int(np.lexsort((loads.sum(axis=1), loudest))[0])
         folds[rows] = chosen
         loads[chosen] += int(harmful[rows].sum()), int((~harmful[rows]).sum())
+    # Groups with rows of both labels are dealt out by their harmful rows alone.
+    if any(harmful[folds != fold].all() for fold in range(count)):
+        raise TrainingError(f"the harmless rows can't be spread over {count} folds; give more of them")
     return folds, groups
 
 

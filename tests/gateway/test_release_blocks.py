@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from engine_runs import new_run, running_engine, start
 from given import give, given_run
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from models import random_head, tiny_backbone
 from relaying import told_by
@@ -132,7 +132,18 @@ def pace_of(cascade: Cascade) -> Pace:
     return Pace(cascade.stride, cascade.delay)
 
 
+# The first token that counts is calm, and the next one, which ends a block, is not.
+EDGE = {
+    "rows": [-9.0] * 16 + [3.0] * 4,
+    "verdicts": [0.0] * 50,
+    "cascade": Cascade(-8.0, math.inf, 0.5, stride=3, calm_blocks=1),
+    "thresholds": Thresholds(math.inf, min_tokens=16, flag_on="answer"),
+    "stops": (),
+}
+
+
 @given(stream=STREAMS)
+@example(EDGE)
 def test_pieces_do_not_depend_on_suspicion(stream) -> None:
     cascade = stream["cascade"]
     pace = pace_of(cascade)
@@ -181,6 +192,7 @@ def test_nothing_leaves_before_it_would_leave_by_tokens_and_in_the_end_everythin
 
 
 @given(stream=STREAMS, failing=st.integers(0, 5))
+@example(EDGE, 0)
 def test_a_tolerant_gate_keeps_its_pace_when_a_verdict_fails(stream, failing) -> None:
     verdicts = [*stream["verdicts"][:failing], FAILED, *stream["verdicts"]]
     cascade = stream["cascade"]

@@ -52,6 +52,14 @@ def test_folds_are_of_about_one_size() -> None:
     assert grouped_folds(keys, harmful, 4, seed=1)[0].tolist() != folds.tolist()
 
 
+def test_harmless_rows_that_fall_into_one_fold_are_refused() -> None:
+    # Groups are dealt out by their harmful rows: the two with a harmless row meet in the emptier fold.
+    keys = [["a"]] * 20 + [["b"]] * 11 + [["c"]] * 6
+    harmful = np.array([True] * 20 + [True] * 10 + [False] + [True] * 5 + [False])
+    with pytest.raises(TrainingError, match="the harmless rows can't be spread over 2 folds"):
+        grouped_folds(keys, harmful, 2)
+
+
 @pytest.mark.parametrize("harmful", [[True] * 20, [False] * 20, [True] * 2 + [False] * 18])
 def test_a_fold_without_a_label_is_refused(harmful) -> None:
     with pytest.raises(TrainingError, match="can't make 3 folds"):
